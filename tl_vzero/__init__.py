@@ -1,0 +1,53 @@
+"""tl_vzero: which tokens does a Transformer layer really mix into a token?
+
+The public names are resolved on first use, so that importing the package does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_vzero.api import METHODS, score, value_zeroing
+    from tl_vzero.effects import Effect, zero_ablation
+    from tl_vzero.errors import TLVZeroError
+    from tl_vzero.models.load import load_model
+    from tl_vzero.scores import Scores
+    from tl_vzero.zeroing.hooked import value_zeroing_hooks
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "METHODS": "tl_vzero.api",
+    "Effect": "tl_vzero.effects",
+    "Scores": "tl_vzero.scores",
+    "TLVZeroError": "tl_vzero.errors",
+    "load_model": "tl_vzero.models.load",
+    "score": "tl_vzero.api",
+    "value_zeroing": "tl_vzero.api",
+    "value_zeroing_hooks": "tl_vzero.zeroing.hooked",
+    "zero_ablation": "tl_vzero.effects",
+}
+
+__all__ = [
+    "METHODS",
+    "Effect",
+    "Scores",
+    "TLVZeroError",
+    "load_model",
+    "score",
+    "value_zeroing",
+    "value_zeroing_hooks",
+    "zero_ablation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tl_vzero' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

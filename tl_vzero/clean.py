@@ -1,0 +1,134 @@
+"""The clean run: what each block reads, forms and writes when nothing is zeroed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.inputs import Sentence
+from tl_vzero.models.run import NamedHook, eager_attention, run_to
+from tl_vzero.models.sites import Sites
+
+SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by less, another token by more
+
+
+@dataclass(frozen=True, eq=False)
+class CleanBlock:
+    """One block of the clean run, for sentences of one length."""
+
+    input: Float[Tensor, "sentence position feature"]
+    value: Float[Tensor, "sentence position value_head d_head"]
+    pattern: Float[Tensor, "sentence head position position"]
+    output: Float[Tensor, "sentence position feature"]
+
+
+Clean = dict[int, CleanBlock]
+
+
+def clean_run(model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int]) -> Clean:
+    """Run sentences of one length once and keep the chosen blocks; nothing past the last of them is computed.
+
+    Raises ModelError where a block's output is not finite.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> NamedHook:
+        def hook_function(activation: Tensor, *, hook: Any) -> None:
+            seen[name] = activation.detach()
+
+        return name, hook_function
+
+    names = [name for layer in layers for name in _names(sites, layer)]
+    with eager_attention(model):
+        run_to(model, ids, [keep(name) for name in names], last=sites.outputs[max(layers)])
+    clean = {layer: CleanBlock(*(seen[name] for name in _names(sites, layer))) for layer in layers}
+    for layer, block in clean.items():
+        if not torch.isfinite(block.output).all():
+            raise ModelError(
+                f"{sites.outputs[layer]} is NaN or infinite in the clean run: check the weights, and the model's "
+                "dtype (float16 overflows easily)"
+            )
+    return clean
+
+
+def _names(sites: Sites, layer: int) -> tuple[str, str, str, str]:
+    return sites.inputs[layer], sites.values[layer], sites.patterns[layer], sites.outputs[layer]
+
+
+def clean_from_cache(
+    cache: Any, model: nn.Module, sites: Sites, sentences: Sequence[Sentence], layers: Sequence[int]
+) -> Clean:
+    """Take the clean run from the caller's own ActivationCache, padding taken away.
+
+    Raises InputTypeError for what is no cache, InputError for one that lacks an activation or was made
+    from sentences of another number or length.
+    """
+    if not hasattr(cache, "__getitem__") or not hasattr(cache, "keys"):
+        raise InputTypeError(
+            f"cache is {type(cache).__name__}: expected the ActivationCache that model.run_with_cache returns"
+        )
+
+    def activation(name: str, *, pattern: bool = False) -> Tensor:
+        if name not in cache:
+            raise InputError(
+                f"cache lacks {name}: expected the whole clean run; call model.run_with_cache without "
+                "names_filter, or with it kept for blocks' input, output, attn.hook_v and attn.hook_pattern"
+            )
+        whole = cache[name]
+        if getattr(cache, "has_batch_dim", True) is False:
+            whole = whole.unsqueeze(0)
+        return torch.stack([_cut(name, whole, sentence, pattern) for sentence in sentences]).to(device_of(model))
+
+    first = min(layers)
+    _check_same_sentences(model, sites.inputs[first], sentences, activation(sites.inputs[first]))
+    return {
+        layer: CleanBlock(
+            activation(sites.inputs[layer]),
+            activation(sites.values[layer]),
+            activation(sites.patterns[layer], pattern=True),
+            activation(sites.outputs[layer]),
+        )
+        for layer in layers
+    }
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device that a model reads its ids on."""
+    return next(nn.Module.parameters(model)).device
+
+
+def ids_of(model: nn.Module, sentences: Sequence[Sentence]) -> Int[Tensor, "sentence position"]:
+    """The ids of sentences of one length, on the model's device."""
+    return torch.stack([sentence.ids for sentence in sentences]).to(device_of(model))
+
+
+def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sentence], cached: Tensor) -> None:
+    """A cache of other sentences of the same length would pass unseen; one run to the first block shows it."""
+    seen: list[Tensor] = []
+
+    def keep(activation: Tensor, *, hook: Any) -> None:
+        seen.append(activation.detach())
+
+    run_to(model, ids_of(model, sentences), [(site, keep)], last=site)
+    scale = seen[0].float().abs().max()
+    if (seen[0].float() - cached.float()).abs().max() > SAME_SENTENCE * scale:
+        raise InputError(
+            f"cache holds another activation at {site} than the inputs give: expected the clean run of these "
+            "inputs by this model"
+        )
+
+
+def _cut(name: str, whole: Tensor, sentence: Sentence, pattern: bool) -> Tensor:
+    n_rows, n_columns = whole.shape[0], whole.shape[-1] if pattern else whole.shape[1]
+    if sentence.row >= n_rows or sentence.columns[-1] >= n_columns:
+        raise InputError(
+            f"cache holds {n_rows} sentences of {n_columns} positions at {name}: expected those of the inputs "
+            f"(row {sentence.row}, positions to {sentence.columns[-1]})"
+        )
+    row = whole[sentence.row].detach()
+    first, last = sentence.columns[0], sentence.columns[-1] + 1
+    return row[:, first:last, first:last] if pattern else row[first:last]

@@ -1,0 +1,150 @@
+"""The command tl-vzero: parses, calls, prints. Heavy imports stay inside the commands, so that --help is quick."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tl_vzero.errors import TLVZeroError
+
+if TYPE_CHECKING:
+    from tl_vzero.scores import Scores
+
+DEFAULT_MODEL = "agreement-mini"
+DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
+
+app = typer.Typer(
+    name="tl-vzero",
+    help="Which tokens does a Transformer layer really mix into a token? Value Zeroing (Mohebbi et al. 2023).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Stage(StrEnum):
+    """What is shown of a map."""
+
+    raw = "raw"
+    normalized = "normalized"
+    rollout = "rollout"
+
+
+TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps single commands as subcommands."""
+
+
+@app.command()
+def report(
+    text: TextArgument = DEFAULT_TEXT,
+    model: ModelOption = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option(help="The HTML page to write; it works offline.")] = Path("report.html"),
+    json_file: JsonOption = None,
+    target: Annotated[int | None, typer.Option(help="Position of the target; default: the only [MASK].")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Value Zeroing beside raw attention, rollout and effect on the prediction, as one HTML page."""
+    with _errors_in_words():
+        from tl_vzero.files import check_writable, write_text
+        from tl_vzero.models.load import load_model
+        from tl_vzero.report import make_report
+
+        for path in (out, json_file):
+            if path is not None:
+                check_writable(path)
+        made = make_report(load_model(model), text, target=target, progress=not quiet)
+        write_text(out, made.to_html())
+        typer.echo(f"wrote {out}")
+        if json_file is not None:
+            write_text(json_file, json.dumps(made.to_dict(), ensure_ascii=False))
+            typer.echo(f"wrote {json_file}")
+
+
+@app.command("map")
+def show_map(
+    text: TextArgument = DEFAULT_TEXT,
+    model: ModelOption = DEFAULT_MODEL,
+    method: Annotated[str, typer.Option(help="value_zeroing or attention.")] = "value_zeroing",
+    layer: Annotated[int | None, typer.Option(help="One layer, from 0; default: all.")] = None,
+    stage: Annotated[
+        Stage, typer.Option(help="Raw distances, rows that sum to one, or the rollout.")
+    ] = Stage.normalized,
+    words: Annotated[bool, typer.Option("--words", help="Join word pieces to words.")] = False,
+    json_file: JsonOption = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the map as a page.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """One map of one sentence: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
+    with _errors_in_words():
+        from tl_vzero.api import score
+        from tl_vzero.files import check_writable, write_text
+        from tl_vzero.models.load import load_model
+        from tl_vzero.plot.maps import heatmap
+
+        for path in (json_file, html):
+            if path is not None:
+                check_writable(path)
+        options = {} if quiet or method != "value_zeroing" else {"progress": True}
+        scored = score(load_model(model), text, method=method, **options)
+        assert not isinstance(scored, list)
+        chosen = _choose(scored, stage, layer, words)
+        typer.echo(_table(chosen))
+        if json_file is not None:
+            write_text(json_file, json.dumps(chosen.to_dict(), ensure_ascii=False))
+        if html is not None:
+            write_text(html, heatmap(chosen).to_html(include_plotlyjs=True))
+
+
+def _choose(scores: "Scores", stage: Stage, layer: int | None, words: bool) -> "Scores":
+    if stage is Stage.normalized:
+        scores = scores.normalized()
+    elif stage is Stage.rollout:
+        scores = scores.rollout()
+    if layer is not None:
+        scores = scores.at_layer(layer)
+    return scores.words() if words else scores
+
+
+def _table(scores: "Scores") -> str:
+    import pandas as pd
+
+    rows = [
+        f"{position} {token.strip()}" for position, token in zip(scores.dest_positions, scores.dest_tokens, strict=True)
+    ]
+    columns = [token.strip() for token in scores.src_tokens]
+    blocks = []
+    for layer, values in zip(scores.layers, scores.values, strict=True):
+        frame = pd.DataFrame(values.numpy(), index=rows, columns=columns)
+        blocks.append(f"layer {layer}, {scores.method}, {scores.stage}\n{frame.to_string(float_format='%.3g')}")
+    return "\n\n".join(blocks)
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    try:
+        yield
+    except TLVZeroError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="tl-vzero")

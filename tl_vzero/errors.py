@@ -1,0 +1,56 @@
+"""Errors and warnings: each says what was given, what was expected and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TLVZeroError(Exception):
+    """Base of every error that tl_vzero raises on purpose."""
+
+
+class InputError(TLVZeroError, ValueError):
+    """An argument has the right type but a value that cannot be used."""
+
+
+class InputTypeError(TLVZeroError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class ModelError(TLVZeroError, ValueError):
+    """The model cannot be read, or does not do what Value Zeroing needs."""
+
+
+class OfflineError(ModelError):
+    """A model was asked for by its hub name, and the hub cannot be reached."""
+
+
+class HeadlessModelError(ModelError):
+    """A prediction was asked of a model whose prediction head was never trained."""
+
+
+class ScoresError(TLVZeroError, ValueError):
+    """An operation is undefined for this Scores."""
+
+
+class FileFormatError(TLVZeroError, ValueError):
+    """A file is not what its reader expects."""
+
+
+class OutputPathError(TLVZeroError, ValueError):
+    """An output path cannot be written."""
+
+
+class ProcessedWeightsWarning(UserWarning):
+    """The model's weights were processed in a way that changes Value Zeroing."""
+
+
+def unknown_name(kind: str, given: object, known: Iterable[str]) -> InputError:
+    """Build the error for a name that is not in a list of known names.
+
+    >>> str(unknown_name("distance", "cosin", ["cosine", "euclidean"]))
+    "unknown distance 'cosin': expected one of cosine, euclidean; did you mean 'cosine'?"
+    """
+    names = list(known)
+    near = get_close_matches(str(given), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"unknown {kind} {given!r}: expected one of {', '.join(names)}{hint}")

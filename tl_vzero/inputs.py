@@ -1,0 +1,233 @@
+"""Text or ids to sentences: token ids, labels, words and special tokens, without any padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.models.facts import context_length, facts_of, vocabulary_size
+from tl_vzero.models.sites import kind_of
+from tl_vzero.words import word_ids_of_pieces
+
+EXPECTED = "a string, a list of strings, a 1-D tensor of ids, or a 2-D tensor of ids with attention_mask"
+
+
+@dataclass(frozen=True, eq=False)
+class Sentence:
+    """One sentence as the model reads it. `row` and `columns` say where it stood in the caller's batch."""
+
+    ids: Int[Tensor, "position"]
+    tokens: tuple[str, ...]
+    special: tuple[bool, ...]
+    word_ids: tuple[int | None, ...] | None
+    row: int
+    columns: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The caller's sentences in order. `single` says that one was given, not a list of one."""
+
+    sentences: tuple[Sentence, ...]
+    single: bool
+
+
+def encode(
+    model: nn.Module,
+    inputs: str | Sequence[str] | Tensor,
+    *,
+    attention_mask: Tensor | None = None,
+    prepend_bos: bool = False,
+) -> Inputs:
+    """Read inputs at the door: tokenise text, check ids, take padding away.
+
+    Padding is taken away because it is neither source nor destination: what is computed of a padded batch
+    is then what each sentence alone gives. Ids are taken as they are; `prepend_bos` adds the tokenizer's
+    BOS to text where the tokenizer does not.
+
+    Raises InputError or InputTypeError, saying what was given and what is expected.
+    """
+    kind_of(model)
+    if isinstance(inputs, str) or (isinstance(inputs, list | tuple) and _all_strings(inputs)):
+        if attention_mask is not None:
+            raise InputError("attention_mask given with text: expected ids; text is never padded here")
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        sentences = [_from_text(model, text, row, prepend_bos) for row, text in enumerate(texts)]
+        return Inputs(tuple(sentences), single=isinstance(inputs, str))
+    if isinstance(inputs, Tensor):
+        return _from_ids(model, inputs, attention_mask)
+    raise InputTypeError(f"inputs are {_describe(inputs)}: expected {EXPECTED}")
+
+
+def _all_strings(inputs: Sequence[Any]) -> bool:
+    if not inputs:
+        raise InputError(f"inputs are an empty list: expected {EXPECTED}")
+    return all(isinstance(text, str) for text in inputs)
+
+
+def _describe(inputs: object) -> str:
+    if isinstance(inputs, list | tuple):
+        kinds = sorted({type(item).__name__ for item in inputs})
+        return f"a {type(inputs).__name__} of {', '.join(kinds)}"
+    return type(inputs).__name__
+
+
+def _from_text(model: nn.Module, text: str, row: int, prepend_bos: bool) -> Sentence:
+    tokenizer = facts_of(model).tokenizer
+    if tokenizer is None:
+        raise InputError(
+            "text given, and this model has no tokenizer: pass a tensor of ids, or load the model with tokenizer="
+        )
+    if not text.strip():
+        raise InputError(f"inputs[{row}] is an empty text {text!r}: expected at least one word")
+    fast = getattr(tokenizer, "is_fast", False)
+    encoding = tokenizer(text, return_offsets_mapping=fast, verbose=False)
+    ids = list(encoding["input_ids"])
+    offsets = encoding["offset_mapping"] if fast else None
+    word_ids = list(encoding.word_ids()) if fast else None
+    if prepend_bos and tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
+        ids = [tokenizer.bos_token_id, *ids]
+        offsets = None if offsets is None else [(0, 0), *offsets]
+        word_ids = None if word_ids is None else [None, *word_ids]
+    sentence = _labelled(model, torch.tensor(ids), row, tuple(range(len(ids))), word_ids)
+    tokens = _as_written(sentence, tokenizer, text, offsets)
+    return Sentence(sentence.ids, tokens, sentence.special, sentence.word_ids, row, sentence.columns)
+
+
+def _as_written(
+    sentence: Sentence, tokenizer: Any, text: str, offsets: list[tuple[int, int]] | None
+) -> tuple[str, ...]:
+    """Labels in which a word outside the vocabulary shows as the user wrote it."""
+    unknown = tokenizer.unk_token_id
+    if offsets is None or unknown is None:
+        return sentence.tokens
+    spans = zip(sentence.ids.tolist(), sentence.tokens, offsets, strict=True)
+    return tuple(text[a:b] if number == unknown and b > a else token for number, token, (a, b) in spans)
+
+
+def _from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
+    _check_ids(model, ids)
+    if mask is not None:
+        _check_mask(ids, mask)
+    rows = ids if ids.ndim == 2 else ids.unsqueeze(0)
+    kept = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.reshape(rows.shape) != 0
+    sentences = []
+    for row, (row_ids, row_kept) in enumerate(zip(rows, kept, strict=True)):
+        columns = _one_run(row, row_kept)
+        sentences.append(_labelled(model, row_ids[row_kept].detach().cpu(), row, columns, None))
+    return Inputs(tuple(sentences), single=ids.ndim == 1)
+
+
+def _check_ids(model: nn.Module, ids: Tensor) -> None:
+    if ids.ndim not in (1, 2):
+        raise InputError(f"ids have {ids.ndim} dimensions, shape {list(ids.shape)}: expected {EXPECTED}")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputTypeError(f"ids are {ids.dtype}: expected integers, such as torch.int64")
+    if ids.numel() == 0:
+        raise InputError(f"ids are empty, shape {list(ids.shape)}: expected at least one token")
+    size = vocabulary_size(model)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= size:
+        raise InputError(
+            f"ids run from {low} to {high}: expected 0 to {size - 1}, the model's vocabulary; "
+            "check that the ids come from this model's tokenizer"
+        )
+
+
+def _check_mask(ids: Tensor, mask: Tensor) -> None:
+    if not isinstance(mask, Tensor):
+        raise InputTypeError(f"attention_mask is {type(mask).__name__}: expected a tensor of the shape of the ids")
+    if mask.shape != ids.shape:
+        raise InputError(
+            f"attention_mask has shape {list(mask.shape)}: expected {list(ids.shape)}, the shape of the ids"
+        )
+    if not torch.all((mask == 0) | (mask == 1)):
+        raise InputError("attention_mask holds other numbers than 0 and 1: expected 1 for tokens, 0 for padding")
+
+
+def _one_run(row: int, kept: Tensor) -> tuple[int, ...]:
+    columns = tuple(torch.nonzero(kept).flatten().tolist())
+    if not columns:
+        raise InputError(f"row {row} of attention_mask is all 0: expected at least one token that is no padding")
+    if columns != tuple(range(columns[0], columns[-1] + 1)):
+        raise InputError(
+            f"row {row} of attention_mask has zeros between its ones: expected padding on the left or the right "
+            "only; to take a token out, leave it out of the ids"
+        )
+    return columns
+
+
+def _labelled(
+    model: nn.Module, ids: Tensor, row: int, columns: tuple[int, ...], word_ids: Sequence[int | None] | None
+) -> Sentence:
+    longest = context_length(model)
+    if longest is not None and len(ids) > longest:
+        raise InputError(
+            f"inputs[{row}] has {len(ids)} tokens: the model's context holds {longest}; shorten or split the text"
+        )
+    tokenizer = facts_of(model).tokenizer
+    numbers = ids.tolist()
+    if tokenizer is None:
+        labels = tuple(str(number) for number in numbers)
+        return Sentence(ids, labels, (False,) * len(labels), None, row, columns)
+    special_ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    mask_id = getattr(tokenizer, "mask_token_id", None)
+    special = tuple(number in special_ids and number != mask_id for number in numbers)
+    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(numbers)]
+    words = tuple(word_ids) if word_ids is not None else word_ids_of_pieces(pieces, special)
+    return Sentence(ids, _readable(tokenizer, numbers, pieces), special, _mask_as_word(words, special), row, columns)
+
+
+def _mask_as_word(words: Sequence[int | None], special: Sequence[bool]) -> tuple[int | None, ...]:
+    """A tokenizer gives its mask token no word; in a sentence it stands for one."""
+    used = [word for word in words if word is not None]
+    fresh = max(used, default=-1) + 1
+    named: list[int | None] = []
+    for word, is_special in zip(words, special, strict=True):
+        if word is None and not is_special:
+            named.append(fresh)
+            fresh += 1
+        else:
+            named.append(word)
+    return tuple(named)
+
+
+def _readable(tokenizer: Any, numbers: list[int], pieces: list[str]) -> tuple[str, ...]:
+    decoded = [tokenizer.decode([number], clean_up_tokenization_spaces=False) for number in numbers]
+    return tuple(text or piece for text, piece in zip(decoded, pieces, strict=True))
+
+
+def mask_positions(model: nn.Module, sentence: Sentence) -> tuple[int, ...]:
+    """The positions of the model's mask token in a sentence; none where the tokenizer has no such token."""
+    mask_id = getattr(facts_of(model).tokenizer, "mask_token_id", None)
+    return tuple(i for i, number in enumerate(sentence.ids.tolist()) if number == mask_id)
+
+
+def find_target(model: nn.Module, sentence: Sentence, target: int | None) -> int:
+    """The target's position: the one given (negative: from the end), or the only mask token.
+
+    Raises InputError where the position is outside the sentence, or there is not exactly one mask token.
+    """
+    if target is None:
+        masks = mask_positions(model, sentence)
+        if len(masks) != 1:
+            raise InputError(
+                f"no target given, and the sentence has {len(masks)} mask tokens: expected exactly one; "
+                f"give target=, a position from 0 to {len(sentence) - 1}"
+            )
+        return masks[0]
+    if isinstance(target, bool) or not isinstance(target, int):
+        raise InputTypeError(f"target is {type(target).__name__}: expected a position (int)")
+    if not -len(sentence) <= target < len(sentence):
+        raise InputError(
+            f"target {target} is outside the sentence: expected 0 to {len(sentence) - 1}, "
+            f"or -{len(sentence)} to -1 from the end"
+        )
+    return target % len(sentence)

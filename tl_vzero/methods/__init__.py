@@ -1,0 +1,1 @@
+"""The other context-mixing scores, one file per family."""

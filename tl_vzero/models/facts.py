@@ -1,0 +1,56 @@
+"""What tl_vzero knows of a model beyond the model itself: its name, tokenizer and head."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+import tl_vzero
+
+Head = Literal["trained", "absent", "unknown"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Where a model came from. `tokenizer` is as its folder has it, before TransformerLens adds to it."""
+
+    name: str
+    tokenizer: Any | None
+    head: Head
+
+
+# Beside the models, not on them: a user's model is left as it was found.
+_FACTS: WeakKeyDictionary[nn.Module, Facts] = WeakKeyDictionary()
+
+
+def remember(model: nn.Module, facts: Facts) -> None:
+    """Note what is known of a model that tl_vzero loaded."""
+    _FACTS[model] = facts
+
+
+def facts_of(model: nn.Module) -> Facts:
+    """What is known of a model; for a user's own, its configured name and tokenizer."""
+    if model in _FACTS:
+        return _FACTS[model]
+    config = getattr(model, "cfg", None)
+    name = getattr(config, "model_name", None) or type(model).__name__
+    return Facts(name=str(name), tokenizer=getattr(model, "tokenizer", None), head="unknown")
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """The number of token ids that the model's embedding knows."""
+    return int(model.cfg.d_vocab)  # type: ignore[union-attr, arg-type]
+
+
+def context_length(model: nn.Module) -> int | None:
+    """The longest sentence the model takes, in tokens; None where it has no limit."""
+    length = getattr(model.cfg, "n_ctx", None)
+    return int(length) if length and length > 0 else None
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the packages that decide the scores."""
+    others = {name: version(name) for name in ("torch", "transformer-lens", "transformers")}
+    return {"tl-vzero": tl_vzero.__version__, **others}

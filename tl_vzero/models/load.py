@@ -1,0 +1,131 @@
+"""Reading a model: embedded, from a folder, from the hub or from memory, always with unprocessed weights."""
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tl_vzero.errors import InputTypeError, ModelError
+from tl_vzero.models.contracts import check_contracts
+from tl_vzero.models.facts import Facts, Head, remember
+from tl_vzero.models.hub import Source, find_source
+from tl_vzero.models.hugging_face import Checkpoint, from_folder_or_hub, from_memory
+
+
+def load_model(
+    name_or_folder_or_hf_model: str | Path | nn.Module,
+    tokenizer: Any | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> nn.Module:
+    """Load a model as a TransformerBridge with unprocessed weights, ready for Value Zeroing.
+
+    Takes `"agreement-mini"` (embedded), `"all-MiniLM-L6-v2"` (with the extra `minilm`), a local Hugging Face
+    folder, a hub name, or an in-memory Hugging Face model, headless base classes too. From memory, the
+    caller's model is left as it is; unless `device` or `dtype` change, the weights are shared with it.
+    `tokenizer` replaces the one that belongs to the model; without any, ids work and strings raise.
+    `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one.
+
+    Raises ModelError for what is no model or fails its contracts, OfflineError (within 3 s) for a hub name
+    without network.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> type(model).__name__
+    'TransformerBridge'
+    """
+    wanted: object = name_or_folder_or_hf_model
+    if isinstance(wanted, str | Path):
+        source = find_source(str(wanted))
+        checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
+        own_tokenizer = tokenizer or _tokenizer_of(source, trust_remote_code)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        checkpoint.model.to(device)
+        name = source.name
+    elif isinstance(wanted, nn.Module) and hasattr(wanted, "config"):
+        checkpoint = from_memory(wanted, device, dtype)
+        own_tokenizer = tokenizer
+        name = getattr(wanted.config, "name_or_path", "") or type(wanted).__name__
+    else:
+        raise InputTypeError(
+            f"cannot load a model from {type(wanted).__name__}: expected a name, a folder, "
+            "or an in-memory Hugging Face model"
+        )
+    return _boot(checkpoint, own_tokenizer, str(name), checkpoint.head)
+
+
+def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, head: Head) -> nn.Module:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model = checkpoint.model.eval()
+    first = next(hf_model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            bridge: nn.Module = TransformerBridge.boot_transformers(
+                name,
+                hf_model=hf_model,
+                tokenizer=_for_bridge(tokenizer, folder),
+                device=str(first.device),
+                dtype=first.dtype,
+            )
+        except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+            raise ModelError(f"TransformerLens cannot read {name!r} ({type(hf_model).__name__}): {error}") from error
+    if tokenizer is None:
+        bridge.tokenizer = None  # type: ignore[assignment]
+    bridge.eval()
+    check_contracts(bridge)
+    remember(bridge, Facts(name=name, tokenizer=tokenizer, head=head))
+    return bridge
+
+
+def _tokenizer_of(source: Source, trust_remote_code: bool) -> Any | None:
+    from transformers import AutoTokenizer
+
+    if source.local and Path(source.location).is_dir() and not _has_tokenizer_files(Path(source.location)):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(
+            source.location, local_files_only=source.local, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the tokenizer of {source.name!r} cannot be read ({error}); pass tokenizer=, or remove its files "
+            "to work with ids only"
+        ) from error
+
+
+def _has_tokenizer_files(folder: Path) -> bool:
+    patterns = ("tokenizer*", "vocab*", "*.model", "merges.txt", "spiece.*")
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
+
+
+def _for_bridge(tokenizer: Any | None, folder: str) -> Any:
+    """A copy for TransformerLens, which adds special tokens to what it is given and reloads it by path."""
+    if tokenizer is None:
+        return _stand_in(folder)
+    from transformers import AutoTokenizer
+
+    tokenizer.save_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError):
+        return copy.deepcopy(tokenizer)
+
+
+def _stand_in(folder: str) -> Any:
+    """A tokenizer of two words: without any, TransformerLens would look for one on the hub."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+    stand_in = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]"
+    )
+    stand_in.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)

@@ -1,0 +1,104 @@
+"""Running a model with hooks, and leaving it as it was found."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from tl_vzero.errors import ModelError
+from tl_vzero.models.sites import hf_model_of, hook_points
+
+HookFunction = Callable[..., Tensor | None]
+NamedHook = tuple[str, HookFunction]
+
+
+class _EndOfRun(Exception):
+    """Ends a run at the last activation that is needed, before logits are computed."""
+
+
+def _end_run(_: Tensor, **__: Any) -> None:
+    raise _EndOfRun
+
+
+@contextmanager
+def temporary_hooks(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[None]:
+    """Add forward hooks and take just these away again, whatever happens.
+
+    TransformerLens's own context manager removes by nesting level, and so would also take hooks that a
+    user left behind with `reset_hooks_end=False`.
+    """
+    points = hook_points(model)
+    with ExitStack() as undo:
+        for name, function in hooks:
+            if name not in points:
+                raise ModelError(f"the model has no hook {name!r}: expected a name in model.hook_dict")
+            point = points[name]
+            point.add_hook(function)
+            undo.callback(_remove, point, point.fwd_hooks[-1])
+        yield
+
+
+def _remove(point: Any, handle: Any) -> None:
+    handle.hook.remove()
+    point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and each module's own mode again afterwards."""
+    modes = [(module, module.training) for module in _all_modules(model)]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _all_modules(model: nn.Module) -> list[nn.Module]:
+    # A bridge's own tree leaves out parts of the Hugging Face model that it wraps.
+    roots = [root for root in (model, hf_model_of(model)) if root is not None]
+    return list({id(module): module for root in roots for module in root.modules()}.values())
+
+
+@contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Let a bridge compute its attention patterns: fused attention never forms them."""
+    hf_model = hf_model_of(model)
+    configs = [] if hf_model is None else _attention_configs(hf_model)
+    before = [(config, config._attn_implementation) for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation
+
+
+def _attention_configs(hf_model: nn.Module) -> list[Any]:
+    found = {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}
+    return [c for c in found.values() if getattr(c, "_attn_implementation", "eager") != "eager"]
+
+
+def run_to(model: nn.Module, ids: Int[Tensor, "batch position"], hooks: Sequence[NamedHook], *, last: str) -> None:
+    """Run a batch of sentences of one length, with hooks, and stop once the hook `last` has fired."""
+    with temporary_hooks(model, [*hooks, (last, _end_run)]):
+        try:
+            model(ids, return_type=None)
+        except _EndOfRun:
+            return
+    raise ModelError(f"hook {last!r} never fired: this model's forward pass does not reach it")
+
+
+def run_logits(model: nn.Module, ids: Int[Tensor, "batch position"], hooks: Sequence[NamedHook]) -> Tensor:
+    """Run a batch of sentences of one length, with hooks, to the logits `[batch, position, vocabulary]`."""
+    with temporary_hooks(model, hooks):
+        logits = model(ids, return_type="logits")
+    assert isinstance(logits, Tensor)
+    return logits

@@ -1,0 +1,55 @@
+"""Row normalisation and rollout, on plain tensors. Rows are destinations, columns are sources."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_vzero.distance import wide_dtype
+
+
+def empty_rows(maps: Float[Tensor, "*axes dest src"]) -> Bool[Tensor, "*axes dest"]:
+    """Mark the rows in which every entry is exactly 0; no threshold is involved.
+
+    >>> import torch
+    >>> empty_rows(torch.tensor([[0.0, 0.0], [1e-30, 0.0]])).tolist()
+    [True, False]
+    """
+    return (maps == 0).all(dim=-1)
+
+
+def normalize_rows(maps: Float[Tensor, "*axes dest src"]) -> Float[Tensor, "*axes dest src"]:
+    """Divide each row by its sum, so that rows sum to 1; an empty row stays zero.
+
+    >>> import torch
+    >>> normalize_rows(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist()
+    [[0.25, 0.75], [0.0, 0.0]]
+    """
+    wide = maps.to(wide_dtype(maps.device))
+    # The row's largest entry goes first, so that a sum of tiny entries cannot underflow.
+    largest = wide.amax(dim=-1, keepdim=True)
+    scaled = wide / torch.where(largest == 0, 1.0, largest)
+    total = scaled.sum(dim=-1, keepdim=True)
+    return (scaled / torch.where(total == 0, 1.0, total)).to(maps.dtype)
+
+
+def roll_out(
+    normalized: Float[Tensor, "layer position position"], *, identity: bool
+) -> Float[Tensor, "layer position position"]:
+    """Multiply row-normalised maps through the layers: R_1 = N_1, R_l = N_l @ R_{l-1}.
+
+    With `identity`, half of every token is taken to stay where it is: each map becomes
+    (N + I) / 2 before the product, the rule for scores that do not hold the residual stream
+    (Abnar & Zuidema 2020). Value Zeroing holds it already (Mohebbi et al. 2023, section 3).
+
+    >>> import torch
+    >>> half = torch.full((2, 2, 2), 0.5)
+    >>> roll_out(half, identity=True)[1].tolist()
+    [[0.625, 0.375], [0.375, 0.625]]
+    """
+    steps = normalized.to(wide_dtype(normalized.device))
+    if identity:
+        steps = normalize_rows(steps + torch.eye(steps.shape[-1], dtype=steps.dtype, device=steps.device))
+    rolled = [steps[0]]
+    for step in steps[1:]:
+        rolled.append(step @ rolled[-1])
+    return torch.stack(rolled).to(normalized.dtype)

@@ -1,0 +1,285 @@
+"""Scores: the labelled maps that every method returns. Rows are destinations, columns are sources."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
+from tl_vzero.words import Word, group_words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Stage = Literal["raw", "normalized", "rollout"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores:
+    """Context-mixing scores of one sentence: how much each destination draws on each source.
+
+    `values` is `[layer, dest, src]`, or `[layer, head, dest, src]` per head. Positions count from 0 in the
+    sentence; `dest_positions[i]` is the sentence position of row i. `n_layers` and `n_positions` are those
+    of the whole model and sentence, so that a partial map knows that it is one.
+    `identity` is the method's rollout rule: whether half of each token stays where it is.
+    """
+
+    values: Float[Tensor, "*axes dest src"]
+    method: str
+    layers: tuple[int, ...]
+    dest_tokens: tuple[str, ...]
+    src_tokens: tuple[str, ...]
+    dest_positions: tuple[int, ...]
+    src_positions: tuple[int, ...]
+    n_layers: int
+    n_positions: int
+    heads: tuple[int, ...] | None = None
+    word_ids: tuple[int | None, ...] | None = None
+    identity: bool = False
+    stage: Stage = "raw"
+    unit: Literal["token", "word"] = "token"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        head_axis = [] if self.heads is None else [len(self.heads)]
+        expected = [len(self.layers), *head_axis, len(self.dest_positions), len(self.src_positions)]
+        if list(self.values.shape) != expected:
+            raise ScoresError(
+                f"values have shape {list(self.values.shape)}: the labels describe {expected} "
+                "(layer, head if per head, dest, src)"
+            )
+        if len(self.dest_tokens) != expected[-2] or len(self.src_tokens) != expected[-1]:
+            raise ScoresError(
+                f"{len(self.dest_tokens)} dest_tokens and {len(self.src_tokens)} src_tokens "
+                f"for {expected[-2]} destinations and {expected[-1]} sources: expected one token each"
+            )
+
+    @property
+    def partial(self) -> bool:
+        """Whether some destinations or sources of the sentence are left out."""
+        whole = tuple(range(self.n_positions))
+        return self.dest_positions != whole or self.src_positions != whole
+
+    @property
+    def empty_rows(self) -> tuple[tuple[int, ...], ...]:
+        """The rows in which nothing moved: (layer, dest), or (layer, head, dest) per head."""
+        found = torch.nonzero(empty_rows(self.values)).tolist()
+        axes: list[Sequence[int]] = [self.layers, self.dest_positions]
+        if self.heads is not None:
+            axes.insert(1, self.heads)
+        return tuple(tuple(axis[i] for axis, i in zip(axes, row, strict=True)) for row in found)
+
+    def normalized(self) -> "Scores":
+        """Divide each row by its sum; rows sum to one, and an empty row stays zero (see `empty_rows`).
+
+        A map over chosen sources is normalised over those. What is normalised already is returned as it is.
+        """
+        if self.stage != "raw":
+            return self
+        return replace(self, values=normalize_rows(self.values), stage="normalized")
+
+    def rollout(self) -> "Scores":
+        """Multiply the normalised maps through the layers, with the method's own rule (`identity`).
+
+        Raises ScoresError for a rollout, a partial map, a subset of layers, a map per head, over words,
+        or between two different sequences.
+        Source: Abnar & Zuidema 2020; Mohebbi et al. 2023, section 3 (Value Zeroing: no identity).
+        """
+        reason = self._why_no_rollout()
+        if reason is not None:
+            raise ScoresError(f"rollout() is undefined here: {reason}")
+        values = roll_out(self.normalized().values, identity=self.identity)
+        return replace(self, values=values, stage="rollout")
+
+    def _why_no_rollout(self) -> str | None:
+        if self.stage == "rollout":
+            return "this is a rollout already"
+        if self.metadata.get("stack") == "cross":
+            return "a cross-attention map joins two different sequences"
+        if self.heads is not None:
+            return "it needs one map a layer, and this has one a head; call it on scores without per_head"
+        if self.unit == "word":
+            return "pieces must be rolled out before they are joined; use scores.rollout().words()"
+        if self.partial:
+            return (
+                f"this map has {len(self.dest_positions)} destinations and {len(self.src_positions)} sources "
+                f"of {self.n_positions} positions; compute it with all destinations and sources"
+            )
+        if self.layers != tuple(range(self.n_layers)):
+            return f"it needs all {self.n_layers} layers in order, and this has {list(self.layers)}"
+        return None
+
+    def at_layer(self, layer: int) -> "Scores":
+        """The maps of one layer; negative numbers count from the end of the layers kept.
+
+        Raises InputError for a layer that was not computed.
+        """
+        index = layer + len(self.layers) if layer < 0 else layer
+        known = range(len(self.layers)) if layer < 0 else self.layers
+        if index not in known:
+            raise InputError(f"layer {layer} is not among the layers {list(self.layers)}: expected one of them")
+        at = index if layer < 0 else self.layers.index(index)
+        return replace(self, values=self.values[at : at + 1], layers=(self.layers[at],))
+
+    def row(self, dest: int | str) -> Float[Tensor, "*axes src"]:
+        """The scores of one destination in every layer: `[layer, src]`, or `[layer, head, src]` per head.
+
+        `dest` is a position in the sentence (negative: from the end of the destinations kept)
+        or the text of a destination token that occurs once. Raises InputError for one that is not there.
+        """
+        return self.values[..., self._dest_index(dest), :]
+
+    def _dest_index(self, dest: int | str) -> int:
+        if isinstance(dest, bool) or not isinstance(dest, int | str):
+            raise InputTypeError(f"dest is {type(dest).__name__}: expected a position (int) or a token (str)")
+        if isinstance(dest, str):
+            found = [i for i, token in enumerate(self.dest_tokens) if token.strip() == dest.strip()]
+            if len(found) != 1:
+                raise InputError(
+                    f"dest {dest!r} occurs {len(found)} times among the destinations {list(self.dest_tokens)}: "
+                    "expected once; give its position instead"
+                )
+            return found[0]
+        if -len(self.dest_positions) <= dest < 0:
+            return len(self.dest_positions) + dest
+        if dest not in self.dest_positions:
+            raise InputError(
+                f"dest {dest} is not among the destinations {list(self.dest_positions)}: "
+                "expected one of them, or a negative number counted from their end"
+            )
+        return self.dest_positions.index(dest)
+
+    def words(self) -> "Scores":
+        """Join word pieces: summed over the sources of a word, averaged over its destinations.
+
+        Summed, because a word's pieces each bring their part; averaged, because each piece is a row of
+        its own. Rows that sum to one still do. Special tokens stay words of their own.
+        Raises ScoresError where the words are unknown.
+        """
+        if self.unit == "word":
+            return self
+        if self.word_ids is None:
+            raise ScoresError(
+                "words() needs to know which pieces form a word, and this was computed from ids without "
+                "a tokenizer; load the model with one, or pass text"
+            )
+        dests = self._words_of(self.dest_positions, self.dest_tokens)
+        sources = self._words_of(self.src_positions, self.src_tokens)
+        summed = _pool([w.positions for w in sources], self.values, dim=-1)
+        counts = torch.tensor([len(w.positions) for w in dests], dtype=summed.dtype, device=summed.device)
+        values = _pool([w.positions for w in dests], summed, dim=-2) / counts.unsqueeze(-1)
+        n_words = len(group_words(self.word_ids, [""] * self.n_positions))
+        return replace(
+            self,
+            values=values,
+            dest_tokens=tuple(w.label for w in dests),
+            src_tokens=tuple(w.label for w in sources),
+            dest_positions=tuple(self._word_numbers(dests, self.dest_positions)),
+            src_positions=tuple(self._word_numbers(sources, self.src_positions)),
+            n_positions=n_words,
+            unit="word",
+        )
+
+    def _words_of(self, positions: tuple[int, ...], tokens: tuple[str, ...]) -> tuple[Word, ...]:
+        assert self.word_ids is not None
+        return group_words([self.word_ids[p] for p in positions], tokens)
+
+    def _word_numbers(self, words: Sequence[Word], positions: tuple[int, ...]) -> list[int]:
+        assert self.word_ids is not None
+        whole = group_words(self.word_ids, [""] * self.n_positions)
+        number_of = {position: number for number, word in enumerate(whole) for position in word.positions}
+        return [number_of[positions[word.positions[0]]] for word in words]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A long pandas table: layer, (head,) dest, src, value, dest_token, src_token, method, stage."""
+        import pandas as pd
+
+        axes: dict[str, Sequence[int]] = {"layer": self.layers}
+        if self.heads is not None:
+            axes["head"] = self.heads
+        axes |= {"dest": self.dest_positions, "src": self.src_positions}
+        frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
+        frame["value"] = self.values.detach().cpu().reshape(-1).numpy()
+        dest_labels = dict(zip(self.dest_positions, self.dest_tokens, strict=True))
+        src_labels = dict(zip(self.src_positions, self.src_tokens, strict=True))
+        frame["dest_token"] = frame["dest"].map(dest_labels)
+        frame["src_token"] = frame["src"].map(src_labels)
+        frame["method"], frame["stage"] = self.method, self.stage
+        return frame
+
+    def labels(self) -> dict[str, Any]:
+        """Everything but the values, as plain JSON types."""
+        return {
+            "method": self.method,
+            "stage": self.stage,
+            "unit": self.unit,
+            "identity": self.identity,
+            "layers": list(self.layers),
+            "heads": None if self.heads is None else list(self.heads),
+            "dest_tokens": list(self.dest_tokens),
+            "src_tokens": list(self.src_tokens),
+            "dest_positions": list(self.dest_positions),
+            "src_positions": list(self.src_positions),
+            "word_ids": None if self.word_ids is None else list(self.word_ids),
+            "n_layers": self.n_layers,
+            "n_positions": self.n_positions,
+            "metadata": dict(self.metadata),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Labels and values as plain JSON types; `values` is a nested list."""
+        return {**self.labels(), "values": self.values.tolist()}
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: the values, and the labels and metadata as JSON in its header.
+
+        Raises OutputPathError if the path cannot be written; nothing is left behind then.
+        """
+        from tl_vzero.files import write_scores
+
+        write_scores(path, self.values, json.dumps(self.labels(), ensure_ascii=False))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Scores":
+        """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
+        from tl_vzero.files import read_scores
+
+        values, labels = read_scores(path)
+        return cls._from_labels(values, labels)
+
+    @classmethod
+    def _from_labels(cls, values: Tensor, labels: dict[str, Any]) -> "Scores":
+        as_tuples: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in labels.items()
+            if key != "metadata"
+        }
+        return cls(values=values, metadata=labels["metadata"], **as_tuples)
+
+    def __repr__(self) -> str:
+        heads = "" if self.heads is None else f", {len(self.heads)} heads"
+        partial = ", partial" if self.partial else ""
+        return (
+            f"Scores({self.method}, {self.stage}, {len(self.layers)} layers{heads}, "
+            f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: "
+            f"{' '.join(token.strip() for token in self.src_tokens)!r})"
+        )
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        from tl_vzero.plot.notebook import notebook_bundle
+
+        return notebook_bundle(self)
+
+
+def _pool(groups: Sequence[Sequence[int]], values: Tensor, dim: int) -> Tensor:
+    return torch.stack([values.index_select(dim, _index(g, values)).sum(dim) for g in groups], dim=dim)
+
+
+def _index(group: Sequence[int], values: Tensor) -> Tensor:
+    return torch.tensor(list(group), device=values.device)

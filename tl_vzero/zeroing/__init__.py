@@ -1,0 +1,1 @@
+"""Value Zeroing: zero one value position in one layer, measure how far each output moves."""

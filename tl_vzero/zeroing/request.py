@@ -1,0 +1,109 @@
+"""What is asked of Value Zeroing, checked at the door against the model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tl_vzero.distance import Distance, distance_named
+from tl_vzero.errors import InputError, InputTypeError
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which maps to compute. `None` means all; positions are resolved sentence by sentence."""
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...] | None
+    per_head: bool
+    sources: tuple[int, ...] | None
+    destinations: tuple[int, ...] | None
+    distance_name: str
+    distance: Distance
+    final_norm: bool
+    batch_size: int | None
+
+
+def make_request(
+    *,
+    n_layers: int,
+    n_heads: int,
+    layers: Iterable[int] | int | None,
+    heads: Iterable[int] | int | None,
+    per_head: bool,
+    sources: Iterable[int] | int | None,
+    destinations: Iterable[int] | int | None,
+    distance: str | Distance,
+    final_norm: bool,
+    batch_size: int | None,
+) -> Request:
+    """Check every option against the model; raises InputError or InputTypeError."""
+    name, function = distance_named(distance)
+    chosen_layers = chosen("layers", layers, n_layers, "the model has")
+    return Request(
+        layers=tuple(range(n_layers)) if chosen_layers is None else chosen_layers,
+        heads=chosen("heads", heads, n_heads, "values have"),
+        per_head=per_head,
+        sources=integers("sources", sources),
+        destinations=integers("destinations", destinations),
+        distance_name=name,
+        distance=function,
+        final_norm=final_norm,
+        batch_size=_positive("batch_size", batch_size),
+    )
+
+
+def chosen(name: str, given: Iterable[int] | int | None, count: int, holder: str) -> tuple[int, ...] | None:
+    """Resolve chosen numbers against how many there are; negative ones count from the end.
+
+    >>> chosen("layers", [-1, 0], 4, "the model has")
+    (3, 0)
+    """
+    numbers = integers(name, given)
+    if numbers is None:
+        return None
+    resolved = tuple(_within(name, number, count, holder) for number in numbers)
+    repeated = sorted({number for number in resolved if resolved.count(number) > 1})
+    if repeated:
+        raise InputError(f"{name} holds {repeated} more than once: expected each at most once")
+    return resolved
+
+
+def _within(name: str, number: int, count: int, holder: str) -> int:
+    if not -count <= number < count:
+        raise InputError(
+            f"{name} holds {number}: expected 0 to {count - 1}, or -{count} to -1 from the end ({holder} {count})"
+        )
+    return number % count
+
+
+def integers(name: str, given: Iterable[int] | int | None, *, empty: bool = False) -> tuple[int, ...] | None:
+    """Read one integer or several from a number, list, range or tensor; `None` stays `None`."""
+    if given is None:
+        return None
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if isinstance(given, str) or not isinstance(given, Iterable | int):
+        raise InputTypeError(f"{name} is {type(given).__name__}: expected integers, such as [0, 3], or None for all")
+    numbers: list[Any] = [given] if isinstance(given, int) else list(given)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise InputTypeError(f"{name} holds {number!r} ({type(number).__name__}): expected integers")
+    if not numbers and not empty:
+        raise InputError(f"{name} is empty: expected at least one, or None for all")
+    return tuple(numbers)
+
+
+def _positive(name: str, given: int | None) -> int | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise InputTypeError(f"{name} is {type(given).__name__}: expected a positive integer or None")
+    if given < 1:
+        raise InputError(f"{name} is {given}: expected at least 1, or None to let the engine choose")
+    return given
+
+
+def positions_of(name: str, wanted: Sequence[int] | None, length: int) -> tuple[int, ...]:
+    """Resolve chosen positions in a sentence of a given length; `None` means all."""
+    resolved = chosen(name, wanted, length, "the sentence has")
+    return tuple(range(length)) if resolved is None else resolved
