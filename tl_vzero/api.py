@@ -1,6 +1,5 @@
 """The calls that users make: value_zeroing, score, and the registry METHODS."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,14 +21,13 @@ from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites, kind_of
 from tl_vzero.models.weights import weights_hash
 from tl_vzero.scores import Scores
-from tl_vzero.zeroing.hooked import hooked_maps
-from tl_vzero.zeroing.request import Request, chosen, make_request, positions_of
+from tl_vzero.zeroing.engine import Batch, Used, check_engine, zeroed_maps
+from tl_vzero.zeroing.request import MEMORY_MB, Request, chosen, make_request, positions_of
 
 Text = str | Sequence[str] | Tensor
 Numbers = Iterable[int] | int | None
 
-ENGINES = ("auto", "hooks")
-TOKENS_A_CLEAN_RUN = 2048
+TOKENS_A_BATCH = 2048
 
 
 def value_zeroing(
@@ -49,6 +47,7 @@ def value_zeroing(
     batch_size: int | None = None,
     progress: bool = False,
     prepend_bos: bool = False,
+    memory_mb: float = MEMORY_MB,
 ) -> Scores | list[Scores]:
     """Value Zeroing: how far does each block output move when one source's value vector is zeroed?
 
@@ -57,7 +56,12 @@ def value_zeroing(
     `[layer, head, dest, src]` with `per_head`. `layers`, `sources`, `destinations` and `heads` choose a part;
     negative numbers count from the end. `distance` is "cosine", "euclidean" or a callable (clean, changed).
     `cache` is the caller's own ActivationCache of the clean run. `final_norm` compares the last block after the
-    model's final norm. `batch_size` is how many copies of a sentence share a forward pass.
+    model's final norm.
+
+    `engine` is "hooks", "closed_form", or "auto": the closed form where the model's blocks are recognised, nothing
+    of the user's acts on them and both engines agree on a probe, else hooks; `metadata` says which and why.
+    `batch_size` is how many copies of a sentence share a forward pass under hooks; `memory_mb` is about how much
+    the closed form holds for (destination, source) pairs at a time.
 
     Raises InputError, InputTypeError or ModelError, and leaves the model as it was.
     Source: Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers", section 3.
@@ -68,8 +72,7 @@ def value_zeroing(
     >>> scores.values.shape[1:]
     torch.Size([11, 11])
     """
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    check_engine(engine)
     sites = check_contracts(model)
     request = make_request(
         n_layers=sites.n_layers,
@@ -82,37 +85,43 @@ def value_zeroing(
         distance=distance,
         final_norm=final_norm,
         batch_size=batch_size,
+        memory_mb=memory_mb,
     )
     encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
     for sentence in encoded.sentences:
         positions_of("sources", request.sources, len(sentence))
         positions_of("destinations", request.destinations, len(sentence))
-    metadata = _metadata(model, "hooks") | {"options": _options(request, engine, batch_size)}
+    metadata = _metadata(model) | {"options": _options(request, engine)}
     scored: dict[int, Scores] = {}
-    with quiet(model), _copies_bar(encoded, request, value_heads(model), progress) as bar:
+    with quiet(model), _sources_bar(encoded, request, progress) as bar:
         norm = final_norm_of(model, ids_of(model, encoded.sentences[:1])) if final_norm else None
-        for group in _groups(encoded):
-            clean = _clean(model, sites, group, request.layers, cache)
-            length = len(group[0])
-            maps = hooked_maps(
-                model,
-                sites,
-                ids_of(model, group),
-                clean,
-                request,
-                positions_of("sources", request.sources, length),
-                positions_of("destinations", request.destinations, length),
-                final_norm=norm,
-                advance=bar.update,
-            )
-            for sentence, values in zip(group, maps.to(_result_dtype(model)), strict=True):
-                scored[sentence.row] = _zeroing_scores(sites, request, sentence, values, metadata)
+        for groups in _batches(encoded):
+            batches = [_batch(model, sites, group, request, cache) for group in groups]
+            maps, used = zeroed_maps(model, sites, batches, request, engine, final_norm=norm, advance=bar.update)
+            how = metadata | _how(used)
+            for group, group_maps in zip(groups, maps, strict=True):
+                for sentence, values in zip(group, group_maps.to(_result_dtype(model)), strict=True):
+                    scored[sentence.row] = _zeroing_scores(sites, request, sentence, values, how)
     return _in_order(encoded, scored)
 
 
-def _copies_bar(encoded: Inputs, request: Request, n_heads: int, progress: bool) -> Any:
-    n_maps = len(request.heads or range(n_heads)) if request.per_head else 1
-    total = sum(len(request.sources or sentence.ids) for sentence in encoded.sentences) * n_maps
+def _batch(model: nn.Module, sites: Sites, group: list[Sentence], request: Request, cache: Any | None) -> Batch:
+    length = len(group[0])
+    return Batch(
+        ids=ids_of(model, group),
+        clean=_clean(model, sites, group, request.layers, cache),
+        sources=positions_of("sources", request.sources, length),
+        destinations=positions_of("destinations", request.destinations, length),
+    )
+
+
+def _how(used: Used) -> dict[str, Any]:
+    return {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
+
+
+def _sources_bar(encoded: Inputs, request: Request, progress: bool) -> Any:
+    n_sources = sum(len(request.sources or sentence.ids) for sentence in encoded.sentences)
+    total = n_sources * len(request.layers)
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
 
 
@@ -122,15 +131,19 @@ def _clean(model: nn.Module, sites: Sites, group: list[Sentence], layers: Sequen
     return clean_run(model, sites, ids_of(model, group), layers)
 
 
-def _groups(encoded: Inputs) -> Iterator[list[Sentence]]:
-    """Sentences of one length share a run, so that no padding is ever needed."""
-    by_length: dict[int, list[Sentence]] = defaultdict(list)
-    for sentence in encoded.sentences:
-        by_length[len(sentence)].append(sentence)
-    for length, sentences in by_length.items():
-        size = max(1, TOKENS_A_CLEAN_RUN // length)
-        for start in range(0, len(sentences), size):
-            yield sentences[start : start + size]
+def _batches(encoded: Inputs) -> Iterator[list[list[Sentence]]]:
+    """Sentences that are worked on together, in groups of one length, so that no padding is ever needed."""
+    batch: list[list[Sentence]] = []
+    held = 0
+    for sentence in sorted(encoded.sentences, key=len):
+        if batch and held + len(sentence) > TOKENS_A_BATCH:
+            yield batch
+            batch, held = [], 0
+        if not batch or len(batch[-1][0]) != len(sentence):
+            batch.append([])
+        batch[-1].append(sentence)
+        held += len(sentence)
+    yield batch
 
 
 def _in_order(encoded: Inputs, scored: Mapping[int, Scores]) -> Scores | list[Scores]:
@@ -168,7 +181,7 @@ def _zeroing_scores(
     )
 
 
-def _metadata(model: nn.Module, engine: str) -> dict[str, Any]:
+def _metadata(model: nn.Module) -> dict[str, Any]:
     facts = facts_of(model)
     grouped = getattr(model.cfg, "n_heads", value_heads(model)) != value_heads(model)
     return {
@@ -178,19 +191,19 @@ def _metadata(model: nn.Module, engine: str) -> dict[str, Any]:
         "weights_sha256": weights_hash(model),
         "dtype": str(next(nn.Module.parameters(model)).dtype).removeprefix("torch."),
         "value_heads": "key-value" if grouped else "query",
-        "engine": engine,
         "versions": library_versions(),
     }
 
 
-def _options(request: Request, engine: str, batch_size: int | None) -> dict[str, Any]:
+def _options(request: Request, engine: str) -> dict[str, Any]:
     return {
         "distance": request.distance_name,
         "heads": None if request.heads is None else list(request.heads),
         "per_head": request.per_head,
         "final_norm": request.final_norm,
         "engine": engine,
-        "batch_size": batch_size,
+        "batch_size": request.batch_size,
+        "memory_mb": request.memory_mb,
     }
 
 
@@ -211,10 +224,10 @@ def attention_scores(
     sites = check_contracts(model)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
-    metadata = _metadata(model, "clean run") | {"options": {"per_head": per_head}}
+    metadata = _metadata(model) | {"engine": "clean run", "options": {"per_head": per_head}}
     scored: dict[int, Scores] = {}
     with quiet(model):
-        for group in _groups(encoded):
+        for group in (group for groups in _batches(encoded) for group in groups):
             clean = _clean(model, sites, group, chosen_layers, cache)
             read = attention_heads if per_head else attention
             maps = torch.stack([read(clean[layer]) for layer in chosen_layers], dim=1).to(_result_dtype(model))

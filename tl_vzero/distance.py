@@ -58,6 +58,34 @@ def cosine(
     return torch.where(one_zero, 1.0, distance)
 
 
+def cosine_of_change(
+    clean: Float[Tensor, "*#batch feature"], change: Float[Tensor, "*batch feature"]
+) -> Float[Tensor, "*batch"]:
+    """Cosine distance between `clean` and `clean - change`, from the change itself; overwrites `change`.
+
+    Where the change is known better than the changed vector, this keeps what rounding the changed vector
+    would lose: only the sums over features are widened to float64.
+
+    >>> import torch
+    >>> cosine_of_change(torch.tensor([1.0, 0.0]), torch.tensor([1.0, -2.0])).item()
+    1.0
+    """
+    wide = wide_dtype(clean.device)
+    clean_square = clean.square().sum(-1).to(wide)
+    safe_clean = torch.where(clean_square == 0, 1.0, clean_square)
+    along = (change * clean).sum(-1).to(wide) / safe_clean
+    perpendicular = change.addcmul_(along.to(change.dtype).unsqueeze(-1), clean, value=-1.0)
+    perpendicular_square = perpendicular.square().sum(-1).to(wide)
+    # clean - change is (1 - along) clean - perpendicular, and the two parts are at right angles.
+    changed_square = clean_square * (1.0 - along).square() + perpendicular_square
+    safe_changed = torch.where(changed_square == 0, 1.0, changed_square)
+    sine_square = (perpendicular_square / safe_changed).clamp(max=1.0)
+    cosine_size = (1.0 - sine_square).sqrt()
+    distance = torch.where(along > 1.0, 1.0 + cosine_size, sine_square / (1.0 + cosine_size))
+    distance = torch.where((clean_square == 0) & (changed_square == 0), 0.0, distance)
+    return torch.where((clean_square == 0) != (changed_square == 0), 1.0, distance)
+
+
 def euclidean(
     clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
 ) -> Float[Tensor, "*batch"]:

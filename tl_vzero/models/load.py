@@ -124,8 +124,6 @@ def _stand_in(folder: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
-    stand_in = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]"
-    )
+    stand_in = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
     stand_in.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)

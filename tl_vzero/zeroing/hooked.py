@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.clean import Clean, CleanBlock
@@ -23,6 +22,7 @@ from tl_vzero.errors import InputError
 from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.run import NamedHook, run_to
 from tl_vzero.models.sites import Sites
+from tl_vzero.zeroing.reach import reached
 from tl_vzero.zeroing.request import Request, chosen, integers
 
 TOKENS_A_BATCH = 768
@@ -92,11 +92,11 @@ def hooked_maps(
     destinations: tuple[int, ...],
     *,
     final_norm: nn.Module | None = None,
-    advance: Callable[[int], object] = lambda copies: None,
+    advance: Callable[[float], object] = lambda copies: None,
 ) -> Float[Tensor, "sentence layer head dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the head axis is 1 long unless per head.
 
-    `clean` is their clean run; `advance` is told how many copies each batch had. An entry is exactly 0 where
+    `clean` is their clean run; `advance` is told how many sources each batch had zeroed. An entry is exactly 0 where
     every zeroed head's pattern or value is exactly 0.
     """
     heads = _heads_of(clean, request)
@@ -118,7 +118,7 @@ def hooked_maps(
                 (sites.outputs[layer], _measure(block, part, dest, request, norm, maps[:, index])),
             ]
         run_to(model, ids[part.sentence], hooks, last=sites.outputs[max(request.layers)])
-        advance(len(part))
+        advance(len(part) / n_maps)
     for index, layer in enumerate(request.layers):
         maps[:, index] *= reached(clean[layer], heads, request.per_head, destinations, sources)
     return maps
@@ -175,26 +175,3 @@ def _measure(
         maps[copies.sentence, copies.head, :, copies.column] = distances.to(maps.dtype)
 
     return hook_function
-
-
-def reached(
-    block: CleanBlock,
-    heads: tuple[int, ...],
-    per_head: bool,
-    destinations: tuple[int, ...],
-    sources: tuple[int, ...],
-) -> Bool[Tensor, "sentence map dest src"]:
-    """Where a zeroed value can be felt at all: some zeroed head has a pattern entry and a value that are not 0.
-
-    Elsewhere a batched run differs from the clean one by rounding, which is no score.
-    """
-    value, pattern = block.value, block.pattern
-    group = pattern.shape[1] // value.shape[2]
-    bites = (value[:, list(sources)] != 0).any(dim=-1)  # [sentence, source, value head]
-    seen = pattern[:, :, list(destinations)][..., list(sources)] != 0
-    by_value_head = rearrange(seen, "sentence (head group) dest src -> sentence head group dest src", group=group).any(
-        2
-    )
-    felt = by_value_head & bites.transpose(1, 2).unsqueeze(2)
-    felt = felt[:, list(heads)]
-    return felt if per_head else felt.any(dim=1, keepdim=True)

@@ -7,6 +7,8 @@ from typing import Any
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError
 
+MEMORY_MB = 64.0
+
 
 @dataclass(frozen=True)
 class Request:
@@ -21,6 +23,13 @@ class Request:
     distance: Distance
     final_norm: bool
     batch_size: int | None
+    memory_mb: float
+
+
+def default_request(n_layers: int) -> Request:
+    """Everything, by cosine distance."""
+    name, function = distance_named("cosine")
+    return Request(tuple(range(n_layers)), None, False, None, None, name, function, False, None, MEMORY_MB)
 
 
 def make_request(
@@ -35,6 +44,7 @@ def make_request(
     distance: str | Distance,
     final_norm: bool,
     batch_size: int | None,
+    memory_mb: float,
 ) -> Request:
     """Check every option against the model; raises InputError or InputTypeError."""
     name, function = distance_named(distance)
@@ -49,6 +59,7 @@ def make_request(
         distance=function,
         final_norm=final_norm,
         batch_size=_positive("batch_size", batch_size),
+        memory_mb=_megabytes(memory_mb),
     )
 
 
@@ -101,6 +112,14 @@ def _positive(name: str, given: int | None) -> int | None:
     if given < 1:
         raise InputError(f"{name} is {given}: expected at least 1, or None to let the engine choose")
     return given
+
+
+def _megabytes(given: float) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InputTypeError(f"memory_mb is {type(given).__name__}: expected a number of megabytes")
+    if not 0 < given < float("inf"):
+        raise InputError(f"memory_mb is {given}: expected a positive number of megabytes")
+    return float(given)
 
 
 def positions_of(name: str, wanted: Sequence[int] | None, length: int) -> tuple[int, ...]:

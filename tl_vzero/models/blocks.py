@@ -1,0 +1,166 @@
+"""A block's weights in one layout, whatever class it is of, and whether anything of the user's acts on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tl_vzero.models.sites import hook_points
+
+Activation = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """LayerNorm, or RMSNorm where not `centred`."""
+
+    weight: Float[Tensor, "feature"]
+    bias: Float[Tensor, "feature"] | None
+    eps: float
+    centred: bool
+
+    def centre(self, z: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows feature"]:
+        """Subtract the mean over features; RMSNorm does not."""
+        return z - z.mean(dim=-1, keepdim=True) if self.centred else z
+
+    def deviation(self, centred: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows"]:
+        """What the norm divides by, of rows that are centred already."""
+        return (centred.square().mean(dim=-1) + self.eps).sqrt()
+
+    def __call__(self, z: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows feature"]:
+        centred = self.centre(z)
+        scaled = self.weight * (centred / self.deviation(centred).unsqueeze(-1))
+        return scaled if self.bias is None else scaled + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class BlockWeights:
+    """What the closed form needs of a block, in the dtype it computes in. Absent parts are None."""
+
+    w_o: Float[Tensor, "head d_head feature"]
+    b_o: Float[Tensor, "feature"]
+    w_in: Float[Tensor, "feature d_mlp"] | None
+    b_in: Float[Tensor, "d_mlp"] | None
+    w_gate: Float[Tensor, "feature d_mlp"] | None
+    b_gate: Float[Tensor, "d_mlp"] | None
+    w_out: Float[Tensor, "d_mlp feature"] | None
+    b_out: Float[Tensor, "feature"] | None
+    activation: Activation | None
+    norm1: Norm | None
+    norm1_post: Norm | None
+    norm2: Norm | None
+    norm2_post: Norm | None
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_(x)  # type: ignore[no-any-return]
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_(x, approximate="tanh")  # type: ignore[no-any-return]
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _solu(x: Tensor) -> Tensor:
+    return x * x.softmax(dim=-1)
+
+
+# Each may overwrite its argument. gelu_new and its kin are the tanh form, which torch has as one kernel.
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": _gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": torch.relu_,
+    "silu": lambda x: F.silu(x, inplace=True),
+    "swish": lambda x: F.silu(x, inplace=True),
+    "leaky_relu": lambda x: F.leaky_relu(x, inplace=True),
+    "relu2": lambda x: torch.relu_(x).square_(),
+    "tanh": torch.tanh_,
+    "solu": _solu,
+}
+
+
+def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeights | None:
+    """Read a block's weights afresh, so that an edited weight is never missed; None where parts are unlike.
+
+    Whether the weights explain the block is for the closed form to check against what the block does.
+    """
+    block: Any = model.blocks[layer]  # type: ignore[index]
+    attention, mlp = block.attn, getattr(block, "mlp", None)
+    w_o = _tensor(attention, "W_O", dtype)
+    if w_o is None or w_o.ndim != 3:
+        return None
+    b_o = _tensor(attention, "b_O", dtype)
+    return BlockWeights(
+        w_o=w_o,
+        b_o=torch.zeros(w_o.shape[-1], dtype=dtype, device=w_o.device) if b_o is None else b_o,
+        w_in=_matrix(mlp, "W_in", dtype),
+        b_in=_tensor(mlp, "b_in", dtype),
+        w_gate=_matrix(mlp, "W_gate", dtype),
+        b_gate=_tensor(mlp, "b_gate", dtype),
+        w_out=_matrix(mlp, "W_out", dtype),
+        b_out=_tensor(mlp, "b_out", dtype),
+        activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
+        norm1=_norm(model, block, "ln1", dtype),
+        norm1_post=_norm(model, block, "ln1_post", dtype),
+        norm2=_norm(model, block, "ln2", dtype),
+        norm2_post=_norm(model, block, "ln2_post", dtype),
+    )
+
+
+def _tensor(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
+    try:
+        weight = getattr(module, name, None)
+    except (RuntimeError, ValueError, NotImplementedError):  # a bridge may refuse a view of odd weights
+        return None
+    return weight.detach().to(dtype) if isinstance(weight, Tensor) else None
+
+
+def _matrix(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
+    weight = _tensor(module, name, dtype)
+    return weight if weight is not None and weight.ndim == 2 else None
+
+
+def _norm(model: nn.Module, block: object, name: str, dtype: torch.dtype) -> Norm | None:
+    module = getattr(block, name, None)
+    weight = _tensor(module, "w", dtype)
+    if weight is None:
+        return None
+    config: Any = model.cfg
+    # Gemma stores its norm weights minus 1.
+    offset = 1.0 if getattr(config, "rmsnorm_uses_offset", False) else 0.0
+    bias = _tensor(module, "b", dtype)
+    is_rms = getattr(config, "uses_rms_norm", False) or "RMS" in str(getattr(config, "normalization_type", ""))
+    return Norm(weight + offset, bias, float(config.eps), centred=not is_rms)
+
+
+def acted_on(model: nn.Module) -> bool:
+    """Whether hooks of the user's act on the model, so that its weights alone do not say what it does.
+
+    TransformerLens's own hooks, which only pass an activation to a second hook point, do not count.
+    """
+    points = hook_points(model).values()
+    handles = [handle for point in {id(p): p for p in points}.values() for handle in point.fwd_hooks]
+    return any(not _is_internal(handle) for handle in handles)
+
+
+def _is_internal(handle: Any) -> bool:
+    function = getattr(handle, "user_hook", None)
+    return str(getattr(function, "__module__", "")).partition(".")[0] == "transformer_lens"
+
+
+def structure(model: nn.Module) -> tuple[object, ...]:
+    """What changes when a module is replaced, patched or given a hook of torch's own."""
+    return tuple(
+        (name, id(module), "forward" in vars(module), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in nn.Module.named_modules(model)
+    )

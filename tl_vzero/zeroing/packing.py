@@ -1,0 +1,82 @@
+"""Packing (destination, source) pairs into blocks of rows that share one matrix product."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+WASTE = 0.02  # share of a segment's rows that may be pairs nobody asked for
+
+
+@dataclass(frozen=True)
+class Column:
+    """One source of one sentence, by its index, and the destinations `low` to `high` (exclusive) that feel it."""
+
+    sentence: int
+    index: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive columns of one sentence over one range of destinations: a rectangle of pairs."""
+
+    columns: tuple[Column, ...]
+    first_column: int
+    low: int
+    high: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns) * (self.high - self.low)
+
+
+def segments_of(columns: Sequence[Column], max_rows: int) -> Iterator[Segment]:
+    """Cut columns into rectangles of at most `max_rows` pairs, wasting few on destinations that feel nothing.
+
+    Columns whose destinations differ share a rectangle only while the waste is small: a causal model's
+    triangle is cut into thin strips.
+    """
+    group: list[Column] = []
+    start = 0
+    for number, column in enumerate(columns):
+        if column.low >= column.high:
+            continue
+        if group and not _fits(group, column, number - start, max_rows):
+            yield from _rectangles(group, start, max_rows)
+            group = []
+        if not group:
+            start = number
+        group.append(column)
+    if group:
+        yield from _rectangles(group, start, max_rows)
+
+
+def _fits(group: Sequence[Column], column: Column, place: int, max_rows: int) -> bool:
+    if column.sentence != group[0].sentence or place != len(group):
+        return False
+    together = [*group, column]
+    height = max(c.high for c in together) - min(c.low for c in together)
+    wanted = sum(c.high - c.low for c in together)
+    area = height * len(together)
+    return area <= max_rows and area <= (1 + WASTE) * wanted
+
+
+def _rectangles(group: Sequence[Column], start: int, max_rows: int) -> Iterator[Segment]:
+    low, high = min(c.low for c in group), max(c.high for c in group)
+    step = max(1, max_rows // len(group))
+    for at in range(low, high, step):
+        yield Segment(tuple(group), start, at, min(at + step, high))
+
+
+def chunks_of(segments: Iterator[Segment], max_rows: int) -> Iterator[list[Segment]]:
+    """Gather segments until they fill one product."""
+    chunk: list[Segment] = []
+    filled = 0
+    for segment in segments:
+        if chunk and filled + segment.rows > max_rows:
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(segment)
+        filled += segment.rows
+    if chunk:
+        yield chunk
