@@ -1,0 +1,1 @@
+"""Agreement sentences: the package's own grammar, and readers of published data."""
