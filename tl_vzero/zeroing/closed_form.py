@@ -31,6 +31,8 @@ from tl_vzero.zeroing.pairs import Measure, PairZeroing, Route, SentencePart
 from tl_vzero.zeroing.reach import reached
 from tl_vzero.zeroing.request import Request
 
+NARROW = 256  # features
+
 # How far a form's output may be from the block's own (root mean square, relative) and still be the same block.
 SAME_BLOCK = {torch.float64: 5e-7, torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
@@ -44,9 +46,15 @@ class Group:
     destinations: tuple[int, ...]
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for a float64 model, float32 for all others: half precision is widened, never accumulated in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def compute_dtype(output: Float[Tensor, "*axes feature"]) -> torch.dtype:
+    """float64 for a float64 model and for narrow ones, else float32: half precision is never accumulated in.
+
+    A change of an activation is rounded once a hidden unit, and only the sum over many units averages that out.
+    Where there are few, float64 costs next to nothing and keeps the digits of small distances.
+    """
+    if output.dtype == torch.float64 or output.shape[-1] <= NARROW:
+        return wide_dtype(output.device)
+    return torch.float32
 
 
 def closed_form_layer(

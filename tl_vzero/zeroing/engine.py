@@ -112,7 +112,7 @@ def _closed_maps(
     routes: list[str] = []
     for layer in request.layers:
         blocks = [batch.clean[layer] for batch in batches]
-        weights = block_weights(model, layer, compute_dtype(blocks[0].output.dtype))
+        weights = block_weights(model, layer, compute_dtype(blocks[0].output))
         if weights is None:
             return f"the weights of block {layer} cannot be read in TransformerLens's layout"
         groups = [Group(block, b.sources, b.destinations) for block, b in zip(blocks, batches, strict=True)]
