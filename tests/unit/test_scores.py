@@ -1,0 +1,538 @@
+"""The contract of Scores: labels, normalisation, rollout, rows, words, tables and files."""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from support.references import rolled_out, row_normalized
+from torch import Tensor
+
+import tl_vzero
+from tl_vzero import Scores, TLVZeroError
+
+TOKENS = ("[CLS]", "the", "scar", "##ing", "cat", "##s", "[SEP]")
+WORD_IDS = (None, 0, 1, 1, 2, 2, None)
+WORD_LABELS = ("[CLS]", "the", "scaring", "cats", "[SEP]")
+GROUPS = ((0,), (1,), (2, 3), (4, 5), (6,))
+
+
+def random_values(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) + 1e-3
+
+
+def make_scores(values: Tensor | None = None, **changes: Any) -> Scores:
+    """A whole map of three layers over seven pieces, unless told otherwise."""
+    positions = tuple(range(len(TOKENS)))
+    fields: dict[str, Any] = {
+        "values": random_values(3, 7, 7) if values is None else values,
+        "method": "value_zeroing",
+        "layers": (0, 1, 2),
+        "dest_tokens": TOKENS,
+        "src_tokens": TOKENS,
+        "dest_positions": positions,
+        "src_positions": positions,
+        "n_layers": 3,
+        "n_positions": 7,
+        "word_ids": WORD_IDS,
+        "metadata": {"model_name": "made up", "versions": {"torch": "2.13.0"}, "options": {"layers": None}},
+    }
+    return Scores(**{**fields, **changes})
+
+
+def partial_scores() -> Scores:
+    """Two destinations and five sources of the seven."""
+    return make_scores(
+        random_values(3, 2, 5),
+        dest_tokens=(TOKENS[1], TOKENS[4]),
+        src_tokens=TOKENS[:5],
+        dest_positions=(1, 4),
+        src_positions=(0, 1, 2, 3, 4),
+    )
+
+
+def per_head_scores() -> Scores:
+    return make_scores(random_values(3, 2, 7, 7), heads=(0, 1))
+
+
+def cross_scores() -> Scores:
+    """Destinations of one sequence, sources of another of the same length."""
+    return make_scores(src_tokens=("x", "y", "z", "u", "v", "w", "</s>"))
+
+
+def cross_scores_of_other_length() -> Scores:
+    return make_scores(random_values(3, 7, 4), src_tokens=("x", "y", "z", "</s>"), src_positions=(0, 1, 2, 3))
+
+
+# --- normalised -----------------------------------------------------------------------------------------
+
+
+def test_raw_values_are_kept() -> None:
+    scores = make_scores()
+    before = scores.values.clone()
+    scores.normalized()
+    scores.rollout()
+    scores.words()
+    assert torch.equal(scores.values, before)
+    assert scores.stage == "raw"
+
+
+def test_normalized_rows_sum_to_one() -> None:
+    scores = make_scores()
+    normalized = scores.normalized()
+    assert (normalized.values.sum(-1) - 1).abs().max() < 1e-14
+    assert (normalized.values - row_normalized(scores.values)).abs().max() < 1e-15
+    assert normalized.stage == "normalized"
+    assert normalized.dest_tokens == scores.dest_tokens and normalized.layers == scores.layers
+
+
+def test_normalizing_twice_is_normalizing_once() -> None:
+    once = make_scores().normalized()
+    assert torch.equal(once.normalized().values, once.values)
+
+
+def test_an_empty_row_stays_zero_and_is_listed() -> None:
+    values = random_values(3, 7, 7)
+    values[1, 0] = 0
+    values[2, 5] = 0
+    scores = make_scores(values)
+    for each in (scores, scores.normalized()):
+        assert set(each.empty_rows) == {(1, 0), (2, 5)}
+        assert torch.equal(each.values[1, 0], torch.zeros(7, dtype=torch.float64))
+        assert not each.values.isnan().any()
+
+
+def test_empty_rows_are_named_by_layer_and_destination_of_the_model() -> None:
+    """Of layers (0, 2), the second map is layer 2."""
+    values = random_values(2, 7, 7)
+    values[1, 3] = 0
+    assert make_scores(values, layers=(0, 2)).empty_rows == ((2, 3),)
+
+
+def test_empty_rows_per_head() -> None:
+    values = random_values(3, 2, 7, 7)
+    values[1, 1, 4] = 0
+    assert make_scores(values, heads=(0, 1)).empty_rows == ((1, 1, 4),)
+
+
+def test_a_map_without_empty_rows_lists_none() -> None:
+    assert make_scores().empty_rows == ()
+
+
+def test_a_tiny_row_is_not_empty() -> None:
+    values = random_values(3, 7, 7)
+    values[0, 2] *= 1e-30
+    scores = make_scores(values)
+    assert scores.empty_rows == ()
+    assert scores.normalized().values[0, 2].sum().item() == pytest.approx(1)
+
+
+def test_a_partial_map_is_normalised_over_its_sources_and_flagged() -> None:
+    scores = partial_scores()
+    assert scores.partial and scores.normalized().partial
+    assert (scores.normalized().values.sum(-1) - 1).abs().max() < 1e-14
+    assert not make_scores().partial
+
+
+# --- rollout --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("identity", [False, True])
+def test_rollout_follows_the_rule_of_the_method(identity: bool) -> None:
+    scores = make_scores(identity=identity)
+    expected = rolled_out(row_normalized(scores.values), identity)
+    assert (scores.rollout().values - expected).abs().max() < 1e-14
+    assert (scores.normalized().rollout().values - expected).abs().max() < 1e-14
+    assert scores.rollout().stage == "rollout"
+
+
+def subset_of_layers() -> Scores:
+    return make_scores(random_values(2, 7, 7), layers=(0, 1))
+
+
+def layers_out_of_order() -> Scores:
+    return make_scores(layers=(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        pytest.param(lambda: make_scores().rollout(), "rollout|rolled out", id="rolled_out_already"),
+        pytest.param(partial_scores, "partial|sources|destinations", id="partial"),
+        pytest.param(subset_of_layers, "layer", id="subset_of_layers"),
+        pytest.param(layers_out_of_order, "layer", id="layers_out_of_order"),
+        pytest.param(per_head_scores, "head", id="per_head"),
+        pytest.param(cross_scores, "sequence|cross", id="cross_attention"),
+        pytest.param(
+            cross_scores_of_other_length, "sequence|cross|partial|sources", id="cross_attention_of_other_length"
+        ),
+        pytest.param(lambda: make_scores().words(), "word", id="over_words"),
+    ],
+)
+def test_rollout_raises_and_says_why(build: Callable[[], Scores], reason: str) -> None:
+    scores = build()
+    with pytest.raises(TLVZeroError, match=f"(?i){reason}") as caught:
+        scores.rollout()
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_rollout_is_not_normalised_again() -> None:
+    """Its rows sum to one already, or were empty; either way its values stay."""
+    rollout = make_scores().rollout()
+    assert (rollout.normalized().values - rollout.values).abs().max() < 1e-14
+
+
+# --- rows -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dest", "index"), [(4, 4), (0, 0), (-1, 6), ("the", 1), ("[SEP]", 6)])
+def test_row(dest: int | str, index: int) -> None:
+    scores = make_scores()
+    assert torch.equal(scores.row(dest), scores.values[:, index])
+
+
+def test_row_of_a_partial_map_counts_in_the_sentence() -> None:
+    scores = partial_scores()
+    assert torch.equal(scores.row(4), scores.values[:, 1])
+
+
+def test_row_per_head() -> None:
+    scores = per_head_scores()
+    assert torch.equal(scores.row("the"), scores.values[:, :, 1])
+
+
+@pytest.mark.parametrize(("dest", "named"), [(7, "7"), (-8, "-8"), ("dog", "dog"), (1.5, "1.5|float"), (None, "None")])
+def test_row_that_is_not_there(dest: Any, named: str) -> None:
+    with pytest.raises(TLVZeroError, match=named) as caught:
+        make_scores().row(dest)
+    assert isinstance(caught.value, ValueError | TypeError)
+
+
+def test_row_of_a_destination_that_was_left_out() -> None:
+    with pytest.raises(TLVZeroError, match="3"):
+        partial_scores().row(3)
+
+
+def test_row_of_a_token_that_occurs_twice() -> None:
+    tokens = ("[CLS]", "the", "cat", "the", "dog", ".", "[SEP]")
+    with pytest.raises(TLVZeroError, match="the"):
+        make_scores(dest_tokens=tokens, src_tokens=tokens, word_ids=None).row("the")
+
+
+# --- words ----------------------------------------------------------------------------------------------
+
+
+def joined_by_loops(values: Tensor) -> Tensor:
+    """Summed over the sources of a word, averaged over its destinations."""
+    result = torch.zeros(*values.shape[:-2], len(GROUPS), len(GROUPS), dtype=values.dtype)
+    for row, dests in enumerate(GROUPS):
+        for column, sources in enumerate(GROUPS):
+            cells = [values[..., dest, source] for dest in dests for source in sources]
+            result[..., row, column] = sum(cells) / len(dests)
+    return result
+
+
+@pytest.mark.parametrize("stage", ["raw", "normalized", "rollout"])
+def test_words_sum_sources_and_average_destinations(stage: str) -> None:
+    scores = make_scores()
+    of_stage = scores if stage == "raw" else getattr(scores, stage)()
+    words = of_stage.words()
+    assert words.dest_tokens == words.src_tokens == WORD_LABELS
+    assert words.unit == "word"
+    assert (words.values - joined_by_loops(of_stage.values)).abs().max() < 1e-14
+
+
+def test_rows_of_words_still_sum_to_one() -> None:
+    assert (make_scores().normalized().words().values.sum(-1) - 1).abs().max() < 1e-14
+
+
+def test_words_per_head() -> None:
+    scores = per_head_scores()
+    assert (scores.words().values - joined_by_loops(scores.values)).abs().max() < 1e-14
+
+
+def test_words_of_a_partial_map() -> None:
+    scores = partial_scores()
+    words = scores.words()
+    assert words.src_tokens[:3] == ("[CLS]", "the", "scaring")
+    assert len(words.dest_tokens) == 2
+    assert (words.values.sum(-1) - scores.values.sum(-1)).abs().max() < 1e-14
+
+
+def test_words_that_are_unknown() -> None:
+    with pytest.raises(TLVZeroError, match=r"(?i)word"):
+        make_scores(word_ids=None).words()
+
+
+def test_words_of_words_are_themselves_or_an_error() -> None:
+    words = make_scores().words()
+    try:
+        again = words.words()
+    except TLVZeroError:
+        return
+    assert torch.equal(again.values, words.values)
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+def test_to_frame_has_one_line_for_each_entry() -> None:
+    scores = make_scores().normalized()
+    frame = scores.to_frame()
+    assert len(frame) == scores.values.numel()
+    assert {"layer", "dest", "src", "value", "dest_token", "src_token"} <= set(frame.columns)
+    line = frame[(frame["layer"] == 2) & (frame["dest"] == 4) & (frame["src"] == 1)]
+    assert line["value"].item() == pytest.approx(scores.values[2, 4, 1].item())
+    assert line["dest_token"].item() == "cat" and line["src_token"].item() == "the"
+
+
+def test_to_frame_of_a_partial_map_counts_in_the_sentence() -> None:
+    scores = partial_scores()
+    frame = scores.to_frame()
+    assert set(frame["dest"]) == {1, 4} and set(frame["src"]) == {0, 1, 2, 3, 4}
+    line = frame[(frame["layer"] == 1) & (frame["dest"] == 4) & (frame["src"] == 3)]
+    assert line["value"].item() == pytest.approx(scores.values[1, 1, 3].item())
+
+
+def test_to_frame_per_head() -> None:
+    scores = per_head_scores()
+    frame = scores.to_frame()
+    line = frame[(frame["layer"] == 1) & (frame["head"] == 1) & (frame["dest"] == 2) & (frame["src"] == 6)]
+    assert line["value"].item() == pytest.approx(scores.values[1, 1, 2, 6].item())
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+SAVED: list[Any] = [
+    pytest.param(make_scores, id="raw"),
+    pytest.param(lambda: make_scores().normalized(), id="normalized"),
+    pytest.param(lambda: make_scores().rollout(), id="rollout"),
+    pytest.param(lambda: make_scores(identity=True), id="identity"),
+    pytest.param(partial_scores, id="partial"),
+    pytest.param(per_head_scores, id="per_head"),
+    pytest.param(lambda: make_scores().words(), id="words"),
+    pytest.param(lambda: make_scores(random_values(3, 7, 7, dtype=torch.float32)), id="float32"),
+    pytest.param(lambda: make_scores(random_values(3, 7, 7).transpose(1, 2)), id="not_contiguous"),
+    pytest.param(
+        lambda: make_scores(dest_tokens=("é", "<script>", '"', "\\", "\n", "日本", "👋"), word_ids=None),
+        id="odd_tokens",
+    ),
+]
+LABELS = (
+    "method",
+    "layers",
+    "dest_tokens",
+    "src_tokens",
+    "dest_positions",
+    "src_positions",
+    "n_layers",
+    "n_positions",
+    "heads",
+    "word_ids",
+    "identity",
+    "stage",
+    "unit",
+    "partial",
+    "empty_rows",
+)
+
+
+@pytest.mark.parametrize("build", SAVED)
+def test_save_and_load_give_the_same_scores(build: Callable[[], Scores], tmp_path: Path) -> None:
+    scores = build()
+    scores.save(tmp_path / "scores.safetensors")
+    again = Scores.load(tmp_path / "scores.safetensors")
+    assert torch.equal(again.values, scores.values) and again.values.dtype == scores.values.dtype
+    for label in LABELS:
+        assert getattr(again, label) == getattr(scores, label), label
+    assert dict(again.metadata) == json.loads(json.dumps(dict(scores.metadata)))
+
+
+def test_what_was_loaded_works_on(tmp_path: Path) -> None:
+    scores = make_scores()
+    scores.save(tmp_path / "scores.safetensors")
+    again = Scores.load(str(tmp_path / "scores.safetensors"))
+    assert torch.equal(again.rollout().values, scores.rollout().values)
+    assert again.words().dest_tokens == WORD_LABELS
+
+
+def test_the_file_is_safetensors_and_json_and_no_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    make_scores().save(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert any(torch.equal(tensor, make_scores().values) for tensor in tensors.values())
+    assert any("made up" in json.dumps(json.loads(text)) for text in header.values() if text.startswith("{"))
+    with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError)):
+        pickle.loads(path.read_bytes())
+
+
+def test_saving_overwrites_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    make_scores(random_values(3, 7, 7, seed=1)).save(path)
+    make_scores().save(path)
+    assert torch.equal(Scores.load(path).values, make_scores().values)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["scores.safetensors"]
+
+
+class Bomb:
+    """Unpickling it would show."""
+
+    exploded = False
+
+    def __reduce__(self) -> Any:
+        return (_explode, ())
+
+
+def _explode() -> None:
+    Bomb.exploded = True
+
+
+def _pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Bomb()))
+
+
+def _torch_pickle(path: Path) -> None:
+    torch.save({"values": torch.zeros(1, 2, 2), "bomb": Bomb()}, path)
+
+
+def _truncated(path: Path) -> None:
+    make_scores().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _header_only(path: Path) -> None:
+    make_scores().save(path)
+    path.write_bytes(path.read_bytes()[:64])
+
+
+def _other_safetensors(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"values": torch.zeros(1, 2, 2)}, path)
+
+
+def _other_safetensors_with_metadata(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"values": torch.zeros(1, 2, 2)}, path, metadata={"format": "pt"})
+
+
+def _values_of_another_shape(path: Path) -> None:
+    """A real header on values that do not fit it."""
+    from safetensors.torch import save_file
+
+    make_scores().save(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        header, names = file.metadata(), list(file.keys())
+    save_file({name: torch.zeros(2, 3, 3) for name in names}, path, metadata=header)
+
+
+NO_SCORES: list[Any] = [
+    pytest.param(_pickle, id="pickle"),
+    pytest.param(_torch_pickle, id="torch_save"),
+    pytest.param(_truncated, id="truncated"),
+    pytest.param(_header_only, id="cut_in_the_header"),
+    pytest.param(_other_safetensors, id="other_safetensors"),
+    pytest.param(_other_safetensors_with_metadata, id="other_safetensors_with_metadata"),
+    pytest.param(_values_of_another_shape, id="values_of_another_shape"),
+    pytest.param(lambda path: path.write_text("layer,dest,src\n"), id="text"),
+    pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+    pytest.param(lambda path: path.mkdir(), id="folder"),
+    pytest.param(lambda path: None, id="missing"),
+    pytest.param(lambda path: np.save(path.open("wb"), np.zeros(3)), id="npy"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("write", NO_SCORES)
+def test_a_file_that_is_no_scores_is_refused(write: Callable[[Path], Any], tmp_path: Path) -> None:
+    path = tmp_path / "given.safetensors"
+    write(path)
+    with pytest.raises(TLVZeroError, match=r"given\.safetensors") as caught:
+        Scores.load(path)
+    assert isinstance(caught.value, ValueError)
+    assert not Bomb.exploded
+
+
+def _in_a_missing_folder(folder: Path) -> Path:
+    return folder / "missing" / "scores.safetensors"
+
+
+def _a_folder(folder: Path) -> Path:
+    (folder / "scores.safetensors").mkdir()
+    return folder / "scores.safetensors"
+
+
+def _under_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("text")
+    return folder / "file" / "scores.safetensors"
+
+
+@pytest.mark.parametrize("choose", [_in_a_missing_folder, _a_folder, _under_a_file])
+def test_an_output_path_that_cannot_be_written(choose: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = choose(tmp_path)
+    before = sorted(str(entry) for entry in tmp_path.rglob("*"))
+    with pytest.raises(TLVZeroError, match=r"scores\.safetensors") as caught:
+        make_scores().save(path)
+    assert isinstance(caught.value, ValueError)
+    assert sorted(str(entry) for entry in tmp_path.rglob("*")) == before
+
+
+# --- shown and checked ----------------------------------------------------------------------------------
+
+
+def test_repr_is_short_and_says_what_it_is() -> None:
+    text = repr(make_scores().normalized())
+    assert "Scores" in text and "value_zeroing" in text and "normalized" in text
+    assert "3" in text and "7" in text
+    assert len(text) < 500
+
+
+def test_a_notebook_gets_a_rich_representation() -> None:
+    bundle = make_scores()._repr_mimebundle_()
+    assert "text/plain" in bundle
+    assert any(kind != "text/plain" for kind in bundle)
+
+
+def test_a_notebook_escapes_tokens() -> None:
+    token = "<script>alert(1)</script>"
+    tokens = (token, *TOKENS[1:])
+    bundle = make_scores(dest_tokens=tokens, src_tokens=tokens)._repr_mimebundle_()
+    assert token not in bundle.get("text/html", "")
+
+
+def test_scores_are_not_changed_in_place() -> None:
+    with pytest.raises(AttributeError):
+        make_scores().method = "attention"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"layers": (0, 1)}, id="too_few_layers"),
+        pytest.param({"dest_tokens": TOKENS[:3]}, id="too_few_dest_tokens"),
+        pytest.param({"src_positions": (0, 1)}, id="too_few_src_positions"),
+        pytest.param({"heads": (0, 1)}, id="heads_without_an_axis"),
+    ],
+)
+def test_labels_that_do_not_fit_the_values_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises((TLVZeroError, ValueError, TypeError)):
+        make_scores(**changes)
+
+
+def test_replace_keeps_the_checks() -> None:
+    with pytest.raises((TLVZeroError, ValueError, TypeError)):
+        replace(make_scores(), values=random_values(2, 7, 7))
+
+
+def test_scores_is_a_public_name() -> None:
+    assert tl_vzero.Scores is Scores

@@ -1,0 +1,250 @@
+"""The closed form against the hook engine, and when it must stand back."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from support import golden, references
+from support.models import HF_BUILDERS, MOST_ROUTES, VOCABULARY, build, hf_bert, loaded, randomise
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+import tl_vzero
+from tl_vzero.errors import InputError, ModelError
+from tl_vzero.models.blocks import ACTIVATIONS
+from tl_vzero.zeroing import closed_form
+
+IDS = torch.tensor([5, 17, 42, 8, 8, 31, 3, 59, 1, 20, 11])
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+GROUPED = {**SHAPE, "num_key_value_heads": 2, "head_dim": 8}
+MORE = {
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**GROUPED)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4)),
+}
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"per_head": True},
+    {"heads": [1]},
+    {"heads": [1, 0], "per_head": True},
+    {"sources": [7, 2, 3], "destinations": [9, 4]},
+    {"destinations": [5], "layers": [-1, 0]},
+    {"distance": "euclidean"},
+    {"distance": lambda clean, changed: (clean - changed).abs().amax(-1)},
+]
+
+
+def maps(model: Any, engine: str, ids: Tensor = IDS, **options: Any) -> Tensor:
+    scores = tl_vzero.value_zeroing(model, ids, engine=engine, **options)
+    assert scores.metadata["engine"] == engine
+    return scores.values.double()
+
+
+def model_in_float64(architecture: str) -> Any:
+    hf_model = randomise(MORE[architecture](), 1) if architecture in MORE else HF_BUILDERS[architecture](1)
+    return tl_vzero.load_model(hf_model, dtype=torch.float64)
+
+
+def assert_same(closed: Tensor, hooked: Tensor, tolerance: float) -> None:
+    assert torch.equal(closed == 0, hooked == 0)
+    assert ((closed - hooked).abs() <= tolerance * hooked.abs().amax()).all()
+
+
+@pytest.mark.parametrize("architecture", [*HF_BUILDERS, *MORE])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "all")
+def test_equals_the_hook_engine_on_every_recognised_architecture(architecture: str, options: dict[str, Any]) -> None:
+    model = model_in_float64(architecture)
+    # Hugging Face's RMSNorm computes in float32 inside a float64 model.
+    tolerance = 1e-11 if architecture in ("bert", "gpt2", "neox") else 1e-6
+    assert_same(maps(model, "closed_form", **options), maps(model, "hooks", **options), tolerance)
+
+
+@pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
+def test_equals_the_hook_engine_in_every_model_class(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    hooked = maps(model, "hooks")
+    assert ((maps(model, "closed_form") - hooked).abs() <= 1e-4 * hooked + 1e-7).all()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "gemma2"])
+def test_the_routes_give_one_answer(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_in_float64(architecture)
+    answers = []
+    for route in ("direct", "factored", "folded"):
+        monkeypatch.setattr(closed_form, "_cheapest_route", lambda *_, route=route: route)
+        scores = tl_vzero.value_zeroing(model, IDS, engine="closed_form")
+        assert scores.metadata["routes"] == [route] * 3
+        answers.append(scores.values)
+    for other in answers[1:]:
+        assert torch.allclose(answers[0], other, rtol=1e-9, atol=0)
+
+
+def test_the_cheapest_route_changes_with_the_work() -> None:
+    model = tl_vzero.load_model(
+        randomise(BertForMaskedLM(BertConfig(**{**SHAPE, "hidden_size": 32, "num_attention_heads": 8})), 0)
+    )
+    one = tl_vzero.value_zeroing(model, IDS, destinations=[0], engine="closed_form")
+    whole = tl_vzero.value_zeroing(model, IDS.repeat(5), engine="closed_form")
+    assert one.metadata["routes"] == ["direct"] * 3
+    assert set(whole.metadata["routes"]) < {"factored", "folded"}
+
+
+@pytest.mark.parametrize(
+    "activation", [name for name in ACTIVATIONS if name not in ("solu", "gelu_fast", "swish", "relu2")]
+)
+def test_every_activation(activation: str) -> None:
+    hf_model = randomise(BertForMaskedLM(BertConfig(**SHAPE, hidden_act=activation)), 2)
+    model = tl_vzero.load_model(hf_model, dtype=torch.float64)
+    assert_same(maps(model, "closed_form"), maps(model, "hooks"), 1e-10)
+
+
+@pytest.mark.parametrize("memory_mb", [0.001, 0.05, 1.0])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_the_memory_budget_changes_nothing(architecture: str, memory_mb: float) -> None:
+    model = model_in_float64(architecture)
+    expected = maps(model, "closed_form")
+    assert torch.allclose(maps(model, "closed_form", memory_mb=memory_mb), expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("memory_mb", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_memory_budget_that_is_none(memory_mb: Any) -> None:
+    with pytest.raises(tl_vzero.TLVZeroError, match="memory_mb"):
+        tl_vzero.value_zeroing(loaded(hf_bert()), IDS, memory_mb=memory_mb)
+
+
+def test_a_batch_of_sentences_of_several_lengths_equals_the_sentences_alone() -> None:
+    model = model_in_float64("bert")
+    lengths = [3, 7, 1, 7, 11]
+    ids = torch.nn.utils.rnn.pad_sequence([IDS[:n] for n in lengths], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(n) for n in lengths], batch_first=True)
+    together = tl_vzero.value_zeroing(model, ids, attention_mask=mask, engine="closed_form")
+    for length, scores in zip(lengths, together, strict=True):
+        assert torch.allclose(scores.values, maps(model, "closed_form", IDS[:length]), rtol=1e-9, atol=1e-18)
+
+
+def test_final_norm() -> None:
+    model = model_in_float64("gpt2")
+    assert_same(maps(model, "closed_form", final_norm=True), maps(model, "hooks", final_norm=True), 1e-11)
+
+
+def faint(hf_model: Any, factor: float) -> Any:
+    """A model whose heads write little, so that distances are small."""
+    for block in references.blocks_of(hf_model):
+        block.attention.output.dense.weight.data *= factor
+    return hf_model
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-2, 1e-3])
+def test_float32_keeps_the_digits_of_small_distances(factor: float) -> None:
+    hf_model = faint(hf_bert(width=64, heads=4), factor)
+    expected = references.value_zeroing(hf_model.double(), IDS)
+    closed = maps(tl_vzero.load_model(hf_model.float()), "closed_form")
+    relative = (closed - expected).abs() / expected
+    assert (relative[expected >= 1e-8] <= 1e-4).all()
+    assert (relative[(expected >= 1e-10) & (expected < 1e-8)] <= 1e-3).all()
+    assert (references.row_normalized(closed) - references.row_normalized(expected)).abs().max() <= 5e-6
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
+def test_half_precision_models_are_computed_in_float32(dtype: torch.dtype, tolerance: float) -> None:
+    hf_model = hf_bert(width=64, heads=4).to(dtype)
+    scores = tl_vzero.value_zeroing(tl_vzero.load_model(hf_model), IDS)
+    assert scores.metadata["engine"] == "closed_form"
+    expected = references.row_normalized(references.value_zeroing(hf_model.double(), IDS))
+    assert (scores.normalized().values.double() - expected).abs().max() <= tolerance
+
+
+def doubled(activation: Tensor, hook: Any) -> Tensor:
+    return 2 * activation
+
+
+@pytest.mark.parametrize("site", ["blocks.1.attn.hook_z", "blocks.1.attn.hook_v", "blocks.0.hook_out"])
+def test_a_hook_of_the_users_sends_the_call_to_the_hook_engine(site: str) -> None:
+    model = loaded(hf_bert())
+    clean = maps(model, "closed_form")
+    with model.hooks(fwd_hooks=[(site, doubled)]):
+        steered = tl_vzero.value_zeroing(model, IDS)
+        assert steered.metadata["engine"] == "hooks"
+        assert "hooks act" in steered.metadata["engine_reason"]
+        assert torch.equal(steered.values.double(), maps(model, "hooks"))
+        with pytest.raises(ModelError, match="hooks act"):
+            tl_vzero.value_zeroing(model, IDS, engine="closed_form")
+    assert torch.equal(maps(model, "closed_form"), clean)
+
+
+class Doubled(nn.Module):
+    """A module whose output is twice another's."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        return 2 * self.inner(*inputs, **keywords)
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_a_replaced_module_falls_back_and_says_so(seen_before: bool) -> None:
+    model = loaded(hf_bert())
+    if seen_before:
+        maps(model, "closed_form")
+    layer = model.original_model.bert.encoder.layer[1]
+    layer.intermediate.intermediate_act_fn = Doubled(nn.GELU())
+    scores = tl_vzero.value_zeroing(model, IDS)
+    assert scores.metadata["engine"] == "hooks"
+    assert "block 1" in scores.metadata["engine_reason"]
+    assert torch.equal(scores.values.double(), maps(model, "hooks"))
+    with pytest.raises(ModelError, match="block 1"):
+        tl_vzero.value_zeroing(model, IDS, engine="closed_form")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_edited_weights_are_seen_at_once(architecture: str) -> None:
+    model = model_in_float64(architecture)
+    before = maps(model, "closed_form")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data.mul_(1.1)
+    after = maps(model, "closed_form")
+    assert not torch.allclose(before, after)
+    assert_same(after, maps(model, "hooks"), 1e-6)
+
+
+def test_a_copy_of_the_model() -> None:
+    model = loaded(hf_bert())
+    maps(model, "closed_form")
+    assert torch.equal(maps(copy.deepcopy(model), "closed_form"), maps(model, "closed_form"))
+
+
+def test_an_unknown_engine_is_named() -> None:
+    with pytest.raises(InputError, match="did you mean 'closed_form'"):
+        tl_vzero.value_zeroing(loaded(hf_bert()), IDS, engine="closed-form")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_minilm_golden(number: int) -> None:
+    expected = golden.read(golden.files("value_zeroing_minilm_s*.npz")[number])
+    model = tl_vzero.load_model("all-MiniLM-L6-v2")
+    scores = tl_vzero.value_zeroing(model, golden.tensor(expected["input_ids"]).long(), engine="closed_form")
+    difference = scores.normalized().values.double() - golden.tensor(expected["normalized"])
+    assert difference.abs().max() <= 5e-6
