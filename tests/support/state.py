@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jaxtyping
 import torch
 from support.models import logits_of
 from torch import Tensor, nn
@@ -91,3 +92,17 @@ def left_as_found(*models: nn.Module) -> Iterator[None]:
         after = snapshot(model)
         for part in each:
             assert_same(each[part], after[part], part)
+
+
+@contextmanager
+def type_checks_off() -> Iterator[None]:
+    """Within, the run-time type checks of the test run are off, as they are for users.
+
+    They would refuse a wrong type before the package's own check, which is the thing to test.
+    """
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)

@@ -1,7 +1,7 @@
 """Bad input: an error that says what was given and what is expected, and a model that is left as it was."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from support.models import (
     third_party_warnings_ignored,
     tokenizer,
 )
-from support.state import left_as_found
+from support.state import left_as_found, type_checks_off
 from torch import Tensor, nn
 
 import tl_vzero
@@ -32,6 +32,12 @@ ROUTES = [
     pytest.param("HookedEncoder", "bert", id="HookedEncoder"),
     pytest.param("HookedTransformer", "gpt2", id="HookedTransformer"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def as_for_users() -> Iterator[None]:
+    with type_checks_off():
+        yield
 
 
 @cache

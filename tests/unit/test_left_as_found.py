@@ -79,8 +79,7 @@ def test_after_the_very_first_use(route: str, architecture: str) -> None:
         run(model)
 
 
-@pytest.mark.parametrize("call", [1, 2])
-@pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
+@pytest.mark.parametrize(("error", "call"), [(StoppedError, 1), (KeyboardInterrupt, 1), (KeyboardInterrupt, 2)])
 @each_route
 def test_after_a_distance_that_raises(route: str, architecture: str, error: type[BaseException], call: int) -> None:
     _, model = build(route, architecture)
@@ -88,8 +87,7 @@ def test_after_a_distance_that_raises(route: str, architecture: str, error: type
         run(model, distance=raising(error, call), batch_size=2)
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4])
-@pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
+@pytest.mark.parametrize(("error", "call"), [(StoppedError, 1), *((KeyboardInterrupt, call) for call in range(1, 5))])
 @pytest.mark.parametrize("permanent", [False, True])
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 def test_after_a_user_hook_that_raises(

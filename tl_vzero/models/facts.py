@@ -1,6 +1,7 @@
 """What tl_vzero knows of a model beyond the model itself: its name, tokenizer and head."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -50,6 +51,7 @@ def context_length(model: nn.Module) -> int | None:
     return int(length) if length and length > 0 else None
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """The versions of the packages that decide the scores."""
     others = {name: version(name) for name in ("torch", "transformer-lens", "transformers")}

@@ -27,7 +27,7 @@ from tl_vzero.distance import cosine_of_change, wide_dtype
 from tl_vzero.models.blocks import BlockWeights
 from tl_vzero.zeroing.forms import CleanForm, recognise
 from tl_vzero.zeroing.packing import Column
-from tl_vzero.zeroing.pairs import Measure, PairZeroing, Route, SentencePart
+from tl_vzero.zeroing.pairs import Measure, PairZeroing, Route, SentencePart, Workspace
 from tl_vzero.zeroing.reach import reached
 from tl_vzero.zeroing.request import Request
 
@@ -64,6 +64,7 @@ def closed_form_layer(
     request: Request,
     *,
     memory_mb: float,
+    workspace: Workspace,
     final_norm: nn.Module | None = None,
 ) -> tuple[list[Float[Tensor, "sentence map dest src"]], Route] | None:
     """Raw maps of one layer for several groups of sentences, and the route taken; None if not recognised.
@@ -85,7 +86,7 @@ def closed_form_layer(
     measure = _measure(request, final_norm)
     for index, chosen in enumerate(query_heads):
         parts = _parts(groups, chosen, members, weights.w_o.dtype)
-        zeroing = PairZeroing(weights, form, parts, chosen, route, memory_mb)
+        zeroing = PairZeroing(weights, form, parts, chosen, route, memory_mb, workspace)
         for segment, change in zeroing.changes(columns[index]):
             part = parts[segment.columns[0].sentence]
             own = slice(part.first_row + segment.low, part.first_row + segment.high)

@@ -15,6 +15,7 @@ from tl_vzero.models.blocks import acted_on, block_weights, structure
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.closed_form import Group, closed_form_layer, compute_dtype
 from tl_vzero.zeroing.hooked import hooked_maps
+from tl_vzero.zeroing.pairs import Workspace
 from tl_vzero.zeroing.request import Request, default_request
 
 EngineName = Literal["auto", "hooks", "closed_form"]
@@ -110,6 +111,7 @@ def _closed_maps(
     """Maps and routes, or the reason why there are none."""
     by_layer: list[list[Tensor]] = []
     routes: list[str] = []
+    workspace = Workspace()
     for layer in request.layers:
         blocks = [batch.clean[layer] for batch in batches]
         weights = block_weights(model, layer, compute_dtype(blocks[0].output))
@@ -118,7 +120,9 @@ def _closed_maps(
         groups = [Group(block, b.sources, b.destinations) for block, b in zip(blocks, batches, strict=True)]
         heads = request.heads if request.heads is not None else tuple(range(blocks[0].value.shape[2]))
         norm = final_norm if layer == sites.n_layers - 1 else None
-        made = closed_form_layer(weights, groups, heads, request, memory_mb=request.memory_mb, final_norm=norm)
+        made = closed_form_layer(
+            weights, groups, heads, request, memory_mb=request.memory_mb, workspace=workspace, final_norm=norm
+        )
         if made is None:
             return f"block {layer} is of no known form: its weights do not explain its output"
         by_layer.append(made[0])

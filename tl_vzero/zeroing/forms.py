@@ -10,7 +10,7 @@ x is the block's input, o its attention's output, delta what o loses when a valu
 A block is of a form if that form, computed from its weights, gives the output that the block really gave.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.models.blocks import BlockWeights, Norm
+
+PROBE_ROWS = 4
 
 FormName = Literal["post_norm", "pre_norm", "sandwich", "parallel"]
 
@@ -67,6 +69,9 @@ class CleanForm:
     last: NormState | None = None
 
 
+FormBuilder = Callable[[BlockWeights, Tensor, Tensor], CleanForm | None]
+
+
 def recognise(
     weights: BlockWeights,
     block_input: Float[Tensor, "token feature"],
@@ -75,25 +80,21 @@ def recognise(
     tolerance: float,
 ) -> CleanForm | None:
     """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is."""
-    scale = block_output.square().mean().sqrt()
-    for form in _candidates(weights, block_input, attention_output):
-        if (form.output - block_output).square().mean().sqrt() <= tolerance * scale:
-            return form
+    whole = (block_input, attention_output, block_output)
+    # A few rows tell the forms apart; the one that fits them must then fit all.
+    few = [rows[:PROBE_ROWS] for rows in whole]
+    for build in _BUILDERS:
+        if _fits(build(weights, *few[:2]), few[2], tolerance):
+            form = build(weights, *whole[:2])
+            return form if _fits(form, whole[2], tolerance) else None
     return None
 
 
-def _candidates(w: BlockWeights, x: Tensor, o: Tensor) -> Iterator[CleanForm]:
-    """Every form that the weights allow, likeliest first."""
-    middle = x + o
-    if w.norm1_post is not None and w.norm2_post is not None and w.norm2 is not None:
-        yield from _sandwich(w, x, o, w.norm1_post, w.norm2, w.norm2_post)
-        return
-    if w.norm1 is not None and w.norm2 is not None:
-        yield from _pre_norm(w, middle, w.norm2)
-        yield from _post_norm(w, middle, w.norm1, w.norm2)
-    for norm in (w.norm2, w.norm1):
-        if norm is not None:
-            yield from _parallel(w, x, middle, norm)
+def _fits(form: CleanForm | None, block_output: Tensor, tolerance: float) -> bool:
+    if form is None:
+        return False
+    scale = block_output.square().mean().sqrt()
+    return bool((form.output - block_output).square().mean().sqrt() <= tolerance * scale)
 
 
 def _mlp(w: BlockWeights, read: Tensor) -> MlpState | None:
@@ -111,35 +112,47 @@ def _affine(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     return rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
 
 
-def _pre_norm(w: BlockWeights, middle: Tensor, norm2: Norm) -> Iterator[CleanForm]:
-    first = NormState.of(norm2, middle)
+def _pre_norm(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
+    if w.norm2 is None or w.norm2_post is not None:
+        return None
+    first = NormState.of(w.norm2, x + o)
     mlp = _mlp(w, first.output())
-    if mlp is not None:
-        yield CleanForm("pre_norm", middle + mlp.output, first=first, mlp=mlp)
+    return None if mlp is None else CleanForm("pre_norm", x + o + mlp.output, first=first, mlp=mlp)
 
 
-def _post_norm(w: BlockWeights, middle: Tensor, norm1: Norm, norm2: Norm) -> Iterator[CleanForm]:
-    first = NormState.of(norm1, middle)
+def _post_norm(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
+    if w.norm1 is None or w.norm2 is None:
+        return None
+    first = NormState.of(w.norm1, x + o)
     read = first.output()
     mlp = _mlp(w, read)
-    if mlp is not None:
-        last = NormState.of(norm2, read + mlp.output)
-        yield CleanForm("post_norm", last.output(), first=first, mlp=mlp, last=last)
+    if mlp is None:
+        return None
+    last = NormState.of(w.norm2, read + mlp.output)
+    return CleanForm("post_norm", last.output(), first=first, mlp=mlp, last=last)
 
 
-def _sandwich(
-    w: BlockWeights, x: Tensor, o: Tensor, norm1_post: Norm, norm2: Norm, norm2_post: Norm
-) -> Iterator[CleanForm]:
-    first = NormState.of(norm1_post, o)
+def _sandwich(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
+    if w.norm1_post is None or w.norm2 is None or w.norm2_post is None:
+        return None
+    first = NormState.of(w.norm1_post, o)
     middle = x + first.output()
-    between = NormState.of(norm2, middle)
+    between = NormState.of(w.norm2, middle)
     mlp = _mlp(w, between.output())
-    if mlp is not None:
-        last = NormState.of(norm2_post, mlp.output)
-        yield CleanForm("sandwich", middle + last.output(), first, between, mlp, last)
+    if mlp is None:
+        return None
+    last = NormState.of(w.norm2_post, mlp.output)
+    return CleanForm("sandwich", middle + last.output(), first, between, mlp, last)
 
 
-def _parallel(w: BlockWeights, x: Tensor, middle: Tensor, norm: Norm) -> Iterator[CleanForm]:
-    mlp = _mlp(w, NormState.of(norm, x).output())
-    if mlp is not None:
-        yield CleanForm("parallel", middle + mlp.output)
+def _parallel(norm_name: str) -> FormBuilder:
+    def build(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
+        norm: Norm | None = getattr(w, norm_name)
+        mlp = None if norm is None else _mlp(w, NormState.of(norm, x).output())
+        return None if mlp is None else CleanForm("parallel", x + o + mlp.output)
+
+    return build
+
+
+# A parallel MLP may read a norm of its own or attention's.
+_BUILDERS: tuple[FormBuilder, ...] = (_sandwich, _pre_norm, _post_norm, _parallel("norm2"), _parallel("norm1"))

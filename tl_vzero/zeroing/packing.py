@@ -37,35 +37,30 @@ def segments_of(columns: Sequence[Column], max_rows: int) -> Iterator[Segment]:
     triangle is cut into thin strips.
     """
     group: list[Column] = []
+    low = high = wanted = 0
     start = 0
     for number, column in enumerate(columns):
         if column.low >= column.high:
             continue
-        if group and not _fits(group, column, number - start, max_rows):
-            yield from _rectangles(group, start, max_rows)
-            group = []
-        if not group:
-            start = number
+        new_low, new_high = min(low, column.low), max(high, column.high)
+        new_wanted = wanted + column.high - column.low
+        area = (new_high - new_low) * (len(group) + 1)
+        fits = area <= max_rows and area <= (1 + WASTE) * new_wanted
+        if not (group and fits and column.sentence == group[0].sentence and number - start == len(group)):
+            yield from _rectangles(group, start, low, high, max_rows)
+            group, start = [], number
+            new_low, new_high, new_wanted = column.low, column.high, column.high - column.low
         group.append(column)
+        low, high, wanted = new_low, new_high, new_wanted
+    yield from _rectangles(group, start, low, high, max_rows)
+
+
+def _rectangles(group: list[Column], start: int, low: int, high: int, max_rows: int) -> Iterator[Segment]:
+    """A group as one rectangle, or as several where a single column has too many destinations."""
     if group:
-        yield from _rectangles(group, start, max_rows)
-
-
-def _fits(group: Sequence[Column], column: Column, place: int, max_rows: int) -> bool:
-    if column.sentence != group[0].sentence or place != len(group):
-        return False
-    together = [*group, column]
-    height = max(c.high for c in together) - min(c.low for c in together)
-    wanted = sum(c.high - c.low for c in together)
-    area = height * len(together)
-    return area <= max_rows and area <= (1 + WASTE) * wanted
-
-
-def _rectangles(group: Sequence[Column], start: int, max_rows: int) -> Iterator[Segment]:
-    low, high = min(c.low for c in group), max(c.high for c in group)
-    step = max(1, max_rows // len(group))
-    for at in range(low, high, step):
-        yield Segment(tuple(group), start, at, min(at + step, high))
+        step = max(1, max_rows // len(group))
+        for at in range(low, high, step):
+            yield Segment(tuple(group), start, at, min(at + step, high))
 
 
 def chunks_of(segments: Iterator[Segment], max_rows: int) -> Iterator[list[Segment]]:

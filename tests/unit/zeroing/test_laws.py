@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from support import references
 from support.engines import ENGINES
@@ -37,8 +37,11 @@ N_LAYERS = 3
 TOLERANCE = {"bert": 1e-9, "gpt2": 1e-9, "neox": 1e-9, "llama": 2e-6}
 
 
-def few_examples(count: int = 5) -> Any:
-    return settings(derandomize=True, deadline=None, max_examples=count, database=None)
+def few_examples(count: int = 4) -> Any:
+    """A few small examples, the same in every run; a failing one is small already, so nothing is shrunk."""
+    return settings(
+        derandomize=True, deadline=None, max_examples=count, database=None, phases=[Phase.explicit, Phase.generate]
+    )
 
 
 @cache
@@ -69,6 +72,13 @@ def assert_close(measured: Tensor, expected: Tensor, tolerance: float) -> None:
     assert measured.shape == expected.shape
     difference = (measured.double() - expected.double()).abs().max().item()
     assert difference <= tolerance, f"off by {difference:.2e}, allowed {tolerance:.0e}"
+
+
+def assert_same_in_float32(measured: Scores, expected: Scores) -> None:
+    """The same numbers up to the rounding of float32, which differs with the shape of a batch."""
+    difference = (measured.values - expected.values).abs().double()
+    assert (difference - 1e-5 * expected.values.abs()).max() <= 1e-6
+    assert_close(measured.normalized().values, expected.normalized().values, 5e-6)
 
 
 def padded(sentences: list[list[int]], side: str, pad: int = 0) -> tuple[Tensor, Tensor]:
@@ -104,7 +114,7 @@ def test_equals_the_definition(route: str, architecture: str, engine: str, ids: 
 
 
 @pytest.mark.parametrize(("route", "architecture"), EVERY_ROUTE)
-@few_examples(4)
+@few_examples(3)
 @given(ids=IDS)
 def test_equals_the_definition_in_float32(route: str, architecture: str, ids: list[int]) -> None:
     hf_model, model = narrow_model(route, architecture)
@@ -113,7 +123,7 @@ def test_equals_the_definition_in_float32(route: str, architecture: str, ids: li
 
 
 @each_route
-@few_examples(4)
+@few_examples(3)
 @given(ids=IDS)
 def test_rollout_is_the_product_of_the_normalised_maps(route: str, architecture: str, ids: list[int]) -> None:
     _, model = wide_model(route, architecture)
@@ -188,7 +198,7 @@ def test_a_value_that_is_zero_already_makes_a_zero_column_and_listed_rows(route:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @each_route
-@few_examples(5)
+@few_examples(3)
 @given(sentences=SENTENCES, pad=st.sampled_from([0, 7]))
 def test_a_padded_batch_gives_what_each_sentence_gives(
     route: str, architecture: str, side: str, sentences: list[list[int]], pad: int
@@ -199,8 +209,7 @@ def test_a_padded_batch_gives_what_each_sentence_gives(
     assert isinstance(together, list) and len(together) == len(sentences)
     for scores, sentence in zip(together, sentences, strict=True):
         alone = scores_of(model, sentence)
-        assert_close(scores.values, alone.values, 1e-6)
-        assert_close(scores.normalized().values, alone.normalized().values, 5e-6)
+        assert_same_in_float32(scores, alone)
         assert scores.dest_tokens == alone.dest_tokens and scores.src_tokens == alone.src_tokens
 
 
@@ -227,7 +236,7 @@ def test_a_mask_of_any_number_type_works_the_same_or_is_refused(dtype: torch.dty
 
 
 @each_route
-@few_examples(5)
+@few_examples(3)
 @given(
     texts=st.lists(
         st.lists(st.sampled_from(["the", "hats", "dogs", "barking", "[MASK]", "marcus", "."]), min_size=1, max_size=6),
@@ -243,7 +252,7 @@ def test_a_list_of_strings_gives_what_each_string_gives(route: str, architecture
     for scores, sentence in zip(together, sentences, strict=True):
         alone = tl_vzero.value_zeroing(model, sentence)
         assert isinstance(alone, Scores)
-        assert_close(scores.values, alone.values, 1e-6)
+        assert_same_in_float32(scores, alone)
         assert scores.dest_tokens == alone.dest_tokens
 
 
@@ -257,6 +266,30 @@ def test_a_string_is_read_as_the_tokenizer_reads_it(route: str, architecture: st
     assert scores.words().dest_tokens == ("[CLS]", "the", "dogs", "barking", "near", "marcus", ".", "[SEP]")
 
 
+@pytest.mark.parametrize(("route", "architecture"), [("load_model", "bert"), ("HookedEncoder", "bert")])
+def test_ids_and_text_have_the_same_labels_and_words(route: str, architecture: str) -> None:
+    _, model = narrow_model(route, architecture)
+    text = "the dogs barking near [MASK] ."
+    of_text = tl_vzero.value_zeroing(model, text)
+    of_ids = scores_of(model, tokenizer()(text)["input_ids"])
+    assert of_ids.dest_tokens == of_text.dest_tokens
+    assert of_ids.words().dest_tokens == of_text.words().dest_tokens
+    assert of_text.words().dest_tokens == ("[CLS]", "the", "dogs", "barking", "near", "[MASK]", ".", "[SEP]")
+
+
+@pytest.mark.parametrize(("route", "architecture"), [("load_model", "bert"), ("HookedEncoder", "bert")])
+def test_a_word_outside_the_vocabulary_shows_as_it_was_written(route: str, architecture: str) -> None:
+    _, model = narrow_model(route, architecture)
+    scores = tl_vzero.value_zeroing(model, "the Zyxwv <script> dog")
+    assert "Zyxwv" in scores.dest_tokens and "dog" in scores.dest_tokens
+    assert "Zyxwv" in scores.words().src_tokens
+
+
+def test_a_progress_bar_changes_no_number() -> None:
+    _, model = narrow_model("load_model", "bert")
+    assert torch.equal(scores_of(model, [2, 5, 3], progress=True).values, scores_of(model, [2, 5, 3]).values)
+
+
 def test_what_comes_as_a_list_goes_as_a_list() -> None:
     _, model = narrow_model("load_model", "bert")
     assert isinstance(tl_vzero.value_zeroing(model, "the dog"), Scores)
@@ -268,7 +301,7 @@ def test_what_comes_as_a_list_goes_as_a_list() -> None:
 
 @each_engine
 @each_route
-@few_examples(5)
+@few_examples(3)
 @given(ids=IDS, batch_size=st.integers(1, 12))
 def test_the_batch_size_changes_nothing(
     route: str, architecture: str, engine: str, ids: list[int], batch_size: int
@@ -285,7 +318,7 @@ def test_the_batch_size_changes_nothing_in_float32(route: str, architecture: str
     ids = [2, 5, 9, 10, 11, 12, 18, 14, 3]
     whole = scores_of(model, ids)
     for batch_size in (1, 2, 5, 8, 100):
-        assert_close(scores_of(model, ids, batch_size=batch_size).values, whole.values, 1e-6)
+        assert_same_in_float32(scores_of(model, ids, batch_size=batch_size), whole)
 
 
 def test_the_batch_size_changes_nothing_for_several_sentences() -> None:
@@ -310,7 +343,7 @@ def test_a_sentence_as_long_as_the_context() -> None:
 
 
 @each_route
-@few_examples(4)
+@few_examples(3)
 @given(ids=IDS)
 def test_hooks_for_no_position_leave_the_logits_bit_identical(route: str, architecture: str, ids: list[int]) -> None:
     _, model = narrow_model(route, architecture)
@@ -377,7 +410,7 @@ def test_an_edited_later_layer_leaves_earlier_maps_as_they_were(architecture: st
 
 @each_engine
 @each_route
-@few_examples(5)
+@few_examples(3)
 @given(
     sources=st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True).map(sorted),
     destinations=st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True).map(sorted),
@@ -501,8 +534,6 @@ def test_the_users_own_cache_gives_the_same(route: str, architecture: str) -> No
 def test_hooks_in_a_running_model_equal_the_reference(
     route: str, architecture: str, where: dict[str, list[int]]
 ) -> None:
-    if route == "HookedEncoder":
-        pytest.skip("its MLM head is TransformerLens's own; the values are compared in the next test")
     hf_model, model = wide_model(route, architecture)
     ids, positions = [2, 5, 9, 10, 3], [1, 3]
     hooks = tl_vzero.value_zeroing_hooks(model, positions=positions, **where)
