@@ -148,8 +148,9 @@ def _check_mask(ids: Tensor, mask: Tensor) -> None:
         raise InputError(
             f"attention_mask has shape {list(mask.shape)}: expected {list(ids.shape)}, the shape of the ids"
         )
-    if not torch.all((mask == 0) | (mask == 1)):
-        raise InputError("attention_mask holds other numbers than 0 and 1: expected 1 for tokens, 0 for padding")
+    other = mask[(mask != 0) & (mask != 1)]
+    if len(other):
+        raise InputError(f"attention_mask holds {other[0].item()}: expected only 1 for tokens and 0 for padding")
 
 
 def _one_run(row: int, kept: Tensor) -> tuple[int, ...]:

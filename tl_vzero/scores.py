@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
 from tl_vzero.words import Word, group_words
 
@@ -100,7 +100,8 @@ class Scores:
     def _why_no_rollout(self) -> str | None:
         if self.stage == "rollout":
             return "this is a rollout already"
-        if self.metadata.get("stack") == "cross":
+        whole = not self.partial
+        if self.metadata.get("stack") == "cross" or (whole and self.dest_tokens != self.src_tokens):
             return "a cross-attention map joins two different sequences"
         if self.heads is not None:
             return "it needs one map a layer, and this has one a head; call it on scores without per_head"
@@ -251,7 +252,10 @@ class Scores:
         from tl_vzero.files import read_scores
 
         values, labels = read_scores(path)
-        return cls._from_labels(values, labels)
+        try:
+            return cls._from_labels(values, labels)
+        except (ScoresError, TypeError, KeyError, AttributeError) as error:
+            raise FileFormatError(f"{path} is no Scores file: its labels do not fit ({error})") from error
 
     @classmethod
     def _from_labels(cls, values: Tensor, labels: dict[str, Any]) -> "Scores":

@@ -37,8 +37,9 @@ def join_pieces(pieces: Sequence[str]) -> str:
     >>> join_pieces([" scar", "##ing"])
     'scaring'
     """
-    plain = [pieces[0], *(piece.removeprefix(CONTINUATION) for piece in pieces[1:])]
-    return "".join(plain).strip() or "".join(plain)
+    plain = [pieces[0].lstrip("".join(WORD_STARTS)), *(piece.removeprefix(CONTINUATION) for piece in pieces[1:])]
+    joined = "".join(plain).strip()
+    return joined or "".join(pieces)
 
 
 def word_ids_of_pieces(pieces: Sequence[str], special: Sequence[bool]) -> tuple[int | None, ...]:

@@ -13,13 +13,22 @@ HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_back
 PROBE = [[2, 5, 6, 7, 30, 11, 3]]
 
 
+def every_module(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model by name; of a bridge, those of the Hugging Face model that it wraps too."""
+    modules = dict(model.named_modules())
+    wrapped = getattr(model, "original_model", None)
+    if isinstance(wrapped, nn.Module):
+        modules |= {f"original_model.{name}": module for name, module in wrapped.named_modules()}
+    return modules
+
+
 def torch_hooks(model: nn.Module) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """Every torch hook of every module, by (key, identity of the function), in order."""
     return {
         name: {
             table: [(key, id(function)) for key, function in getattr(module, table).items()] for table in HOOK_TABLES
         }
-        for name, module in model.named_modules()
+        for name, module in every_module(model).items()
     }
 
 
@@ -51,12 +60,17 @@ def seeded_logits(model: nn.Module) -> Tensor:
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
+    modules = every_module(model)
     return {
         "logits": seeded_logits(model),
         "torch hooks": torch_hooks(model),
         "TransformerLens hooks": lens_hooks(model),
-        "training": {name: module.training for name, module in model.named_modules()},
-        "module classes": {name: type(module) for name, module in model.named_modules()},
+        "training": {name: module.training for name, module in modules.items()},
+        "module classes": {name: type(module) for name, module in modules.items()},
+        "attention": {
+            name: getattr(getattr(module, "config", None), "_attn_implementation", None)
+            for name, module in modules.items()
+        },
         "requires_grad": {name: weight.requires_grad for name, weight in model.named_parameters()},
         "grad": {
             name: None if weight.grad is None else weight.grad.clone() for name, weight in model.named_parameters()

@@ -27,6 +27,7 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
 
     Raises ModelError for a config or weights that cannot be read, or weights that lack part of the model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     options: dict[str, Any] = {
@@ -44,13 +45,13 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{source.name!r} cannot be read as a Hugging Face model: {error}; {offline_choices()}"
+            f"{source.location!r} cannot be read as a Hugging Face model: {error}; {offline_choices()}"
         ) from error
     _name_architecture(model)
     missing = set(info["missing_keys"])
-    head = _head_from_missing(source.name, model, missing)
+    head = _head_from_missing(source.location, model, missing)
     _zero(model, missing)
     return Checkpoint(model, head)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tl_vzero.errors import InputTypeError, ModelError
+from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, Head, remember
 from tl_vzero.models.hub import Source, find_source
@@ -40,6 +40,7 @@ def load_model(
     'TransformerBridge'
     """
     wanted: object = name_or_folder_or_hf_model
+    _check_options(tokenizer, device, dtype)
     if isinstance(wanted, str | Path):
         source = find_source(str(wanted))
         checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
@@ -57,6 +58,20 @@ def load_model(
             "or an in-memory Hugging Face model"
         )
     return _boot(checkpoint, own_tokenizer, str(name), checkpoint.head)
+
+
+def _check_options(tokenizer: object, device: object, dtype: object) -> None:
+    """Check at the door what only shows deep inside otherwise; raises InputError or InputTypeError."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputTypeError(f"dtype is {dtype!r} ({type(dtype).__name__}): expected a float dtype, as torch.float32")
+    if device is not None and not isinstance(device, str | torch.device):
+        raise InputTypeError(f"device is {device!r} ({type(device).__name__}): expected a name, as 'cpu' or 'cuda'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "save_pretrained")):
+        raise InputTypeError(f"tokenizer is {type(tokenizer).__name__}: expected a Hugging Face tokenizer")
 
 
 def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, head: Head) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tl_vzero.clean import Clean, CleanBlock
 from tl_vzero.distance import wide_dtype
-from tl_vzero.errors import InputError
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.run import NamedHook, run_to
 from tl_vzero.models.sites import Sites
@@ -49,6 +49,8 @@ def value_zeroing_hooks(
     """
     sites = check_contracts(model)
     zeroed = integers("positions", positions, empty=True)
+    if zeroed is None:
+        raise InputTypeError("positions is None: expected one number or several, such as [1, 2]")
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     n_heads = value_heads(model)
     chosen_heads = chosen("heads", heads, n_heads, "values have") or tuple(range(n_heads))
