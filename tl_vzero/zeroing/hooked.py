@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.clean import Clean, CleanBlock
-from tl_vzero.distance import wide_dtype
+from tl_vzero.distance import cosine, cosine_of_change, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.run import NamedHook, run_to
@@ -160,6 +160,13 @@ def _zero_sources(copies: _Copies, heads: tuple[int, ...], request: Request) -> 
     return hook_function
 
 
+def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
+    if request.distance is not cosine or clean.dtype not in (torch.float32, torch.float64):
+        return request.distance(clean, changed)
+    # The same distance in half the passes over memory: two float32 outputs this near differ almost exactly.
+    return cosine_of_change(clean, clean - changed)
+
+
 def _measure(
     block: CleanBlock, copies: _Copies, dest: Tensor, request: Request, norm: nn.Module | None, maps: Tensor
 ) -> Any:
@@ -168,7 +175,7 @@ def _measure(
         clean = block.output[:, dest][copies.sentence]
         if norm is not None:
             clean, changed = norm(clean), norm(changed)
-        distances = request.distance(clean, changed)
+        distances = _distances(request, clean, changed)
         if not torch.isfinite(distances).all():
             raise InputError(
                 f"distance {request.distance_name} gave NaN or infinity at {hook.name}: expected finite numbers; "
