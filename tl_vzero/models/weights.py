@@ -57,11 +57,14 @@ def _quick_key(tensors: dict[str, Tensor]) -> str:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise ModelError if a weight is NaN or infinite, naming the tensors."""
+    """Raise ModelError if a parameter is NaN or infinite, naming the tensors.
+
+    Buffers are left out: an attention mask may hold minus infinity.
+    """
     bad = [
         name
-        for name, tensor in _tensors(model).items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+        for name, tensor in nn.Module.named_parameters(model)
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all()
     ]
     if bad:
         raise ModelError(
