@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs import Sentence
-from tl_vzero.models.run import NamedHook, eager_attention, run_to
+from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, run_to
 from tl_vzero.models.sites import Sites
 
 SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by less, another token by more
@@ -85,11 +85,14 @@ def clean_from_cache(
 
     first = min(layers)
     _check_same_sentences(model, sites.inputs[first], sentences, activation(sites.inputs[first]))
+    # A run with fused attention forms no pattern to cache.
+    unseen = sites.patterns[first] not in cache and has_fused_attention(model)
+    own = clean_run(model, sites, ids_of(model, sentences), layers) if unseen else {}
     return {
         layer: CleanBlock(
             activation(sites.inputs[layer]),
             activation(sites.values[layer]),
-            activation(sites.patterns[layer], pattern=True),
+            own[layer].pattern if layer in own else activation(sites.patterns[layer], pattern=True),
             activation(sites.outputs[layer]),
         )
         for layer in layers

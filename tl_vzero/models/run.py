@@ -81,6 +81,12 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
             config._attn_implementation = implementation
 
 
+def has_fused_attention(model: nn.Module) -> bool:
+    """Whether a bridge runs an attention that never forms its pattern, such as sdpa."""
+    hf_model = hf_model_of(model)
+    return hf_model is not None and bool(_attention_configs(hf_model))
+
+
 def _attention_configs(hf_model: nn.Module) -> list[Any]:
     found = {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}
     return [c for c in found.values() if getattr(c, "_attn_implementation", "eager") != "eager"]
