@@ -109,7 +109,7 @@ def _batch(model: nn.Module, sites: Sites, group: list[Sentence], request: Reque
     length = len(group[0])
     return Batch(
         ids=ids_of(model, group),
-        clean=_clean(model, sites, group, request.layers, cache),
+        clean=None if cache is None else clean_from_cache(cache, model, sites, group, request.layers),
         sources=positions_of("sources", request.sources, length),
         destinations=positions_of("destinations", request.destinations, length),
     )

@@ -42,21 +42,21 @@ def clean_run(model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int]
 
         return name, hook_function
 
-    names = [name for layer in layers for name in _names(sites, layer)]
+    names = [name for layer in layers for name in sites.at(layer)]
     with eager_attention(model):
         run_to(model, ids, [keep(name) for name in names], last=sites.outputs[max(layers)])
-    clean = {layer: CleanBlock(*(seen[name] for name in _names(sites, layer))) for layer in layers}
-    for layer, block in clean.items():
-        if not torch.isfinite(block.output).all():
-            raise ModelError(
-                f"{sites.outputs[layer]} is NaN or infinite in the clean run: check the weights, and the model's "
-                "dtype (float16 overflows easily)"
-            )
-    return clean
+    for layer in layers:
+        check_clean_output(sites.outputs[layer], seen[sites.outputs[layer]])
+    return {layer: CleanBlock(*(seen[name] for name in sites.at(layer))) for layer in layers}
 
 
-def _names(sites: Sites, layer: int) -> tuple[str, str, str, str]:
-    return sites.inputs[layer], sites.values[layer], sites.patterns[layer], sites.outputs[layer]
+def check_clean_output(name: str, output: Tensor) -> None:
+    """Raise ModelError where a block's clean output is not finite."""
+    if not torch.isfinite(output).all():
+        raise ModelError(
+            f"{name} is NaN or infinite in the clean run: check the weights, and the model's dtype (float16 "
+            "overflows easily)"
+        )
 
 
 def clean_from_cache(

@@ -116,7 +116,8 @@ def _from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
     _check_ids(model, ids)
     if mask is not None:
         _check_mask(ids, mask)
-    rows = ids if ids.ndim == 2 else ids.unsqueeze(0)
+    # Embeddings take no narrower integers.
+    rows = (ids if ids.ndim == 2 else ids.unsqueeze(0)).long()
     kept = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.reshape(rows.shape) != 0
     sentences = []
     for row, (row_ids, row_kept) in enumerate(zip(rows, kept, strict=True)):

@@ -92,7 +92,6 @@ BAD_INPUTS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Token indices sequence length")
 @pytest.mark.parametrize(("route", "architecture"), ROUTES)
 @pytest.mark.parametrize(("given", "mentions"), BAD_INPUTS)
 def test_inputs(route: str, architecture: str, given: Any, mentions: tuple[str, ...]) -> None:

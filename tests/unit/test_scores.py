@@ -437,6 +437,11 @@ def _values_of_another_shape(path: Path) -> None:
     save_file({name: torch.zeros(2, 3, 3) for name in names}, path, metadata=header)
 
 
+def _npy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
 NO_SCORES: list[Any] = [
     pytest.param(_pickle, id="pickle"),
     pytest.param(_torch_pickle, id="torch_save"),
@@ -449,11 +454,10 @@ NO_SCORES: list[Any] = [
     pytest.param(lambda path: path.write_bytes(b""), id="empty"),
     pytest.param(lambda path: path.mkdir(), id="folder"),
     pytest.param(lambda path: None, id="missing"),
-    pytest.param(lambda path: np.save(path.open("wb"), np.zeros(3)), id="npy"),
+    pytest.param(_npy, id="npy"),
 ]
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("write", NO_SCORES)
 def test_a_file_that_is_no_scores_is_refused(write: Callable[[Path], Any], tmp_path: Path) -> None:
     path = tmp_path / "given.safetensors"

@@ -43,7 +43,8 @@ def check_contracts(model: nn.Module) -> Sites:
 
 def value_heads(model: nn.Module) -> int:
     """How many heads a value has: under grouped-query attention fewer than there are query heads."""
-    check_contracts(model)
+    if model not in _VALUE_HEADS:
+        check_contracts(model)
     return _VALUE_HEADS[model]
 
 

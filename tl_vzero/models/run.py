@@ -1,6 +1,6 @@
 """Running a model with hooks, and leaving it as it was found."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -51,12 +51,16 @@ def quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, and each module's own mode again afterwards."""
     modes = [(module, module.training) for module in _all_modules(model)]
     try:
-        for module, _ in modes:
-            module.training = False
+        _set_modes((module, False) for module, _ in modes)
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
+        _set_modes(modes)
+
+
+def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:  # reading an attribute of a module is cheap, setting it is not
             module.training = training
 
 

@@ -21,6 +21,10 @@ class Sites:
     def n_layers(self) -> int:
         return len(self.values)
 
+    def at(self, layer: int) -> tuple[str, str, str, str]:
+        """The names of one block's input, value, pattern and output."""
+        return self.inputs[layer], self.values[layer], self.patterns[layer], self.outputs[layer]
+
 
 @dataclass(frozen=True)
 class _Names:

@@ -32,10 +32,10 @@ _VERIFIED: WeakKeyDictionary[nn.Module, tuple[object, bool]] = WeakKeyDictionary
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Sentences of one length: ids, clean run, and which of their positions are asked for."""
+    """Sentences of one length: ids, clean run where it is known, and which of their positions are asked for."""
 
     ids: Int[Tensor, "sentence position"]
-    clean: Clean
+    clean: Clean | None
     sources: tuple[int, ...]
     destinations: tuple[int, ...]
 
@@ -77,7 +77,8 @@ def zeroed_maps(
     if engine != "hooks":
         reason = _why_not_closed(model, sites, batches[0])
         if reason is None:
-            made = _closed_maps(model, sites, batches, request, final_norm, advance)
+            cleans = [batch.clean or clean_run(model, sites, batch.ids, request.layers) for batch in batches]
+            made = _closed_maps(model, sites, batches, cleans, request, final_norm, advance)
             if not isinstance(made, str):
                 return made[0], Used("closed_form", routes=made[1])
             reason = made
@@ -88,10 +89,10 @@ def zeroed_maps(
             model,
             sites,
             batch.ids,
-            batch.clean,
             request,
             batch.sources,
             batch.destinations,
+            clean=batch.clean,
             final_norm=final_norm,
             advance=lambda sources: advance(sources * len(request.layers)),
         )
@@ -104,6 +105,7 @@ def _closed_maps(
     model: nn.Module,
     sites: Sites,
     batches: Sequence[Batch],
+    cleans: Sequence[Clean],
     request: Request,
     final_norm: nn.Module | None,
     advance: Callable[[float], object],
@@ -113,7 +115,7 @@ def _closed_maps(
     routes: list[str] = []
     workspace = Workspace()
     for layer in request.layers:
-        blocks = [batch.clean[layer] for batch in batches]
+        blocks = [clean[layer] for clean in cleans]
         weights = block_weights(model, layer, compute_dtype(blocks[0].output))
         if weights is None:
             return f"the weights of block {layer} cannot be read in TransformerLens's layout"
@@ -148,10 +150,10 @@ def _agrees(model: nn.Module, sites: Sites, ids: Int[Tensor, "1 position"]) -> b
     whole = tuple(range(ids.shape[1]))
     clean = clean_run(model, sites, ids, request.layers)
     batch = Batch(ids, clean, whole, whole)
-    made = _closed_maps(model, sites, [batch], request, None, lambda _: None)
+    made = _closed_maps(model, sites, [batch], [clean], request, None, lambda _: None)
     if isinstance(made, str):
         return True  # not recognised: said where it is used, with the block's number
-    hooked = hooked_maps(model, sites, ids, clean, request, whole, whole)
+    hooked = hooked_maps(model, sites, ids, request, whole, whole, clean=clean)
     relative, above = SAME_SCORE.get(clean[0].output.dtype, SAME_SCORE_HALF)
     closed = made[0][0]
     large = torch.maximum(hooked, closed) > above

@@ -1,7 +1,7 @@
 """Engine 1: Value Zeroing by hooks on hook_v, for any model; the truth that the closed form is tested against.
 
-1. The clean run gives every block's input, value, pattern and output.
-2. A batch of copies of the sentences runs through the model; copy n zeroes one source's value, in all blocks.
+1. A batch of copies of the sentences runs through the model; copy n zeroes one source's value, in all blocks.
+2. The first batch starts with a clean copy of each sentence, unless the clean run is there already.
 3. Each block's input is overwritten by the clean one, so that blocks do not see one another's change.
 4. Each block's output is compared with the clean output, at every destination.
 
@@ -9,6 +9,7 @@ One forward pass a batch of copies so serves all layers. Source: Mohebbi et al. 
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.clean import Clean, CleanBlock
+from tl_vzero.clean import Clean, CleanBlock, check_clean_output
 from tl_vzero.distance import cosine, cosine_of_change, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.models.contracts import check_contracts, value_heads
-from tl_vzero.models.run import NamedHook, run_to
+from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.reach import reached
 from tl_vzero.zeroing.request import Request, chosen, integers
@@ -67,7 +68,7 @@ def value_zeroing_hooks(
 
 @dataclass(frozen=True, eq=False)
 class _Copies:
-    """A batch of copies: copy n is of sentence `sentence[n]`, its source `source[n]` is zeroed.
+    """A batch of copies, after `n_clean` clean ones: copy n is of sentence `sentence[n]`, `source[n]` is zeroed.
 
     `column[n]` is where the result goes on the source axis; `head[n]`, per head, the head zeroed.
     """
@@ -76,59 +77,88 @@ class _Copies:
     source: Int[Tensor, "copy"]
     column: Int[Tensor, "copy"]
     head: Int[Tensor, "copy"]
+    n_clean: int = 0
 
-    def part(self, start: int, stop: int) -> "_Copies":
-        return _Copies(*(t[start:stop] for t in (self.sentence, self.source, self.column, self.head)))
+    def part(self, start: int, stop: int, n_clean: int) -> "_Copies":
+        which = slice(start, stop)
+        return _Copies(self.sentence[which], self.source[which], self.column[which], self.head[which], n_clean)
 
     def __len__(self) -> int:
         return len(self.sentence)
+
+    def rows(self, per_sentence: Tensor) -> Tensor:
+        """One row a copy, the clean ones first, from one row a sentence."""
+        zeroed = per_sentence[self.sentence]
+        return torch.cat([per_sentence, zeroed]) if self.n_clean else zeroed
+
+
+class _CleanActivations:
+    """What each hook sees of the clean run: known beforehand, or taken from the clean copies of the first batch."""
+
+    def __init__(self, sites: Sites, clean: Clean | None) -> None:
+        self.sites = sites
+        self._seen: dict[str, Tensor] = {}
+        for layer, block in (clean or {}).items():
+            activations = (block.input, block.value, block.pattern, block.output)
+            self._seen.update(zip(sites.at(layer), activations, strict=True))
+
+    def at(self, name: str, activation: Tensor, copies: _Copies) -> Tensor:
+        if name not in self._seen:
+            self._seen[name] = activation[: copies.n_clean].detach()
+            if name in self.sites.outputs:
+                check_clean_output(name, self._seen[name])
+        return self._seen[name]
+
+    def block(self, layer: int) -> CleanBlock:
+        return CleanBlock(*(self._seen[name] for name in self.sites.at(layer)))
 
 
 def hooked_maps(
     model: nn.Module,
     sites: Sites,
     ids: Int[Tensor, "sentence position"],
-    clean: Clean,
     request: Request,
     sources: tuple[int, ...],
     destinations: tuple[int, ...],
     *,
+    clean: Clean | None = None,
     final_norm: nn.Module | None = None,
     advance: Callable[[float], object] = lambda copies: None,
 ) -> Float[Tensor, "sentence layer head dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the head axis is 1 long unless per head.
 
-    `clean` is their clean run; `advance` is told how many sources each batch had zeroed. An entry is exactly 0 where
-    every zeroed head's pattern or value is exactly 0.
+    `clean` is their clean run, where it is known; `advance` is told how many sources each batch had zeroed. An entry
+    is exactly 0 where every zeroed head's pattern or value is exactly 0.
     """
-    heads = _heads_of(clean, request)
+    heads = request.heads if request.heads is not None else tuple(range(value_heads(model)))
     n_maps = len(heads) if request.per_head else 1
     shape = (len(ids), len(request.layers), n_maps, len(destinations), len(sources))
     maps = torch.zeros(shape, dtype=wide_dtype(ids.device), device=ids.device)
     copies = _all_copies(len(ids), sources, n_maps, ids.device)
     size = request.batch_size or max(1, TOKENS_A_BATCH // ids.shape[1])
+    known = _CleanActivations(sites, clean)
     dest = torch.tensor(destinations, device=ids.device)
     for start in range(0, len(copies), size):
-        part = copies.part(start, start + size)
+        part = copies.part(start, start + size, n_clean=len(ids) if start == 0 and clean is None else 0)
         hooks: list[NamedHook] = []
         for index, layer in enumerate(request.layers):
             norm = final_norm if layer == sites.n_layers - 1 else None
-            block = clean[layer]
             hooks += [
-                (sites.inputs[layer], _clean_input(block, part)),
-                (sites.values[layer], _zero_sources(part, heads, request)),
-                (sites.outputs[layer], _measure(block, part, dest, request, norm, maps[:, index])),
+                (sites.inputs[layer], _clean_input(known, sites.inputs[layer], part)),
+                (sites.values[layer], _zero_sources(known, sites.values[layer], part, heads, request)),
+                (
+                    sites.outputs[layer],
+                    _measure(known, sites.outputs[layer], part, dest, request, norm, maps[:, index]),
+                ),
             ]
-        run_to(model, ids[part.sentence], hooks, last=sites.outputs[max(request.layers)])
+            if part.n_clean:
+                hooks.append((sites.patterns[layer], _look(known, sites.patterns[layer], part)))
+        with eager_attention(model) if part.n_clean else nullcontext():
+            run_to(model, part.rows(ids), hooks, last=sites.outputs[max(request.layers)])
         advance(len(part) / n_maps)
     for index, layer in enumerate(request.layers):
-        maps[:, index] *= reached(clean[layer], heads, request.per_head, destinations, sources)
+        maps[:, index] *= reached(known.block(layer), heads, request.per_head, destinations, sources)
     return maps
-
-
-def _heads_of(clean: Clean, request: Request) -> tuple[int, ...]:
-    n_heads = next(iter(clean.values())).value.shape[2]
-    return request.heads if request.heads is not None else tuple(range(n_heads))
 
 
 def _all_copies(n_sentences: int, sources: tuple[int, ...], n_maps: int, device: torch.device) -> _Copies:
@@ -140,19 +170,29 @@ def _all_copies(n_sentences: int, sources: tuple[int, ...], n_maps: int, device:
     return _Copies(grid[:, 0], source, grid[:, 1], head)
 
 
-def _clean_input(block: CleanBlock, copies: _Copies) -> Any:
-    def hook_function(_: Tensor, *, hook: Any) -> Tensor:
-        return block.input[copies.sentence]
+def _look(known: _CleanActivations, name: str, copies: _Copies) -> Any:
+    def hook_function(activation: Tensor, *, hook: Any) -> None:
+        known.at(name, activation, copies)
 
     return hook_function
 
 
-def _zero_sources(copies: _Copies, heads: tuple[int, ...], request: Request) -> Any:
+def _clean_input(known: _CleanActivations, name: str, copies: _Copies) -> Any:
+    def hook_function(activation: Tensor, *, hook: Any) -> Tensor:
+        return copies.rows(known.at(name, activation, copies))
+
+    return hook_function
+
+
+def _zero_sources(
+    known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request
+) -> Any:
     chosen_heads = torch.tensor(heads, device=copies.source.device)
-    copy = torch.arange(len(copies), device=copies.source.device).unsqueeze(1)
+    copy = copies.n_clean + torch.arange(len(copies), device=copies.source.device).unsqueeze(1)
     zeroed = chosen_heads[copies.head].unsqueeze(1) if request.per_head else chosen_heads.unsqueeze(0)
 
     def hook_function(value: Tensor, *, hook: Any) -> Tensor:
+        known.at(name, value, copies)
         value = value.clone()
         value[copy, copies.source.unsqueeze(1), zeroed] = 0
         return value
@@ -168,17 +208,23 @@ def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
 
 
 def _measure(
-    block: CleanBlock, copies: _Copies, dest: Tensor, request: Request, norm: nn.Module | None, maps: Tensor
+    known: _CleanActivations,
+    name: str,
+    copies: _Copies,
+    dest: Tensor,
+    request: Request,
+    norm: nn.Module | None,
+    maps: Tensor,
 ) -> Any:
-    def hook_function(changed: Tensor, *, hook: Any) -> None:
-        changed = changed.detach()[:, dest]
-        clean = block.output[:, dest][copies.sentence]
+    def hook_function(output: Tensor, *, hook: Any) -> None:
+        changed = output.detach()[copies.n_clean :, dest]
+        clean = known.at(name, output, copies)[:, dest][copies.sentence]
         if norm is not None:
             clean, changed = norm(clean), norm(changed)
         distances = _distances(request, clean, changed)
         if not torch.isfinite(distances).all():
             raise InputError(
-                f"distance {request.distance_name} gave NaN or infinity at {hook.name}: expected finite numbers; "
+                f"distance {request.distance_name} gave NaN or infinity at {name}: expected finite numbers; "
                 "check the distance, or the model's dtype"
             )
         maps[copies.sentence, copies.head, :, copies.column] = distances.to(maps.dtype)

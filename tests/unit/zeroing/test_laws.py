@@ -23,6 +23,7 @@ from support.models import (
     hf_bert,
     is_causal,
     loaded,
+    mask_argument,
     tokenizer,
 )
 from torch import Tensor
@@ -290,6 +291,25 @@ def test_a_progress_bar_changes_no_number() -> None:
     assert torch.equal(scores_of(model, [2, 5, 3], progress=True).values, scores_of(model, [2, 5, 3]).values)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8], ids=str)
+def test_ids_of_any_integer_type_work_or_are_refused(dtype: torch.dtype) -> None:
+    _, model = narrow_model("load_model", "bert")
+    ids = torch.tensor([2, 5, 9, 3])
+    try:
+        scores = tl_vzero.value_zeroing(model, ids.to(dtype))
+    except TLVZeroError:
+        assert dtype != torch.int64
+        return
+    assert torch.equal(scores.values, tl_vzero.value_zeroing(model, ids).values)
+
+
+def test_ids_that_are_a_view() -> None:
+    _, model = narrow_model("load_model", "bert")
+    ids = torch.tensor([2, 5, 9, 3])
+    strided = torch.stack([ids, ids], 1)[:, 0]
+    assert torch.equal(tl_vzero.value_zeroing(model, strided).values, scores_of(model, ids.tolist()).values)
+
+
 def test_what_comes_as_a_list_goes_as_a_list() -> None:
     _, model = narrow_model("load_model", "bert")
     assert isinstance(tl_vzero.value_zeroing(model, "the dog"), Scores)
@@ -440,6 +460,24 @@ def test_only_sources_or_only_destinations_are_chosen() -> None:
         scores_of(model, ids, sources=[1, 4]).rollout()
 
 
+COLLECTIONS = [range(1, 3), (1, 2), iter([1, 2])]
+
+
+@pytest.mark.parametrize("chosen", COLLECTIONS, ids=lambda each: type(each).__name__)
+def test_chosen_positions_of_any_collection(chosen: Any) -> None:
+    _, model = wide_model("load_model", "bert")
+    ids = [2, 5, 9, 3]
+    assert_close(scores_of(model, ids, sources=chosen).values, scores_of(model, ids).values[:, :, 1:3], 1e-12)
+
+
+def test_chosen_destinations_keep_the_order_of_their_labels() -> None:
+    _, model = wide_model("load_model", "bert")
+    ids = [2, 5, 9, 10, 3]
+    part = scores_of(model, ids, destinations=[3, 1])
+    assert sorted(part.dest_positions) == [1, 3]
+    assert_close(part.values, scores_of(model, ids).values[:, list(part.dest_positions)], 1e-12)
+
+
 def n_value_heads(architecture: str) -> int:
     return 2
 
@@ -527,6 +565,19 @@ def test_the_users_own_cache_gives_the_same(route: str, architecture: str) -> No
     ids = [2, 5, 9, 10, 3]
     _, clean = model.run_with_cache(torch.tensor([ids]))
     assert_close(scores_of(model, ids, cache=clean).values, scores_of(model, ids).values, 1e-12)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_a_cache_of_a_padded_batch_gives_the_same(architecture: str, side: str) -> None:
+    _, model = wide_model("load_model", architecture)
+    ids, mask = padded([[2, 5, 9, 10, 3], [2, 7, 3]], side)
+    if architecture == "bert" and side == "left":
+        pytest.skip("BERT numbers positions from the left, so a left-padded clean run is that of no sentence alone")
+    _, clean = model.run_with_cache(ids, **mask_argument(model, mask))
+    together = tl_vzero.value_zeroing(model, ids, attention_mask=mask, cache=clean)
+    for scores, alone in zip(together, tl_vzero.value_zeroing(model, ids, attention_mask=mask), strict=True):
+        assert_close(scores.values, alone.values, 1e-9)
 
 
 @each_route
@@ -627,6 +678,19 @@ def test_the_weights_hash_tells_models_apart() -> None:
     other = dict(scores_of(loaded(hf_bert(seed=2)), ids).metadata)
     (name,) = [key for key in other if "sha256" in key]
     assert same[0][name] == same[1][name] != other[name]
+
+
+@pytest.mark.parametrize(
+    "by",
+    ["in_place", "data"],
+)
+def test_the_weights_hash_follows_an_edit_of_one_weight(by: str) -> None:
+    model, ids = loaded(hf_bert()), [2, 5, 3]
+    before = scores_of(model, ids).metadata["weights_sha256"]
+    weight = dict(model.named_parameters())[next(name for name, each in model.named_parameters() if each.ndim == 2)]
+    with torch.no_grad():
+        (weight.data if by == "data" else weight)[1, 1] += 0.5
+    assert scores_of(model, ids).metadata["weights_sha256"] != before
 
 
 def test_score_by_name_gives_the_same_as_value_zeroing() -> None:
