@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.clean import Clean, clean_from_cache, clean_run, ids_of
+from tl_vzero.clean import clean_from_cache, clean_run, ids_of
 from tl_vzero.distance import Distance
 from tl_vzero.errors import InputTypeError, unknown_name
 from tl_vzero.inputs import Inputs, Sentence, encode
@@ -21,7 +22,7 @@ from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites, kind_of
 from tl_vzero.models.weights import weights_hash
 from tl_vzero.scores import Scores
-from tl_vzero.zeroing.engine import Batch, Used, check_engine, zeroed_maps
+from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
 from tl_vzero.zeroing.request import MEMORY_MB, Request, chosen, make_request, positions_of
 
 Text = str | Sequence[str] | Tensor
@@ -95,24 +96,13 @@ def value_zeroing(
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(encoded, request, progress) as bar:
         norm = final_norm_of(model, ids_of(model, encoded.sentences[:1])) if final_norm else None
-        for groups in _batches(encoded):
-            batches = [_batch(model, sites, group, request, cache) for group in groups]
-            maps, used = zeroed_maps(model, sites, batches, request, engine, final_norm=norm, advance=bar.update)
-            how = metadata | _how(used)
-            for group, group_maps in zip(groups, maps, strict=True):
-                for sentence, values in zip(group, group_maps.to(_result_dtype(model)), strict=True):
-                    scored[sentence.row] = _zeroing_scores(sites, request, sentence, values, how)
+        work = Work(model, sites, request, engine, metadata["weights_sha256"], norm, cache, bar.update)
+        for batch in _batches(encoded):
+            maps, used = zeroed_maps(work, batch)
+            for sentence, values in zip(batch, maps, strict=True):
+                own = values.to(_result_dtype(model))
+                scored[sentence.row] = _zeroing_scores(sites, request, sentence, own, metadata | _how(used))
     return _in_order(encoded, scored)
-
-
-def _batch(model: nn.Module, sites: Sites, group: list[Sentence], request: Request, cache: Any | None) -> Batch:
-    length = len(group[0])
-    return Batch(
-        ids=ids_of(model, group),
-        clean=None if cache is None else clean_from_cache(cache, model, sites, group, request.layers),
-        sources=positions_of("sources", request.sources, length),
-        destinations=positions_of("destinations", request.destinations, length),
-    )
 
 
 def _how(used: Used) -> dict[str, Any]:
@@ -125,23 +115,15 @@ def _sources_bar(encoded: Inputs, request: Request, progress: bool) -> Any:
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
 
 
-def _clean(model: nn.Module, sites: Sites, group: list[Sentence], layers: Sequence[int], cache: Any) -> Clean:
-    if cache is not None:
-        return clean_from_cache(cache, model, sites, group, layers)
-    return clean_run(model, sites, ids_of(model, group), layers)
-
-
-def _batches(encoded: Inputs) -> Iterator[list[list[Sentence]]]:
-    """Sentences that are worked on together, in groups of one length, so that no padding is ever needed."""
-    batch: list[list[Sentence]] = []
+def _batches(encoded: Inputs) -> Iterator[list[Sentence]]:
+    """Sentences that are worked on together, from short to long."""
+    batch: list[Sentence] = []
     held = 0
     for sentence in sorted(encoded.sentences, key=len):
         if batch and held + len(sentence) > TOKENS_A_BATCH:
             yield batch
             batch, held = [], 0
-        if not batch or len(batch[-1][0]) != len(sentence):
-            batch.append([])
-        batch[-1].append(sentence)
+        batch.append(sentence)
         held += len(sentence)
     yield batch
 
@@ -227,8 +209,11 @@ def attention_scores(
     metadata = _metadata(model) | {"engine": "clean run", "options": {"per_head": per_head}}
     scored: dict[int, Scores] = {}
     with quiet(model):
-        for group in (group for groups in _batches(encoded) for group in groups):
-            clean = _clean(model, sites, group, chosen_layers, cache)
+        for group in (list(group) for batch in _batches(encoded) for _, group in groupby(batch, key=len)):
+            if cache is None:
+                clean = clean_run(model, sites, ids_of(model, group), chosen_layers)
+            else:
+                clean = clean_from_cache(cache, model, sites, group, chosen_layers)
             read = attention_heads if per_head else attention
             maps = torch.stack([read(clean[layer]) for layer in chosen_layers], dim=1).to(_result_dtype(model))
             for sentence, values in zip(group, maps, strict=True):

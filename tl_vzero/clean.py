@@ -1,11 +1,11 @@
 """The clean run: what each block reads, forms and writes when nothing is zeroed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
@@ -18,21 +18,38 @@ SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by le
 
 @dataclass(frozen=True, eq=False)
 class CleanBlock:
-    """One block of the clean run, for sentences of one length."""
+    """One block of the clean run, for sentences of one length or padded on the right.
+
+    What is seen inside the block spares computing it again. It may be absent, or lie elsewhere in another class:
+    whoever uses it checks that it is what it should be.
+    """
 
     input: Float[Tensor, "sentence position feature"]
     value: Float[Tensor, "sentence position value_head d_head"]
     pattern: Float[Tensor, "sentence head position position"]
     output: Float[Tensor, "sentence position feature"]
+    attention_output: Float[Tensor, "sentence position feature"] | None = None
+    mlp_pre: Float[Tensor, "sentence position d_mlp"] | None = None
+    mlp_pre_linear: Float[Tensor, "sentence position d_mlp"] | None = None
+    mlp_output: Float[Tensor, "sentence position feature"] | None = None
 
 
 Clean = dict[int, CleanBlock]
 
 
-def clean_run(model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int]) -> Clean:
-    """Run sentences of one length once and keep the chosen blocks; nothing past the last of them is computed.
+def visit_clean_blocks(
+    model: nn.Module,
+    sites: Sites,
+    ids: Int[Tensor, "sentence position"],
+    layers: Sequence[int],
+    visit: Callable[[int, CleanBlock], None],
+    *,
+    mask: Bool[Tensor, "sentence position"] | None = None,
+) -> None:
+    """Run sentences once and show each chosen block as soon as it is done, with all that can be seen inside it.
 
-    Raises ModelError where a block's output is not finite.
+    Nothing is kept of a block once it has been shown, and nothing past the last of them is computed. `mask` is False
+    at padding. Raises ModelError where a block's output is not finite.
     """
     seen: dict[str, Tensor] = {}
 
@@ -42,12 +59,32 @@ def clean_run(model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int]
 
         return name, hook_function
 
-    names = [name for layer in layers for name in sites.at(layer)]
+    def show(layer: int) -> NamedHook:
+        def hook_function(output: Tensor, *, hook: Any) -> None:
+            seen[sites.outputs[layer]] = output.detach()
+            check_clean_output(sites.outputs[layer], output)
+            inside = {shows: seen[name] for shows, name in sites.inside[layer].items() if name in seen}
+            block = CleanBlock(*(seen[name] for name in sites.at(layer)), **inside)
+            seen.clear()
+            visit(layer, block)
+
+        return sites.outputs[layer], hook_function
+
+    hooks = [keep(name) for layer in layers for name in (*sites.at(layer)[:-1], *sites.inside[layer].values())]
+    hooks += [show(layer) for layer in layers]
     with eager_attention(model):
-        run_to(model, ids, [keep(name) for name in names], last=sites.outputs[max(layers)])
-    for layer in layers:
-        check_clean_output(sites.outputs[layer], seen[sites.outputs[layer]])
-    return {layer: CleanBlock(*(seen[name] for name in sites.at(layer))) for layer in layers}
+        run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask)
+
+
+def clean_run(model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int]) -> Clean:
+    """Run sentences of one length once and keep the chosen blocks' input, value, pattern and output."""
+    clean: Clean = {}
+
+    def keep(layer: int, block: CleanBlock) -> None:
+        clean[layer] = CleanBlock(block.input, block.value, block.pattern, block.output)
+
+    visit_clean_blocks(model, sites, ids, layers, keep)
+    return clean
 
 
 def check_clean_output(name: str, output: Tensor) -> None:

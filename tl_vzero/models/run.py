@@ -5,11 +5,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError
-from tl_vzero.models.sites import hf_model_of, hook_points
+from tl_vzero.models.sites import hf_model_of, hook_points, kind_of
 
 HookFunction = Callable[..., Tensor | None]
 NamedHook = tuple[str, HookFunction]
@@ -96,14 +96,31 @@ def _attention_configs(hf_model: nn.Module) -> list[Any]:
     return [c for c in found.values() if getattr(c, "_attn_implementation", "eager") != "eager"]
 
 
-def run_to(model: nn.Module, ids: Int[Tensor, "batch position"], hooks: Sequence[NamedHook], *, last: str) -> None:
-    """Run a batch of sentences of one length, with hooks, and stop once the hook `last` has fired."""
+def run_to(
+    model: nn.Module,
+    ids: Int[Tensor, "batch position"],
+    hooks: Sequence[NamedHook],
+    *,
+    last: str,
+    mask: Bool[Tensor, "batch position"] | None = None,
+) -> None:
+    """Run a batch of sentences, with hooks, and stop once the hook `last` has fired.
+
+    `mask` is False at padding; None says that there is none.
+    """
     with temporary_hooks(model, [*hooks, (last, _end_run)]):
         try:
-            model(ids, return_type=None)
+            model(ids, return_type=None, **_mask_argument(model, mask))
         except _EndOfRun:
             return
     raise ModelError(f"hook {last!r} never fired: this model's forward pass does not reach it")
+
+
+def _mask_argument(model: nn.Module, mask: Tensor | None) -> dict[str, Tensor]:
+    if mask is None:
+        return {}
+    name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
+    return {name: mask.long()}
 
 
 def run_logits(model: nn.Module, ids: Int[Tensor, "batch position"], hooks: Sequence[NamedHook]) -> Tensor:

@@ -1,5 +1,6 @@
 """Where each kind of TransformerLens model keeps a block's input, values, pattern and output."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,12 +11,16 @@ from tl_vzero.errors import InputTypeError, ModelError
 
 @dataclass(frozen=True)
 class Sites:
-    """Hook names of every block, from the first to the last."""
+    """Hook names of every block, from the first to the last.
+
+    `inside` are a block's further hooks, by what they show, as far as the model has them.
+    """
 
     inputs: tuple[str, ...]
     values: tuple[str, ...]
     patterns: tuple[str, ...]
     outputs: tuple[str, ...]
+    inside: tuple[Mapping[str, str], ...]
 
     @property
     def n_layers(self) -> int:
@@ -40,6 +45,14 @@ _NAMES = {
     "HookedEncoder": _Names("hook_resid_pre", "hook_normalized_resid_post"),
     "HookedTransformer": _Names("hook_resid_pre", "hook_resid_post"),
     "TransformerBridge": _Names("hook_in", "hook_out"),
+}
+
+# What may be seen inside a block, and under what name; the same names in every class.
+_INSIDE = {
+    "attention_output": "hook_attn_out",
+    "mlp_pre": "mlp.hook_pre",
+    "mlp_pre_linear": "mlp.hook_pre_linear",
+    "mlp_output": "hook_mlp_out",
 }
 
 
@@ -74,7 +87,11 @@ def sites_of(model: nn.Module) -> Sites:
     def named(site: str) -> tuple[str, ...]:
         return tuple(f"blocks.{layer}.{site}" for layer in layers)
 
-    sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output))
+    inside = tuple(
+        {shows: name for shows, site in _INSIDE.items() if (name := f"blocks.{layer}.{site}") in known}
+        for layer in layers
+    )
+    sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside)
     for required in (sites.inputs, sites.values, sites.patterns, sites.outputs):
         missing = [name for name in required if name not in known]
         if missing or not required:

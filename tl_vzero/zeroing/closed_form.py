@@ -10,40 +10,70 @@
    keeps its digits in float32.
 5. Pairs that cannot feel the zeroed value are never formed: a causal model costs half.
 
-Everything is read afresh at each call. A block counts as recognised only if its form, computed from the
-weights, gives the output that the clean run showed.
+Weights are read afresh at each call; what is kept between calls (folds.py) is bound to their content. A block counts
+as recognised only if its form, computed from the weights, gives the output that the clean run showed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.clean import CleanBlock
 from tl_vzero.distance import cosine_of_change, wide_dtype
 from tl_vzero.models.blocks import BlockWeights
-from tl_vzero.zeroing.forms import CleanForm, recognise
+from tl_vzero.zeroing.chunks import Chunk, SentencePart, Workspace
+from tl_vzero.zeroing.folds import Folds
+from tl_vzero.zeroing.forms import CleanForm, SeenRows, recognise
 from tl_vzero.zeroing.packing import Column
-from tl_vzero.zeroing.pairs import Measure, PairZeroing, Route, SentencePart, Workspace
+from tl_vzero.zeroing.pairs import PairZeroing, Route
+from tl_vzero.zeroing.products import SAME_PRODUCT, random_direction, same
 from tl_vzero.zeroing.reach import reached
 from tl_vzero.zeroing.request import Request
 
 NARROW = 256  # features
+FOLDS_SHARE = 0.5  # of the memory that may be held
+LATER_CALLS_PAY = 0.3  # A fold is counted at this share of its cost: it is kept for calls to come.
 
 # How far a form's output may be from the block's own (root mean square, relative) and still be the same block.
 SAME_BLOCK = {torch.float64: 5e-7, torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Sentences of one length: their clean block, and which of their positions are asked for."""
+class Wanted:
+    """Of one sentence: its length, and which of its positions are asked for."""
 
-    block: CleanBlock
+    length: int
     sources: tuple[int, ...]
     destinations: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What all layers of one clean run share.
+
+    `rows` are the destinations asked for, of all sentences in one axis, as places in the run's flat
+    `[sentence position]`; `columns` are the sources.
+    """
+
+    wanted: tuple[Wanted, ...]
+    rows: Int[Tensor, "row"]
+    columns: Int[Tensor, "column"]
+    request: Request
+    workspace: Workspace
+    folds: Folds
+
+    @classmethod
+    def of(cls, wanted: Sequence[Wanted], request: Request, folds: Folds, device: torch.device) -> "Run":
+        """Lay out the sentences of one clean run, padded on the right to the longest."""
+        width = max(each.length for each in wanted)
+        rows = [n * width + i for n, each in enumerate(wanted) for i in each.destinations]
+        columns = [n * width + j for n, each in enumerate(wanted) for j in each.sources]
+        places = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
+        return cls(tuple(wanted), *places, request, Workspace(), folds)
 
 
 def compute_dtype(output: Float[Tensor, "*axes feature"]) -> torch.dtype:
@@ -58,126 +88,165 @@ def compute_dtype(output: Float[Tensor, "*axes feature"]) -> torch.dtype:
 
 
 def closed_form_layer(
-    weights: BlockWeights,
-    groups: Sequence[Group],
-    heads: tuple[int, ...],
-    request: Request,
-    *,
-    memory_mb: float,
-    workspace: Workspace,
-    final_norm: nn.Module | None = None,
-) -> tuple[list[Float[Tensor, "sentence map dest src"]], Route] | None:
-    """Raw maps of one layer for several groups of sentences, and the route taken; None if not recognised.
-
-    `heads` are the value heads that are zeroed, jointly or, per head, one by one. At most about `memory_mb`
-    is held for pairs at any time.
-    """
-    form = _form_of(weights, groups)
+    weights: BlockWeights, block: CleanBlock, run: Run, layer: int, *, final_norm: nn.Module | None = None
+) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
+    """Raw maps of one layer, one for each sentence of the run, and the route taken; None if it is not recognised."""
+    form = _form_of(weights, block, run)
     if form is None:
         return None
-    wide = wide_dtype(weights.w_o.device)
-    maps = [reached(g.block, heads, request.per_head, g.destinations, g.sources).to(wide) for g in groups]
-    columns = [_columns(maps, index) for index in range(maps[0].shape[1])]
-    members = weights.w_o.shape[0] // groups[0].block.value.shape[2]
-    head_sets = [(head,) for head in heads] if request.per_head else [heads]
-    query_heads = [[head * members + m for head in head_set for m in range(members)] for head_set in head_sets]
-    route = _cheapest_route(weights, form, columns, len(query_heads[0]))
-    outputs = torch.cat([_rows(g.block.output, g.destinations) for g in groups]).to(weights.w_o.dtype)
-    measure = _measure(request, final_norm)
+    n_value_heads = block.value.shape[2]
+    heads = run.request.heads if run.request.heads is not None else tuple(range(n_value_heads))
+    felt = [
+        _pick(_pick(own, 1, wanted.destinations), 2, wanted.sources)
+        for own, wanted in zip(reached(block, heads, run.request.per_head), run.wanted, strict=True)
+    ]
+    members = len(weights.w_o) // n_value_heads
+    zeroed = [(head,) for head in heads] if run.request.per_head else [heads]
+    query_heads = [[head * members + m for head in head_set for m in range(members)] for head_set in zeroed]
+    columns = [_columns(felt, index) for index in range(len(zeroed))]
+    route = _cheapest_route(weights, form, columns, len(query_heads[0]), (layer, run.folds))
+    maps = torch.cat([each.flatten(1) for each in felt], dim=1).to(wide_dtype(felt[0].device))
+    measure = _measure(block, run, weights.w_o.dtype, final_norm)
     for index, chosen in enumerate(query_heads):
-        parts = _parts(groups, chosen, members, weights.w_o.dtype)
-        zeroing = PairZeroing(weights, form, parts, chosen, route, memory_mb, workspace)
-        for segment, change in zeroing.changes(columns[index]):
-            part = parts[segment.columns[0].sentence]
-            own = slice(part.first_row + segment.low, part.first_row + segment.high)
-            first = segment.columns[0].index
-            into = maps[part.group][part.row, index, segment.low : segment.high, first : first + len(segment.columns)]
-            into *= measure(outputs[own], change).transpose(0, 1)
-    return maps, route
+        pairs = PairZeroing(
+            weights,
+            form,
+            _parts(block, run, chosen, weights.w_o.dtype),
+            _values(block, run, [head // members for head in chosen], weights.w_o.dtype),
+            chosen,
+            route,
+            run.request.memory_mb * 2**20 * (1 - FOLDS_SHARE),
+            run.workspace,
+            run.folds,
+            layer,
+        )
+        for chunk, change in pairs.changes(columns[index]):
+            maps[index, chunk.cells] *= measure(chunk, change)
+    by_sentence = maps.split([each[0].numel() for each in felt], dim=1)
+    return [flat.view(each.shape) for flat, each in zip(by_sentence, felt, strict=True)], route
 
 
-def _rows(activation: Tensor, destinations: tuple[int, ...]) -> Float[Tensor, "row feature"]:
-    """The rows of the destinations, all sentences in one axis."""
-    whole = destinations == tuple(range(activation.shape[1]))
-    chosen = activation if whole else activation[:, list(destinations)]
-    return chosen.reshape(-1, activation.shape[-1])
+def _rows(activation: Tensor, places: Int[Tensor, "row"], dtype: torch.dtype) -> Tensor:
+    """Some positions of a run, all sentences in one axis."""
+    return activation.flatten(0, 1).index_select(0, places).to(dtype)
 
 
-def _form_of(weights: BlockWeights, groups: Sequence[Group]) -> CleanForm | None:
+def _pick(tensor: Tensor, axis: int, positions: tuple[int, ...]) -> Tensor:
+    """Some positions of one sentence along an axis; a view where they are the first ones."""
+    if positions == tuple(range(len(positions))):
+        return tensor.narrow(axis, 0, len(positions))
+    return tensor.index_select(axis, torch.tensor(positions, device=tensor.device))
+
+
+def _form_of(weights: BlockWeights, block: CleanBlock, run: Run) -> CleanForm | None:
     dtype = weights.w_o.dtype
-    block_input = torch.cat([_rows(g.block.input, g.destinations) for g in groups]).to(dtype)
-    block_output = torch.cat([_rows(g.block.output, g.destinations) for g in groups]).to(dtype)
-    mixed = torch.cat([_mixed_values(g, weights, dtype) for g in groups])
+
+    def seen(activation: Tensor | None) -> Tensor | None:
+        # Half precision would round what is computed from here on.
+        usable = activation is not None and activation.ndim == 3 and activation.dtype == dtype
+        return _rows(activation, run.rows, dtype) if usable and activation is not None else None
+
+    return recognise(
+        weights,
+        _rows(block.input, run.rows, dtype),
+        _attention_output(weights, block, run, seen(block.attention_output)),
+        _rows(block.output, run.rows, dtype),
+        SeenRows(seen(block.mlp_pre), seen(block.mlp_pre_linear), seen(block.mlp_output)),
+        SAME_BLOCK.get(block.output.dtype, SAME_BLOCK[torch.float32]),
+    )
+
+
+def _attention_output(
+    weights: BlockWeights, block: CleanBlock, run: Run, seen: Tensor | None
+) -> Float[Tensor, "row feature"]:
+    """sum_h A[h] v[h] W_O[h] + b_O; `seen`, if it is just that along a random direction."""
+    dtype = weights.w_o.dtype
+    pattern = block.pattern.to(dtype)
+    members = pattern.shape[1] // block.value.shape[2]
+    value = block.value.to(dtype).repeat_interleave(members, dim=2).transpose(1, 2)  # [sentence, head, src, d_head]
+    if seen is not None and seen.shape[-1] == weights.w_o.shape[-1]:
+        direction = random_direction(weights.w_o)
+        along = pattern @ torch.einsum("shtk,hk->sht", value, weights.w_o @ direction).unsqueeze(-1)
+        along = _rows(along.sum(dim=1), run.rows, dtype).squeeze(-1) + weights.b_o @ direction
+        if same(along, seen @ direction, SAME_PRODUCT[dtype]):
+            return seen
+    mixed = rearrange(pattern @ value, "sentence head dest d_head -> sentence dest (head d_head)")
     flat = rearrange(weights.w_o, "head d_head feature -> (head d_head) feature")
-    attention_output = torch.addmm(weights.b_o, mixed, flat)
-    tolerance = SAME_BLOCK.get(groups[0].block.output.dtype, SAME_BLOCK[torch.float32])
-    return recognise(weights, block_input, attention_output, block_output, tolerance)
+    return torch.addmm(weights.b_o, _rows(mixed, run.rows, dtype), flat)
 
 
-def _mixed_values(group: Group, weights: BlockWeights, dtype: torch.dtype) -> Float[Tensor, "row head_feature"]:
-    pattern = group.block.pattern[:, :, list(group.destinations)].to(dtype)
-    members = pattern.shape[1] // group.block.value.shape[2]
-    value = group.block.value.to(dtype).repeat_interleave(members, dim=2)
-    mixed = pattern @ rearrange(value, "sentence src head d_head -> sentence head src d_head")
-    return rearrange(mixed, "sentence head dest d_head -> (sentence dest) (head d_head)")
-
-
-def _parts(groups: Sequence[Group], heads: list[int], members: int, dtype: torch.dtype) -> list[SentencePart]:
-    """Each sentence's share of the row axis, with the patterns and values of the heads that are zeroed."""
+def _parts(block: CleanBlock, run: Run, heads: list[int], dtype: torch.dtype) -> list[SentencePart]:
+    """Each sentence's share of the row axis and of the flat maps, with the patterns of the heads that are zeroed."""
+    pattern = block.pattern if len(heads) == block.pattern.shape[1] else block.pattern[:, heads]
+    by_source = rearrange(pattern.to(dtype), "sentence head dest src -> sentence src dest head").contiguous()
     parts: list[SentencePart] = []
-    first_row = 0
-    for number, group in enumerate(groups):
-        sources, destinations = list(group.sources), list(group.destinations)
-        pattern = group.block.pattern[:, heads][:, :, destinations][..., sources].to(dtype)
-        value = group.block.value[:, sources][:, :, [head // members for head in heads]].to(dtype)
-        by_source = rearrange(pattern, "sentence head dest src -> sentence src dest head").contiguous()
-        for row in range(len(pattern)):
-            parts.append(SentencePart(number, row, first_row, by_source[row], value[row]))
-            first_row += len(destinations)
+    first_row = first_cell = 0
+    for own, wanted in zip(by_source, run.wanted, strict=True):
+        chosen = _pick(_pick(own, 0, wanted.sources), 1, wanted.destinations)
+        parts.append(SentencePart(first_row, chosen, first_cell))
+        first_row += len(wanted.destinations)
+        first_cell += len(wanted.destinations) * len(wanted.sources)
     return parts
 
 
-def _columns(maps: Sequence[Tensor], index: int) -> list[Column]:
+def _values(
+    block: CleanBlock, run: Run, value_heads: list[int], dtype: torch.dtype
+) -> Float[Tensor, "column head d_head"]:
+    return _rows(block.value, run.columns, dtype)[:, value_heads]
+
+
+def _columns(felt: Sequence[Bool[Tensor, "map _ _"]], index: int) -> list[Column]:
     """One column a source of each sentence, with the range of destinations that can feel it."""
     columns: list[Column] = []
-    sentence = 0
-    for group in maps:
-        felt = group[:, index] != 0  # [sentence, dest, src]
-        low = felt.int().argmax(dim=1)
-        high = felt.shape[1] - felt.flip(1).int().argmax(dim=1)
-        high = torch.where(felt.any(dim=1), high, low)
-        for lows, highs in zip(low.tolist(), high.tolist(), strict=True):
-            columns += [Column(sentence, j, *span) for j, span in enumerate(zip(lows, highs, strict=True))]
-            sentence += 1
+    for sentence, maps in enumerate(felt):
+        reached_rows = maps[index].cpu().numpy()
+        low = reached_rows.argmax(axis=0)
+        high = len(reached_rows) - reached_rows[::-1].argmax(axis=0)
+        high[~reached_rows.any(axis=0)] = 0
+        spans = zip(low.tolist(), high.tolist(), strict=True)
+        columns += [Column(sentence, j, *span) for j, span in enumerate(spans)]
     return columns
 
 
-def _cheapest_route(weights: BlockWeights, form: CleanForm, columns: Sequence[Sequence[Column]], n_heads: int) -> Route:
+def _cheapest_route(
+    weights: BlockWeights,
+    form: CleanForm,
+    columns: Sequence[Sequence[Column]],
+    n_heads: int,
+    kept: tuple[int, Folds],
+) -> Route:
     """Count what each route costs for the first MLP product, in multiply-adds of one pair's product."""
     if form.mlp is None or weights.w_in is None:
         return "none"
-    d_head, d_model = weights.w_o.shape[1:]
+    n_all_heads, d_head, d_model = weights.w_o.shape
     pairs = sum(column.high - column.low for part in columns for column in part)
     n_columns = sum(len(part) for part in columns)
     joined = pairs * n_heads / d_model
+    layer, folds = kept
+    fold = 0.0 if folds.has(layer, weights.w_in) else n_all_heads * d_head * LATER_CALLS_PAY
     costs: dict[Route, float] = {
         "direct": pairs,
         "factored": n_columns * n_heads + joined,
-        "folded": (len(columns) * n_heads * d_head) + n_columns * n_heads * d_head / d_model + joined,
+        "folded": fold + n_columns * n_heads * d_head / d_model + joined,
     }
     return min(costs, key=lambda route: costs[route])
 
 
-def _measure(request: Request, final_norm: nn.Module | None) -> Measure:
-    """How far `clean - change` is from `clean`, of rows `[dest, feature]` and changes `[src, dest, feature]`."""
-    if final_norm is None and request.distance_name == "cosine":
-        return cosine_of_change
+def _measure(
+    block: CleanBlock, run: Run, dtype: torch.dtype, final_norm: nn.Module | None
+) -> Callable[[Chunk, Tensor], Float[Tensor, "row"]]:
+    """How far `clean - change` is from the clean output, of a chunk's pairs."""
+    outputs = _rows(block.output, run.rows, dtype)
 
-    def measure(clean: Tensor, change: Tensor) -> Tensor:
+    def measure(chunk: Chunk, change: Tensor) -> Tensor:
+        clean = run.workspace.rows("clean outputs", chunk.rows, outputs)
+        torch.index_select(outputs, 0, chunk.clean, out=clean)
+        if final_norm is None and run.request.distance_name == "cosine":
+            return cosine_of_change(clean, change)
         changed = clean - change
         if final_norm is not None:
             own = next(final_norm.parameters()).dtype
             clean, changed = final_norm(clean.to(own)), final_norm(changed.to(own))
-        return request.distance(clean.expand_as(changed), changed)
+        return run.request.distance(clean, changed)
 
     return measure

@@ -2,46 +2,38 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.clean import Clean, clean_run
+from tl_vzero.clean import clean_from_cache, device_of, ids_of
 from tl_vzero.errors import ModelError, unknown_name
-from tl_vzero.models.blocks import acted_on, block_weights, structure
+from tl_vzero.inputs import Sentence
+from tl_vzero.models.blocks import acted_on, structure
+from tl_vzero.models.facts import context_length
 from tl_vzero.models.sites import Sites
-from tl_vzero.zeroing.closed_form import Group, closed_form_layer, compute_dtype
+from tl_vzero.zeroing.closed_form import FOLDS_SHARE, Wanted
+from tl_vzero.zeroing.closed_run import NotInClosedForm, closed_maps
+from tl_vzero.zeroing.folds import Folds, folds_of
 from tl_vzero.zeroing.hooked import hooked_maps
-from tl_vzero.zeroing.pairs import Workspace
-from tl_vzero.zeroing.request import Request, default_request
+from tl_vzero.zeroing.request import Request, default_request, positions_of
 
 EngineName = Literal["auto", "hooks", "closed_form"]
 ENGINES: tuple[EngineName, ...] = ("auto", "hooks", "closed_form")
 
-PROBE_LENGTH = 8
+# Positions of padding that cost no more than another run of the model.
+PADDING_A_RUN = 48
+
+PROBE_LENGTHS = (5, 8)
 # How far the engines may be apart on a probe. The hook engine's float32 outputs keep few digits of a small
 # distance, so only entries above `above` are compared, relatively.
 SAME_SCORE = {torch.float64: (1e-4, 1e-9), torch.float32: (1e-2, 1e-6)}
 SAME_SCORE_HALF = (0.3, 1e-3)
 
-_VERIFIED: WeakKeyDictionary[nn.Module, tuple[object, bool]] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Sentences of one length: ids, clean run where it is known, and which of their positions are asked for."""
-
-    ids: Int[Tensor, "sentence position"]
-    clean: Clean | None
-    sources: tuple[int, ...]
-    destinations: tuple[int, ...]
-
-    @property
-    def n_copies(self) -> int:
-        return len(self.ids) * len(self.sources)
+Maps = list[Float[Tensor, "layer map _ _"]]
 
 
 @dataclass(frozen=True)
@@ -53,108 +45,149 @@ class Used:
     routes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is to be computed of a model, and by what: `weights_sha256` is the hash of its weights now."""
+
+    model: nn.Module
+    sites: Sites
+    request: Request
+    engine: str
+    weights_sha256: str
+    final_norm: nn.Module | None
+    cache: Any | None
+    advance: Callable[[float], object]
+
+    def wanted(self, sentence: Sentence) -> Wanted:
+        """Which positions are asked for, in this sentence."""
+        n = len(sentence)
+        sources = positions_of("sources", self.request.sources, n)
+        return Wanted(n, sources, positions_of("destinations", self.request.destinations, n))
+
+
 def check_engine(engine: str) -> None:
     """Raise InputError for an engine that does not exist."""
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
 
 
-def zeroed_maps(
-    model: nn.Module,
-    sites: Sites,
-    batches: Sequence[Batch],
-    request: Request,
-    engine: str,
-    *,
-    final_norm: nn.Module | None,
-    advance: Callable[[float], object],
-) -> tuple[list[Float[Tensor, "sentence layer map dest src"]], Used]:
-    """Raw maps of each batch, and which engine computed them; `advance` is told of sources times layers done.
+def zeroed_maps(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
+    """Raw maps of each sentence, and which engine computed them; `sentences` go from short to long.
 
     Raises ModelError where engine="closed_form" is asked for and cannot be had.
     """
     reason: str | None = None
-    if engine != "hooks":
-        reason = _why_not_closed(model, sites, batches[0])
-        if reason is None:
-            cleans = [batch.clean or clean_run(model, sites, batch.ids, request.layers) for batch in batches]
-            made = _closed_maps(model, sites, batches, cleans, request, final_norm, advance)
-            if not isinstance(made, str):
-                return made[0], Used("closed_form", routes=made[1])
-            reason = made
-        if engine == "closed_form":
+    if work.engine != "hooks":
+        try:
+            return _in_closed_form(work, sentences)
+        except NotInClosedForm as given:
+            reason = str(given)
+        if work.engine == "closed_form":
             raise ModelError(f'engine="closed_form" cannot be used: {reason}; use engine="auto" or "hooks"')
-    maps = [
-        hooked_maps(
-            model,
-            sites,
-            batch.ids,
-            request,
-            batch.sources,
-            batch.destinations,
-            clean=batch.clean,
-            final_norm=final_norm,
-            advance=lambda sources: advance(sources * len(request.layers)),
-        )
-        for batch in batches
-    ]
+    maps: Maps = []
+    for group in _runs(sentences, padding=0):
+        maps += _by_hooks(work, group)
     return maps, Used("hooks", reason=reason)
 
 
-def _closed_maps(
-    model: nn.Module,
-    sites: Sites,
-    batches: Sequence[Batch],
-    cleans: Sequence[Clean],
-    request: Request,
-    final_norm: nn.Module | None,
-    advance: Callable[[float], object],
-) -> tuple[list[Tensor], tuple[str, ...]] | str:
-    """Maps and routes, or the reason why there are none."""
-    by_layer: list[list[Tensor]] = []
-    routes: list[str] = []
-    workspace = Workspace()
-    for layer in request.layers:
-        blocks = [clean[layer] for clean in cleans]
-        weights = block_weights(model, layer, compute_dtype(blocks[0].output))
-        if weights is None:
-            return f"the weights of block {layer} cannot be read in TransformerLens's layout"
-        groups = [Group(block, b.sources, b.destinations) for block, b in zip(blocks, batches, strict=True)]
-        heads = request.heads if request.heads is not None else tuple(range(blocks[0].value.shape[2]))
-        norm = final_norm if layer == sites.n_layers - 1 else None
-        made = closed_form_layer(
-            weights, groups, heads, request, memory_mb=request.memory_mb, workspace=workspace, final_norm=norm
+def _runs(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
+    """Sentences that share a run of the model, padded by at most so many positions together."""
+    runs: list[list[Sentence]] = []
+    padded = 0
+    for sentence in sentences:
+        if runs:
+            padded += len(runs[-1]) * (len(sentence) - len(runs[-1][-1]))
+        if not runs or padded > padding:
+            runs.append([])
+            padded = 0
+        runs[-1].append(sentence)
+    return runs
+
+
+def _by_hooks(work: Work, group: list[Sentence]) -> Maps:
+    wanted, layers = work.wanted(group[0]), work.request.layers
+    known = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
+    maps = hooked_maps(
+        work.model,
+        work.sites,
+        ids_of(work.model, group),
+        work.request,
+        wanted.sources,
+        wanted.destinations,
+        clean=known,
+        final_norm=work.final_norm,
+        advance=lambda sources: work.advance(sources * len(layers)),
+    )
+    return list(maps)
+
+
+def _in_closed_form(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
+    if acted_on(work.model):
+        raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
+    folds = folds_of(work.model, work.weights_sha256, work.request.memory_mb * 2**20 * FOLDS_SHARE)
+    verdict = _verdict(work, sentences[0], folds)
+    if verdict == "wrong":
+        raise NotInClosedForm("on a probe it did not give what the hook engine gives")
+    pads = verdict == "right, padded too" and work.cache is None
+    maps: Maps = []
+    routes: tuple[str, ...] = ()
+    for group in _runs(sentences, PADDING_A_RUN if pads else 0):
+        ids = [sentence.ids.to(device_of(work.model)) for sentence in group]
+        layers = work.request.layers
+        clean = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
+        made, routes = closed_maps(
+            work.model,
+            work.sites,
+            ids,
+            [work.wanted(sentence) for sentence in group],
+            work.request,
+            folds,
+            clean=clean,
+            final_norm=work.final_norm,
+            advance=work.advance,
         )
-        if made is None:
-            return f"block {layer} is of no known form: its weights do not explain its output"
-        by_layer.append(made[0])
-        routes.append(made[1])
-        advance(sum(batch.n_copies for batch in batches))
-    return [torch.stack(maps, dim=1) for maps in zip(*by_layer, strict=True)], tuple(routes)
+        maps += made
+    return maps, Used("closed_form", routes=routes)
 
 
-def _why_not_closed(model: nn.Module, sites: Sites, batch: Batch) -> str | None:
-    if acted_on(model):
-        return "hooks act on the model, and the closed form would not see them"
-    known = _VERIFIED.get(model)
-    built = structure(model)
+Verdict = Literal["right, padded too", "right", "wrong"]
+
+_VERDICTS: WeakKeyDictionary[nn.Module, tuple[object, Verdict]] = WeakKeyDictionary()
+
+
+def _verdict(work: Work, sentence: Sentence, folds: Folds) -> Verdict:
+    """What a probe at first use showed: does the closed form give the hook engine's maps, of padded sentences too?"""
+    built = structure(work.model)
+    known = _VERDICTS.get(work.model)
     if known is None or known[0] != built:
-        known = (built, _agrees(model, sites, batch.ids[:1, :PROBE_LENGTH]))
-        _VERIFIED[model] = known
-    return None if known[1] else "on a probe it did not give what the hook engine gives"
+        known = (built, _probe(work, sentence, folds))
+        _VERDICTS[work.model] = known
+    return known[1]
 
 
-def _agrees(model: nn.Module, sites: Sites, ids: Int[Tensor, "1 position"]) -> bool:
-    """Whether both engines give the same raw maps of a few tokens, in every layer."""
-    request = default_request(sites.n_layers)
-    whole = tuple(range(ids.shape[1]))
-    clean = clean_run(model, sites, ids, request.layers)
-    batch = Batch(ids, clean, whole, whole)
-    made = _closed_maps(model, sites, [batch], [clean], request, None, lambda _: None)
-    if isinstance(made, str):
-        return True  # not recognised: said where it is used, with the block's number
-    hooked = hooked_maps(model, sites, ids, request, whole, whole, clean=clean)
-    relative, above = SAME_SCORE.get(clean[0].output.dtype, SAME_SCORE_HALF)
-    closed = made[0][0]
-    large = torch.maximum(hooked, closed) > above
-    return bool(((closed - hooked).abs() <= relative * torch.maximum(hooked, closed))[large].all())
+def _probe(work: Work, sentence: Sentence, folds: Folds) -> Verdict:
+    longest = min(max(PROBE_LENGTHS), context_length(work.model) or max(PROBE_LENGTHS))
+    ids = sentence.ids.to(device_of(work.model)).repeat(longest)[:longest]
+    probes = [ids[:length] for length in PROBE_LENGTHS]
+    request = default_request(work.sites.n_layers)
+    wanted = [Wanted(len(each), *2 * (tuple(range(len(each))),)) for each in probes]
+    hooked = [
+        hooked_maps(work.model, work.sites, each.unsqueeze(0), request, one.sources, one.destinations)[0]
+        for each, one in zip(probes, wanted, strict=True)
+    ]
+
+    def agrees(which: Sequence[int]) -> bool:
+        ids, asked = [probes[n] for n in which], [wanted[n] for n in which]
+        made, _ = closed_maps(work.model, work.sites, ids, asked, request, folds)
+        return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(made, which, strict=True))
+
+    dtype = next(nn.Module.parameters(work.model)).dtype
+    if agrees(range(len(probes))):
+        return "right, padded too"
+    return "right" if all(agrees([n]) for n in range(len(probes))) else "wrong"
+
+
+def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:
+    relative, above = SAME_SCORE.get(dtype, SAME_SCORE_HALF)
+    larger = torch.maximum(hooked, closed)
+    return bool(((closed - hooked).abs() <= relative * larger)[larger > above].all())

@@ -11,14 +11,14 @@ A block is of a form if that form, computed from its weights, gives the output t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.models.blocks import BlockWeights, Norm
+from tl_vzero.models.blocks import Activation, BlockWeights, Norm
+from tl_vzero.zeroing.products import Product, same
 
 PROBE_ROWS = 4
 
@@ -68,8 +68,68 @@ class CleanForm:
     mlp: MlpState | None = None
     last: NormState | None = None
 
+    @property
+    def reads_change_itself(self) -> bool:
+        """Whether what attention loses also goes past the norm, into the residual stream as it is."""
+        return self.first is None or self.name == "pre_norm"
 
-FormBuilder = Callable[[BlockWeights, Tensor, Tensor], CleanForm | None]
+
+@dataclass(frozen=True, eq=False)
+class SeenRows:
+    """What the clean run showed of the MLP, if it did."""
+
+    pre: Float[Tensor, "token d_mlp"] | None = None
+    pre_linear: Float[Tensor, "token d_mlp"] | None = None
+    output: Float[Tensor, "token feature"] | None = None
+
+    def first(self, count: int) -> "SeenRows":
+        return SeenRows(*(None if t is None else t[:count] for t in (self.pre, self.pre_linear, self.output)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """Rows of a block on its clean run, from which a form is to be read."""
+
+    weights: BlockWeights
+    products: "_MlpProducts | None"
+    x: Float[Tensor, "token feature"]
+    o: Float[Tensor, "token feature"]
+    seen: SeenRows
+
+    def first(self, count: int) -> "_Reading":
+        return replace(self, x=self.x[:count], o=self.o[:count], seen=self.seen.first(count))
+
+    def mlp(self, read: Float[Tensor, "token feature"]) -> MlpState | None:
+        """The MLP on what it reads; None where its weights are not known."""
+        if self.products is None:
+            return None
+        each, seen = self.products, self.seen
+        if each.gate is None:
+            pre, linear = each.into.of(read, seen.pre), None
+            hidden = each.activation(pre.clone())
+        else:
+            pre = each.gate.of(read, seen.pre)
+            linear = each.into.of(read, seen.pre_linear)
+            hidden = each.activation(pre.clone()) * linear
+        return MlpState(pre, linear, hidden, each.out.of(hidden, seen.output))
+
+
+@dataclass(frozen=True, eq=False)
+class _MlpProducts:
+    activation: Activation
+    into: Product
+    gate: Product | None
+    out: Product
+
+    @classmethod
+    def of(cls, w: BlockWeights) -> "_MlpProducts | None":
+        if w.w_in is None or w.w_out is None or w.activation is None:
+            return None
+        gate = None if w.w_gate is None else Product(w.w_gate, w.b_gate)
+        return cls(w.activation, Product(w.w_in, w.b_in), gate, Product(w.w_out, w.b_out))
+
+
+FormBuilder = Callable[[_Reading], CleanForm | None]
 
 
 def recognise(
@@ -77,68 +137,56 @@ def recognise(
     block_input: Float[Tensor, "token feature"],
     attention_output: Float[Tensor, "token feature"],
     block_output: Float[Tensor, "token feature"],
+    seen: SeenRows,
     tolerance: float,
 ) -> CleanForm | None:
-    """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is."""
-    whole = (block_input, attention_output, block_output)
+    """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is.
+
+    What was `seen` of the MLP is used where the weights give just that.
+    """
+    whole = _Reading(weights, _MlpProducts.of(weights), block_input, attention_output, seen)
     # A few rows tell the forms apart; the one that fits them must then fit all.
-    few = [rows[:PROBE_ROWS] for rows in whole]
+    few = whole.first(PROBE_ROWS)
     for build in _BUILDERS:
-        if _fits(build(weights, *few[:2]), few[2], tolerance):
-            form = build(weights, *whole[:2])
-            return form if _fits(form, whole[2], tolerance) else None
+        if _fits(build(few), block_output[:PROBE_ROWS], tolerance):
+            form = build(whole)
+            return form if _fits(form, block_output, tolerance) else None
     return None
 
 
 def _fits(form: CleanForm | None, block_output: Tensor, tolerance: float) -> bool:
-    if form is None:
-        return False
-    scale = block_output.square().mean().sqrt()
-    return bool((form.output - block_output).square().mean().sqrt() <= tolerance * scale)
+    return form is not None and same(form.output, block_output, tolerance)
 
 
-def _mlp(w: BlockWeights, read: Tensor) -> MlpState | None:
-    if w.w_in is None or w.w_out is None or w.activation is None:
+def _pre_norm(r: _Reading) -> CleanForm | None:
+    if r.weights.norm2 is None or r.weights.norm2_post is not None:
         return None
-    linear = _affine(read, w.w_in, w.b_in)
-    pre = linear if w.w_gate is None else _affine(read, w.w_gate, w.b_gate)
-    hidden = w.activation(pre.clone())
-    if w.w_gate is not None:
-        hidden = hidden * linear
-    return MlpState(pre, None if w.w_gate is None else linear, hidden, _affine(hidden, w.w_out, w.b_out))
+    middle = r.x + r.o
+    first = NormState.of(r.weights.norm2, middle)
+    mlp = r.mlp(first.output())
+    return None if mlp is None else CleanForm("pre_norm", middle + mlp.output, first=first, mlp=mlp)
 
 
-def _affine(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    return rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
-
-
-def _pre_norm(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
-    if w.norm2 is None or w.norm2_post is not None:
+def _post_norm(r: _Reading) -> CleanForm | None:
+    if r.weights.norm1 is None or r.weights.norm2 is None:
         return None
-    first = NormState.of(w.norm2, x + o)
-    mlp = _mlp(w, first.output())
-    return None if mlp is None else CleanForm("pre_norm", x + o + mlp.output, first=first, mlp=mlp)
-
-
-def _post_norm(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
-    if w.norm1 is None or w.norm2 is None:
-        return None
-    first = NormState.of(w.norm1, x + o)
+    first = NormState.of(r.weights.norm1, r.x + r.o)
     read = first.output()
-    mlp = _mlp(w, read)
+    mlp = r.mlp(read)
     if mlp is None:
         return None
-    last = NormState.of(w.norm2, read + mlp.output)
+    last = NormState.of(r.weights.norm2, read + mlp.output)
     return CleanForm("post_norm", last.output(), first=first, mlp=mlp, last=last)
 
 
-def _sandwich(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
+def _sandwich(r: _Reading) -> CleanForm | None:
+    w = r.weights
     if w.norm1_post is None or w.norm2 is None or w.norm2_post is None:
         return None
-    first = NormState.of(w.norm1_post, o)
-    middle = x + first.output()
+    first = NormState.of(w.norm1_post, r.o)
+    middle = r.x + first.output()
     between = NormState.of(w.norm2, middle)
-    mlp = _mlp(w, between.output())
+    mlp = r.mlp(between.output())
     if mlp is None:
         return None
     last = NormState.of(w.norm2_post, mlp.output)
@@ -146,10 +194,10 @@ def _sandwich(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
 
 
 def _parallel(norm_name: str) -> FormBuilder:
-    def build(w: BlockWeights, x: Tensor, o: Tensor) -> CleanForm | None:
-        norm: Norm | None = getattr(w, norm_name)
-        mlp = None if norm is None else _mlp(w, NormState.of(norm, x).output())
-        return None if mlp is None else CleanForm("parallel", x + o + mlp.output)
+    def build(r: _Reading) -> CleanForm | None:
+        norm: Norm | None = getattr(r.weights, norm_name)
+        mlp = None if norm is None else r.mlp(NormState.of(norm, r.x).output())
+        return None if mlp is None else CleanForm("parallel", r.x + r.o + mlp.output)
 
     return build
 

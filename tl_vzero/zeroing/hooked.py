@@ -157,7 +157,8 @@ def hooked_maps(
             run_to(model, part.rows(ids), hooks, last=sites.outputs[max(request.layers)])
         advance(len(part) / n_maps)
     for index, layer in enumerate(request.layers):
-        maps[:, index] *= reached(known.block(layer), heads, request.per_head, destinations, sources)
+        felt = reached(known.block(layer), heads, request.per_head)
+        maps[:, index] *= felt[:, :, list(destinations)][..., list(sources)]
     return maps
 
 

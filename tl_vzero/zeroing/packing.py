@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-WASTE = 0.02  # share of a segment's rows that may be pairs nobody asked for
+# Rows of a segment that may be pairs nobody asked for: they cost less than one more segment.
+WASTE_SHARE, WASTE_ROWS = 0.01, 6
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def segments_of(columns: Sequence[Column], max_rows: int) -> Iterator[Segment]:
         new_low, new_high = min(low, column.low), max(high, column.high)
         new_wanted = wanted + column.high - column.low
         area = (new_high - new_low) * (len(group) + 1)
-        fits = area <= max_rows and area <= (1 + WASTE) * new_wanted
+        fits = area <= max_rows and area <= (1 + WASTE_SHARE) * new_wanted + WASTE_ROWS
         if not (group and fits and column.sentence == group[0].sentence and number - start == len(group)):
             yield from _rectangles(group, start, low, high, max_rows)
             group, start = [], number

@@ -7,7 +7,7 @@ from typing import Any
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError
 
-MEMORY_MB = 64.0
+MEMORY_MB = 256.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""The closed form of a whole clean run: layer by layer, while the model runs."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
+from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.sites import Sites
+from tl_vzero.zeroing.closed_form import Run, Wanted, closed_form_layer, compute_dtype
+from tl_vzero.zeroing.folds import Folds
+from tl_vzero.zeroing.request import Request
+
+
+class NotInClosedForm(Exception):
+    """Why a model's maps cannot be had in closed form; ends the run that found out."""
+
+
+def closed_maps(
+    model: nn.Module,
+    sites: Sites,
+    ids: Sequence[Int[Tensor, "_"]],
+    wanted: Sequence[Wanted],
+    request: Request,
+    folds: Folds,
+    *,
+    clean: Clean | None = None,
+    final_norm: nn.Module | None = None,
+    advance: Callable[[float], object] = lambda sources: None,
+) -> tuple[list[Float[Tensor, "layer map _ _"]], tuple[str, ...]]:
+    """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
+
+    `clean` is their clean run, where it is known. Each block's maps are computed as soon as the run reaches its end,
+    so that the activations of one block are held at a time. Raises NotInClosedForm for a block of no known form.
+    """
+    run = Run.of(wanted, request, folds, ids[0].device)
+    by_layer: dict[int, list[Tensor]] = {}
+    routes: dict[int, str] = {}
+    mask = _mask(ids)
+
+    def visit(layer: int, block: CleanBlock) -> None:
+        if mask is not None and (block.pattern * ~mask[:, None, None, :] * mask[:, None, :, None]).any():
+            raise NotInClosedForm(f"attention in block {layer} reads padding")
+        weights = block_weights(model, layer, compute_dtype(block.output))
+        if weights is None:
+            raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
+        norm = final_norm if layer == sites.n_layers - 1 else None
+        made = closed_form_layer(weights, block, run, layer, final_norm=norm)
+        if made is None:
+            raise NotInClosedForm(f"block {layer} is of no known form: its weights do not explain its output")
+        by_layer[layer], routes[layer] = made
+        advance(len(run.columns))
+
+    if clean is None:
+        padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
+        visit_clean_blocks(model, sites, padded, request.layers, visit, mask=mask)
+    else:
+        for layer in request.layers:
+            visit(layer, clean[layer])
+    maps = [torch.stack(each) for each in zip(*(by_layer[layer] for layer in request.layers), strict=True)]
+    return maps, tuple(routes[layer] for layer in request.layers)
+
+
+def _mask(ids: Sequence[Tensor]) -> Bool[Tensor, "sentence position"] | None:
+    """True where a sentence has a token, of sentences padded on the right; None if there is no padding."""
+    lengths = torch.tensor([len(each) for each in ids], device=ids[0].device)
+    longest = int(lengths.max())
+    if bool((lengths == longest).all()):
+        return None
+    return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)

@@ -1,0 +1,57 @@
+"""Products that the clean run has done already: taken from it, once it is known that they are the same."""
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# How far a product may be from the clean run's own (root mean square, relative) and still be the same. What is farther
+# is computed: Hugging Face's RMSNorm is float32 inside a float64 model.
+SAME_PRODUCT = {torch.float64: 1e-12, torch.float32: 5e-6}
+
+
+def same(a: Float[Tensor, "*axes"], b: Float[Tensor, "*axes"], tolerance: float) -> bool:
+    """Whether two tensors are equal within a tolerance, relative to b's root mean square."""
+    return bool((a - b).square().mean().sqrt() <= tolerance * b.square().mean().sqrt())
+
+
+def random_direction(like: Float[Tensor, "*axes feature"]) -> Float[Tensor, "feature"]:
+    """The same random vector each time, as wide as `like`.
+
+    Vectors that differ anywhere differ along it, but for a chance of probability zero; so a product of matrices is
+    checked at the price of a product with one vector (Freivalds 1979).
+    """
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape[-1], generator=generator, dtype=torch.float64).to(like)
+
+
+class Product:
+    """rows @ matrix + bias, done once more only where the clean run does not show it."""
+
+    def __init__(self, matrix: Float[Tensor, "feature width"], bias: Float[Tensor, "width"] | None) -> None:
+        self.matrix, self.bias = matrix, bias
+
+    def of(
+        self, rows: Float[Tensor, "row feature"], seen: Float[Tensor, "row width"] | None
+    ) -> Float[Tensor, "row width"]:
+        """The product of rows; `seen`, if it is that product."""
+        if seen is not None and self._gives(rows, seen):
+            return seen
+        return rows @ self.matrix if self.bias is None else torch.addmm(self.bias, rows, self.matrix)
+
+    def _gives(self, rows: Tensor, seen: Tensor) -> bool:
+        if seen.shape != (len(rows), self.matrix.shape[-1]):
+            return False
+        along = rows @ self._through
+        if self.bias is not None:
+            along = along + self.bias @ self._direction
+        return same(along, seen @ self._direction, SAME_PRODUCT[rows.dtype])
+
+    @cached_property
+    def _direction(self) -> Float[Tensor, "width"]:
+        return random_direction(self.matrix)
+
+    @cached_property
+    def _through(self) -> Float[Tensor, "feature"]:
+        return self.matrix @ self._direction
