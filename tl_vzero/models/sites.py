@@ -47,12 +47,13 @@ _NAMES = {
     "TransformerBridge": _Names("hook_in", "hook_out"),
 }
 
-# What may be seen inside a block, and under what name; the same names in every class.
+# What may be seen inside a block, and under what names, the first that there is: a bridged BERT's hook_attn_out lies
+# behind a norm.
 _INSIDE = {
-    "attention_output": "hook_attn_out",
-    "mlp_pre": "mlp.hook_pre",
-    "mlp_pre_linear": "mlp.hook_pre_linear",
-    "mlp_output": "hook_mlp_out",
+    "attention_output": ("attn.o.hook_out", "hook_attn_out"),
+    "mlp_pre": ("mlp.hook_pre",),
+    "mlp_pre_linear": ("mlp.hook_pre_linear",),
+    "mlp_output": ("hook_mlp_out",),
 }
 
 
@@ -87,10 +88,7 @@ def sites_of(model: nn.Module) -> Sites:
     def named(site: str) -> tuple[str, ...]:
         return tuple(f"blocks.{layer}.{site}" for layer in layers)
 
-    inside = tuple(
-        {shows: name for shows, site in _INSIDE.items() if (name := f"blocks.{layer}.{site}") in known}
-        for layer in layers
-    )
+    inside = tuple(_inside(f"blocks.{layer}", known) for layer in layers)
     sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside)
     for required in (sites.inputs, sites.values, sites.patterns, sites.outputs):
         missing = [name for name in required if name not in known]
@@ -101,6 +99,13 @@ def sites_of(model: nn.Module) -> Sites:
                 "can be zeroed (state-space and attention-free models have none)"
             )
     return sites
+
+
+def _inside(block: str, known: dict[str, Any]) -> dict[str, str]:
+    found = {
+        shows: [f"{block}.{name}" for name in names if f"{block}.{name}" in known] for shows, names in _INSIDE.items()
+    }
+    return {shows: names[0] for shows, names in found.items() if names}
 
 
 def _count_blocks(known: dict[str, Any]) -> int:

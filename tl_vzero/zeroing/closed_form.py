@@ -16,6 +16,7 @@ as recognised only if its form, computed from the weights, gives the output that
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -26,8 +27,8 @@ from tl_vzero.clean import CleanBlock
 from tl_vzero.distance import cosine_of_change, wide_dtype
 from tl_vzero.models.blocks import BlockWeights
 from tl_vzero.zeroing.chunks import Chunk, SentencePart, Workspace
-from tl_vzero.zeroing.folds import Folds
 from tl_vzero.zeroing.forms import CleanForm, SeenRows, recognise
+from tl_vzero.zeroing.kept import Kept
 from tl_vzero.zeroing.packing import Column
 from tl_vzero.zeroing.pairs import PairZeroing, Route
 from tl_vzero.zeroing.products import SAME_PRODUCT, random_direction, same
@@ -64,16 +65,20 @@ class Run:
     columns: Int[Tensor, "column"]
     request: Request
     workspace: Workspace
-    folds: Folds
+    kept: Kept
 
     @classmethod
-    def of(cls, wanted: Sequence[Wanted], request: Request, folds: Folds, device: torch.device) -> "Run":
+    def of(cls, wanted: Sequence[Wanted], request: Request, workspace: Workspace, kept: Kept) -> "Run":
         """Lay out the sentences of one clean run, padded on the right to the longest."""
         width = max(each.length for each in wanted)
         rows = [n * width + i for n, each in enumerate(wanted) for i in each.destinations]
         columns = [n * width + j for n, each in enumerate(wanted) for j in each.sources]
-        places = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
-        return cls(tuple(wanted), *places, request, Workspace(), folds)
+        return cls(tuple(wanted), torch.tensor(rows), torch.tensor(columns), request, workspace, kept)
+
+
+def pairs_bytes(request: Request) -> float:
+    """How much may be held for pairs; the rest is for folds."""
+    return request.memory_mb * 2**20 * (1 - FOLDS_SHARE)
 
 
 def compute_dtype(output: Float[Tensor, "*axes feature"]) -> torch.dtype:
@@ -91,7 +96,7 @@ def closed_form_layer(
     weights: BlockWeights, block: CleanBlock, run: Run, layer: int, *, final_norm: nn.Module | None = None
 ) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
     """Raw maps of one layer, one for each sentence of the run, and the route taken; None if it is not recognised."""
-    form = _form_of(weights, block, run)
+    form = _form_of(weights, block, run, layer)
     if form is None:
         return None
     n_value_heads = block.value.shape[2]
@@ -104,7 +109,7 @@ def closed_form_layer(
     zeroed = [(head,) for head in heads] if run.request.per_head else [heads]
     query_heads = [[head * members + m for head in head_set for m in range(members)] for head_set in zeroed]
     columns = [_columns(felt, index) for index in range(len(zeroed))]
-    route = _cheapest_route(weights, form, columns, len(query_heads[0]), (layer, run.folds))
+    route = _cheapest_route(weights, form, columns, len(query_heads[0]), (layer, run.kept))
     maps = torch.cat([each.flatten(1) for each in felt], dim=1).to(wide_dtype(felt[0].device))
     measure = _measure(block, run, weights.w_o.dtype, final_norm)
     for index, chosen in enumerate(query_heads):
@@ -115,9 +120,9 @@ def closed_form_layer(
             _values(block, run, [head // members for head in chosen], weights.w_o.dtype),
             chosen,
             route,
-            run.request.memory_mb * 2**20 * (1 - FOLDS_SHARE),
+            pairs_bytes(run.request),
             run.workspace,
-            run.folds,
+            run.kept,
             layer,
         )
         for chunk, change in pairs.changes(columns[index]):
@@ -128,7 +133,7 @@ def closed_form_layer(
 
 def _rows(activation: Tensor, places: Int[Tensor, "row"], dtype: torch.dtype) -> Tensor:
     """Some positions of a run, all sentences in one axis."""
-    return activation.flatten(0, 1).index_select(0, places).to(dtype)
+    return activation.flatten(0, 1).index_select(0, places.to(activation.device)).to(dtype)
 
 
 def _pick(tensor: Tensor, axis: int, positions: tuple[int, ...]) -> Tensor:
@@ -138,7 +143,7 @@ def _pick(tensor: Tensor, axis: int, positions: tuple[int, ...]) -> Tensor:
     return tensor.index_select(axis, torch.tensor(positions, device=tensor.device))
 
 
-def _form_of(weights: BlockWeights, block: CleanBlock, run: Run) -> CleanForm | None:
+def _form_of(weights: BlockWeights, block: CleanBlock, run: Run, layer: int) -> CleanForm | None:
     dtype = weights.w_o.dtype
 
     def seen(activation: Tensor | None) -> Tensor | None:
@@ -149,27 +154,31 @@ def _form_of(weights: BlockWeights, block: CleanBlock, run: Run) -> CleanForm | 
     return recognise(
         weights,
         _rows(block.input, run.rows, dtype),
-        _attention_output(weights, block, run, seen(block.attention_output)),
+        _attention_output(weights, block, run, layer, seen(block.attention_output)),
         _rows(block.output, run.rows, dtype),
         SeenRows(seen(block.mlp_pre), seen(block.mlp_pre_linear), seen(block.mlp_output)),
+        partial(run.kept.vector, layer),
         SAME_BLOCK.get(block.output.dtype, SAME_BLOCK[torch.float32]),
     )
 
 
 def _attention_output(
-    weights: BlockWeights, block: CleanBlock, run: Run, seen: Tensor | None
+    weights: BlockWeights, block: CleanBlock, run: Run, layer: int, seen: Tensor | None
 ) -> Float[Tensor, "row feature"]:
     """sum_h A[h] v[h] W_O[h] + b_O; `seen`, if it is just that along a random direction."""
     dtype = weights.w_o.dtype
     pattern = block.pattern.to(dtype)
     members = pattern.shape[1] // block.value.shape[2]
-    value = block.value.to(dtype).repeat_interleave(members, dim=2).transpose(1, 2)  # [sentence, head, src, d_head]
     if seen is not None and seen.shape[-1] == weights.w_o.shape[-1]:
         direction = random_direction(weights.w_o)
-        along = pattern @ torch.einsum("shtk,hk->sht", value, weights.w_o @ direction).unsqueeze(-1)
-        along = _rows(along.sum(dim=1), run.rows, dtype).squeeze(-1) + weights.b_o @ direction
+        through = run.kept.vector(layer, "direction through W_O", weights.w_o, lambda: weights.w_o @ direction)
+        by_value_head = rearrange(through, "(head member) d_head -> head member d_head", member=members)
+        written = torch.einsum("sjhk,hmk->shmj", block.value.to(dtype), by_value_head).flatten(1, 2)
+        along = (pattern * written.unsqueeze(2)).sum(dim=(1, 3)).unsqueeze(-1)
+        along = _rows(along, run.rows, dtype).squeeze(-1) + weights.b_o @ direction
         if same(along, seen @ direction, SAME_PRODUCT[dtype]):
             return seen
+    value = block.value.to(dtype).repeat_interleave(members, dim=2).transpose(1, 2)
     mixed = rearrange(pattern @ value, "sentence head dest d_head -> sentence dest (head d_head)")
     flat = rearrange(weights.w_o, "head d_head feature -> (head d_head) feature")
     return torch.addmm(weights.b_o, _rows(mixed, run.rows, dtype), flat)
@@ -213,7 +222,7 @@ def _cheapest_route(
     form: CleanForm,
     columns: Sequence[Sequence[Column]],
     n_heads: int,
-    kept: tuple[int, Folds],
+    where: tuple[int, Kept],
 ) -> Route:
     """Count what each route costs for the first MLP product, in multiply-adds of one pair's product."""
     if form.mlp is None or weights.w_in is None:
@@ -222,8 +231,8 @@ def _cheapest_route(
     pairs = sum(column.high - column.low for part in columns for column in part)
     n_columns = sum(len(part) for part in columns)
     joined = pairs * n_heads / d_model
-    layer, folds = kept
-    fold = 0.0 if folds.has(layer, weights.w_in) else n_all_heads * d_head * LATER_CALLS_PAY
+    layer, kept = where
+    fold = 0.0 if kept.has_fold(layer, weights.w_in) else n_all_heads * d_head * LATER_CALLS_PAY
     costs: dict[Route, float] = {
         "direct": pairs,
         "factored": n_columns * n_heads + joined,
@@ -239,14 +248,13 @@ def _measure(
     outputs = _rows(block.output, run.rows, dtype)
 
     def measure(chunk: Chunk, change: Tensor) -> Tensor:
-        clean = run.workspace.rows("clean outputs", chunk.rows, outputs)
-        torch.index_select(outputs, 0, chunk.clean, out=clean)
+        clean, change = chunk.clean_rows("clean outputs", outputs), chunk.grid(change)
         if final_norm is None and run.request.distance_name == "cosine":
-            return cosine_of_change(clean, change)
+            return cosine_of_change(clean, change).flatten()
         changed = clean - change
         if final_norm is not None:
             own = next(final_norm.parameters()).dtype
             clean, changed = final_norm(clean.to(own)), final_norm(changed.to(own))
-        return run.request.distance(clean, changed)
+        return run.request.distance(clean.expand_as(changed), changed).flatten()
 
     return measure

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
 from tl_vzero.models.blocks import block_weights
 from tl_vzero.models.sites import Sites
-from tl_vzero.zeroing.closed_form import Run, Wanted, closed_form_layer, compute_dtype
-from tl_vzero.zeroing.folds import Folds
+from tl_vzero.zeroing.closed_form import Run, Wanted, closed_form_layer, compute_dtype, pairs_bytes
+from tl_vzero.zeroing.kept import Kept, workspace_of
 from tl_vzero.zeroing.request import Request
 
 
@@ -24,7 +24,7 @@ def closed_maps(
     ids: Sequence[Int[Tensor, "_"]],
     wanted: Sequence[Wanted],
     request: Request,
-    folds: Folds,
+    kept: Kept,
     *,
     clean: Clean | None = None,
     final_norm: nn.Module | None = None,
@@ -35,7 +35,6 @@ def closed_maps(
     `clean` is their clean run, where it is known. Each block's maps are computed as soon as the run reaches its end,
     so that the activations of one block are held at a time. Raises NotInClosedForm for a block of no known form.
     """
-    run = Run.of(wanted, request, folds, ids[0].device)
     by_layer: dict[int, list[Tensor]] = {}
     routes: dict[int, str] = {}
     mask = _mask(ids)
@@ -53,12 +52,14 @@ def closed_maps(
         by_layer[layer], routes[layer] = made
         advance(len(run.columns))
 
-    if clean is None:
-        padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
-        visit_clean_blocks(model, sites, padded, request.layers, visit, mask=mask)
-    else:
-        for layer in request.layers:
-            visit(layer, clean[layer])
+    with workspace_of(model, pairs_bytes(request)) as workspace:
+        run = Run.of(wanted, request, workspace, kept)
+        if clean is None:
+            padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
+            visit_clean_blocks(model, sites, padded, request.layers, visit, mask=mask)
+        else:
+            for layer in request.layers:
+                visit(layer, clean[layer])
     maps = [torch.stack(each) for each in zip(*(by_layer[layer] for layer in request.layers), strict=True)]
     return maps, tuple(routes[layer] for layer in request.layers)
 

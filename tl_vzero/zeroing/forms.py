@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.models.blocks import Activation, BlockWeights, Norm
-from tl_vzero.zeroing.products import Product, same
+from tl_vzero.zeroing.products import Keep, Product, same
 
 PROBE_ROWS = 4
 
@@ -122,11 +122,12 @@ class _MlpProducts:
     out: Product
 
     @classmethod
-    def of(cls, w: BlockWeights) -> "_MlpProducts | None":
+    def of(cls, w: BlockWeights, keep: Keep) -> "_MlpProducts | None":
         if w.w_in is None or w.w_out is None or w.activation is None:
             return None
-        gate = None if w.w_gate is None else Product(w.w_gate, w.b_gate)
-        return cls(w.activation, Product(w.w_in, w.b_in), gate, Product(w.w_out, w.b_out))
+        gate = None if w.w_gate is None else Product(w.w_gate, w.b_gate, keep, "W_gate")
+        into, out = Product(w.w_in, w.b_in, keep, "W_in"), Product(w.w_out, w.b_out, keep, "W_out")
+        return cls(w.activation, into, gate, out)
 
 
 FormBuilder = Callable[[_Reading], CleanForm | None]
@@ -138,13 +139,14 @@ def recognise(
     attention_output: Float[Tensor, "token feature"],
     block_output: Float[Tensor, "token feature"],
     seen: SeenRows,
+    keep: Keep,
     tolerance: float,
 ) -> CleanForm | None:
     """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is.
 
     What was `seen` of the MLP is used where the weights give just that.
     """
-    whole = _Reading(weights, _MlpProducts.of(weights), block_input, attention_output, seen)
+    whole = _Reading(weights, _MlpProducts.of(weights, keep), block_input, attention_output, seen)
     # A few rows tell the forms apart; the one that fits them must then fit all.
     few = whole.first(PROBE_ROWS)
     for build in _BUILDERS:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_vzero.models.blocks import BlockWeights
 from tl_vzero.zeroing.chunks import Chunk
 from tl_vzero.zeroing.forms import CleanForm
+from tl_vzero.zeroing.products import Keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +47,23 @@ class IntoMlp:
         if self.own:
             columns = [scalars.unsqueeze(-1) for scalars in own]
             for place in chunk.places:
-                view, entering = place.view(buffer), self.pre[place.clean].unsqueeze(0)
+                grid, entering = place.grid(buffer), place.clean_grid(self.pre)
                 for scalars, rows in zip(columns, self.own, strict=True):
-                    entering = torch.addcmul(entering, place.view(scalars), rows[place.clean], value=-1.0, out=view)
-                view.baddbmm_(place.view(pattern), table[place.columns, :-1], alpha=-1.0)
+                    entering = torch.addcmul(
+                        entering, place.grid(scalars), place.clean_grid(rows), value=-1.0, out=grid
+                    )
+                columnwise = place.columnwise(buffer)
+                columnwise.baddbmm_(place.columnwise(pattern), table[place.columns, :-1], alpha=-1.0)
             return
         # What the norm scales shrinks by a factor a pair; the constant's share is given back by the product.
         shrinks = own[0].unsqueeze(-1)
         keeps, weights = 1.0 - shrinks, torch.cat([pattern, -shrinks], dim=-1)
         for place in chunk.places:
-            view = place.view(buffer)
-            torch.mul(self.pre[place.clean], place.view(keeps), out=view)
-            view.baddbmm_(place.view(weights), table[place.columns], alpha=-1.0)
+            torch.mul(place.clean_grid(self.pre), place.grid(keeps), out=place.grid(buffer))
+            place.columnwise(buffer).baddbmm_(place.columnwise(weights), table[place.columns], alpha=-1.0)
 
 
-def into_mlp(weights: BlockWeights, form: CleanForm, *, with_own_rows: bool) -> list[IntoMlp]:
+def into_mlp(weights: BlockWeights, form: CleanForm, keep: Keep, *, with_own_rows: bool) -> list[IntoMlp]:
     """The products that the MLP's activation reads: one, or the gate and the linear part."""
     mlp = form.mlp
     if mlp is None or weights.w_in is None:
@@ -70,16 +73,19 @@ def into_mlp(weights: BlockWeights, form: CleanForm, *, with_own_rows: bool) -> 
         parts = [(weights.w_gate, weights.b_gate, mlp.pre), (weights.w_in, weights.b_in, mlp.pre_linear)]
     own = _own_rows(form) if with_own_rows and form.between is not None else ()
     return [
-        IntoMlp(matrix, pre, _constant(form, matrix, bias), tuple(rows @ matrix for rows in own))
-        for matrix, bias, pre in parts
+        IntoMlp(matrix, pre, _constant(form, matrix, bias, keep, number), tuple(rows @ matrix for rows in own))
+        for number, (matrix, bias, pre) in enumerate(parts)
     ]
 
 
-def _constant(form: CleanForm, matrix: Tensor, bias: Tensor | None) -> Float[Tensor, "d_mlp"]:
+def _constant(form: CleanForm, matrix: Tensor, bias: Tensor | None, keep: Keep, number: int) -> Float[Tensor, "d_mlp"]:
     reader = form.between or form.first
     assert reader is not None
+    norm_bias = reader.norm.bias
     constant = matrix.new_zeros(matrix.shape[-1]) if bias is None else bias
-    return constant if reader.norm.bias is None else constant + reader.norm.bias @ matrix
+    if norm_bias is None:
+        return constant
+    return constant + keep(f"norm bias through {number}", matrix, lambda: norm_bias @ matrix)
 
 
 def _own_rows(form: CleanForm) -> tuple[Float[Tensor, "row feature"], ...]:

@@ -1,5 +1,6 @@
 """Packing (destination, source) pairs into blocks of rows that share one matrix product."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,12 +31,16 @@ class Segment:
     def rows(self) -> int:
         return len(self.columns) * (self.high - self.low)
 
+    @property
+    def end_column(self) -> int:
+        return self.first_column + len(self.columns)
 
-def segments_of(columns: Sequence[Column], max_rows: int) -> Iterator[Segment]:
-    """Cut columns into rectangles of at most `max_rows` pairs, wasting few on destinations that feel nothing.
 
-    Columns whose destinations differ share a rectangle only while the waste is small: a causal model's
-    triangle is cut into thin strips.
+def segments_of(columns: Sequence[Column], max_rows: int, max_columns: int) -> Iterator[Segment]:
+    """Cut columns into rectangles of at most `max_rows` pairs and `max_columns` columns.
+
+    Columns whose destinations differ share a rectangle only while few of its pairs are of destinations that feel
+    nothing: a causal model's triangle is cut into thin strips.
     """
     group: list[Column] = []
     low = high = wanted = 0
@@ -46,7 +51,7 @@ def segments_of(columns: Sequence[Column], max_rows: int) -> Iterator[Segment]:
         new_low, new_high = min(low, column.low), max(high, column.high)
         new_wanted = wanted + column.high - column.low
         area = (new_high - new_low) * (len(group) + 1)
-        fits = area <= max_rows and area <= (1 + WASTE_SHARE) * new_wanted + WASTE_ROWS
+        fits = area <= max_rows and len(group) < max_columns and area <= (1 + WASTE_SHARE) * new_wanted + WASTE_ROWS
         if not (group and fits and column.sentence == group[0].sentence and number - start == len(group)):
             yield from _rectangles(group, start, low, high, max_rows)
             group, start = [], number
@@ -64,15 +69,19 @@ def _rectangles(group: list[Column], start: int, low: int, high: int, max_rows: 
             yield Segment(tuple(group), start, at, min(at + step, high))
 
 
-def chunks_of(segments: Iterator[Segment], max_rows: int) -> Iterator[list[Segment]]:
-    """Gather segments until they fill one product."""
+def chunks_of(segments: Sequence[Segment], max_rows: int, max_columns: int) -> Iterator[list[Segment]]:
+    """Gather segments until they fill one product; the products are about equally large."""
+    total = sum(segment.rows for segment in segments)
+    even = math.ceil(total / max(1, math.ceil(total / max_rows)))
+    limit = min(max_rows, max(even + even // 8, max((segment.rows for segment in segments), default=0)))
     chunk: list[Segment] = []
-    filled = 0
+    rows = 0
     for segment in segments:
-        if chunk and filled + segment.rows > max_rows:
+        too_wide = chunk and segment.end_column - chunk[0].first_column > max_columns
+        if chunk and (rows + segment.rows > limit or too_wide):
             yield chunk
-            chunk, filled = [], 0
+            chunk, rows = [], 0
         chunk.append(segment)
-        filled += segment.rows
+        rows += segment.rows
     if chunk:
         yield chunk

@@ -1,6 +1,7 @@
 """The change of a block's output for many (destination, source) pairs, packed into products of bounded size."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,15 +11,16 @@ from torch import Tensor
 
 from tl_vzero.models.blocks import BlockWeights
 from tl_vzero.zeroing.chunks import Chunk, SentencePart, Workspace
-from tl_vzero.zeroing.folds import Folds
 from tl_vzero.zeroing.forms import CleanForm
 from tl_vzero.zeroing.into_mlp import IntoMlp, into_mlp
+from tl_vzero.zeroing.kept import Kept
 from tl_vzero.zeroing.norm_change import NormChange
-from tl_vzero.zeroing.packing import Column, chunks_of, segments_of
+from tl_vzero.zeroing.packing import Column, Segment, chunks_of, segments_of
 
 Route = Literal["direct", "factored", "folded", "none"]
 
-ROWS_A_PRODUCT = 4096  # more rows gain nothing in the product, and their activations leave the cache
+ROWS_A_PRODUCT = 1024  # more rows gain nothing in the product, and their activations leave the cache
+COLUMNS_A_TABLE = 256  # longer products run faster, until their result leaves the cache
 
 
 class PairZeroing:
@@ -37,15 +39,19 @@ class PairZeroing:
         route: Route,
         max_bytes: float,
         workspace: Workspace,
-        folds: Folds,
+        kept: Kept,
         layer: int,
     ) -> None:
         self.weights, self.form, self.parts, self.values = weights, form, parts, values
-        self.workspace, self.folds, self.layer, self.route = workspace, folds, layer, route
+        self.workspace, self.kept, self.layer, self.route = workspace, kept, layer, route
         self.heads = list(heads)
         whole = self.heads == list(range(len(weights.w_o)))
         self.w_o = weights.w_o if whole else weights.w_o[self.heads]
-        self.into = [] if route == "none" else into_mlp(weights, form, with_own_rows=route != "direct")
+        self.into = (
+            []
+            if route == "none"
+            else into_mlp(weights, form, partial(kept.vector, layer), with_own_rows=route != "direct")
+        )
         n_in, d_mlp = len(self.into), 0 if weights.w_out is None else weights.w_out.shape[0]
         d_model = self.w_o.shape[-1]
         row = max(1, n_in) * d_mlp + 8 * d_model
@@ -56,13 +62,28 @@ class PairZeroing:
 
     def changes(self, columns: Sequence[Column]) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"]]]:
         """Every pair of the columns with its change, which the caller may overwrite."""
-        for start in range(0, len(columns), self.max_columns):
-            batch = slice(start, start + self.max_columns)
-            lost = self._lost_by_source(self.values[batch])
-            tables = self._source_tables(self.values[batch], lost)
-            for segments in chunks_of(segments_of(columns[batch], self.max_rows), self.max_rows):
-                chunk = Chunk.of(segments, self.parts, self.workspace, lost)
+        segments = list(segments_of(columns, self.max_rows, self.max_columns))
+        chunks = list(chunks_of(segments, self.max_rows, self.max_columns))
+        for together in self._sharing_tables(chunks):
+            first = together[0][0].first_column
+            values = self.values[first : together[-1][-1].end_column]
+            lost = self._lost_by_source(values)
+            tables = self._source_tables(values, lost)
+            for chunk_segments in together:
+                chunk = Chunk.of(chunk_segments, self.parts, first, self.workspace, lost)
                 yield chunk, self._output_change(chunk, lost, tables)
+
+    def _sharing_tables(self, chunks: Sequence[list[Segment]]) -> Iterator[list[list[Segment]]]:
+        """Chunks that share tables: as many as stay in the cache, one at least."""
+        limit = min(self.max_columns, COLUMNS_A_TABLE)
+        together: list[list[Segment]] = []
+        for chunk in chunks:
+            if together and chunk[-1].end_column - together[0][0].first_column > limit:
+                yield together
+                together = []
+            together.append(chunk)
+        if together:
+            yield together
 
     def _lost_by_source(self, values: Tensor) -> Float[Tensor, "column head feature"]:
         """u[j, h] = v[j, h] W_O[h]: what each head writes of a source into whoever attends to it alone.
@@ -89,7 +110,7 @@ class PairZeroing:
             d_head = self.weights.w_o.shape[1]
             return rearrange(through @ into.matrix, "(head d_head) d_mlp -> head d_head d_mlp", d_head=d_head)
 
-        folded = self.folds.get(self.layer, number, into.matrix, fold)
+        folded = self.kept.fold(self.layer, number, into.matrix, fold)
         return folded if len(self.heads) == len(folded) else folded[self.heads]
 
     def _source_tables(
@@ -116,11 +137,11 @@ class PairZeroing:
         form, space = self.form, self.workspace
         delta = space.rows("delta", chunk.rows, lost)
         for place in chunk.places:
-            torch.bmm(place.view(chunk.pattern), lost[place.columns], out=place.view(delta))
+            torch.bmm(place.columnwise(chunk.pattern), lost[place.columns], out=place.columnwise(delta))
         if form.first is None or form.mlp is None or self.weights.w_out is None:
             return delta
         direct = self.route == "direct"
-        first = NormChange.of(form.first, delta, chunk.clean, space, centred=not form.reads_change_itself)
+        first = NormChange.of(form.first, delta, chunk, centred=not form.reads_change_itself)
         own: tuple[Tensor, ...] = (first.shrinks,)
         scale = first.scale
         if form.reads_change_itself:
@@ -129,15 +150,15 @@ class PairZeroing:
         else:
             residual = read = first.apply(delta)
         if form.between is not None:
-            between = NormChange.of(form.between, residual, chunk.clean, space)
+            between = NormChange.of(form.between, residual, chunk)
             own, scale = (between.own, first.own * between.scale), first.scale * between.scale
             read = between.apply(self._copy(residual)) if direct else None
         hidden = self._hidden_change(chunk, read if direct else None, own, scale, tables)
         if form.name == "sandwich" and form.last is not None:
             written = hidden @ self.weights.w_out
-            return residual.add_(NormChange.of(form.last, written, chunk.clean, space).apply(written))
+            return residual.add_(NormChange.of(form.last, written, chunk).apply(written))
         change = residual.addmm_(hidden, self.weights.w_out)
-        return change if form.last is None else NormChange.of(form.last, change, chunk.clean, space).apply(change)
+        return change if form.last is None else NormChange.of(form.last, change, chunk).apply(change)
 
     def _copy(self, change: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         return self.workspace.rows("copy", len(change), change).copy_(change)
@@ -165,6 +186,6 @@ class PairZeroing:
         for linear in entering[1:]:
             hidden.mul_(linear)
         for place in chunk.places:
-            view = place.view(hidden)
-            torch.sub(self.form.mlp.hidden[place.clean], view, out=view)
+            grid = place.grid(hidden)
+            torch.sub(place.clean_grid(self.form.mlp.hidden), grid, out=grid)
         return hidden

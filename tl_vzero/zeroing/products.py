@@ -1,10 +1,14 @@
 """Products that the clean run has done already: taken from it, once it is known that they are the same."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+# Keeps a vector that went through a matrix, under a name: (name, matrix, how to make it).
+Keep = Callable[[str, Tensor, Callable[[], Tensor]], Tensor]
 
 # How far a product may be from the clean run's own (root mean square, relative) and still be the same. What is farther
 # is computed: Hugging Face's RMSNorm is float32 inside a float64 model.
@@ -29,8 +33,10 @@ def random_direction(like: Float[Tensor, "*axes feature"]) -> Float[Tensor, "fea
 class Product:
     """rows @ matrix + bias, done once more only where the clean run does not show it."""
 
-    def __init__(self, matrix: Float[Tensor, "feature width"], bias: Float[Tensor, "width"] | None) -> None:
-        self.matrix, self.bias = matrix, bias
+    def __init__(
+        self, matrix: Float[Tensor, "feature width"], bias: Float[Tensor, "width"] | None, keep: Keep, name: str
+    ) -> None:
+        self.matrix, self.bias, self.keep, self.name = matrix, bias, keep, name
 
     def of(
         self, rows: Float[Tensor, "row feature"], seen: Float[Tensor, "row width"] | None
@@ -52,6 +58,6 @@ class Product:
     def _direction(self) -> Float[Tensor, "width"]:
         return random_direction(self.matrix)
 
-    @cached_property
+    @property
     def _through(self) -> Float[Tensor, "feature"]:
-        return self.matrix @ self._direction
+        return self.keep(f"direction through {self.name}", self.matrix, lambda: self.matrix @ self._direction)
