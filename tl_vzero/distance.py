@@ -75,7 +75,7 @@ def cosine_of_change(
     safe_clean = torch.where(clean_square == 0, 1.0, clean_square)
     along = (change * clean).sum(-1).to(wide) / safe_clean
     perpendicular = change.addcmul_(along.to(change.dtype).unsqueeze(-1), clean, value=-1.0)
-    perpendicular_square = perpendicular.square().sum(-1).to(wide)
+    perpendicular_square = torch.linalg.vector_norm(perpendicular, dim=-1).to(wide).square()
     # clean - change is (1 - along) clean - perpendicular, and the two parts are at right angles.
     changed_square = clean_square * (1.0 - along).square() + perpendicular_square
     safe_changed = torch.where(changed_square == 0, 1.0, changed_square)

@@ -66,8 +66,9 @@ def _gelu(x: Tensor) -> Tensor:
 
 def _gelu_tanh(x: Tensor) -> Tensor:
     # 0.5 (1 + tanh(z)) is sigmoid(2z), and x sigmoid(s x) is silu(s x) / s: of these torch's silu is the fast one.
+    constant = x.new_tensor(TWICE_ROOT)
     for rows in x.split(ROWS_IN_CACHE):
-        slope = (rows * rows).mul_(TWICE_ROOT * 0.044715).add_(TWICE_ROOT)
+        slope = torch.addcmul(constant, rows, rows, value=TWICE_ROOT * 0.044715)
         F.silu(rows.mul_(slope), inplace=True).div_(slope)
     return x
 

@@ -54,10 +54,19 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 def _fingerprint(tensors: dict[str, Tensor]) -> str:
     digest = xxhash.xxh3_128()
+    storages: dict[int, tuple[int, torch.UntypedStorage]] = {}
     for name, tensor in tensors.items():
         digest.update(_described(name, tensor))
-        # Weights on another device are summed there: fetching them would take longer than the scores.
-        digest.update(_bytes_of(tensor if tensor.device.type == "cpu" else _sums(tensor).cpu()))
+        if tensor.device.type != "cpu":
+            # Summed where they are: fetching them would take longer than the scores.
+            digest.update(_bytes_of(_sums(tensor).cpu()))
+            continue
+        # Views share a storage: its bytes are read once, as they lie, and each view says which part it shows.
+        storage = tensor.untyped_storage()
+        number, _ = storages.setdefault(storage.data_ptr(), (len(storages), storage))
+        digest.update(f"{number} {tensor.storage_offset()} {tensor.stride()}".encode())
+    for _, storage in storages.values():
+        digest.update(_bytes_of(torch.empty(0, dtype=torch.uint8).set_(storage)))
     return digest.hexdigest()
 
 

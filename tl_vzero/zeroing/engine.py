@@ -25,11 +25,11 @@ EngineName = Literal["auto", "hooks", "closed_form"]
 ENGINES: tuple[EngineName, ...] = ("auto", "hooks", "closed_form")
 
 # Positions of padding that cost no more than another run of the model.
-PADDING_A_RUN = 48
+PADDING_A_RUN = 96
 
 PROBE_LENGTHS = (5, 8)
-# How far the engines may be apart on a probe: relatively, and as a share of the largest score. The hook engine keeps few
-# digits of a small distance, also in float64 where Hugging Face's RMSNorm is float32 inside.
+# How far the engines may be apart on a probe: relatively, and as a share of the largest score. The hook engine keeps
+# few digits of a small distance, also in float64 where Hugging Face's RMSNorm is float32 inside.
 SAME_SCORE = {torch.float64: (1e-4, 1e-6), torch.float32: (1e-2, 1e-6)}
 SAME_SCORE_HALF = (0.3, 1e-3)
 
