@@ -1,34 +1,31 @@
 """The calls that users make: value_zeroing, score, and the registry METHODS."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.clean import clean_from_cache, clean_run, ids_of
+from tl_vzero.clean import ids_of
 from tl_vzero.distance import Distance
 from tl_vzero.errors import InputTypeError, unknown_name
 from tl_vzero.inputs import Inputs, Sentence, encode
-from tl_vzero.methods.attention import attention, attention_heads
+from tl_vzero.methods.registry import LAYER_METHODS, RANDOM, LayerMethod
+from tl_vzero.methods.run import layer_scores
 from tl_vzero.models.contracts import check_contracts, value_heads
-from tl_vzero.models.facts import facts_of, library_versions
 from tl_vzero.models.final_norm import final_norm_of
+from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
-from tl_vzero.models.sites import Sites, kind_of
-from tl_vzero.models.weights import weights_hash
+from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Scores
 from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
-from tl_vzero.zeroing.request import MEMORY_MB, Request, chosen, make_request, positions_of
+from tl_vzero.zeroing.request import MEMORY_MB, Request, make_request, positions_of
 
 Text = str | Sequence[str] | Tensor
 Numbers = Iterable[int] | int | None
-
-TOKENS_A_BATCH = 2048
 
 
 def value_zeroing(
@@ -92,17 +89,17 @@ def value_zeroing(
     for sentence in encoded.sentences:
         positions_of("sources", request.sources, len(sentence))
         positions_of("destinations", request.destinations, len(sentence))
-    metadata = _metadata(model) | {"options": _options(request, engine)}
+    metadata = provenance(model) | {"options": _options(request, engine)}
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(encoded, request, progress) as bar:
         norm = final_norm_of(model, ids_of(model, encoded.sentences[:1])) if final_norm else None
         work = Work(model, sites, request, engine, metadata["weights_sha256"], norm, cache, bar.update)
-        for batch in _batches(encoded):
+        for batch in encoded.batches():
             maps, used = zeroed_maps(work, batch)
             for sentence, values in zip(batch, maps, strict=True):
-                own = values.to(_result_dtype(model))
+                own = values.to(result_dtype(model))
                 scored[sentence.row] = _zeroing_scores(sites, request, sentence, own, metadata | _how(used))
-    return _in_order(encoded, scored)
+    return encoded.in_order(scored)
 
 
 def _how(used: Used) -> dict[str, Any]:
@@ -113,29 +110,6 @@ def _sources_bar(encoded: Inputs, request: Request, progress: bool) -> Any:
     n_sources = sum(len(request.sources or sentence.ids) for sentence in encoded.sentences)
     total = n_sources * len(request.layers)
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
-
-
-def _batches(encoded: Inputs) -> Iterator[list[Sentence]]:
-    """Sentences that are worked on together, from short to long."""
-    batch: list[Sentence] = []
-    held = 0
-    for sentence in sorted(encoded.sentences, key=len):
-        if batch and held + len(sentence) > TOKENS_A_BATCH:
-            yield batch
-            batch, held = [], 0
-        batch.append(sentence)
-        held += len(sentence)
-    yield batch
-
-
-def _in_order(encoded: Inputs, scored: Mapping[int, Scores]) -> Scores | list[Scores]:
-    ordered = [scored[sentence.row] for sentence in encoded.sentences]
-    return ordered[0] if encoded.single else ordered
-
-
-def _result_dtype(model: nn.Module) -> torch.dtype:
-    own = next(nn.Module.parameters(model)).dtype
-    return torch.float64 if own == torch.float64 else torch.float32
 
 
 def _zeroing_scores(
@@ -163,20 +137,6 @@ def _zeroing_scores(
     )
 
 
-def _metadata(model: nn.Module) -> dict[str, Any]:
-    facts = facts_of(model)
-    grouped = getattr(model.cfg, "n_heads", value_heads(model)) != value_heads(model)
-    return {
-        "model": facts.name,
-        "model_class": kind_of(model),
-        "model_head": facts.head,
-        "weights_sha256": weights_hash(model),
-        "dtype": str(next(nn.Module.parameters(model)).dtype).removeprefix("torch."),
-        "value_heads": "key-value" if grouped else "query",
-        "versions": library_versions(),
-    }
-
-
 def _options(request: Request, engine: str) -> dict[str, Any]:
     return {
         "distance": request.distance_name,
@@ -189,51 +149,11 @@ def _options(request: Request, engine: str) -> dict[str, Any]:
     }
 
 
-def attention_scores(
-    model: nn.Module,
-    inputs: Text,
-    *,
-    attention_mask: Tensor | None = None,
-    cache: Any | None = None,
-    layers: Numbers = None,
-    per_head: bool = False,
-    prepend_bos: bool = False,
-) -> Scores | list[Scores]:
-    """Raw attention, averaged over heads: `[layer, dest, src]`, or every query head's pattern with `per_head`.
-
-    Options are those of `value_zeroing`. The rollout adds the identity (Abnar & Zuidema 2020).
-    """
-    sites = check_contracts(model)
-    chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
-    metadata = _metadata(model) | {"engine": "clean run", "options": {"per_head": per_head}}
-    scored: dict[int, Scores] = {}
-    with quiet(model):
-        for group in (list(group) for batch in _batches(encoded) for _, group in groupby(batch, key=len)):
-            if cache is None:
-                clean = clean_run(model, sites, ids_of(model, group), chosen_layers)
-            else:
-                clean = clean_from_cache(cache, model, sites, group, chosen_layers)
-            read = attention_heads if per_head else attention
-            maps = torch.stack([read(clean[layer]) for layer in chosen_layers], dim=1).to(_result_dtype(model))
-            for sentence, values in zip(group, maps, strict=True):
-                whole = tuple(range(len(sentence)))
-                scored[sentence.row] = Scores(
-                    values=values,
-                    method="attention",
-                    layers=chosen_layers,
-                    heads=tuple(range(values.shape[1])) if per_head else None,
-                    dest_tokens=sentence.tokens,
-                    src_tokens=sentence.tokens,
-                    dest_positions=whole,
-                    src_positions=whole,
-                    n_layers=sites.n_layers,
-                    n_positions=len(sentence),
-                    word_ids=sentence.word_ids,
-                    identity=True,
-                    metadata=metadata | {"special": list(sentence.special)},
-                )
-    return _in_order(encoded, scored)
+def random_scores(model: nn.Module, inputs: Text, *, seed: int = 0, **options: Any) -> Scores | list[Scores]:
+    """Uniform random scores from a seed, 0 where attention cannot reach; options are those of every method."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
+    return layer_scores("random", RANDOM, model, inputs, seed=seed, **options)
 
 
 @dataclass(frozen=True)
@@ -243,9 +163,14 @@ class Method:
     function: Callable[..., Scores | list[Scores]]
     summary: str
     reference: str
+    defined_for: str
 
     def __call__(self, model: nn.Module, inputs: Text, **options: Any) -> Scores | list[Scores]:
         return self.function(model, inputs, **options)
+
+
+def _of_layers(name: str, method: LayerMethod) -> Method:
+    return Method(partial(layer_scores, name, method), method.summary, method.reference, method.defined_for)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -254,8 +179,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             value_zeroing,
             "distance of each block output when one source's value is zeroed",
             "Mohebbi et al. 2023",
+            "any block with values to zero",
         ),
-        "attention": Method(attention_scores, "attention pattern, averaged over heads", "Vaswani et al. 2017"),
+        "random": Method(random_scores, RANDOM.summary, RANDOM.reference, RANDOM.defined_for),
+        **{name: _of_layers(name, method) for name, method in LAYER_METHODS.items()},
     }
 )
 

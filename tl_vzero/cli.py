@@ -78,7 +78,7 @@ def report(
 def show_map(
     text: TextArgument = DEFAULT_TEXT,
     model: ModelOption = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="value_zeroing or attention.")] = "value_zeroing",
+    method: Annotated[str, typer.Option(help="A name that `tl-vzero methods` lists.")] = "value_zeroing",
     layer: Annotated[int | None, typer.Option(help="One layer, from 0; default: all.")] = None,
     stage: Annotated[
         Stage, typer.Option(help="Raw distances, rows that sum to one, or the rollout.")
@@ -109,10 +109,29 @@ def show_map(
             write_text(html, heatmap(chosen).to_html(include_plotlyjs=True))
 
 
+@app.command()
+def methods(json_file: JsonOption = None) -> None:
+    """The context-mixing methods there are: what each measures, its paper, and what it is defined for."""
+    with _errors_in_words():
+        from tl_vzero.api import METHODS
+        from tl_vzero.files import check_writable, write_text
+
+        if json_file is not None:
+            check_writable(json_file)
+        described = {
+            name: {"summary": method.summary, "reference": method.reference, "defined_for": method.defined_for}
+            for name, method in METHODS.items()
+        }
+        for name, each in described.items():
+            typer.echo(f"{name}\n    {each['summary']} ({each['reference']}); for {each['defined_for']}")
+        if json_file is not None:
+            write_text(json_file, json.dumps(described, ensure_ascii=False))
+
+
 def _choose(scores: "Scores", stage: Stage, layer: int | None, words: bool) -> "Scores":
     if stage is Stage.normalized:
         scores = scores.normalized()
-    elif stage is Stage.rollout:
+    elif stage is Stage.rollout and scores.stage != "rollout":
         scores = scores.rollout()
     if layer is not None:
         scores = scores.at_layer(layer)

@@ -100,6 +100,17 @@ def euclidean(
     return difference.square().sum(-1).sqrt()
 
 
+def relative_difference(measured: Float[Tensor, "*axes"], expected: Float[Tensor, "*axes"]) -> float:
+    """Root mean square of the difference, relative to that of `expected`.
+
+    >>> import torch
+    >>> round(relative_difference(torch.tensor([3.0, 5.0]), torch.tensor([3.0, 4.0])), 6)
+    0.2
+    """
+    difference, scale = (measured - expected).square().mean(), expected.square().mean()
+    return float((difference / scale.clamp(min=torch.finfo(scale.dtype).tiny)).sqrt())
+
+
 DISTANCES: Mapping[str, Distance] = MappingProxyType({"cosine": cosine, "euclidean": euclidean})
 
 

@@ -1,8 +1,8 @@
 """Text or ids to sentences: token ids, labels, words and special tokens, without any padding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -12,6 +12,10 @@ from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.models.facts import context_length, facts_of, vocabulary_size
 from tl_vzero.models.sites import kind_of
 from tl_vzero.words import word_ids_of_pieces
+
+TOKENS_A_BATCH = 2048
+
+Result = TypeVar("Result")
 
 EXPECTED = "a string, a list of strings, a 1-D tensor of ids, or a 2-D tensor of ids with attention_mask"
 
@@ -37,6 +41,23 @@ class Inputs:
 
     sentences: tuple[Sentence, ...]
     single: bool
+
+    def batches(self) -> Iterator[list[Sentence]]:
+        """Sentences that are worked on together, from short to long."""
+        batch: list[Sentence] = []
+        held = 0
+        for sentence in sorted(self.sentences, key=len):
+            if batch and held + len(sentence) > TOKENS_A_BATCH:
+                yield batch
+                batch, held = [], 0
+            batch.append(sentence)
+            held += len(sentence)
+        yield batch
+
+    def in_order(self, by_row: Mapping[int, Result]) -> Result | list[Result]:
+        """Results as the caller gave the sentences: a list for a list."""
+        ordered = [by_row[sentence.row] for sentence in self.sentences]
+        return ordered[0] if self.single else ordered
 
 
 def encode(

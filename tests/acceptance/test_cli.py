@@ -64,7 +64,15 @@ def test_map_prints_a_table_and_writes_json_and_html(tmp_path: Path) -> None:
 def test_map_of_every_method_and_stage(method: str, stage: str) -> None:
     code, output = run("map", "the authors [MASK] here.", "--method", method, "--stage", stage, "--quiet")
     assert code == 0
-    assert output.count(f"{method}, {stage}") == 4
+    shown = "rollout" if method in ("attention_rollout", "attention_flow") else stage
+    assert output.count(f"{method}, {shown}") == 4
+
+
+def test_methods_lists_the_registry(tmp_path: Path) -> None:
+    code, output = run("methods", "--json", tmp_path / "methods.json")
+    assert code == 0
+    assert list(json.loads((tmp_path / "methods.json").read_text(encoding="utf-8"))) == list(tl_vzero.METHODS)
+    assert all(method in output for method in tl_vzero.METHODS)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ PACKAGE = Path(tl_vzero.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 ROOMS = [
     "errors",
+    "choices",
     "files",
     "distance",
     "rollout",

@@ -1,19 +1,57 @@
-"""Raw attention, the score that Value Zeroing is most often compared with."""
+"""Raw attention, and what it gives when it is followed through the layers."""
 
+import numpy as np
+import torch
 from jaxtyping import Float
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
-from tl_vzero.clean import CleanBlock
+from tl_vzero.methods.layer import Layer
+from tl_vzero.rollout import normalize_rows, roll_out
+
+# Scipy's flows are 32-bit integers. A row of capacities sums to 1, so no flow is larger than this.
+UNITS_OF_FLOW = 2**30
 
 
-def attention(block: CleanBlock) -> Float[Tensor, "sentence dest src"]:
-    """The attention pattern, averaged over heads.
-
-    Its rollout adds the identity and normalises: half of each token stays (Abnar & Zuidema 2020).
-    """
-    return block.pattern.mean(dim=1)
+def attention(layer: Layer) -> Float[Tensor, "sentence dest src"]:
+    """The attention pattern, averaged over heads (Vaswani et al. 2017)."""
+    return layer.pattern.mean(dim=1)
 
 
-def attention_heads(block: CleanBlock) -> Float[Tensor, "sentence head dest src"]:
+def attention_heads(layer: Layer) -> Float[Tensor, "sentence head dest src"]:
     """The attention pattern of every query head."""
-    return block.pattern
+    return layer.pattern
+
+
+def attention_rollout(maps: Float[Tensor, "layer position position"]) -> Float[Tensor, "layer position position"]:
+    """Attention multiplied through the layers; half of each token stays (Abnar & Zuidema 2020, section 3)."""
+    return roll_out(normalize_rows(maps), identity=True)
+
+
+def attention_flow(maps: Float[Tensor, "layer position position"]) -> Float[Tensor, "layer position position"]:
+    """The largest flow from a destination down to each input token, as a share of the row (Abnar & Zuidema 2020).
+
+    Attention with half of each token staying is the capacity of a pipe. One flow problem an entry: T * T problems a
+    layer, on T nodes for each layer below.
+    """
+    n_layers, length = len(maps), maps.shape[-1]
+    held = normalize_rows(normalize_rows(maps) + torch.eye(length, dtype=maps.dtype, device=maps.device))
+    pipes = (held.double().cpu().numpy() * UNITS_OF_FLOW).round().astype(np.int32)
+    flows = np.zeros((n_layers, length, length))
+    for layer in range(n_layers):
+        graph = _graph(pipes[: layer + 1])
+        for dest in range(length):
+            for source in range(length):
+                flow = maximum_flow(graph, (layer + 1) * length + dest, source).flow_value
+                flows[layer, dest, source] = flow / UNITS_OF_FLOW
+    return normalize_rows(torch.from_numpy(flows)).to(maps)
+
+
+def _graph(pipes: np.ndarray) -> csr_array:
+    """A node for each token of the input and of each layer's output; pipes lead from a layer to the one below."""
+    n_layers, length, _ = pipes.shape
+    layer, dest, source = np.nonzero(pipes)
+    size = (n_layers + 1) * length
+    ends = ((layer + 1) * length + dest, layer * length + source)
+    return csr_array((pipes[layer, dest, source], ends), shape=(size, size))

@@ -14,6 +14,9 @@ from tl_vzero.models.sites import hook_points
 
 Activation = Callable[[Tensor], Tensor]
 
+# How far a block's output, computed from its weights, may be from its own (root mean square, relative).
+SAME_BLOCK = {torch.float64: 5e-7, torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
 ROWS_IN_CACHE = 256
 TWICE_ROOT = 2.0 * math.sqrt(2.0 / math.pi)
 

@@ -24,23 +24,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.clean import CleanBlock
-from tl_vzero.distance import cosine_of_change, wide_dtype
-from tl_vzero.models.blocks import BlockWeights
+from tl_vzero.distance import cosine_of_change, relative_difference, wide_dtype
+from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights
 from tl_vzero.zeroing.chunks import Chunk, SentencePart, Workspace
 from tl_vzero.zeroing.forms import CleanForm, SeenRows, recognise
 from tl_vzero.zeroing.kept import Kept
 from tl_vzero.zeroing.packing import Column
 from tl_vzero.zeroing.pairs import PairZeroing, Route
-from tl_vzero.zeroing.products import SAME_PRODUCT, random_direction, same
+from tl_vzero.zeroing.products import SAME_PRODUCT, random_direction
 from tl_vzero.zeroing.reach import reached
 from tl_vzero.zeroing.request import Request
 
 NARROW = 256  # features
 FOLDS_SHARE = 0.5  # of the memory that may be held
 LATER_CALLS_PAY = 0.3  # A fold is counted at this share of its cost: it is kept for calls to come.
-
-# How far a form's output may be from the block's own (root mean square, relative) and still be the same block.
-SAME_BLOCK = {torch.float64: 5e-7, torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +173,7 @@ def _attention_output(
         written = torch.einsum("sjhk,hmk->shmj", block.value.to(dtype), by_value_head).flatten(1, 2)
         along = (pattern * written.unsqueeze(2)).sum(dim=(1, 3)).unsqueeze(-1)
         along = _rows(along, run.rows, dtype).squeeze(-1) + weights.b_o @ direction
-        if same(along, seen @ direction, SAME_PRODUCT[dtype]):
+        if relative_difference(along, seen @ direction) <= SAME_PRODUCT[dtype]:
             return seen
     value = block.value.to(dtype).repeat_interleave(members, dim=2).transpose(1, 2)
     mixed = rearrange(pattern @ value, "sentence head dest d_head -> sentence dest (head d_head)")

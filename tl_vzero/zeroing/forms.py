@@ -17,8 +17,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_vzero.distance import relative_difference
 from tl_vzero.models.blocks import Activation, BlockWeights, Norm
-from tl_vzero.zeroing.products import Keep, Product, same
+from tl_vzero.zeroing.products import Keep, Product
 
 PROBE_ROWS = 4
 
@@ -157,7 +158,7 @@ def recognise(
 
 
 def _fits(form: CleanForm | None, block_output: Tensor, tolerance: float) -> bool:
-    return form is not None and same(form.output, block_output, tolerance)
+    return form is not None and relative_difference(form.output, block_output) <= tolerance
 
 
 def _pre_norm(r: _Reading) -> CleanForm | None:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tl_vzero.choices import chosen, integers
 from tl_vzero.clean import Clean, CleanBlock, check_clean_output
 from tl_vzero.distance import cosine, cosine_of_change, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError
@@ -24,7 +25,7 @@ from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.reach import reached
-from tl_vzero.zeroing.request import Request, chosen, integers
+from tl_vzero.zeroing.request import Request
 
 TOKENS_A_BATCH = 768
 

@@ -7,17 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_vzero.distance import relative_difference
+
 # Keeps a vector that went through a matrix, under a name: (name, matrix, how to make it).
 Keep = Callable[[str, Tensor, Callable[[], Tensor]], Tensor]
 
 # How far a product may be from the clean run's own (root mean square, relative) and still be the same. What is farther
 # is computed: Hugging Face's RMSNorm is float32 inside a float64 model.
 SAME_PRODUCT = {torch.float64: 1e-12, torch.float32: 5e-6}
-
-
-def same(a: Float[Tensor, "*axes"], b: Float[Tensor, "*axes"], tolerance: float) -> bool:
-    """Whether two tensors are equal within a tolerance, relative to b's root mean square."""
-    return bool((a - b).square().mean().sqrt() <= tolerance * b.square().mean().sqrt())
 
 
 def random_direction(like: Float[Tensor, "*axes feature"]) -> Float[Tensor, "feature"]:
@@ -52,7 +49,7 @@ class Product:
         along = rows @ self._through
         if self.bias is not None:
             along = along + self.bias @ self._direction
-        return same(along, seen @ self._direction, SAME_PRODUCT[rows.dtype])
+        return relative_difference(along, seen @ self._direction) <= SAME_PRODUCT[rows.dtype]
 
     @cached_property
     def _direction(self) -> Float[Tensor, "width"]:

@@ -1,0 +1,90 @@
+"""Context-mixing methods against the values of their authors' own programs, through every class that holds a BERT."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from support import golden, models
+from torch import Tensor
+
+import tl_vzero
+
+# method -> golden file, and how far a method may be off in float64 and float32.
+FILES = {
+    "attention": ("attn", 1e-9, 1e-5),
+    "attention_rollout": ("rollout", 1e-9, 1e-5),
+    "attention_flow": ("attn_flow", 1e-6, 1e-5),
+    "attention_norm": ("attn_norm", 1e-9, 1e-5),
+    "attention_norm_res": ("attn_norm_res", 1e-9, 1e-5),
+    "attention_norm_res_ln": ("attn_norm_res_ln", 1e-9, 1e-5),
+    "globenc": ("globenc", 1e-9, 1e-5),
+    "alti": ("alti_exact", 1e-9, 1e-5),
+}
+DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64")]
+ROUTES = ["load_model", "HookedEncoder", "TransformerBridge"]
+
+
+@cache
+def tiny_bert(route: str, dtype: torch.dtype) -> Any:
+    folder = golden.model_folder("tiny-bert")
+    if route == "load_model":
+        return tl_vzero.load_model(folder, dtype=dtype)
+    hf_model = golden.hf_bert_with_fresh_head(folder, dtype)
+    return models.hooked_encoder(hf_model) if route == "HookedEncoder" else models.bridge(hf_model)
+
+
+def expected(name: str) -> dict[str, Any]:
+    return golden.read(golden.files(f"tiny-bert__{name}.npz")[0])
+
+
+def assert_close(measured: Tensor, wanted: Tensor, tolerance: float) -> None:
+    assert measured.shape == wanted.shape
+    difference = (measured.double() - wanted).abs().max().item()
+    assert difference <= tolerance, f"off by {difference:.2e}, allowed {tolerance:.0e}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", FILES)
+@pytest.mark.parametrize("route", ROUTES)
+def test_tiny_bert(route: str, method: str, dtype: torch.dtype) -> None:
+    name, in_float64, in_float32 = FILES[method]
+    tolerance = in_float64 if dtype == torch.float64 else in_float32
+    wanted = expected(name)
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        if f"norm{number}" not in wanted:
+            continue
+        scores = tl_vzero.score(tiny_bert(route, dtype), torch.tensor(ids), method=method)
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), tolerance)
+
+
+@pytest.mark.parametrize("method", ["attention_norm", "attention_norm_res", "attention_norm_res_ln", "globenc", "alti"])
+def test_what_is_not_normalised(method: str) -> None:
+    wanted = expected(FILES[method][0])
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method=method)
+        assert_close(scores.values, golden.tensor(wanted[f"raw{number}"]), 1e-9 * wanted[f"raw{number}"].max())
+
+
+@pytest.mark.parametrize("method", ["globenc", "alti"])
+def test_rollouts(method: str) -> None:
+    wanted = expected(FILES[method][0])
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method=method)
+        assert_close(scores.rollout().values, golden.tensor(wanted[f"rollout{number}"]), 1e-9)
+
+
+def test_rollout_of_the_norms_as_the_program_of_alti_has_it() -> None:
+    wanted = expected("kob_rollouts_alti_repo")
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        model = tiny_bert("load_model", torch.float64)
+        scores = tl_vzero.score(model, torch.tensor(ids), method="attention_norm_res_ln")
+        assert_close(scores.rollout().values, golden.tensor(wanted[f"rollout{number}"]), 1e-9)
+
+
+def test_alti_as_its_program_has_it() -> None:
+    """The program adds 1e-6 to every coordinate of a difference before it takes the norm."""
+    wanted = expected("alti")
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method="alti")
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), 1e-4)

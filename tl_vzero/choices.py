@@ -1,0 +1,47 @@
+"""Numbers that a caller chose: layers, heads, positions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tl_vzero.errors import InputError, InputTypeError
+
+
+def chosen(name: str, given: Iterable[int] | int | None, count: int, holder: str) -> tuple[int, ...] | None:
+    """Resolve chosen numbers against how many there are; negative ones count from the end.
+
+    >>> chosen("layers", [-1, 0], 4, "the model has")
+    (3, 0)
+    """
+    numbers = integers(name, given)
+    if numbers is None:
+        return None
+    resolved = tuple(_within(name, number, count, holder) for number in numbers)
+    repeated = sorted({number for number in resolved if resolved.count(number) > 1})
+    if repeated:
+        raise InputError(f"{name} holds {repeated} more than once: expected each at most once")
+    return resolved
+
+
+def _within(name: str, number: int, count: int, holder: str) -> int:
+    if not -count <= number < count:
+        raise InputError(
+            f"{name} holds {number}: expected 0 to {count - 1}, or -{count} to -1 from the end ({holder} {count})"
+        )
+    return number % count
+
+
+def integers(name: str, given: Iterable[int] | int | None, *, empty: bool = False) -> tuple[int, ...] | None:
+    """Read one integer or several from a number, list, range or tensor; `None` stays `None`."""
+    if given is None:
+        return None
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if isinstance(given, str) or not isinstance(given, Iterable | int):
+        raise InputTypeError(f"{name} is {type(given).__name__}: expected integers, such as [0, 3], or None for all")
+    numbers: list[Any] = [given] if isinstance(given, int) else list(given)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise InputTypeError(f"{name} holds {number!r} ({type(number).__name__}): expected integers")
+    if not numbers and not empty:
+        raise InputError(f"{name} is empty: expected at least one, or None for all")
+    return tuple(numbers)

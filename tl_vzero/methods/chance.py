@@ -1,0 +1,15 @@
+"""Random scores: what a method must beat."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_vzero.methods.layer import Layer
+
+
+def random(layer: Layer, seed: int) -> Float[Tensor, "sentence dest src"]:
+    """Uniform between 0 and 1 where attention can reach at all; the same for a sentence alone and in a batch."""
+    generator = torch.Generator().manual_seed(seed * 10_007 + layer.number)
+    length = layer.pattern.shape[-1]
+    one = torch.rand(length, length, generator=generator, dtype=torch.float64).to(layer.pattern)
+    return one * (layer.pattern != 0).any(dim=1)
