@@ -13,6 +13,7 @@ from tl_vzero.clean import ids_of
 from tl_vzero.distance import Distance
 from tl_vzero.errors import InputTypeError, unknown_name
 from tl_vzero.inputs import Inputs, Sentence, encode
+from tl_vzero.methods.jacobian import hta
 from tl_vzero.methods.registry import LAYER_METHODS, RANDOM, LayerMethod
 from tl_vzero.methods.run import layer_scores
 from tl_vzero.models.contracts import check_contracts, value_heads
@@ -183,6 +184,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         ),
         "random": Method(random_scores, RANDOM.summary, RANDOM.reference, RANDOM.defined_for),
         **{name: _of_layers(name, method) for name, method in LAYER_METHODS.items()},
+        "hta": Method(
+            hta,
+            "size of the Jacobian of a block's output by its input",
+            "Brunner et al. 2020",
+            "any differentiable block",
+        ),
     }
 )
 

@@ -88,3 +88,22 @@ def test_alti_as_its_program_has_it() -> None:
     for number, ids in enumerate(golden.tiny_bert_ids()):
         scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method="alti")
         assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), 1e-4)
+
+
+HTA = {
+    "hta": {},
+    "hta_global": {"to": "embeddings"},
+    "hta_x_input": {"times_input": True},
+    "hta_x_input_global": {"to": "embeddings", "times_input": True},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", HTA)
+@pytest.mark.parametrize("route", ROUTES)
+def test_hidden_token_attribution(route: str, name: str, dtype: torch.dtype) -> None:
+    wanted = expected(name)
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        scores = tl_vzero.score(tiny_bert(route, dtype), torch.tensor(ids), method="hta", **HTA[name])
+        tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), tolerance)

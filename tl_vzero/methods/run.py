@@ -19,7 +19,7 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
-from tl_vzero.scores import Scores
+from tl_vzero.scores import Scores, Stage
 
 
 def layer_scores(
@@ -56,7 +56,16 @@ def layer_scores(
                 if method.through:
                     values = method.through(values)[list(chosen_layers)]
                 own = values.to(result_dtype(model))
-                scored[sentence.row] = _scores(name, method, sites, chosen_layers, sentence, own, metadata)
+                scored[sentence.row] = labelled(
+                    name,
+                    own,
+                    chosen_layers,
+                    sites,
+                    sentence,
+                    metadata,
+                    identity=method.identity,
+                    stage="rollout" if method.through else "raw",
+                )
     return encoded.in_order(scored)
 
 
@@ -87,15 +96,18 @@ def _maps(
     return torch.stack([by_layer[layer] for layer in layers], dim=1)
 
 
-def _scores(
+def labelled(
     name: str,
-    method: LayerMethod,
-    sites: Sites,
+    values: Float[Tensor, "layer *head dest src"],
     layers: tuple[int, ...],
+    sites: Sites,
     sentence: Sentence,
-    values: Tensor,
     metadata: dict[str, Any],
+    *,
+    identity: bool = False,
+    stage: Stage = "raw",
 ) -> Scores:
+    """Whole maps of one sentence as Scores."""
     whole = tuple(range(len(sentence)))
     return Scores(
         values=values,
@@ -109,7 +121,7 @@ def _scores(
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
-        identity=method.identity,
-        stage="rollout" if method.through else "raw",
+        identity=identity,
+        stage=stage,
         metadata=metadata | {"special": list(sentence.special)},
     )

@@ -1,10 +1,13 @@
 """Laws that every method keeps, and what its vectors are."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from support import references
 from support.models import HF_BUILDERS, build, hf_bert, hf_gpt2, is_causal, loaded, randomise
+from support.state import left_as_found
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -13,7 +16,8 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError
 
 IDS = torch.tensor([2, 5, 17, 9, 9, 31, 3])
 POST_NORM_ONLY = ("attention_norm_res_ln", "globenc")
-READ_OFF = [name for name in tl_vzero.METHODS if name != "value_zeroing"]
+OTHERS = [name for name in tl_vzero.METHODS if name != "value_zeroing"]
+READ_OFF = [name for name in OTHERS if name != "hta"]
 
 
 def model_in_float64(architecture: str) -> Any:
@@ -26,7 +30,7 @@ def defined(method: str, architecture: str) -> bool:
 
 CASES = [
     pytest.param(method, architecture, id=f"{method}-{architecture}")
-    for method in READ_OFF
+    for method in OTHERS
     for architecture in HF_BUILDERS
     if defined(method, architecture)
 ]
@@ -57,7 +61,7 @@ def test_a_padded_batch_equals_the_sentences_alone(method: str, architecture: st
         assert torch.allclose(scores.values, scores_of(model, IDS[:n], method).values, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", READ_OFF)
+@pytest.mark.parametrize("method", OTHERS)
 def test_chosen_layers_are_those_of_the_whole(method: str) -> None:
     model = model_in_float64("bert")
     part = scores_of(model, IDS, method, layers=[-1, 0])
@@ -182,6 +186,32 @@ def test_rollout_of_attention_is_attention_rollout() -> None:
         rolled.rollout()
 
 
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_hidden_token_attribution_is_the_size_of_autograds_jacobian(architecture: str) -> None:
+    hf_model = HF_BUILDERS[architecture](1).double()
+    model = tl_vzero.load_model(copy.deepcopy(hf_model))
+    states = hf_model(IDS.unsqueeze(0), output_hidden_states=True).hidden_states
+    block = references.blocks_of(hf_model)[1]
+
+    def run(state: Tensor) -> Tensor:
+        output = block(state.unsqueeze(0))
+        return (output[0] if isinstance(output, tuple) else output).view_as(state)
+
+    jacobian = torch.autograd.functional.jacobian(run, states[1][0].detach())
+    scores = scores_of(model, IDS, "hta", layers=1)
+    assert torch.allclose(scores.values[0], jacobian.square().sum(dim=(1, 3)).sqrt(), rtol=1e-9, atol=1e-12)
+
+
+def test_hidden_token_attribution_to_the_embeddings_begins_as_the_first_layer() -> None:
+    model = model_in_float64("bert")
+    through = scores_of(model, IDS, "hta", to="embeddings")
+    assert torch.allclose(through.values[0], scores_of(model, IDS, "hta").normalized().values[0], rtol=1e-9, atol=0)
+    with pytest.raises(tl_vzero.TLVZeroError, match="rollout"):
+        through.rollout()
+    with pytest.raises(InputError, match="did you mean 'embeddings'"):
+        scores_of(model, IDS, "hta", to="embedings")
+
+
 def test_random_is_seeded() -> None:
     model = loaded(hf_gpt2())
     values = scores_of(model, IDS, "random").values
@@ -209,3 +239,10 @@ def test_an_unknown_option_is_named() -> None:
 def test_a_method_says_what_it_is(method: str) -> None:
     entry = tl_vzero.METHODS[method]
     assert entry.summary and entry.reference and entry.defined_for
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_nothing_is_left_in_the_model(method: str) -> None:
+    model = loaded(hf_bert(dropout=0.5)).train()
+    with left_as_found(model):
+        scores_of(model, IDS, method)
