@@ -62,7 +62,7 @@ def visit_clean_blocks(
     def show(layer: int) -> NamedHook:
         def hook_function(output: Tensor, *, hook: Any) -> None:
             seen[sites.outputs[layer]] = output.detach()
-            check_clean_output(sites.outputs[layer], output)
+            check_clean_output(sites.outputs[layer], output if mask is None else output[mask])
             inside = {shows: seen[name] for shows, name in sites.inside[layer].items() if name in seen}
             block = CleanBlock(*(seen[name] for name in sites.at(layer)), **inside)
             seen.clear()

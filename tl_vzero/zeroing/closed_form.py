@@ -10,7 +10,7 @@
    keeps its digits in float32.
 5. Pairs that cannot feel the zeroed value are never formed: a causal model costs half.
 
-Weights are read afresh at each call; what is kept between calls (folds.py) is bound to their content. A block counts
+Weights are read afresh at each call; what is kept between calls (kept.py) is bound to their content. A block counts
 as recognised only if its form, computed from the weights, gives the output that the clean run showed.
 """
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
+from tl_vzero.errors import ModelError
 from tl_vzero.models.blocks import block_weights
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.closed_form import Run, Wanted, closed_form_layer, compute_dtype, pairs_bytes
@@ -16,6 +17,10 @@ from tl_vzero.zeroing.request import Request
 
 class NotInClosedForm(Exception):
     """Why a model's maps cannot be had in closed form; ends the run that found out."""
+
+
+class PaddingMatters(NotInClosedForm):
+    """What a padded run gives is not what its sentences alone give."""
 
 
 def closed_maps(
@@ -33,15 +38,17 @@ def closed_maps(
     """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
 
     `clean` is their clean run, where it is known. Each block's maps are computed as soon as the run reaches its end,
-    so that the activations of one block are held at a time. Raises NotInClosedForm for a block of no known form.
+    so that the activations of one block are held at a time. Raises NotInClosedForm for a block of no known form,
+    PaddingMatters where the sentences must run by themselves.
     """
     by_layer: dict[int, list[Tensor]] = {}
     routes: dict[int, str] = {}
     mask = _mask(ids)
+    padding_from_token = None if mask is None else mask[:, None, :, None] & ~mask[:, None, None, :]
 
     def visit(layer: int, block: CleanBlock) -> None:
-        if mask is not None and (block.pattern * ~mask[:, None, None, :] * mask[:, None, :, None]).any():
-            raise NotInClosedForm(f"attention in block {layer} reads padding")
+        if padding_from_token is not None and bool(((block.pattern != 0) & padding_from_token).any()):
+            raise PaddingMatters(f"attention in block {layer} reads padding")
         weights = block_weights(model, layer, compute_dtype(block.output))
         if weights is None:
             raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
@@ -56,7 +63,13 @@ def closed_maps(
         run = Run.of(wanted, request, workspace, kept)
         if clean is None:
             padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
-            visit_clean_blocks(model, sites, padded, request.layers, visit, mask=mask)
+            try:
+                visit_clean_blocks(model, sites, padded, request.layers, visit, mask=mask)
+            except ModelError as error:
+                if mask is None:
+                    raise
+                # A row of padding may attend to nothing at all; its NaN then spreads to the next block's values.
+                raise PaddingMatters(str(error)) from error
         else:
             for layer in request.layers:
                 visit(layer, clean[layer])

@@ -16,7 +16,7 @@ from tl_vzero.models.blocks import acted_on, structure
 from tl_vzero.models.facts import context_length
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE, Wanted
-from tl_vzero.zeroing.closed_run import NotInClosedForm, closed_maps
+from tl_vzero.zeroing.closed_run import NotInClosedForm, PaddingMatters, closed_maps
 from tl_vzero.zeroing.hooked import hooked_maps
 from tl_vzero.zeroing.kept import Kept, kept_of
 from tl_vzero.zeroing.request import Request, default_request, positions_of
@@ -132,22 +132,32 @@ def _in_closed_form(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Us
     maps: Maps = []
     routes: tuple[str, ...] = ()
     for group in _runs(sentences, PADDING_A_RUN if pads else 0):
-        ids = [sentence.ids.to(device_of(work.model)) for sentence in group]
-        layers = work.request.layers
-        clean = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
-        made, routes = closed_maps(
-            work.model,
-            work.sites,
-            ids,
-            [work.wanted(sentence) for sentence in group],
-            work.request,
-            kept,
-            clean=clean,
-            final_norm=work.final_norm,
-            advance=work.advance,
-        )
+        try:
+            made, routes = _closed_group(work, group, kept)
+        except PaddingMatters:
+            made = []
+            for alike in _runs(group, padding=0):
+                own, routes = _closed_group(work, alike, kept)
+                made += own
         maps += made
     return maps, Used("closed_form", routes=routes)
+
+
+def _closed_group(work: Work, group: list[Sentence], kept: Kept) -> tuple[Maps, tuple[str, ...]]:
+    """Maps of sentences that share one clean run."""
+    layers = work.request.layers
+    known = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
+    return closed_maps(
+        work.model,
+        work.sites,
+        [sentence.ids.to(device_of(work.model)) for sentence in group],
+        [work.wanted(sentence) for sentence in group],
+        work.request,
+        kept,
+        clean=known,
+        final_norm=work.final_norm,
+        advance=work.advance,
+    )
 
 
 Verdict = Literal["right, padded too", "right", "wrong"]
@@ -178,7 +188,10 @@ def _probe(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
 
     def agrees(which: Sequence[int]) -> bool:
         ids, asked = [probes[n] for n in which], [wanted[n] for n in which]
-        made, _ = closed_maps(work.model, work.sites, ids, asked, request, kept)
+        try:
+            made, _ = closed_maps(work.model, work.sites, ids, asked, request, kept)
+        except PaddingMatters:
+            return False
         return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(made, which, strict=True))
 
     dtype = next(nn.Module.parameters(work.model)).dtype

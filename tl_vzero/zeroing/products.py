@@ -35,9 +35,7 @@ class Product:
     ) -> None:
         self.matrix, self.bias, self.keep, self.name = matrix, bias, keep, name
 
-    def of(
-        self, rows: Float[Tensor, "row feature"], seen: Float[Tensor, "row width"] | None
-    ) -> Float[Tensor, "row width"]:
+    def of(self, rows: Float[Tensor, "row feature"], seen: Float[Tensor, "_ _"] | None) -> Float[Tensor, "row width"]:
         """The product of rows; `seen`, if it is that product."""
         if seen is not None and self._gives(rows, seen):
             return seen

@@ -6,42 +6,17 @@ from typing import Any
 import pytest
 import torch
 from support import golden, references
-from support.models import HF_BUILDERS, MOST_ROUTES, VOCABULARY, build, hf_bert, loaded, randomise
+from support.closed import ARCHITECTURES, IDS, SHAPE, assert_same, maps, model_in_float64, shared_model, tolerance_of
+from support.models import MOST_ROUTES, build, hf_bert, loaded, randomise
 from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import BertConfig, BertForMaskedLM
 
 import tl_vzero
 from tl_vzero.errors import InputError, ModelError
+from tl_vzero.models import sites
 from tl_vzero.models.blocks import ACTIVATIONS
 from tl_vzero.zeroing import closed_form
 
-IDS = torch.tensor([5, 17, 42, 8, 8, 31, 3, 59, 1, 20, 11])
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-}
-GROUPED = {**SHAPE, "num_key_value_heads": 2, "head_dim": 8}
-MORE = {
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**GROUPED)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4)),
-}
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"per_head": True},
@@ -54,29 +29,12 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def maps(model: Any, engine: str, ids: Tensor = IDS, **options: Any) -> Tensor:
-    scores = tl_vzero.value_zeroing(model, ids, engine=engine, **options)
-    assert scores.metadata["engine"] == engine
-    return scores.values.double()
-
-
-def model_in_float64(architecture: str) -> Any:
-    hf_model = randomise(MORE[architecture](), 1) if architecture in MORE else HF_BUILDERS[architecture](1)
-    return tl_vzero.load_model(hf_model, dtype=torch.float64)
-
-
-def assert_same(closed: Tensor, hooked: Tensor, tolerance: float) -> None:
-    assert torch.equal(closed == 0, hooked == 0)
-    assert ((closed - hooked).abs() <= tolerance * hooked.abs().amax()).all()
-
-
-@pytest.mark.parametrize("architecture", [*HF_BUILDERS, *MORE])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "all")
 def test_equals_the_hook_engine_on_every_recognised_architecture(architecture: str, options: dict[str, Any]) -> None:
     model = model_in_float64(architecture)
-    # Hugging Face's RMSNorm computes in float32 inside a float64 model.
-    tolerance = 1e-11 if architecture in ("bert", "gpt2", "neox") else 1e-6
-    assert_same(maps(model, "closed_form", **options), maps(model, "hooks", **options), tolerance)
+    hooked = maps(model, "hooks", **options)
+    assert_same(maps(model, "closed_form", **options), hooked, tolerance_of(architecture))
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
@@ -140,6 +98,31 @@ def test_a_batch_of_sentences_of_several_lengths_equals_the_sentences_alone() ->
     together = tl_vzero.value_zeroing(model, ids, attention_mask=mask, engine="closed_form")
     for length, scores in zip(lengths, together, strict=True):
         assert torch.allclose(scores.values, maps(model, "closed_form", IDS[:length]), rtol=1e-9, atol=1e-18)
+
+
+NOTHING_INSIDE: dict[str, tuple[str, ...]] = {}
+ANOTHER_INSIDE: list[dict[str, tuple[str, ...]]] = [
+    {"mlp_output": ("hook_attn_out",)},
+    {"mlp_output": ("hook_resid_mid", "mlp.hook_in")},
+    {"attention_output": ("hook_mlp_out",)},
+    {"attention_output": ("hook_in", "hook_resid_pre"), "mlp_output": ("hook_in", "hook_resid_pre")},
+    {"mlp_pre": ("mlp.hook_post", "mlp.out.hook_in")},
+    {"mlp_pre": ("mlp.hook_pre_linear",), "mlp_pre_linear": ("mlp.hook_pre",)},
+]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "gemma2", "neox"])
+@pytest.mark.parametrize("inside", [NOTHING_INSIDE, *ANOTHER_INSIDE], ids=lambda inside: "-".join(inside) or "none")
+def test_what_hooks_inside_a_block_show_is_not_believed_unchecked(
+    architecture: str, inside: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shared_model(architecture)
+    expected = maps(model, "hooks")
+    known = sites._INSIDE
+    shown = sites.sites_of(model).inside
+    monkeypatch.setattr(sites, "_INSIDE", known | inside if inside else {})
+    assert sites.sites_of(model).inside != shown
+    assert_same(maps(model, "closed_form"), expected, tolerance_of(architecture))
 
 
 def test_final_norm() -> None:
