@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support import golden, models
-from torch import Tensor
+from support.golden import assert_close
 
 import tl_vzero
 
@@ -36,12 +36,6 @@ def tiny_bert(route: str, dtype: torch.dtype) -> Any:
 
 def expected(name: str) -> dict[str, Any]:
     return golden.read(golden.files(f"tiny-bert__{name}.npz")[0])
-
-
-def assert_close(measured: Tensor, wanted: Tensor, tolerance: float) -> None:
-    assert measured.shape == wanted.shape
-    difference = (measured.double() - wanted).abs().max().item()
-    assert difference <= tolerance, f"off by {difference:.2e}, allowed {tolerance:.0e}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

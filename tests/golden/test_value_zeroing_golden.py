@@ -8,8 +8,8 @@ import pytest
 import torch
 from support import golden, models
 from support.engines import ENGINES
+from support.golden import assert_close
 from support.references import rolled_out, row_normalized
-from torch import Tensor
 
 import tl_vzero
 
@@ -48,12 +48,6 @@ def tiny_gpt2(route: str, dtype: torch.dtype) -> Any:
         return tl_vzero.load_model(golden.model_folder("tiny-gpt2"), dtype=dtype)
     hf_model = golden.hf_tiny_gpt2(dtype)
     return models.hooked_transformer(hf_model) if route == "HookedTransformer" else models.bridge(hf_model)
-
-
-def assert_close(measured: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert measured.shape == expected.shape
-    difference = (measured.double() - expected).abs().max().item()
-    assert difference <= tolerance, f"off by {difference:.2e}, allowed {tolerance:.0e}"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

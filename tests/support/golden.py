@@ -41,6 +41,12 @@ def tensor(array: NDArray[Any]) -> Tensor:
     return torch.as_tensor(array).double()
 
 
+def assert_close(measured: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert measured.shape == expected.shape
+    difference = (measured.double() - expected).abs().max().item()
+    assert difference <= tolerance, f"off by {difference:.2e}, allowed {tolerance:.0e}"
+
+
 def model_folder(name: str) -> Path:
     return next(path for path in (folder / name for folder in folders()) if path.is_dir())
 
