@@ -60,7 +60,8 @@ def value_zeroing(
     `engine` is "hooks", "closed_form", or "auto": the closed form where the model's blocks are recognised, nothing
     of the user's acts on them and both engines agree on a probe, else hooks; `metadata` says which and why.
     `batch_size` is how many copies of a sentence share a forward pass under hooks; `memory_mb` is about how much
-    the closed form holds for (destination, source) pairs at a time.
+    the closed form holds, half for (destination, source) pairs and half for folded weights, which stay with the model
+    for calls to come until a weight changes.
 
     Raises InputError, InputTypeError or ModelError, and leaves the model as it was.
     Source: Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers", section 3.
