@@ -22,8 +22,9 @@ from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Scores
+from tl_vzero.words import join_pieces
 from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
-from tl_vzero.zeroing.request import MEMORY_MB, Request, make_request, positions_of
+from tl_vzero.zeroing.request import MEMORY_MB, Request, Span, make_request
 
 Text = str | Sequence[str] | Tensor
 Numbers = Iterable[int] | int | None
@@ -37,6 +38,7 @@ def value_zeroing(
     cache: Any | None = None,
     layers: Numbers = None,
     sources: Numbers = None,
+    spans: Iterable[Iterable[int] | int] | None = None,
     destinations: Numbers = None,
     heads: Numbers = None,
     per_head: bool = False,
@@ -53,7 +55,8 @@ def value_zeroing(
     `inputs` is a string, a list of strings, a 1-D tensor of ids, or a 2-D tensor with `attention_mask`; a list
     or a 2-D tensor gives a list of Scores. `values` are raw distances, `[layer, dest, src]`, or
     `[layer, head, dest, src]` with `per_head`. `layers`, `sources`, `destinations` and `heads` choose a part;
-    negative numbers count from the end. `distance` is "cosine", "euclidean" or a callable (clean, changed).
+    negative numbers count from the end. `spans`, such as `[[1, 2], [4]]`, are zeroed jointly, one column each, which is
+    not the sum of their positions' columns. `distance` is "cosine", "euclidean" or a callable (clean, changed).
     `cache` is the caller's own ActivationCache of the clean run. `final_norm` compares the last block after the
     model's final norm.
 
@@ -81,6 +84,7 @@ def value_zeroing(
         heads=heads,
         per_head=per_head,
         sources=sources,
+        spans=spans,
         destinations=destinations,
         distance=distance,
         final_norm=final_norm,
@@ -89,8 +93,7 @@ def value_zeroing(
     )
     encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
     for sentence in encoded.sentences:
-        positions_of("sources", request.sources, len(sentence))
-        positions_of("destinations", request.destinations, len(sentence))
+        request.wanted(len(sentence))
     metadata = provenance(model) | {"options": _options(request, engine)}
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(encoded, request, progress) as bar:
@@ -109,7 +112,7 @@ def _how(used: Used) -> dict[str, Any]:
 
 
 def _sources_bar(encoded: Inputs, request: Request, progress: bool) -> Any:
-    n_sources = sum(len(request.sources or sentence.ids) for sentence in encoded.sentences)
+    n_sources = sum(len(request.wanted(len(sentence)).spans) for sentence in encoded.sentences)
     total = n_sources * len(request.layers)
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
 
@@ -120,23 +123,27 @@ def _zeroing_scores(
     heads = None
     if request.per_head:
         heads = request.heads or tuple(range(values.shape[1]))
-    sources = positions_of("sources", request.sources, len(sentence))
-    destinations = positions_of("destinations", request.destinations, len(sentence))
+    wanted = request.wanted(len(sentence))
     return Scores(
         values=values if request.per_head else values.squeeze(1),
         method="value_zeroing",
         layers=request.layers,
         heads=heads,
-        dest_tokens=tuple(sentence.tokens[i] for i in destinations),
-        src_tokens=tuple(sentence.tokens[i] for i in sources),
-        dest_positions=destinations,
-        src_positions=sources,
+        dest_tokens=tuple(sentence.tokens[i] for i in wanted.destinations),
+        src_tokens=tuple(_span_label(sentence, span) for span in wanted.spans),
+        dest_positions=wanted.destinations,
+        src_positions=tuple(span[0] for span in wanted.spans),
+        src_spans=None if request.spans is None else wanted.spans,
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
         identity=False,
         metadata=metadata | {"special": list(sentence.special)},
     )
+
+
+def _span_label(sentence: Sentence, span: Span) -> str:
+    return sentence.tokens[span[0]] if len(span) == 1 else join_pieces([sentence.tokens[j] for j in span])
 
 
 def _options(request: Request, engine: str) -> dict[str, Any]:

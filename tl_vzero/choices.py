@@ -45,3 +45,18 @@ def integers(name: str, given: Iterable[int] | int | None, *, empty: bool = Fals
     if not numbers and not empty:
         raise InputError(f"{name} is empty: expected at least one, or None for all")
     return tuple(numbers)
+
+
+def positive(name: str, given: int | None) -> int | None:
+    """Check a count that may be left open; `None` stays `None`.
+
+    >>> positive("batch_size", 3)
+    3
+    """
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise InputTypeError(f"{name} is {type(given).__name__}: expected a positive integer or None")
+    if given < 1:
+        raise InputError(f"{name} is {given}: expected at least 1, or None to let the engine choose")
+    return given

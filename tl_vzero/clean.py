@@ -65,8 +65,8 @@ def visit_clean_blocks(
             check_clean_output(sites.outputs[layer], output if mask is None else output[mask])
             inside = {shows: seen[name] for shows, name in sites.inside[layer].items() if name in seen}
             block = CleanBlock(*(seen[name] for name in sites.at(layer)), **inside)
-            seen.clear()
             visit(layer, block)
+            seen.clear()
 
         return sites.outputs[layer], hook_function
 

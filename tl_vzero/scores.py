@@ -27,6 +27,7 @@ class Scores:
     `values` is `[layer, dest, src]`, or `[layer, head, dest, src]` per head. Positions count from 0 in the
     sentence; `dest_positions[i]` is the sentence position of row i. `n_layers` and `n_positions` are those
     of the whole model and sentence, so that a partial map knows that it is one.
+    Where spans were zeroed jointly, `src_spans` are their positions and `src_positions` the first of each.
     `identity` is the method's rollout rule: whether half of each token stays where it is.
     """
 
@@ -40,6 +41,7 @@ class Scores:
     n_layers: int
     n_positions: int
     heads: tuple[int, ...] | None = None
+    src_spans: tuple[tuple[int, ...], ...] | None = None
     word_ids: tuple[int | None, ...] | None = None
     identity: bool = False
     stage: Stage = "raw"
@@ -63,6 +65,8 @@ class Scores:
     @property
     def partial(self) -> bool:
         """Whether some destinations or sources of the sentence are left out."""
+        if self.src_spans is not None:
+            return True
         whole = tuple(range(self.n_positions))
         return self.dest_positions != whole or self.src_positions != whole
 
@@ -170,6 +174,11 @@ class Scores:
                 "words() needs to know which pieces form a word, and this was computed from ids without "
                 "a tokenizer; load the model with one, or pass text"
             )
+        if self.src_spans is not None:
+            raise ScoresError(
+                "words() joins single positions, and these columns are spans already; give each word as a span, or "
+                "compute without spans"
+            )
         dests = self._words_of(self.dest_positions, self.dest_tokens)
         sources = self._words_of(self.src_positions, self.src_tokens)
         summed = _pool([w.positions for w in sources], self.values, dim=-1)
@@ -204,13 +213,14 @@ class Scores:
         axes: dict[str, Sequence[int]] = {"layer": self.layers}
         if self.heads is not None:
             axes["head"] = self.heads
-        axes |= {"dest": self.dest_positions, "src": self.src_positions}
+        # Two spans may begin at one position, so columns are told apart by their number.
+        axes |= {"dest": self.dest_positions, "src": range(len(self.src_positions))}
         frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
         frame["value"] = self.values.detach().cpu().reshape(-1).numpy()
         dest_labels = dict(zip(self.dest_positions, self.dest_tokens, strict=True))
-        src_labels = dict(zip(self.src_positions, self.src_tokens, strict=True))
         frame["dest_token"] = frame["dest"].map(dest_labels)
-        frame["src_token"] = frame["src"].map(src_labels)
+        frame["src_token"] = frame["src"].map(dict(enumerate(self.src_tokens)))
+        frame["src"] = frame["src"].map(dict(enumerate(self.src_positions)))
         frame["method"], frame["stage"] = self.method, self.stage
         return frame
 
@@ -227,6 +237,7 @@ class Scores:
             "src_tokens": list(self.src_tokens),
             "dest_positions": list(self.dest_positions),
             "src_positions": list(self.src_positions),
+            "src_spans": None if self.src_spans is None else [list(span) for span in self.src_spans],
             "word_ids": None if self.word_ids is None else list(self.word_ids),
             "n_layers": self.n_layers,
             "n_positions": self.n_positions,
@@ -259,11 +270,7 @@ class Scores:
 
     @classmethod
     def _from_labels(cls, values: Tensor, labels: dict[str, Any]) -> "Scores":
-        as_tuples: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in labels.items()
-            if key != "metadata"
-        }
+        as_tuples: dict[str, Any] = {key: _as_tuple(value) for key, value in labels.items() if key != "metadata"}
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
 
     def __repr__(self) -> str:
@@ -283,6 +290,10 @@ class Scores:
 
 def _pool(groups: Sequence[Sequence[int]], values: Tensor, dim: int) -> Tensor:
     return torch.stack([values.index_select(dim, _index(g, values)).sum(dim) for g in groups], dim=dim)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(each) for each in value) if isinstance(value, list) else value
 
 
 def _index(group: Sequence[int], values: Tensor) -> Tensor:

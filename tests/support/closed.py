@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from support.models import HF_BUILDERS, VOCABULARY, randomise
+from support.models import HF_BUILDERS, VOCABULARY, legacy, randomise, third_party_warnings_ignored
 from torch import Tensor
 from transformers import (
     Gemma2Config,
@@ -52,6 +52,26 @@ def model_in_float64(architecture: str) -> Any:
 def assert_same(closed: Tensor, hooked: Tensor, tolerance: float) -> None:
     assert torch.equal(closed == 0, hooked == 0)
     assert ((closed - hooked).abs() <= tolerance * hooked.abs().amax()).all()
+
+
+def hooked_transformer(**shape: Any) -> Any:
+    """A random HookedTransformer of a shape of its own, in float64; skips the test on TransformerLens 4."""
+    transformer_class = legacy("HookedTransformer")
+    from transformer_lens import HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        d_model=16,
+        d_head=4,
+        n_layers=3,
+        n_ctx=64,
+        d_vocab=VOCABULARY,
+        seed=0,
+        device="cpu",
+        dtype=torch.float64,
+        **shape,
+    )
+    with third_party_warnings_ignored():
+        return randomise(transformer_class(config), 3).eval()
 
 
 @cache

@@ -46,7 +46,7 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
             noise = torch.randn(weight.shape, generator=generator)
             if name.endswith("bias"):
                 weight.copy_(0.3 * noise)
-            elif weight.ndim == 1:
+            elif weight.ndim <= 1:
                 weight.copy_(1 + 0.3 * noise)
             else:
                 weight.copy_(1.5 * noise / weight.shape[-1] ** 0.5)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.models.sites import hook_points
+from tl_vzero.models.sites import hook_points, kind_of
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -112,15 +112,21 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     if w_o is None or w_o.ndim != 3:
         return None
     b_o = _tensor(attention, "b_O", dtype)
+    w_gate, w_out = _matrix(mlp, "W_gate", dtype), _matrix(mlp, "W_out", dtype)
+    b_in, b_out = _tensor(mlp, "b_in", dtype), _tensor(mlp, "b_out", dtype)
+    if kind_of(model) == "HookedTransformer" and w_gate is not None and w_out is not None and b_in is not None:
+        # Its gated MLP adds b_in after the gate, so that it is a part of what the MLP writes of itself.
+        written = b_in @ w_out
+        b_in, b_out = None, written if b_out is None else written + b_out
     return BlockWeights(
         w_o=w_o,
         b_o=torch.zeros(w_o.shape[-1], dtype=dtype, device=w_o.device) if b_o is None else b_o,
         w_in=_matrix(mlp, "W_in", dtype),
-        b_in=_tensor(mlp, "b_in", dtype),
-        w_gate=_matrix(mlp, "W_gate", dtype),
+        b_in=b_in,
+        w_gate=w_gate,
         b_gate=_tensor(mlp, "b_gate", dtype),
-        w_out=_matrix(mlp, "W_out", dtype),
-        b_out=_tensor(mlp, "b_out", dtype),
+        w_out=w_out,
+        b_out=b_out,
         activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
         norm1=_norm(model, block, "ln1", dtype),
         norm1_post=_norm(model, block, "ln1_post", dtype),

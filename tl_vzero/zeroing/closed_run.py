@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
 from tl_vzero.errors import ModelError
 from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.modules import block_modules
 from tl_vzero.models.sites import Sites
-from tl_vzero.zeroing.closed_form import Run, Wanted, closed_form_layer, compute_dtype, pairs_bytes
+from tl_vzero.zeroing.closed_form import closed_form_layer, compute_dtype, pairs_bytes
 from tl_vzero.zeroing.kept import Kept, workspace_of
-from tl_vzero.zeroing.request import Request
+from tl_vzero.zeroing.layout import Run
+from tl_vzero.zeroing.request import Request, Wanted
 
 
 class NotInClosedForm(Exception):
@@ -53,9 +55,11 @@ def closed_maps(
         if weights is None:
             raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
         norm = final_norm if layer == sites.n_layers - 1 else None
-        made = closed_form_layer(weights, block, run, layer, final_norm=norm)
+        made = closed_form_layer(weights, block_modules(model, layer), block, run, layer, final_norm=norm)
         if made is None:
-            raise NotInClosedForm(f"block {layer} is of no known form: its weights do not explain its output")
+            raise NotInClosedForm(
+                f"block {layer} is of no known form: neither its weights nor its modules explain its output"
+            )
         by_layer[layer], routes[layer] = made
         advance(len(run.columns))
 

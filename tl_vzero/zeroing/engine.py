@@ -15,11 +15,11 @@ from tl_vzero.inputs import Sentence
 from tl_vzero.models.blocks import acted_on, structure
 from tl_vzero.models.facts import context_length
 from tl_vzero.models.sites import Sites
-from tl_vzero.zeroing.closed_form import FOLDS_SHARE, Wanted
+from tl_vzero.zeroing.closed_form import FOLDS_SHARE
 from tl_vzero.zeroing.closed_run import NotInClosedForm, PaddingMatters, closed_maps
 from tl_vzero.zeroing.hooked import hooked_maps
 from tl_vzero.zeroing.kept import Kept, kept_of
-from tl_vzero.zeroing.request import Request, default_request, positions_of
+from tl_vzero.zeroing.request import Request, Wanted, default_request
 
 EngineName = Literal["auto", "hooks", "closed_form"]
 ENGINES: tuple[EngineName, ...] = ("auto", "hooks", "closed_form")
@@ -57,12 +57,6 @@ class Work:
     final_norm: nn.Module | None
     cache: Any | None
     advance: Callable[[float], object]
-
-    def wanted(self, sentence: Sentence) -> Wanted:
-        """Which positions are asked for, in this sentence."""
-        n = len(sentence)
-        sources = positions_of("sources", self.request.sources, n)
-        return Wanted(n, sources, positions_of("destinations", self.request.destinations, n))
 
 
 def check_engine(engine: str) -> None:
@@ -105,15 +99,14 @@ def _runs(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
 
 
 def _by_hooks(work: Work, group: list[Sentence]) -> Maps:
-    wanted, layers = work.wanted(group[0]), work.request.layers
+    layers = work.request.layers
     known = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
     maps = hooked_maps(
         work.model,
         work.sites,
         ids_of(work.model, group),
         work.request,
-        wanted.sources,
-        wanted.destinations,
+        work.request.wanted(len(group[0])),
         clean=known,
         final_norm=work.final_norm,
         advance=lambda sources: work.advance(sources * len(layers)),
@@ -151,7 +144,7 @@ def _closed_group(work: Work, group: list[Sentence], kept: Kept) -> tuple[Maps, 
         work.model,
         work.sites,
         [sentence.ids.to(device_of(work.model)) for sentence in group],
-        [work.wanted(sentence) for sentence in group],
+        [work.request.wanted(len(sentence)) for sentence in group],
         work.request,
         kept,
         clean=known,
@@ -180,9 +173,9 @@ def _probe(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
     ids = sentence.ids.to(device_of(work.model)).repeat(longest)[:longest]
     probes = [ids[:length] for length in PROBE_LENGTHS]
     request = default_request(work.sites.n_layers)
-    wanted = [Wanted(len(each), *2 * (tuple(range(len(each))),)) for each in probes]
+    wanted = [Wanted.whole(len(each)) for each in probes]
     hooked = [
-        hooked_maps(work.model, work.sites, each.unsqueeze(0), request, one.sources, one.destinations)[0]
+        hooked_maps(work.model, work.sites, each.unsqueeze(0), request, one)[0]
         for each, one in zip(probes, wanted, strict=True)
     ]
 

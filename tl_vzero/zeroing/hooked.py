@@ -24,8 +24,8 @@ from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.sites import Sites
-from tl_vzero.zeroing.reach import reached
-from tl_vzero.zeroing.request import Request
+from tl_vzero.zeroing.reach import felt_of, reached
+from tl_vzero.zeroing.request import Request, Span, Wanted
 
 TOKENS_A_BATCH = 768
 
@@ -69,20 +69,20 @@ def value_zeroing_hooks(
 
 @dataclass(frozen=True, eq=False)
 class _Copies:
-    """A batch of copies, after `n_clean` clean ones: copy n is of sentence `sentence[n]`, `source[n]` is zeroed.
+    """A batch of copies, after `n_clean` clean ones: copy n is of sentence `sentence[n]`, `zeroed[n]` are zeroed.
 
     `column[n]` is where the result goes on the source axis; `head[n]`, per head, the head zeroed.
     """
 
     sentence: Int[Tensor, "copy"]
-    source: Int[Tensor, "copy"]
+    zeroed: Int[Tensor, "copy member"]
     column: Int[Tensor, "copy"]
     head: Int[Tensor, "copy"]
     n_clean: int = 0
 
     def part(self, start: int, stop: int, n_clean: int) -> "_Copies":
         which = slice(start, stop)
-        return _Copies(self.sentence[which], self.source[which], self.column[which], self.head[which], n_clean)
+        return _Copies(self.sentence[which], self.zeroed[which], self.column[which], self.head[which], n_clean)
 
     def __len__(self) -> int:
         return len(self.sentence)
@@ -119,8 +119,7 @@ def hooked_maps(
     sites: Sites,
     ids: Int[Tensor, "sentence position"],
     request: Request,
-    sources: tuple[int, ...],
-    destinations: tuple[int, ...],
+    wanted: Wanted,
     *,
     clean: Clean | None = None,
     final_norm: nn.Module | None = None,
@@ -128,17 +127,19 @@ def hooked_maps(
 ) -> Float[Tensor, "sentence layer head dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the head axis is 1 long unless per head.
 
+    The last axis is `wanted`'s spans, in most maps single positions.
+
     `clean` is their clean run, where it is known; `advance` is told how many sources each batch had zeroed. An entry
     is exactly 0 where every zeroed head's pattern or value is exactly 0.
     """
     heads = request.heads if request.heads is not None else tuple(range(value_heads(model)))
     n_maps = len(heads) if request.per_head else 1
-    shape = (len(ids), len(request.layers), n_maps, len(destinations), len(sources))
+    shape = (len(ids), len(request.layers), n_maps, len(wanted.destinations), len(wanted.spans))
     maps = torch.zeros(shape, dtype=wide_dtype(ids.device), device=ids.device)
-    copies = _all_copies(len(ids), sources, n_maps, ids.device)
+    copies = _all_copies(len(ids), wanted.spans, n_maps, ids.device)
     size = request.batch_size or max(1, TOKENS_A_BATCH // ids.shape[1])
     known = _CleanActivations(sites, clean)
-    dest = torch.tensor(destinations, device=ids.device)
+    dest = torch.tensor(wanted.destinations, device=ids.device)
     for start in range(0, len(copies), size):
         part = copies.part(start, start + size, n_clean=len(ids) if start == 0 and clean is None else 0)
         hooks: list[NamedHook] = []
@@ -159,17 +160,19 @@ def hooked_maps(
         advance(len(part) / n_maps)
     for index, layer in enumerate(request.layers):
         felt = reached(known.block(layer), heads, request.per_head)
-        maps[:, index] *= felt[:, :, list(destinations)][..., list(sources)]
+        maps[:, index] *= felt_of(felt, wanted)
     return maps
 
 
-def _all_copies(n_sentences: int, sources: tuple[int, ...], n_maps: int, device: torch.device) -> _Copies:
-    column = torch.arange(len(sources), device=device)
+def _all_copies(n_sentences: int, spans: tuple[Span, ...], n_maps: int, device: torch.device) -> _Copies:
+    column = torch.arange(len(spans), device=device)
     grid = torch.cartesian_prod(torch.arange(n_sentences, device=device), column)
     grid = grid.repeat_interleave(n_maps, dim=0)
-    head = torch.arange(n_maps, device=device).repeat(n_sentences * len(sources))
-    source = torch.tensor(sources, device=device)[grid[:, 1]]
-    return _Copies(grid[:, 0], source, grid[:, 1], head)
+    head = torch.arange(n_maps, device=device).repeat(n_sentences * len(spans))
+    # A shorter span is filled up with a position of its own: zeroing it twice is zeroing it.
+    longest = max(map(len, spans))
+    filled = torch.tensor([[*span, *[span[0]] * (longest - len(span))] for span in spans], device=device)
+    return _Copies(grid[:, 0], filled[grid[:, 1]], grid[:, 1], head)
 
 
 def _look(known: _CleanActivations, name: str, copies: _Copies) -> Any:
@@ -189,14 +192,14 @@ def _clean_input(known: _CleanActivations, name: str, copies: _Copies) -> Any:
 def _zero_sources(
     known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request
 ) -> Any:
-    chosen_heads = torch.tensor(heads, device=copies.source.device)
-    copy = copies.n_clean + torch.arange(len(copies), device=copies.source.device).unsqueeze(1)
-    zeroed = chosen_heads[copies.head].unsqueeze(1) if request.per_head else chosen_heads.unsqueeze(0)
+    chosen_heads = torch.tensor(heads, device=copies.head.device)
+    copy = copies.n_clean + torch.arange(len(copies), device=copies.head.device)[:, None, None]
+    zeroed_heads = chosen_heads[copies.head, None] if request.per_head else chosen_heads.unsqueeze(0)
 
     def hook_function(value: Tensor, *, hook: Any) -> Tensor:
         known.at(name, value, copies)
         value = value.clone()
-        value[copy, copies.source.unsqueeze(1), zeroed] = 0
+        value[copy, copies.zeroed.unsqueeze(1), zeroed_heads.unsqueeze(-1)] = 0
         return value
 
     return hook_function

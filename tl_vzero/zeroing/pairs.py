@@ -10,92 +10,57 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.models.blocks import BlockWeights
-from tl_vzero.zeroing.chunks import Chunk, SentencePart, Workspace
+from tl_vzero.zeroing.chunks import Chunk, Workspace
 from tl_vzero.zeroing.forms import CleanForm
 from tl_vzero.zeroing.into_mlp import IntoMlp, into_mlp
 from tl_vzero.zeroing.kept import Kept
+from tl_vzero.zeroing.lost import Group, LostValues, Size, Zeroed
 from tl_vzero.zeroing.norm_change import NormChange
-from tl_vzero.zeroing.packing import Column, Segment, chunks_of, segments_of
+from tl_vzero.zeroing.packing import Column
 
-Route = Literal["direct", "factored", "folded", "none"]
-
-ROWS_A_PRODUCT = 1536  # fewer make every small step weigh more; more gain nothing
-COLUMNS_A_TABLE = 256  # longer products run faster, until their result leaves the cache
+Route = Literal["direct", "factored", "folded", "modules", "none"]
 
 
 class PairZeroing:
-    """One layer with one set of heads zeroed. `changes` gives, chunk by chunk, clean minus changed output.
-
-    `values` are those of the zeroed heads, one row a column; `heads` are query heads.
-    """
+    """One layer of a recognised block with values zeroed; `changes` gives clean minus changed output, in chunks."""
 
     def __init__(
         self,
         weights: BlockWeights,
         form: CleanForm,
-        parts: Sequence[SentencePart],
-        values: Float[Tensor, "column head d_head"],
-        heads: Sequence[int],
         route: Route,
         max_bytes: float,
         workspace: Workspace,
         kept: Kept,
         layer: int,
+        zeroed: Zeroed,
     ) -> None:
-        self.weights, self.form, self.parts, self.values = weights, form, parts, values
+        self.weights, self.form, self.heads = weights, form, list(zeroed.heads)
         self.workspace, self.kept, self.layer, self.route = workspace, kept, layer, route
-        self.heads = list(heads)
-        whole = self.heads == list(range(len(weights.w_o)))
-        self.w_o = weights.w_o if whole else weights.w_o[self.heads]
         self.into = (
             []
             if route == "none"
             else into_mlp(weights, form, partial(kept.vector, layer), with_own_rows=route != "direct")
         )
-        n_in, d_mlp = len(self.into), 0 if weights.w_out is None else weights.w_out.shape[0]
-        d_model = self.w_o.shape[-1]
-        row = max(1, n_in) * d_mlp + 8 * d_model
-        column = len(heads) * (2 * d_model + n_in * d_mlp)
-        numbers = max_bytes / self.w_o.element_size()
-        self.max_rows = max(1, min(ROWS_A_PRODUCT, int(numbers / 2 / row)))
-        self.max_columns = max(1, int(numbers / 2 / column))
+        d_model, n_in = weights.w_o.shape[-1], len(self.into)
+        d_mlp = 0 if weights.w_out is None else weights.w_out.shape[0]
+        size = Size.of(
+            max_bytes / weights.w_o.element_size(),
+            a_row=max(1, n_in) * d_mlp + 8 * d_model,
+            a_column=len(self.heads) * (2 * d_model + n_in * d_mlp),
+        )
+        w_o = _heads_of(weights.w_o, self.heads)
+        # Centred already where only a centring norm reads it.
+        if form.first is not None and not form.reads_change_itself:
+            w_o = form.first.norm.centre(w_o)
+        self.lost = LostValues(zeroed, w_o, size, workspace)
 
     def changes(self, columns: Sequence[Column]) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"]]]:
         """Every pair of the columns with its change, which the caller may overwrite."""
-        segments = list(segments_of(columns, self.max_rows, self.max_columns))
-        chunks = list(chunks_of(segments, self.max_rows, self.max_columns))
-        for together in self._sharing_tables(chunks):
-            first = together[0][0].first_column
-            values = self.values[first : together[-1][-1].end_column]
-            lost = self._lost_by_source(values)
-            tables = self._source_tables(values, lost)
-            for chunk_segments in together:
-                chunk = Chunk.of(chunk_segments, self.parts, first, self.workspace, lost)
-                yield chunk, self._output_change(chunk, lost, tables)
-
-    def _sharing_tables(self, chunks: Sequence[list[Segment]]) -> Iterator[list[list[Segment]]]:
-        """Chunks that share tables: as many as stay in the cache, one at least."""
-        limit = min(self.max_columns, COLUMNS_A_TABLE)
-        together: list[list[Segment]] = []
-        for chunk in chunks:
-            if together and chunk[-1].end_column - together[0][0].first_column > limit:
-                yield together
-                together = []
-            together.append(chunk)
-        if together:
-            yield together
-
-    def _lost_by_source(self, values: Tensor) -> Float[Tensor, "column head feature"]:
-        """u[j, h] = v[j, h] W_O[h]: what each head writes of a source into whoever attends to it alone.
-
-        Centred already where only a centring norm reads it.
-        """
-        w_o, first = self.w_o, self.form.first
-        if first is not None and not self.form.reads_change_itself:
-            w_o = first.norm.centre(w_o)
-        lost = self.workspace.rows("lost", len(values) * len(w_o), w_o).view(len(w_o), len(values), -1)
-        torch.bmm(values.transpose(0, 1), w_o, out=lost)
-        return lost.transpose(0, 1)
+        for group in self.lost.groups(columns):
+            tables = self._source_tables(group)
+            for chunk in group.chunks():
+                yield chunk, self._output_change(chunk, group.delta(chunk), tables)
 
     def _through_norms(self, rows: Float[Tensor, "*axes feature"]) -> Float[Tensor, "*axes feature"]:
         """A lost vector as the MLP's norms weigh it, but for their scalars."""
@@ -110,34 +75,28 @@ class PairZeroing:
             d_head = self.weights.w_o.shape[1]
             return rearrange(through @ into.matrix, "(head d_head) d_mlp -> head d_head d_mlp", d_head=d_head)
 
-        folded = self.kept.fold(self.layer, number, into.matrix, fold)
-        return folded if len(self.heads) == len(folded) else folded[self.heads]
+        return _heads_of(self.kept.fold(self.layer, number, into.matrix, fold), self.heads)
 
-    def _source_tables(
-        self, values: Tensor, lost: Float[Tensor, "column head feature"]
-    ) -> tuple[Float[Tensor, "column head_1 d_mlp"], ...]:
+    def _source_tables(self, group: Group) -> tuple[Float[Tensor, "column head_1 d_mlp"], ...]:
         """Each head's row of each source, taken through W_in (and the gate) once; last, the constant row."""
         if self.route not in ("factored", "folded"):
             return ()
-        heads, columns = len(self.w_o), len(values)
+        heads, columns = len(self.heads), len(group.values)
         tables = []
         for number, into in enumerate(self.into):
             rows = self.workspace.rows(f"table {number}", (heads + 1) * columns, into.matrix)
             table = rows.view(heads + 1, columns, -1)
             if self.route == "folded":
-                torch.bmm(values.transpose(0, 1), self._folded(number, into), out=table[:heads])
+                torch.bmm(group.values.transpose(0, 1), self._folded(number, into), out=table[:heads])
             else:
-                through = rearrange(self._through_norms(lost), "column head feature -> (head column) feature")
+                through = rearrange(self._through_norms(group.lost), "column head feature -> (head column) feature")
                 torch.mm(through, into.matrix, out=rows[: heads * columns])
             table[heads] = into.constant
             tables.append(table.transpose(0, 1))
         return tuple(tables)
 
-    def _output_change(self, chunk: Chunk, lost: Tensor, tables: Sequence[Tensor]) -> Float[Tensor, "row feature"]:
-        form, space = self.form, self.workspace
-        delta = space.rows("delta", chunk.rows, lost)
-        for place in chunk.places:
-            torch.bmm(place.columnwise(chunk.pattern), lost[place.columns], out=place.columnwise(delta))
+    def _output_change(self, chunk: Chunk, delta: Tensor, tables: Sequence[Tensor]) -> Float[Tensor, "row feature"]:
+        form = self.form
         if form.first is None or form.mlp is None or self.weights.w_out is None:
             return delta
         direct = self.route == "direct"
@@ -189,3 +148,10 @@ class PairZeroing:
             grid = place.grid(hidden)
             torch.sub(place.clean_grid(self.form.mlp.hidden), grid, out=grid)
         return hidden
+
+
+def _heads_of(
+    per_head: Float[Tensor, "head d_head width"], heads: Sequence[int]
+) -> Float[Tensor, "picked d_head width"]:
+    """Some heads' matrices; as they are where all are meant in order."""
+    return per_head if list(heads) == list(range(len(per_head))) else per_head[list(heads)]

@@ -3,11 +3,33 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tl_vzero.choices import chosen, integers
+from tl_vzero.choices import chosen, integers, positive
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError
 
 MEMORY_MB = 256.0
+
+
+Span = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Of one sentence: its length, the positions zeroed together in each column, and the destinations."""
+
+    length: int
+    spans: tuple[Span, ...]
+    destinations: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, length: int) -> "Wanted":
+        """Every position as a source of its own and as a destination."""
+        return cls(length, tuple((j,) for j in range(length)), tuple(range(length)))
+
+    @property
+    def zeroes_single_positions(self) -> bool:
+        """Whether each column is one position."""
+        return all(len(span) == 1 for span in self.spans)
 
 
 @dataclass(frozen=True)
@@ -18,6 +40,7 @@ class Request:
     heads: tuple[int, ...] | None
     per_head: bool
     sources: tuple[int, ...] | None
+    spans: tuple[Span, ...] | None
     destinations: tuple[int, ...] | None
     distance_name: str
     distance: Distance
@@ -25,11 +48,20 @@ class Request:
     batch_size: int | None
     memory_mb: float
 
+    def wanted(self, length: int) -> Wanted:
+        """What is asked of a sentence of a length; raises InputError for positions outside it."""
+        spans: tuple[Span, ...]
+        if self.spans is None:
+            spans = tuple((j,) for j in _positions("sources", self.sources, length))
+        else:
+            spans = tuple(_positions(f"spans[{n}]", span, length) for n, span in enumerate(self.spans))
+        return Wanted(length, spans, _positions("destinations", self.destinations, length))
+
 
 def default_request(n_layers: int) -> Request:
     """Everything, by cosine distance."""
     name, function = distance_named("cosine")
-    return Request(tuple(range(n_layers)), None, False, None, None, name, function, False, None, MEMORY_MB)
+    return Request(tuple(range(n_layers)), None, False, None, None, None, name, function, False, None, MEMORY_MB)
 
 
 def make_request(
@@ -40,6 +72,7 @@ def make_request(
     heads: Iterable[int] | int | None,
     per_head: bool,
     sources: Iterable[int] | int | None,
+    spans: Iterable[Iterable[int] | int] | None,
     destinations: Iterable[int] | int | None,
     distance: str | Distance,
     final_norm: bool,
@@ -48,29 +81,22 @@ def make_request(
 ) -> Request:
     """Check every option against the model; raises InputError or InputTypeError."""
     name, function = distance_named(distance)
+    if sources is not None and spans is not None:
+        raise InputError("sources and spans given: expected one of them, single positions or positions zeroed together")
     chosen_layers = chosen("layers", layers, n_layers, "the model has")
     return Request(
         layers=tuple(range(n_layers)) if chosen_layers is None else chosen_layers,
         heads=chosen("heads", heads, n_heads, "values have"),
         per_head=per_head,
         sources=integers("sources", sources),
+        spans=_spans(spans),
         destinations=integers("destinations", destinations),
         distance_name=name,
         distance=function,
         final_norm=final_norm,
-        batch_size=_positive("batch_size", batch_size),
+        batch_size=positive("batch_size", batch_size),
         memory_mb=_megabytes(memory_mb),
     )
-
-
-def _positive(name: str, given: int | None) -> int | None:
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise InputTypeError(f"{name} is {type(given).__name__}: expected a positive integer or None")
-    if given < 1:
-        raise InputError(f"{name} is {given}: expected at least 1, or None to let the engine choose")
-    return given
 
 
 def _megabytes(given: float) -> float:
@@ -81,7 +107,21 @@ def _megabytes(given: float) -> float:
     return float(given)
 
 
-def positions_of(name: str, wanted: Sequence[int] | None, length: int) -> tuple[int, ...]:
-    """Resolve chosen positions in a sentence of a given length; `None` means all."""
+def _spans(given: Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | None:
+    if given is None:
+        return None
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputTypeError(
+            f"spans is {type(given).__name__}: expected a list with the positions of each span, such as [[1, 2], [4]]"
+        )
+    spans = tuple(integers(f"spans[{n}]", span) or () for n, span in enumerate(given))
+    if not spans or not all(spans):
+        raise InputError("spans is empty or holds None: expected at least one span, such as [[1, 2], [4]]")
+    return spans
+
+
+def _positions(name: str, wanted: Sequence[int] | None, length: int) -> tuple[int, ...]:
     resolved = chosen(name, wanted, length, "the sentence has")
     return tuple(range(length)) if resolved is None else resolved

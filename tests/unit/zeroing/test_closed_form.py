@@ -6,10 +6,22 @@ from typing import Any
 import pytest
 import torch
 from support import golden, references
-from support.closed import ARCHITECTURES, IDS, SHAPE, assert_same, maps, model_in_float64, shared_model, tolerance_of
+from support.closed import (
+    ARCHITECTURES,
+    IDS,
+    SHAPE,
+    assert_same,
+    hooked_transformer,
+    maps,
+    model_in_float64,
+    shared_model,
+    tolerance_of,
+)
 from support.models import MOST_ROUTES, build, hf_bert, loaded, randomise
 from torch import Tensor, nn
+from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 from transformers import BertConfig, BertForMaskedLM
+from transformers.activations import ACT2FN
 
 import tl_vzero
 from tl_vzero.errors import InputError, ModelError
@@ -67,13 +79,20 @@ def test_the_cheapest_route_changes_with_the_work() -> None:
     assert set(whole.metadata["routes"]) < {"factored", "folded"}
 
 
-@pytest.mark.parametrize(
-    "activation", [name for name in ACTIVATIONS if name not in ("solu", "gelu_fast", "swish", "relu2")]
-)
-def test_every_activation(activation: str) -> None:
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name in ACT2FN])
+def test_every_activation_of_hugging_face_that_has_a_formula(activation: str) -> None:
     hf_model = randomise(BertForMaskedLM(BertConfig(**SHAPE, hidden_act=activation)), 2)
     model = tl_vzero.load_model(hf_model, dtype=torch.float64)
-    assert_same(maps(model, "closed_form"), maps(model, "hooks"), 1e-10)
+    scores = tl_vzero.value_zeroing(model, IDS, engine="closed_form")
+    assert "modules" not in scores.metadata["routes"]
+    assert_same(scores.values.double(), maps(model, "hooks"), 1e-10)
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+@pytest.mark.parametrize("activation", SUPPORTED_ACTIVATIONS)
+def test_every_activation_that_transformer_lens_names(activation: str, gated: bool) -> None:
+    model = hooked_transformer(act_fn=activation, gated_mlp=gated)
+    assert_same(maps(model, "closed_form"), maps(model, "hooks"), 1e-9)
 
 
 @pytest.mark.parametrize("memory_mb", [0.001, 0.05, 1.0])

@@ -1,0 +1,133 @@
+"""The middle way: attention is not run again, and the block's own norm and MLP modules read every pair.
+
+For blocks whose MLP no weights explain (an activation without a formula here, a mixture of experts). The forms are
+those of forms.py, put together from modules instead of weights; a block is of a form if that gives its clean output.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_vzero.distance import relative_difference
+from tl_vzero.models.modules import BlockModules, RowFunction
+from tl_vzero.zeroing.chunks import Chunk, Workspace
+from tl_vzero.zeroing.lost import LostValues, Size, Zeroed
+from tl_vzero.zeroing.packing import Column
+
+WIDEST_MLP = 8  # times d_model: what an MLP of unknown width is taken to hold for a row
+
+Rows = Float[Tensor, "row feature"]
+Form = Callable[[Rows, Rows], Rows]
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleForm:
+    """How a block's output follows from its input and what attention writes; on the clean run, `output`.
+
+    `adds` says that the output is just shifted by what attention writes: no module reads it.
+    """
+
+    function: Form
+    adds: bool
+    input: Float[Tensor, "row feature"]
+    attention_output: Float[Tensor, "row feature"]
+    output: Float[Tensor, "row feature"]
+
+
+def module_form(
+    modules: BlockModules,
+    block_input: Float[Tensor, "row feature"],
+    attention_output: Float[Tensor, "row feature"],
+    block_output: Float[Tensor, "row feature"],
+    tolerance: float,
+) -> ModuleForm | None:
+    """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is.
+
+    What is read and written is in the dtype that the modules compute in.
+    """
+    for function, adds in _forms(modules):
+        try:
+            output = function(block_input, attention_output)
+        except Exception:  # a module that does not take single positions may fail in any way, and is of no form
+            continue
+        if relative_difference(output, block_output) <= tolerance:
+            return ModuleForm(function, adds, block_input, attention_output, output)
+    return None
+
+
+def _forms(m: BlockModules) -> Iterator[tuple[Form, bool]]:
+    if m.norm1_post and m.norm2 and m.norm2_post and m.mlp:
+        yield _sandwich(m.norm1_post, m.norm2, m.norm2_post, m.mlp), False
+    if m.norm2 and m.mlp:
+        yield _pre_norm(m.norm2, m.mlp), False
+    if m.norm1 and m.norm2 and m.mlp:
+        yield _post_norm(m.norm1, m.norm2, m.mlp), False
+    for norm in (m.norm2, m.norm1):
+        if norm and m.mlp:
+            yield _parallel(norm, m.mlp), True
+    yield torch.add, True
+
+
+def _pre_norm(norm2: RowFunction, mlp: RowFunction) -> Form:
+    def output(x: Rows, o: Rows) -> Rows:
+        middle = x + o
+        return middle + mlp(norm2(middle))
+
+    return output
+
+
+def _post_norm(norm1: RowFunction, norm2: RowFunction, mlp: RowFunction) -> Form:
+    def output(x: Rows, o: Rows) -> Rows:
+        read = norm1(x + o)
+        return norm2(read + mlp(read))
+
+    return output
+
+
+def _sandwich(norm1_post: RowFunction, norm2: RowFunction, norm2_post: RowFunction, mlp: RowFunction) -> Form:
+    def output(x: Rows, o: Rows) -> Rows:
+        middle = x + norm1_post(o)
+        return middle + norm2_post(mlp(norm2(middle)))
+
+    return output
+
+
+def _parallel(norm: RowFunction, mlp: RowFunction) -> Form:
+    def output(x: Rows, o: Rows) -> Rows:
+        return x + o + mlp(norm(x))
+
+    return output
+
+
+class ModulePairs:
+    """One layer with values zeroed, its modules on every pair; `changes` gives clean minus changed output."""
+
+    def __init__(
+        self,
+        form: ModuleForm,
+        w_o: Float[Tensor, "head d_head feature"],
+        max_bytes: float,
+        workspace: Workspace,
+        zeroed: Zeroed,
+    ) -> None:
+        self.form = form
+        d_model = w_o.shape[-1]
+        a_column = len(zeroed.heads) * d_model
+        size = Size.of(max_bytes / w_o.element_size(), a_row=(8 + 2 * WIDEST_MLP) * d_model, a_column=a_column)
+        self.lost = LostValues(zeroed, w_o[list(zeroed.heads)], size, workspace)
+
+    def changes(self, columns: Sequence[Column]) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"]]]:
+        """Every pair of the columns with its change, which the caller may overwrite."""
+        for group in self.lost.groups(columns):
+            for chunk in group.chunks():
+                delta = group.delta(chunk)
+                yield chunk, delta if self.form.adds else self._change(chunk, delta)
+
+    def _change(self, chunk: Chunk, delta: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
+        form, dtype = self.form, self.form.output.dtype
+        left = (form.attention_output[chunk.clean].to(delta.dtype) - delta).to(dtype)
+        changed = form.function(form.input[chunk.clean], left)
+        return form.output[chunk.clean].to(delta.dtype) - changed.to(delta.dtype)
