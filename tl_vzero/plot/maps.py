@@ -15,6 +15,11 @@ from tl_vzero.scores import Scores
 
 DIGITS = 6
 METHOD_NAMES = {"value_zeroing": "Value Zeroing", "attention": "Raw attention"}
+EFFECT_TITLES = {
+    "zero_ablation": "Effect of zeroing a value on the prediction",
+    "value_patching": "Effect of patching in the clean sentence's value",
+    "attribution_patching": "Estimated effect of zeroing a value on the prediction",
+}
 VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
 CELL_GAP_LIMIT = 40
 SLANTED_LABELS_LIMIT = 24
@@ -89,6 +94,8 @@ def target_row(scores: Scores, dest: int, *, theme: Theme = LIGHT) -> go.Figure:
 def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw an effect `[layer, src]`: layers are rows (first on top), sources columns; 0 is the middle colour.
 
+    Raises InputError for an effect per head.
+
     >>> import torch
     >>> from tl_vzero.effects import Effect
     >>> effect = Effect(torch.tensor([[-2.0, 0.5]]), 3.0, "logit of is", 1, "is", (), (0,), ("a", "b"), (0, 1))
@@ -96,6 +103,11 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
     >>> figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax
     (-2.0, 2.0)
     """
+    if effect.heads is not None:
+        raise InputError(
+            f"this effect is per head ({len(effect.heads)} heads): expected one row a layer; compute it without "
+            "per_head"
+        )
     grid = rounded(effect.values)
     extreme = max((abs(value) for row in grid for value in row), default=0.0) or 1.0
     figure = _layer_by_source(grid, effect.layers, effect.src_tokens, effect.src_positions, "token")
@@ -103,7 +115,7 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
     metric = plotly_text(visible(effect.metric))
     figure.update_layout(
         template=template(theme),
-        title=_title("Effect of zeroing a value on the prediction", f"at position {effect.target}"),
+        title=_title(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
         coloraxis={
             "colorscale": theme.diverging_ramp(),
             "cmin": -extreme,

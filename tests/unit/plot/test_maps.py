@@ -143,6 +143,22 @@ def test_scores_per_head_ask_for_a_head(draw: Any) -> None:
         draw(made_up_scores(values=values, heads=(0, 1)))
 
 
+def test_an_effect_says_what_was_done_to_the_values() -> None:
+    scores = made_up_scores()
+    titles = {
+        method: plain(effect_map(made_up_effect(scores, 4, method=method)))["layout"]["title"]["text"]
+        for method in ("zero_ablation", "value_patching", "attribution_patching")
+    }
+    assert len(set(titles.values())) == 3
+    assert "clean sentence" in titles["value_patching"] and "Estimated" in titles["attribution_patching"]
+
+
+def test_an_effect_per_head_is_refused() -> None:
+    effect = made_up_effect(made_up_scores(), 4, values=torch.rand(3, 2, len(PIECES)), heads=(0, 1))
+    with pytest.raises(InputError, match="without per_head"):
+        effect_map(effect)
+
+
 def test_odd_tokens_are_text_wherever_they_stand() -> None:
     scores = made_up_scores(ODD_TOKENS).normalized()
     effect = made_up_effect(scores, 1, metric="logit of '<b>'")

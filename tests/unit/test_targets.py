@@ -1,0 +1,104 @@
+"""Target tokens: ids as they are, words as the one token that they are."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+from support.models import VOCABULARY, bridge, hf_bert, hf_gpt2, loaded
+from support.state import type_checks_off
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import tl_vzero
+from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.targets import target_tokens
+
+
+@cache
+def bert() -> Any:
+    return loaded(hf_bert())
+
+
+def spaced_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level one as GPT-2's: the space before a word is part of its token; no merges but those below."""
+    merges = [("i", "s"), ("Ġ", "a"), ("Ġa", "r"), ("Ġar", "e")]
+    letters = ["Ġ", *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = {piece: number for number, piece in enumerate([*letters, *("".join(pair) for pair in merges)])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+
+@cache
+def gpt2() -> Any:
+    return tl_vzero.load_model(hf_gpt2(), spaced_tokenizer())
+
+
+def test_none_stays_none() -> None:
+    assert target_tokens(bert(), None) is None
+
+
+def test_ids_are_taken_as_they_are() -> None:
+    assert target_tokens(bert(), 7) == (7, None)
+    assert target_tokens(bert(), (7, 9)) == (7, 9)
+
+
+def test_words_are_their_one_token() -> None:
+    tokenizer = bert().tokenizer
+    is_, are = tokenizer.convert_tokens_to_ids(["is", "are"])
+    assert target_tokens(bert(), "is") == (is_, None)
+    assert target_tokens(bert(), ("are", "is")) == (are, is_)
+    assert target_tokens(bert(), ("are", is_)) == (are, is_)
+    assert target_tokens(bert(), "[MASK]") == (tokenizer.mask_token_id, None)
+
+
+def test_a_word_is_tried_as_given_and_then_behind_a_space() -> None:
+    vocabulary = spaced_tokenizer().get_vocab()
+    assert target_tokens(gpt2(), "is") == (vocabulary["is"], None)
+    assert target_tokens(gpt2(), "are") == (vocabulary["Ġare"], None)
+    assert target_tokens(gpt2(), " are") == (vocabulary["Ġare"], None)
+
+
+def test_a_word_of_several_tokens_is_refused_with_its_pieces() -> None:
+    with pytest.raises(InputError, match=r"'dogs'.*\['dog', '##s'\]"):
+        target_tokens(bert(), "dogs")
+    with pytest.raises(InputError, match=r"'hat' breaks into \['h', 'a', 't'\], and ' hat' breaks into \['Ġa?', 'h'"):
+        target_tokens(gpt2(), "hat")
+
+
+def test_a_word_outside_the_vocabulary_is_refused() -> None:
+    with pytest.raises(InputError, match="'zebra' is not in the vocabulary"):
+        target_tokens(bert(), ("is", "zebra"))
+
+
+@pytest.mark.parametrize("word", ["", "  "])
+def test_no_word_is_refused(word: str) -> None:
+    with pytest.raises(InputError, match="no word"):
+        target_tokens(bert(), word)
+
+
+def test_a_word_without_a_tokenizer_is_refused() -> None:
+    with pytest.raises(InputError, match="no tokenizer: expected token ids"):
+        target_tokens(tl_vzero.load_model(hf_bert()), "is")
+
+
+@pytest.mark.parametrize("ids", [VOCABULARY, -1, (3, VOCABULARY)])
+def test_ids_outside_the_vocabulary_are_refused(ids: Any) -> None:
+    with pytest.raises(InputError, match=f"expected 0 to {VOCABULARY - 1}"):
+        target_tokens(bert(), ids)
+
+
+def test_a_pair_of_one_token_is_refused() -> None:
+    with pytest.raises(InputError, match="both token"):
+        target_tokens(bert(), ("is", "is"))
+
+
+@pytest.mark.parametrize("ids", [1.5, True, (), (1, 2, 3), (1, None), {"good": 1}, b"is", object()])
+def test_other_things_are_refused(ids: Any) -> None:
+    with type_checks_off(), pytest.raises((InputTypeError, InputError), match="target_ids"):
+        target_tokens(bert(), ids)
+
+
+def test_a_users_own_bridge_has_its_words() -> None:
+    assert target_tokens(bridge(hf_bert()), "is") == target_tokens(bert(), "is")

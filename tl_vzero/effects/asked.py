@@ -1,0 +1,123 @@
+"""What is asked of an effect, checked at the door: one sentence, its target, and the value positions to act on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tl_vzero.choices import chosen
+from tl_vzero.clean import ids_of
+from tl_vzero.distance import wide_dtype
+from tl_vzero.effects.metric import Metric, token_name
+from tl_vzero.errors import InputTypeError
+from tl_vzero.inputs import Sentence, encode, find_target
+from tl_vzero.models.contracts import check_contracts, value_heads
+from tl_vzero.models.facts import facts_of
+from tl_vzero.models.provenance import result_dtype
+from tl_vzero.models.sites import Sites
+from tl_vzero.targets import check_trained_head
+
+PREDICTED_SHOWN = 5
+
+Numbers = Iterable[int] | int | None
+Place = tuple[int, int | None, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One sentence, the target whose prediction is measured, and where values are changed; `heads` None: in all."""
+
+    model: nn.Module
+    sites: Sites
+    sentence: Sentence
+    target: int
+    layers: tuple[int, ...]
+    sources: tuple[int, ...]
+    heads: tuple[int, ...] | None
+
+    @property
+    def ids(self) -> Int[Tensor, "1 position"]:
+        return ids_of(self.model, [self.sentence])
+
+    @property
+    def shape(self) -> list[int]:
+        """Of the values: layer, head if per head, source."""
+        head_axis = [] if self.heads is None else [len(self.heads)]
+        return [len(self.layers), *head_axis, len(self.sources)]
+
+    def places(self) -> list[Place]:
+        """(layer, head or None for all, source) of each value, in their order."""
+        heads = self.heads or (None,)
+        return [(layer, head, source) for layer in self.layers for head in heads for source in self.sources]
+
+    def labels(
+        self, metric: Metric, clean: Float[Tensor, "1"], logits: Float[Tensor, "1 position vocabulary"]
+    ) -> dict[str, Any]:
+        """Everything of an Effect but its values; `clean` is the metric of the clean run, `logits` are its logits."""
+        return {
+            "clean": clean.item(),
+            "metric": metric.name,
+            "target": self.target,
+            "target_token": self.sentence.tokens[self.target],
+            "predicted": _likeliest(self.model, logits[0, self.target]),
+            "layers": self.layers,
+            "src_tokens": tuple(self.sentence.tokens[i] for i in self.sources),
+            "src_positions": self.sources,
+            "word_ids": self.sentence.word_ids,
+            "metadata": {
+                "model": facts_of(self.model).name,
+                "target_ids": None if metric.target_ids is None else list(metric.target_ids),
+            },
+            "heads": self.heads,
+            "head_kind": None if self.heads is None else _head_kind(self.model),
+        }
+
+    def as_values(self, measured: Float[Tensor, "place"]) -> Float[Tensor, "layer *head src"]:
+        """One number a place as the values of an Effect."""
+        return measured.reshape(self.shape).to(result_dtype(self.model))
+
+
+def ask(
+    model: nn.Module,
+    inputs: str | Tensor,
+    *,
+    target: int | None,
+    layers: Numbers,
+    sources: Numbers,
+    per_head: bool,
+    attention_mask: Tensor | None,
+    prepend_bos: bool,
+) -> Asked:
+    """Check everything that does not depend on the metric.
+
+    Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences,
+    InputError for a target, layers or sources that are not there.
+    """
+    sites = check_contracts(model)
+    check_trained_head(model)
+    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    if isinstance(inputs, list | tuple) or len(encoded.sentences) != 1:
+        raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
+    (sentence,) = encoded.sentences
+    return Asked(
+        model=model,
+        sites=sites,
+        sentence=sentence,
+        target=find_target(model, sentence, target),
+        layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
+        sources=chosen("sources", sources, len(sentence), "the sentence has") or tuple(range(len(sentence))),
+        heads=tuple(range(value_heads(model))) if per_head else None,
+    )
+
+
+def _head_kind(model: nn.Module) -> Literal["query", "key-value"]:
+    heads = value_heads(model)
+    return "query" if getattr(model.cfg, "n_heads", heads) == heads else "key-value"
+
+
+def _likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
+    top = logits.to(wide_dtype(logits.device)).softmax(dim=-1).topk(min(PREDICTED_SHOWN, len(logits)))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return tuple((token_name(model, number), probability) for number, probability in pairs)

@@ -1,0 +1,89 @@
+"""What a prediction is asked for: a trained head, and tokens as ids or as words that are one token each."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
+from tl_vzero.models.facts import facts_of, vocabulary_size
+
+TargetToken = int | str
+TargetIds = TargetToken | tuple[TargetToken, TargetToken]
+
+EXPECTED = "one token (an id or a word), or a pair (good, bad)"
+
+
+def check_trained_head(model: nn.Module) -> None:
+    """Raise HeadlessModelError where a model's prediction head was never trained: its logits are noise."""
+    if facts_of(model).head == "absent":
+        raise HeadlessModelError(
+            f"{facts_of(model).name} has no trained prediction head, so its logits mean nothing: expected a model "
+            "with a trained head for an effect on the prediction; scores of what a layer mixes need none"
+        )
+
+
+def target_tokens(model: nn.Module, target_ids: TargetIds | None) -> tuple[int, int | None] | None:
+    """The ids (good, bad) of one token or a pair; bad is None for one token, `None` stays `None`.
+
+    A word must be one token of the vocabulary, as it is given or after a space (" is" in GPT-2).
+    Raises InputError for a word that is none, an id outside the vocabulary or a pair of one token,
+    InputTypeError for what is no token.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> target_tokens(model, ("is", "are")) == (target_tokens(model, "is")[0], target_tokens(model, "are")[0])
+    True
+    """
+    if target_ids is None:
+        return None
+    tokens = [_token_id(model, token, target_ids) for token in _one_or_two(target_ids)]
+    if len(tokens) == 1:
+        return tokens[0], None
+    if tokens[0] == tokens[1]:
+        raise InputError(f"target_ids are {target_ids!r}, both token {tokens[0]}: expected two different tokens")
+    return tokens[0], tokens[1]
+
+
+def _one_or_two(target_ids: Any) -> tuple[Any, ...]:
+    if isinstance(target_ids, int | str):
+        return (target_ids,)
+    tokens = tuple(target_ids) if isinstance(target_ids, Iterable) else ()
+    if len(tokens) not in (1, 2):
+        raise InputTypeError(f"target_ids are {target_ids!r}: expected {EXPECTED}")
+    return tokens
+
+
+def _token_id(model: nn.Module, token: Any, target_ids: object) -> int:
+    if isinstance(token, bool) or not isinstance(token, int | str):
+        raise InputTypeError(f"target_ids are {target_ids!r}: expected {EXPECTED}")
+    number = _id_of_word(model, token) if isinstance(token, str) else token
+    size = vocabulary_size(model)
+    if not 0 <= number < size:
+        raise InputError(f"target_ids hold {number}: expected 0 to {size - 1}, the model's vocabulary")
+    return number
+
+
+def _id_of_word(model: nn.Module, word: str) -> int:
+    tokenizer = facts_of(model).tokenizer
+    if tokenizer is None:
+        raise InputError(f"target_ids hold the word {word!r}, and this model has no tokenizer: expected token ids")
+    if not word.strip():
+        raise InputError(f"target_ids hold {word!r}, no word: expected one token of the vocabulary")
+    tried: dict[tuple[int, ...], str] = {}  # by ids: many tokenizers read a word and a space before it alike
+    for written in (word, f" {word}"):
+        ids = tuple(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+        unknown = tokenizer.unk_token_id in ids and word != tokenizer.unk_token
+        if len(ids) == 1 and not unknown:
+            return int(ids[0])
+        tried.setdefault(ids, f"{written!r} {_broken(tokenizer, ids, unknown)}")
+    raise InputError(
+        f"target_ids hold {word!r}, which is no single token: {', and '.join(tried.values())}; "
+        "expected a word that is one token of the vocabulary, or its id"
+    )
+
+
+def _broken(tokenizer: Any, ids: tuple[int, ...], unknown: bool) -> str:
+    if len(ids) == 1 and unknown:
+        return "is not in the vocabulary"
+    return f"breaks into {tokenizer.convert_ids_to_tokens(list(ids))}"
