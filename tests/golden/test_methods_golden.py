@@ -101,3 +101,30 @@ def test_hidden_token_attribution(route: str, name: str, dtype: torch.dtype) -> 
         scores = tl_vzero.score(tiny_bert(route, dtype), torch.tensor(ids), method="hta", **HTA[name])
         tolerance = 1e-9 if dtype == torch.float64 else 1e-5
         assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), tolerance)
+
+
+DECOMPX = {
+    "local": {},
+    "global": {"propagate": True},
+    "global_nobias": {"propagate": True, "share_biases": False},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", DECOMPX)
+@pytest.mark.parametrize("route", ROUTES)
+def test_decompx(route: str, name: str, dtype: torch.dtype) -> None:
+    wanted = expected("decompx")
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        scores = tl_vzero.score(tiny_bert(route, dtype), torch.tensor(ids), method="decompx", **DECOMPX[name])
+        tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"{name}_norm{number}"]), tolerance)
+
+
+def test_decompx_before_it_is_normalised() -> None:
+    wanted = expected("decompx")
+    for number, ids in enumerate(golden.tiny_bert_ids()):
+        scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method="decompx")
+        assert_close(
+            scores.values, golden.tensor(wanted[f"local_raw{number}"]), 1e-9 * wanted[f"local_raw{number}"].max()
+        )

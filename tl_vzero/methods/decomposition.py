@@ -5,20 +5,17 @@ what attention writes, with the token itself, through the first norm, and throug
 """
 
 import torch
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_vzero.methods.layer import Layer
-
-
-def _size(vectors: Tensor, dest: slice) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
-    return size
+from tl_vzero.distance import wide_dtype
+from tl_vzero.methods.layer import NUMBERS_AT_A_TIME, Layer
 
 
 def attention_norm(layer: Layer) -> Float[Tensor, "sentence dest src"]:
     """The size of what a source brings through attention, heads summed first (Kobayashi et al. 2020, equation 5)."""
-    return layer.over_vectors(_size, residual=False)
+    return _sizes(layer, layer.written)
 
 
 def attention_norm_heads(layer: Layer) -> Float[Tensor, "sentence head dest src"]:
@@ -30,7 +27,7 @@ def attention_norm_heads(layer: Layer) -> Float[Tensor, "sentence head dest src"
 def attention_norm_res(layer: Layer) -> Float[Tensor, "sentence dest src"]:
     """The same with the residual connection: a token brings itself too (Kobayashi et al. 2021)."""
     layer.check_sums("attention_norm_res")
-    return layer.over_vectors(_size, residual=True)
+    return _sizes(layer, layer.written, layer.input)
 
 
 def attention_norm_res_ln(layer: Layer) -> Float[Tensor, "sentence dest src"]:
@@ -38,10 +35,10 @@ def attention_norm_res_ln(layer: Layer) -> Float[Tensor, "sentence dest src"]:
     norm1 = layer.norm("norm1", "attention_norm_res_ln")
     deviation = norm1.deviation(norm1.centre(layer.middle))
 
-    def measure(vectors: Tensor, dest: slice) -> Tensor:
-        return _size(norm1.weight * norm1.centre(vectors), dest) / deviation[:, dest].unsqueeze(-1)
+    def through(vectors: Tensor) -> Tensor:
+        return norm1.weight * norm1.centre(vectors)
 
-    return layer.over_vectors(measure, residual=True)
+    return _sizes(layer, through(layer.written), through(layer.input)) / deviation.unsqueeze(-1)
 
 
 def globenc(layer: Layer) -> Float[Tensor, "sentence dest src"]:
@@ -50,11 +47,10 @@ def globenc(layer: Layer) -> Float[Tensor, "sentence dest src"]:
     first = norm1.deviation(norm1.centre(layer.middle))
     second = norm2.deviation(norm2.centre(layer.last_norm_input))
 
-    def measure(vectors: Tensor, dest: slice) -> Tensor:
-        through = norm2.weight * norm2.centre(norm1.weight * norm1.centre(vectors))
-        return _size(through, dest) / (first * second)[:, dest].unsqueeze(-1)
+    def through(vectors: Tensor) -> Tensor:
+        return norm2.weight * norm2.centre(norm1.weight * norm1.centre(vectors))
 
-    return layer.over_vectors(measure, residual=True)
+    return _sizes(layer, through(layer.written), through(layer.input)) / (first * second).unsqueeze(-1)
 
 
 def alti(layer: Layer) -> Float[Tensor, "sentence dest src"]:
@@ -64,16 +60,59 @@ def alti(layer: Layer) -> Float[Tensor, "sentence dest src"]:
     """
     layer.check_sums("alti")
     if layer.order == "pre_norm":
-        whole, scale = layer.middle, None
+        whole, vectors = layer.middle, layer.vectors(residual=True)
+        scale = torch.ones_like(whole[..., :1])
     else:
         norm1 = layer.norm("norm1", "alti")
-        whole, scale = norm1(layer.middle), norm1.deviation(norm1.centre(layer.middle))
+        # The norm's division is left for the end: once for each pair, not for each feature of each pair.
+        scale = norm1.deviation(norm1.centre(layer.middle)).unsqueeze(-1)
+        whole = norm1(layer.middle) * scale
+        vectors = layer.vectors(lambda each: norm1.weight * norm1.centre(each), residual=True)
+    parts = [
+        torch.linalg.vector_norm(vector.sub_(whole[:, dest].unsqueeze(2)), ord=1, dim=-1) for dest, vector in vectors
+    ]
+    nearer: Tensor = torch.linalg.vector_norm(whole, ord=1, dim=-1, keepdim=True) - torch.cat(parts, dim=1)
+    return (nearer / scale).clamp(min=0)
 
-    def measure(vectors: Tensor, dest: slice) -> Tensor:
-        if scale is not None:
-            vectors = norm1.weight * norm1.centre(vectors) / scale[:, dest, None, None]
-        total = whole[:, dest].unsqueeze(2)
-        nearer = total.abs().sum(dim=-1) - (total - vectors).abs().sum(dim=-1)
-        return nearer.clamp(min=0)
 
-    return layer.over_vectors(measure, residual=True)
+def _sizes(
+    layer: Layer,
+    written: Float[Tensor, "sentence head src feature"],
+    own: Float[Tensor, "sentence position feature"] | None = None,
+) -> Float[Tensor, "sentence dest src"]:
+    """|sum_h A[h, i, j] written[h, j] + [i = j] own[i]|, from inner products of what the heads write of a source.
+
+    A square is A[:, i, j] G A[:, i, j] with G the head-by-head Gram matrix of source j: no vector is formed for a
+    pair, but on the diagonal. Where heads cancel, the square is a small difference of large numbers: there too.
+    """
+    wide = wide_dtype(written.device)
+    columns = rearrange(written, "sentence head src feature -> sentence src head feature").to(wide)
+    weights = rearrange(layer.pattern, "sentence head dest src -> sentence src dest head").to(wide)
+    gram = columns @ columns.mT
+    squares = ((weights @ gram) * weights).sum(dim=-1)
+    without_cancelling = (weights @ gram.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-1)).squeeze(-1).square()
+    cancelled = squares < torch.finfo(wide).eps ** 0.25 * without_cancelling
+    sizes = squares.clamp(min=0).sqrt()
+    if cancelled.any():
+        sizes[cancelled] = _sizes_of_sums(weights, columns, cancelled)
+    if own is not None:
+        itself = (weights.diagonal(dim1=1, dim2=2).mT.unsqueeze(-2) @ columns).squeeze(-2) + own.to(wide)
+        sizes.diagonal(dim1=1, dim2=2).copy_(torch.linalg.vector_norm(itself, dim=-1))
+    return sizes.mT.to(written.dtype)
+
+
+def _sizes_of_sums(
+    weights: Float[Tensor, "sentence src dest head"],
+    columns: Float[Tensor, "sentence src head feature"],
+    pairs: Bool[Tensor, "sentence src dest"],
+) -> Float[Tensor, "pair"]:
+    """The size of the summed vector itself, of some pairs."""
+    sentences, sources, destinations = pairs.nonzero(as_tuple=True)
+    parts = []
+    for some in torch.arange(len(sources), device=pairs.device).split(
+        max(1, NUMBERS_AT_A_TIME // columns[0, 0].numel())
+    ):
+        sentence, source = sentences[some], sources[some]
+        vectors = weights[sentence, source, destinations[some]].unsqueeze(1) @ columns[sentence, source]
+        parts.append(torch.linalg.vector_norm(vectors.squeeze(1), dim=-1))
+    return torch.cat(parts)

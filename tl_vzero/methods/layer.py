@@ -18,7 +18,7 @@ from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, Norm
 
 Order = Literal["post_norm", "pre_norm", "other"]
 
-NUMBERS_AT_A_TIME = 2**24  # of the vectors from source to destination
+NUMBERS_AT_A_TIME = 2**20  # of the vectors from source to destination; so few stay in a processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class Layer:
     """One layer of the clean run with its weights, for sentences of one length; `dtype` is what is computed in.
 
     Source and destination of what attention writes are told apart: F[i, j] = sum_h A[h, i, j] v[j, h] W_O[h].
+    What is read off it is computed once and never written to, so that several methods can share a Layer.
     """
 
     number: int
@@ -54,17 +55,21 @@ class Layer:
         return self.block.pattern.to(self.dtype)
 
     @cached_property
+    def value(self) -> Float[Tensor, "sentence src head d_head"]:
+        """v: the value that each query head reads, its bias included."""
+        members = self.pattern.shape[1] // self.block.value.shape[2]
+        return self.block.value.to(self.dtype).repeat_interleave(members, dim=2)
+
+    @cached_property
     def written(self) -> Float[Tensor, "sentence head src feature"]:
         """v[j, h] W_O[h]: what each query head writes of a source into whoever attends to it alone."""
-        members = self.pattern.shape[1] // self.block.value.shape[2]
-        value = self.block.value.to(self.dtype).repeat_interleave(members, dim=2)
-        return torch.einsum("sjhk,hkd->shjd", value, self.weights.w_o)
+        return torch.einsum("sjhk,hkd->shjd", self.value, self.weights.w_o)
 
     @cached_property
     def middle(self) -> Float[Tensor, "sentence position feature"]:
         """The residual stream between attention and MLP: x + o, with b_O."""
-        mixed = torch.einsum("shij,shjd->sid", self.pattern, self.written)
-        return self.input + mixed + self.weights.b_o
+        mixed = torch.einsum("shij,sjhk->sihk", self.pattern, self.value)
+        return self.input + torch.einsum("sihk,hkd->sid", mixed, self.weights.w_o) + self.weights.b_o
 
     @property
     def order(self) -> Order:
@@ -123,23 +128,30 @@ class Layer:
                 "residual stream as it is (a norm stands between, or the block is of an unknown kind)"
             )
 
-    def over_vectors(
+    def vectors(
         self,
-        measure: Callable[[Float[Tensor, "sentence dest src feature"], slice], Float[Tensor, "sentence dest src"]],
+        through: Callable[[Tensor], Tensor] = lambda vectors: vectors,
         *,
         residual: bool,
-    ) -> Float[Tensor, "sentence dest src"]:
-        """Measure F[i, j], or with `residual` U[i, j] = F[i, j] + [i = j] x[i], some destinations at a time."""
+        width: int | None = None,
+    ) -> Iterator[tuple[slice, Float[Tensor, "sentence dest src feature"]]]:
+        """F[i, j], or with `residual` U[i, j] = F[i, j] + [i = j] x[i], some destinations at a time.
+
+        `through` is a linear map of vectors, applied to the few that the many are sums of. What is given out may be
+        overwritten; `width` is the largest feature axis that is then made of it.
+        """
         by_source = rearrange(self.pattern, "sentence head dest src -> sentence src dest head")
-        written = rearrange(self.written, "sentence head src feature -> sentence src head feature")
-        length = by_source.shape[2]
-        step = max(1, NUMBERS_AT_A_TIME // (len(written) * length * written.shape[-1]))
-        parts = []
-        for start in range(0, length, step):
-            dest = slice(start, min(start + step, length))
+        written = rearrange(through(self.written), "sentence head src feature -> sentence src head feature")
+        own_input = through(self.input) if residual else None
+        for dest in self.destinations(width):
             vectors = (by_source[:, :, dest] @ written).transpose(1, 2)
-            if residual:
-                own = torch.arange(dest.start, dest.stop, device=vectors.device)
-                vectors[:, own - dest.start, own] += self.input[:, dest]
-            parts.append(measure(vectors, dest))
-        return torch.cat(parts, dim=1)
+            if own_input is not None:
+                vectors[:, :, dest].diagonal(dim1=1, dim2=2).add_(own_input[:, dest].transpose(1, 2))
+            yield dest, vectors
+
+    def destinations(self, width: int | None = None) -> Iterator[slice]:
+        """Slices of destinations whose vectors of `width` features, from every source, are few enough to be held."""
+        n_sentences, length, features = self.block.input.shape
+        step = max(1, NUMBERS_AT_A_TIME // (n_sentences * length * (width or features)))
+        for start in range(0, length, step):
+            yield slice(start, min(start + step, length))

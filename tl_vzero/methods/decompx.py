@@ -1,0 +1,118 @@
+"""DecompX: how large is each source's vector in a block's decomposed output?"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tl_vzero.choices import chosen
+from tl_vzero.clean import CleanBlock, clean_from_cache, ids_of, visit_clean_blocks
+from tl_vzero.inputs import Sentence, encode
+from tl_vzero.methods.block_vectors import Vectors, carry_through, output_vectors
+from tl_vzero.methods.layer import Layer
+from tl_vzero.methods.method import VECTORS, LayerMethod
+from tl_vzero.methods.run import labelled, layer_scores
+from tl_vzero.models.blocks import acted_on, block_weights
+from tl_vzero.models.contracts import check_contracts
+from tl_vzero.models.provenance import provenance, result_dtype
+from tl_vzero.models.run import quiet
+from tl_vzero.models.sites import Sites
+from tl_vzero.models.values import value_weights
+from tl_vzero.rollout import normalize_rows
+from tl_vzero.scores import Scores
+
+
+def decompx(
+    model: nn.Module,
+    inputs: str | Sequence[str] | Tensor,
+    *,
+    propagate: bool = False,
+    share_biases: bool = True,
+    attention_mask: Tensor | None = None,
+    cache: Any | None = None,
+    layers: Iterable[int] | int | None = None,
+    prepend_bos: bool = False,
+) -> Scores | list[Scores]:
+    """DecompX: sizes of the vectors that a block's output is the sum of, one a source, `[layer, dest, src]`.
+
+    Attention, norms, MLP and both residual connections are applied to each source's vector by itself, with the clean
+    run's pattern, scales and slopes act(z) / z; a bias is shared by |<vector, bias>|, so that the vectors sum to the
+    real output. Each block begins with its own input; `propagate=True` carries the vectors through all layers from the
+    first block's input, normalised rows that are not rolled out again. `share_biases=False` leaves out all biases but
+    those of the values that are the source's own. Sizes are in the units of the residual stream.
+
+    Two products of d_mlp x d_model a pair of tokens; `propagate` holds two vectors a pair. Raises ModelError for
+    blocks with a gated MLP, with norms between attention and residual stream, or that weights do not explain.
+    Source: Modarressi et al. 2023, "DecompX: Explaining Transformers Decisions by Propagating Token Decomposition".
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> scores = tl_vzero.score(model, "the authors [MASK] here.", method="decompx")
+    >>> scores.normalized().values.sum(dim=-1).round(decimals=4).unique().tolist()
+    [1.0]
+    """
+    if not propagate:
+        return layer_scores(
+            "decompx",
+            LAYER_BY_LAYER,
+            model,
+            inputs,
+            attention_mask=attention_mask,
+            cache=cache,
+            layers=layers,
+            prepend_bos=prepend_bos,
+            share_biases=share_biases,
+        )
+    sites = check_contracts(model)
+    picked = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
+    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    options = {"propagate": propagate, "share_biases": share_biases}
+    metadata = provenance(model) | {"engine": "clean run", "options": options}
+    scored: dict[int, Scores] = {}
+    with quiet(model):
+        for sentence in encoded.sentences:
+            sizes = _propagated(model, sites, sentence, max(picked) + 1, cache, share_biases=share_biases)
+            values = normalize_rows(sizes[list(picked)]).to(result_dtype(model))
+            scored[sentence.row] = labelled("decompx", values, picked, sites, sentence, metadata, stage="rollout")
+    return encoded.in_order(scored)
+
+
+def _of_layer(layer: Layer, share_biases: bool = True) -> Float[Tensor, "sentence dest src"]:
+    parts = [torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in output_vectors(layer, share_biases)]
+    return torch.cat(parts, dim=1)
+
+
+LAYER_BY_LAYER = LayerMethod(
+    _of_layer,
+    "size of a source's vector in the decomposed block output",
+    "Modarressi et al. 2023",
+    "blocks that end in a norm (BERT and its kin), or begin with norms and have no gated MLP (GPT-2)",
+    VECTORS,
+)
+
+
+def _propagated(
+    model: nn.Module, sites: Sites, sentence: Sentence, n_layers: int, cache: Any | None, *, share_biases: bool
+) -> Float[Tensor, "layer dest src"]:
+    """The sizes after each layer, of vectors carried from the first block's input; one sentence, for its memory."""
+    hooks_act = acted_on(model)
+    carried: list[Vectors] = []
+    sizes: list[Tensor] = []
+
+    def visit(number: int, clean: CleanBlock) -> None:
+        wide = torch.float64 if clean.output.dtype == torch.float64 else torch.float32
+        layer = Layer(number, clean, wide, None if hooks_act else block_weights(model, number, wide))
+        if not carried:
+            carried.append(torch.cat([vectors for _, vectors in output_vectors(layer, share_biases)], dim=1))
+        else:
+            carry_through(layer, carried[0], value_weights(model, number, wide), share_biases)
+        sizes.append(torch.linalg.vector_norm(carried[0][0], dim=-1))
+
+    if cache is None:
+        visit_clean_blocks(model, sites, ids_of(model, [sentence]), range(n_layers), visit)
+    else:
+        for number, clean in clean_from_cache(cache, model, sites, [sentence], range(n_layers)).items():
+            visit(number, clean)
+    return torch.stack(sizes)
