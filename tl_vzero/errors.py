@@ -40,6 +40,18 @@ class OutputPathError(TLVZeroError, ValueError):
     """An output path cannot be written."""
 
 
+class DependencyError(TLVZeroError, ImportError):
+    """A package that only some functions need is not installed."""
+
+
+class PluginError(TLVZeroError, ImportError):
+    """A method that another package brings cannot be loaded or used."""
+
+
+class MethodNameWarning(UserWarning):
+    """Another package brings a method by a name that is taken."""
+
+
 class ProcessedWeightsWarning(UserWarning):
     """The model's weights were processed in a way that changes Value Zeroing."""
 

@@ -4,11 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_vzero.errors import InputTypeError
 from tl_vzero.methods.layer import Layer
 
 
-def random(layer: Layer, seed: int) -> Float[Tensor, "sentence dest src"]:
+def random(layer: Layer, seed: int = 0) -> Float[Tensor, "sentence dest src"]:
     """Uniform between 0 and 1 where attention can reach at all; the same for a sentence alone and in a batch."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
     generator = torch.Generator().manual_seed(seed * 10_007 + layer.number)
     length = layer.pattern.shape[-1]
     one = torch.rand(length, length, generator=generator, dtype=torch.float64).to(layer.pattern)

@@ -1,10 +1,8 @@
-"""The methods that read their maps off the clean run, layer by layer: one line each."""
+"""The methods beside Value Zeroing: one entry each."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
-
-from torch import Tensor
 
 from tl_vzero.methods.attention import attention, attention_flow, attention_heads, attention_rollout
 from tl_vzero.methods.chance import random
@@ -16,44 +14,45 @@ from tl_vzero.methods.decomposition import (
     attention_norm_res_ln,
     globenc,
 )
-from tl_vzero.methods.layer import Layer
+from tl_vzero.methods.decompx import LAYER_BY_LAYER, decompx
+from tl_vzero.methods.gradients import deep_lift, gradient_x_input, integrated_gradients
+from tl_vzero.methods.jacobian import hta
+from tl_vzero.methods.method import VECTORS, LayerMethod, Method, Need
+from tl_vzero.methods.run import layer_scores
 
 ANY = "any block with an attention pattern"
 SUMS = "blocks that add attention's output to the residual stream as it is"
 POST_NORM = "blocks that end in a norm (BERT and its kin)"
+HEADED = "a differentiable model with a trained head"
 
-
-@dataclass(frozen=True)
-class LayerMethod:
-    """A method: `maps` gives a Layer's raw map, `heads` each head's. `through` follows maps through the layers.
-
-    `identity` is its rollout rule: whether half of each token stays where it is.
-    """
-
-    maps: Callable[..., Tensor]
-    summary: str
-    reference: str
-    defined_for: str
-    identity: bool = False
-    heads: Callable[[Layer], Tensor] | None = None
-    through: Callable[[Tensor], Tensor] | None = None
-
-
-RANDOM = LayerMethod(random, "uniform random scores, what a method must beat", "none", ANY)
+TARGETED: tuple[Need, ...] = ("gradients", "target", "trained head", "captum")
 
 LAYER_METHODS: Mapping[str, LayerMethod] = MappingProxyType(
     {
+        "random": LayerMethod(random, "uniform random scores, what a method must beat", "none", ANY),
         "attention": LayerMethod(
-            attention, "attention pattern, averaged over heads", "Vaswani et al. 2017", ANY, True, attention_heads
+            attention,
+            "attention pattern, averaged over heads",
+            "Vaswani et al. 2017",
+            ANY,
+            identity=True,
+            heads=attention_heads,
         ),
         "attention_rollout": LayerMethod(
-            attention, "attention multiplied through the layers", "Abnar & Zuidema 2020", ANY, through=attention_rollout
+            attention,
+            "attention multiplied through the layers",
+            "Abnar & Zuidema 2020",
+            ANY,
+            identity=True,
+            through=attention_rollout,
         ),
         "attention_flow": LayerMethod(
             attention,
             "largest flow through attention to the input",
             "Abnar & Zuidema 2020",
             ANY,
+            identity=True,
+            compared_up_to=32,  # a flow problem for each pair of tokens, each on a graph of all tokens
             through=attention_flow,
         ),
         "attention_norm": LayerMethod(
@@ -61,26 +60,91 @@ LAYER_METHODS: Mapping[str, LayerMethod] = MappingProxyType(
             "size of what attention brings from a source",
             "Kobayashi et al. 2020",
             ANY,
-            True,
-            attention_norm_heads,
+            VECTORS,
+            identity=True,
+            heads=attention_norm_heads,
         ),
         "attention_norm_res": LayerMethod(
             attention_norm_res,
             "size of what attention and the residual connection bring",
             "Kobayashi et al. 2021",
             SUMS,
+            VECTORS,
         ),
         "attention_norm_res_ln": LayerMethod(
             attention_norm_res_ln,
             "size of what a source brings through the first norm",
             "Kobayashi et al. 2021",
             POST_NORM,
+            VECTORS,
         ),
         "globenc": LayerMethod(
-            globenc, "size of what a source brings through both norms", "Modarressi et al. 2022", POST_NORM
+            globenc,
+            "size of what a source brings through both norms",
+            "Modarressi et al. 2022",
+            POST_NORM,
+            VECTORS,
         ),
         "alti": LayerMethod(
-            alti, "how much nearer a source brings the sum, in the 1-norm", "Ferrando et al. 2022", SUMS
+            alti,
+            "how much nearer a source brings the sum, in the 1-norm",
+            "Ferrando et al. 2022",
+            SUMS,
+            VECTORS,
+        ),
+    }
+)
+
+
+def _of_layers(name: str, method: LayerMethod) -> Method:
+    return Method(
+        partial(layer_scores, name, method),
+        method.summary,
+        method.reference,
+        method.defined_for,
+        method.needs,
+        method.compared_up_to,
+        layer=method,
+    )
+
+
+OTHER_METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        **{name: _of_layers(name, method) for name, method in LAYER_METHODS.items()},
+        "decompx": Method(
+            decompx,
+            LAYER_BY_LAYER.summary,
+            LAYER_BY_LAYER.reference,
+            LAYER_BY_LAYER.defined_for,
+            LAYER_BY_LAYER.needs,
+        ),
+        "hta": Method(
+            hta,
+            "size of the Jacobian of a block's output by its input",
+            "Brunner et al. 2020",
+            "any differentiable block",
+            ("gradients",),
+        ),
+        "gradient_x_input": Method(
+            gradient_x_input,
+            "gradient of the target's logit by a block's output, times that output",
+            "Shrikumar et al. 2016",
+            HEADED,
+            TARGETED,
+        ),
+        "integrated_gradients": Method(
+            integrated_gradients,
+            "the same gradient integrated from a baseline to the block's output",
+            "Sundararajan et al. 2017",
+            HEADED,
+            TARGETED,
+        ),
+        "deep_lift": Method(
+            deep_lift,
+            "the rescale rule at activations Captum knows, gradients elsewhere",
+            "Shrikumar et al. 2017",
+            HEADED,
+            TARGETED,
         ),
     }
 )

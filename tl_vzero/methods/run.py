@@ -1,6 +1,7 @@
-"""Running a method that reads its maps off the clean run."""
+"""Running methods that read their maps off the clean run, several on one run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -10,16 +11,42 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
 from tl_vzero.clean import CleanBlock, clean_from_cache, ids_of, visit_clean_blocks
-from tl_vzero.errors import InputError
-from tl_vzero.inputs import Sentence, encode
+from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.inputs import Inputs, Sentence, encode
 from tl_vzero.methods.layer import Layer
-from tl_vzero.methods.registry import LayerMethod
+from tl_vzero.methods.method import LayerMethod
 from tl_vzero.models.blocks import acted_on, block_weights
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Scores, Stage
+
+
+@dataclass(frozen=True)
+class AskedMethod:
+    """A method with the options that it is asked for with; raises InputError or InputTypeError for bad ones."""
+
+    name: str
+    method: LayerMethod
+    per_head: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.per_head and self.method.heads is None:
+            raise InputError(
+                f"per_head=True, and {self.name} has one map a layer: leave per_head out, or take attention's"
+            )
+        unknown = [option for option in self.options if option not in self.method.options]
+        if unknown:
+            own = ", ".join(self.method.options) or "none"
+            raise InputTypeError(f"{self.name} has no option {unknown[0]!r}: expected one of its own ({own})")
+
+    def map_of(self, layer: Layer) -> Float[Tensor, "sentence *head dest src"]:
+        """The raw map of a layer, or with `per_head` each head's."""
+        if self.per_head and self.method.heads is not None:
+            return self.method.heads(layer)
+        return self.method.maps(layer, **self.options)
 
 
 def layer_scores(
@@ -40,60 +67,98 @@ def layer_scores(
     The common options are those of `value_zeroing`; a method's own are passed on to it. Raises InputError where the
     method has no heads, ModelError where it is undefined for the model, and leaves the model as it was.
     """
-    if per_head and method.heads is None:
-        raise InputError(f"per_head=True, and {name} has one map a layer: leave per_head out, or take attention's")
+    asked = AskedMethod(name, method, per_head, options)
     sites = check_contracts(model)
-    chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
+    numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
-    metadata = provenance(model) | {"engine": "clean run", "options": {"per_head": per_head, **options}}
-    metadata["rollout"] = "identity added" if method.identity else "no identity"
-    read = tuple(range(max(chosen_layers) + 1)) if method.through else chosen_layers
-    scored: dict[int, Scores] = {}
+    found = scores_on_one_run([asked], model, sites, encoded, numbers, cache)[name]
+    if isinstance(found, ModelError):
+        raise found
+    return encoded.in_order(found)
+
+
+def scores_on_one_run(
+    asked: Sequence[AskedMethod],
+    model: nn.Module,
+    sites: Sites,
+    encoded: Inputs,
+    layers: tuple[int, ...],
+    cache: Any | None,
+) -> dict[str, dict[int, Scores] | ModelError]:
+    """Of each method its scores, by the sentence's row, or why it is undefined for the model.
+
+    All methods read the same run, and the same Layer of it; of a layer only maps are kept.
+    """
+    metadata = provenance(model) | {"engine": "clean run"}
+    read = {each.name: tuple(range(max(layers) + 1)) if each.method.through else layers for each in asked}
+    found: dict[str, dict[int, Scores] | ModelError] = {each.name: {} for each in asked}
     with quiet(model):
         for group in (list(group) for batch in encoded.batches() for _, group in groupby(batch, key=len)):
-            maps = _maps(method, model, sites, group, read, cache, per_head, options)
-            for sentence, values in zip(group, maps, strict=True):
-                if method.through:
-                    values = method.through(values)[list(chosen_layers)]
-                own = values.to(result_dtype(model))
-                scored[sentence.row] = labelled(
-                    name,
-                    own,
-                    chosen_layers,
-                    sites,
-                    sentence,
-                    metadata,
-                    identity=method.identity,
-                    stage="rollout" if method.through else "raw",
-                )
-    return encoded.in_order(scored)
+            for each, maps in _maps(asked, model, sites, group, read, cache):
+                scored = found[each.name]
+                if isinstance(maps, ModelError) or isinstance(scored, ModelError):
+                    found[each.name] = maps if isinstance(maps, ModelError) else scored
+                    continue
+                for sentence, values in zip(group, maps, strict=True):
+                    own = values if each.method.through is None else each.method.through(values)
+                    picked = own[[read[each.name].index(layer) for layer in layers]].to(result_dtype(model))
+                    scored[sentence.row] = _own_scores(each, picked, layers, sites, sentence, metadata)
+    return found
+
+
+def _own_scores(
+    asked: AskedMethod,
+    values: Tensor,
+    layers: tuple[int, ...],
+    sites: Sites,
+    sentence: Sentence,
+    metadata: dict[str, Any],
+) -> Scores:
+    return labelled(
+        asked.name,
+        values,
+        layers,
+        sites,
+        sentence,
+        metadata | {"options": {"per_head": asked.per_head, **asked.options}},
+        identity=asked.method.identity,
+        stage="rollout" if asked.method.through else "raw",
+    )
 
 
 def _maps(
-    method: LayerMethod,
+    asked: Sequence[AskedMethod],
     model: nn.Module,
     sites: Sites,
     group: list[Sentence],
-    layers: tuple[int, ...],
+    read: Mapping[str, tuple[int, ...]],
     cache: Any | None,
-    per_head: bool,
-    options: dict[str, Any],
-) -> Float[Tensor, "sentence layer *head dest src"]:
-    by_layer: dict[int, Tensor] = {}
+) -> Iterator[tuple[AskedMethod, Float[Tensor, "sentence layer *head dest src"] | ModelError]]:
+    by_layer: dict[str, dict[int, Tensor]] = {each.name: {} for each in asked}
+    undefined: dict[str, ModelError] = {}
     hooks_act = acted_on(model)
-    function = method.heads if per_head and method.heads is not None else method.maps
 
-    def visit(layer: int, block: CleanBlock) -> None:
+    def visit(number: int, block: CleanBlock) -> None:
         wide = torch.float64 if block.output.dtype == torch.float64 else torch.float32
-        weights = None if hooks_act else block_weights(model, layer, wide)
-        by_layer[layer] = function(Layer(layer, block, wide, weights), **options)
+        weights = None if hooks_act else block_weights(model, number, wide)
+        layer = Layer(number, block, wide, weights)
+        for each in asked:
+            if number in read[each.name] and each.name not in undefined:
+                try:
+                    by_layer[each.name][number] = each.map_of(layer)
+                except ModelError as error:
+                    undefined[each.name] = error
+                    del by_layer[each.name]
 
+    layers = sorted({number for numbers in read.values() for number in numbers})
     if cache is None:
         visit_clean_blocks(model, sites, ids_of(model, group), layers, visit)
     else:
-        for layer, block in clean_from_cache(cache, model, sites, group, layers).items():
-            visit(layer, block)
-    return torch.stack([by_layer[layer] for layer in layers], dim=1)
+        for number, block in clean_from_cache(cache, model, sites, group, layers).items():
+            visit(number, block)
+    for each in asked:
+        maps = by_layer.pop(each.name, {})
+        yield each, undefined.get(each.name) or torch.stack([maps[number] for number in read[each.name]], dim=1)
 
 
 def labelled(
@@ -123,5 +188,10 @@ def labelled(
         word_ids=sentence.word_ids,
         identity=identity,
         stage=stage,
-        metadata=metadata | {"special": list(sentence.special)},
+        metadata=metadata | {"special": list(sentence.special), "rollout": rollout_rule(identity)},
     )
+
+
+def rollout_rule(identity: bool) -> str:
+    """A method's residual convention in words, as its metadata names it."""
+    return "identity added" if identity else "no identity"

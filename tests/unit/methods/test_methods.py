@@ -16,7 +16,9 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError
 
 IDS = torch.tensor([2, 5, 17, 9, 9, 31, 3])
 POST_NORM_ONLY = ("attention_norm_res_ln", "globenc")
-OTHERS = [name for name in tl_vzero.METHODS if name != "value_zeroing"]
+BY_SLOPES = ("decompx",)  # needs an MLP that is neither gated nor beside attention
+TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]  # see test_gradients
+OTHERS = [name for name in tl_vzero.METHODS if name not in ("value_zeroing", *TARGETED)]
 READ_OFF = [name for name in OTHERS if name != "hta"]
 
 
@@ -25,6 +27,8 @@ def model_in_float64(architecture: str) -> Any:
 
 
 def defined(method: str, architecture: str) -> bool:
+    if method in BY_SLOPES:
+        return architecture in ("bert", "gpt2")
     return architecture == "bert" or method not in POST_NORM_ONLY
 
 
@@ -152,7 +156,8 @@ def test_decomposed_vectors_sum_to_the_residual_stream_after_attention(architect
 
     def visit(number: int, block: Any) -> None:
         layer = Layer(number, block, torch.float64, block_weights(model, number, torch.float64))
-        sums.append(layer.over_vectors(lambda vectors, dest: vectors.sum(2), residual=True) + layer.weights.b_o)
+        summed = [vectors.sum(2) for _, vectors in layer.vectors(residual=True)]
+        sums.append(torch.cat(summed, dim=1) + layer.weights.b_o)
         seen.append(block.attention_output + block.input)
 
     with quiet(model):
