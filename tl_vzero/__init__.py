@@ -7,8 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_vzero.api import METHODS, score, value_zeroing
-    from tl_vzero.effects import Effect, zero_ablation
+    from tl_vzero.api import METHODS, compare, score, value_zeroing
+    from tl_vzero.comparison import Comparison
+    from tl_vzero.effects import (
+        Agreement,
+        Effect,
+        agreement,
+        attribution_error,
+        attribution_patching,
+        value_patching,
+        zero_ablation,
+    )
     from tl_vzero.errors import TLVZeroError
     from tl_vzero.models.load import load_model
     from tl_vzero.scores import Scores
@@ -18,11 +27,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "METHODS": "tl_vzero.api",
+    "Agreement": "tl_vzero.effects",
+    "Comparison": "tl_vzero.comparison",
     "Effect": "tl_vzero.effects",
     "Scores": "tl_vzero.scores",
     "TLVZeroError": "tl_vzero.errors",
+    "agreement": "tl_vzero.effects",
+    "attribution_error": "tl_vzero.effects",
+    "attribution_patching": "tl_vzero.effects",
+    "compare": "tl_vzero.api",
     "load_model": "tl_vzero.models.load",
     "score": "tl_vzero.api",
+    "value_patching": "tl_vzero.effects",
     "value_zeroing": "tl_vzero.api",
     "value_zeroing_hooks": "tl_vzero.zeroing.hooked",
     "zero_ablation": "tl_vzero.effects",
@@ -30,11 +46,18 @@ _HOMES = {
 
 __all__ = [
     "METHODS",
+    "Agreement",
+    "Comparison",
     "Effect",
     "Scores",
     "TLVZeroError",
+    "agreement",
+    "attribution_error",
+    "attribution_patching",
+    "compare",
     "load_model",
     "score",
+    "value_patching",
     "value_zeroing",
     "value_zeroing_hooks",
     "zero_ablation",

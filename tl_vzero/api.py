@@ -1,27 +1,28 @@
-"""The calls that users make: value_zeroing, score, and the registry METHODS."""
+"""The calls that users make: value_zeroing, score, compare, and the registry METHODS."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.clean import ids_of
+from tl_vzero.comparison.result import Comparison
+from tl_vzero.comparison.together import compare_methods
 from tl_vzero.distance import Distance
 from tl_vzero.errors import InputTypeError, unknown_name
 from tl_vzero.inputs import Inputs, Sentence, encode
-from tl_vzero.methods.jacobian import hta
-from tl_vzero.methods.registry import LAYER_METHODS, RANDOM, LayerMethod
-from tl_vzero.methods.run import layer_scores
+from tl_vzero.methods.method import Method
+from tl_vzero.methods.plugins import Methods
+from tl_vzero.methods.registry import OTHER_METHODS
+from tl_vzero.methods.run import rollout_rule
 from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.final_norm import final_norm_of
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Scores
+from tl_vzero.targets import TargetIds
 from tl_vzero.words import join_pieces
 from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
 from tl_vzero.zeroing.request import MEMORY_MB, Request, Span, make_request
@@ -138,7 +139,7 @@ def _zeroing_scores(
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
         identity=False,
-        metadata=metadata | {"special": list(sentence.special)},
+        metadata=metadata | {"special": list(sentence.special), "rollout": rollout_rule(identity=False)},
     )
 
 
@@ -158,48 +159,66 @@ def _options(request: Request, engine: str) -> dict[str, Any]:
     }
 
 
-def random_scores(model: nn.Module, inputs: Text, *, seed: int = 0, **options: Any) -> Scores | list[Scores]:
-    """Uniform random scores from a seed, 0 where attention cannot reach; options are those of every method."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
-    return layer_scores("random", RANDOM, model, inputs, seed=seed, **options)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A context-mixing method: call it like `value_zeroing`; `reference` is its paper."""
-
-    function: Callable[..., Scores | list[Scores]]
-    summary: str
-    reference: str
-    defined_for: str
-
-    def __call__(self, model: nn.Module, inputs: Text, **options: Any) -> Scores | list[Scores]:
-        return self.function(model, inputs, **options)
-
-
-def _of_layers(name: str, method: LayerMethod) -> Method:
-    return Method(partial(layer_scores, name, method), method.summary, method.reference, method.defined_for)
-
-
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Mapping[str, Method] = Methods(
     {
         "value_zeroing": Method(
             value_zeroing,
             "distance of each block output when one source's value is zeroed",
             "Mohebbi et al. 2023",
             "any block with values to zero",
+            ("clean run",),
         ),
-        "random": Method(random_scores, RANDOM.summary, RANDOM.reference, RANDOM.defined_for),
-        **{name: _of_layers(name, method) for name, method in LAYER_METHODS.items()},
-        "hta": Method(
-            hta,
-            "size of the Jacobian of a block's output by its input",
-            "Brunner et al. 2020",
-            "any differentiable block",
-        ),
+        **OTHER_METHODS,
     }
 )
+
+
+def compare(
+    model: nn.Module,
+    inputs: Text,
+    methods: Sequence[str] | None = None,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    attention_mask: Tensor | None = None,
+    layers: Numbers = None,
+    target: int | Sequence[int] | None = None,
+    target_ids: TargetIds | None = None,
+    prepend_bos: bool = False,
+    progress: bool = False,
+) -> Comparison | list[Comparison]:
+    """Several methods side by side, from one clean run, with the effect on the prediction.
+
+    `methods` are names of `METHODS`; by default Value Zeroing and every method that reads the clean run, is defined
+    for the model and is not too dear for the sentence (`left_out` says which are not, and why). `options` are a
+    method's own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask` and `layers` are as
+    in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each sentence (default:
+    the only mask token), and `target_ids` are as in `zero_ablation`. A Comparison is a mapping from a method's name to
+    its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
+
+    Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
+    the model, and leaves the model as it was.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> compared = tl_vzero.compare(model, "the authors [MASK] here.", ["value_zeroing", "attention"], layers=[1])
+    >>> compared["attention"].values.shape
+    torch.Size([1, 7, 7])
+    >>> compared.table()[["method", "layer"]].to_dict("records")
+    [{'method': 'value_zeroing', 'layer': 1}, {'method': 'attention', 'layer': 1}]
+    """
+    return compare_methods(
+        METHODS,
+        model,
+        inputs,
+        methods,
+        options=options,
+        attention_mask=attention_mask,
+        layers=layers,
+        target=target,
+        target_ids=target_ids,
+        prepend_bos=prepend_bos,
+        progress=progress,
+    )
 
 
 def score(model: nn.Module, inputs: Text, method: str = "value_zeroing", **options: Any) -> Scores | list[Scores]:

@@ -1,7 +1,8 @@
 """The clean run: what each block reads, forms and writes when nothing is zeroed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -32,6 +33,13 @@ class CleanBlock:
     mlp_pre: Float[Tensor, "sentence position d_mlp"] | None = None
     mlp_pre_linear: Float[Tensor, "sentence position d_mlp"] | None = None
     mlp_output: Float[Tensor, "sentence position feature"] | None = None
+
+    def sentences(self, rows: Sequence[int]) -> "CleanBlock":
+        """The block of some of its sentences; the block itself where these are all of them, in order."""
+        if list(rows) == list(range(len(self.input))):
+            return self
+        seen = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: whole[list(rows)] for name, whole in seen.items() if whole is not None})
 
 
 Clean = dict[int, CleanBlock]
@@ -87,6 +95,30 @@ def clean_run(model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int]
     return clean
 
 
+class CleanRun:
+    """The whole clean run of some sentences, made once, for every method that takes `cache=`.
+
+    Sentences of one length share a run. All that is seen of the blocks up to `last` is held as long as this is.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sites, sentences: Sequence[Sentence], last: int) -> None:
+        self._places: dict[tuple[int, ...], tuple[Clean, int]] = {}
+        for _, alike in groupby(sorted(sentences, key=len), key=len):
+            group, clean = list(alike), Clean()
+            visit_clean_blocks(model, sites, ids_of(model, group), range(last + 1), clean.__setitem__)
+            self._places |= {tuple(sentence.ids.tolist()): (clean, row) for row, sentence in enumerate(group)}
+
+    def blocks(self, sentences: Sequence[Sentence], layers: Sequence[int]) -> Clean:
+        """The blocks of sentences of one length; raises InputError for a sentence or a layer that was not run."""
+        asked = [tuple(sentence.ids.tolist()) for sentence in sentences]
+        if any(ids not in self._places for ids in asked):
+            raise InputError("cache holds the clean run of other sentences: expected those of the inputs")
+        clean, rows = self._places[asked[0]][0], [self._places[ids][1] for ids in asked]
+        if any(layer not in clean for layer in layers):
+            raise InputError(f"cache holds the clean run of layers 0 to {max(clean)}: expected {list(layers)} in it")
+        return {layer: clean[layer].sentences(rows) for layer in layers}
+
+
 def check_clean_output(name: str, output: Tensor) -> None:
     """Raise ModelError where a block's clean output is not finite."""
     if not torch.isfinite(output).all():
@@ -99,11 +131,13 @@ def check_clean_output(name: str, output: Tensor) -> None:
 def clean_from_cache(
     cache: Any, model: nn.Module, sites: Sites, sentences: Sequence[Sentence], layers: Sequence[int]
 ) -> Clean:
-    """Take the clean run from the caller's own ActivationCache, padding taken away.
+    """Take the clean run from the caller's own ActivationCache, padding taken away, or from a CleanRun.
 
     Raises InputTypeError for what is no cache, InputError for one that lacks an activation or was made
     from sentences of another number or length.
     """
+    if isinstance(cache, CleanRun):
+        return cache.blocks(sentences, layers)
     if not hasattr(cache, "__getitem__") or not hasattr(cache, "keys"):
         raise InputTypeError(
             f"cache is {type(cache).__name__}: expected the ActivationCache that model.run_with_cache returns"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tl_vzero.errors import TLVZeroError
+from tl_vzero.errors import InputError, TLVZeroError
 
 if TYPE_CHECKING:
+    from tl_vzero.comparison import Comparison
     from tl_vzero.scores import Scores
 
 DEFAULT_MODEL = "agreement-mini"
@@ -84,13 +85,16 @@ def show_map(
         Stage, typer.Option(help="Raw distances, rows that sum to one, or the rollout.")
     ] = Stage.normalized,
     words: Annotated[bool, typer.Option("--words", help="Join word pieces to words.")] = False,
+    target: Annotated[
+        int | None, typer.Option(help="Position of the target, for a method that needs one; default: the only [MASK].")
+    ] = None,
     json_file: JsonOption = None,
     html: Annotated[Path | None, typer.Option(help="Also write the map as a page.")] = None,
     quiet: QuietOption = False,
 ) -> None:
     """One map of one sentence: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
     with _errors_in_words():
-        from tl_vzero.api import score
+        from tl_vzero.api import METHODS, score
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
         from tl_vzero.plot.maps import heatmap
@@ -98,7 +102,11 @@ def show_map(
         for path in (json_file, html):
             if path is not None:
                 check_writable(path)
-        options = {} if quiet or method != "value_zeroing" else {"progress": True}
+        options: dict[str, int] = {} if quiet or method != "value_zeroing" else {"progress": True}
+        if target is not None:
+            if method in METHODS and "target" not in METHODS[method].needs:
+                raise InputError(f"--target {target} given, and {method} needs none: leave it out")
+            options["target"] = target
         scored = score(load_model(model), text, method=method, **options)
         assert not isinstance(scored, list)
         chosen = _choose(scored, stage, layer, words)
@@ -110,8 +118,42 @@ def show_map(
 
 
 @app.command()
+def compare(
+    text: TextArgument = DEFAULT_TEXT,
+    model: ModelOption = DEFAULT_MODEL,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that `tl-vzero methods` lists; may be repeated. Default: all of the clean run."),
+    ] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="A layer, from 0; may be repeated. Default: all.")] = None,
+    target: Annotated[int | None, typer.Option(help="Position of the target; default: the only [MASK].")] = None,
+    json_file: JsonOption = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Methods side by side: a row a method and layer, with rank correlations. JSON has the maps too."""
+    with _errors_in_words():
+        from tl_vzero.api import compare as compare_methods
+        from tl_vzero.files import check_writable, write_text
+        from tl_vzero.models.load import load_model
+
+        for path in (json_file, csv_file):
+            if path is not None:
+                check_writable(path)
+        compared = compare_methods(
+            load_model(model), text, method or None, layers=layer or None, target=target, progress=not quiet
+        )
+        assert not isinstance(compared, list)
+        typer.echo(_comparison(compared))
+        if json_file is not None:
+            write_text(json_file, json.dumps(compared.to_dict(), ensure_ascii=False))
+        if csv_file is not None:
+            write_text(csv_file, compared.table().to_csv(index=False))
+
+
+@app.command()
 def methods(json_file: JsonOption = None) -> None:
-    """The context-mixing methods there are: what each measures, its paper, and what it is defined for."""
+    """The context-mixing methods there are: what each measures, its paper, what it is defined for and what it needs."""
     with _errors_in_words():
         from tl_vzero.api import METHODS
         from tl_vzero.files import check_writable, write_text
@@ -119,11 +161,17 @@ def methods(json_file: JsonOption = None) -> None:
         if json_file is not None:
             check_writable(json_file)
         described = {
-            name: {"summary": method.summary, "reference": method.reference, "defined_for": method.defined_for}
+            name: {
+                "summary": method.summary,
+                "reference": method.reference,
+                "defined_for": method.defined_for,
+                "needs": list(method.needs),
+            }
             for name, method in METHODS.items()
         }
-        for name, each in described.items():
-            typer.echo(f"{name}\n    {each['summary']} ({each['reference']}); for {each['defined_for']}")
+        for name, each in METHODS.items():
+            typer.echo(f"{name}\n    {each.summary} ({each.reference}); for {each.defined_for}")
+            typer.echo(f"    needs: {', '.join(each.needs) or 'not said'}")
         if json_file is not None:
             write_text(json_file, json.dumps(described, ensure_ascii=False))
 
@@ -136,6 +184,22 @@ def _choose(scores: "Scores", stage: Stage, layer: int | None, words: bool) -> "
     if layer is not None:
         scores = scores.at_layer(layer)
     return scores.words() if words else scores
+
+
+def _comparison(compared: "Comparison") -> str:
+    """The table, and below it what was predicted and what was left out."""
+    table = compared.table().set_index(["method", "layer"])
+    table.columns = [str(name).replace("rank_with_", "rank ").replace("_", " ") for name in table.columns]
+    lines = [table.to_string(float_format="%.3f", na_rep="-")]
+    if compared.effect is not None:
+        effect = compared.effect
+        lines.append(
+            f"effect: zeroing a value at each position, on the {effect.metric} at {effect.target} {effect.target_token}"
+        )
+    else:
+        lines.append(f"no effect on a prediction: {compared.no_effect_reason}")
+    lines += [f"left out: {name}: {reason}" for name, reason in compared.left_out.items()]
+    return "\n".join(lines)
 
 
 def _table(scores: "Scores") -> str:

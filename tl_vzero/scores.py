@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Stage = Literal["raw", "normalized", "rollout"]
 
+SIGNED = 1e-3  # of the largest value: what is less negative may be the rounding of a caller's own distance
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores:
@@ -83,9 +85,15 @@ class Scores:
         """Divide each row by its sum; rows sum to one, and an empty row stays zero (see `empty_rows`).
 
         A map over chosen sources is normalised over those. What is normalised already is returned as it is.
+        Raises ScoresError for signed scores: a row whose sum is negative would change every sign.
         """
         if self.stage != "raw":
             return self
+        if self.values.numel() and self.values.min() < -SIGNED * self.values.max().abs():
+            raise ScoresError(
+                f"normalized() is undefined here: {self.method} gave negative values, down to {self.values.min():.3g}; "
+                'take sizes instead (aggregate="norm" for gradient methods), or read `values` as they are'
+            )
         return replace(self, values=normalize_rows(self.values), stage="normalized")
 
     def rollout(self) -> "Scores":

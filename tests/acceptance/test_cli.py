@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -63,16 +64,54 @@ def test_map_prints_a_table_and_writes_json_and_html(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", list(tl_vzero.METHODS))
 def test_map_of_every_method_and_stage(method: str, stage: str) -> None:
     code, output = run("map", "the authors [MASK] here.", "--method", method, "--stage", stage, "--quiet")
+    if stage == "rollout" and "target" in tl_vzero.METHODS[method].needs:
+        assert code == 2 and "1 destinations" in output  # the target's row alone
+        return
     assert code == 0
     shown = "rollout" if method in ("attention_rollout", "attention_flow") else stage
     assert output.count(f"{method}, {shown}") == 4
 
 
+def test_map_passes_the_target_on(tmp_path: Path) -> None:
+    numbers = tmp_path / "map.json"
+    words = ("map", "the authors here.", "--method", "gradient_x_input", "--target", "2", "--json", numbers)
+    assert run(*words, "--quiet")[0] == 0
+    assert json.loads(numbers.read_text(encoding="utf-8"))["dest_positions"] == [2]
+
+
 def test_methods_lists_the_registry(tmp_path: Path) -> None:
     code, output = run("methods", "--json", tmp_path / "methods.json")
     assert code == 0
-    assert list(json.loads((tmp_path / "methods.json").read_text(encoding="utf-8"))) == list(tl_vzero.METHODS)
+    written = json.loads((tmp_path / "methods.json").read_text(encoding="utf-8"))
+    assert list(written) == list(tl_vzero.METHODS)
     assert all(method in output for method in tl_vzero.METHODS)
+    assert all(each["needs"] for each in written.values())
+    assert "needs: clean run, weights" in output
+
+
+def test_compare_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
+    numbers, table = tmp_path / "compared.json", tmp_path / "compared.csv"
+    methods = ["value_zeroing", "attention", "alti"]
+    chosen = [word for method in methods for word in ("--method", method)]
+    code, output = run("compare", *chosen, "--layer", "1", "--layer", "3", "--json", numbers, "--csv", table, "--quiet")
+    assert code == 0
+    assert "entropy" in output and "self weight" in output and "rank value zeroing" in output
+    assert "effect: zeroing a value at each position, on the logit of 'are' at 6 [MASK]" in output
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    assert list(written["scores"]) == methods and written["target"] == 6
+    assert [(row["method"], row["layer"]) for row in written["table"]] == [(m, n) for m in methods for n in (1, 3)]
+    compared = tl_vzero.compare(tl_vzero.load_model("agreement-mini"), DEFAULT_TEXT, methods, layers=[1, 3])
+    assert torch.allclose(torch.tensor(written["scores"]["alti"]["values"]), compared["alti"].values, rtol=1e-5)
+    read = pd.read_csv(table)
+    assert list(read["method"]) == [m for m in methods for _ in range(2)]
+    assert read["entropy"].tolist() == pytest.approx(compared.table()["entropy"].tolist())
+
+
+def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
+    code, output = run("compare", "the authors " * 16 + "here.", "--layer", "0", "--quiet")
+    assert code == 0
+    assert "no effect on a prediction: the sentence has 0 mask tokens" in output
+    assert "left out: attention_flow: a sentence has" in output
 
 
 @pytest.mark.parametrize(
@@ -84,6 +123,14 @@ def test_methods_lists_the_registry(tmp_path: Path) -> None:
         (["map", "--model", "agrement-mini"], "agreement-mini"),
         (["report", "--out", "no/such/folder/report.html"], "does not exist"),
         (["report", "--target", "99"], "outside the sentence"),
+        (["map", "--target", "3"], "value_zeroing needs none"),
+        (["compare", "  "], "empty text"),
+        (["compare", "--layer", "9"], "layers holds 9"),
+        (["compare", "--method", "atention"], "did you mean 'attention'"),
+        (["compare", "--method", "alti", "--method", "alti"], "more than once"),
+        (["compare", "--target", "99"], "outside the sentence"),
+        (["compare", "--csv", "no/such/folder/table.csv"], "does not exist"),
+        (["compare", "the hat.", "--method", "gradient_x_input"], "no target given"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(

@@ -74,6 +74,17 @@ def cross_scores_of_other_length() -> Scores:
 # --- normalised -----------------------------------------------------------------------------------------
 
 
+def test_signed_scores_are_not_normalised() -> None:
+    with pytest.raises(TLVZeroError, match="negative values"):
+        make_scores(random_values(3, 7, 7) - 0.5).normalized()
+
+
+def test_the_rounding_of_a_callers_own_distance_is_no_sign() -> None:
+    values = random_values(3, 7, 7)
+    values[0, 2, 3] = -1e-7
+    assert torch.allclose(make_scores(values).normalized().values.sum(-1), torch.ones(3, 7, dtype=torch.float64))
+
+
 def test_raw_values_are_kept() -> None:
     scores = make_scores()
     before = scores.values.clone()

@@ -1,0 +1,394 @@
+"""Several methods from one clean run: the same numbers, one run, a table that plain loops confirm."""
+
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from support.models import build, hf_bert, hf_bert_headless, hf_gpt2, hf_llama, hooked_encoder, loaded
+from support.state import left_as_found, type_checks_off
+from torch import Tensor
+
+import tl_vzero
+from tl_vzero.clean import CleanRun, clean_from_cache
+from tl_vzero.comparison.summary import _spearman
+from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, TLVZeroError
+from tl_vzero.inputs import encode
+from tl_vzero.methods.layer import Layer
+from tl_vzero.models.contracts import check_contracts
+from tl_vzero.models.run import quiet
+
+IDS = torch.tensor([2, 5, 17, 9, 4, 31, 3])  # 4 is the mask token
+CAUSAL = torch.tensor([2, 5, 17, 9, 9, 31, 3])
+OF_CLEAN_RUN = [name for name, method in tl_vzero.METHODS.items() if "clean run" in method.needs]
+TEXT = "the pictures of some hat [MASK] scaring marcus."
+
+
+@pytest.fixture(scope="module")
+def mini() -> Any:
+    return tl_vzero.load_model("agreement-mini")
+
+
+@contextmanager
+def sentences_run(model: Any) -> Iterator[list[int]]:
+    """How many sentences each pass through the first block holds, once contracts and probes have been run."""
+    passes: list[int] = []
+    point = model.hook_dict[check_contracts(model).inputs[0]]
+
+    def count(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+        passes.append(len(output))
+
+    # A hook of torch's own: the package would see one of TransformerLens's as the user's.
+    handle = point.register_forward_hook(count)
+    try:
+        tl_vzero.value_zeroing(model, CAUSAL)  # they run once a model, and again where torch's hooks on it change
+        passes.clear()
+        yield passes
+    finally:
+        handle.remove()
+
+
+ROUTES = [("load_model", "bert"), ("load_model", "gpt2"), ("load_model", "llama"), ("HookedEncoder", "bert")]
+
+
+@pytest.mark.parametrize(("route", "architecture"), ROUTES)
+def test_scores_are_those_of_each_method_alone(route: str, architecture: str) -> None:
+    _, model = build(route, architecture)
+    compared = tl_vzero.compare(model, CAUSAL)
+    assert {*compared} | {*compared.left_out} == {*OF_CLEAN_RUN} and "value_zeroing" in compared
+    for name, scores in compared.items():
+        alone = tl_vzero.score(model, CAUSAL, method=name)
+        assert torch.allclose(scores.values, alone.values, rtol=1e-5, atol=1e-9)
+        assert scores.labels() == alone.labels()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_one_clean_run_serves_all(architecture: str) -> None:
+    _, model = build("load_model", architecture)
+    model.tokenizer = None
+    with sentences_run(model) as passes:
+        compared = tl_vzero.compare(model, CAUSAL)
+    assert compared.effect is None and compared["value_zeroing"].metadata["engine"] == "closed_form"
+    assert passes == [1]
+
+
+def test_methods_share_each_layer_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(*arguments: Any) -> Layer:
+        made.append(arguments[0])
+        return Layer(*arguments)
+
+    monkeypatch.setattr("tl_vzero.methods.run.Layer", counted)
+    tl_vzero.compare(loaded(hf_bert()), CAUSAL, [name for name, each in tl_vzero.METHODS.items() if each.layer])
+    assert made == [0, 1, 2]
+
+
+def test_the_hook_engine_takes_the_same_clean_run() -> None:
+    model = loaded(hf_gpt2())
+    options = {"value_zeroing": {"engine": "hooks"}}
+    with sentences_run(model) as passes:
+        compared = tl_vzero.compare(model, CAUSAL, ["value_zeroing", "attention", "alti"], options=options)
+    assert compared["value_zeroing"].metadata["engine"] == "hooks"
+    assert passes == [1, len(CAUSAL)]
+
+
+def test_sentences_of_one_length_share_the_run(mini: Any) -> None:
+    texts = ["the authors [MASK] here.", "the authors near the hat [MASK] here.", "the hats [MASK] here."]
+    alone = [tl_vzero.compare(mini, text) for text in texts]
+    with sentences_run(mini) as passes:
+        together = tl_vzero.compare(mini, texts)
+    effects = [1, 4 * 7, 1, 4 * 7, 1, 4 * 10]  # each a clean run to the logits, and a copy a layer and source
+    assert isinstance(together, list) and passes == [2, 1, *effects]
+    for one, each, text in zip(alone, together, texts, strict=True):
+        assert each.tokens == one.tokens and each.effect is not None
+        assert torch.allclose(each.effect.values, one.effect.values, atol=1e-5)
+        for name in one:
+            found, expected = each[name].normalized().values, one[name].normalized().values
+            assert torch.allclose(found, expected, atol=1e-5), (name, text)
+
+
+def test_a_padded_batch_equals_the_sentences_alone() -> None:
+    model = tl_vzero.load_model(hf_bert(1), dtype=torch.float64)
+    lengths = [4, 7, 4]
+    ids = torch.nn.utils.rnn.pad_sequence([CAUSAL[:n] for n in lengths], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(n) for n in lengths], batch_first=True)
+    together = tl_vzero.compare(model, ids, ["value_zeroing", "hta", "decompx", "alti"], attention_mask=mask)
+    for n, compared in zip(lengths, together, strict=True):
+        alone = tl_vzero.compare(model, CAUSAL[:n], list(compared))
+        for name, scores in compared.items():
+            assert torch.allclose(scores.values, alone[name].values, rtol=1e-9, atol=1e-12)
+
+
+def test_long_lists_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(hf_gpt2())
+    rows = CAUSAL.repeat(5, 1) + torch.arange(10, 15).unsqueeze(1)
+    whole = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
+    monkeypatch.setattr("tl_vzero.comparison.together.TOKENS_A_PART", 2 * len(CAUSAL))
+    with sentences_run(model) as passes:
+        parts = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
+    assert passes == [2, 2, 1]
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.allclose(one["attention"].values, other["attention"].values, atol=1e-7)
+
+
+def test_blocks_of_the_shared_run_stay_as_they_were() -> None:
+    model = loaded(hf_bert())
+    sites, sentences = check_contracts(model), encode(model, CAUSAL).sentences
+    with quiet(model):
+        run = CleanRun(model, sites, sentences, last=2)
+    before = {layer: block.input.clone() for layer, block in run.blocks(sentences, (0, 1, 2)).items()}
+    inside = {layer: block.mlp_pre.clone() for layer, block in run.blocks(sentences, (0, 1, 2)).items()}
+    for name in OF_CLEAN_RUN:
+        tl_vzero.score(model, CAUSAL, method=name, cache=run)
+    for layer, block in run.blocks(sentences, (0, 1, 2)).items():
+        assert torch.equal(block.input, before[layer]) and torch.equal(block.mlp_pre, inside[layer])
+
+
+def test_a_clean_run_hands_out_its_own_sentences_only() -> None:
+    model = loaded(hf_bert())
+    sites = check_contracts(model)
+    sentences = encode(model, torch.stack([CAUSAL, IDS, CAUSAL])).sentences
+    other = encode(model, torch.tensor([2, 8, 8])).sentences
+    with quiet(model):
+        run = CleanRun(model, sites, sentences, last=1)
+    assert run.blocks(sentences[:2], [1])[1].input.shape[0] == 2
+    one = clean_from_cache(run, model, sites, sentences[1:2], [0])[0]
+    assert torch.equal(one.output[0], run.blocks(sentences, [0])[0].output[1])
+    with pytest.raises(InputError, match="other sentences"):
+        run.blocks(other, [0])
+    with pytest.raises(InputError, match="layers 0 to 1"):
+        run.blocks(sentences, [2])
+
+
+def test_undefined_methods_are_left_out_with_the_reason_and_raise_when_named() -> None:
+    model = loaded(hf_llama())
+    compared = tl_vzero.compare(model, CAUSAL)
+    assert {"globenc", "attention_norm_res_ln"} <= {*compared.left_out}
+    assert "undefined for this model" in compared.left_out["globenc"]
+    for name in ("globenc", "decompx"):
+        with pytest.raises(ModelError, match=f"{name} is undefined"):
+            tl_vzero.compare(model, CAUSAL, [name])
+
+
+def test_what_is_dear_is_left_out_of_long_sentences_unless_named() -> None:
+    model = loaded(hf_gpt2())
+    ids = torch.arange(33) % 50 + 5
+    compared = tl_vzero.compare(model, ids, layers=0)
+    assert "33 tokens" in compared.left_out["attention_flow"]
+    assert [*tl_vzero.compare(model, ids, ["attention_flow"], layers=0)] == ["attention_flow"]
+
+
+def test_a_hook_of_the_users_leaves_out_what_reads_weights(mini: Any) -> None:
+    site = check_contracts(mini).values[0]
+    with mini.hooks(fwd_hooks=[(site, lambda value, hook: 2 * value)]):
+        compared = tl_vzero.compare(mini, "the authors here.")
+        assert "hooks of yours" in compared.left_out["alti"]
+        alone = tl_vzero.value_zeroing(mini, "the authors here.")
+    assert compared["value_zeroing"].metadata["engine"] == "hooks"
+    assert torch.allclose(compared["value_zeroing"].values, alone.values, rtol=1e-5, atol=1e-9)
+
+
+def test_order_options_layers_and_mapping(mini: Any) -> None:
+    methods = ["alti", "hta", "value_zeroing"]
+    options = {"hta": {"to": "embeddings"}, "value_zeroing": {"distance": "euclidean"}}
+    compared = tl_vzero.compare(mini, TEXT, methods, options=options, layers=[-1, 0])
+    assert [*compared] == methods and len(compared) == 3 and "attention" not in compared
+    assert compared["hta"].stage == "rollout" and all(scores.layers == (3, 0) for scores in compared.values())
+    assert compared["value_zeroing"].metadata["options"]["distance"] == "euclidean"
+    assert compared.effect is not None and compared.effect.layers == (3, 0)
+    assert repr(compared).startswith("Comparison(alti, hta, value_zeroing: '[CLS] the")
+
+
+def test_gradient_methods_get_the_target(mini: Any) -> None:
+    pytest.importorskip("captum")
+    compared = tl_vzero.compare(mini, TEXT, ["gradient_x_input", "value_zeroing"], target_ids=("are", "is"))
+    alone = tl_vzero.score(mini, TEXT, method="gradient_x_input", target_ids=("are", "is"))
+    assert torch.allclose(compared["gradient_x_input"].values, alone.values, rtol=1e-4)
+    assert compared.target == 6 and compared.effect is not None and "are" in compared.effect.metric
+    table = compared.table().set_index(["method", "layer"])
+    row = table.loc[("gradient_x_input", 1)]
+    assert math.isfinite(row["rank_with_effect"]) and math.isfinite(row["rank_with_value_zeroing"])
+    with pytest.raises(InputError, match="no target"):
+        tl_vzero.compare(mini, "the authors here.", ["gradient_x_input"])
+
+
+def test_effect_and_why_there_is_none(mini: Any) -> None:
+    compared = tl_vzero.compare(mini, TEXT, ["attention"])
+    alone = tl_vzero.zero_ablation(mini, TEXT)
+    assert compared.effect is not None and torch.equal(compared.effect.values, alone.values)
+    assert compared.no_effect_reason is None
+    unmasked = tl_vzero.compare(mini, "the authors here.", ["attention"])
+    assert unmasked.target is None and unmasked.effect is None and "0 mask tokens" in unmasked.no_effect_reason
+    given = tl_vzero.compare(mini, ["the authors here.", "the hat."], ["attention"], target=[1, -2])
+    assert [each.target for each in given] == [1, 3] and all(each.effect is not None for each in given)
+    headless = tl_vzero.compare(loaded(hf_bert_headless()), IDS, ["attention"])
+    assert (
+        headless.target == 4 and headless.effect is None and "no trained prediction head" in headless.no_effect_reason
+    )
+
+
+def test_a_gradient_method_that_is_named_raises_without_a_head() -> None:
+    pytest.importorskip("captum")
+    with pytest.raises(HeadlessModelError):
+        tl_vzero.compare(loaded(hf_bert_headless()), IDS, ["gradient_x_input"])
+
+
+# The table, again in plain loops.
+
+
+def slow_entropy(scores: Any, layer: int) -> float:
+    rows = scores.normalized().values[layer].double().tolist()
+    each = [-sum(p * math.log2(p) for p in row if p > 0) for row in rows if sum(row) > 0]
+    return sum(each) / len(each)
+
+
+def slow_rank(scores: Any, other: Any, layer: int) -> float:
+    each = []
+    for dest, sources in itertools.product([layer], zip(scores.values[layer], other.values[layer], strict=True)):
+        assert dest == layer
+        pairs = [(a, b) for a, b in zip(*(row.tolist() for row in sources), strict=True) if a != 0 or b != 0]
+        mine, others = [a for a, _ in pairs], [b for _, b in pairs]
+        if len(pairs) >= 3 and len({*mine}) > 1 and len({*others}) > 1:
+            each.append(spearmanr(mine, others).statistic)
+    return sum(each) / len(each)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_the_table_is_what_plain_loops_give(architecture: str) -> None:
+    _, model = build("load_model", architecture)
+    text = "the hat of [MASK] near marcus."
+    compared = tl_vzero.compare(model, text)
+    table = compared.table(resamples=50)
+    assert [*zip(table["method"], table["layer"], strict=True)] == [*itertools.product(compared, range(3))]
+    special = [token in ("[CLS]", "[SEP]") for token in compared.tokens]
+    for row in table.to_dict("records"):
+        scores, layer = compared[row["method"]], row["layer"]
+        shares = scores.normalized().values[layer].double()
+        assert row["entropy"] == pytest.approx(slow_entropy(scores, layer), rel=1e-6)
+        assert row["self_weight"] == pytest.approx(shares.diagonal().mean().item(), rel=1e-6)
+        assert row["special_weight"] == pytest.approx(shares[:, special].sum(1).mean().item(), rel=1e-6)
+        reference = compared["value_zeroing"]
+        if scores.stage == "rollout":
+            reference = reference.rollout()
+        assert row["rank_with_value_zeroing"] == pytest.approx(slow_rank(scores, reference, layer), rel=1e-6)
+        sizes = compared.effect.values[layer].abs()
+        seen = slice(compared.target + 1) if architecture == "gpt2" else slice(None)
+        rho = spearmanr(scores.row(compared.target)[layer, seen], sizes[seen]).statistic
+        assert row["rank_with_effect"] == pytest.approx(rho, rel=1e-6)
+        assert row["rank_with_effect_low"] <= row["rank_with_effect_high"]
+    ones = table[table["method"] == "value_zeroing"]["rank_with_value_zeroing"]
+    assert ones.tolist() == pytest.approx([1.0] * 3)
+
+
+def test_what_is_undefined_is_nan_without_a_warning() -> None:
+    model = loaded(hf_gpt2())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = tl_vzero.compare(model, CAUSAL[:1], ["value_zeroing", "attention"]).table()
+        no_reference = tl_vzero.compare(model, CAUSAL, ["attention", "attention_rollout"]).table()
+        some_layers = tl_vzero.compare(model, CAUSAL, ["value_zeroing", "attention_rollout"], layers=[1]).table()
+    assert alone["entropy"].tolist() == [0.0] * 6 and alone["self_weight"].tolist() == [1.0] * 6
+    assert alone["rank_with_value_zeroing"].isna().all() and alone["rank_with_effect"].isna().all()
+    assert no_reference["rank_with_value_zeroing"].isna().all() and no_reference["entropy"].notna().all()
+    assert some_layers["rank_with_value_zeroing"].isna().tolist() == [False, True]
+
+
+def test_empty_rows_and_chosen_rows(mini: Any) -> None:
+    options = {"value_zeroing": {"destinations": [6, 2], "sources": [1, 2, 6, 7]}}
+    compared = tl_vzero.compare(mini, TEXT, ["value_zeroing", "attention"], options=options)
+    table = compared.table(resamples=10).set_index(["method", "layer"])
+    shares = compared["value_zeroing"].normalized().values[1].double()
+    own = (shares[0, 2] + shares[1, 1]) / 2
+    assert table.loc[("value_zeroing", 1), "self_weight"] == pytest.approx(own.item(), rel=1e-6)
+    assert table["rank_with_value_zeroing"].notna().all()
+
+
+def test_tied_and_unreached_sources_have_the_ranks_of_scipy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(0, 4, (50, 9), generator=generator).double().numpy()
+    second = torch.randint(0, 4, (50, 9), generator=generator).double().numpy()
+    for mine, one, other in zip(_spearman(first, second), first, second, strict=True):
+        kept = (one != 0) | (other != 0)
+        assert mine == pytest.approx(spearmanr(one[kept], other[kept]).statistic)
+
+
+def test_signed_rows_are_no_shares_and_still_have_ranks(mini: Any) -> None:
+    pytest.importorskip("captum")
+    options = {"gradient_x_input": {"aggregate": "sum"}}
+    compared = tl_vzero.compare(mini, TEXT, ["gradient_x_input"], options=options, progress=True)
+    assert (compared["gradient_x_input"].values < 0).any()
+    table = compared.table(resamples=10)
+    signed = (compared["gradient_x_input"].values < 0).any(-1).flatten().tolist()
+    assert table["entropy"].isna().tolist() == signed and table["rank_with_effect"].notna().all()
+
+
+def test_to_dict_is_json_with_maps_and_table(mini: Any) -> None:
+    compared = tl_vzero.compare(mini, TEXT, ["value_zeroing", "attention_rollout"], layers=1)
+    written = json.loads(json.dumps(compared.to_dict(), allow_nan=False))
+    assert written["target"] == 6 and len(written["table"]) == 2
+    assert written["table"][1]["rank_with_value_zeroing"] is None
+    assert torch.allclose(
+        torch.tensor(written["scores"]["value_zeroing"]["values"]), compared["value_zeroing"].values, rtol=1e-6
+    )
+    assert written["effect"]["layers"] == [1] and written["left_out"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "said"),
+    [
+        ({"methods": []}, InputError, "empty"),
+        ({"methods": "attention"}, InputTypeError, "list of names"),
+        ({"methods": ["attention", "attention"]}, InputError, "attention more than once"),
+        ({"methods": ["atention"]}, InputError, "did you mean 'attention'"),
+        ({"options": {"hta": {"to": "layer"}}}, InputError, "method in options 'hta'"),
+        ({"methods": ["hta"], "options": {"hta": {"too": "layer"}}}, InputError, "did you mean 'to'"),
+        ({"options": {"value_zeroing": {"layers": [0]}}}, InputError, "compare itself"),
+        ({"options": {"attention": {"per_head": True}}}, InputError, "one map a layer"),
+        ({"options": {"attention": {"sed": 1}}}, InputError, "option of attention 'sed'"),
+        ({"options": [("attention", {})]}, InputTypeError, "options is"),
+        ({"options": {"attention": True}}, InputTypeError, "options is"),
+        ({"layers": [9]}, InputError, "layers holds 9"),
+        ({"target": 99}, InputError, "outside the sentence"),
+        ({"target": [1, 2]}, InputError, "2 positions for 1 sentences"),
+        ({"target_ids": 10**6}, InputError, "vocabulary"),
+        ({"target_ids": ("is", "are", "was")}, InputTypeError, "pair"),
+        ({"inputs": "the hat.", "target_ids": "is"}, InputError, "no target given"),
+        ({"inputs": " "}, InputError, "empty text"),
+    ],
+)
+def test_bad_input_is_told_before_any_run(
+    mini: Any, arguments: dict[str, Any], kind: type[TLVZeroError], said: str
+) -> None:
+    given = {"inputs": TEXT, **arguments}
+    with type_checks_off(), sentences_run(mini) as passes, pytest.raises(kind, match=said):
+        tl_vzero.compare(mini, **given)
+    assert passes == []
+
+
+def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
+    model = loaded(hf_bert(dropout=0.5)).train()
+    with left_as_found(model):
+        tl_vzero.compare(model, IDS)
+    llama = loaded(hf_llama()).train()
+    with left_as_found(llama), pytest.raises(ModelError):
+        tl_vzero.compare(llama, CAUSAL, ["attention", "globenc"])
+
+
+def test_every_map_names_its_rollout_rule(mini: Any) -> None:
+    compared = tl_vzero.compare(mini, "the authors [MASK] here.", [*OF_CLEAN_RUN, "hta"])
+    added = {name for name, scores in compared.items() if scores.metadata["rollout"] == "identity added"}
+    assert added == {"attention", "attention_rollout", "attention_flow", "attention_norm"}
+    assert all(compared[name].metadata["rollout"] == "no identity" for name in {*compared} - added)
+
+
+def test_a_hooked_encoder_of_the_users_own() -> None:
+    model = hooked_encoder(hf_bert())
+    compared = tl_vzero.compare(model, "the hat of [MASK] near marcus.", target_ids=("is", "are"))
+    assert not compared.left_out and compared.effect is not None
