@@ -1,5 +1,7 @@
 """Raw attention, and what it gives when it is followed through the layers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -24,27 +26,31 @@ def attention_heads(layer: Layer) -> Float[Tensor, "sentence head dest src"]:
     return layer.pattern
 
 
-def attention_rollout(maps: Float[Tensor, "layer position position"]) -> Float[Tensor, "layer position position"]:
+def attention_rollout(
+    maps: Float[Tensor, "layer position position"], destinations: Sequence[int]
+) -> Float[Tensor, "layer dest position"]:
     """Attention multiplied through the layers; half of each token stays (Abnar & Zuidema 2020, section 3)."""
-    return roll_out(normalize_rows(maps), identity=True)
+    return roll_out(normalize_rows(maps), identity=True)[:, list(destinations)]
 
 
-def attention_flow(maps: Float[Tensor, "layer position position"]) -> Float[Tensor, "layer position position"]:
+def attention_flow(
+    maps: Float[Tensor, "layer position position"], destinations: Sequence[int]
+) -> Float[Tensor, "layer dest position"]:
     """The largest flow from a destination down to each input token, as a share of the row (Abnar & Zuidema 2020).
 
-    Attention with half of each token staying is the capacity of a pipe. One flow problem an entry: T * T problems a
-    layer, on T nodes for each layer below.
+    Attention with half of each token staying is the capacity of a pipe. One flow problem an entry: T problems a layer
+    and destination, on T nodes for each layer below.
     """
     n_layers, length = len(maps), maps.shape[-1]
     held = normalize_rows(normalize_rows(maps) + torch.eye(length, dtype=maps.dtype, device=maps.device))
     pipes = (held.double().cpu().numpy() * UNITS_OF_FLOW).round().astype(np.int32)
-    flows = np.zeros((n_layers, length, length))
+    flows = np.zeros((n_layers, len(destinations), length))
     for layer in range(n_layers):
         graph = _graph(pipes[: layer + 1])
-        for dest in range(length):
+        for row, dest in enumerate(destinations):
             for source in range(length):
                 flow = maximum_flow(graph, (layer + 1) * length + dest, source).flow_value
-                flows[layer, dest, source] = flow / UNITS_OF_FLOW
+                flows[layer, row, source] = flow / UNITS_OF_FLOW
     return normalize_rows(torch.from_numpy(flows)).to(maps)
 
 

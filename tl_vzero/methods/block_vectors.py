@@ -5,7 +5,7 @@ clean run fixes what is not linear: the attention pattern, the norms' scales, an
 A bias b is shared over the sources by |<u, b>|, u being the vectors it is added to (Modarressi et al. 2023, section 3).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +39,15 @@ class Fixed:
         return (self.norm.weight * self.norm.centre(vectors)).div_(self.scale[:, dest, None, None])
 
 
-def output_vectors(layer: Layer, share_biases: bool) -> Iterator[tuple[slice, Vectors]]:
-    """A block's output as vectors, where each source begins with its own input; some destinations at a time."""
+def output_vectors(
+    layer: Layer, share_biases: bool, chosen: Sequence[int] | None = None
+) -> Iterator[tuple[slice, Vectors]]:
+    """A block's output as vectors, where each source begins with its own input; some destinations at a time.
+
+    `chosen` are destinations in order, by default all.
+    """
     block = BlockVectors(layer, share_biases)
-    for dest, vectors in layer.vectors(residual=True, width=block.width):
+    for dest, vectors in layer.vectors(residual=True, width=block.width, chosen=chosen):
         yield dest, block.after_attention(vectors, layer.weights.b_o, dest)
 
 

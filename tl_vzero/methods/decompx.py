@@ -13,7 +13,7 @@ from tl_vzero.inputs import Sentence, encode
 from tl_vzero.methods.block_vectors import Vectors, carry_through, output_vectors
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.method import VECTORS, LayerMethod
-from tl_vzero.methods.run import labelled, layer_scores
+from tl_vzero.methods.run import labelled, layer_scores, rows_by_sentence
 from tl_vzero.models.blocks import acted_on, block_weights
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
@@ -33,6 +33,7 @@ def decompx(
     attention_mask: Tensor | None = None,
     cache: Any | None = None,
     layers: Iterable[int] | int | None = None,
+    destinations: Iterable[int] | int | None = None,
     prepend_bos: bool = False,
 ) -> Scores | list[Scores]:
     """DecompX: sizes of the vectors that a block's output is the sum of, one a source, `[layer, dest, src]`.
@@ -43,7 +44,8 @@ def decompx(
     first block's input, normalised rows that are not rolled out again. `share_biases=False` leaves out all biases but
     those of the values that are the source's own. Sizes are in the units of the residual stream.
 
-    Two products of d_mlp x d_model a pair of tokens; `propagate` holds two vectors a pair. Raises ModelError for
+    Two products of d_mlp x d_model a pair of tokens, fewer where `destinations` are chosen; `propagate` needs all pairs
+    and holds two vectors for each. Raises ModelError for
     blocks with a gated MLP, with norms between attention and residual stream, or that weights do not explain.
     Source: Modarressi et al. 2023, "DecompX: Explaining Transformers Decisions by Propagating Token Decomposition".
 
@@ -62,26 +64,38 @@ def decompx(
             attention_mask=attention_mask,
             cache=cache,
             layers=layers,
+            destinations=destinations,
             prepend_bos=prepend_bos,
             share_biases=share_biases,
         )
     sites = check_contracts(model)
     picked = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    rows = rows_by_sentence(encoded, destinations)
     options = {"propagate": propagate, "share_biases": share_biases}
     metadata = provenance(model) | {"engine": "clean run", "options": options}
     scored: dict[int, Scores] = {}
     with quiet(model):
         for sentence in encoded.sentences:
             sizes = _propagated(model, sites, sentence, max(picked) + 1, cache, share_biases=share_biases)
-            values = normalize_rows(sizes[list(picked)]).to(result_dtype(model))
-            scored[sentence.row] = labelled("decompx", values, picked, sites, sentence, metadata, stage="rollout")
+            own = rows[sentence.row]
+            values = normalize_rows(sizes[list(picked)][:, list(own)]).to(result_dtype(model))
+            scored[sentence.row] = labelled("decompx", values, picked, own, sites, sentence, metadata, stage="rollout")
     return encoded.in_order(scored)
 
 
 def _of_layer(layer: Layer, share_biases: bool = True) -> Float[Tensor, "sentence dest src"]:
-    parts = [torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in output_vectors(layer, share_biases)]
-    return torch.cat(parts, dim=1)
+    return _sizes(output_vectors(layer, share_biases))
+
+
+def _of_rows(
+    layer: Layer, destinations: Sequence[int], share_biases: bool = True
+) -> Float[Tensor, "sentence dest src"]:
+    return _sizes(output_vectors(layer, share_biases, destinations))
+
+
+def _sizes(parts: Iterable[tuple[slice, Vectors]]) -> Float[Tensor, "sentence dest src"]:
+    return torch.cat([torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in parts], dim=1)
 
 
 LAYER_BY_LAYER = LayerMethod(
@@ -90,6 +104,7 @@ LAYER_BY_LAYER = LayerMethod(
     "Modarressi et al. 2023",
     "blocks that end in a norm (BERT and its kin), or begin with norms and have no gated MLP (GPT-2)",
     VECTORS,
+    rows=_of_rows,
 )
 
 

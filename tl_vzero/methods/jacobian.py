@@ -12,7 +12,7 @@ from tl_vzero.clean import ids_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import unknown_name
 from tl_vzero.inputs import encode
-from tl_vzero.methods.run import labelled
+from tl_vzero.methods.run import labelled, rows_by_sentence
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, run_to
@@ -33,6 +33,7 @@ def hta(
     times_input: bool = False,
     attention_mask: Tensor | None = None,
     layers: Iterable[int] | int | None = None,
+    destinations: Iterable[int] | int | None = None,
     prepend_bos: bool = False,
 ) -> Scores | list[Scores]:
     """Hidden token attribution: sizes of the Jacobian of a block's output by its input, `[layer, dest, src]`.
@@ -46,18 +47,20 @@ def hta(
     sites = check_contracts(model)
     picked = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    rows = rows_by_sentence(encoded, destinations)
     metadata = provenance(model) | {"engine": "autograd", "options": {"to": to, "times_input": times_input}}
     scored: dict[int, Scores] = {}
     with quiet(model):
         for sentence in encoded.sentences:
             (ids,) = ids_of(model, [sentence])
+            own = rows[sentence.row]
             sizes = jacobian_sizes(
-                model, sites, ids, picked, to_embeddings=to == "embeddings", times_input=times_input
+                model, sites, ids, picked, own, to_embeddings=to == "embeddings", times_input=times_input
             ).to(result_dtype(model))
             through = to == "embeddings"
             values = normalize_rows(sizes) if through else sizes
             scored[sentence.row] = labelled(
-                "hta", values, picked, sites, sentence, metadata, stage="rollout" if through else "raw"
+                "hta", values, picked, own, sites, sentence, metadata, stage="rollout" if through else "raw"
             )
     return encoded.in_order(scored)
 
@@ -67,12 +70,14 @@ def jacobian_sizes(
     sites: Sites,
     ids: Int[Tensor, "position"],
     layers: Sequence[int],
+    destinations: Sequence[int],
     *,
     to_embeddings: bool,
     times_input: bool,
 ) -> Float[Tensor, "layer dest src"]:
     """Frobenius norms of d y_i / d x_j: of each block by itself, or of all blocks down to the first one's input.
 
+    i are the destinations, j all positions.
     With `times_input`, of the Jacobian with each column times its input feature. Source: Brunner et al. 2020.
 
     A batch holds copies of the sentence, and each copy differentiates one feature of one destination; blocks read
@@ -80,13 +85,14 @@ def jacobian_sizes(
     """
     length = len(ids)
     tape = _Tape(model, sites, ids, layers, copies=max(1, TOKENS_A_BATCH // length), to_embeddings=to_embeddings)
-    squares = torch.zeros(len(layers), length, length, dtype=wide_dtype(ids.device), device=ids.device)
-    for outputs in torch.arange(length * tape.n_features, device=ids.device).split(tape.copies):
-        destinations, features = outputs // tape.n_features, outputs % tape.n_features
-        for index, gradient in enumerate(tape.gradients(destinations, features)):
+    dest = torch.tensor(destinations, device=ids.device)
+    squares = torch.zeros(len(layers), len(dest), length, dtype=wide_dtype(ids.device), device=ids.device)
+    for outputs in torch.arange(len(dest) * tape.n_features, device=ids.device).split(tape.copies):
+        rows, features = outputs // tape.n_features, outputs % tape.n_features
+        for index, gradient in enumerate(tape.gradients(dest[rows], features)):
             weighed = gradient * tape.inputs[index][: len(outputs)].detach() if times_input else gradient
             sizes = weighed.to(squares.dtype).square().sum(dim=-1)
-            squares[index].index_add_(0, destinations, sizes)
+            squares[index].index_add_(0, rows, sizes)
     return squares.sqrt()
 
 

@@ -1,6 +1,6 @@
 """What a method reads of one layer of the clean run, and the vectors that attention carries from token to token."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -134,24 +134,29 @@ class Layer:
         *,
         residual: bool,
         width: int | None = None,
+        chosen: Sequence[int] | None = None,
     ) -> Iterator[tuple[slice, Float[Tensor, "sentence dest src feature"]]]:
         """F[i, j], or with `residual` U[i, j] = F[i, j] + [i = j] x[i], some destinations at a time.
 
         `through` is a linear map of vectors, applied to the few that the many are sums of. What is given out may be
-        overwritten; `width` is the largest feature axis that is then made of it.
+        overwritten; `width` is the largest feature axis that is then made of it. `chosen` are destinations in order,
+        by default all.
         """
         by_source = rearrange(self.pattern, "sentence head dest src -> sentence src dest head")
         written = rearrange(through(self.written), "sentence head src feature -> sentence src head feature")
         own_input = through(self.input) if residual else None
-        for dest in self.destinations(width):
+        for dest in self.destinations(width, chosen):
             vectors = (by_source[:, :, dest] @ written).transpose(1, 2)
             if own_input is not None:
                 vectors[:, :, dest].diagonal(dim1=1, dim2=2).add_(own_input[:, dest].transpose(1, 2))
             yield dest, vectors
 
-    def destinations(self, width: int | None = None) -> Iterator[slice]:
+    def destinations(self, width: int | None = None, chosen: Sequence[int] | None = None) -> Iterator[slice]:
         """Slices of destinations whose vectors of `width` features, from every source, are few enough to be held."""
         n_sentences, length, features = self.block.input.shape
         step = max(1, NUMBERS_AT_A_TIME // (n_sentences * length * (width or features)))
+        if chosen is not None:
+            yield from (slice(dest, dest + 1) for dest in chosen)
+            return
         for start in range(0, length, step):
             yield slice(start, min(start + step, length))

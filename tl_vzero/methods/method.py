@@ -20,7 +20,8 @@ VECTORS: tuple[Need, ...] = ("clean run", "weights")
 class LayerMethod:
     """A method that reads its maps off the clean run: `maps` gives a Layer's raw map, `heads` each head's.
 
-    `through` follows maps through the layers. `identity` is its rollout rule: whether half of each token stays where
+    `rows` gives the map's rows of some destinations, where they cost less than the whole map. `through` follows maps
+    through the layers to some destinations. `identity` is its rollout rule: whether half of each token stays where
     it is. The rest is as in `Method`.
     """
 
@@ -32,7 +33,8 @@ class LayerMethod:
     identity: bool = False
     compared_up_to: int | None = None
     heads: Callable[[Layer], Tensor] | None = None
-    through: Callable[[Tensor], Tensor] | None = None
+    rows: Callable[..., Tensor] | None = None
+    through: Callable[[Tensor, Sequence[int]], Tensor] | None = None
 
     @property
     def options(self) -> tuple[str, ...]:

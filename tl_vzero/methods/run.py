@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import chosen, integers
 from tl_vzero.clean import CleanBlock, clean_from_cache, ids_of, visit_clean_blocks
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs import Inputs, Sentence, encode
@@ -30,6 +30,7 @@ class AskedMethod:
     name: str
     method: LayerMethod
     per_head: bool = False
+    destinations: tuple[int, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,11 +43,19 @@ class AskedMethod:
             own = ", ".join(self.method.options) or "none"
             raise InputTypeError(f"{self.name} has no option {unknown[0]!r}: expected one of its own ({own})")
 
+    def rows_in(self, length: int) -> tuple[int, ...]:
+        """The destinations of a sentence; raises InputError for positions outside it."""
+        return chosen("destinations", self.destinations, length, "the sentence has") or tuple(range(length))
+
     def map_of(self, layer: Layer) -> Float[Tensor, "sentence *head dest src"]:
-        """The raw map of a layer, or with `per_head` each head's."""
+        """The raw map of a layer, or with `per_head` each head's; whole where it is to be followed through layers."""
+        rows = self.rows_in(layer.block.input.shape[1])
         if self.per_head and self.method.heads is not None:
-            return self.method.heads(layer)
-        return self.method.maps(layer, **self.options)
+            return self.method.heads(layer)[..., list(rows), :]
+        if self.destinations is not None and self.method.rows is not None:
+            return self.method.rows(layer, rows, **self.options)
+        whole = self.method.maps(layer, **self.options)
+        return whole if self.method.through or self.destinations is None else whole[..., list(rows), :]
 
 
 def layer_scores(
@@ -58,6 +67,7 @@ def layer_scores(
     attention_mask: Tensor | None = None,
     cache: Any | None = None,
     layers: Iterable[int] | int | None = None,
+    destinations: Iterable[int] | int | None = None,
     per_head: bool = False,
     prepend_bos: bool = False,
     **options: Any,
@@ -67,7 +77,7 @@ def layer_scores(
     The common options are those of `value_zeroing`; a method's own are passed on to it. Raises InputError where the
     method has no heads, ModelError where it is undefined for the model, and leaves the model as it was.
     """
-    asked = AskedMethod(name, method, per_head, options)
+    asked = AskedMethod(name, method, per_head, integers("destinations", destinations), options)
     sites = check_contracts(model)
     numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
@@ -89,6 +99,8 @@ def scores_on_one_run(
 
     All methods read the same run, and the same Layer of it; of a layer only maps are kept.
     """
+    for sentence, each in product(encoded.sentences, asked):
+        each.rows_in(len(sentence))
     metadata = provenance(model) | {"engine": "clean run"}
     read = {each.name: tuple(range(max(layers) + 1)) if each.method.through else layers for each in asked}
     found: dict[str, dict[int, Scores] | ModelError] = {each.name: {} for each in asked}
@@ -100,7 +112,8 @@ def scores_on_one_run(
                     found[each.name] = maps if isinstance(maps, ModelError) else scored
                     continue
                 for sentence, values in zip(group, maps, strict=True):
-                    own = values if each.method.through is None else each.method.through(values)
+                    rows = each.rows_in(len(sentence))
+                    own = values if each.method.through is None else each.method.through(values, rows)
                     picked = own[[read[each.name].index(layer) for layer in layers]].to(result_dtype(model))
                     scored[sentence.row] = _own_scores(each, picked, layers, sites, sentence, metadata)
     return found
@@ -118,6 +131,7 @@ def _own_scores(
         asked.name,
         values,
         layers,
+        asked.rows_in(len(sentence)),
         sites,
         sentence,
         metadata | {"options": {"per_head": asked.per_head, **asked.options}},
@@ -161,10 +175,20 @@ def _maps(
         yield each, undefined.get(each.name) or torch.stack([maps[number] for number in read[each.name]], dim=1)
 
 
+def rows_by_sentence(encoded: Inputs, destinations: Iterable[int] | int | None) -> dict[int, tuple[int, ...]]:
+    """The destinations chosen in each sentence, by its row; raises InputError for positions outside it."""
+    numbers = integers("destinations", destinations)
+    return {
+        sentence.row: chosen("destinations", numbers, len(sentence), "the sentence has") or tuple(range(len(sentence)))
+        for sentence in encoded.sentences
+    }
+
+
 def labelled(
     name: str,
     values: Float[Tensor, "layer *head dest src"],
     layers: tuple[int, ...],
+    destinations: tuple[int, ...],
     sites: Sites,
     sentence: Sentence,
     metadata: dict[str, Any],
@@ -172,17 +196,16 @@ def labelled(
     identity: bool = False,
     stage: Stage = "raw",
 ) -> Scores:
-    """Whole maps of one sentence as Scores."""
-    whole = tuple(range(len(sentence)))
+    """Maps of one sentence as Scores, over all sources."""
     return Scores(
         values=values,
         method=name,
         layers=layers,
         heads=tuple(range(values.shape[1])) if values.ndim == 4 else None,
-        dest_tokens=sentence.tokens,
+        dest_tokens=tuple(sentence.tokens[i] for i in destinations),
         src_tokens=sentence.tokens,
-        dest_positions=whole,
-        src_positions=whole,
+        dest_positions=destinations,
+        src_positions=tuple(range(len(sentence))),
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,

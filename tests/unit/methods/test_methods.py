@@ -73,6 +73,35 @@ def test_chosen_layers_are_those_of_the_whole(method: str) -> None:
     assert torch.allclose(part.values, scores_of(model, IDS, method).values[[2, 0]], rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("method", OTHERS)
+def test_chosen_destinations_are_rows_of_the_whole(method: str) -> None:
+    model = model_in_float64("bert")
+    part = scores_of(model, IDS, method, destinations=[-1, 2])
+    assert (part.dest_positions, part.src_positions) == ((6, 2), tuple(range(7))) and part.partial
+    whole = scores_of(model, IDS, method)
+    assert torch.allclose(part.values, whole.values[:, [6, 2]], rtol=1e-9, atol=1e-12)
+    assert part.dest_tokens == tuple(whole.dest_tokens[i] for i in (6, 2))
+    with pytest.raises(InputError, match="destinations holds 7"):
+        scores_of(model, IDS, method, destinations=7)
+
+
+@pytest.mark.parametrize("options", [{"propagate": True}, {"to": "embeddings"}], ids=["decompx", "hta"])
+def test_chosen_destinations_through_all_layers(options: dict[str, Any]) -> None:
+    model, method = model_in_float64("bert"), "decompx" if "propagate" in options else "hta"
+    part = scores_of(model, IDS, method, destinations=[3], **options)
+    assert torch.allclose(part.values, scores_of(model, IDS, method, **options).values[:, [3]], rtol=1e-9, atol=1e-12)
+
+
+def test_chosen_destinations_of_heads_and_of_sentences_of_several_lengths() -> None:
+    model = model_in_float64("gpt2")
+    heads = scores_of(model, IDS, "attention", per_head=True, destinations=[1])
+    assert torch.equal(heads.values, scores_of(model, IDS, "attention", per_head=True).values[:, :, [1]])
+    ids = torch.nn.utils.rnn.pad_sequence([IDS[:4], IDS], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(4), torch.ones(7)], batch_first=True)
+    short, long = scores_of(model, ids, "attention_norm", attention_mask=mask, destinations=[-1])
+    assert (short.dest_positions, long.dest_positions) == ((3,), (6,))
+
+
 @pytest.mark.parametrize("method", READ_OFF)
 def test_the_users_own_cache_gives_the_same(method: str) -> None:
     model = model_in_float64("bert")
