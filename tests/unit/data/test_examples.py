@@ -1,0 +1,138 @@
+"""Example, the sets of them, their reports and their halves."""
+
+from dataclasses import replace
+
+import pytest
+
+from tl_vzero.data.examples import Example
+from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
+from tl_vzero.data.halves import split_in_halves
+from tl_vzero.errors import InputError
+
+
+def example(number: int = 0, paradigm: str = "sv", **changes) -> Example:
+    fields = {
+        "id": f"{paradigm}-{number}",
+        "paradigm": paradigm,
+        "words": ("The", "dogs", "near", "us", "bark", "."),
+        "target": 4,
+        "good": "bark",
+        "bad": "barks",
+        "cue": (1,),
+        "cue_source": "given",
+        "pair": str(number),
+    }
+    return Example(**fields | changes)
+
+
+def example_set(*counts: tuple[str, int]) -> ExampleSet:
+    examples = tuple(example(number, paradigm) for paradigm, count in counts for number in range(count))
+    return ExampleSet(examples, FilterReport((Stage("read", dict(counts)),)))
+
+
+def test_text_with_another_target() -> None:
+    assert example().text == "The dogs near us bark."
+    assert example().with_target("[MASK]") == "The dogs near us [MASK]."
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cue": (6,)}, "cue 6 outside the sentence .* expected 0 to 5"),
+        ({"cue": (-1,)}, "cue -1 outside"),
+        ({"cue": ()}, "no cue"),
+        ({"cue": (4,)}, "target, word 4, as cue"),
+        ({"attractor": (4,)}, "as cue or attractor"),
+        ({"attractor": (9,)}, "attractor 9 outside"),
+        ({"target": 7}, "target 7 outside"),
+        ({"target": 3}, "'us' at its target: expected 'bark'"),
+        ({"bad": "bark"}, "expected two forms"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        example(**changes)
+
+
+def test_a_filter_lists_what_it_takes_out() -> None:
+    given = example_set(("a", 4), ("b", 2))
+    left = given.filtered("even", lambda each: f"{each.pair} is odd" if int(each.pair) % 2 else None)
+    left = left.filtered("no b", lambda each: "of b" if each.paradigm == "b" else None)
+    assert [each.id for each in left] == ["a-0", "a-2"]
+    assert left.report.to_frame().to_dict("index") == {
+        "a": {"read": 4, "even": 2, "no b": 2},
+        "b": {"read": 2, "even": 1, "no b": 0},
+        "all": {"read": 6, "even": 3, "no b": 2},
+    }
+    assert left.report.skipped_frame().to_numpy().tolist() == [
+        ["a-1", "a", "even", "1 is odd"],
+        ["a-3", "a", "even", "3 is odd"],
+        ["b-1", "b", "even", "1 is odd"],
+        ["b-0", "b", "no b", "of b"],
+    ]
+    assert len(given.report.stages) == 1
+
+
+def test_nothing_is_lost_between_read_and_left() -> None:
+    left = example_set(("a", 7)).filtered("few", lambda each: "late" if int(each.pair) > 2 else None)
+    assert len(left) + len(left.report.skipped) == 7
+
+
+def test_the_table_holds_every_field() -> None:
+    table = example_set(("a", 3)).to_frame()
+    assert table.shape[0] == 3
+    assert table.loc[1, "cue"] == (1,)
+    assert table.loc[1, "good"] == "bark"
+
+
+def test_an_empty_set_has_tables() -> None:
+    none = example_set(("a", 0))
+    assert none.to_frame().empty
+    assert none.report.skipped_frame().empty
+    assert none.report.to_frame().loc["all", "read"] == 0
+
+
+def test_a_set_is_a_sequence() -> None:
+    given = example_set(("a", 3))
+    assert given[0].id == "a-0"
+    assert [each.id for each in given[1:]] == ["a-1", "a-2"]
+    assert repr(given) == "ExampleSet(3 examples; a: 3)"
+
+
+def test_each_paradigm_is_halved() -> None:
+    halves = split_in_halves(example_set(("a", 100), ("b", 7)), seed=4)
+    train, test = halves.half("train"), halves.half("test")
+    assert [sum(each.paradigm == name for each in half) for half in (train, test) for name in "ab"] == [50, 3, 50, 4]
+    assert sorted(each.id for each in (*train, *test)) == sorted(each.id for each in halves)
+    assert halves.split_seed == 4
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    given = example_set(("a", 100))
+    again = ExampleSet(tuple(reversed(given.examples)), given.report)
+    first = {each.id for each in split_in_halves(given, seed=1).half("train")}
+    assert first == {each.id for each in split_in_halves(again, seed=1).half("train")}
+    assert first != {each.id for each in split_in_halves(given, seed=2).half("train")}
+
+
+def test_a_filter_moves_few_examples_to_the_other_half() -> None:
+    given = example_set(("a", 100))
+    before = {each.id: each.split for each in split_in_halves(given, seed=0)}
+    fewer = given.filtered("first 90", lambda each: "late" if int(each.pair) >= 90 else None)
+    moved = sum(before[each.id] != each.split for each in split_in_halves(fewer, seed=0))
+    assert moved <= 5
+
+
+def test_examples_of_one_pair_stay_together() -> None:
+    given = example_set(("a", 40))
+    paired = tuple(replace(each, pair=str(int(each.pair) // 2)) for each in given)
+    halves = split_in_halves(ExampleSet(paired, given.report), seed=0)
+    assert not {each.pair for each in halves.half("train")} & {each.pair for each in halves.half("test")}
+    assert len(halves.half("train")) == 20
+
+
+def test_halves_before_the_split() -> None:
+    with pytest.raises(InputError, match="split_in_halves"):
+        example_set(("a", 2)).half("train")
+    with pytest.raises(InputError, match=r"unknown half 'tset'.*did you mean 'test'"):
+        split_in_halves(example_set(("a", 2))).half("tset")

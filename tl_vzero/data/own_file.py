@@ -1,0 +1,235 @@
+"""A user's own sentences, from a table in CSV or JSON lines, as examples."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from tl_vzero.data.examples import HALVES, CueSource, Example
+from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
+from tl_vzero.data.lexicon import Number
+from tl_vzero.data.number import number_of
+from tl_vzero.data.parsed_cues import cues_by_parse
+from tl_vzero.data.sentence_text import split_words, word_of_chunk
+from tl_vzero.errors import FileFormatError, InputError, unknown_name
+
+MASK = "[MASK]"
+REQUIRED = {"given": ("sentence", "cue"), "spacy": ("sentence",)}
+
+Row = Mapping[str, Any]
+
+
+def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
+    """Sentences from a file `.csv` or `.jsonl`, one on each row; empty cells count as left out.
+
+    - `sentence`: the text, with [MASK] at the target or with its right form
+    - `target`: the target word, or its index; needed where the sentence has no [MASK]
+    - `good`, `bad`: the right form, needed where the sentence has [MASK], and the wrong form, if there is one
+    - `cue`: words or indices, several between spaces (in JSON lines also a list). With `cues="spacy"` the dependency
+      parse finds them, and no column is needed
+    - `attractor`, `paradigm`, `id`, `pair`, `number` (singular or plural), `split` (train or test): if wanted
+
+    Indices count what stands between spaces, from 0. A word that occurs twice has to be given by its index.
+
+    Raises FileFormatError for a file that cannot be read, has no rows or lacks a column; InputError, with the line,
+    for a target or cue that is not in the sentence or more than once, and for a sentence in which the parse finds no
+    cue; DependencyError without a parser. Whether targets are one token is for `keep_one_piece_targets` to say.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.csv"
+    ...     _ = path.write_text("sentence,target,bad,cue\\nThe dogs near us bark.,bark,barks,dogs\\n")
+    ...     read_examples(path)[0]
+    Example('mine-2': 'The dogs near us [bark|barks].', cue 'dogs')
+    """
+    if cues not in REQUIRED:
+        raise unknown_name("source of cues", cues, REQUIRED)
+    source = Path(path)
+    rows = [_Line(source, number, row) for number, row in _rows(source)]
+    if not rows:
+        raise FileFormatError(f"{source} has no sentences: expected a row for each")
+    _check_columns(source, rows, cues)
+    found = [line.cue() for line in rows] if cues == "given" else _parsed(rows)
+    examples = tuple(line.example(cue, cues) for line, cue in zip(rows, found, strict=True))
+    _check_ids(source, examples)
+    counts = dict(Counter(example.paradigm for example in examples))
+    return ExampleSet(examples, FilterReport((Stage("read", counts),)))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Each row with the line it ends on, cells that are left out taken away."""
+    if not path.is_file():
+        raise FileFormatError(f"no file {path}: expected sentences as .csv or .jsonl")
+    reader = {".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
+    if reader is None:
+        raise FileFormatError(f"{path} ends with {path.suffix or 'no suffix'}: expected .csv or .jsonl")
+    try:
+        for number, row in reader(path):
+            yield number, {name: cell for name, cell in row.items() if cell is not None and cell != ""}
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path} is no text in UTF-8 ({error}): save it as UTF-8") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row:
+                raise FileFormatError(
+                    f"{path}, line {reader.line_num} has more cells than the header has columns: "
+                    'expected a sentence with commas in "quotes"'
+                )
+            yield reader.line_num, row
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise FileFormatError(f"{path}, line {number} is no JSON ({error}): expected one object a line") from error
+        if not isinstance(row, dict):
+            raise FileFormatError(f"{path}, line {number} is {type(row).__name__}: expected an object with columns")
+        yield number, row
+
+
+def _check_columns(path: Path, rows: Sequence["_Line"], cues: str) -> None:
+    present = {name for line in rows for name in line.row}
+    missing = [name for name in REQUIRED[cues] if name not in present]
+    if missing:
+        hint = ', or cues="spacy" to have cues found by a dependency parse' if "cue" in missing else ""
+        raise FileFormatError(
+            f"{path} has no column {', '.join(missing)}: expected sentence, target, cue and, if wanted, good, bad, "
+            f"attractor, paradigm, id, pair, number, split{hint}; it has {', '.join(sorted(present)) or 'none'}"
+        )
+
+
+def _check_ids(path: Path, examples: Sequence[Example]) -> None:
+    counts = Counter(example.id for example in examples)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise InputError(f"{path} has the id {repeated[0]!r} more than once: expected each sentence to have its own")
+
+
+def _parsed(rows: Sequence["_Line"]) -> list[tuple[int, ...]]:
+    parsed = list(cues_by_parse([line.good_words for line in rows], [line.target for line in rows]))
+    for line, cue in zip(rows, parsed, strict=True):
+        if not cue:
+            raise line.error(f"the parse finds no cue of the target {line.good!r}; give the cues of all rows instead")
+    return parsed
+
+
+class _Line:
+    """One row, read step by step so that each fault is told with its line."""
+
+    def __init__(self, path: Path, number: int, row: Row) -> None:
+        self.path, self.number, self.row = path, number, row
+
+    def error(self, message: str) -> InputError:
+        return InputError(f"{self.path}, line {self.number}: {message}")
+
+    @property
+    def sentence(self) -> str:
+        sentence = self.row.get("sentence")
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise self.error(f"the sentence is {sentence!r}: expected a text")
+        return sentence
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return split_words(self.sentence)
+
+    @property
+    def good_words(self) -> tuple[str, ...]:
+        return (*self.words[: self.target], self.good, *self.words[self.target + 1 :])
+
+    @property
+    def target(self) -> int:
+        masks = [index for index, word in enumerate(self.words) if word == MASK]
+        if len(masks) > 1:
+            raise self.error(f"{len(masks)} words are {MASK}: expected one target")
+        if masks:
+            return masks[0]
+        found = self._indices("target")
+        if len(found) != 1:
+            raise self.error(
+                f"the target is {self.row.get('target')!r}: expected one word or index, or {MASK} in the sentence"
+            )
+        return found[0]
+
+    @property
+    def good(self) -> str:
+        in_sentence = self.words[self.target]
+        good = self.row.get("good", None if in_sentence == MASK else in_sentence)
+        if good is None:
+            raise self.error(f"no good form, and the sentence has {MASK}: expected the right form in the column good")
+        if in_sentence not in (MASK, good):
+            raise self.error(
+                f"good is {good!r}, and the sentence has {in_sentence!r} at its target: expected one of them"
+            )
+        return str(good)
+
+    def cue(self) -> tuple[int, ...]:
+        cue = self._indices("cue")
+        if not cue:
+            raise self.error("no cue: expected at least one word or index")
+        return cue
+
+    def example(self, cue: tuple[int, ...], cues: str) -> Example:
+        source: CueSource = "spacy" if cues == "spacy" else "given"
+        row, name = self.row, f"{self.path.stem}-{self.number}"
+        bad = str(row["bad"]) if "bad" in row else None
+        words, target, good, attractor = self.good_words, self.target, self.good, self._indices("attractor")
+        try:
+            return Example(
+                id=str(row.get("id", name)),
+                paradigm=str(row.get("paradigm", self.path.stem)),
+                words=words,
+                target=target,
+                good=good,
+                bad=bad,
+                cue=cue,
+                cue_source=source,
+                attractor=attractor,
+                pair=str(row.get("pair", row.get("id", name))),
+                number=self._one_of("number", get_args(Number)) or number_of(good, bad),
+                split=self._one_of("split", HALVES),
+                parsed_cue=cue if cues == "spacy" else None,
+            )
+        except InputError as error:
+            raise self.error(str(error)) from error
+
+    def _one_of(self, column: str, choices: tuple[Any, ...]) -> Any:
+        given = self.row.get(column)
+        if given is not None and given not in choices:
+            raise unknown_name(column, given, choices)
+        return given
+
+    def _indices(self, column: str) -> tuple[int, ...]:
+        given = self.row.get(column, ())
+        parts = given.split() if isinstance(given, str) else [given] if isinstance(given, int) else given
+        if not isinstance(parts, list | tuple):
+            raise self.error(f"{column} is {given!r}: expected words or indices")
+        return tuple(self._index(column, part) for part in parts)
+
+    def _index(self, column: str, part: object) -> int:
+        if isinstance(part, bool) or not isinstance(part, int | str):
+            raise self.error(f"{column} holds {part!r}: expected words or indices")
+        chunks = word_of_chunk(self.sentence)
+        if isinstance(part, int) or part.isdecimal():
+            if not 0 <= int(part) < len(chunks):
+                raise self.error(
+                    f"{column} {part} is outside the sentence {self.sentence!r}: expected 0 to {len(chunks) - 1}"
+                )
+            return chunks[int(part)]
+        found = [index for index, word in enumerate(self.words) if word == part]
+        if len(found) != 1:
+            raise self.error(
+                f"the {column} {part!r} occurs {len(found)} times in the sentence {self.sentence!r}: expected a word "
+                "that occurs once, or an index"
+            )
+        return found[0]
