@@ -1,0 +1,266 @@
+"""How much of a label is in a layer's representations: minimum description length probing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log2
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_vzero.choices import integers
+from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.evaluate.online_code import (
+    MODES,
+    PERCENT_SENT,
+    Mode,
+    Sent,
+    block_ends,
+    fewest_examples,
+    label_lengths,
+    online_logits,
+)
+from tl_vzero.evaluate.statistics import RESAMPLES, bootstrap_means, check_bootstrap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT_VERSION = 1
+LARGEST = 1e15  # float32 holds the squares that the probe's LayerNorm takes
+ModeName = Literal["correct", "paper"]
+
+
+@dataclass(frozen=True)
+class ProbingResult:
+    """Compression of the labels by each layer's representations: 1 where the probe learns nothing, in mode `correct`.
+
+    `code_length[layer]` is in bits and the sum of `block_lengths[layer]`, one for each of the `block_sizes`;
+    `compression` is `uniform_length`, N log2 K bits for N labels of K `classes`, over it. `low` and `high` bound its
+    bootstrap interval over the examples that probes were used for: what other examples would give, not what probes
+    trained with other seeds would. In mode `paper` the lengths are the public program's sum of bits and nats.
+    """
+
+    mode: ModeName
+    layers: tuple[int, ...]
+    compression: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    code_length: tuple[float, ...]
+    block_lengths: tuple[tuple[float, ...], ...]
+    block_sizes: tuple[int, ...]
+    n: int
+    classes: int
+    seed: int
+    confidence: float
+
+    @property
+    def uniform_length(self) -> float:
+        """What the labels cost without a probe, in bits."""
+        return self.n * log2(self.classes)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas table: mode, layer, compression, low, high, code_length, n."""
+        import pandas as pd
+
+        columns = {
+            "layer": self.layers,
+            "compression": self.compression,
+            "low": self.low,
+            "high": self.high,
+            "code_length": self.code_length,
+            "n": self.n,
+        }
+        return pd.DataFrame({"mode": self.mode} | columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types."""
+        return {
+            "format": "tl_vzero.probing",
+            "format_version": FORMAT_VERSION,
+            "mode": self.mode,
+            "layers": list(self.layers),
+            "compression": list(self.compression),
+            "low": list(self.low),
+            "high": list(self.high),
+            "code_length": list(self.code_length),
+            "block_lengths": [list(lengths) for lengths in self.block_lengths],
+            "block_sizes": list(self.block_sizes),
+            "uniform_length": self.uniform_length,
+            "n": self.n,
+            "classes": self.classes,
+            "seed": self.seed,
+            "confidence": self.confidence,
+        }
+
+
+def probe_layers(
+    representations: Float[Tensor, "example layer feature"],
+    labels: Int[Tensor, "example"],
+    *,
+    mode: ModeName = "correct",
+    layers: Iterable[int] | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    progress: bool = False,
+) -> ProbingResult:
+    """Code length and compression of labels, in bits, given each layer's representations.
+
+    `labels` are any integers, one per example. Examples are put into a random order by `seed`, which also draws the
+    probes. Mode `correct` is a code; mode `paper` repeats the public program of Mohebbi et al., to compare with
+    the curve they published (see `online_code.Paper`). `layers` are the numbers that the result gives the layers, 0
+    and up if None. Computed in float32, or in float64 where the representations are.
+
+    Raises InputError for shapes that do not fit, fewer examples than the blocks need, labels of one class,
+    representations that are not finite, an unknown mode; InputTypeError for what is no tensor of numbers.
+    Source: Voita & Titov 2020, "Information-Theoretic Probing with Minimum Description Length", section 3.2; the
+    probe, Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers".
+
+    >>> import torch
+    >>> labels = torch.arange(400) % 2
+    >>> told, untold = labels * 2.0 - 1, torch.zeros(400)
+    >>> representations = torch.stack([told, untold], dim=1)[:, :, None].expand(-1, -1, 8)
+    >>> found = probe_layers(representations, labels)
+    >>> found.compression[0] > 3, 0.9 < found.compression[1] < 1.1
+    (True, True)
+    """
+    rules = _mode(mode)
+    _check(representations, labels, rules)
+    numbers = _layer_numbers(layers, representations.shape[1])
+    _check_seed(seed)
+    check_bootstrap(confidence, resamples)
+    kinds, classes = torch.unique(labels, return_inverse=True)
+    lengths = _lengths(representations, classes, len(kinds), rules, seed, progress)
+    ends = block_ends(len(labels))
+    sizes = [end - start for start, end in pairwise((0, *ends))]
+    blocks = torch.stack([part.sum(dim=1) for part in lengths.split(sizes, dim=1)], dim=1)
+    totals = blocks.sum(dim=1)
+    uniform = len(labels) * log2(len(kinds))
+    coded = bootstrap_means(lengths[:, ends[0] :].T, confidence=confidence, resamples=resamples, seed=seed)
+    first = ends[0] * log2(len(kinds))
+    return ProbingResult(
+        mode=mode,
+        layers=numbers,
+        compression=tuple(uniform / total for total in totals.tolist()),
+        low=tuple(uniform / (first + each.n * each.high) for each in coded),
+        high=tuple(uniform / (first + each.n * each.low) for each in coded),
+        code_length=tuple(totals.tolist()),
+        block_lengths=tuple(tuple(lengths) for lengths in blocks.tolist()),
+        block_sizes=tuple(sizes),
+        n=len(labels),
+        classes=len(kinds),
+        seed=seed,
+        confidence=confidence,
+    )
+
+
+def online_code_length(
+    representations: Float[Tensor, "example feature"],
+    labels: Int[Tensor, "example"],
+    *,
+    mode: ModeName = "correct",
+    seed: int = 0,
+) -> float:
+    """The code length of labels, in bits, given one representation of each example.
+
+    What `probe_layers` gives for this layer, with the same seed, whatever layers stand beside it. Raises as it does.
+
+    >>> import torch
+    >>> labels = torch.arange(400) % 2
+    >>> online_code_length(labels[:, None] * 2.0 - 1, labels) < 200  # bits; 400 by the uniform code
+    True
+    """
+    if not isinstance(representations, Tensor):
+        raise _not_a_tensor("representations", representations, "floating-point [example, feature]")
+    if representations.dim() != 2:
+        raise InputError(f"representations have shape {list(representations.shape)}: expected [example, feature]")
+    return probe_layers(representations[:, None], labels, mode=mode, seed=seed, resamples=1).code_length[0]
+
+
+def _lengths(
+    representations: Tensor, classes: Tensor, kinds: int, mode: Mode, seed: int, progress: bool
+) -> Float[Tensor, "layer example"]:
+    """What each label costs, in the order in which they are sent; in float64 on the CPU."""
+    dtype = torch.promote_types(representations.dtype, torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(classes), generator=generator).to(representations.device)
+    seeds = torch.randint(2**62, (len(PERCENT_SENT) - 1,), generator=generator)
+    planned = mode.most_epochs * sum(block_ends(len(classes))[:-1])
+    # Copies made here take part in gradients, also where the caller is in inference mode.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        tqdm(total=planned, disable=not progress, desc="probing", unit="example", leave=False) as bar,
+    ):
+        sent = Sent(
+            representations.detach()[order].to(dtype).transpose(0, 1).clone(memory_format=torch.contiguous_format),
+            classes.to(representations.device)[order],
+        )
+        logits = online_logits(sent, kinds, mode, seeds, bar.update)
+        return label_lengths(logits.cpu().double(), sent.labels.cpu(), mode)
+
+
+def _mode(name: Any) -> Mode:
+    if not isinstance(name, str) or name not in MODES:
+        raise unknown_name("mode", name, MODES)
+    return MODES[name]
+
+
+def _check(representations: Any, labels: Any, mode: Mode) -> None:
+    if not isinstance(representations, Tensor) or not representations.is_floating_point():
+        raise _not_a_tensor("representations", representations, "floating-point [example, layer, feature]")
+    if (
+        not isinstance(labels, Tensor)
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+    ):
+        raise _not_a_tensor("labels", labels, "integer [example]")
+    if representations.dim() != 3 or 0 in representations.shape[1:]:
+        raise InputError(
+            f"representations have shape {list(representations.shape)}: expected [example, layer, feature], "
+            "none of layers and features empty"
+        )
+    if labels.shape != representations.shape[:1]:
+        raise InputError(
+            f"labels have shape {list(labels.shape)}: expected one for each of {len(representations)} examples"
+        )
+    fewest = fewest_examples(mode)
+    if len(labels) < fewest:
+        raise InputError(
+            f"given {len(labels)} examples: expected at least {fewest}, or the first block, {PERCENT_SENT[0]} % of "
+            "them, is too small to train a probe on"
+        )
+    if (labels == labels[0]).all():
+        raise InputError(f"all labels are {labels[0].item()}: expected two classes or more")
+    usable = (representations.detach().abs() <= LARGEST).flatten(1).all(dim=1)  # False for NaN
+    if not usable.all():
+        wrong = (~usable).nonzero().flatten().tolist()
+        raise InputError(
+            f"representations of {len(wrong)} examples (the first is {wrong[0]}) hold NaN or are beyond {LARGEST:g} "
+            "in size: leave these examples out, or scale them"
+        )
+
+
+def _not_a_tensor(name: str, given: Any, expected: str) -> InputTypeError:
+    what = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+    return InputTypeError(f"{name} is {what}: expected a tensor, {expected}")
+
+
+def _layer_numbers(given: Iterable[int] | None, count: int) -> tuple[int, ...]:
+    numbers = integers("layers", given)
+    if numbers is None:
+        return tuple(range(count))
+    if len(numbers) != count or len(set(numbers)) != count:
+        raise InputError(f"layers is {list(numbers)}: expected a number of its own for each of {count} layers")
+    return numbers
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
+    if seed < 0:
+        raise InputError(f"seed is {seed}: expected 0 or more")
