@@ -55,10 +55,24 @@ def report(
     model: ModelOption = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(help="The HTML page to write; it works offline.")] = Path("report.html"),
     json_file: JsonOption = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that `tl-vzero methods` lists, to stand beside Value Zeroing and raw attention; may be "
+            "repeated. Default: the quick ones."
+        ),
+    ] = None,
     target: Annotated[int | None, typer.Option(help="Position of the target; default: the only [MASK].")] = None,
+    good: Annotated[
+        str | None, typer.Option(help="The word whose logit is measured at the target; default: the likeliest.")
+    ] = None,
+    bad: Annotated[str | None, typer.Option(help="The word whose logit is subtracted from that of --good.")] = None,
+    corrupted: Annotated[
+        str | None, typer.Option(help="A sentence of as many tokens, into which values of TEXT are patched.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Value Zeroing beside raw attention, rollout and effect on the prediction, as one HTML page."""
+    """Value Zeroing beside other methods, rollout and effects on the prediction, as one HTML page."""
     with _errors_in_words():
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
@@ -67,7 +81,15 @@ def report(
         for path in (out, json_file):
             if path is not None:
                 check_writable(path)
-        made = make_report(load_model(model), text, target=target, progress=not quiet)
+        made = make_report(
+            load_model(model),
+            text,
+            methods=method or None,
+            target=target,
+            target_ids=_words(good, bad),
+            corrupted=corrupted,
+            progress=not quiet,
+        )
         write_text(out, made.to_html())
         typer.echo(f"wrote {out}")
         if json_file is not None:
@@ -174,6 +196,12 @@ def methods(json_file: JsonOption = None) -> None:
             typer.echo(f"    needs: {', '.join(each.needs) or 'not said'}")
         if json_file is not None:
             write_text(json_file, json.dumps(described, ensure_ascii=False))
+
+
+def _words(good: str | None, bad: str | None) -> str | tuple[str, str] | None:
+    if good is None and bad is not None:
+        raise InputError(f"--bad {bad!r} given without --good: expected --good WORD, or both")
+    return good if good is None or bad is None else (good, bad)
 
 
 def _choose(scores: "Scores", stage: Stage, layer: int | None, words: bool) -> "Scores":

@@ -48,6 +48,18 @@ def test_report_writes_a_page_and_its_numbers(tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(raw), scores.values, rtol=1e-5)
 
 
+def test_report_takes_methods_words_and_a_corrupted_sentence(tmp_path: Path) -> None:
+    numbers = tmp_path / "report.json"
+    words = ["--good", "are", "--bad", "is", "--corrupted", DEFAULT_TEXT.replace("pictures", "picture")]
+    files = ["--out", tmp_path / "report.html", "--json", numbers]
+    code, _ = run("report", "--method", "hta", "--method", "alti", *words, *files, "--quiet")
+    assert code == 0
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    assert list(written["methods"]) == ["value_zeroing", "hta", "alti", "attention"]
+    assert list(written["effects"]) == ["zero_ablation", "attribution_patching", "value_patching"]
+    assert {each["metric"] for each in written["effects"].values()} == {"logit of 'are' minus logit of 'is'"}
+
+
 def test_map_prints_a_table_and_writes_json_and_html(tmp_path: Path) -> None:
     numbers, page = tmp_path / "map.json", tmp_path / "map.html"
     code, output = run("map", "--layer", "1", "--words", "--json", numbers, "--html", page, "--quiet")
@@ -123,6 +135,10 @@ def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
         (["map", "--model", "agrement-mini"], "agreement-mini"),
         (["report", "--out", "no/such/folder/report.html"], "does not exist"),
         (["report", "--target", "99"], "outside the sentence"),
+        (["report", "--method", "atention"], "did you mean 'attention'"),
+        (["report", "--bad", "is"], "without --good"),
+        (["report", "--good", "arre"], "no single token"),
+        (["report", "--corrupted", "the picture [MASK] marcus."], "expected as many"),
         (["map", "--target", "3"], "value_zeroing needs none"),
         (["compare", "  "], "empty text"),
         (["compare", "--layer", "9"], "layers holds 9"),

@@ -12,11 +12,13 @@ from support.made_up import ODD_TOKENS, made_up_report
 
 import tl_vzero
 from tl_vzero.plot.labels import visible
+from tl_vzero.plot.maps import EFFECT_NAMES, METHOD_NAMES
 from tl_vzero.report import Report, make_report
 
 pytestmark = pytest.mark.browser
 
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+CORRUPTED = "the picture of some hat [MASK] scaring marcus."
 SCRIPT_SENTENCE = "the pictures of <script>window.hit=1</script> [MASK] scaring marcus."
 ARGUMENTS = [
     "--no-sandbox",
@@ -27,7 +29,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-DRAWN = "#map-attention .heatmaplayer image"
+FIGURES = {"map-value_zeroing": "value_zeroing", "map-beside": "attention"}
+DRAWN = "#map-beside .heatmaplayer image"
 
 
 @dataclass
@@ -47,7 +50,10 @@ class Opened:
         return found
 
     def table(self) -> list[list[str]]:
-        rows = self.page.locator("#numbers-body tr")
+        return self.table_of("numbers-body")
+
+    def table_of(self, body: str) -> list[list[str]]:
+        rows = self.page.locator(f"#{body} tr")
         return [rows.nth(i).locator("th, td").all_text_contents() for i in range(rows.count())]
 
     def cell(self, figure: str, row: int, column: int, rows: int, columns: int) -> tuple[float, float]:
@@ -114,6 +120,10 @@ def four_digits(values: Any) -> Any:
     return [four_digits(item) for item in values] if isinstance(values, list) else float(f"{values:.4g}")
 
 
+def two(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
 def as_number(shown: str) -> float:
     return float(shown.replace("−", "-"))
 
@@ -135,8 +145,8 @@ def test_the_page_opens_on_the_target_with_the_numbers_of_the_json(
     opened = show(agreement_report)
     data = opened.json
     assert opened.page.locator("#status").is_hidden()
-    for method in ("value_zeroing", "attention"):
-        assert opened.trace(f"map-{method}")["z"] == four_digits(data[method]["pieces"]["normalized"][0])
+    for figure, method in FIGURES.items():
+        assert opened.trace(figure)["z"] == four_digits(data[method]["pieces"]["normalized"][0])
     assert opened.trace("row")["z"] == four_digits(data["target_row"]["value_zeroing"])
     assert opened.trace("effect")["z"] == four_digits(data["effect"]["values"])
     token, probability = data["effect"]["predicted"][0]
@@ -152,14 +162,13 @@ def test_the_layer_slider_moves_by_keyboard_and_changes_both_maps(
     opened.page.locator("#layer").focus()
     opened.page.keyboard.press("ArrowRight")
     assert (opened.page.locator("#layer-name").text_content() or "").startswith("1 ")
-    for method in ("value_zeroing", "attention"):
-        assert opened.trace(f"map-{method}")["z"] == four_digits(opened.json[method]["pieces"]["normalized"][1])
-        assert "layer 1<br>" in opened.trace(f"map-{method}")["hovertemplate"]
+    for figure, method in FIGURES.items():
+        assert opened.trace(figure)["z"] == four_digits(opened.json[method]["pieces"]["normalized"][1])
+        assert "layer 1<br>" in opened.trace(figure)["hovertemplate"]
     scales = [
-        opened.page.evaluate("id => document.getElementById(id).layout.coloraxis.cmax", f"map-{method}")
-        for method in ("value_zeroing", "attention")
+        opened.page.evaluate("id => document.getElementById(id).layout.coloraxis.cmax", figure) for figure in FIGURES
     ]
-    largest = max(max(max(row) for row in opened.trace(f"map-{m}")["z"]) for m in ("value_zeroing", "attention"))
+    largest = max(max(max(row) for row in opened.trace(figure)["z"]) for figure in FIGURES)
     assert scales == [largest, largest]
 
 
@@ -167,7 +176,7 @@ def test_rollout_and_words_change_the_maps(show: Callable[..., Opened], minilm_r
     opened = show(minilm_report)
     opened.page.locator("#layer").fill("3")
     opened.page.locator("label:has-text('rollout')").click()
-    assert opened.trace("map-attention")["z"] == four_digits(opened.json["attention"]["pieces"]["rollout"][3])
+    assert opened.trace("map-beside")["z"] == four_digits(opened.json["attention"]["pieces"]["rollout"][3])
     opened.page.locator("label:has-text('words')").click()
     words = opened.json["value_zeroing"]["words"]
     assert opened.trace("map-value_zeroing")["z"] == four_digits(words["rollout"][3])
@@ -183,7 +192,7 @@ def test_a_click_on_a_row_chooses_the_destination_everywhere(
     opened = show(agreement_report)
     pieces = opened.json["value_zeroing"]["pieces"]
     size = len(pieces["dest_tokens"])
-    opened.click("map-attention", 3, 5, size, size)
+    opened.click("map-beside", 3, 5, size, size)
     opened.page.wait_for_function("document.getElementById('destination').value === '3'")
     assert opened.trace("row")["z"] == four_digits([layer[3] for layer in pieces["normalized"]])
     assert opened.page.locator("#row-name").text_content() == "of (position 3)"
@@ -228,23 +237,103 @@ def test_hover_shows_tokens_and_value(show: Callable[..., Opened], agreement_rep
 def test_keyboard_alone_reaches_every_control(show: Callable[..., Opened], agreement_report: Report) -> None:
     opened = show(agreement_report)
     reached = []
-    for _ in range(40):
+    for _ in range(60):
         opened.page.keyboard.press("Tab")
         reached.append(
             opened.page.evaluate(
                 "() => { const e = document.activeElement; return e.id || e.name || e.tagName.toLowerCase(); }"
             )
         )
-    controls = ["layer", "view", "unit", "destination", "summary"]
+    controls = ["layer", "view", "unit", "destination", "method", "summary", "effect"]
     assert [name for name in dict.fromkeys(reached) if name in controls] == controls
     opened.page.locator("input[name=unit]:checked").press("ArrowRight")
     assert opened.page.locator("input[name=unit]:checked").get_attribute("value") == "words"
 
 
+@pytest.fixture(scope="module")
+def patched_report() -> Report:
+    model = tl_vzero.load_model("agreement-mini")
+    return make_report(model, SENTENCE, target_ids=("are", "is"), corrupted=CORRUPTED, methods=["alti", "hta"])
+
+
+def test_the_chooser_puts_any_method_beside_value_zeroing(
+    show: Callable[..., Opened], agreement_report: Report
+) -> None:
+    opened = show(agreement_report)
+    chooser = opened.page.locator("#method")
+    assert chooser.locator("option").count() == len(agreement_report.comparison) - 1
+    opened.page.locator("#layer").fill("2")
+    zeroing = opened.trace("map-value_zeroing")["z"]
+    for method in list(agreement_report.comparison)[1:]:
+        chooser.select_option(method)
+        scores = agreement_report.comparison[method]
+        shown = scores if scores.stage == "rollout" else scores.normalized()
+        assert opened.trace("map-beside")["z"] == four_digits(shown.values[2].tolist())
+        assert opened.trace("map-value_zeroing")["z"] == zeroing
+    chooser.select_option("attention_rollout")
+    assert "rolled out already, identity added" in (opened.page.locator("#about-beside").text_content() or "")
+    assert "rolled out up to layer 2" in opened.trace("map-beside")["hovertemplate"]
+    opened.page.locator("label:has-text('rollout')").click()
+    chooser.select_option("alti")
+    rolled = agreement_report.comparison["alti"].rollout().values[2].tolist()
+    assert opened.trace("map-beside")["z"] == four_digits(rolled)
+    chooser.focus()
+    opened.page.keyboard.press("ArrowDown")
+    assert chooser.input_value() == "decompx"
+
+
+def test_a_method_of_the_target_alone_shows_its_row(show: Callable[..., Opened]) -> None:
+    pytest.importorskip("captum")
+    report = make_report(tl_vzero.load_model("agreement-mini"), SENTENCE, methods=["gradient_x_input"])
+    opened = show(report)
+    grid = opened.trace("map-beside")["z"]
+    expected = report.comparison["gradient_x_input"].normalized().values[0, 0].tolist()
+    assert grid[report.target] == four_digits(expected)
+    assert all(row == [None] * len(grid) for at, row in enumerate(grid) if at != report.target)
+    opened.page.locator("#destination").select_option("1")
+    opened.page.locator("summary").press("Enter")
+    assert {line[2] for line in opened.table()} == {"–"}
+
+
+def test_every_effect_is_shown_with_its_agreement(show: Callable[..., Opened], patched_report: Report) -> None:
+    opened = show(patched_report)
+    for effect, label in EFFECT_NAMES.items():
+        opened.page.locator(f"label:has-text('{label}')").click()
+        assert opened.trace("effect")["z"] == four_digits(opened.json["effects"][effect]["values"])
+        lines = opened.table_of("agreement-body")
+        for line, (method, found) in zip(lines, opened.json["agreement"][effect].items(), strict=True):
+            assert line[0] == METHOD_NAMES[method]
+            triples = zip(found["rho"], found["low"], found["high"], strict=True)
+            assert line[1:] == [
+                "–" if rho is None else f"{two(rho)}{two(low)} to {two(high)}" for rho, low, high in triples
+            ]
+    opened.page.locator("label:has-text('value patching')").click()
+    assert opened.page.locator(".sentences").is_visible()
+    assert opened.page.locator(".sentences mark").all_text_contents() == ["pictures", "picture"]
+    assert "pictures / pict…" in opened.page.locator("#effect .xtick").all_text_contents()
+    opened.page.locator("label:has-text('attribution patching')").click()
+    assert opened.page.locator(".sentences").is_hidden()
+    assert opened.page.locator("[data-effect=attribution_patching] table").is_visible()
+    opened.page.locator("input[name=effect]:checked").press("ArrowLeft")
+    assert opened.page.locator("input[name=effect]:checked").get_attribute("value") == "zero_ablation"
+
+
+def test_the_table_of_methods_is_that_of_the_layer_in_view(show: Callable[..., Opened], patched_report: Report) -> None:
+    opened = show(patched_report)
+    opened.page.locator("#layer").fill("1")
+    rows = [row for row in opened.json["table"] if row["layer"] == 1]
+    for line, row in zip(opened.table_of("table-body"), rows, strict=True):
+        assert line[0] == METHOD_NAMES[row["method"]]
+        averages = [row[name] for name in ("entropy", "self_weight", "special_weight")]
+        assert [as_number(cell) for cell in line[1:4]] == four_digits(averages)
+        ranks = [row["rank_with_value_zeroing"], row["rank_with_effect"]]
+        assert [as_number(cell) for cell in line[4:6]] == pytest.approx(ranks, abs=0.00501)
+
+
 def test_a_headless_model_has_no_prediction_panel(show: Callable[..., Opened], minilm_report: Report) -> None:
     opened = show(minilm_report)
     assert opened.page.locator("#effect").is_hidden()
-    assert "no trained prediction head" in (opened.page.locator("section .notice").text_content() or "")
+    assert "no trained prediction head" in (opened.page.locator("section .notice").first.text_content() or "")
     assert opened.trace("row")["z"] == four_digits(opened.json["target_row"]["value_zeroing"])
 
 
@@ -270,7 +359,7 @@ def test_odd_tokens_are_text_on_axes_in_hover_and_in_controls(show: Callable[...
     text = opened.page.wait_for_selector("#map-value_zeroing .hovertext").text_content()
     assert "<script>window.hit=1</script>" in text
     assert "<a href='javascript:window.hit=2'>" in text
-    assert opened.page.locator("#map-value_zeroing a").count() == opened.page.locator("#map-attention a").count()
+    assert opened.page.locator("#map-value_zeroing a").count() == opened.page.locator("#map-beside a").count()
     opened.page.locator("label:has-text('words')").click()
     assert opened.page.evaluate("window.hit") is None
 

@@ -1,12 +1,15 @@
 """Scores, effects and reports with made-up values, for what draws and writes them."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 
-from tl_vzero.effects import Effect
+from tl_vzero.comparison import Comparison
+from tl_vzero.effects import Effect, PatchingEffect
 from tl_vzero.report import Report
+from tl_vzero.report.result import EFFECTS
 from tl_vzero.scores import Scores
 from tl_vzero.words import word_ids_of_pieces
 
@@ -34,6 +37,7 @@ ODD_TOKENS = (
     "{{data}}",
     "[MASK]",
     "<br>",
+    "</script><img src=x onerror=window.hit=3>",
     "the",
     "the",
     "[SEP]",
@@ -46,7 +50,7 @@ def made_up_scores(
     """A whole raw map with random values, positive and of many sizes."""
     generator = torch.Generator().manual_seed(len(method))
     size = len(tokens)
-    fields: dict[str, Any] = {
+    given: dict[str, Any] = {
         "values": torch.rand(layers, size, size, generator=generator) ** 4 * 1e-3,
         "method": method,
         "layers": tuple(range(layers)),
@@ -66,13 +70,13 @@ def made_up_scores(
             "options": {"distance": "cosine", "heads": None},
         },
     }
-    return Scores(**{**fields, **changes})
+    return Scores(**{**given, **changes})
 
 
 def made_up_effect(scores: Scores, target: int, **changes: Any) -> Effect:
     """Random changes of a logit, of both signs."""
     generator = torch.Generator().manual_seed(1)
-    fields: dict[str, Any] = {
+    given: dict[str, Any] = {
         "values": torch.randn(len(scores.layers), len(scores.src_tokens), generator=generator),
         "clean": 7.25,
         "metric": "logit of 'is'",
@@ -84,21 +88,56 @@ def made_up_effect(scores: Scores, target: int, **changes: Any) -> Effect:
         "src_positions": scores.src_positions,
         "word_ids": scores.word_ids,
     }
-    return Effect(**{**fields, **changes})
+    return Effect(**{**given, **changes})
 
 
-def made_up_report(tokens: Sequence[str] = PIECES, *, layers: int = 3, **changes: Any) -> Report:
-    """A report on the only mask token of the tokens."""
-    scores = made_up_scores(tokens, layers=layers)
-    target = tuple(tokens).index("[MASK]")
-    fields: dict[str, Any] = {
+def made_up_patching(scores: Scores, target: int) -> PatchingEffect:
+    """A patching effect into a sentence whose second token is another."""
+    effect = made_up_effect(scores, target)
+    changes: dict[str, Any] = {field.name: getattr(effect, field.name) for field in fields(effect)}
+    tokens = (scores.src_tokens[0], "<i>another</i>", *scores.src_tokens[2:])
+    changes |= {"method": "value_patching", "corrupted": -1.5, "corrupted_tokens": tokens}
+    return PatchingEffect(**changes)
+
+
+def made_up_comparison(scores: Sequence[Scores], effect: Effect | None, target: int | None) -> Comparison:
+    """A comparison of such scores; without an effect it says that there is no <head>."""
+    tokens = scores[0].dest_tokens
+    return Comparison(
+        scores={each.method: each for each in scores},
+        tokens=tokens,
+        special=tuple(token in SPECIAL for token in tokens),
+        target=target,
+        effect=effect,
+        no_effect_reason=None if effect is not None else "no <head> here",
+        left_out={},
+    )
+
+
+def made_up_report(
+    tokens: Sequence[str] = PIECES,
+    *,
+    layers: int = 3,
+    scores: Sequence[Scores] | None = None,
+    effects: Sequence[Effect] | None = None,
+    target: bool = True,
+    **changes: Any,
+) -> Report:
+    """A report on the only mask token of the tokens (on none without `target`), by default with two effects."""
+    made = scores or [made_up_scores(tokens, layers=layers, method=method) for method in ("value_zeroing", "attention")]
+    position = tuple(tokens).index("[MASK]") if target else None
+    if effects is None:
+        # The estimate is off by a tenth everywhere.
+        measured = made_up_effect(made[0], position or 0)
+        effects = [measured, replace(measured, values=measured.values * 0.9, method="attribution_patching")]
+    by_name = {effect.method: effect for effect in effects}
+    compared = made_up_comparison(made, by_name.get("zero_ablation"), position)
+    given: dict[str, Any] = {
         "model": "made-up",
         "text": " ".join(tokens),
-        "value_zeroing": scores,
-        "attention": made_up_scores(tokens, layers=layers, method="attention"),
-        "effect": made_up_effect(scores, target),
-        "no_effect_reason": None,
-        "target": target,
-        "metadata": scores.metadata,
+        "comparison": compared,
+        "effects": by_name,
+        "missing": {name: "no <head> here" for name in EFFECTS if name not in by_name},
+        "metadata": made[0].metadata,
     }
-    return Report(**{**fields, **changes})
+    return Report(**{**given, **changes})

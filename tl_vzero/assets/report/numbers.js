@@ -1,0 +1,47 @@
+const byId = (id) => document.getElementById(id);
+const unpack = (id) => {
+  const text = atob(byId(id).textContent);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+};
+
+// Decimal mantissas, then their exponents, little-endian: see decimal_codes in report/packed.py.
+const readNumbers = (codes) => {
+  const view = new DataView(codes);
+  const count = codes.byteLength / 4;
+  let next = 0;
+  return () => {
+    const mantissa = view.getInt16(2 * next, true);
+    const exponent = view.getInt16(2 * (count + next), true);
+    next += 1;
+    return exponent < 0 ? mantissa / 10 ** -exponent : mantissa * 10 ** exponent;
+  };
+};
+
+// maps[unit][method][view][layer][dest][src]; a method that has some destinations only has null in the other rows.
+const readMaps = (page, codes) => {
+  const number = readNumbers(codes);
+  const list = (length, item) => Array.from({ length }, item);
+  const map = (size, rows) => {
+    const grid = list(size, () => list(size, () => null));
+    for (const row of rows) grid[row] = list(size, number);
+    return grid;
+  };
+  const maps = {};
+  for (const unit of page.mapped) {
+    const { positions } = page.units[unit];
+    maps[unit] = {};
+    for (const { name, views, rows } of page.methods) {
+      const at = rows[unit].map((position) => positions.indexOf(position));
+      const layers = () => list(page.layers.length, () => map(positions.length, at));
+      maps[unit][name] = Object.fromEntries(views.map((view) => [view, layers()]));
+    }
+  }
+  return { words: maps.pieces, ...maps };
+};
+
+const largest = (grid) => grid.reduce((most, row) => row.reduce((m, v) => (v > m ? v : m), most), 0) || 1;
+const shown = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))).replace("-", "−"));
+const rank = (value) => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
+const span = ([, low, high]) => (low === null ? "" : `${rank(low)} to ${rank(high)}`);

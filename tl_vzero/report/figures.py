@@ -1,0 +1,153 @@
+"""What the page's script draws: labels, layouts, colours and the numbers that are not packed."""
+
+from dataclasses import replace
+from math import isfinite, nan
+from typing import Any
+
+from tl_vzero.effects import Effect
+from tl_vzero.plot.labels import hover_text, visible
+from tl_vzero.plot.maps import (
+    EFFECT_NAMES,
+    SLIDER_HEIGHT,
+    VALUE_NAMES,
+    effect_map,
+    heatmap,
+    map_hover,
+    method_name,
+    rounded,
+    row_hover,
+    target_row,
+)
+from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
+from tl_vzero.report.drawn import Drawn
+from tl_vzero.report.packed import SHOWN_DIGITS
+from tl_vzero.report.result import Report
+from tl_vzero.scores import Scores
+
+TITLE_HEIGHT = 50
+AVERAGES = ("entropy", "self_weight", "special_weight")
+UNKNOWN = (nan, nan, nan)
+Json = dict[str, Any]
+
+
+def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped: tuple[str, ...]) -> Json:
+    """Everything for the script but the packed maps, which are over the units in `mapped`."""
+    scores = report.value_zeroing
+    return {
+        "layers": list(scores.layers),
+        "target": report.target,
+        "start": _first_destination(report),
+        "units": {name: _unit(scores.words() if name == "words" else scores) for name in units},
+        "mapped": list(mapped),
+        "methods": [each.to_page(units) for each in drawn],
+        "wordOf": _word_of(scores),
+        "scaleNames": {"layer": VALUE_NAMES["normalized"], "rollout": VALUE_NAMES["rollout"]},
+        "hover": {
+            "layer": [map_hover(f"layer {layer}") for layer in scores.layers],
+            "rollout": [map_hover(f"rolled out up to layer {layer}") for layer in scores.layers],
+        },
+        "effects": {name: _effect(effect) for name, effect in report.effects.items()},
+        "agreement": {name: _agreement(report, name) for name in report.effects},
+        "table": _table(report),
+        "themes": {theme.name: _theme(theme) for theme in (LIGHT, DARK)},
+    }
+
+
+def _first_destination(report: Report) -> int:
+    if report.target is not None:
+        return report.target
+    words = report.value_zeroing.word_ids or ()
+    return next((position for position, word in enumerate(words) if word is not None), 0)
+
+
+def _word_of(scores: Scores) -> list[int] | None:
+    """The word number of every position; None where the words are unknown."""
+    if scores.word_ids is None:
+        return None
+    numbers: list[int] = []
+    for position, word in enumerate(scores.word_ids):
+        joins = position > 0 and word is not None and word == scores.word_ids[position - 1]
+        numbers.append(numbers[-1] + (not joins) if numbers else 0)
+    return numbers
+
+
+def _unit(unit: Scores) -> Json:
+    """One unit's labels, and the layouts of its figures as the notebook draws them."""
+    labels = list(zip(unit.dest_tokens, unit.dest_positions, strict=True))
+    one_layer = replace(unit, values=unit.values[:1], layers=unit.layers[:1], stage="normalized")
+    hover = [hover_text(token, position, unit.unit) for token, position in labels]
+    return {
+        "names": [visible(token) for token, _ in labels],
+        "positions": list(unit.dest_positions),
+        "place": "word" if unit.unit == "word" else "position",
+        "hover": hover,
+        "rowHover": [row_hover(label) for label in hover],
+        "map": _frame(heatmap(one_layer).to_dict()),
+        "row": _frame(target_row(replace(unit, stage="normalized"), unit.dest_positions[0]).to_dict()),
+    }
+
+
+def _effect(effect: Effect) -> Json:
+    figure = effect_map(effect).to_dict()
+    return {
+        **_frame(figure),
+        "label": EFFECT_NAMES[effect.method],
+        "z": rounded(effect.values, SHOWN_DIGITS),
+        "target": effect.target,
+    }
+
+
+def _frame(figure: Json) -> Json:
+    """A figure without its numbers, title, slider and colours, which the page fills in or draws itself."""
+    own = ("template", "title", "sliders", "coloraxis")
+    layout = {k: v for k, v in figure["layout"].items() if k not in own}
+    layout["height"] -= TITLE_HEIGHT + (SLIDER_HEIGHT if "sliders" in figure["layout"] else 0)
+    trace = {k: v for k, v in figure["data"][0].items() if k not in ("z", "customdata")}
+    if "customdata" in figure["data"][0]:
+        trace["sources"] = figure["data"][0]["customdata"][0]
+    return {"layout": layout, "trace": trace, "scale": figure["layout"]["coloraxis"]}
+
+
+def _agreement(report: Report, effect: str) -> list[Json]:
+    """A line a method: its label, and [rho, low, high] in each layer of the report."""
+    lines = []
+    for name, found in report.agreements[effect].items():
+        ranks = dict(zip(found.layers, zip(found.rho, found.low, found.high, strict=True), strict=True))
+        layers = [[_rank(value) for value in ranks.get(layer, UNKNOWN)] for layer in report.value_zeroing.layers]
+        lines.append({"name": name, "label": method_name(report.comparison[name]), "n": found.n, "layers": layers})
+    return lines
+
+
+def _table(report: Report) -> list[Json]:
+    """A line a method: its label, and [entropy, own token, special tokens, rank with Value Zeroing] in each layer."""
+    lines = []
+    for name, scores in report.comparison.items():
+        rows = {row["layer"]: row for row in report.table if row["method"] == name}
+        layers = [
+            [
+                *(_digits(rows.get(layer, {}).get(column, nan)) for column in AVERAGES),
+                _rank(rows.get(layer, {}).get("rank_with_value_zeroing", nan)),
+            ]
+            for layer in report.value_zeroing.layers
+        ]
+        lines.append({"name": name, "label": method_name(scores), "layers": layers})
+    return lines
+
+
+def _digits(value: float) -> float | None:
+    return float(f"{value:.{SHOWN_DIGITS}g}") if isfinite(value) else None
+
+
+def _rank(value: float) -> float | None:
+    """Two decimals, as the page shows them: rounded once."""
+    return round(value, 2) if isfinite(value) else None
+
+
+def _theme(theme: Theme) -> Json:
+    return {
+        "template": template(theme).to_plotly_json(),
+        "sequential": theme.sequential_ramp(),
+        "diverging": theme.diverging_ramp(),
+        "accent": theme.accent,
+        "mark": theme.mark,
+    }

@@ -1,0 +1,145 @@
+"""Computing a report: the methods from one clean run, and the effects on the prediction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from tl_vzero.api import METHODS
+from tl_vzero.comparison import Comparison
+from tl_vzero.comparison.plan import plan_of
+from tl_vzero.comparison.together import compare_methods
+from tl_vzero.effects import Effect, PatchingEffect, attribution_patching, value_patching
+from tl_vzero.errors import HeadlessModelError, InputTypeError
+from tl_vzero.inputs import encode, find_target, mask_positions
+from tl_vzero.methods.method import Method
+from tl_vzero.report.result import Report
+from tl_vzero.targets import TargetIds
+
+BY_DEFAULT = (
+    "value_zeroing",
+    "attention",
+    "attention_rollout",
+    "attention_norm",
+    "attention_norm_res",
+    "attention_norm_res_ln",
+    "globenc",
+    "alti",
+    "decompx",
+)
+DECOMPX_UP_TO = 64  # tokens; it costs two products of the MLP's size for each pair of them
+NO_CORRUPTED = "no corrupted sentence was given (--corrupted TEXT, of as many tokens)"
+
+
+def make_report(
+    model: nn.Module,
+    text: str,
+    *,
+    methods: Sequence[str] | None = None,
+    target: int | None = None,
+    target_ids: TargetIds | None = None,
+    corrupted: str | None = None,
+    progress: bool = False,
+) -> Report:
+    """Compute everything that the page of one sentence shows.
+
+    `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
+    those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
+    end); by default the sentence's only mask token, and if there is not exactly one, the report has no target.
+    `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into which the values of
+    `text` are patched. A model without a trained head gives a report without effects. Raises InputError or
+    InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for the model.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.report import make_report
+    >>> report = make_report(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.", methods=["alti"])
+    >>> list(report.comparison), list(report.effects)
+    (['value_zeroing', 'alti', 'attention'], ['zero_ablation', 'attribution_patching'])
+    """
+    for name, given in (("text", text), ("corrupted", corrupted)):
+        if not isinstance(given, str) and (name, given) != ("corrupted", None):
+            raise InputTypeError(f"{name} is {type(given).__name__}: a report is on one sentence, given as a string")
+    if methods is not None:
+        plan_of(METHODS, methods, None)
+    sentence = encode(model, text).sentences[0]
+    focus = None
+    if target is not None or target_ids is not None or len(mask_positions(model, sentence)) == 1:
+        focus = find_target(model, sentence, target)
+    patched = None
+    # First, because it may find the sentences to be of different lengths; its other reasons are those of all effects.
+    if corrupted is not None and focus is not None:
+        patched = _patched(model, text, corrupted, focus, target_ids, progress)
+    compared = _compared(model, text, methods, focus, target_ids, progress)
+    effects, missing = _effects(model, text, compared, target_ids)
+    if patched is not None:
+        effects["value_patching"] = patched
+    else:
+        missing["value_patching"] = NO_CORRUPTED if corrupted is None else str(compared.no_effect_reason)
+    metadata = dict(compared["value_zeroing"].metadata)
+    return Report(
+        model=str(metadata.get("model", type(model).__name__)),
+        text=text,
+        comparison=compared,
+        effects=effects,
+        missing=missing,
+        corrupted=corrupted,
+        metadata=metadata,
+    )
+
+
+def _compared(
+    model: nn.Module,
+    text: str,
+    methods: Sequence[str] | None,
+    target: int | None,
+    target_ids: TargetIds | None,
+    progress: bool,
+) -> Comparison:
+    known, named = (_quick(), None) if methods is None else (METHODS, _with_both(methods))
+    compared = compare_methods(
+        known,
+        model,
+        text,
+        named,
+        options=None,
+        attention_mask=None,
+        layers=None,
+        target=target,
+        target_ids=target_ids,
+        prepend_bos=False,
+        progress=progress,
+    )
+    assert isinstance(compared, Comparison)
+    return compared
+
+
+def _quick() -> Mapping[str, Method]:
+    """The methods of a report for which none are named; a comparison leaves out those that the model lacks."""
+    known = {name: METHODS[name] for name in BY_DEFAULT}
+    return known | {"decompx": replace(known["decompx"], compared_up_to=DECOMPX_UP_TO)}
+
+
+def _with_both(methods: Sequence[str]) -> list[str]:
+    """Value Zeroing first, then the named ones in their order, raw attention at the end if it is not named."""
+    return list(dict.fromkeys(["value_zeroing", *methods, "attention"]))
+
+
+def _effects(
+    model: nn.Module, text: str, compared: Comparison, target_ids: TargetIds | None
+) -> tuple[dict[str, Effect], dict[str, str]]:
+    """Zero ablation, which the comparison has, and its estimate; or the reason why there is neither."""
+    if compared.effect is None:
+        reason = str(compared.no_effect_reason)
+        return {}, {"zero_ablation": reason, "attribution_patching": reason}
+    estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
+    return {"zero_ablation": compared.effect, "attribution_patching": estimate}, {}
+
+
+def _patched(
+    model: nn.Module, text: str, corrupted: str, target: int, target_ids: TargetIds | None, progress: bool
+) -> PatchingEffect | None:
+    """Values of the text in the corrupted sentence; None for a model whose head was never trained."""
+    try:
+        return value_patching(model, text, corrupted, target=target, target_ids=target_ids, progress=progress)
+    except HeadlessModelError:
+        return None
