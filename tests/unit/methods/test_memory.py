@@ -1,0 +1,52 @@
+"""What a method holds once it is done: its maps."""
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from support.models import hf_bert, loaded
+from torch import Tensor
+
+import tl_vzero
+from tl_vzero.zeroing.request import MEMORY_MB
+
+IDS = torch.tensor([2, 5, 17, 4, 9, 31, 3])
+TEXT = "the pictures of some hat [MASK] scaring marcus."
+
+
+def bytes_alive() -> int:
+    gc.collect()
+    # isinstance would wake the lazy proxies of other packages.
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+
+
+def held_by(call: Any) -> tuple[int, Any]:
+    call()  # what is made once, such as what is known of the model, is no method's
+    before = bytes_alive()
+    result = call()
+    return bytes_alive() - before, result
+
+
+@pytest.mark.parametrize("method", [name for name in tl_vzero.METHODS if name != "value_zeroing"])
+def test_a_method_keeps_its_maps_only(method: str) -> None:
+    if "captum" in tl_vzero.METHODS[method].needs:
+        pytest.importorskip("captum")
+    model = loaded(hf_bert(width=64, heads=4))
+    held, scores = held_by(lambda: tl_vzero.score(model, IDS, method=method))
+    assert held <= scores.values.untyped_storage().nbytes()
+
+
+def test_value_zeroing_keeps_no_more_than_it_may() -> None:
+    model = loaded(hf_bert(width=64, heads=4))
+    before = bytes_alive()
+    scores = tl_vzero.value_zeroing(model, IDS)
+    assert bytes_alive() - before <= MEMORY_MB * 2**20 + scores.values.nbytes
+
+
+def test_a_comparison_keeps_maps_and_effect_only() -> None:
+    model = tl_vzero.load_model("agreement-mini")
+    held, compared = held_by(lambda: tl_vzero.compare(model, TEXT))
+    maps = sum(scores.values.untyped_storage().nbytes() for scores in compared.values())
+    assert held <= maps + compared.effect.values.untyped_storage().nbytes()
