@@ -36,7 +36,7 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
     }
     try:
         config = AutoConfig.from_pretrained(source.location, **options)
-        with _silent_transformers():
+        with silent_transformers():
             model, info = _auto_class(config).from_pretrained(
                 source.location,
                 config=config,
@@ -57,7 +57,7 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
 
 
 @contextmanager
-def _silent_transformers() -> Iterator[None]:
+def silent_transformers() -> Iterator[None]:
     """No loading bar and no table of missing keys: a missing head is told in words where it matters."""
     from logging import ERROR
 

@@ -1,0 +1,115 @@
+"""Controls: a model with fresh weights, and other distances; and the published figures."""
+
+import pytest
+import torch
+from support.evaluations import EXAMPLES
+from support.models import build, hf_bert, hf_bert_headless, hooked_encoder, loaded
+from support.state import left_as_found, type_checks_off
+
+import tl_vzero
+from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.evaluate.controls import (
+    OTHER_DISTANCES,
+    manhattan,
+    randomised_copy,
+    rows_by_distance,
+    standardised_euclidean,
+    unit_euclidean,
+)
+from tl_vzero.evaluate.laid_out import lay_out
+from tl_vzero.evaluate.mass import mass
+from tl_vzero.evaluate.published import published, published_of
+from tl_vzero.evaluate.rows import target_rows
+from tl_vzero.models.facts import facts_of
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_a_copy_has_other_weights_and_the_same_shape(architecture: str) -> None:
+    _, model = build("load_model", architecture)
+    state = torch.random.get_rng_state()
+    with left_as_found(model):
+        first, again, other = (randomised_copy(model, seed) for seed in (0, 0, 1))
+    assert torch.equal(state, torch.random.get_rng_state())
+    weights = [dict(each.named_parameters()) for each in (model, first, again, other)]
+    assert [{name: w.shape for name, w in own.items()} for own in weights] == [
+        {name: w.shape for name, w in weights[0].items()}
+    ] * 4
+    matrix = next(name for name, weight in weights[0].items() if weight.ndim == 2)
+    assert not torch.equal(weights[0][matrix], weights[1][matrix])
+    assert torch.equal(weights[1][matrix], weights[2][matrix])
+    assert not torch.equal(weights[1][matrix], weights[3][matrix])
+    assert facts_of(first).tokenizer is facts_of(model).tokenizer
+    assert tl_vzero.value_zeroing(first, torch.tensor([2, 5, 6, 3])).values.isfinite().all()
+
+
+def test_a_copy_has_the_head_that_the_model_has() -> None:
+    assert facts_of(randomised_copy(loaded(hf_bert_headless()))).head == "absent"
+    assert facts_of(randomised_copy(loaded(hf_bert()))).head == "trained"
+
+
+def test_a_copy_keeps_its_dtype() -> None:
+    copied = randomised_copy(tl_vzero.load_model(hf_bert(), dtype=torch.float64))
+    assert {weight.dtype for weight in copied.parameters()} == {torch.float64}
+
+
+def test_no_copy_without_a_configuration() -> None:
+    with pytest.raises(ModelError, match="holds no Hugging Face model"):
+        randomised_copy(hooked_encoder(hf_bert()))
+
+
+def test_a_seed_is_an_integer() -> None:
+    with type_checks_off(), pytest.raises(InputTypeError, match="seed is str"):
+        randomised_copy(loaded(hf_bert()), "a")  # type: ignore[arg-type]
+
+
+def test_a_random_model_goes_through_an_evaluation() -> None:
+    _, model = build("load_model", "bert")
+    assert mass(randomised_copy(model), EXAMPLES, ["value_zeroing"]).shares
+
+
+def test_distances_by_hand() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, changed = torch.randn(2, 5, 8, generator=generator).double()
+    assert torch.allclose(manhattan(clean, changed), (clean - changed).abs().sum(-1))
+    units = [each / each.norm(dim=-1, keepdim=True) for each in (clean, changed)]
+    assert torch.allclose(unit_euclidean(clean, changed), (units[0] - units[1]).norm(dim=-1))
+    scores = [(each - each.mean(-1, True)) / each.std(-1, unbiased=False, keepdim=True) for each in (clean, changed)]
+    assert torch.allclose(standardised_euclidean(clean, changed), (scores[0] - scores[1]).norm(dim=-1))
+    near = clean * (1 + 1e-9)
+    near[:, 0] += 1e-9
+    assert bool((unit_euclidean(clean, near) < 1e-8).all()) and bool((unit_euclidean(clean, near) > 0).all())
+
+
+def test_rows_by_distance_are_value_zeroings() -> None:
+    _, model = build("load_model", "bert")
+    layout = lay_out(model, EXAMPLES)
+    found = rows_by_distance(model, layout)
+    assert [*found.rows] == [f"value_zeroing, {name}" for name in OTHER_DISTANCES]
+    plain = target_rows(model, layout, ["value_zeroing"]).rows["value_zeroing"]
+    assert all(map(torch.equal, found.rows["value_zeroing, cosine"], plain))
+    for each, row in zip(layout.examples, found.rows["value_zeroing, unit_euclidean"], strict=True):
+        raw = tl_vzero.value_zeroing(model, each.pieces.ids).row(each.dest).double()
+        expected = raw.sqrt() / raw.sqrt().sum(-1, keepdim=True)
+        assert torch.allclose(row, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="distances are empty"):
+        rows_by_distance(model, layout, {})
+    with pytest.raises(InputError, match="unknown distance 'cosin'"):
+        rows_by_distance(model, layout, {"mine": "cosin"})
+
+
+@pytest.mark.parametrize(
+    ("training", "first", "last", "compression"), [("pretrained", 0.1, 0.21, 2.09), ("finetuned", 0.1, 0.22, 2.76)]
+)
+def test_published_figures(training: str, first: float, last: float, compression: float) -> None:
+    """As protocol and slides have them; each curve has the twelve layers of BERT."""
+    figures = published(training)  # type: ignore[arg-type]
+    assert (figures.dot["value_zeroing"][0], figures.dot["value_zeroing"][-1]) == (first, last)
+    assert len(figures.dot) == 11 and {*figures.dot} <= {*tl_vzero.METHODS}
+    assert {len(each) for each in (*figures.dot.values(), figures.compression)} == {12}
+    assert figures.compression[-1] == compression
+    assert {*figures.faithfulness} <= {*tl_vzero.METHODS}
+
+
+def test_whose_figures_they_are() -> None:
+    assert published_of("bert-base-uncased", "finetuned") == published("finetuned")
+    assert published_of("some/folder", None) is None

@@ -1,0 +1,454 @@
+"""Fine-tuning: against a plain loop; interrupted and gone on; what is written; accuracy one by one; bad input."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.models import build, hf_bert, hf_bert_headless, hooked_encoder, loaded, tokenizer
+from support.state import left_as_found, type_checks_off
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoTokenizer, BertForMaskedLM
+
+import tl_vzero
+from tl_vzero.data.embedded import agreement_examples
+from tl_vzero.data.examples import Example, Half
+from tl_vzero.data.halves import split_in_halves
+from tl_vzero.data.pieces import pieces_of
+from tl_vzero.errors import (
+    FileFormatError,
+    HeadlessModelError,
+    InputError,
+    InputTypeError,
+    ModelError,
+    OutputPathError,
+)
+from tl_vzero.evaluate import training, training_folder
+from tl_vzero.evaluate.finetuning import FineTuned, accuracy, finetune
+from tl_vzero.evaluate.laid_out import LaidOut, lay_out
+from tl_vzero.evaluate.training import Recipe, batches_of, optimizer_of, share_of_peak, train_epoch
+from tl_vzero.evaluate.two_forms import logits_of_forms
+from tl_vzero.models.heads import trainable_copy
+
+NOUNS = [("dogs", "are", "is"), ("hat", "is", "are"), ("dog", "is", "are"), ("marcus", "is", "are")]
+ENDINGS = [("near", "the", "hat", "."), ("near", "a", "dog", "of", "marcus", "."), (".",), ("near", "marcus", ".")]
+FAST = {"epochs": 3, "batch_size": 5, "learning_rate": 3e-3}
+
+
+def examples_of(count: int = 32) -> list[Example]:
+    """Made-up sentences of several lengths, every other one in the train half."""
+    made = []
+    for number in range(count):
+        noun, good, bad = NOUNS[number % 4]
+        ending = ENDINGS[number // 4 % 4]
+        half: Half = "train" if number // 4 % 2 == 0 else "test"
+        words = ("the", "some")[number // 16 % 2], noun, good, *ending
+        made.append(
+            Example(
+                f"made-{number}",
+                "made",
+                words,
+                2,
+                good,
+                bad,
+                cue=(1,),
+                cue_source="given",
+                pair=str(number),
+                split=half,
+            )
+        )
+    return made
+
+
+EXAMPLES = examples_of()
+TRAIN = [each for each in EXAMPLES if each.split == "train"]
+
+
+def weights_in(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = weights_in(one), weights_in(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    return replace(Recipe(2, 4, 1e-3, 1e-2, 0.25, 7), **changes)
+
+
+# --- the steps ---
+
+
+@pytest.mark.parametrize("make", [hf_bert, hf_bert_headless])
+def test_the_logits_of_a_padded_batch_are_those_of_each_sentence_alone(make: Callable[..., Any]) -> None:
+    model = loaded(make().double())
+    copied = trainable_copy(model).model
+    laid = lay_out(model, EXAMPLES).examples
+    with torch.no_grad():
+        found = logits_of_forms(copied, laid)
+        for row, each in zip(found, laid, strict=True):
+            logits = copied(input_ids=each.pieces.ids[None]).logits[0, each.pieces.target]
+            assert torch.allclose(row, logits[[each.pieces.good_id, each.pieces.bad_id]], atol=1e-12)
+
+
+def slow_training(model: Any, batches: Sequence[Sequence[LaidOut]], rates: Sequence[float]) -> list[float]:
+    """Sentence by sentence, all logits, the two forms' softmax written out; AdamW as in its paper."""
+    first: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
+    losses = []
+    for step, (batch, rate) in enumerate(zip(batches, rates, strict=True), start=1):
+        model.zero_grad()
+        loss = torch.zeros((), dtype=torch.float64)
+        for each in batch:
+            logits = model(input_ids=each.pieces.ids[None]).logits[0, each.pieces.target]
+            good, bad = logits[each.pieces.good_id], logits[each.pieces.bad_id]
+            loss = loss - torch.log(good.exp() / (good.exp() + bad.exp())) / len(batch)
+        loss.backward()
+        losses.append(loss.item())
+        for name, parameter in model.named_parameters():
+            grad = parameter.grad
+            first[name] = 0.9 * first.get(name, 0 * grad) + 0.1 * grad
+            second[name] = 0.999 * second.get(name, 0 * grad) + 0.001 * grad**2
+            direction = first[name] / (1 - 0.9**step) / ((second[name] / (1 - 0.999**step)).sqrt() + 1e-8)
+            parameter.data = parameter.data * (1 - rate * 0.01) - rate * direction
+    return losses
+
+
+def test_training_is_what_a_plain_loop_does() -> None:
+    model = loaded(hf_bert().double())
+    laid, recipe = lay_out(model, TRAIN).examples, recipe_of()
+    fast, slow = trainable_copy(model), trainable_copy(model)
+    optimizer = optimizer_of(fast, recipe)
+    with tqdm(disable=True) as bar:
+        losses = [train_epoch(fast, optimizer, laid, recipe, epoch, bar) for epoch in (1, 2)]
+    # 8 steps, a quarter of them warm-up.
+    rates = [1e-3 * share for share in (1 / 2, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)]
+    batches = [batch for epoch in (1, 2) for batch in batches_of(laid, recipe, epoch)]
+    expected = slow_training(slow.model, batches, rates)
+    assert losses == pytest.approx([sum(expected[:4]) / 4, sum(expected[4:]) / 4], abs=1e-9)
+    for (name, one), other in zip(fast.model.named_parameters(), slow.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-7), name
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    assert [share_of_peak(step, 4, 0.0) for step in range(4)] == [1, 3 / 4, 2 / 4, 1 / 4]
+    assert share_of_peak(0, 1, 0.1) == 1
+    assert share_of_peak(0, 1, 0.9) == 1
+
+
+def test_a_fresh_head_takes_steps_of_its_own() -> None:
+    trainable = trainable_copy(tl_vzero.load_model(hf_bert_headless(), tokenizer()))
+    encoder, head = optimizer_of(trainable, recipe_of()).param_groups
+    assert (encoder["lr"], head["lr"]) == (1e-3, 1e-2)
+    assert len(head["params"]) == len(trainable.fresh) == 5
+    assert len(optimizer_of(trainable_copy(loaded(hf_bert())), recipe_of()).param_groups) == 1
+
+
+def test_an_epoch_holds_each_example_once_in_an_order_of_its_own() -> None:
+    laid = lay_out(loaded(hf_bert()), EXAMPLES).examples
+    orders = []
+    for seed, epoch in ((7, 1), (7, 1), (7, 2), (8, 1)):
+        batches = batches_of(laid, recipe_of(seed=seed), epoch)
+        assert [len(batch) for batch in batches] == [4] * 8
+        orders.append([each.example.id for batch in batches for each in batch])
+    assert all(sorted(order) == sorted(each.id for each in EXAMPLES) for order in orders)
+    assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
+
+
+# --- the whole ---
+
+
+def test_an_encoder_without_a_head_learns_to_choose(tmp_path: Path) -> None:
+    embedded = files("tl_vzero") / "assets" / "agreement-mini"
+    encoder = BertForMaskedLM.from_pretrained(str(embedded), dtype=torch.float32).bert
+    model = tl_vzero.load_model(encoder, AutoTokenizer.from_pretrained(str(embedded)))
+    examples = split_in_halves(agreement_examples())[:240]
+    tuned = finetune(model, examples, tmp_path, batch_size=8)
+    before, after = tuned.history[0].accuracy, tuned.accuracy
+    assert before is not None and before.mean < 0.8
+    assert after is not None and after.mean > 0.95 and after.n == 114
+    losses = [each.loss for each in tuned.history]
+    assert losses[0] is None and losses[1] is not None and losses[3] is not None and losses[3] < losses[1] / 2
+    assert tuned.to_frame().loc[3, "accuracy"] == after.mean
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = loaded(hf_bert(dropout=0.1))
+    with left_as_found(model):
+        tuned = finetune(model, EXAMPLES, tmp_path / "new" / "tuned", **FAST)
+    assert [each.number for each in tuned.history] == [0, 1, 2, 3]
+
+
+def test_the_folder_holds_a_hugging_face_model_with_a_trained_head(tmp_path: Path) -> None:
+    tuned = finetune(tl_vzero.load_model(hf_bert_headless(), tokenizer()), EXAMPLES, tmp_path, **FAST)
+    model = tuned.load()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "finetuning.json", "tokenizer.json"} <= names
+    assert not [name for name in names if name.startswith(("epoch-", "."))]
+    assert tuned.settings["fresh_head"]
+    assert accuracy(model, EXAMPLES) == tuned.accuracy
+    laid = lay_out(model, EXAMPLES).examples
+    assert torch.allclose(logits_of_forms(trainable_copy(model).model, laid), _bridge_logits(model, laid), atol=1e-5)
+
+
+def _bridge_logits(model: Any, laid: Sequence[LaidOut]) -> Tensor:
+    rows = []
+    for each in laid:
+        logits = model(each.pieces.ids[None], return_type="logits")[0, each.pieces.target]
+        rows.append(logits[[each.pieces.good_id, each.pieces.bad_id]])
+    return torch.stack(rows)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    model = loaded(hf_bert(dropout=0.2))
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        torch.manual_seed(len(name))  # what the user drew before must not matter
+        finetune(model, EXAMPLES, tmp_path / name, seed=seed, **FAST)
+    assert_equal_weights(tmp_path / "one", tmp_path / "same")
+    one, other = weights_in(tmp_path / "one"), weights_in(tmp_path / "other")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, call: int) -> None:
+    """Let a function of a module raise Ctrl-C at its n-th call, once."""
+    original, calls = getattr(module, name), iter(range(1, 10**6))
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            raise Stop
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, name, counted)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
+    """A fine-tuning without interruption."""
+    return finetune(loaded(hf_bert(dropout=0.2)), EXAMPLES, tmp_path_factory.mktemp("whole"), **FAST)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "epochs_done"),
+    [
+        pytest.param(training, "logits_of_forms", 2, 0, id="before all"),
+        pytest.param(training, "_loss", 3, 0, id="in epoch 1"),
+        pytest.param(training, "_loss", 6, 1, id="in epoch 2"),
+        pytest.param(training_folder, "write_checkpoint", 2, 1, id="before checkpoint 2"),
+        pytest.param(training_folder, "write_state", 4, 1, id="between checkpoint and state"),
+        pytest.param(training_folder, "drop_checkpoints", 2, 2, id="before the old checkpoint goes"),
+        pytest.param(training_folder, "publish", 1, 3, id="before the model is written"),
+        pytest.param(training_folder, "write_state", 6, 3, id="after the model is written"),
+    ],
+)
+def test_interrupted_it_goes_on_to_the_same_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: FineTuned,
+    module: Any,
+    name: str,
+    call: int,
+    epochs_done: int,
+) -> None:
+    model = loaded(hf_bert(dropout=0.2))
+    with monkeypatch.context() as patched, left_as_found(model):
+        stop_at(patched, module, name, call)
+        with pytest.raises(Stop):
+            finetune(model, EXAMPLES, tmp_path, **FAST)
+    state = training_folder.read_state(tmp_path)
+    assert state is not None and not state.finished and state.epochs_done == epochs_done
+    resumed = finetune(model, EXAMPLES, tmp_path, **FAST)
+    assert_equal_weights(whole.folder, tmp_path)
+    assert (resumed.history, resumed.settings) == (whole.history, whole.settings)
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (whole.folder, tmp_path)]
+    assert names[0] == names[1]
+
+
+def test_a_fresh_head_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(hf_bert_headless(dropout=0.2))
+    finetune(model, EXAMPLES, tmp_path / "whole", **FAST)
+    with monkeypatch.context() as patched:
+        stop_at(patched, training, "_loss", 6)
+        with pytest.raises(Stop):
+            finetune(model, EXAMPLES, tmp_path / "stopped", **FAST)
+    finetune(model, EXAMPLES, tmp_path / "stopped", **FAST)
+    assert_equal_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_what_is_finished_is_read_and_resume_false_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(hf_bert())
+    first = finetune(model, EXAMPLES, tmp_path, **FAST)
+    with monkeypatch.context() as patched:
+        stop_at(patched, training, "logits_of_forms", 1)
+        assert finetune(model, EXAMPLES, tmp_path, **FAST) == first
+        with pytest.raises(Stop):
+            finetune(model, EXAMPLES, tmp_path, resume=False, **FAST)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert finetune(model, EXAMPLES, tmp_path, **FAST) == first
+
+
+def test_another_model_other_data_or_options_are_refused(tmp_path: Path) -> None:
+    model = loaded(hf_bert())
+    finetune(model, EXAMPLES, tmp_path, **FAST)
+    before = weights_in(tmp_path)
+    cases: list[tuple[Any, Sequence[Example], dict[str, Any], str]] = [
+        (model, EXAMPLES, {"learning_rate": 1e-3}, r"learning_rate was 0\.003, is 0\.001"),
+        (model, EXAMPLES, {"epochs": 4}, "epochs was 3, is 4"),
+        (model, EXAMPLES[:-8], {}, "n_train was 16, is 12"),
+        (model, EXAMPLES[::-1], {}, "train_sha256 was"),
+        (loaded(hf_bert(seed=1)), EXAMPLES, {}, "start_sha256 was"),
+    ]
+    for given, examples, options, expected in cases:
+        with pytest.raises(InputError, match=f"other data or options .*{expected}.*resume=False"):
+            finetune(given, examples, tmp_path, **(FAST | options))
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights_in(tmp_path).items())
+
+
+def test_the_state_says_what_was_done(tmp_path: Path) -> None:
+    tuned = finetune(loaded(hf_bert()), EXAMPLES, tmp_path, **FAST)
+    state = json.loads((tmp_path / "finetuning.json").read_text())
+    assert (state["epochs_done"], state["finished"]) == (3, True)
+    assert state["settings"]["seed"] == 0 and len(state["settings"]["train_sha256"]) == 64
+    assert tuned.accuracy is not None
+    assert state["history"][3]["accuracy"]["mean"] == tuned.accuracy.mean
+    assert state["about"]["versions"]["torch"] == torch.__version__
+
+
+def test_all_examples_may_be_trained_on(tmp_path: Path) -> None:
+    tuned = finetune(loaded(hf_bert()), EXAMPLES, tmp_path, half=None, **FAST)
+    assert (tuned.settings["n_train"], tuned.settings["n_held_out"], tuned.accuracy) == (32, 0, None)
+    assert tuned.to_frame()["accuracy"].isna().all()
+
+
+def test_progress_is_shown_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finetune(loaded(hf_bert()), EXAMPLES, tmp_path / "silent", **FAST)
+    assert not capsys.readouterr().err
+    finetune(loaded(hf_bert()), EXAMPLES, tmp_path / "shown", progress=True, **FAST)
+    assert "fine-tuning" in capsys.readouterr().err
+
+
+# --- accuracy ---
+
+
+@pytest.mark.parametrize("make", [loaded, hooked_encoder], ids=["bridge", "HookedEncoder"])
+def test_accuracy_is_counted_one_by_one(make: Callable[[Any], Any]) -> None:
+    model = make(hf_bert(seed=5))
+    wins = []
+    for example in EXAMPLES:
+        if example.split == "test":
+            pieces = pieces_of(example, tokenizer())
+            with torch.no_grad():
+                row = model(pieces.ids[None], return_type="logits")[0, pieces.target]
+            wins.append(float(row[pieces.good_id] > row[pieces.bad_id]))
+    with left_as_found(model):
+        found = accuracy(model, EXAMPLES, batch_size=3)
+    assert (found.mean, found.n) == (sum(wins) / len(wins), 16)
+    assert 0 < found.mean < 1 and found.low <= found.mean <= found.high
+
+
+def test_no_accuracy_without_a_trained_head() -> None:
+    with pytest.raises(HeadlessModelError):
+        accuracy(tl_vzero.load_model(hf_bert_headless(), tokenizer()), EXAMPLES)
+
+
+# --- bad input ---
+
+
+def changed(**changes: Any) -> list[Example]:
+    return [replace(EXAMPLES[0], **changes), *EXAMPLES[1:]]
+
+
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [
+        (changed(bad=None), "1 of 16 examples have no wrong form"),
+        (changed(bad="barking"), "'barking' is 2 tokens"),
+        (changed(bad="zebra"), "'zebra' is not in the vocabulary"),
+        (changed(words=("the", "dogs", "are", *["near"] * 70)), "longer than the model's context of 64 tokens"),
+        ([replace(each, split=None) for each in EXAMPLES], "none of 32 examples is in the train half"),
+        ([each for each in EXAMPLES if each.split == "test"], "none of 16 examples is in the train half"),
+        ([], "there are no examples"),
+    ],
+)
+def test_examples_that_cannot_be_trained_on(tmp_path: Path, examples: list[Example], expected: str) -> None:
+    model = loaded(hf_bert())
+    with left_as_found(model), pytest.raises(InputError, match=expected):
+        finetune(model, examples, tmp_path / "tuned", **FAST)
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_causal_model_is_refused(tmp_path: Path) -> None:
+    _, model = build("load_model", "gpt2")
+    with pytest.raises(ModelError, match=r'protocol="causal"'):
+        finetune(model, EXAMPLES, tmp_path)
+    with pytest.raises(ModelError, match="is causal"):
+        accuracy(model, EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "expected"),
+    [
+        ({"epochs": 0}, InputError, "epochs is 0"),
+        ({"batch_size": 2.0}, InputTypeError, "batch_size is float"),
+        ({"learning_rate": -1e-5}, InputError, "learning_rate is -1e-05"),
+        ({"learning_rate": float("nan")}, InputError, "learning_rate is nan"),
+        ({"head_learning_rate": "high"}, InputTypeError, "head_learning_rate is str"),
+        ({"warm_up": 1.0}, InputError, r"warm_up is 1\.0"),
+        ({"seed": None}, InputTypeError, "seed is NoneType"),
+        ({"half": "dev"}, InputError, "unknown half 'dev'"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], expected: str
+) -> None:
+    with type_checks_off(), pytest.raises(error, match=expected):
+        finetune(loaded(hf_bert()), EXAMPLES, tmp_path / "tuned", **options)
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_folder_that_is_a_file_or_holds_something_else(tmp_path: Path) -> None:
+    model = loaded(hf_bert())
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "config.json").write_text("mine")
+    cases = {"file": "it is a file", "file/below": "cannot write into", "full": "expected a new or empty folder"}
+    for name, expected in cases.items():
+        with pytest.raises(OutputPathError, match=expected):
+            finetune(model, EXAMPLES, tmp_path / name, resume=False, **FAST)
+    assert (tmp_path / "full" / "config.json").read_text() == "mine"
+    with type_checks_off(), pytest.raises(InputTypeError, match="folder is NoneType"):
+        finetune(model, EXAMPLES, None, **FAST)  # type: ignore[arg-type]
+
+
+def test_a_damaged_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(hf_bert())
+    with monkeypatch.context() as patched:
+        stop_at(patched, training, "_loss", 6)
+        with pytest.raises(Stop):
+            finetune(model, EXAMPLES, tmp_path, **FAST)
+    (tmp_path / "epoch-1.safetensors").write_bytes(b"broken")
+    with pytest.raises(FileFormatError, match=r"epoch-1\.safetensors is not the checkpoint"):
+        finetune(model, EXAMPLES, tmp_path, **FAST)
+    finetune(model, EXAMPLES, tmp_path, resume=False, **FAST)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileFormatError, match=r"holds no model\.safetensors"):
+        finetune(model, EXAMPLES, tmp_path, **FAST)
+    (tmp_path / "finetuning.json").write_text('{"format": "tl_vzero.finetuning"}')
+    with pytest.raises(FileFormatError, match="is no state of a fine-tuning"):
+        finetune(model, EXAMPLES, tmp_path, **FAST)
+
+
+def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="take a lower learning_rate"):
+        finetune(loaded(hf_bert()), EXAMPLES, tmp_path, epochs=30, batch_size=4, learning_rate=1e30)

@@ -1,0 +1,259 @@
+"""Faithfulness: does a method's row of the target rank the tokens as the prediction depends on them?
+
+Blank-out:
+1. Blank one token, run the model, and take the change of p(right form) at the target; so for every token.
+2. Spearman correlation, example by example, of these changes with the method's row of the target (rolled out, last
+   layer, by default); its mean over examples, with a bootstrap interval. An example in which one side is constant, or
+   with fewer than three tokens, has no correlation, and is counted.
+
+Erasure curves: blank the k % of the tokens that rank highest (comprehensiveness: the drop should be large), or all the
+others (sufficiency: it should be small); the mean over k is the AOPC.
+
+Source: Abnar & Zuidema 2020 (blank-out); DeYoung et al. 2020, "ERASER", section 4.2 (the curves).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+from tqdm.auto import tqdm
+
+from tl_vzero.data.examples import Example
+from tl_vzero.data.filtering import ALL, Skipped
+from tl_vzero.effects.ranks import rank_correlation
+from tl_vzero.evaluate.blanking import Blank, Conventions, probabilities, replacing_token
+from tl_vzero.evaluate.erasure import FRACTIONS, KINDS, Curve, blanks_of, check_fractions, curves_of
+from tl_vzero.evaluate.laid_out import LaidOut, Protocol, lay_out
+from tl_vzero.evaluate.published import Training, published_of
+from tl_vzero.evaluate.ranked_rows import RankedRows, ranked_rows
+from tl_vzero.evaluate.rows import check_wrong_forms
+from tl_vzero.evaluate.statistics import Estimate
+from tl_vzero.evaluate.summaries import Array, Interval, columns_of, estimates, paradigms_of, plain_skip
+from tl_vzero.models.contracts import check_contracts
+from tl_vzero.targets import check_trained_head
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST_TOKENS = 3  # two points always lie on a line
+
+
+@dataclass(frozen=True)
+class BlankOut:
+    """The mean rank correlation of one method's rows with the changes that blanking makes.
+
+    `rho` is None where no example has one, and `undefined` counts the examples without. `layer` is the row's, and
+    `rolled_out` says whether it goes through all layers below; where a method has no rollout, it does not.
+    """
+
+    method: str
+    paradigm: str
+    layer: int
+    rolled_out: bool
+    rho: Estimate | None
+    undefined: int
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Blank-out correlations and erasure curves, by method and paradigm (or "all").
+
+    `left_out` are methods that were not named and not computed, `skipped` examples that the protocol cannot hold.
+    `settings` have the model and every convention. `p_clean` is the mean p(right form) of whole sentences.
+    """
+
+    correlations: tuple[BlankOut, ...]
+    curves: tuple[Curve, ...]
+    p_clean: float
+    left_out: Mapping[str, str]
+    skipped: tuple[Skipped, ...]
+    settings: Mapping[str, Any]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas table of the correlations: mean, low, high, n, and the count of examples without one."""
+        import pandas as pd
+
+        return pd.DataFrame([_record(each) for each in self.correlations])
+
+    def curves_frame(self) -> "pd.DataFrame":
+        """A pandas table of the erasure curves, a row for each method, paradigm, kind and fraction (or the AOPC)."""
+        import pandas as pd
+
+        return pd.DataFrame([record for curve in self.curves for record in curve.records()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types; numbers that do not exist are None."""
+        return {
+            "correlations": [_record(each) for each in self.correlations],
+            "curves": [record for curve in self.curves for record in curve.records()],
+            "p_clean": self.p_clean,
+            "left_out": dict(self.left_out),
+            "skipped": [plain_skip(each) for each in self.skipped],
+            "settings": dict(self.settings),
+        }
+
+
+def _record(each: BlankOut) -> dict[str, Any]:
+    return {
+        "method": each.method,
+        "paradigm": each.paradigm,
+        "layer": each.layer,
+        "rolled_out": each.rolled_out,
+        **columns_of(each.rho),
+        "undefined": each.undefined,
+        "published": each.published,
+    }
+
+
+def faithfulness(
+    model: nn.Module,
+    examples: Sequence[Example],
+    methods: Sequence[str] | None = None,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    conventions: Conventions | None = None,
+    layer: int = -1,
+    rolled_out: bool = True,
+    fractions: Sequence[float] = FRACTIONS,
+    protocol: Protocol = "masked",
+    training: Training | None = None,
+    interval: Interval | None = None,
+    progress: bool = False,
+) -> Faithfulness:
+    """How well each method's row of the target ranks the tokens by what blanking them does to p(right form).
+
+    `methods` and `options` are as in `target_rows`; `conventions` say how a token is blanked and what is measured.
+    Rows are rolled out to `layer`, the last by default, or that layer's own with `rolled_out=False`. Gradient
+    methods, which have no rollout, are read at the first block's output, the nearest to the tokens, or at `layer` with
+    `rolled_out=False`. `fractions` of the tokens are blanked for the erasure curves; () for none.
+
+    Raises HeadlessModelError for a model whose head was never trained, InputError where a convention asks for a token
+    or a form that is not there, what `lay_out` and `target_rows` raise, and leaves the model as it was.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> found = faithfulness(model, agreement_examples()[:10], ["value_zeroing"], fractions=[0.2])
+    >>> found.correlations[-1].paradigm, found.correlations[-1].rho.n
+    ('all', 10)
+    """
+    conventions = conventions or Conventions()
+    interval = interval or Interval()
+    check_contracts(model)
+    check_trained_head(model)
+    check_fractions(fractions)
+    layout = lay_out(model, examples, protocol=protocol)
+    replacing_token(model, conventions.replacement)
+    if conventions.over == "forms":
+        check_wrong_forms(layout.examples, 'over="forms"')
+    read = ranked_rows(model, layout, methods, options=options, layer=layer, rolled_out=rolled_out, progress=progress)
+    positions = [conventions.positions(each) for each in layout.examples]
+    measured = _measured(model, layout.examples, positions, read.rows, conventions, fractions, progress)
+    known = published_of(str(read.settings["model"]), training)
+    figures = {} if known is None else known.faithfulness
+    return Faithfulness(
+        correlations=_correlations(layout.examples, positions, read, measured, conventions, figures, interval),
+        curves=curves_of(
+            layout.examples, measured.clean, measured.erased, _ranked(read, positions), fractions, interval
+        ),
+        p_clean=float(measured.clean.mean()),
+        left_out=read.left_out,
+        skipped=layout.skipped,
+        settings={
+            **read.settings,
+            "conventions": conventions.to_dict(),
+            "layer": layer,
+            "rolled_out": rolled_out,
+            "fractions": list(fractions),
+            "confidence": interval.confidence,
+            "resamples": interval.resamples,
+            "published": None if known is None else f"{known.model}, {known.training}",
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """p(right form) of each example: of the whole sentence, with each token blanked, and with each ranking's sets."""
+
+    clean: Array
+    blanked: Sequence[Array]
+    erased: Mapping[str, Sequence[Array]]
+
+
+def _measured(
+    model: nn.Module,
+    examples: Sequence[LaidOut],
+    positions: Sequence[Sequence[int]],
+    rows: Mapping[str, Sequence[Array]],
+    conventions: Conventions,
+    fractions: Sequence[float],
+    progress: bool,
+) -> _Measured:
+    """Everything that is to be run, together, so that equal sentences of several methods are run once."""
+    wanted: list[tuple[LaidOut, list[Blank]]] = []
+    for number, each in enumerate(examples):
+        singles = [frozenset([position]) for position in positions[number]]
+        sets = [blanks for own in rows.values() for blanks in blanks_of(own[number], positions[number], fractions)]
+        wanted.append((each, [frozenset(), *singles, *sets]))
+    total = sum(len({*blanks}) for _, blanks in wanted)
+    with tqdm(total=total, disable=not progress, desc="blank-out", unit="sentence", leave=False) as bar:
+        found = [each.numpy() for each in probabilities(model, wanted, conventions, bar.update)]
+    erased: dict[str, list[Array]] = {method: [] for method in rows}
+    for singly, own in zip(positions, found, strict=True):
+        by_method = own[1 + len(singly) :].reshape(len(rows), len(KINDS), len(fractions))
+        for method, values in zip(rows, by_method, strict=True):
+            erased[method].append(values)
+    blanked = [own[1 : 1 + len(singly)] for singly, own in zip(positions, found, strict=True)]
+    return _Measured(np.array([own[0] for own in found]), blanked, erased)
+
+
+def _ranked(read: RankedRows, positions: Sequence[Sequence[int]]) -> dict[str, list[bool]]:
+    """Which examples have a ranking by a method: something to rank, and scores that are not all nothing."""
+    return {
+        method: [bool(row[list(own)].any()) for row, own in zip(rows, positions, strict=True)]
+        for method, rows in read.rows.items()
+    }
+
+
+def _correlations(
+    examples: Sequence[LaidOut],
+    positions: Sequence[Sequence[int]],
+    read: RankedRows,
+    measured: _Measured,
+    conventions: Conventions,
+    known: Mapping[str, float],
+    interval: Interval,
+) -> tuple[BlankOut, ...]:
+    rho = {
+        method: np.array(
+            [
+                _rank_correlation(row[list(own)], clean - blanked, conventions)
+                for row, own, clean, blanked in zip(rows, positions, measured.clean, measured.blanked, strict=True)
+            ]
+        )
+        for method, rows in read.rows.items()
+    }
+    found: list[BlankOut] = []
+    paradigms = paradigms_of(examples)
+    means = {
+        paradigm: estimates(np.stack([own[numbers] for own in rho.values()], axis=1), interval)
+        for paradigm, numbers in paradigms.items()
+    }
+    for index, (method, own) in enumerate(rho.items()):
+        layer, rolled_out = read.places[method]
+        for paradigm, numbers in paradigms.items():
+            undefined = int(np.isnan(own[numbers]).sum())
+            beside = known.get(method) if paradigm == ALL else None
+            found.append(BlankOut(method, paradigm, layer, rolled_out, means[paradigm][index], undefined, beside))
+    return tuple(found)
+
+
+def _rank_correlation(row: Array, drop: Array, conventions: Conventions) -> float:
+    if len(row) < FEWEST_TOKENS:
+        return nan
+    return float(rank_correlation(row, np.abs(drop) if conventions.change == "absolute" else drop))
