@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tl_vzero.cli_evaluate import evaluate_app, reproduce_command
 from tl_vzero.errors import InputError, TLVZeroError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(evaluate_app, name="evaluate")
+app.command("reproduce")(reproduce_command)
 
 
 class Stage(StrEnum):

@@ -1,0 +1,163 @@
+"""The evaluations from the command line: a table to read, files to compute with, bad input in words."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.models import hf_gpt2, tokenizer
+from typer.testing import CliRunner
+
+import tl_vzero
+from tl_vzero.cli import app
+from tl_vzero.evaluate.cue_alignment import cue_alignment
+from tl_vzero.evaluate.sentences import sentences_for
+
+RUNNER = CliRunner()
+TWO = ["--method", "value_zeroing", "--method", "attention"]
+
+
+def run(*words: str | Path) -> tuple[int, str]:
+    result = RUNNER.invoke(app, [str(word) for word in words])
+    return result.exit_code, result.output
+
+
+def strict(path: Path) -> dict:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"the JSON holds {name}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_cue_alignment_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
+    files = ["--json", tmp_path / "cue.json", "--csv", tmp_path / "cue.csv"]
+    code, output = run("evaluate", "cue-alignment", *TWO, "--limit", "20", "--seed", "3", *files, "--quiet")
+    assert code == 0
+    assert "value_zeroing" in output and "chosen by limit 20" in output and "chance" in output
+    model = tl_vzero.load_model("agreement-mini")
+    chosen = sentences_for(model, limit=20, seed=3).examples
+    expected = cue_alignment(model, chosen, ["value_zeroing", "attention"], seed=3).to_frame()
+    table = pd.read_csv(tmp_path / "cue.csv")
+    assert table["mean"].tolist() == pytest.approx(expected["mean"].tolist())
+    written = strict(tmp_path / "cue.json")
+    assert len(written["cells"]) == len(table)
+    assert written["source"] == "the embedded agreement sentences"
+    assert sum(written["filters"][-1]["kept"].values()) == 20
+
+
+def test_the_other_measure_can_be_printed() -> None:
+    code, output = run("evaluate", "cue-alignment", "--measure", "average_precision", *TWO, "--limit", "10", "--quiet")
+    assert code == 0
+    assert output.startswith("average precision")
+
+
+def test_probing_prints_every_layer_and_the_embeddings(tmp_path: Path) -> None:
+    code, output = run("evaluate", "probing", "--limit", "190", "--json", tmp_path / "probing.json", "--quiet")
+    assert code == 0
+    assert "layer -1: embeddings" in output
+    written = strict(tmp_path / "probing.json")
+    assert written["layers"] == [-1, 0, 1, 2, 3] and written["mode"] == "correct" and written["n"] == 190
+
+
+def test_probing_repeats_the_published_program(tmp_path: Path) -> None:
+    table = tmp_path / "probing.csv"
+    code, _ = run("evaluate", "probing", "--mode", "paper", "--limit", "100", "--csv", table, "--quiet")
+    assert code == 0
+    assert pd.read_csv(table)["mode"].unique().tolist() == ["paper"]
+
+
+def test_faithfulness_takes_every_convention(tmp_path: Path) -> None:
+    chosen = ["--replacement", "removed", "--change", "absolute", "--over", "forms", "--special-tokens"]
+    file = tmp_path / "faith.json"
+    code, output = run("evaluate", "faithfulness", *TWO, "--limit", "10", *chosen, "--json", file, "--quiet")
+    assert code == 0
+    assert "value_zeroing" in output
+    conventions = strict(file)["settings"]["conventions"]
+    assert conventions == {"replacement": "removed", "change": "absolute", "over": "forms", "special_tokens": True}
+
+
+def test_a_users_own_sentences(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.csv"
+    rows = [
+        "the pictures of some hat [MASK] scaring marcus.,are,is,pictures",
+        "the picture of some hats [MASK] scaring marcus.,is,are,picture",
+        "the picture of some hats [MASK] scaring marcus.,zyzzyvas,are,picture",
+    ]
+    mine.write_text("sentence,good,bad,cue\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    file = tmp_path / "mine.json"
+    code, output = run("evaluate", "cue-alignment", "--examples", mine, *TWO, "--json", file, "--quiet")
+    assert code == 0
+    assert "sentences: mine.csv; read 3, target is one token 2" in output
+    (gone,) = strict(file)["filtered_out"]
+    assert "zyzzyvas" in gone["reason"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cue-alignment", "--blimp", "no/such/folder"], "no folder no/such/folder"),
+        (["cue-alignment", "--examples", "none.csv"], "no file none.csv"),
+        (["cue-alignment", "--examples", "none.csv", "--blimp", "there"], "one source of sentences"),
+        (["cue-alignment", "--method", "atention"], "did you mean 'attention'"),
+        (["cue-alignment", "--limit", "0"], "limit is 0"),
+        (["cue-alignment", "--protocol", "causal", "--limit", "5"], "attends in both directions"),
+        (["cue-alignment", "--csv", "no/such/folder/table.csv"], "does not exist"),
+        (["cue-alignment", "--model", "agrement-mini"], "agreement-mini"),
+        (["probing", "--limit", "20"], "given 20 examples: expected at least 188"),
+        (["probing", "--seed", "-1"], "seed is -1"),
+        (["faithfulness", "--model", "all-MiniLM-L6-v2", "--limit", "5"], "no trained prediction head"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_leaves_nothing(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, output = run("evaluate", *words, "--quiet")
+    assert code == 2
+    assert output.startswith("error: ")
+    assert said in output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["--replacement", "nothing"], ["--over", "words"], ["--change", "small"]])
+def test_an_unknown_convention_is_refused(words: list[str]) -> None:
+    code, output = run("evaluate", "faithfulness", *words)
+    assert code == 2
+    assert "is not one of" in output
+
+
+def test_a_causal_model_is_offered_the_causal_protocol(tmp_path: Path) -> None:
+    hf_gpt2().save_pretrained(tmp_path / "gpt2")
+    tokenizer().save_pretrained(tmp_path / "gpt2")
+    mine = tmp_path / "mine.csv"
+    mine.write_text("sentence,good,bad,cue\nsome dogs near the hat [MASK] near marcus.,are,is,dogs\n", encoding="utf-8")
+    words = ["evaluate", "cue-alignment", "--model", tmp_path / "gpt2", "--examples", mine, *TWO, "--quiet"]
+    code, output = run(*words)
+    assert code == 2 and 'protocol="causal"' in output
+    code, output = run(*words, "--protocol", "causal")
+    assert code == 0
+
+
+def test_reproduce_writes_the_page_the_numbers_and_the_tables(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, output = run("reproduce", "--limit", "7", "--out", out, "--quiet")
+    assert code == 0, output
+    assert "Value Zeroing lies on the cue more than every other method" in output
+    assert "\ntook " in output
+    assert "\ntook " in output
+    assert "<html" in (out / "reproduction.html").read_text(encoding="utf-8")
+    written = strict(out / "reproduction.json")
+    assert written["metadata"]["evaluated_n"] == 7 and written["missing"]["probing"]
+    table = pd.read_csv(out / "cue_alignment.csv")
+    assert {"value_zeroing", "integrated_gradients"} <= set(table["method"])
+    code, output = run("reproduce", "--limit", "8", "--out", out, "--quiet")
+    assert code == 2 and "limit was 7, is 8" in output
+
+
+def test_reproduce_refuses_bad_input_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, said in ((["--blimp", "none"], "no folder none"), (["--limit", "0"], "limit is 0")):
+        code, output = run("reproduce", *words, "--quiet")
+        assert code == 2 and output.startswith("error: ") and said in output
+    assert not list(tmp_path.iterdir())

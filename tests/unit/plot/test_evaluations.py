@@ -1,0 +1,117 @@
+"""Figures of the evaluations, and the reproduction's page."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from support.evaluated import alignment, faithfulness, mass, probing, reproduction
+from support.page import Page
+
+from tl_vzero.errors import InputError
+from tl_vzero.evaluate.findings import findings
+from tl_vzero.plot.evaluations import (
+    alignment_curves,
+    compression_curves,
+    control_curves,
+    faithfulness_bars,
+    mass_bars,
+)
+from tl_vzero.plot.theme import DARK
+from tl_vzero.reproduction_page import render_reproduction
+
+MEANS = {"value_zeroing": [0.1, 0.2], "attention": [0.3, 0.4]}
+
+
+def test_alignment_curves_show_means_intervals_chance_and_published_figures() -> None:
+    figure = alignment_curves(alignment(MEANS, published={"value_zeroing": [0.5, 0.6], "attention": [0.7, 0.8]}))
+    by_name = {trace.name: trace for trace in figure.data}
+    assert list(by_name["Value Zeroing"].y) == [0.1, 0.2]
+    assert list(by_name["Value Zeroing"].error_y.array) == pytest.approx([0.01, 0.01])
+    assert list(by_name["Raw attention, published"].y) == [0.7, 0.8]
+    assert by_name["Raw attention, published"].line.dash == "dash"
+    assert by_name["Raw attention, published"].line.color == by_name["Raw attention"].line.color
+    assert list(by_name["chance"].y) == [0.1, 0.1]
+    with pytest.raises(InputError, match="expected one of one, all"):
+        alignment_curves(alignment(MEANS), paradigm="two")
+
+
+def test_no_two_of_many_methods_look_alike() -> None:
+    figure = alignment_curves(alignment({f"method_{n}": [0.1] for n in range(20)}))
+    looks = {(trace.line.color, trace.marker.symbol) for trace in figure.data if trace.name != "chance"}
+    assert len(looks) == 20
+
+
+def test_controls_stand_beside_value_zeroing() -> None:
+    distances = alignment({"value_zeroing, cosine": [0.1, 0.2], "value_zeroing, unit_euclidean": [0.3, 0.4]})
+    figure = control_curves(alignment(MEANS), alignment({"value_zeroing": [0.0, 0.0]}), distances, theme=DARK)
+    names = [trace.name for trace in figure.data]
+    assert names == ["Value Zeroing", "shuffled cues", "random weights", "unit euclidean distance", "chance"]
+    assert len(control_curves(alignment(MEANS), None, None).data) == 3
+
+
+def test_compression_curves_name_the_embeddings() -> None:
+    figure = compression_curves([("this", probing([1.0, 1.5, 2.0]))], [1.4, 1.9])
+    assert list(figure.layout.xaxis.ticktext) == ["embeddings", "0", "1"]
+    assert list(figure.data[0].x) == [-1, 0, 1] and list(figure.data[1].y) == [1.4, 1.9]
+
+
+def test_faithfulness_bars_leave_a_gap_where_nothing_is_defined() -> None:
+    figure = faithfulness_bars(faithfulness({"value_zeroing": 0.4, "attention": None}))
+    assert list(figure.data[0].x) == [0.4, None]
+    assert list(figure.data[0].customdata) == ["0.400, 95 % interval 0.390 to 0.410, n = 50", "undefined"]
+    with pytest.raises(InputError, match="unknown paradigm"):
+        faithfulness_bars(faithfulness({"value_zeroing": 0.4}), paradigm="two")
+
+
+def test_mass_bars_stack_the_places() -> None:
+    figure = mass_bars(mass({"attention": (0.1, 0.2, 0.3, 0.3, 0.1)}), 1)
+    assert [(trace.name, trace.x[0]) for trace in figure.data] == [
+        ("cue", 0.1),
+        ("attractor", 0.2),
+        ("special", 0.3),
+        ("target", 0.3),
+        ("rest", 0.1),
+    ]
+    with pytest.raises(InputError, match="nothing of layer 5"):
+        mass_bars(mass({"attention": (0.2,) * 5}), 5)
+
+
+def page_data(page: Page) -> Any:
+    return json.loads(page.scripts["page-data"])
+
+
+def test_the_page_holds_every_finding_and_figure() -> None:
+    found = reproduction()
+    page = Page(render_reproduction(found))
+    for each in findings(found):
+        assert each.claim in page.text and each.evidence in page.text
+    figures = page_data(page)["figures"]
+    assert set(figures) == {"alignment", "mass", "controls", "compression", "compression-paper", "faithfulness"}
+    assert set(figures["alignment"]) == {f"{m}|{p}" for m in ("dot", "average_precision") for p in ("one", "all")}
+    assert all(set(drawn) == {"light", "dark"} for variants in figures.values() for drawn in variants.values())
+
+
+def test_texts_are_text_and_nothing_is_fetched() -> None:
+    page = Page(render_reproduction(reproduction()))
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert "<img src=x onerror=hit()>" in page.text and "</script>{{data}}" in page.text
+    assert "it was <b>not</b> asked for" in page.text
+    assert not [value for _, own in page.tags for name, value in own.items() if name in ("src", "href")]
+    assert "{{" not in page.text.replace("</script>{{data}}", "")
+
+
+def test_every_table_has_a_heading_for_each_cell() -> None:
+    html = render_reproduction(reproduction())
+    tables = re.findall(r"<table><caption>.*?</table>", html)
+    assert len(tables) == 4
+    for table in tables:
+        rows = [len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table)]
+        assert len(rows) > 1 and len(set(rows)) == 1, table
+
+
+def test_what_is_missing_is_said_on_the_page() -> None:
+    missing = {"faithfulness": "the head was never trained", "probing": "too few"}
+    page = Page(render_reproduction(reproduction(faithfulness=None, probing=None, missing=missing, accuracy=None)))
+    assert "Not measured: the head was never trained" in page.text and "too few" in page.text
+    assert "faithfulness" not in page_data(page)["figures"]

@@ -1,0 +1,321 @@
+"""tl-vzero evaluate and reproduce: the evaluations of the paper, one or all. Heavy imports stay inside the commands."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_vzero.errors import TLVZeroError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from tl_vzero.evaluate.laid_out import Layout
+    from tl_vzero.evaluate.sentences import Sentences
+
+DEFAULT_MODEL = "agreement-mini"
+
+
+class ProtocolName(StrEnum):
+    """How sentences are laid out."""
+
+    masked = "masked"
+    causal = "causal"
+
+
+class MeasureName(StrEnum):
+    """What is printed of cue alignment; the files have both."""
+
+    dot = "dot"
+    average_precision = "average_precision"
+
+
+class ProbingMode(StrEnum):
+    """How a code length is measured."""
+
+    correct = "correct"
+    paper = "paper"
+
+
+class ReplacementName(StrEnum):
+    """What stands for a blanked token."""
+
+    mask = "mask"
+    unk = "unk"
+    pad = "pad"
+    removed = "removed"
+
+
+class ChangeName(StrEnum):
+    """How the drop of p(right form) counts."""
+
+    signed = "signed"
+    absolute = "absolute"
+
+
+class OverName(StrEnum):
+    """What p is a share of."""
+
+    vocabulary = "vocabulary"
+    forms = "forms"
+
+
+evaluate_app = typer.Typer(
+    help="The evaluations of Mohebbi et al. (2023), one at a time.", no_args_is_help=True, add_completion=False
+)
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
+]
+BlimpOption = Annotated[
+    Path | None, typer.Option("--blimp", help="The folder with BLiMP's JSONL files. Default: the embedded sentences.")
+]
+ExamplesOption = Annotated[
+    Path | None,
+    typer.Option("--examples", help="Sentences of your own, .csv or .jsonl, with the columns sentence, target, cue."),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="A name that `tl-vzero methods` lists; may be repeated. Default: all but the dear."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="Take so many sentences, spread over the paradigms. Default: all.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Draws what --limit takes, shuffled cues and probes.")]
+ProtocolOption = Annotated[
+    ProtocolName, typer.Option("--protocol", help="masked, or causal: the target is the next token.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")]
+CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@evaluate_app.command("cue-alignment")
+def cue_alignment_command(
+    model: ModelOption = DEFAULT_MODEL,
+    blimp: BlimpOption = None,
+    examples: ExamplesOption = None,
+    method: MethodOption = None,
+    measure: Annotated[MeasureName, typer.Option(help="The measure that is printed.")] = MeasureName.dot,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    protocol: ProtocolOption = ProtocolName.masked,
+    json_file: JsonOption = None,
+    csv_file: CsvOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Does the target's row of each method point at the word that decides its form? By method and layer."""
+    with errors_in_words():
+        from tl_vzero.evaluate.cue_alignment import cue_alignment
+
+        loaded, sentences = _prepared(model, blimp, examples, protocol, limit, seed, (json_file, csv_file))
+        found = cue_alignment(
+            loaded, sentences.examples, method or None, protocol=protocol.value, seed=seed, progress=not quiet
+        )
+        table = found.to_frame()
+        shown = table[(table["paradigm"] == "all") & (table["measure"] == measure.value)]
+        typer.echo(f"{measure.value.replace('_', ' ')} of the target's row with the cue: mean by layer")
+        typer.echo(
+            shown.pivot(index="method", columns="layer", values="mean")
+            .reindex(list(dict.fromkeys(shown["method"])))
+            .to_string(float_format="%.3f")
+        )
+        typer.echo(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
+        _say_rest(sentences, found.left_out, len(found.skipped))
+        _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
+
+
+@evaluate_app.command("probing")
+def probing_command(
+    model: ModelOption = DEFAULT_MODEL,
+    blimp: BlimpOption = None,
+    examples: ExamplesOption = None,
+    mode: Annotated[
+        ProbingMode, typer.Option(help="correct, or paper: the published program's sums, with its faults.")
+    ] = ProbingMode.correct,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    protocol: ProtocolOption = ProtocolName.masked,
+    json_file: JsonOption = None,
+    csv_file: CsvOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """How much of the target's number is in its representation, by layer? Layer -1 is the embeddings."""
+    with errors_in_words():
+        from tl_vzero.evaluate.layer_probing import probe_number
+
+        loaded, sentences = _prepared(model, blimp, examples, protocol, limit, seed, (json_file, csv_file))
+        layout = _laid_out(loaded, sentences, protocol)
+        found = probe_number(loaded, layout, mode=mode.value, seed=seed, progress=not quiet)
+        table = found.to_frame()
+        typer.echo("compression of singular or plural by the representation at the target; layer -1: embeddings")
+        typer.echo(table.to_string(index=False, float_format="%.3f"))
+        _say_rest(sentences, {}, len(layout.skipped))
+        if found.n < len(layout.examples):
+            typer.echo(f"left out: {len(layout.examples) - found.n} sentences whose target shows no number")
+        _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
+
+
+@evaluate_app.command("faithfulness")
+def faithfulness_command(
+    model: ModelOption = DEFAULT_MODEL,
+    blimp: BlimpOption = None,
+    examples: ExamplesOption = None,
+    method: MethodOption = None,
+    replacement: Annotated[
+        ReplacementName, typer.Option(help="What stands for a blanked token.")
+    ] = ReplacementName.mask,
+    change: Annotated[ChangeName, typer.Option(help="The drop with its sign, or its size.")] = ChangeName.signed,
+    over: Annotated[OverName, typer.Option(help="p over the vocabulary, or over the two forms.")] = OverName.vocabulary,
+    special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Blank special tokens too.")] = False,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    protocol: ProtocolOption = ProtocolName.masked,
+    json_file: JsonOption = None,
+    csv_file: CsvOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Does each method rank tokens as the prediction depends on them? Spearman correlation with blank-out."""
+    with errors_in_words():
+        from tl_vzero.evaluate.blanking import Conventions
+        from tl_vzero.evaluate.faithfulness import faithfulness
+
+        conventions = Conventions(replacement.value, change.value, over.value, special_tokens)
+        loaded, sentences = _prepared(model, blimp, examples, protocol, limit, seed, (json_file, csv_file))
+        found = faithfulness(
+            loaded,
+            sentences.examples,
+            method or None,
+            conventions=conventions,
+            protocol=protocol.value,
+            progress=not quiet,
+        )
+        table = found.to_frame()
+        shown = table[table["paradigm"] == "all"].drop(columns=["paradigm", "published"])
+        typer.echo("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
+        typer.echo(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
+        _say_rest(sentences, found.left_out, len(found.skipped))
+        _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
+
+
+def reproduce_command(
+    model: ModelOption = DEFAULT_MODEL,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Fine-tune on the train half first, as the paper.")
+    ] = False,
+    blimp: BlimpOption = None,
+    out: Annotated[
+        Path, typer.Option(help="The folder to write; started again with it, the command goes on where it was.")
+    ] = Path("reproduction"),
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """The paper's three evaluations with controls: JSON, CSV tables and one HTML page that says what agrees."""
+    with errors_in_words():
+        start = time.monotonic()
+        from tl_vzero.evaluate.findings import findings
+        from tl_vzero.evaluate.protocol import reproduce
+        from tl_vzero.files import write_text
+        from tl_vzero.models.load import load_model
+        from tl_vzero.reproduction_page import render_reproduction
+
+        found = reproduce(
+            load_model(model),
+            blimp=blimp,
+            fine_tuned=finetune,
+            limit=limit,
+            seed=seed,
+            folder=out,
+            progress=not quiet,
+        )
+        written = json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False)
+        write_text(out / "reproduction.json", written)
+        for name, table in found.frames().items():
+            write_text(out / f"{name}.csv", table.to_csv(index=False))
+        write_text(out / "reproduction.html", render_reproduction(found))
+        for each in findings(found):
+            typer.echo(f"{each.verdict}{' (control)' if each.control else ''}: {each.claim}: {each.evidence}")
+        minutes, seconds = divmod(round(time.monotonic() - start), 60)
+        typer.echo(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(found.frames())} CSV tables")
+        typer.echo(f"took {minutes} min {seconds} s")
+
+
+def _prepared(
+    model: str,
+    blimp: Path | None,
+    examples: Path | None,
+    protocol: ProtocolName,
+    limit: int | None,
+    seed: int,
+    files: tuple[Path | None, ...],
+) -> "tuple[nn.Module, Sentences]":
+    """Everything that may be wrong with the command, before any work."""
+    from tl_vzero.evaluate.sentences import sentences_for
+    from tl_vzero.files import check_writable
+    from tl_vzero.models.load import load_model
+
+    for path in files:
+        if path is not None:
+            check_writable(path)
+    loaded = load_model(model)
+    return loaded, sentences_for(loaded, blimp=blimp, file=examples, protocol=protocol.value, limit=limit, seed=seed)
+
+
+def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "Layout":
+    from tl_vzero.evaluate.laid_out import lay_out
+
+    return lay_out(model, sentences.examples, protocol=protocol.value)
+
+
+def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:
+    """Which sentences these are, how many each filter left, and which methods are not there."""
+    stages = ", ".join(f"{stage.name} {sum(stage.kept.values())}" for stage in sentences.examples.report.stages)
+    typer.echo(f"sentences: {sentences.source}; {stages}")
+    if skipped:
+        typer.echo(f"skipped: {skipped} sentences that the protocol cannot hold; reasons: --json")
+    for name, reason in left_out.items():
+        typer.echo(f"left out: {name}: {reason}")
+
+
+def _account(sentences: "Sentences") -> dict[str, Any]:
+    report = sentences.examples.report
+    return {
+        "source": sentences.source,
+        "filters": [{"name": stage.name, "kept": dict(stage.kept)} for stage in report.stages],
+        "filtered_out": [
+            {"id": each.id, "paradigm": each.paradigm, "stage": each.stage, "reason": each.reason}
+            for each in report.skipped
+        ],
+    }
+
+
+def _write(json_file: Path | None, csv_file: Path | None, numbers: dict[str, Any], table: "pd.DataFrame") -> None:
+    from tl_vzero.files import write_text
+
+    if json_file is not None:
+        write_text(json_file, json.dumps(numbers, ensure_ascii=False))
+        typer.echo(f"wrote {json_file}")
+    if csv_file is not None:
+        write_text(csv_file, table.to_csv(index=False))
+        typer.echo(f"wrote {csv_file}")
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Within, an error of the package ends the command with its text and code 2, Ctrl-C with code 130."""
+    try:
+        yield
+    except TLVZeroError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130) from None
