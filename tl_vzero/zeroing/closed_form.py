@@ -62,14 +62,17 @@ def compute_dtype(output: Float[Tensor, "*axes feature"]) -> torch.dtype:
 
 def closed_form_layer(
     weights: BlockWeights,
-    modules: BlockModules,
+    modules_of_block: Callable[[], BlockModules],
     block: CleanBlock,
     run: Run,
     layer: int,
     *,
     final_norm: nn.Module | None = None,
 ) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
-    """Raw maps of one layer, one for each sentence of the run, and the route taken; None if it is not recognised."""
+    """Raw maps of one layer, one for each sentence of the run, and the route taken; None if it is not recognised.
+
+    The block's modules are looked up only where its weights do not explain it.
+    """
     n_value_heads = block.value.shape[2]
     heads = run.request.heads if run.request.heads is not None else tuple(range(n_value_heads))
     felt = run.felt(block, heads)
@@ -77,7 +80,7 @@ def closed_form_layer(
     zeroed = [(head,) for head in heads] if run.request.per_head else [heads]
     query_heads = [[head * members + m for head in head_set for m in range(members)] for head_set in zeroed]
     columns = [columns_of(felt, index) for index in range(len(zeroed))]
-    way = _way(weights, modules, block, run, layer, columns, len(query_heads[0]) * run.columns.shape[1])
+    way = _way(weights, modules_of_block, block, run, layer, columns, len(query_heads[0]) * run.columns.shape[1])
     if way is None:
         return None
     pairs_of, route = way
@@ -93,7 +96,7 @@ def closed_form_layer(
 
 def _way(
     weights: BlockWeights,
-    modules: BlockModules,
+    modules_of_block: Callable[[], BlockModules],
     block: CleanBlock,
     run: Run,
     layer: int,
@@ -108,6 +111,7 @@ def _way(
     if form is not None:
         route = _cheapest_route(weights, form, columns, n_heads, (layer, run.kept))
         return partial(PairZeroing, weights, form, route, budget, run.workspace, run.kept, layer), route
+    modules = modules_of_block()
     if _should_explain(weights, modules):
         return None  # something else acts in the block, such as a module that was replaced
     own = block.output.dtype

@@ -1,6 +1,7 @@
 """The closed form of a whole clean run: layer by layer, while the model runs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,7 +56,7 @@ def closed_maps(
         if weights is None:
             raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
         norm = final_norm if layer == sites.n_layers - 1 else None
-        made = closed_form_layer(weights, block_modules(model, layer), block, run, layer, final_norm=norm)
+        made = closed_form_layer(weights, partial(block_modules, model, layer), block, run, layer, final_norm=norm)
         if made is None:
             raise NotInClosedForm(
                 f"block {layer} is of no known form: neither its weights nor its modules explain its output"
