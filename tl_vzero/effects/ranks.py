@@ -59,9 +59,9 @@ def agreement(
     """Rank correlation of a method's row of the target with the size of each source's effect, per layer.
 
     `scores` are over tokens and without heads, at any stage (a row's ranks are the same when it is normalised);
-    the layers and sources are those that both have. Sources whose score is exactly 0 in every layer are left out: a
-    causal model's target cannot be reached from them, and there every method agrees. The interval is a percentile
-    bootstrap over sources; draws in which one side is constant say nothing and are left out.
+    the layers and sources are those that both have. Of a causal map, sources after the target are left out: the target
+    cannot be reached from them, and there every method agrees. The interval is a percentile bootstrap over sources;
+    draws in which one side is constant say nothing and are left out.
 
     Raises InputError where the target is no destination of the scores, no layer or source is in both, or the two
     are of different sentences; InputTypeError for what is no Scores or Effect.
@@ -154,9 +154,15 @@ def _common_sources(scores: Scores, effect: Effect) -> list[int]:
             f"the scores are over the sources {list(scores.src_tokens)} at {list(scores.src_positions)}, the effect "
             f"over {list(effect.src_tokens)} at {list(effect.src_positions)}: expected the same sentence"
         )
-    row = scores.row(effect.target)
-    reaches = dict(zip(scores.src_positions, (row != 0).any(dim=0).tolist(), strict=True))
-    return [position for position in common if reaches[position]] or common
+    reached = [position for position in common if position <= effect.target] if _is_causal(scores) else common
+    return reached or common
+
+
+def _is_causal(scores: Scores) -> bool:
+    """Whether no destination draws on a later source, anywhere in the map."""
+    dest, src = np.array(scores.dest_positions), np.array(scores.src_positions)
+    later = src > dest[:, None]
+    return not bool((scores.values.detach().cpu().double().numpy()[:, later] != 0).any())
 
 
 def _picked(values: Any, layers: Any, wanted: list[int], positions: Any, sources: list[int]) -> Any:

@@ -63,15 +63,22 @@ def test_ties_share_their_rank() -> None:
     assert rank_correlation(first, second) == pytest.approx(expected)
 
 
-def test_sources_that_the_target_cannot_reach_are_left_out() -> None:
+def test_sources_that_a_causal_target_cannot_reach_are_left_out() -> None:
+    scores, effect = pair()
+    causal = tl_vzero.agreement(replace(scores, values=scores.values.tril()), effect)
+    whole = tl_vzero.agreement(scores, effect)
+    expected = stats.spearmanr(
+        scores.values[0, TARGET, : TARGET + 1].numpy(), effect.values[0, : TARGET + 1].abs().numpy()
+    )
+    assert (causal.n, whole.n) == (TARGET + 1, len(TOKENS))
+    assert causal.rho[0] == pytest.approx(expected.statistic)
+
+
+def test_a_score_of_zero_is_a_rank_where_the_source_could_be_reached() -> None:
     scores, effect = pair()
     values = scores.values.clone()
     values[:, TARGET, TARGET + 1 :] = 0
-    causal = tl_vzero.agreement(replace(scores, values=values), effect)
-    whole = tl_vzero.agreement(scores, effect)
-    expected = stats.spearmanr(values[0, TARGET, : TARGET + 1].numpy(), effect.values[0, : TARGET + 1].abs().numpy())
-    assert (causal.n, whole.n) == (TARGET + 1, len(TOKENS))
-    assert causal.rho[0] == pytest.approx(expected.statistic)
+    assert tl_vzero.agreement(replace(scores, values=values), effect).n == len(TOKENS)
 
 
 def test_normalisation_changes_nothing() -> None:
