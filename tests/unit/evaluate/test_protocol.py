@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.blimp import ABSENT, FOLDER
 from support.evaluated import alignment, faithfulness, mass, probing, reproduction
 from support.models import hf_gpt2, loaded
 from support.state import left_as_found
@@ -24,7 +25,6 @@ from tl_vzero.evaluate.store import OPTIONS, open_store
 from tl_vzero.models.facts import Facts, facts_of, remember
 
 LIMIT = 8
-BLIMP = Path("/work/shared/blimp")
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +230,8 @@ def test_published_figures_are_compared_where_the_model_is_the_same() -> None:
     assert not [each for each in findings(reproduction()) if each.claim.startswith("The dot products")]
 
 
-@pytest.mark.skipif(not BLIMP.is_dir(), reason="BLiMP's files are not on this machine")
+@pytest.mark.skipif(not FOLDER.is_dir(), reason=ABSENT)
 def test_blimp_is_evaluated_on_the_test_half() -> None:
-    chosen = sentences_for(tl_vzero.load_model("all-MiniLM-L6-v2"), blimp=BLIMP, limit=10, seed=1)
+    chosen = sentences_for(tl_vzero.load_model("all-MiniLM-L6-v2"), blimp=FOLDER, limit=10, seed=1)
     assert chosen.source == "BLiMP"
     assert list(chosen.examples.counts().values()) == [2] * 5
