@@ -1,8 +1,6 @@
 """The command tl-vzero: parses, calls, prints. Heavy imports stay inside the commands, so that --help is quick."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tl_vzero.cli_evaluate import evaluate_app, reproduce_command
-from tl_vzero.errors import InputError, TLVZeroError
+from tl_vzero.cli_options import DEFAULT_MODEL, CsvOption, JsonOption, ModelOption, QuietOption, errors_in_words
+from tl_vzero.errors import InputError
 
 if TYPE_CHECKING:
     from tl_vzero.comparison import Comparison
     from tl_vzero.scores import Scores
 
-DEFAULT_MODEL = "agreement-mini"
 DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
 app = typer.Typer(
@@ -39,12 +37,6 @@ class Stage(StrEnum):
 
 
 TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
-]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
 @app.callback()
@@ -76,7 +68,7 @@ def report(
     quiet: QuietOption = False,
 ) -> None:
     """Value Zeroing beside other methods, rollout and effects on the prediction, as one HTML page."""
-    with _errors_in_words():
+    with errors_in_words():
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
         from tl_vzero.report import make_report
@@ -118,7 +110,7 @@ def show_map(
     quiet: QuietOption = False,
 ) -> None:
     """One map of one sentence: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
-    with _errors_in_words():
+    with errors_in_words():
         from tl_vzero.api import METHODS, score
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
@@ -153,11 +145,11 @@ def compare(
     layer: Annotated[list[int] | None, typer.Option(help="A layer, from 0; may be repeated. Default: all.")] = None,
     target: Annotated[int | None, typer.Option(help="Position of the target; default: the only [MASK].")] = None,
     json_file: JsonOption = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")] = None,
+    csv_file: CsvOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Methods side by side: a row a method and layer, with rank correlations. JSON has the maps too."""
-    with _errors_in_words():
+    with errors_in_words():
         from tl_vzero.api import compare as compare_methods
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
@@ -179,7 +171,7 @@ def compare(
 @app.command()
 def methods(json_file: JsonOption = None) -> None:
     """The context-mixing methods there are: what each measures, its paper, what it is defined for and what it needs."""
-    with _errors_in_words():
+    with errors_in_words():
         from tl_vzero.api import METHODS
         from tl_vzero.files import check_writable, write_text
 
@@ -245,18 +237,6 @@ def _table(scores: "Scores") -> str:
         frame = pd.DataFrame(values.numpy(), index=rows, columns=columns)
         blocks.append(f"layer {layer}, {scores.method}, {scores.stage}\n{frame.to_string(float_format='%.3g')}")
     return "\n\n".join(blocks)
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    try:
-        yield
-    except TLVZeroError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None
 
 
 def main() -> None:

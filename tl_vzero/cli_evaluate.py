@@ -2,15 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tl_vzero.errors import TLVZeroError
+from tl_vzero.cli_options import DEFAULT_MODEL, CsvOption, JsonOption, ModelOption, QuietOption, errors_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
     from tl_vzero.evaluate.laid_out import Layout
     from tl_vzero.evaluate.sentences import Sentences
-
-DEFAULT_MODEL = "agreement-mini"
 
 
 class ProtocolName(StrEnum):
@@ -70,10 +66,6 @@ evaluate_app = typer.Typer(
     help="The evaluations of Mohebbi et al. (2023), one at a time.", no_args_is_help=True, add_completion=False
 )
 
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
-]
 BlimpOption = Annotated[
     Path | None, typer.Option("--blimp", help="The folder with BLiMP's JSONL files. Default: the embedded sentences.")
 ]
@@ -92,9 +84,6 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Draws what --limit take
 ProtocolOption = Annotated[
     ProtocolName, typer.Option("--protocol", help="masked, or causal: the target is the next token.")
 ]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")]
-CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
 @evaluate_app.command("cue-alignment")
@@ -306,16 +295,3 @@ def _write(json_file: Path | None, csv_file: Path | None, numbers: dict[str, Any
     if csv_file is not None:
         write_text(csv_file, table.to_csv(index=False))
         typer.echo(f"wrote {csv_file}")
-
-
-@contextmanager
-def errors_in_words() -> Iterator[None]:
-    """Within, an error of the package ends the command with its text and code 2, Ctrl-C with code 130."""
-    try:
-        yield
-    except TLVZeroError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None

@@ -36,7 +36,7 @@ ROOMS = [
     "report",
     "cli",
 ]
-SAME_ROOM = {"__main__": "cli", "cli_evaluate": "cli", "reproduction_page": "report"}
+SAME_ROOM = {"__main__": "cli", "cli_evaluate": "cli", "cli_options": "cli", "reproduction_page": "report"}
 # (importing room, imported room) that may be reached inside a function, where the notebook asks for a figure.
 LAZY = {("scores", "plot")}
 PLOT_MAY_USE = {"plot", "scores", "effects", "errors", "words", "evaluate"}

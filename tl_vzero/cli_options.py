@@ -1,0 +1,33 @@
+"""What the commands share: options, and errors told in words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tl_vzero.errors import TLVZeroError
+
+DEFAULT_MODEL = "agreement-mini"
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
+CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Within, an error of the package ends the command with its text and code 2, Ctrl-C with code 130."""
+    try:
+        yield
+    except TLVZeroError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130) from None
