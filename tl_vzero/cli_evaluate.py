@@ -62,16 +62,29 @@ class OverName(StrEnum):
     forms = "forms"
 
 
+class CuesName(StrEnum):
+    """Where the cues of the user's own sentences come from."""
+
+    given = "given"
+    spacy = "spacy"
+
+
 evaluate_app = typer.Typer(
     help="The evaluations of Mohebbi et al. (2023), one at a time.", no_args_is_help=True, add_completion=False
 )
 
 BlimpOption = Annotated[
-    Path | None, typer.Option("--blimp", help="The folder with BLiMP's JSONL files. Default: the embedded sentences.")
+    Path | None,
+    typer.Option(
+        "--blimp", help="The folder with BLiMP's JSONL files, or hub to fetch them. Default: the embedded sentences."
+    ),
 ]
 ExamplesOption = Annotated[
     Path | None,
     typer.Option("--examples", help="Sentences of your own, .csv or .jsonl, with the columns sentence, target, cue."),
+]
+CuesOption = Annotated[
+    CuesName, typer.Option("--cues", help="Of --examples: given in its column, or found by spaCy's dependency parse.")
 ]
 MethodOption = Annotated[
     list[str] | None,
@@ -91,6 +104,7 @@ def cue_alignment_command(
     model: ModelOption = DEFAULT_MODEL,
     blimp: BlimpOption = None,
     examples: ExamplesOption = None,
+    cues: CuesOption = CuesName.given,
     method: MethodOption = None,
     measure: Annotated[MeasureName, typer.Option(help="The measure that is printed.")] = MeasureName.dot,
     limit: LimitOption = None,
@@ -104,7 +118,7 @@ def cue_alignment_command(
     with errors_in_words():
         from tl_vzero.evaluate.cue_alignment import cue_alignment
 
-        loaded, sentences = _prepared(model, blimp, examples, protocol, limit, seed, (json_file, csv_file))
+        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         found = cue_alignment(
             loaded, sentences.examples, method or None, protocol=protocol.value, seed=seed, progress=not quiet
         )
@@ -126,6 +140,7 @@ def probing_command(
     model: ModelOption = DEFAULT_MODEL,
     blimp: BlimpOption = None,
     examples: ExamplesOption = None,
+    cues: CuesOption = CuesName.given,
     mode: Annotated[
         ProbingMode, typer.Option(help="correct, or paper: the published program's sums, with its faults.")
     ] = ProbingMode.correct,
@@ -140,7 +155,7 @@ def probing_command(
     with errors_in_words():
         from tl_vzero.evaluate.layer_probing import probe_number
 
-        loaded, sentences = _prepared(model, blimp, examples, protocol, limit, seed, (json_file, csv_file))
+        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         layout = _laid_out(loaded, sentences, protocol)
         found = probe_number(loaded, layout, mode=mode.value, seed=seed, progress=not quiet)
         table = found.to_frame()
@@ -157,6 +172,7 @@ def faithfulness_command(
     model: ModelOption = DEFAULT_MODEL,
     blimp: BlimpOption = None,
     examples: ExamplesOption = None,
+    cues: CuesOption = CuesName.given,
     method: MethodOption = None,
     replacement: Annotated[
         ReplacementName, typer.Option(help="What stands for a blanked token.")
@@ -177,7 +193,7 @@ def faithfulness_command(
         from tl_vzero.evaluate.faithfulness import faithfulness
 
         conventions = Conventions(replacement.value, change.value, over.value, special_tokens)
-        loaded, sentences = _prepared(model, blimp, examples, protocol, limit, seed, (json_file, csv_file))
+        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         found = faithfulness(
             loaded,
             sentences.examples,
@@ -241,6 +257,7 @@ def _prepared(
     model: str,
     blimp: Path | None,
     examples: Path | None,
+    cues: CuesName,
     protocol: ProtocolName,
     limit: int | None,
     seed: int,
@@ -255,7 +272,10 @@ def _prepared(
         if path is not None:
             check_writable(path)
     loaded = load_model(model)
-    return loaded, sentences_for(loaded, blimp=blimp, file=examples, protocol=protocol.value, limit=limit, seed=seed)
+    sentences = sentences_for(
+        loaded, blimp=blimp, file=examples, cues=cues.value, protocol=protocol.value, limit=limit, seed=seed
+    )
+    return loaded, sentences
 
 
 def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "Layout":

@@ -53,6 +53,7 @@ def render_reproduction(found: Reproduction) -> str:
         "layers": _options([(str(layer), str(layer)) for layer in sorted({each.layer for each in found.mass.shares})]),
         "mass_table": _mass_table(found),
         "counts": _counts(found),
+        "cues": _cues(found),
         "missing": _missing(found),
         "script": _asset("reproduction", "page.js"),
         "data": script_json(_page_data(found)),
@@ -278,6 +279,16 @@ def _counts(found: Reproduction) -> str:
         f"{halves['train']} train and {halves['test']} test; evaluated: {found.metadata['evaluated']}"
     )
     return _table(caption, ["paradigm", *(str(stage["name"]) for stage in stages), "evaluated"], [*rows, total])
+
+
+def _cues(found: Reproduction) -> str:
+    check = found.cue_check
+    if check is None:
+        reason = escape(found.missing.get("cues", "not computed"))
+        return f'<p class="how">Cues were not compared with a parse: {reason}.</p>'
+    rows = [[each.paradigm, *map(str, (each.parsed, each.same, each.other, each.none))] for each in check.counts]
+    caption = "Cues by rule, which are evaluated, beside those of a parse; where they differ: cue_disagreements.csv"
+    return _table(caption, ["paradigm", "parsed", "same cue", "another word", "no cue found"], rows)
 
 
 def _missing(found: Reproduction) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tl_vzero.evaluate.cue_alignment import MEASURES, Alignment, CueAlignment
+from tl_vzero.evaluate.cue_check import CueCheck, CueCount, Disagreement
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
 from tl_vzero.evaluate.probing import ProbingResult
@@ -103,6 +104,10 @@ def reproduction(**changed: object) -> Reproduction:
         },
         "accuracy": estimate(0.9),
         "alignment": alignment({"value_zeroing": [0.3] * 3, "attention": [0.05] * 3, "random": [0.1] * 3}),
+        "cue_check": CueCheck(
+            (CueCount("one", 50, 40, 8, 2), CueCount("all", 50, 40, 8, 2)),
+            (Disagreement("one-1", "one", "a <b> c", "a", "c"),),
+        ),
         "mass": mass({"value_zeroing": (0.4, 0.1, 0.1, 0.2, 0.2), "attention": (0.1, 0.1, 0.6, 0.1, 0.1)}),
         "mass_with_attractor": mass({"value_zeroing": (0.4, 0.1, 0.1, 0.2, 0.2)}),
         "probing": probing([1.0, 1.1, 1.5, 2.0]),

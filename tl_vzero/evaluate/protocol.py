@@ -26,6 +26,7 @@ from tl_vzero.data.halves import split_in_halves
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
+from tl_vzero.evaluate.cue_check import check_cues
 from tl_vzero.evaluate.faithfulness import faithfulness
 from tl_vzero.evaluate.finetuning import FineTuned, accuracy, finetune
 from tl_vzero.evaluate.laid_out import Layout, lay_out
@@ -34,6 +35,7 @@ from tl_vzero.evaluate.mass import mass_of
 from tl_vzero.evaluate.probing import ModeName
 from tl_vzero.evaluate.protocol_parts import (
     KeptAccuracy,
+    KeptCueCheck,
     KeptFaithfulness,
     KeptProbing,
     KeptScores,
@@ -51,14 +53,14 @@ from tl_vzero.evaluate.summaries import Interval
 from tl_vzero.models.facts import facts_of, library_versions
 from tl_vzero.models.provenance import provenance
 
-# Methods of the paper that are too dear for a default elsewhere, and on how many sentences they are evaluated here.
-DEAR_OF_THE_PAPER = ("integrated_gradients", "deep_lift")
-DEAR_LIMIT = 200
+# Methods that are too dear for a default elsewhere, and on how many sentences they are evaluated here.
+DEAR = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
 OF_RANDOM_WEIGHTS = ("value_zeroing", "random", "attention", "attention_norm", "alti", "gradient_x_input")
 # What the parts cost beside each other, for the time left.
 COSTS = {
     "scores": 10,
-    **{f"scores-{name}": 15 for name in DEAR_OF_THE_PAPER},
+    **{f"scores-{name}": 15 for name in DEAR},
+    "cues": 1,
     "accuracy": 1,
     "probing": 2,
     "probing-paper": 1,
@@ -83,8 +85,8 @@ def reproduce(
 ) -> Reproduction:
     """The paper's evaluations of a masked model, with controls.
 
-    Sentences are those of BLiMP in the folder `blimp`, or the embedded ones. `fine_tuned` trains a copy of the model on
-    the train half first. `limit` evaluates so many sentences, spread over the paradigms. `seed` draws everything that
+    Sentences are those of BLiMP in the folder `blimp` ("hub" fetches them), or the embedded ones. `fine_tuned` trains
+    a copy of the model on the train half first. `limit` evaluates so many sentences, spread over the paradigms. `seed` draws everything that
     is drawn. Finished parts are kept in `folder`, and read again from there.
 
     What a model or the data cannot give (a prediction without a trained head, a probe of few sentences) is None, with
@@ -161,7 +163,7 @@ def _metadata(
         "evaluated_n": len(evaluated),
         "evaluated_sha256": _hash_of(evaluated.examples),
         "limit": limit,
-        "dear_methods": {"names": list(DEAR_OF_THE_PAPER), "sentences": min(len(evaluated), DEAR_LIMIT)},
+        "dear_methods": {name: min(len(evaluated), most) for name, most in DEAR.items()},
         "seed": seed,
         "versions": library_versions(),
     }
@@ -190,10 +192,11 @@ class _Job:
         with self._bar() as part:
             scored = [part("scores", KeptScores, lambda: self._scores(self.model, layout, None))]
             scored += [
-                part(f"scores-{name}", KeptScores, lambda name=name: self._scores(self.model, self._few(), [name]))
-                for name in DEAR_OF_THE_PAPER
+                part(f"scores-{name}", KeptScores, lambda name=name: self._scores(self.model, self._few(name), [name]))
+                for name in DEAR
             ]
-            alignment = merged_alignment(scored, DEAR_OF_THE_PAPER)
+            alignment = merged_alignment(scored, tuple(DEAR))
+            checked = part("cues", KeptCueCheck, self._checked_cues).check
             mass = merged_mass([each.mass for each in scored])
             assert mass is not None, "the default methods leave out what is undefined, one by one"
             right = part("accuracy", KeptAccuracy, self._accuracy).accuracy
@@ -205,6 +208,7 @@ class _Job:
             metadata=metadata,
             accuracy=right,
             alignment=alignment,
+            cue_check=checked,
             mass=mass,
             mass_with_attractor=merged_mass([each.mass_with_attractor for each in scored]),
             probing=probing,
@@ -257,8 +261,14 @@ class _Job:
             mass_of(some_rows(rows, attracted), interval=self._interval) if attracted else None,
         )
 
-    def _few(self) -> Layout:
-        return lay_out(self.model, limited(self.examples, DEAR_LIMIT, self.seed))
+    def _few(self, name: str) -> Layout:
+        return lay_out(self.model, limited(self.examples, DEAR[name], self.seed))
+
+    def _checked_cues(self) -> KeptCueCheck:
+        try:
+            return KeptCueCheck(None, check_cues(self.examples))
+        except DependencyError as error:
+            return KeptCueCheck(str(error))
 
     def _accuracy(self) -> KeptAccuracy:
         try:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tl_vzero.evaluate.cue_alignment import MEASURES, CueAlignment
+from tl_vzero.evaluate.cue_check import CueCheck
 from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.probing import ProbingResult
@@ -25,6 +26,13 @@ class KeptScores(_Kept):
     alignment: CueAlignment | None = None
     mass: Mass | None = None
     mass_with_attractor: Mass | None = None
+
+
+@dataclass(frozen=True)
+class KeptCueCheck(_Kept):
+    """Cues by rule beside cues by parse."""
+
+    check: CueCheck | None = None
 
 
 @dataclass(frozen=True)

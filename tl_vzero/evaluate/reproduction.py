@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tl_vzero.evaluate.cue_alignment import CueAlignment, Measure
+from tl_vzero.evaluate.cue_check import CueCheck
 from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.plain_data import to_plain
@@ -49,6 +50,7 @@ class Reproduction:
     metadata: Mapping[str, Any]
     accuracy: Estimate | None
     alignment: CueAlignment
+    cue_check: CueCheck | None
     mass: Mass
     mass_with_attractor: Mass | None
     probing: ProbingResult | None
@@ -76,6 +78,9 @@ class Reproduction:
         for name, probing in (("probing", self.probing), ("probing_paper_mode", self.probing_paper)):
             if probing is not None:
                 tables[name] = probing.to_frame()
+        if self.cue_check is not None:
+            tables["cue_check"] = self.cue_check.to_frame()
+            tables["cue_disagreements"] = self.cue_check.disagreements_frame()
         if self.mass_with_attractor is not None:
             tables["mass_with_attractor"] = self.mass_with_attractor.to_frame()
         if self.links:
@@ -94,8 +99,9 @@ class Reproduction:
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types; numbers that do not exist are None."""
         controls = self.controls
-        parts: dict[str, CueAlignment | Mass | ProbingResult | Faithfulness | None] = {
+        parts: dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | None] = {
             "cue_alignment": self.alignment,
+            "cue_check": self.cue_check,
             "mass": self.mass,
             "mass_with_attractor": self.mass_with_attractor,
             "probing": self.probing,

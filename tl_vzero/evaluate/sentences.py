@@ -19,6 +19,7 @@ from tl_vzero.models.facts import facts_of
 
 CHOSEN = "chosen by limit"
 EMBEDDED = "the embedded agreement sentences"
+HUB = "hub"
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,19 @@ def sentences_for(
     *,
     blimp: str | Path | None = None,
     file: str | Path | None = None,
+    cues: str = "given",
     protocol: Protocol = "masked",
     limit: int | None = None,
     seed: int = 0,
 ) -> Sentences:
     """The examples of BLiMP in a folder, of a CSV or JSONL file, or the embedded ones, as far as a model can take them.
 
+    `blimp="hub"` fetches BLiMP. `cues` are those "given" in the file, or found by a parse, "spacy".
     Under the masked protocol targets have to be one token each. `limit` keeps so many, spread over the paradigms and
     drawn by `seed`. The report of the examples counts what is left at each filter.
 
-    Raises InputError for both a folder and a file, or a bad limit, and what the readers and `keep_one_piece_targets`
-    raise.
+    Raises InputError for both a folder and a file, for `cues` without a file, or a bad limit, and what the readers and
+    `keep_one_piece_targets` raise.
 
     >>> import tl_vzero
     >>> sentences_for(tl_vzero.load_model("agreement-mini"), limit=12).examples.report.to_frame().loc["all"].to_dict()
@@ -52,11 +55,13 @@ def sentences_for(
     """
     if blimp is not None and file is not None:
         raise InputError(f"given both BLiMP's folder {blimp} and the file {file}: expected one source of sentences")
+    if file is None and cues != "given":
+        raise InputError(f"cues={cues!r} without a file: expected sentences of your own; others have their cues")
     positive("limit", limit)
     if blimp is not None:
-        read, source = read_blimp(blimp), "BLiMP"
+        read, source = read_blimp(None if str(blimp) == HUB else blimp), "BLiMP"
     elif file is not None:
-        read, source = read_examples(file), Path(file).name
+        read, source = read_examples(file, cues=cues), Path(file).name
     else:
         read, source = agreement_examples(), EMBEDDED
     tokenizer = facts_of(model).tokenizer

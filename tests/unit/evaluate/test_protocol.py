@@ -57,7 +57,8 @@ def test_its_cue_alignment_is_that_of_the_evaluation_alone(model: Any, kept: tup
 def test_it_has_every_method_control_and_count(kept: tuple[Path, Reproduction]) -> None:
     found = kept[1]
     methods = {cell.method for cell in found.alignment.cells}
-    assert methods == set(tl_vzero.METHODS) - {"hta"} and set(found.alignment.left_out) == {"hta"}
+    assert methods == set(tl_vzero.METHODS) and not found.alignment.left_out
+    assert found.cue_check is not None and found.cue_check.counts[-1].parsed == LIMIT
     assert {share.method for share in found.mass.shares} == methods
     assert found.faithfulness is not None and found.accuracy is not None and found.accuracy.n == LIMIT
     assert found.controls.random_alignment is not None and found.controls.distances is not None
@@ -65,7 +66,7 @@ def test_it_has_every_method_control_and_count(kept: tuple[Path, Reproduction]) 
     assert found.probing is None and "at least 188" in found.missing["probing"]
     written = json.dumps(found.to_dict(), allow_nan=False)
     assert json.loads(written)["metadata"]["seed"] == 2
-    assert all(len(table) for table in found.frames().values())
+    assert all(len(table) for name, table in found.frames().items() if name != "cue_disagreements")
 
 
 def test_started_again_it_reads_what_is_there(model: Any, kept: tuple[Path, Reproduction], tmp_path: Path) -> None:
@@ -94,12 +95,12 @@ def test_an_interruption_leaves_the_finished_parts(model: Any, tmp_path: Path) -
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, left_as_found(model):
-        patch.setattr(protocol, "DEAR_OF_THE_PAPER", ())
+        patch.setattr(protocol, "DEAR", {})
         patch.setattr(protocol, "faithfulness", stop)
         with pytest.raises(KeyboardInterrupt):
             reproduce(model, limit=7, folder=tmp_path)
     kept = {path.stem for path in (tmp_path / "parts").iterdir()}
-    assert kept == {"options", "scores", "accuracy", "probing", "probing-paper"}
+    assert kept == {"options", "scores", "cues", "accuracy", "probing", "probing-paper"}
 
 
 def test_a_folder_of_other_options_is_refused(model: Any, kept: tuple[Path, Reproduction]) -> None:
