@@ -1,10 +1,7 @@
 """The page in a headless Chromium: opened from a file with the network off, driven by mouse and keyboard."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,15 +17,6 @@ pytestmark = pytest.mark.browser
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 CORRUPTED = "the picture of some hat [MASK] scaring marcus."
 SCRIPT_SENTENCE = "the pictures of <script>window.hit=1</script> [MASK] scaring marcus."
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 FIGURES = {"map-value_zeroing": "value_zeroing", "map-beside": "attention"}
 DRAWN = "#map-beside .heatmaplayer image"
 
@@ -70,50 +58,15 @@ class Opened:
         self.page.mouse.click(*place)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.skip("no Chromium found: apt-get install chromium, or set CHROMIUM to its path")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
-    """Write a report to a file and open it offline; at the end nothing may have been complained of or fetched."""
-    contexts: list[tuple[Any, Opened]] = []
+def show(open_page: Callable[..., tuple[Any, list[str]]]) -> Callable[..., Opened]:
+    """Open a report's page offline; at the end nothing may have been complained of or fetched."""
 
     def open_report(report: Report, *, width: int = 1280, scheme: str = "light") -> Opened:
-        file = tmp_path / f"report{len(contexts)}.html"
-        file.write_text(report.to_html(), encoding="utf-8")
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, reduced_motion="reduce"
-        )
-        opened = Opened(context.new_page(), report.to_dict())
-        contexts.append((context, opened))
-        opened.page.on("console", lambda message: opened.complaints.append(message.text))
-        opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        opened.page.on("dialog", lambda dialog: opened.complaints.append(dialog.message))
-        opened.page.on("request", lambda request: _note_request(opened, request.url))
-        opened.page.goto(file.as_uri())
-        opened.page.wait_for_selector(DRAWN, timeout=60_000)
-        return opened
+        page, complaints = open_page(report.to_html(), wait_for=DRAWN, width=width, scheme=scheme)
+        return Opened(page, report.to_dict(), complaints)
 
-    yield open_report
-    for context, opened in contexts:
-        context.close()
-        assert opened.complaints == []
-
-
-def _note_request(opened: Opened, url: str) -> None:
-    if not url.startswith(("file:", "blob:", "data:")):
-        opened.complaints.append(f"request for {url}")
+    return open_report
 
 
 def four_digits(values: Any) -> Any:

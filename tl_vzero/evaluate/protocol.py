@@ -86,8 +86,8 @@ def reproduce(
     """The paper's evaluations of a masked model, with controls.
 
     Sentences are those of BLiMP in the folder `blimp` ("hub" fetches them), or the embedded ones. `fine_tuned` trains
-    a copy of the model on the train half first. `limit` evaluates so many sentences, spread over the paradigms. `seed` draws everything that
-    is drawn. Finished parts are kept in `folder`, and read again from there.
+    a copy of the model on the train half first. `limit` evaluates so many sentences, spread over the paradigms. `seed`
+    draws everything that is drawn. Finished parts are kept in `folder`, and read again from there.
 
     What a model or the data cannot give (a prediction without a trained head, a probe of few sentences) is None, with
     the reason in `missing`. Raises InputError for a bad argument or a folder of other options, ModelError for a causal

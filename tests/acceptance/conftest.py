@@ -1,0 +1,68 @@
+"""A headless Chromium for pages that are opened from files, with the network off."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("no Chromium found: apt-get install chromium, or set CHROMIUM to its path")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., tuple[Any, list[str]]]]:
+    """Write a page to a file and open it offline, with the list of what the browser complains about.
+
+    At the end nothing may have been complained of or fetched.
+    """
+    contexts: list[tuple[Any, list[str]]] = []
+
+    def opened(html: str, *, wait_for: str, width: int = 1280, scheme: str = "light") -> tuple[Any, list[str]]:
+        file = tmp_path / f"page{len(contexts)}.html"
+        file.write_text(html, encoding="utf-8")
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, reduced_motion="reduce"
+        )
+        page, complaints = context.new_page(), list[str]()
+        contexts.append((context, complaints))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: _note_request(complaints, request.url))
+        page.goto(file.as_uri())
+        page.wait_for_selector(wait_for, timeout=60_000)
+        return page, complaints
+
+    yield opened
+    for context, complaints in contexts:
+        context.close()
+        assert complaints == []
+
+
+def _note_request(complaints: list[str], url: str) -> None:
+    if not url.startswith(("file:", "blob:", "data:")):
+        complaints.append(f"request for {url}")
