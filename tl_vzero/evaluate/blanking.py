@@ -2,7 +2,7 @@
 
 1. Each wanted sentence is a copy of an example with some of its tokens replaced, or removed.
 2. Copies of all examples that have one length share a run, and equal copies are run once.
-3. What the unembedding reads is cut to the target's position, so that logits are computed there only.
+3. Logits are computed at the target only, where the model allows it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.clean import device_of
@@ -18,16 +18,14 @@ from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, ModelError, unknown_name
 from tl_vzero.evaluate.laid_out import LaidOut
 from tl_vzero.models.facts import facts_of, vocabulary_size
-from tl_vzero.models.run import quiet, run_logits
-from tl_vzero.models.sites import hook_points
+from tl_vzero.models.run import quiet
+from tl_vzero.models.target_logits import LOGITS_A_BATCH, TargetLogits
 
 Replacement = Literal["mask", "unk", "pad", "removed"]
 Change = Literal["signed", "absolute"]
 Over = Literal["vocabulary", "forms"]
 
 TOKENS_A_BATCH = 4096
-LOGITS_A_BATCH = 2**24
-UNEMBEDDED = "unembed.hook_in"
 
 Blank = frozenset[int]
 
@@ -88,9 +86,11 @@ def probabilities(
     wanted = [[_copy(each, blank, token, conventions) for blank in blanks] for each, blanks in blanked]
     found: dict[_Copy, float] = {}
     with quiet(model):
-        read = _Reader(model)
-        for batch in _batches({copy: None for copies in wanted for copy in copies}, model):
-            found |= zip(batch, read.probabilities(batch), strict=True)
+        logits = TargetLogits(model)
+        for batch in _batches({copy: None for copies in wanted for copy in copies}, model, logits):
+            ids = torch.tensor([copy.ids for copy in batch], device=device_of(model))
+            read = torch.tensor([copy.read for copy in batch], device=ids.device)
+            found |= zip(batch, _probabilities(logits.at(ids, read).to(wide_dtype(ids.device)), batch), strict=True)
             advance(len(batch))
     return [torch.tensor([found[copy] for copy in copies], dtype=torch.float64) for copies in wanted]
 
@@ -127,67 +127,26 @@ def _copy(each: LaidOut, blank: Blank, token: int | None, conventions: Conventio
     )
 
 
-def _batches(copies: Mapping[_Copy, None], model: nn.Module) -> Iterator[list[_Copy]]:
+def _batches(copies: Mapping[_Copy, None], model: nn.Module, logits: TargetLogits) -> Iterator[list[_Copy]]:
     """Copies of one length, as many as may share a run."""
     by_length: dict[int, list[_Copy]] = {}
     for copy in copies:
         by_length.setdefault(len(copy.ids), []).append(copy)
     for length, alike in sorted(by_length.items()):
-        size = max(1, min(TOKENS_A_BATCH // length, LOGITS_A_BATCH // vocabulary_size(model)))
+        sample = torch.tensor([alike[0].ids], device=device_of(model))
+        unembedded = logits.positions_unembedded(sample) * vocabulary_size(model)
+        size = max(1, min(TOKENS_A_BATCH // length, LOGITS_A_BATCH // unembedded))
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-class _Reader:
-    """Runs copies of one length to the logits at one position of each."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._cuts: bool | None = None
-
-    def probabilities(self, batch: Sequence[_Copy]) -> list[float]:
-        """p(right form) of each copy."""
-        device = device_of(self._model)
-        ids = torch.tensor([copy.ids for copy in batch], device=device)
-        logits = self._logits(ids, torch.tensor([copy.read for copy in batch], device=device))
-        logits = logits.to(wide_dtype(device))
-        good = logits[range(len(batch)), [copy.good for copy in batch]]
-        if batch[0].bad is None:
-            found = (good - logits.logsumexp(dim=-1)).exp()
-        else:
-            found = (good - logits[range(len(batch)), [copy.bad for copy in batch]]).sigmoid()
-        if found.isnan().any():
-            raise ModelError(
-                "a probability is NaN: check the weights, and the model's dtype (float16 overflows easily)"
-            )
-        numbers: list[float] = found.tolist()
-        return numbers
-
-    def _logits(self, ids: Int[Tensor, "copy position"], read: Int[Tensor, "copy"]) -> Float[Tensor, "copy vocabulary"]:
-        if self._cuts is None:
-            self._cuts = self._may_cut(ids[:1], read[:1])
-        if self._cuts:
-            return self._cut_logits(ids, read)[:, 0]
-        # As many logits as there are positions: fewer copies at a time.
-        size = max(1, len(ids) // ids.shape[1])
-        parts = [
-            run_logits(self._model, some, [])[range(len(some)), at]
-            for some, at in zip(ids.split(size), read.split(size), strict=True)
-        ]
-        return torch.cat(parts)
-
-    def _cut_logits(self, ids: Tensor, read: Tensor) -> Tensor:
-        def cut(final: Tensor, *, hook: Any) -> Tensor:
-            return final[range(len(final)), read].unsqueeze(1)
-
-        return run_logits(self._model, ids, [(UNEMBEDDED, cut)])
-
-    def _may_cut(self, ids: Tensor, read: Tensor) -> bool:
-        """Whether the model unembeds each position by itself where its hook says so: then one of them is enough."""
-        if UNEMBEDDED not in hook_points(self._model):
-            return False
-        whole = run_logits(self._model, ids, [])[:, read]
-        try:
-            cut = self._cut_logits(ids, read)
-        except (RuntimeError, IndexError, ValueError, TypeError):  # a head that counts on all positions
-            return False
-        return cut.shape == whole.shape and torch.allclose(cut, whole, rtol=1e-3, atol=1e-3)
+def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Copy]) -> list[float]:
+    """p(right form) of each copy."""
+    good = logits[range(len(batch)), [copy.good for copy in batch]]
+    if batch[0].bad is None:
+        found = (good - logits.logsumexp(dim=-1)).exp()
+    else:
+        found = (good - logits[range(len(batch)), [copy.bad for copy in batch]]).sigmoid()
+    if found.isnan().any():
+        raise ModelError("a probability is NaN: check the weights, and the model's dtype (float16 overflows easily)")
+    numbers: list[float] = found.tolist()
+    return numbers

@@ -21,6 +21,7 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
+from tl_vzero.models.target_logits import TargetLogits
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, target_tokens
 
@@ -229,9 +230,10 @@ def _target_rows(
     metadata["rollout"] = "undefined: one row a layer"
     metadata["versions"] = metadata["versions"] | {"captum": version("captum")}
     scored: dict[int, Scores] = {}
+    target_logits = TargetLogits(model)
     with quiet(model):
         for sentence, target in zip(encoded.sentences, targets, strict=True):
-            prediction, outputs = predict(model, sites, sentence, target, tokens, picked)
+            prediction, outputs = predict(model, target_logits, sites, sentence, target, tokens, picked)
             rows, notes = [], []
             for layer in picked:
                 attribution, noted = attribute(prediction, layer, outputs.pop(layer))

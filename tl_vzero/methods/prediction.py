@@ -12,10 +12,9 @@ from tl_vzero.clean import check_clean_output, ids_of
 from tl_vzero.errors import InputError
 from tl_vzero.inputs import Inputs, Sentence, find_target
 from tl_vzero.models.facts import vocabulary_size
-from tl_vzero.models.run import NamedHook, run_logits
+from tl_vzero.models.run import NamedHook
 from tl_vzero.models.sites import Sites
-
-LOGITS_A_BATCH = 2**24  # numbers held at once: logits come for every position, and a gradient holds what made them
+from tl_vzero.models.target_logits import LOGITS_A_BATCH, TargetLogits
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,42 +27,38 @@ class Prediction:
     target: int
     good: int
     bad: int | None
+    logits: TargetLogits
 
     @property
     def copies(self) -> int:
         """How many copies of the sentence share a forward pass."""
-        return max(1, LOGITS_A_BATCH // (len(self.ids) * vocabulary_size(self.model)))
+        unembedded = self.logits.positions_unembedded(self.ids.unsqueeze(0)) * vocabulary_size(self.model)
+        return max(1, LOGITS_A_BATCH // unembedded)
 
     @property
     def tokens(self) -> list[int]:
         """The token whose logit it is, or the pair (good, bad)."""
         return [self.good] if self.bad is None else [self.good, self.bad]
 
-    def of_logits(self, logits: Float[Tensor, "copy position vocabulary"]) -> Float[Tensor, "copy"]:
-        """The metric of each copy."""
-        at_target = logits[:, self.target]
-        return at_target[:, self.good] if self.bad is None else at_target[:, self.good] - at_target[:, self.bad]
-
     def from_block(self, layer: int) -> Callable[[Tensor], Tensor]:
         """The metric as a function of a block's output, `[copy, position, feature]` to `[copy]`."""
 
         def metric(outputs: Float[Tensor, "copy position feature"]) -> Float[Tensor, "copy"]:
-            def overwrite(_: Tensor, *, hook: Any) -> Tensor:
-                return outputs
-
-            ids = self.ids.expand(len(outputs), -1)
-            return self.of_logits(run_logits(self.model, ids, [(self.sites.outputs[layer], overwrite)]))
+            logits = self.logits.after(self.sites.outputs[layer], outputs, self.ids, self.target)
+            return logits[:, self.good] if self.bad is None else logits[:, self.good] - logits[:, self.bad]
 
         return metric
 
     def output_for(self, token: int, layer: int) -> Float[Tensor, "1 position feature"]:
         """What a block writes where every position holds one token."""
-        outputs, _ = _outputs_and_logits(self.model, self.sites, [layer], torch.full_like(self.ids, token))
+        ids = torch.full_like(self.ids, token)
+        outputs, _ = _outputs_and_logits(self.logits, self.sites, [layer], ids, self.target)
         return outputs[layer]
 
 
 def predict(
     model: nn.Module,
+    target_logits: TargetLogits,
     sites: Sites,
     sentence: Sentence,
     target: int,
@@ -72,15 +67,17 @@ def predict(
 ) -> tuple[Prediction, dict[int, Tensor]]:
     """A sentence's prediction, by default of its likeliest token, and the chosen blocks' clean outputs."""
     (ids,) = ids_of(model, [sentence])
-    outputs, logits = _outputs_and_logits(model, sites, layers, ids)
+    outputs, logits = _outputs_and_logits(target_logits, sites, layers, ids, target)
     for layer, output in outputs.items():
         check_clean_output(sites.outputs[layer], output)
-    good, bad = tokens or (int(logits[0, target].argmax()), None)
-    return Prediction(model, sites, ids, target, good, bad), outputs
+    # Now, and not in a run on which Captum has put hooks of its own, is found out what may be left out.
+    target_logits.after(sites.outputs[layers[0]], outputs[layers[0]], ids, target)
+    good, bad = tokens or (int(logits[0].argmax()), None)
+    return Prediction(model, sites, ids, target, good, bad, target_logits), outputs
 
 
 def _outputs_and_logits(
-    model: nn.Module, sites: Sites, layers: Sequence[int], ids: Tensor
+    target_logits: TargetLogits, sites: Sites, layers: Sequence[int], ids: Tensor, target: int
 ) -> tuple[dict[int, Tensor], Tensor]:
     seen: dict[int, Tensor] = {}
 
@@ -90,7 +87,8 @@ def _outputs_and_logits(
 
         return sites.outputs[layer], hook_function
 
-    logits = run_logits(model, ids.unsqueeze(0), [keep(layer) for layer in layers])
+    at = torch.tensor([target], device=ids.device)
+    logits = target_logits.at(ids.unsqueeze(0), at, [keep(layer) for layer in layers])
     return seen, logits
 
 
