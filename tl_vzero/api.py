@@ -6,40 +6,46 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.clean import ids_of
+from tl_vzero.clean import read_by
 from tl_vzero.comparison.result import Comparison
 from tl_vzero.comparison.together import compare_methods
 from tl_vzero.distance import Distance
-from tl_vzero.errors import InputTypeError, unknown_name
-from tl_vzero.inputs import Inputs, Sentence, encode
+from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.inputs import Sentence
 from tl_vzero.methods.method import Method
 from tl_vzero.methods.plugins import Methods
 from tl_vzero.methods.registry import OTHER_METHODS
 from tl_vzero.methods.run import rollout_rule
-from tl_vzero.models.contracts import check_contracts, value_heads
+from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
 from tl_vzero.models.final_norm import final_norm_of
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
+from tl_vzero.paired_inputs import DecoderInputs, described, encode_for
 from tl_vzero.scores import Scores
+from tl_vzero.signals import Signals
 from tl_vzero.targets import TargetIds
-from tl_vzero.words import join_pieces
+from tl_vzero.words import span_label
 from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
-from tl_vzero.zeroing.request import MEMORY_MB, Request, Span, make_request
+from tl_vzero.zeroing.request import MEMORY_MB, Request, Wanted, make_request
 
 Text = str | Sequence[str] | Tensor
+Given = Text | Signals
 Numbers = Iterable[int] | int | None
 
 
 def value_zeroing(
     model: nn.Module,
-    inputs: Text,
+    inputs: Given,
     *,
     attention_mask: Tensor | None = None,
+    sampling_rate: int | None = None,
+    decoder_inputs: DecoderInputs | None = None,
+    stack: str | None = None,
     cache: Any | None = None,
     layers: Numbers = None,
     sources: Numbers = None,
-    spans: Iterable[Iterable[int] | int] | None = None,
+    spans: str | Iterable[Iterable[int] | int] | None = None,
     destinations: Numbers = None,
     heads: Numbers = None,
     per_head: bool = False,
@@ -56,10 +62,22 @@ def value_zeroing(
     `inputs` is a string, a list of strings, a 1-D tensor of ids, or a 2-D tensor with `attention_mask`; a list
     or a 2-D tensor gives a list of Scores. `values` are raw distances, `[layer, dest, src]`, or
     `[layer, head, dest, src]` with `per_head`. `layers`, `sources`, `destinations` and `heads` choose a part;
-    negative numbers count from the end. `spans`, such as `[[1, 2], [4]]`, are zeroed jointly, one column each, which is
-    not the sum of their positions' columns. `distance` is "cosine", "euclidean" or a callable (clean, changed).
-    `cache` is the caller's own ActivationCache of the clean run. `final_norm` compares the last block after the
-    model's final norm.
+    negative numbers count from the end. `spans` are zeroed jointly, one column each, which is not the sum of their
+    positions' columns (`span_interaction` tells by how much): positions, such as `[[1, 2], [4]]`, or "words", or by
+    spaCy's English parse "noun_chunks" or "subtrees" (of what depends on the root). `distance` is "cosine", "euclidean"
+    or a callable (clean, changed). `cache` is the caller's own ActivationCache of the clean run. `final_norm` compares
+    the last block after the model's final norm.
+
+    A vision model reads images, floats `[channel, height, width]`, and its positions are "[CLS]" and patches by row and
+    column, "r2c5"; a speech encoder reads sounds, `[samples]`, and its positions are frames by when they begin,
+    "0.32 s" (`frames` finds them by seconds). One more axis or a list gives a list. Resizing, scaling and normalising
+    are the caller's, by the model's own processor; `sampling_rate` is checked against the model's.
+
+    An encoder-decoder needs `stack`: "encoder", "decoder", or "cross", the decoder's blocks with one of the encoder's
+    positions zeroed, `[layer, decoder position, encoder position]`. For the last two, `decoder_inputs` are what the
+    decoder reads, one sentence or a list like `inputs` (of 1-D tensors where lengths differ). Ids are taken as they
+    are; text is read as labels are in training, the token that starts the decoder in front and without its last
+    special token.
 
     `engine` is "hooks", "closed_form", or "auto": the closed form where the model's blocks are recognised, nothing
     of the user's acts on them and both engines agree on a probe, else hooks; `metadata` says which and why.
@@ -67,7 +85,8 @@ def value_zeroing(
     the closed form holds, half for (destination, source) pairs and half for folded weights, which stay with the model
     for calls to come until a weight changes.
 
-    Raises InputError, InputTypeError or ModelError, and leaves the model as it was.
+    Raises InputError, InputTypeError or ModelError, DependencyError for phrases without a parser, and leaves the
+    model as it was.
     Source: Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers", section 3.
 
     >>> import tl_vzero
@@ -77,10 +96,11 @@ def value_zeroing(
     torch.Size([11, 11])
     """
     check_engine(engine)
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
     request = make_request(
         n_layers=sites.n_layers,
-        n_heads=value_heads(model),
+        n_heads=value_heads(model, sites.stack),
+        n_query_heads=attention_heads(model, sites.stack),
         layers=layers,
         heads=heads,
         per_head=per_head,
@@ -92,19 +112,26 @@ def value_zeroing(
         batch_size=batch_size,
         memory_mb=memory_mb,
     )
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
-    for sentence in encoded.sentences:
-        request.wanted(len(sentence))
-    metadata = provenance(model) | {"options": _options(request, engine)}
+    encoded = encode_for(
+        model,
+        sites.stack,
+        inputs,
+        decoder_inputs,
+        attention_mask=attention_mask,
+        prepend_bos=prepend_bos,
+        sampling_rate=sampling_rate,
+    )
+    wanted = {sentence.row: request.wanted(sentence) for sentence in encoded.sentences}
+    metadata = provenance(model, sites.stack) | {"options": _options(request, engine)}
     scored: dict[int, Scores] = {}
-    with quiet(model), _sources_bar(encoded, request, progress) as bar:
-        norm = final_norm_of(model, ids_of(model, encoded.sentences[:1])) if final_norm else None
-        work = Work(model, sites, request, engine, metadata["weights_sha256"], norm, cache, bar.update)
+    with quiet(model), _sources_bar(wanted, request, progress) as bar:
+        norm = final_norm_of(model, sites, *read_by(model, encoded.sentences[:1])) if final_norm else None
+        work = Work(model, sites, request, wanted, engine, metadata["weights_sha256"], norm, cache, bar.update)
         for batch in encoded.batches():
             maps, used = zeroed_maps(work, batch)
             for sentence, values in zip(batch, maps, strict=True):
-                own = values.to(result_dtype(model))
-                scored[sentence.row] = _zeroing_scores(sites, request, sentence, own, metadata | _how(used))
+                own, asked = values.to(result_dtype(model)), wanted[sentence.row]
+                scored[sentence.row] = _zeroing_scores(sites, request, asked, sentence, own, metadata | _how(used))
     return encoded.in_order(scored)
 
 
@@ -112,39 +139,39 @@ def _how(used: Used) -> dict[str, Any]:
     return {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
 
 
-def _sources_bar(encoded: Inputs, request: Request, progress: bool) -> Any:
-    n_sources = sum(len(request.wanted(len(sentence)).spans) for sentence in encoded.sentences)
+def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool) -> Any:
+    n_sources = sum(len(each.spans) for each in wanted.values())
     total = n_sources * len(request.layers)
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
 
 
 def _zeroing_scores(
-    sites: Sites, request: Request, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
+    sites: Sites, request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
 ) -> Scores:
     heads = None
     if request.per_head:
         heads = request.heads or tuple(range(values.shape[1]))
-    wanted = request.wanted(len(sentence))
+    sources = sentence.sources
     return Scores(
         values=values if request.per_head else values.squeeze(1),
         method="value_zeroing",
         layers=request.layers,
         heads=heads,
         dest_tokens=tuple(sentence.tokens[i] for i in wanted.destinations),
-        src_tokens=tuple(_span_label(sentence, span) for span in wanted.spans),
+        src_tokens=tuple(span_label(span, sources.tokens, sources.word_ids) for span in wanted.spans),
         dest_positions=wanted.destinations,
         src_positions=tuple(span[0] for span in wanted.spans),
         src_spans=None if request.spans is None else wanted.spans,
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
+        n_src_positions=len(sources) if sentence.cross else None,
+        src_word_ids=sources.word_ids if sentence.cross else None,
         identity=False,
-        metadata=metadata | {"special": list(sentence.special), "rollout": rollout_rule(identity=False)},
+        metadata=metadata
+        | {"special": list(sentence.special), "rollout": rollout_rule(identity=False)}
+        | described(sites.stack, sentence),
     )
-
-
-def _span_label(sentence: Sentence, span: Span) -> str:
-    return sentence.tokens[span[0]] if len(span) == 1 else join_pieces([sentence.tokens[j] for j in span])
 
 
 def _options(request: Request, engine: str) -> dict[str, Any]:
@@ -221,7 +248,7 @@ def compare(
     )
 
 
-def score(model: nn.Module, inputs: Text, method: str = "value_zeroing", **options: Any) -> Scores | list[Scores]:
+def score(model: nn.Module, inputs: Given, method: str = "value_zeroing", **options: Any) -> Scores | list[Scores]:
     """Compute the scores of one method, in the shape that every method shares.
 
     `options` are the method's own. Raises InputError for a method that is not in `METHODS`.
@@ -235,4 +262,10 @@ def score(model: nn.Module, inputs: Text, method: str = "value_zeroing", **optio
         raise InputTypeError(f"method is {type(method).__name__}: expected a name, one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    return METHODS[method](model, inputs, **options)
+    chosen = METHODS[method]
+    if options.get("stack") is not None and chosen.layer is None and "stack" not in (chosen.options or ("stack",)):
+        raise InputError(
+            f"stack={options['stack']!r} given, and {method} is for models with one stack of blocks: take "
+            "value_zeroing or attention for an encoder-decoder"
+        )
+    return chosen(model, inputs, **options)

@@ -22,6 +22,16 @@ def chosen(name: str, given: Iterable[int] | int | None, count: int, holder: str
     return resolved
 
 
+def chosen_heads(given: Iterable[int] | int | None, n_value_heads: int, n_query_heads: int) -> tuple[int, ...] | None:
+    """Resolve chosen heads of the values: under grouped queries there are fewer than heads of the pattern.
+
+    >>> chosen_heads([-1], 2, 4)
+    (1,)
+    """
+    shared = f"{n_query_heads} query heads share the value heads, of which the model has"
+    return chosen("heads", given, n_value_heads, "values have" if n_value_heads == n_query_heads else shared)
+
+
 def _within(name: str, number: int, count: int, holder: str) -> int:
     if not -count <= number < count:
         raise InputError(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs import Sentence
 from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, run_to
+from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
+
+# Which axes of an activation run over positions: of destinations, of sources, or of both.
+_Place = Literal["rows", "columns", "rows and columns"]
 
 SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by less, another token by more
 
@@ -21,13 +25,15 @@ SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by le
 class CleanBlock:
     """One block of the clean run, for sentences of one length or padded on the right.
 
+    Where a decoder's block reads the encoder, its sources are the encoder's positions.
+
     What is seen inside the block spares computing it again. It may be absent, or lie elsewhere in another class:
     whoever uses it checks that it is what it should be.
     """
 
     input: Float[Tensor, "sentence position feature"]
-    value: Float[Tensor, "sentence position value_head d_head"]
-    pattern: Float[Tensor, "sentence head position position"]
+    value: Float[Tensor, "sentence source value_head d_head"]
+    pattern: Float[Tensor, "sentence head position source"]
     output: Float[Tensor, "sentence position feature"]
     attention_output: Float[Tensor, "sentence position feature"] | None = None
     mlp_pre: Float[Tensor, "sentence position d_mlp"] | None = None
@@ -48,16 +54,18 @@ Clean = dict[int, CleanBlock]
 def visit_clean_blocks(
     model: nn.Module,
     sites: Sites,
-    ids: Int[Tensor, "sentence position"],
+    ids: Read,
     layers: Sequence[int],
     visit: Callable[[int, CleanBlock], None],
     *,
     mask: Bool[Tensor, "sentence position"] | None = None,
+    decoder_ids: Int[Tensor, "sentence decoder_position"] | None = None,
 ) -> None:
     """Run sentences once and show each chosen block as soon as it is done, with all that can be seen inside it.
 
     Nothing is kept of a block once it has been shown, and nothing past the last of them is computed. `mask` is False
-    at padding. Raises ModelError where a block's output is not finite.
+    at padding; `decoder_ids` are what an encoder-decoder's decoder reads. Raises ModelError where a block's output is
+    not finite.
     """
     seen: dict[str, Tensor] = {}
 
@@ -81,17 +89,19 @@ def visit_clean_blocks(
     hooks = [keep(name) for layer in layers for name in (*sites.at(layer)[:-1], *sites.inside[layer].values())]
     hooks += [show(layer) for layer in layers]
     with eager_attention(model):
-        run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask)
+        run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, decoder_ids=decoder_ids)
 
 
-def clean_run(model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int]) -> Clean:
-    """Run sentences of one length once and keep the chosen blocks' input, value, pattern and output."""
+def clean_run(
+    model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int], decoder_ids: Tensor | None = None
+) -> Clean:
+    """Run sentences of one shape once and keep the chosen blocks' input, value, pattern and output."""
     clean: Clean = {}
 
     def keep(layer: int, block: CleanBlock) -> None:
         clean[layer] = CleanBlock(block.input, block.value, block.pattern, block.output)
 
-    visit_clean_blocks(model, sites, ids, layers, keep)
+    visit_clean_blocks(model, sites, ids, layers, keep, decoder_ids=decoder_ids)
     return clean
 
 
@@ -143,7 +153,7 @@ def clean_from_cache(
             f"cache is {type(cache).__name__}: expected the ActivationCache that model.run_with_cache returns"
         )
 
-    def activation(name: str, *, pattern: bool = False) -> Tensor:
+    def activation(name: str, place: _Place) -> Tensor:
         if name not in cache:
             raise InputError(
                 f"cache lacks {name}: expected the whole clean run; call model.run_with_cache without "
@@ -152,19 +162,22 @@ def clean_from_cache(
         whole = cache[name]
         if getattr(cache, "has_batch_dim", True) is False:
             whole = whole.unsqueeze(0)
-        return torch.stack([_cut(name, whole, sentence, pattern) for sentence in sentences]).to(device_of(model))
+        return torch.stack([_cut(name, whole, sentence, place) for sentence in sentences]).to(device_of(model))
 
+    # A decoder's first input does not say what its encoder read; its block's output does.
     first = min(layers)
-    _check_same_sentences(model, sites.inputs[first], sentences, activation(sites.inputs[first]))
+    named = sites.inputs[first] if sites.stack in (None, "encoder") else sites.outputs[first]
+    _check_same_sentences(model, named, sentences, activation(named, "rows"))
     # A run with fused attention forms no pattern to cache.
     unseen = sites.patterns[first] not in cache and has_fused_attention(model)
-    own = clean_run(model, sites, ids_of(model, sentences), layers) if unseen else {}
+    ids, decoder_ids = read_by(model, sentences)
+    own = clean_run(model, sites, ids, layers, decoder_ids) if unseen else {}
     return {
         layer: CleanBlock(
-            activation(sites.inputs[layer]),
-            activation(sites.values[layer]),
-            own[layer].pattern if layer in own else activation(sites.patterns[layer], pattern=True),
-            activation(sites.outputs[layer]),
+            activation(sites.inputs[layer], "rows"),
+            activation(sites.values[layer], "columns"),
+            own[layer].pattern if layer in own else activation(sites.patterns[layer], "rows and columns"),
+            activation(sites.outputs[layer], "rows"),
         )
         for layer in layers
     }
@@ -175,9 +188,17 @@ def device_of(model: nn.Module) -> torch.device:
     return next(nn.Module.parameters(model)).device
 
 
-def ids_of(model: nn.Module, sentences: Sequence[Sentence]) -> Int[Tensor, "sentence position"]:
-    """The ids of sentences of one length, on the model's device."""
-    return torch.stack([sentence.ids for sentence in sentences]).to(device_of(model))
+def ids_of(model: nn.Module, sentences: Sequence[Sentence]) -> Read:
+    """The ids of sentences of one length, or images or sounds of one shape, as the model takes them."""
+    first = next(nn.Module.parameters(model))
+    read = torch.stack([sentence.read for sentence in sentences])
+    return read.to(device=first.device, dtype=first.dtype if read.is_floating_point() else read.dtype)
+
+
+def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Int[Tensor, "sentence _"] | None]:
+    """What the model reads of sentences of one shape: the ids, and for a decoder beside an encoder also its own."""
+    beside = [sentence.encoder for sentence in sentences if sentence.encoder is not None]
+    return (ids_of(model, beside), ids_of(model, sentences)) if beside else (ids_of(model, sentences), None)
 
 
 def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sentence], cached: Tensor) -> None:
@@ -187,7 +208,8 @@ def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sente
     def keep(activation: Tensor, *, hook: Any) -> None:
         seen.append(activation.detach())
 
-    run_to(model, ids_of(model, sentences), [(site, keep)], last=site)
+    ids, decoder_ids = read_by(model, sentences)
+    run_to(model, ids, [(site, keep)], last=site, decoder_ids=decoder_ids)
     scale = seen[0].float().abs().max()
     if (seen[0].float() - cached.float()).abs().max() > SAME_SENTENCE * scale:
         raise InputError(
@@ -196,13 +218,15 @@ def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sente
         )
 
 
-def _cut(name: str, whole: Tensor, sentence: Sentence, pattern: bool) -> Tensor:
-    n_rows, n_columns = whole.shape[0], whole.shape[-1] if pattern else whole.shape[1]
-    if sentence.row >= n_rows or sentence.columns[-1] >= n_columns:
-        raise InputError(
-            f"cache holds {n_rows} sentences of {n_columns} positions at {name}: expected those of the inputs "
-            f"(row {sentence.row}, positions to {sentence.columns[-1]})"
-        )
-    row = whole[sentence.row].detach()
-    first, last = sentence.columns[0], sentence.columns[-1] + 1
-    return row[:, first:last, first:last] if pattern else row[first:last]
+def _cut(name: str, whole: Tensor, sentence: Sentence, place: _Place) -> Tensor:
+    """A sentence's own part of a cached activation, padding taken away on the axes that run over positions."""
+    axes = {"rows": {1: sentence}, "columns": {1: sentence.sources}}.get(place, {2: sentence, 3: sentence.sources})
+    for axis, positions in axes.items():
+        n_rows, n_positions = whole.shape[0], whole.shape[axis]
+        if sentence.row >= n_rows or positions.columns[-1] >= n_positions:
+            raise InputError(
+                f"cache holds {n_rows} sentences of {n_positions} positions at {name}: expected those of the inputs "
+                f"(row {sentence.row}, positions to {positions.columns[-1]})"
+            )
+        whole = whole.narrow(axis, positions.columns[0], len(positions.columns))
+    return whole[sentence.row].detach()

@@ -1,15 +1,16 @@
 """Text or ids to sentences: token ids, labels, words and special tokens, without any padding."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.models.facts import context_length, facts_of, vocabulary_size
+from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import kind_of
 from tl_vzero.words import word_ids_of_pieces
 
@@ -22,7 +23,16 @@ EXPECTED = "a string, a list of strings, a 1-D tensor of ids, or a 2-D tensor of
 
 @dataclass(frozen=True, eq=False)
 class Sentence:
-    """One sentence as the model reads it. `row` and `columns` say where it stood in the caller's batch."""
+    """One sentence as the model reads it. `row` and `columns` say where it stood in the caller's batch.
+
+    Of text, `text` is what was given and `offsets` say where each token begins and ends in it, in characters; special
+    tokens that the text does not hold are empty there. A slow tokenizer gives no offsets.
+
+    Where the decoder of an encoder-decoder reads it, `encoder` is what the encoder reads beside it, and `cross` says
+    that its map is over the encoder's positions.
+
+    Of an image or a sound, `signal` is what the model reads, `about` says what its positions are, and there are no ids.
+    """
 
     ids: Int[Tensor, "position"]
     tokens: tuple[str, ...]
@@ -30,9 +40,31 @@ class Sentence:
     word_ids: tuple[int | None, ...] | None
     row: int
     columns: tuple[int, ...]
+    text: str | None = None
+    offsets: tuple[tuple[int, int], ...] | None = None
+    encoder: "Sentence | None" = None
+    cross: bool = False
+    signal: Float[Tensor, "..."] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def sources(self) -> "Sentence":
+        """The sentence whose positions are the columns of the map."""
+        return self.encoder if self.cross and self.encoder is not None else self
+
+    @property
+    def read(self) -> Int[Tensor, "position"] | Float[Tensor, "..."]:
+        """What the model reads of it: its ids, or the image or sound."""
+        return self.ids if self.signal is None else self.signal
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its length, and the encoder's beside it: sentences of one shape share a run without padding."""
+        beside = 0 if self.encoder is None else len(self.encoder)
+        return (len(self), beside) if self.signal is None else (len(self), beside, *self.signal.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +78,7 @@ class Inputs:
         """Sentences that are worked on together, from short to long."""
         batch: list[Sentence] = []
         held = 0
-        for sentence in sorted(self.sentences, key=len):
+        for sentence in sorted(self.sentences, key=lambda each: each.shape):
             if batch and held + len(sentence) > TOKENS_A_BATCH:
                 yield batch
                 batch, held = [], 0
@@ -62,7 +94,7 @@ class Inputs:
 
 def encode(
     model: nn.Module,
-    inputs: str | Sequence[str] | Tensor,
+    inputs: object,
     *,
     attention_mask: Tensor | None = None,
     prepend_bos: bool = False,
@@ -73,9 +105,16 @@ def encode(
     is then what each sentence alone gives. Ids are taken as they are; `prepend_bos` adds the tokenizer's
     BOS to text where the tokenizer does not.
 
-    Raises InputError or InputTypeError, saying what was given and what is expected.
+    Raises InputError or InputTypeError, saying what was given and what is expected, ModelError for a model that reads
+    no tokens.
     """
     kind_of(model)
+    signal = signal_of(model)
+    if signal is not None:
+        raise ModelError(
+            f"this model reads {signal.named}, and what is asked for is for models that read tokens: take "
+            "value_zeroing, value_zeroing_hooks, or score with a method that reads the clean run, such as attention"
+        )
     if isinstance(inputs, str) or (isinstance(inputs, list | tuple) and _all_strings(inputs)):
         if attention_mask is not None:
             raise InputError("attention_mask given with text: expected ids; text is never padded here")
@@ -83,7 +122,7 @@ def encode(
         sentences = [_from_text(model, text, row, prepend_bos) for row, text in enumerate(texts)]
         return Inputs(tuple(sentences), single=isinstance(inputs, str))
     if isinstance(inputs, Tensor):
-        return _from_ids(model, inputs, attention_mask)
+        return from_ids(model, inputs, attention_mask)
     raise InputTypeError(f"inputs are {_describe(inputs)}: expected {EXPECTED}")
 
 
@@ -101,25 +140,62 @@ def _describe(inputs: object) -> str:
 
 
 def _from_text(model: nn.Module, text: str, row: int, prepend_bos: bool) -> Sentence:
+    tokenizer = tokenizer_for(model, text, f"inputs[{row}]")
+    pieces = pieces_of(tokenizer, text)
+    if prepend_bos and tokenizer.bos_token_id is not None and pieces.ids[:1] != [tokenizer.bos_token_id]:
+        pieces = pieces.behind(tokenizer.bos_token_id)
+    return sentence_of(model, text, row, pieces)
+
+
+def tokenizer_for(model: nn.Module, text: str, name: str) -> Any:
+    """The model's tokenizer; raises InputError where there is none, or nothing to read in the text of that name."""
     tokenizer = facts_of(model).tokenizer
     if tokenizer is None:
         raise InputError(
             "text given, and this model has no tokenizer: pass a tensor of ids, or load the model with tokenizer="
         )
     if not text.strip():
-        raise InputError(f"inputs[{row}] is an empty text {text!r}: expected at least one word")
+        raise InputError(f"{name} is an empty text {text!r}: expected at least one word")
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A text as a tokenizer cuts it; a slow one knows neither words nor places in the text."""
+
+    ids: list[int]
+    word_ids: list[int | None] | None
+    offsets: list[tuple[int, int]] | None
+
+    def behind(self, token: int) -> "Pieces":
+        """The same behind a token that the text does not hold."""
+        return Pieces(
+            [token, *self.ids],
+            None if self.word_ids is None else [None, *self.word_ids],
+            None if self.offsets is None else [(0, 0), *self.offsets],
+        )
+
+    def without_last(self) -> "Pieces":
+        """All but the last."""
+        return Pieces(self.ids[:-1], self.word_ids and self.word_ids[:-1], self.offsets and self.offsets[:-1])
+
+
+def pieces_of(tokenizer: Any, text: str, *, as_target: bool = False) -> Pieces:
+    """Cut a text, special tokens included; `as_target`: as the tokenizer does for what is to be produced."""
     fast = getattr(tokenizer, "is_fast", False)
-    encoding = tokenizer(text, return_offsets_mapping=fast, verbose=False)
-    ids = list(encoding["input_ids"])
-    offsets = encoding["offset_mapping"] if fast else None
+    given = {"text_target" if as_target else "text": text}
+    encoding = tokenizer(**given, return_offsets_mapping=fast, verbose=False)
     word_ids = list(encoding.word_ids()) if fast else None
-    if prepend_bos and tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
-        ids = [tokenizer.bos_token_id, *ids]
-        offsets = None if offsets is None else [(0, 0), *offsets]
-        word_ids = None if word_ids is None else [None, *word_ids]
-    sentence = _labelled(model, torch.tensor(ids), row, tuple(range(len(ids))), word_ids)
-    tokens = _as_written(sentence, tokenizer, text, offsets)
-    return Sentence(sentence.ids, tokens, sentence.special, sentence.word_ids, row, sentence.columns)
+    return Pieces(list(encoding["input_ids"]), word_ids, list(encoding["offset_mapping"]) if fast else None)
+
+
+def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Sentence:
+    """A text that was cut, as a sentence; its labels show a word outside the vocabulary as it was written."""
+    columns = tuple(range(len(pieces.ids)))
+    sentence = _labelled(model, torch.tensor(pieces.ids), row, columns, pieces.word_ids)
+    tokens = _as_written(sentence, facts_of(model).tokenizer, text, pieces.offsets)
+    kept = None if pieces.offsets is None else tuple((begin, end) for begin, end in pieces.offsets)
+    return replace(sentence, tokens=tokens, text=text, offsets=kept)
 
 
 def _as_written(
@@ -133,7 +209,8 @@ def _as_written(
     return tuple(text[a:b] if number == unknown and b > a else token for number, token, (a, b) in spans)
 
 
-def _from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
+def from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
+    """Sentences of ids: one of a 1-D tensor, of a 2-D tensor a row each; `mask` is 0 at padding."""
     _check_ids(model, ids)
     if mask is not None:
         _check_mask(ids, mask)
@@ -148,10 +225,13 @@ def _from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
 
 
 def _check_ids(model: nn.Module, ids: Tensor) -> None:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputTypeError(
+            f"ids are {ids.dtype}, shape {list(ids.shape)}: expected integers, such as torch.int64; this model reads "
+            "tokens, no image and no sound"
+        )
     if ids.ndim not in (1, 2):
         raise InputError(f"ids have {ids.ndim} dimensions, shape {list(ids.shape)}: expected {EXPECTED}")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise InputTypeError(f"ids are {ids.dtype}: expected integers, such as torch.int64")
     if ids.numel() == 0:
         raise InputError(f"ids are empty, shape {list(ids.shape)}: expected at least one token")
     size = vocabulary_size(model)

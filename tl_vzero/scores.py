@@ -30,6 +30,7 @@ class Scores:
     sentence; `dest_positions[i]` is the sentence position of row i. `n_layers` and `n_positions` are those
     of the whole model and sentence, so that a partial map knows that it is one.
     Where spans were zeroed jointly, `src_spans` are their positions and `src_positions` the first of each.
+    A cross-attention map's columns are of another sentence: `n_src_positions` and `src_word_ids` are its own then.
     `identity` is the method's rollout rule: whether half of each token stays where it is.
     """
 
@@ -45,6 +46,8 @@ class Scores:
     heads: tuple[int, ...] | None = None
     src_spans: tuple[tuple[int, ...], ...] | None = None
     word_ids: tuple[int | None, ...] | None = None
+    n_src_positions: int | None = None
+    src_word_ids: tuple[int | None, ...] | None = None
     identity: bool = False
     stage: Stage = "raw"
     unit: Literal["token", "word"] = "token"
@@ -69,8 +72,8 @@ class Scores:
         """Whether some destinations or sources of the sentence are left out."""
         if self.src_spans is not None:
             return True
-        whole = tuple(range(self.n_positions))
-        return self.dest_positions != whole or self.src_positions != whole
+        n_sources = self.n_positions if self.n_src_positions is None else self.n_src_positions
+        return self.dest_positions != tuple(range(self.n_positions)) or self.src_positions != tuple(range(n_sources))
 
     @property
     def empty_rows(self) -> tuple[tuple[int, ...], ...]:
@@ -112,9 +115,12 @@ class Scores:
     def _why_no_rollout(self) -> str | None:
         if self.stage == "rollout":
             return "this is a rollout already"
-        whole = not self.partial
-        if self.metadata.get("stack") == "cross" or (whole and self.dest_tokens != self.src_tokens):
-            return "a cross-attention map joins two different sequences"
+        crosses = self.metadata.get("stack") == "cross" or self.n_src_positions is not None
+        if crosses or (not self.partial and self.dest_tokens != self.src_tokens):
+            return (
+                "a cross-attention map joins two different sequences; joint_rollout follows it through both stacks, "
+                "with the maps of encoder and decoder"
+            )
         if self.heads is not None:
             return "it needs one map a layer, and this has one a head; call it on scores without per_head"
         if self.unit == "word":
@@ -177,7 +183,8 @@ class Scores:
         """
         if self.unit == "word":
             return self
-        if self.word_ids is None:
+        src_word_ids = self.word_ids if self.n_src_positions is None else self.src_word_ids
+        if self.word_ids is None or src_word_ids is None:
             raise ScoresError(
                 "words() needs to know which pieces form a word, and this was computed from ids without "
                 "a tokenizer; load the model with one, or pass text"
@@ -187,32 +194,22 @@ class Scores:
                 "words() joins single positions, and these columns are spans already; give each word as a span, or "
                 "compute without spans"
             )
-        dests = self._words_of(self.dest_positions, self.dest_tokens)
-        sources = self._words_of(self.src_positions, self.src_tokens)
+        dests = _words_of(self.word_ids, self.dest_positions, self.dest_tokens)
+        sources = _words_of(src_word_ids, self.src_positions, self.src_tokens)
         summed = _pool([w.positions for w in sources], self.values, dim=-1)
         counts = torch.tensor([len(w.positions) for w in dests], dtype=summed.dtype, device=summed.device)
         values = _pool([w.positions for w in dests], summed, dim=-2) / counts.unsqueeze(-1)
-        n_words = len(group_words(self.word_ids, [""] * self.n_positions))
         return replace(
             self,
             values=values,
             dest_tokens=tuple(w.label for w in dests),
             src_tokens=tuple(w.label for w in sources),
-            dest_positions=tuple(self._word_numbers(dests, self.dest_positions)),
-            src_positions=tuple(self._word_numbers(sources, self.src_positions)),
-            n_positions=n_words,
+            dest_positions=_word_numbers(self.word_ids, dests, self.dest_positions),
+            src_positions=_word_numbers(src_word_ids, sources, self.src_positions),
+            n_positions=_count_words(self.word_ids),
+            n_src_positions=None if self.n_src_positions is None else _count_words(src_word_ids),
             unit="word",
         )
-
-    def _words_of(self, positions: tuple[int, ...], tokens: tuple[str, ...]) -> tuple[Word, ...]:
-        assert self.word_ids is not None
-        return group_words([self.word_ids[p] for p in positions], tokens)
-
-    def _word_numbers(self, words: Sequence[Word], positions: tuple[int, ...]) -> list[int]:
-        assert self.word_ids is not None
-        whole = group_words(self.word_ids, [""] * self.n_positions)
-        number_of = {position: number for number, word in enumerate(whole) for position in word.positions}
-        return [number_of[positions[word.positions[0]]] for word in words]
 
     def to_frame(self) -> "pd.DataFrame":
         """A long pandas table: layer, (head,) dest, src, value, dest_token, src_token, method, stage."""
@@ -249,6 +246,8 @@ class Scores:
             "word_ids": None if self.word_ids is None else list(self.word_ids),
             "n_layers": self.n_layers,
             "n_positions": self.n_positions,
+            "n_src_positions": self.n_src_positions,
+            "src_word_ids": None if self.src_word_ids is None else list(self.src_word_ids),
             "metadata": dict(self.metadata),
         }
 
@@ -294,6 +293,25 @@ class Scores:
         from tl_vzero.plot.notebook import notebook_bundle
 
         return notebook_bundle(self)
+
+
+def _words_of(
+    word_ids: tuple[int | None, ...], positions: tuple[int, ...], tokens: tuple[str, ...]
+) -> tuple[Word, ...]:
+    return group_words([word_ids[p] for p in positions], tokens)
+
+
+def _word_numbers(
+    word_ids: tuple[int | None, ...], words: Sequence[Word], positions: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The numbers, in the whole sentence, of words whose pieces are numbered among the positions kept."""
+    whole = group_words(word_ids, [""] * len(word_ids))
+    number_of = {position: number for number, word in enumerate(whole) for position in word.positions}
+    return tuple(number_of[positions[word.positions[0]]] for word in words)
+
+
+def _count_words(word_ids: tuple[int | None, ...]) -> int:
+    return len(group_words(word_ids, [""] * len(word_ids)))
 
 
 def _pool(groups: Sequence[Sequence[int]], values: Tensor, dim: int) -> Tensor:

@@ -42,6 +42,18 @@ def join_pieces(pieces: Sequence[str]) -> str:
     return joined or "".join(pieces)
 
 
+def span_label(positions: Sequence[int], pieces: Sequence[str], word_ids: Sequence[int | None] | None) -> str:
+    """Label positions that are one column: the piece itself, or several words with spaces between them.
+
+    >>> span_label([1, 2, 3], ["[CLS]", "the", "scar", "##ing", "[SEP]"], [None, 0, 1, 1, None])
+    'the scaring'
+    """
+    if len(positions) == 1:
+        return pieces[positions[0]]
+    own = [None if word_ids is None else word_ids[p] for p in positions]
+    return " ".join(word.label for word in group_words(own, [pieces[p] for p in positions]))
+
+
 def word_ids_of_pieces(pieces: Sequence[str], special: Sequence[bool]) -> tuple[int | None, ...]:
     """Number the words of a sentence from the marks in its pieces (WordPiece, byte-level BPE, SentencePiece).
 

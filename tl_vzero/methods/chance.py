@@ -13,6 +13,5 @@ def random(layer: Layer, seed: int = 0) -> Float[Tensor, "sentence dest src"]:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
     generator = torch.Generator().manual_seed(seed * 10_007 + layer.number)
-    length = layer.pattern.shape[-1]
-    one = torch.rand(length, length, generator=generator, dtype=torch.float64).to(layer.pattern)
+    one = torch.rand(*layer.pattern.shape[-2:], generator=generator, dtype=torch.float64).to(layer.pattern)
     return one * (layer.pattern != 0).any(dim=1)

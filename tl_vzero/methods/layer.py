@@ -40,7 +40,8 @@ class Layer:
         if self.known is None:
             raise ModelError(
                 f"this method reads the weights of block {self.number}, and they cannot be read in TransformerLens's "
-                "layout or hooks of yours act on the model: take the hooks away, or use attention or value_zeroing"
+                "layout, the model is an encoder-decoder, or hooks of yours act on it: take the hooks away, or use "
+                "attention or value_zeroing"
             )
         return self.known
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tl_vzero.methods.layer import Layer
 from tl_vzero.scores import Scores
+from tl_vzero.signals import Signals
 
 Need = Literal["clean run", "weights", "gradients", "target", "trained head", "captum"]
 
@@ -59,7 +60,9 @@ class Method:
     compared_up_to: int | None = None
     layer: LayerMethod | None = None
 
-    def __call__(self, model: nn.Module, inputs: str | Sequence[str] | Tensor, **options: Any) -> Scores | list[Scores]:
+    def __call__(
+        self, model: nn.Module, inputs: str | Sequence[str] | Signals, **options: Any
+    ) -> Scores | list[Scores]:
         return self.function(model, inputs, **options)
 
     @property

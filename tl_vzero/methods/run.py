@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, integers
-from tl_vzero.clean import CleanBlock, clean_from_cache, ids_of, visit_clean_blocks
+from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.inputs import Inputs, Sentence, encode
+from tl_vzero.inputs import Inputs, Sentence
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.method import LayerMethod
 from tl_vzero.models.blocks import acted_on, block_weights
@@ -20,7 +20,9 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
+from tl_vzero.paired_inputs import DecoderInputs, described, encode_for
 from tl_vzero.scores import Scores, Stage
+from tl_vzero.signals import Signals
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,12 @@ def layer_scores(
     name: str,
     method: LayerMethod,
     model: nn.Module,
-    inputs: str | Sequence[str] | Tensor,
+    inputs: str | Sequence[str] | Signals,
     *,
     attention_mask: Tensor | None = None,
+    decoder_inputs: DecoderInputs | None = None,
+    sampling_rate: int | None = None,
+    stack: str | None = None,
     cache: Any | None = None,
     layers: Iterable[int] | int | None = None,
     destinations: Iterable[int] | int | None = None,
@@ -78,9 +83,22 @@ def layer_scores(
     method has no heads, ModelError where it is undefined for the model, and leaves the model as it was.
     """
     asked = AskedMethod(name, method, per_head, integers("destinations", destinations), options)
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
+    if sites.stack == "cross" and method.through is not None:
+        raise ModelError(
+            f"{name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
+            'sequences; take the map itself, or stack="encoder" or "decoder"'
+        )
     numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    encoded = encode_for(
+        model,
+        sites.stack,
+        inputs,
+        decoder_inputs,
+        attention_mask=attention_mask,
+        prepend_bos=prepend_bos,
+        sampling_rate=sampling_rate,
+    )
     found = scores_on_one_run([asked], model, sites, encoded, numbers, cache)[name]
     if isinstance(found, ModelError):
         raise found
@@ -101,11 +119,13 @@ def scores_on_one_run(
     """
     for sentence, each in product(encoded.sentences, asked):
         each.rows_in(len(sentence))
-    metadata = provenance(model) | {"engine": "clean run"}
+    metadata = provenance(model, sites.stack) | {"engine": "clean run"}
     read = {each.name: tuple(range(max(layers) + 1)) if each.method.through else layers for each in asked}
     found: dict[str, dict[int, Scores] | ModelError] = {each.name: {} for each in asked}
     with quiet(model):
-        for group in (list(group) for batch in encoded.batches() for _, group in groupby(batch, key=len)):
+        for group in (
+            list(group) for batch in encoded.batches() for _, group in groupby(batch, key=lambda each: each.shape)
+        ):
             for each, maps in _maps(asked, model, sites, group, read, cache):
                 scored = found[each.name]
                 if isinstance(maps, ModelError) or isinstance(scored, ModelError):
@@ -154,7 +174,7 @@ def _maps(
 
     def visit(number: int, block: CleanBlock) -> None:
         wide = torch.float64 if block.output.dtype == torch.float64 else torch.float32
-        weights = None if hooks_act else block_weights(model, number, wide)
+        weights = None if hooks_act or sites.stack is not None else block_weights(model, number, wide)
         layer = Layer(number, block, wide, weights)
         for each in asked:
             if number in read[each.name] and each.name not in undefined:
@@ -166,7 +186,8 @@ def _maps(
 
     layers = sorted({number for numbers in read.values() for number in numbers})
     if cache is None:
-        visit_clean_blocks(model, sites, ids_of(model, group), layers, visit)
+        ids, decoder_ids = read_by(model, group)
+        visit_clean_blocks(model, sites, ids, layers, visit, decoder_ids=decoder_ids)
     else:
         for number, block in clean_from_cache(cache, model, sites, group, layers).items():
             visit(number, block)
@@ -197,21 +218,26 @@ def labelled(
     stage: Stage = "raw",
 ) -> Scores:
     """Maps of one sentence as Scores, over all sources."""
+    sources = sentence.sources
     return Scores(
         values=values,
         method=name,
         layers=layers,
         heads=tuple(range(values.shape[1])) if values.ndim == 4 else None,
         dest_tokens=tuple(sentence.tokens[i] for i in destinations),
-        src_tokens=sentence.tokens,
+        src_tokens=sources.tokens,
         dest_positions=destinations,
-        src_positions=tuple(range(len(sentence))),
+        src_positions=tuple(range(len(sources))),
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
+        n_src_positions=len(sources) if sentence.cross else None,
+        src_word_ids=sources.word_ids if sentence.cross else None,
         identity=identity,
         stage=stage,
-        metadata=metadata | {"special": list(sentence.special), "rollout": rollout_rule(identity)},
+        metadata=metadata
+        | {"special": list(sentence.special), "rollout": rollout_rule(identity)}
+        | described(sites.stack, sentence),
     )
 
 

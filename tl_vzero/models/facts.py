@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 import tl_vzero
+from tl_vzero.models.sites import hf_model_of
 
 Head = Literal["trained", "absent", "unknown"]
 
@@ -49,6 +50,18 @@ def context_length(model: nn.Module) -> int | None:
     """The longest sentence the model takes, in tokens; None where it has no limit."""
     length = getattr(model.cfg, "n_ctx", None)
     return int(length) if length and length > 0 else None
+
+
+def decoder_start(model: nn.Module) -> int | None:
+    """The token that an encoder-decoder's decoder starts with; None where nothing names it."""
+    inside = hf_model_of(model)
+    configs: list[Any] = [model.cfg]
+    if inside is not None:
+        configs = [inside.config, getattr(inside, "generation_config", None)]
+    named = [getattr(config, "decoder_start_token_id", None) for config in configs]
+    if inside is None:  # what HookedEncoderDecoder itself starts with
+        named.append(getattr(facts_of(model).tokenizer, "pad_token_id", None))
+    return next((int(token) for token in named if token is not None), None)
 
 
 @cache

@@ -7,31 +7,50 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError
-from tl_vzero.models.run import temporary_hooks
-from tl_vzero.models.sites import kind_of, sites_of
+from tl_vzero.models.run import decoder_arguments, temporary_hooks
+from tl_vzero.models.signals import Read
+from tl_vzero.models.sites import Sites, kind_of
+
+# By stack, and what the classes call it there. The norm of a speech encoder stands behind its embeddings or, where the
+# blocks are pre-norm, behind its blocks, by one name.
+_NAMES = {
+    None: ("ln_final", "embed_ln"),
+    "encoder": ("encoder_ln_final", "encoder_final_ln"),
+    "decoder": ("decoder_ln_final", "decoder_final_ln"),
+    "cross": ("decoder_ln_final", "decoder_final_ln"),
+}
 
 
 class _Reached(Exception):
     """Ends the probing run at the candidate norm."""
 
 
-def final_norm_of(model: nn.Module, ids: Int[Tensor, "batch position"]) -> nn.Module:
-    """Find the norm that reads the last block's output directly.
+def final_norm_of(
+    model: nn.Module,
+    sites: Sites,
+    ids: Read,
+    decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
+) -> nn.Module:
+    """Find the norm that reads the output of a stack's last block directly.
 
     A module called `ln_final` is not enough: in a bridged BERT it is the norm inside the prediction
     head. So the model is run once on `ids`, and the norm must be handed the last block's output.
     Raises InputError where there is no such norm.
     """
-    norm = getattr(model, "ln_final", None)
-    if isinstance(norm, nn.Module) and _reads_last_output(model, norm, ids):
-        return norm
+    arguments = decoder_arguments(model, ids, decoder_ids)
+    for name in _NAMES[sites.stack]:
+        norm = getattr(model, name, None)
+        if isinstance(norm, nn.Module) and _reads_last_output(model, sites, norm, ids, arguments):
+            return norm
     raise InputError(
         f"final_norm=True, and this {kind_of(model)} has no norm after its last block (its block outputs "
         "are what the head reads): leave final_norm=False"
     )
 
 
-def _reads_last_output(model: nn.Module, norm: nn.Module, ids: Tensor) -> bool:
+def _reads_last_output(
+    model: nn.Module, sites: Sites, norm: nn.Module, ids: Tensor, arguments: dict[str, Tensor]
+) -> bool:
     seen: dict[str, Tensor] = {}
 
     def keep_output(activation: Tensor, *, hook: Any) -> None:
@@ -43,8 +62,8 @@ def _reads_last_output(model: nn.Module, norm: nn.Module, ids: Tensor) -> bool:
 
     handle = norm.register_forward_pre_hook(keep_input)
     try:
-        with temporary_hooks(model, [(sites_of(model).outputs[-1], keep_output)]):
-            model(ids, return_type="logits")
+        with temporary_hooks(model, [(sites.outputs[-1], keep_output)]):
+            model(ids, return_type="logits", **arguments)
     except _Reached:
         pass
     finally:

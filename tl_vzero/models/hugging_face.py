@@ -12,6 +12,10 @@ from torch import nn
 from tl_vzero.errors import ModelError
 from tl_vzero.models.facts import Head
 from tl_vzero.models.hub import Source, offline_choices
+from tl_vzero.models.signals import signal_read_by
+
+# Read in training only, or from the last block on: checkpoints of images and speech often lack them.
+_UNREAD = ("masked_spec_embed", "mask_token", "pooler.dense.weight", "pooler.dense.bias")
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def _zero(model: nn.Module, names: set[str]) -> None:
 
 
 def _auto_class(config: Any) -> Any:
-    """The auto class whose models have a prediction head: masked, causal or sequence to sequence."""
+    """The auto class whose models have a head: for words, or for an image or a sound where the checkpoint has one."""
     import transformers
     from transformers.models.auto import modeling_auto as auto
 
@@ -91,8 +95,17 @@ def _auto_class(config: Any) -> Any:
     causal = (auto.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.AutoModelForCausalLM)
     pairs = (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, transformers.AutoModelForSeq2SeqLM)
     architectures = config.architectures or [""]
+    of_signals = {
+        "ForImageClassification": transformers.AutoModelForImageClassification,
+        "ForCTC": transformers.AutoModelForCTC,
+    }
+    for ending, auto_class in of_signals.items():
+        if architectures[0].endswith(ending):
+            return auto_class
     is_causal = architectures[0].endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False)
-    for mapping, auto_class in (causal, masked, pairs) if is_causal else (masked, causal, pairs):
+    # Half of an encoder-decoder can be read as a causal model, too.
+    others = (pairs, masked, causal) if getattr(config, "is_encoder_decoder", False) else (masked, causal, pairs)
+    for mapping, auto_class in (causal, masked, pairs) if is_causal else others:
         if type(config) in mapping:
             return auto_class
     return transformers.AutoModel
@@ -104,14 +117,27 @@ def _name_architecture(model: Any) -> None:
 
 
 def _head_from_missing(name: str, model: Any, missing: set[str]) -> Head:
-    base = f"{model.base_model_prefix}."
-    lost = sorted(key for key in missing if key.startswith(base))
+    if signal_read_by(model) is not None:
+        missing = {key for key in missing if not key.endswith(_UNREAD)}
+    lost = sorted(key for key in missing if _is_of_base(model, key))
     if lost:
         raise ModelError(
             f"the weights of {name!r} lack {len(lost)} tensors of the model, first {lost[0]}: expected all of "
             "them; the checkpoint is incomplete or belongs to another architecture"
         )
-    return "absent" if missing else "trained"
+    return "absent" if missing or _is_bare(model) else "trained"
+
+
+def _is_bare(model: Any) -> bool:
+    """Whether a model of images or speech has no head; one for words is given a head on loading."""
+    return signal_read_by(model) is not None and model.base_model is model
+
+
+def _is_of_base(model: Any, key: str) -> bool:
+    """Whether a tensor belongs to the model below the prediction head; T5's class holds that part directly."""
+    prefix = model.base_model_prefix
+    is_within = not prefix or hasattr(model, prefix)
+    return key.startswith(f"{prefix}.") if is_within else not key.startswith("lm_head.")
 
 
 def from_memory(hf_model: nn.Module, device: Any, dtype: torch.dtype | None) -> Checkpoint:
@@ -132,7 +158,9 @@ def from_memory(hf_model: nn.Module, device: Any, dtype: torch.dtype | None) -> 
     if hasattr(headed, "set_attn_implementation"):
         headed.set_attn_implementation("eager")
     _name_architecture(headed)
-    return Checkpoint(headed, "trained" if headed is model else _head_of_wrapper(headed))
+    if headed is model:
+        return Checkpoint(headed, "absent" if _is_bare(headed) else "trained")
+    return Checkpoint(headed, _head_of_wrapper(headed))
 
 
 def _sharing_copy(model: nn.Module) -> Any:
@@ -147,13 +175,29 @@ def _with_head(model: Any) -> Any:
         return model
     headed_class = auto_class._model_mapping[type(model.config)]
     base_class = getattr(headed_class, "base_model_prefix", "")
-    is_base = not hasattr(model, base_class) and not isinstance(model, headed_class)
-    if not is_base:
+    base = _without_head(model, headed_class)
+    if base is None:
         return model
     with torch.device("meta"):
         headed = headed_class(model.config)
-    setattr(headed, headed_class.base_model_prefix, model)
+    if hasattr(headed, base_class):
+        setattr(headed, base_class, base)
+    else:
+        for name, part in base.named_children():
+            setattr(headed, name, part)
     return _materialised(headed, next(model.parameters()))
+
+
+def _without_head(model: Any, headed_class: Any) -> Any | None:
+    """The base model of one that predicts no words: headless, or a classifier; None where there are words."""
+    base_class = getattr(headed_class, "base_model_prefix", "")
+    if isinstance(model, headed_class):
+        return None
+    if not hasattr(model, base_class):
+        return model
+    # Where there is no head for words at all, as for images and speech, a model's own head stays.
+    has_words = issubclass(headed_class, type(getattr(model, base_class))) or model.get_output_embeddings() is not None
+    return None if has_words else getattr(model, base_class)
 
 
 def _materialised(headed: Any, like: nn.Parameter) -> Any:
@@ -172,6 +216,6 @@ def _materialised(headed: Any, like: nn.Parameter) -> Any:
 
 def _head_of_wrapper(headed: Any) -> Head:
     """A head of tied embeddings alone has nothing untrained in it, as in GPT-2."""
-    base = getattr(headed, headed.base_model_prefix)
-    shared = {id(parameter) for parameter in base.parameters()}
-    return "trained" if all(id(p) in shared for p in headed.parameters()) else "absent"
+    named = dict(headed.named_parameters(remove_duplicate=False))
+    shared = {id(parameter) for name, parameter in named.items() if _is_of_base(headed, name)}
+    return "trained" if all(id(parameter) in shared for parameter in named.values()) else "absent"

@@ -13,6 +13,9 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, Head, remember
 from tl_vzero.models.hub import Source, find_source
 from tl_vzero.models.hugging_face import Checkpoint, from_folder_or_hub, from_memory
+from tl_vzero.models.same_function import check_same_function, hidden_states
+from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
+from tl_vzero.models.sites import stacks_of
 
 
 def load_model(
@@ -44,20 +47,26 @@ def load_model(
     if isinstance(wanted, str | Path):
         source = find_source(str(wanted))
         checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
-        own_tokenizer = tokenizer or _tokenizer_of(source, trust_remote_code)
+        reads_text = signal_read_by(checkpoint.model) is None
+        own_tokenizer = tokenizer or (_tokenizer_of(source, trust_remote_code) if reads_text else None)
+        location, local = source.location, source.local
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         checkpoint.model.to(device)
         name = source.name
     elif isinstance(wanted, nn.Module) and hasattr(wanted, "config"):
         checkpoint = from_memory(wanted, device, dtype)
         own_tokenizer = tokenizer
-        name = getattr(wanted.config, "name_or_path", "") or type(wanted).__name__
+        location, local = getattr(wanted.config, "name_or_path", ""), True
+        name = location or type(wanted).__name__
     else:
         raise InputTypeError(
             f"cannot load a model from {type(wanted).__name__}: expected a name, a folder, "
             "or an in-memory Hugging Face model"
         )
-    return _boot(checkpoint, own_tokenizer, str(name), checkpoint.head)
+    extractor = None
+    if isinstance(signal_read_by(checkpoint.model), Sounds):
+        extractor = feature_extractor_of(str(location), local)
+    return _boot(checkpoint, own_tokenizer, str(name), checkpoint.head, extractor)
 
 
 def _check_options(tokenizer: object, device: object, dtype: object) -> None:
@@ -74,26 +83,42 @@ def _check_options(tokenizer: object, device: object, dtype: object) -> None:
         raise InputTypeError(f"tokenizer is {type(tokenizer).__name__}: expected a Hugging Face tokenizer")
 
 
-def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, head: Head) -> nn.Module:
+def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, head: Head, extractor: Any | None) -> nn.Module:
     from transformer_lens.model_bridge import TransformerBridge
 
+    from tl_vzero.models.adapters import register
+
+    register()
     hf_model = checkpoint.model.eval()
     first = next(hf_model.parameters())
+    reads_text = signal_read_by(hf_model) is None
+    with torch.no_grad():
+        states = hidden_states(hf_model)
     with tempfile.TemporaryDirectory() as folder:
         try:
             bridge: nn.Module = TransformerBridge.boot_transformers(
-                name,
+                # Under its own name, TransformerLens would look for the model's processor on the hub.
+                name if reads_text else folder,
                 hf_model=hf_model,
-                tokenizer=_for_bridge(tokenizer, folder),
+                tokenizer=_for_bridge(tokenizer, folder) if reads_text else None,
                 device=str(first.device),
                 dtype=first.dtype,
             )
         except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
-            raise ModelError(f"TransformerLens cannot read {name!r} ({type(hf_model).__name__}): {error}") from error
+            # It goes on to list every architecture there is.
+            reason = str(error).partition(" Available architectures")[0]
+            raise ModelError(
+                f"TransformerLens cannot read {name!r} ({type(hf_model).__name__}): {reason}; expected an architecture "
+                "for which it, tl_vzero or another installed package has an adapter"
+            ) from error
     if tokenizer is None:
         bridge.tokenizer = None  # type: ignore[assignment]
+    if not reads_text:
+        bridge.processor = extractor  # type: ignore[assignment]  # where TransformerLens keeps it
     bridge.eval()
-    check_contracts(bridge)
+    check_same_function(bridge, hf_model, states)
+    for stack in stacks_of(bridge) or (None,):
+        check_contracts(bridge, stack)
     remember(bridge, Facts(name=name, tokenizer=tokenizer, head=head))
     return bridge
 

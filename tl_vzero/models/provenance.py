@@ -5,16 +5,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from tl_vzero.models.contracts import value_heads
+from tl_vzero.models.contracts import attention_heads, value_heads
 from tl_vzero.models.facts import facts_of, library_versions
-from tl_vzero.models.sites import kind_of
+from tl_vzero.models.sites import Stack, kind_of
 from tl_vzero.models.weights import weights_hash
 
 
-def provenance(model: nn.Module) -> dict[str, Any]:
-    """Name, class, weights and versions, as plain data for a file."""
-    facts, heads = facts_of(model), value_heads(model)
-    grouped = getattr(model.cfg, "n_heads", heads) != heads
+def provenance(model: nn.Module, stack: Stack | None = None) -> dict[str, Any]:
+    """Name, class, weights and versions, as plain data for a file; of an encoder-decoder also the stack."""
+    facts = facts_of(model)
+    grouped = attention_heads(model, stack) != value_heads(model, stack)
     return {
         "model": facts.name,
         "model_class": kind_of(model),

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError
-from tl_vzero.models.sites import hf_model_of, hook_points, kind_of
+from tl_vzero.models.signals import Read
+from tl_vzero.models.sites import hf_model_of, hook_points, kind_of, stacks_of
 
 HookFunction = Callable[..., Tensor | None]
 NamedHook = tuple[str, HookFunction]
@@ -98,19 +99,21 @@ def _attention_configs(hf_model: nn.Module) -> list[Any]:
 
 def run_to(
     model: nn.Module,
-    ids: Int[Tensor, "batch position"],
+    ids: Read,
     hooks: Sequence[NamedHook],
     *,
     last: str,
     mask: Bool[Tensor, "batch position"] | None = None,
+    decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
 ) -> None:
     """Run a batch of sentences, with hooks, and stop once the hook `last` has fired.
 
-    `mask` is False at padding; None says that there is none.
+    `mask` is False at padding; None says that there is none. `decoder_ids` are what the decoder of an encoder-decoder
+    reads; a run that ends in its encoder needs none.
     """
     with temporary_hooks(model, [*hooks, (last, _end_run)]):
         try:
-            model(ids, return_type=None, **_mask_argument(model, mask))
+            model(ids, return_type=None, **_mask_argument(model, mask), **decoder_arguments(model, ids, decoder_ids))
         except _EndOfRun:
             return
     raise ModelError(f"hook {last!r} never fired: this model's forward pass does not reach it")
@@ -121,6 +124,18 @@ def _mask_argument(model: nn.Module, mask: Tensor | None) -> dict[str, Tensor]:
         return {}
     name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
     return {name: mask.long()}
+
+
+def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None) -> dict[str, Tensor]:
+    """The further arguments by which an encoder-decoder takes what its decoder reads; none for another model."""
+    if not stacks_of(model):
+        return {}
+    # Where only the encoder is looked at, any token will do.
+    arguments = {"decoder_input": ids[:, :1] if decoder_ids is None else decoder_ids}
+    if kind_of(model) == "HookedEncoderDecoder":
+        # Without a mask it logs a warning at every run; of integers it would make 0 times minus infinity in float64.
+        arguments["one_zero_attention_mask"] = torch.ones_like(ids, dtype=next(nn.Module.parameters(model)).dtype)
+    return arguments
 
 
 def run_logits(model: nn.Module, ids: Int[Tensor, "batch position"], hooks: Sequence[NamedHook]) -> Tensor:

@@ -2,18 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from tl_vzero.errors import InputTypeError, ModelError
+from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
+
+# Which blocks of an encoder-decoder, and which values: "cross" is the decoder's blocks reading encoder positions.
+Stack = Literal["encoder", "decoder", "cross"]
+STACKS: tuple[Stack, ...] = ("encoder", "decoder", "cross")
 
 
 @dataclass(frozen=True)
 class Sites:
     """Hook names of every block, from the first to the last.
 
-    `inside` are a block's further hooks, by what they show, as far as the model has them.
+    `inside` are a block's further hooks, by what they show, as far as the model has them. `stack` is which blocks of an
+    encoder-decoder these are, None for a model that has one stack of blocks.
     """
 
     inputs: tuple[str, ...]
@@ -21,6 +27,7 @@ class Sites:
     patterns: tuple[str, ...]
     outputs: tuple[str, ...]
     inside: tuple[Mapping[str, str], ...]
+    stack: Stack | None = None
 
     @property
     def n_layers(self) -> int:
@@ -37,6 +44,7 @@ class _Names:
     output: str
     value: str = "attn.hook_v"
     pattern: str = "attn.hook_pattern"
+    blocks: str = "blocks"
 
 
 # One entry a TransformerLens class; the names are relative to `blocks.l.`. HookedEncoder's block ends in a
@@ -46,6 +54,32 @@ _NAMES = {
     "HookedTransformer": _Names("hook_resid_pre", "hook_resid_post"),
     "TransformerBridge": _Names("hook_in", "hook_out"),
 }
+
+
+def _of_stacks(
+    ends: tuple[str, str], encoder: str, decoder: str, self_attention: str, cross_attention: str
+) -> dict[Stack, _Names]:
+    def names(attention: str, blocks: str) -> _Names:
+        return _Names(*ends, f"{attention}.hook_v", f"{attention}.hook_pattern", blocks)
+
+    return {
+        "encoder": names("attn", encoder),
+        "decoder": names(self_attention, decoder),
+        "cross": names(cross_attention, decoder),
+    }
+
+
+# The same for encoder-decoders, one entry a class that holds them.
+_STACKED: dict[str, dict[Stack, _Names]] = {
+    "HookedEncoderDecoder": _of_stacks(
+        ("hook_resid_pre", "hook_resid_post"), "encoder", "decoder", "attn", "cross_attn"
+    ),
+    "TransformerBridge": _of_stacks(
+        ("hook_in", "hook_out"), "encoder_blocks", "decoder_blocks", "self_attn", "cross_attn"
+    ),
+}
+_CLASSES = tuple(dict.fromkeys([*_NAMES, *_STACKED]))
+_STACKS_FOUND: WeakKeyDictionary[nn.Module, tuple[Stack, ...]] = WeakKeyDictionary()
 
 # What may be seen inside a block, and under what names, the first that there is: a bridged BERT's hook_attn_out lies
 # behind a norm.
@@ -63,14 +97,14 @@ def kind_of(model: object) -> str:
     Subclasses count as what they derive from.
     """
     for cls in type(model).__mro__:
-        if cls.__module__.partition(".")[0] == "transformer_lens" and cls.__name__ in _NAMES:
+        if cls.__module__.partition(".")[0] == "transformer_lens" and cls.__name__ in _CLASSES:
             return cls.__name__
     hint = ""
     if any(cls.__module__.startswith("transformers.") for cls in type(model).__mro__):
         hint = "; this is a Hugging Face model: wrap it with tl_vzero.load_model(model, tokenizer)"
     raise InputTypeError(
         f"model is {type(model).__module__}.{type(model).__name__}: expected a TransformerLens model "
-        f"({', '.join(_NAMES)}){hint}"
+        f"({', '.join(_CLASSES)}){hint}"
     )
 
 
@@ -79,26 +113,68 @@ def hook_points(model: nn.Module) -> dict[str, Any]:
     return cast(dict[str, Any], model.hook_dict)
 
 
-def sites_of(model: nn.Module) -> Sites:
-    """Find a model's hook names; raises ModelError where it has no blocks with values to zero."""
-    kind = kind_of(model)
-    names, known = _NAMES[kind], hook_points(model)
-    layers = range(_count_blocks(known))
+def stacks_of(model: nn.Module) -> tuple[Stack, ...]:
+    """The stacks of an encoder-decoder; none for a model that has one stack of blocks."""
+    if model not in _STACKS_FOUND:  # every run asks, and a bridge takes its time to name its hooks
+        named, known = _STACKED.get(kind_of(model), {}), hook_points(model)
+        present = (stack for stack, names in named.items() if f"{names.blocks}.0.{names.value}" in known)
+        _STACKS_FOUND[model] = tuple(present)
+    return _STACKS_FOUND[model]
+
+
+def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
+    """Find a model's hook names, of an encoder-decoder those of one stack.
+
+    Raises ModelError where there are no blocks with values to zero, InputError for a stack that the model lacks or
+    one that is not named.
+    """
+    own = _checked_stack(model, stack)
+    kind, known = kind_of(model), hook_points(model)
+    names = _NAMES[kind] if own is None else _STACKED[kind][own]
+    layers = range(_count_blocks(names.blocks, known))
 
     def named(site: str) -> tuple[str, ...]:
-        return tuple(f"blocks.{layer}.{site}" for layer in layers)
+        return tuple(f"{names.blocks}.{layer}.{site}" for layer in layers)
 
-    inside = tuple(_inside(f"blocks.{layer}", known) for layer in layers)
-    sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside)
+    # A decoder block has two attentions, and the names inside do not say which they belong to.
+    inside = tuple(_inside(f"blocks.{layer}", known) if own is None else {} for layer in layers)
+    sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside, own)
     for required in (sites.inputs, sites.values, sites.patterns, sites.outputs):
         missing = [name for name in required if name not in known]
         if missing or not required:
-            wanted = missing[0] if missing else f"blocks.0.{names.value}"
+            wanted = missing[0] if missing else f"{names.blocks}.0.{names.value}"
+            without = f" ({len(missing)} of {len(required)} blocks lack it)" if missing else ""
             raise ModelError(
-                f"this {kind} has no hook {wanted}: Value Zeroing needs blocks with an attention whose values "
-                "can be zeroed (state-space and attention-free models have none)"
+                f"this {kind} has no hook {wanted}{without}: Value Zeroing needs an attention whose values can be "
+                "zeroed in every block; state-space, convolution and linear-attention blocks have none"
             )
     return sites
+
+
+def _checked_stack(model: nn.Module, stack: str | None) -> Stack | None:
+    if stack is not None and not isinstance(stack, str):
+        raise InputTypeError(f"stack is {type(stack).__name__}: expected one of {', '.join(STACKS)}, or None")
+    own = stacks_of(model)
+    if stack is None:
+        if own:
+            raise InputError(
+                f"no stack named, and this {kind_of(model)} is an encoder-decoder: expected stack="
+                f"{' or '.join(repr(each) for each in own)}, which value_zeroing, value_zeroing_hooks and the methods "
+                "that read the clean run take; everything else is for models with one stack of blocks"
+            )
+        return None
+    if stack not in STACKS:
+        raise unknown_name("stack", stack, STACKS)
+    if not own:
+        raise InputError(
+            f"stack={stack!r} given, and this {kind_of(model)} has one stack of blocks: leave stack out; only "
+            "encoder-decoders (T5, BART) have several"
+        )
+    if stack not in own:
+        raise InputError(
+            f"stack={stack!r} given, and this {kind_of(model)} has {', '.join(own)}: expected one of these"
+        )
+    return stack
 
 
 def _inside(block: str, known: dict[str, Any]) -> dict[str, str]:
@@ -108,8 +184,8 @@ def _inside(block: str, known: dict[str, Any]) -> dict[str, str]:
     return {shows: names[0] for shows, names in found.items() if names}
 
 
-def _count_blocks(known: dict[str, Any]) -> int:
-    numbers = {name.split(".")[1] for name in known if name.startswith("blocks.")}
+def _count_blocks(blocks: str, known: dict[str, Any]) -> int:
+    numbers = {name.split(".")[1] for name in known if name.startswith(f"{blocks}.")}
     return sum(number.isdigit() for number in numbers)
 
 

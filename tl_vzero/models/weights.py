@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError, ProcessedWeightsWarning
+from tl_vzero.models.sites import sites_of, stacks_of
 
 CENTRED_BELOW = 1e-4  # mean of a centred row over its mean size; random rows are at about 1/sqrt(d_model)
 
@@ -108,12 +109,23 @@ def warn_if_processed(model: nn.Module) -> None:
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
-    return [block.attn for block in model.blocks]  # type: ignore[union-attr]
+    stacks = stacks_of(model)
+    if not stacks:
+        return [block.attn for block in model.blocks]  # type: ignore[union-attr]
+    values = [name for stack in stacks for name in sites_of(model, stack).values]
+    return [model.get_submodule(name.rpartition(".")[0]) for name in values]
 
 
 def _weights(modules: list[nn.Module], name: str) -> list[Tensor]:
-    found = [getattr(module, name, None) for module in modules]
+    found = [_weight(module, name) for module in modules]
     return [weight.detach() for weight in found if isinstance(weight, Tensor)]
+
+
+def _weight(module: nn.Module, name: str) -> object:
+    try:
+        return getattr(module, name, None)
+    except NotImplementedError:  # a bridge refuses what an attention lacks, as latent attention lacks b_V
+        return None
 
 
 def _folded_value_biases(model: nn.Module) -> str | None:

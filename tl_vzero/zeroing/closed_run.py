@@ -29,7 +29,7 @@ class PaddingMatters(NotInClosedForm):
 def closed_maps(
     model: nn.Module,
     sites: Sites,
-    ids: Sequence[Int[Tensor, "_"]],
+    ids: Sequence[Int[Tensor, "_"] | Float[Tensor, "..."]],
     wanted: Sequence[Wanted],
     request: Request,
     kept: Kept,

@@ -1,7 +1,8 @@
 """Choosing between the two engines: the closed form where it is known to be right, else hooks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -9,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.clean import clean_from_cache, device_of, ids_of
+from tl_vzero.clean import clean_from_cache, ids_of, read_by
 from tl_vzero.errors import ModelError, unknown_name
 from tl_vzero.inputs import Sentence
 from tl_vzero.models.blocks import acted_on, structure
 from tl_vzero.models.facts import context_length
+from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE
 from tl_vzero.zeroing.closed_run import NotInClosedForm, PaddingMatters, closed_maps
@@ -47,11 +49,15 @@ class Used:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What is to be computed of a model, and by what: `weights_sha256` is the hash of its weights now."""
+    """What is to be computed of a model, and by what.
+
+    `wanted` is what is asked of each sentence, by its row; `weights_sha256` is the hash of the weights now.
+    """
 
     model: nn.Module
     sites: Sites
     request: Request
+    wanted: Mapping[int, Wanted]
     engine: str
     weights_sha256: str
     final_norm: nn.Module | None
@@ -79,12 +85,17 @@ def zeroed_maps(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
         if work.engine == "closed_form":
             raise ModelError(f'engine="closed_form" cannot be used: {reason}; use engine="auto" or "hooks"')
     maps: Maps = []
-    for group in _runs(sentences, padding=0):
-        maps += _by_hooks(work, group)
+    for _, alike in groupby(sentences, key=lambda each: (each.shape, work.wanted[each.row].spans)):
+        maps += _by_hooks(work, list(alike))
     return maps, Used("hooks", reason=reason)
 
 
-def _runs(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
+def _alike(sentences: Sequence[Sentence]) -> list[list[Sentence]]:
+    """Sentences that share a run of the model without padding."""
+    return [list(alike) for _, alike in groupby(sentences, key=lambda each: each.shape)]
+
+
+def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
     """Sentences that share a run of the model, padded by at most so many positions together."""
     runs: list[list[Sentence]] = []
     padded = 0
@@ -99,14 +110,17 @@ def _runs(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
 
 
 def _by_hooks(work: Work, group: list[Sentence]) -> Maps:
+    """Maps of sentences of one shape of which the same is asked."""
     layers = work.request.layers
     known = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
+    ids, decoder_ids = read_by(work.model, group)
     maps = hooked_maps(
         work.model,
         work.sites,
-        ids_of(work.model, group),
+        ids,
         work.request,
-        work.request.wanted(len(group[0])),
+        work.wanted[group[0].row],
+        decoder_ids=decoder_ids,
         clean=known,
         final_norm=work.final_norm,
         advance=lambda sources: work.advance(sources * len(layers)),
@@ -115,21 +129,23 @@ def _by_hooks(work: Work, group: list[Sentence]) -> Maps:
 
 
 def _in_closed_form(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
+    if work.sites.stack is not None:
+        raise NotInClosedForm(f'it reads models with one stack of blocks, and stack="{work.sites.stack}" is asked for')
     if acted_on(work.model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
     kept = kept_of(work.model, work.weights_sha256, work.request.memory_mb * 2**20 * FOLDS_SHARE)
     verdict = _verdict(work, sentences[0], kept)
     if verdict == "wrong":
         raise NotInClosedForm("on a probe it did not give what the hook engine gives")
-    pads = verdict == "right, padded too" and work.cache is None
+    pads = verdict == "right, padded too" and work.cache is None and sentences[0].signal is None
     maps: Maps = []
     routes: tuple[str, ...] = ()
-    for group in _runs(sentences, PADDING_A_RUN if pads else 0):
+    for group in _padded(sentences, PADDING_A_RUN) if pads else _alike(sentences):
         try:
             made, routes = _closed_group(work, group, kept)
         except PaddingMatters:
             made = []
-            for alike in _runs(group, padding=0):
+            for alike in _alike(group):
                 own, routes = _closed_group(work, alike, kept)
                 made += own
         maps += made
@@ -143,8 +159,8 @@ def _closed_group(work: Work, group: list[Sentence], kept: Kept) -> tuple[Maps, 
     return closed_maps(
         work.model,
         work.sites,
-        [sentence.ids.to(device_of(work.model)) for sentence in group],
-        [work.request.wanted(len(sentence)) for sentence in group],
+        [ids_of(work.model, [sentence])[0] for sentence in group],
+        [work.wanted[sentence.row] for sentence in group],
         work.request,
         kept,
         clean=known,
@@ -169,11 +185,8 @@ def _verdict(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
 
 
 def _probe(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
-    longest = min(max(PROBE_LENGTHS), context_length(work.model) or max(PROBE_LENGTHS))
-    ids = sentence.ids.to(device_of(work.model)).repeat(longest)[:longest]
-    probes = [ids[:length] for length in PROBE_LENGTHS]
+    probes, wanted = _probes(work.model, sentence)
     request = default_request(work.sites.n_layers)
-    wanted = [Wanted.whole(len(each)) for each in probes]
     hooked = [
         hooked_maps(work.model, work.sites, each.unsqueeze(0), request, one)[0]
         for each, one in zip(probes, wanted, strict=True)
@@ -191,6 +204,22 @@ def _probe(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
     if agrees(range(len(probes))):
         return "right, padded too"
     return "right" if all(agrees([n]) for n in range(len(probes))) else "wrong"
+
+
+def _probes(model: nn.Module, sentence: Sentence) -> tuple[list[Tensor], list[Wanted]]:
+    """Short sentences of the same tokens, or the beginning of the same sound; of an image a few patches are zeroed."""
+    (read,) = ids_of(model, [sentence])
+    longest = max(PROBE_LENGTHS)
+    signal = signal_of(model)
+    if signal is not None:
+        beginning = signal.beginning(read, longest)
+        n_positions = len(signal.labels(tuple(beginning.shape)))
+        sources = tuple((j,) for j in range(min(longest, n_positions)))
+        return [beginning], [Wanted(n_positions, sources, tuple(range(n_positions)))]
+    longest = min(longest, context_length(model) or longest)
+    ids = read.repeat(longest)[:longest]
+    probes = [ids[:length] for length in PROBE_LENGTHS]
+    return probes, [Wanted.whole(len(each)) for each in probes]
 
 
 def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:

@@ -17,15 +17,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, integers
+from tl_vzero.choices import chosen, chosen_heads, integers
 from tl_vzero.clean import Clean, CleanBlock, check_clean_output
 from tl_vzero.distance import cosine, cosine_of_change, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.models.contracts import check_contracts, value_heads
+from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
 from tl_vzero.models.run import NamedHook, eager_attention, run_to
+from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
+from tl_vzero.zeroing.named_spans import Span
 from tl_vzero.zeroing.reach import felt_of, reached
-from tl_vzero.zeroing.request import Request, Span, Wanted
+from tl_vzero.zeroing.request import Request, Wanted
 
 TOKENS_A_BATCH = 768
 
@@ -35,33 +37,35 @@ def value_zeroing_hooks(
     positions: Iterable[int] | int,
     layers: Iterable[int] | int | None = None,
     heads: Iterable[int] | int | None = None,
+    stack: str | None = None,
 ) -> list[NamedHook]:
     """Hooks that zero the values of some positions, for TransformerLens's own `run_with_hooks`.
 
     Returns (hook name, function) pairs, one a layer; `layers` and `heads` default to all. Every sentence of a
     batch is zeroed at the same positions; negative ones count from the end. No position at all zeroes nothing.
-    Under grouped-query attention `heads` are key-value heads.
+    Under grouped-query attention `heads` are key-value heads. Of an encoder-decoder `stack` says which values:
+    "encoder", "decoder", or "cross" for what the decoder's layers read at encoder positions.
 
-    Raises InputError for layers or heads that the model lacks, and in the run for positions outside it.
+    Raises InputError for layers, heads or a stack that the model lacks, and in the run for positions outside it.
 
     >>> import torch, tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> hooks = tl_vzero.value_zeroing_hooks(model, positions=[1, 2], layers=0)
     >>> logits = model.run_with_hooks(torch.tensor([[2, 7, 8, 3]]), fwd_hooks=hooks)
     """
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
     zeroed = integers("positions", positions, empty=True)
     if zeroed is None:
         raise InputTypeError("positions is None: expected one number or several, such as [1, 2]")
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    n_heads = value_heads(model)
-    chosen_heads = chosen("heads", heads, n_heads, "values have") or tuple(range(n_heads))
+    n_heads = value_heads(model, sites.stack)
+    zeroed_heads = chosen_heads(heads, n_heads, attention_heads(model, sites.stack)) or tuple(range(n_heads))
 
     def zero_values(value: Tensor, hook: Any) -> Tensor:
         inside = chosen("positions", zeroed, value.shape[1], "the sentence has") if zeroed else ()
         value = value.clone()
         for position in inside or ():
-            value[:, position, list(chosen_heads)] = 0
+            value[:, position, list(zeroed_heads)] = 0
         return value
 
     return [(sites.values[layer], zero_values) for layer in chosen_layers]
@@ -117,27 +121,30 @@ class _CleanActivations:
 def hooked_maps(
     model: nn.Module,
     sites: Sites,
-    ids: Int[Tensor, "sentence position"],
+    ids: Read,
     request: Request,
     wanted: Wanted,
     *,
+    decoder_ids: Int[Tensor, "sentence decoder_position"] | None = None,
     clean: Clean | None = None,
     final_norm: nn.Module | None = None,
     advance: Callable[[float], object] = lambda copies: None,
 ) -> Float[Tensor, "sentence layer head dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the head axis is 1 long unless per head.
 
-    The last axis is `wanted`'s spans, in most maps single positions.
+    The last axis is `wanted`'s spans, in most maps single positions. `decoder_ids` are what the decoder reads, where
+    the map is one of an encoder-decoder's decoder.
 
     `clean` is their clean run, where it is known; `advance` is told how many sources each batch had zeroed. An entry
     is exactly 0 where every zeroed head's pattern or value is exactly 0.
     """
-    heads = request.heads if request.heads is not None else tuple(range(value_heads(model)))
+    heads = request.heads if request.heads is not None else tuple(range(value_heads(model, sites.stack)))
     n_maps = len(heads) if request.per_head else 1
     shape = (len(ids), len(request.layers), n_maps, len(wanted.destinations), len(wanted.spans))
     maps = torch.zeros(shape, dtype=wide_dtype(ids.device), device=ids.device)
     copies = _all_copies(len(ids), wanted.spans, n_maps, ids.device)
-    size = request.batch_size or max(1, TOKENS_A_BATCH // ids.shape[1])
+    length = wanted.length + (0 if decoder_ids is None else ids.shape[1])
+    size = request.batch_size or max(1, TOKENS_A_BATCH // length)
     known = _CleanActivations(sites, clean)
     dest = torch.tensor(wanted.destinations, device=ids.device)
     for start in range(0, len(copies), size):
@@ -156,7 +163,13 @@ def hooked_maps(
             if part.n_clean:
                 hooks.append((sites.patterns[layer], _look(known, sites.patterns[layer], part)))
         with eager_attention(model) if part.n_clean else nullcontext():
-            run_to(model, part.rows(ids), hooks, last=sites.outputs[max(request.layers)])
+            run_to(
+                model,
+                part.rows(ids),
+                hooks,
+                last=sites.outputs[max(request.layers)],
+                decoder_ids=None if decoder_ids is None else part.rows(decoder_ids),
+            )
         advance(len(part) / n_maps)
     for index, layer in enumerate(request.layers):
         felt = reached(known.block(layer), heads, request.per_head)
@@ -192,9 +205,9 @@ def _clean_input(known: _CleanActivations, name: str, copies: _Copies) -> Any:
 def _zero_sources(
     known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request
 ) -> Any:
-    chosen_heads = torch.tensor(heads, device=copies.head.device)
+    all_heads = torch.tensor(heads, device=copies.head.device)
     copy = copies.n_clean + torch.arange(len(copies), device=copies.head.device)[:, None, None]
-    zeroed_heads = chosen_heads[copies.head, None] if request.per_head else chosen_heads.unsqueeze(0)
+    zeroed_heads = all_heads[copies.head, None] if request.per_head else all_heads.unsqueeze(0)
 
     def hook_function(value: Tensor, *, hook: Any) -> Tensor:
         known.at(name, value, copies)

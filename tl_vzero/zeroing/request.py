@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from tl_vzero.choices import chosen, integers, positive
+from tl_vzero.choices import chosen, chosen_heads, integers, positive
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.inputs import Sentence
+from tl_vzero.zeroing.named_spans import Span, check_span_name, named_spans
 
 MEMORY_MB = 256.0
-
-
-Span = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Request:
-    """Which maps to compute. `None` means all; positions are resolved sentence by sentence."""
+    """Which maps to compute. `None` means all; positions and names of spans are resolved sentence by sentence."""
 
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None
     per_head: bool
     sources: tuple[int, ...] | None
-    spans: tuple[Span, ...] | None
+    spans: tuple[Span, ...] | str | None
     destinations: tuple[int, ...] | None
     distance_name: str
     distance: Distance
@@ -48,14 +48,18 @@ class Request:
     batch_size: int | None
     memory_mb: float
 
-    def wanted(self, length: int) -> Wanted:
-        """What is asked of a sentence of a length; raises InputError for positions outside it."""
+    def wanted(self, sentence: Sentence) -> Wanted:
+        """What is asked of a sentence; raises InputError for positions outside it and for spans that overlap."""
+        n_sources = len(sentence.sources)
         spans: tuple[Span, ...]
-        if self.spans is None:
-            spans = tuple((j,) for j in _positions("sources", self.sources, length))
+        if isinstance(self.spans, str):
+            spans = named_spans(self.spans, sentence.sources)
+        elif self.spans is not None:
+            spans = tuple(_positions(f"spans[{n}]", span, n_sources) for n, span in enumerate(self.spans))
+            _check_apart(spans)
         else:
-            spans = tuple(_positions(f"spans[{n}]", span, length) for n, span in enumerate(self.spans))
-        return Wanted(length, spans, _positions("destinations", self.destinations, length))
+            spans = tuple((j,) for j in _positions("sources", self.sources, n_sources))
+        return Wanted(len(sentence), spans, _positions("destinations", self.destinations, len(sentence)))
 
 
 def default_request(n_layers: int) -> Request:
@@ -68,11 +72,12 @@ def make_request(
     *,
     n_layers: int,
     n_heads: int,
+    n_query_heads: int,
     layers: Iterable[int] | int | None,
     heads: Iterable[int] | int | None,
     per_head: bool,
     sources: Iterable[int] | int | None,
-    spans: Iterable[Iterable[int] | int] | None,
+    spans: str | Iterable[Iterable[int] | int] | None,
     destinations: Iterable[int] | int | None,
     distance: str | Distance,
     final_norm: bool,
@@ -86,7 +91,7 @@ def make_request(
     chosen_layers = chosen("layers", layers, n_layers, "the model has")
     return Request(
         layers=tuple(range(n_layers)) if chosen_layers is None else chosen_layers,
-        heads=chosen("heads", heads, n_heads, "values have"),
+        heads=chosen_heads(heads, n_heads, n_query_heads),
         per_head=per_head,
         sources=integers("sources", sources),
         spans=_spans(spans),
@@ -107,19 +112,33 @@ def _megabytes(given: float) -> float:
     return float(given)
 
 
-def _spans(given: Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | None:
+def _spans(given: str | Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | str | None:
     if given is None:
         return None
-    if hasattr(given, "tolist"):
-        given = given.tolist()
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(given, str):
+        check_span_name(given)
+        return given
+    several: Any = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(several, Iterable):
         raise InputTypeError(
             f"spans is {type(given).__name__}: expected a list with the positions of each span, such as [[1, 2], [4]]"
         )
-    spans = tuple(integers(f"spans[{n}]", span) or () for n, span in enumerate(given))
+    spans = tuple(integers(f"spans[{n}]", span) or () for n, span in enumerate(several))
     if not spans or not all(spans):
         raise InputError("spans is empty or holds None: expected at least one span, such as [[1, 2], [4]]")
     return spans
+
+
+def _check_apart(spans: Sequence[Span]) -> None:
+    holder: dict[int, int] = {}
+    for n, span in enumerate(spans):
+        for position in span:
+            if position in holder:
+                raise InputError(
+                    f"spans[{holder[position]}] and spans[{n}] overlap, both hold position {position}: expected each "
+                    "position in one span at most; give spans that overlap in calls of their own"
+                )
+            holder[position] = n
 
 
 def _positions(name: str, wanted: Sequence[int] | None, length: int) -> tuple[int, ...]:
