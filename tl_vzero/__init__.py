@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_vzero.api import METHODS, compare, score, value_zeroing
+    from tl_vzero.both_stacks import joint_rollout
     from tl_vzero.comparison import Comparison
     from tl_vzero.effects import (
         Agreement,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tl_vzero.errors import TLVZeroError
     from tl_vzero.models.load import load_model
     from tl_vzero.scores import Scores
+    from tl_vzero.signals import frames
+    from tl_vzero.tables import head_importance, span_interaction
     from tl_vzero.zeroing.hooked import value_zeroing_hooks
 
 __version__ = "0.1.0"
@@ -36,8 +39,12 @@ _HOMES = {
     "attribution_error": "tl_vzero.effects",
     "attribution_patching": "tl_vzero.effects",
     "compare": "tl_vzero.api",
+    "frames": "tl_vzero.signals",
+    "head_importance": "tl_vzero.tables",
+    "joint_rollout": "tl_vzero.both_stacks",
     "load_model": "tl_vzero.models.load",
     "score": "tl_vzero.api",
+    "span_interaction": "tl_vzero.tables",
     "value_patching": "tl_vzero.effects",
     "value_zeroing": "tl_vzero.api",
     "value_zeroing_hooks": "tl_vzero.zeroing.hooked",
@@ -55,8 +62,12 @@ __all__ = [
     "attribution_error",
     "attribution_patching",
     "compare",
+    "frames",
+    "head_importance",
+    "joint_rollout",
     "load_model",
     "score",
+    "span_interaction",
     "value_patching",
     "value_zeroing",
     "value_zeroing_hooks",

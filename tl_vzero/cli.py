@@ -2,20 +2,29 @@
 
 import json
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tl_vzero.cli_evaluate import evaluate_app, reproduce_command
-from tl_vzero.cli_options import DEFAULT_MODEL, CsvOption, JsonOption, ModelOption, QuietOption, errors_in_words
+from tl_vzero.cli_heads import heads_command
+from tl_vzero.cli_models import models_command
+from tl_vzero.cli_options import (
+    DEFAULT_MODEL,
+    DEFAULT_TEXT,
+    CsvOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    errors_in_words,
+)
 from tl_vzero.errors import InputError
 
 if TYPE_CHECKING:
     from tl_vzero.comparison import Comparison
     from tl_vzero.scores import Scores
-
-DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
 app = typer.Typer(
     name="tl-vzero",
@@ -26,6 +35,16 @@ app = typer.Typer(
 )
 app.add_typer(evaluate_app, name="evaluate")
 app.command("reproduce")(reproduce_command)
+app.command("heads")(heads_command)
+app.command("models")(models_command)
+
+
+class SpanName(StrEnum):
+    """What is zeroed together."""
+
+    words = "words"
+    noun_chunks = "noun_chunks"
+    subtrees = "subtrees"
 
 
 class Stage(StrEnum):
@@ -105,6 +124,19 @@ def show_map(
     target: Annotated[
         int | None, typer.Option(help="Position of the target, for a method that needs one; default: the only [MASK].")
     ] = None,
+    spans: Annotated[
+        SpanName | None, typer.Option(help="Zero words or phrases as a whole, one column each; value_zeroing only.")
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Zero some value heads only, such as 0,1; value_zeroing only. Default: all.")
+    ] = None,
+    per_head: Annotated[bool, typer.Option("--per-head", help="One map a value head; value_zeroing only.")] = False,
+    stack: Annotated[
+        str | None, typer.Option(help="Of an encoder-decoder: encoder, decoder, or cross (decoder on encoder).")
+    ] = None,
+    decoder_inputs: Annotated[
+        str | None, typer.Option(help="What the decoder reads, for --stack decoder and cross.")
+    ] = None,
     json_file: JsonOption = None,
     html: Annotated[Path | None, typer.Option(help="Also write the map as a page.")] = None,
     quiet: QuietOption = False,
@@ -119,7 +151,12 @@ def show_map(
         for path in (json_file, html):
             if path is not None:
                 check_writable(path)
-        options: dict[str, int] = {} if quiet or method != "value_zeroing" else {"progress": True}
+        options: dict[str, Any] = {} if quiet or method != "value_zeroing" else {"progress": True}
+        options |= _zeroed_parts(method, spans, heads, per_head)
+        paired = {"stack": stack, "decoder_inputs": decoder_inputs}
+        options |= {name: given for name, given in paired.items() if given is not None}
+        if html is not None and per_head:
+            raise InputError("--html and --per-head given: a page shows one map a layer; choose a head by --heads 0")
         if target is not None:
             if method in METHODS and "target" not in METHODS[method].needs:
                 raise InputError(f"--target {target} given, and {method} needs none: leave it out")
@@ -199,6 +236,24 @@ def _words(good: str | None, bad: str | None) -> str | tuple[str, str] | None:
     return good if good is None or bad is None else (good, bad)
 
 
+def _zeroed_parts(method: str, spans: SpanName | None, heads: str | None, per_head: bool) -> dict[str, Any]:
+    """The options of value_zeroing that are given; raises InputError where another method gets them."""
+    numbers = None if heads is None else _numbers("--heads", heads)
+    asked = {"spans": spans and spans.value, "heads": numbers, "per_head": per_head or None}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given and method != "value_zeroing":
+        name = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{name} given, and {method} zeroes no values: leave it out, or take --method value_zeroing")
+    return given
+
+
+def _numbers(name: str, given: str) -> list[int]:
+    try:
+        return [int(number) for number in given.split(",")]
+    except ValueError:
+        raise InputError(f"{name} {given!r}: expected numbers with commas between them, such as 0,1") from None
+
+
 def _choose(scores: "Scores", stage: Stage, layer: int | None, words: bool) -> "Scores":
     if stage is Stage.normalized:
         scores = scores.normalized()
@@ -233,9 +288,11 @@ def _table(scores: "Scores") -> str:
     ]
     columns = [token.strip() for token in scores.src_tokens]
     blocks = []
-    for layer, values in zip(scores.layers, scores.values, strict=True):
-        frame = pd.DataFrame(values.numpy(), index=rows, columns=columns)
-        blocks.append(f"layer {layer}, {scores.method}, {scores.stage}\n{frame.to_string(float_format='%.3g')}")
+    heads = [""] if scores.heads is None else [f", head {head}" for head in scores.heads]
+    maps = scores.values.flatten(0, -3).numpy()
+    for (layer, head), values in zip(product(scores.layers, heads), maps, strict=True):
+        frame = pd.DataFrame(values, index=rows, columns=columns)
+        blocks.append(f"layer {layer}{head}, {scores.method}, {scores.stage}\n{frame.to_string(float_format='%.3g')}")
     return "\n\n".join(blocks)
 
 

@@ -10,6 +10,7 @@ import typer
 from tl_vzero.errors import TLVZeroError
 
 DEFAULT_MODEL = "agreement-mini"
+DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
 ModelOption = Annotated[
     str,
