@@ -159,3 +159,48 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(
     assert output.startswith("error: ")
     assert said in output
     assert not list(tmp_path.iterdir())
+
+
+def test_map_of_phrases(tmp_path: Path) -> None:
+    numbers = tmp_path / "map.json"
+    code, output = run("map", "--spans", "noun_chunks", "--heads", "0,-1", "--json", numbers, "--quiet")
+    assert code == 0 and "the pictures" in output
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    assert written["src_spans"][:4] == [[0], [1, 2], [3], [4, 5]]
+    assert written["metadata"]["options"]["heads"] == [0, 3]
+
+
+def test_map_of_each_head() -> None:
+    code, output = run("map", "--per-head", "--heads", "1,2", "--layer", "0", "--stage", "raw", "--quiet")
+    assert code == 0
+    assert "layer 0, head 1, value_zeroing, raw" in output and "layer 0, head 2, value_zeroing, raw" in output
+    assert "head 0" not in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--heads", "9"], "heads holds 9: expected 0 to 3"),
+        (["--heads", "first"], "--heads 'first': expected numbers with commas"),
+        (["--spans", "words", "--method", "alti"], "--spans given, and alti zeroes no values"),
+        (["--per-head", "--method", "alti"], "--per-head given, and alti zeroes no values"),
+        (["--per-head", "--html", "map.html"], "a page shows one map a layer"),
+        (["--spans", "phrases"], "noun_chunks"),
+    ],
+)
+def test_bad_heads_and_spans(words: list[str], message: str) -> None:
+    code, output = run("map", *words, "--quiet")
+    assert code == 2 and message in output
+
+
+def test_heads_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
+    numbers, table = tmp_path / "heads.json", tmp_path / "heads.csv"
+    texts = [DEFAULT_TEXT, "the authors [MASK] here."]
+    code, output = run("heads", *texts, "--layer", "1", "--json", numbers, "--csv", table, "--quiet")
+    assert code == 0 and "context" in output
+    expected = tl_vzero.head_importance(tl_vzero.load_model("agreement-mini"), texts, layers=[1])
+    written = json.loads(numbers.read_text(encoding="utf-8"))["heads"]
+    assert [row["head"] for row in written] == [0, 1, 2, 3] and {row["n"] for row in written} == {2}
+    assert [row["lost"] for row in written] == pytest.approx(expected["lost"].tolist())
+    assert pd.read_csv(table)["share"].tolist() == pytest.approx(expected["share"].tolist())
+    assert run("heads", "--layer", "9", "--quiet")[0] == 2

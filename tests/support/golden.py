@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import BertForMaskedLM, BertModel, GPT2LMHeadModel
+from transformers import BertForMaskedLM, BertModel, GPT2LMHeadModel, T5ForConditionalGeneration
 
 HERE = Path(__file__).resolve().parents[1] / "golden"
 
@@ -75,3 +75,7 @@ def hf_bert_with_fresh_head(folder: Path, dtype: torch.dtype) -> Any:
 
 def hf_tiny_gpt2(dtype: torch.dtype) -> Any:
     return GPT2LMHeadModel.from_pretrained(model_folder("tiny-gpt2"), dtype=dtype).eval()
+
+
+def hf_tiny_t5(dtype: torch.dtype) -> Any:
+    return T5ForConditionalGeneration.from_pretrained(model_folder("tiny-t5"), dtype=dtype).eval()

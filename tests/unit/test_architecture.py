@@ -19,6 +19,7 @@ ROOMS = [
     "distance",
     "rollout",
     "words",
+    "phrases",
     "scores",
     "models",
     "inputs",
@@ -29,6 +30,7 @@ ROOMS = [
     "effects",
     "comparison",
     "api",
+    "tables",
     "data",
     "evaluate",
     "corpus",
@@ -36,7 +38,17 @@ ROOMS = [
     "report",
     "cli",
 ]
-SAME_ROOM = {"__main__": "cli", "cli_evaluate": "cli", "cli_options": "cli", "reproduction_page": "report"}
+SAME_ROOM = {
+    "__main__": "cli",
+    "both_stacks": "scores",
+    "signals": "inputs",
+    "paired_inputs": "inputs",
+    "cli_evaluate": "cli",
+    "cli_heads": "cli",
+    "cli_models": "cli",
+    "cli_options": "cli",
+    "reproduction_page": "report",
+}
 # (importing room, imported room) that may be reached inside a function, where the notebook asks for a figure.
 LAZY = {("scores", "plot")}
 PLOT_MAY_USE = {"plot", "scores", "effects", "errors", "words", "evaluate"}

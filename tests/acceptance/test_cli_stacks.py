@@ -1,0 +1,57 @@
+"""The command line on an encoder-decoder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.models import tokenizer
+from support.paired import PAIRED
+from typer.testing import CliRunner
+
+import tl_vzero
+from tl_vzero.cli import app
+
+RUNNER = CliRunner()
+READ, WRITTEN = "the dogs bark", "marcus is near"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> Path:
+    path = tmp_path_factory.mktemp("bart")
+    PAIRED["BART"].tiny().save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+def run(*words: object) -> tuple[int, str]:
+    result = RUNNER.invoke(app, [str(word) for word in words])
+    return result.exit_code, result.output
+
+
+def test_a_cross_map_as_table_json_and_page(folder: Path, tmp_path: Path) -> None:
+    numbers, page = tmp_path / "map.json", tmp_path / "map.html"
+    asked = ("--stack", "cross", "--decoder-inputs", WRITTEN, "--stage", "raw", "--words", "--quiet")
+    code, output = run("map", READ, "--model", folder, *asked, "--json", numbers, "--html", page)
+    assert code == 0 and "marcus" in output and page.exists()
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    scores = tl_vzero.value_zeroing(tl_vzero.load_model(folder), READ, stack="cross", decoder_inputs=WRITTEN).words()
+    assert torch.equal(torch.tensor(written["values"]), scores.values)
+    assert written["dest_tokens"] == ["[SEP]", "[CLS]", "marcus", "is", "near"]
+    assert written["src_tokens"] == ["[CLS]", "the", "dogs", "bark", "[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "encoder-decoder"),
+        (["--stack", "cross"], "no decoder_inputs given"),
+        (["--stack", "encoder", "--decoder-inputs", WRITTEN], "leave them out"),
+        (["--stack", "decoders"], "unknown stack"),
+        (["--stack", "cross", "--decoder-inputs", WRITTEN, "--stage", "rollout"], "two different sequences"),
+    ],
+)
+def test_bad_stacks(folder: Path, words: list[str], message: str) -> None:
+    code, output = run("map", READ, "--model", folder, "--quiet", *words)
+    assert code == 2 and message in output

@@ -1,0 +1,152 @@
+"""Value Zeroing by its definition, in float64, on a plain Hugging Face model. Nothing here comes from tl_vzero.
+
+For each layer and source, one run of the whole model in which a torch forward hook on the module that computes this
+layer's values zeroes the source's; its block's output is compared with the one of a clean run. Only that one layer is
+touched, so its block reads its clean input.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# The columns of the projection's output that are values, [value head, column]; None where all are, head by head.
+Columns = Callable[[Any], Tensor]
+
+
+class _StaysWide(TorchFunctionMode):
+    """Within, whoever asks for float32 gets float64: Hugging Face's norms and softmax fall back to float32."""
+
+    def __enter__(self) -> Any:
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.set_default_dtype(torch.float32)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is Tensor.float:
+            return args[0].double()
+        wide = [torch.float64 if each is torch.float32 else each for each in args]
+        named = {name: torch.float64 if each is torch.float32 else each for name, each in (kwargs or {}).items()}
+        return function(*wide, **named)
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path; numbers index a list of modules."""
+    return model.get_submodule(path)
+
+
+def cosine_distance(clean: Tensor, changed: Tensor) -> Tensor:
+    """1 - cos as half the squared distance of the unit vectors, which does not cancel."""
+    unit = clean / clean.norm(dim=-1, keepdim=True)
+    return 0.5 * (unit - changed / changed.norm(dim=-1, keepdim=True)).square().sum(-1)
+
+
+def first_tensor(output: Any) -> Tensor:
+    """What a module computes, where it returns more beside it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def _outputs_kept(blocks: Sequence[nn.Module], kept: list[Tensor]) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for block in blocks:
+            handle = block.register_forward_hook(lambda module, inputs, output: kept.append(first_tensor(output)[0]))
+            hooks.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def _values_zeroed(projection: nn.Module, positions: Sequence[int], columns: Tensor | None) -> Iterator[None]:
+    def zero(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        if columns is None:
+            output[:, list(positions)] = 0
+        else:
+            for position in positions:
+                output[:, position, columns] = 0
+        return output
+
+    handle = projection.register_forward_hook(zero)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def wide_copy(hf_model: nn.Module) -> Any:
+    """A copy in float64, with an attention that knows every architecture's masks and caps, and plain experts."""
+    wide = copy.deepcopy(hf_model).double().eval()
+    wide.set_attn_implementation("eager")
+    wide.set_experts_implementation("eager")  # the grouped product of a mixture of experts has no float64
+    return wide
+
+
+@torch.no_grad()
+def plain_value_zeroing(
+    hf_model: nn.Module,
+    ids: Sequence[int],
+    *,
+    blocks: str,
+    value: str,
+    columns: Columns | None = None,
+    heads: Sequence[int] | None = None,
+    run: Callable[[Any, Tensor], object] | None = None,
+) -> Tensor:
+    """Raw maps `[layer, dest, src]` in float64.
+
+    `blocks` is the path to the list of blocks, `value` the path within a block to the module that computes values,
+    `heads` the value heads that are zeroed (default: all), `run` what calls the model on the ids.
+    """
+    wide = wide_copy(hf_model)
+    layers = list(module_at(wide, blocks))  # type: ignore[call-overload]
+    inputs = torch.tensor([list(ids)])
+    call = run or (lambda model, ids: model(input_ids=ids))
+    chosen = _chosen_columns(wide.config, columns, heads)
+
+    def outputs() -> list[Tensor]:
+        kept: list[Tensor] = []
+        with _StaysWide(), _outputs_kept(layers, kept):
+            call(wide, inputs)
+        assert len(kept) == len(layers) and all(each.dtype == torch.float64 for each in kept)
+        return kept
+
+    clean, maps = outputs(), []
+    for number, block in enumerate(layers):
+        projection, map_columns = module_at(block, value), []
+        for source in range(len(ids)):
+            with _values_zeroed(projection, [source], chosen):
+                map_columns.append(cosine_distance(clean[number], outputs()[number]))
+        maps.append(torch.stack(map_columns, dim=-1))
+    return torch.stack(maps)
+
+
+def _chosen_columns(config: Any, columns: Columns | None, heads: Sequence[int] | None) -> Tensor | None:
+    if columns is None and heads is None:
+        return None
+    by_head = value_columns(config) if columns is None else columns(config)
+    return (by_head if heads is None else by_head[list(heads)]).flatten()
+
+
+def value_columns(config: Any) -> Tensor:
+    """The columns of a projection that computes nothing but values, head after head."""
+    count, d_head = value_heads(config), head_width(config)
+    return torch.arange(count * d_head).view(count, d_head)
+
+
+def value_heads(config: Any) -> int:
+    """How many value heads a configuration asks for."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def head_width(config: Any) -> int:
+    """The number of features of a head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
