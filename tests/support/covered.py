@@ -49,8 +49,11 @@ def with_attention(row: Row, attention: str) -> Any:
         return own_bridge(row.tiny(), attention)
     fused = copy.deepcopy(row.tiny())
     fused.set_attn_implementation(attention)
-    assert fused.config._attn_implementation == attention
-    return bridge(fused)
+    own = bridge(fused)
+    # TransformerLens 4 boots with eager attention, whatever the model had.
+    own.original_model.set_attn_implementation(attention)
+    assert own.original_model.config._attn_implementation == attention
+    return own
 
 
 def stacks_of(row: Row) -> tuple[str, ...]:
