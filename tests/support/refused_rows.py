@@ -8,9 +8,11 @@ from typing import Any
 from support.architecture_row import LINES, tiny_model
 
 NO_VALUES = "has no hook blocks.0.attn.hook_v"
+NO_ADAPTER = "Could not determine supported architecture"
 BESIDE_VALUES = "mixes positions by other means than the values"
 
 TWO_LAYERS = {"hidden_size": 16, "num_hidden_layers": 2}
+ENCODER = {**TWO_LAYERS, "intermediate_size": 32, "num_attention_heads": 2}
 GROUPED = {**TWO_LAYERS, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
 MAMBA = {"state_size": 4, "expand": 2}
 MAMBA_2 = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 4}
@@ -105,4 +107,10 @@ REFUSED = (
         partial(tiny_model, "OpenAIGPTConfig", "OpenAIGPTLMHeadModel", n_embd=16, n_head=4, n_layer=3, n_positions=64),
         "hook_out' never fired",
     ),
+    Refused(
+        "ALBERT",
+        partial(tiny_model, "AlbertConfig", "AlbertForMaskedLM", **ENCODER, embedding_size=8),
+        NO_ADAPTER,
+    ),
+    Refused("DeBERTa 2", partial(tiny_model, "DebertaV2Config", "DebertaV2ForMaskedLM", **ENCODER), NO_ADAPTER),
 )
