@@ -9,7 +9,7 @@ import tomllib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -105,13 +105,14 @@ def test_the_entry_points_are_the_adapters_that_no_line_has() -> None:
 
 
 def test_transformer_lens_finds_them_by_the_entry_points_and_only_once(tmp_path: Path) -> None:
-    """In a process of its own, with a distribution that declares what pyproject.toml declares."""
+    """In a process of its own; where tl_vzero is not installed, beside a distribution that declares the same."""
     declared = entry_points()
-    lines = "".join(f"{name} = {place}\n" for name, place in declared.items())
-    folder = tmp_path / "tl_vzero_as_installed-1.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: tl_vzero_as_installed\nVersion: 1\n")
-    (folder / "entry_points.txt").write_text(f"[transformer_lens.architectures]\n{lines}")
+    if not metadata.entry_points(group="transformer_lens.architectures"):
+        lines = "".join(f"{name} = {place}\n" for name, place in declared.items())
+        folder = tmp_path / "tl_vzero_as_installed-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: tl_vzero_as_installed\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(f"[transformer_lens.architectures]\n{lines}")
     program = """
         import warnings
         from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory as factory
