@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tl_vzero.cli_corpus import corpus_command
 from tl_vzero.cli_evaluate import evaluate_app, reproduce_command
 from tl_vzero.cli_heads import heads_command
 from tl_vzero.cli_models import models_command
@@ -37,6 +38,7 @@ app.add_typer(evaluate_app, name="evaluate")
 app.command("reproduce")(reproduce_command)
 app.command("heads")(heads_command)
 app.command("models")(models_command)
+app.command("corpus")(corpus_command)
 
 
 class SpanName(StrEnum):

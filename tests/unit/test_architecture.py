@@ -43,6 +43,7 @@ SAME_ROOM = {
     "both_stacks": "scores",
     "signals": "inputs",
     "paired_inputs": "inputs",
+    "cli_corpus": "cli",
     "cli_evaluate": "cli",
     "cli_heads": "cli",
     "cli_models": "cli",

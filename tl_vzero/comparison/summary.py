@@ -29,7 +29,7 @@ def summarised(
     parts = [
         pd.DataFrame(
             {"method": name, "layer": scores.layers}
-            | _of_shares(scores, special)
+            | shares_by_layer(scores, special)
             | {"rank_with_value_zeroing": _rank_with(scores, reference)}
             | _rank_with_effect(scores, effect, resamples)
         )
@@ -38,7 +38,8 @@ def summarised(
     return pd.concat(parts, ignore_index=True)
 
 
-def _of_shares(scores: Scores, special: Sequence[bool]) -> dict[str, Array]:
+def shares_by_layer(scores: Scores, special: Sequence[bool]) -> dict[str, Array]:
+    """Entropy in bits, weight on the token itself and on special tokens: of each layer, its rows' mean."""
     shares = _shares(scores)
     held = shares > 0
     entropy = np.where(np.isnan(shares), np.nan, -shares * np.log2(shares, where=held, out=np.zeros_like(shares)))

@@ -75,6 +75,11 @@ def kept_of(model: nn.Module, weights_sha256: str, max_bytes: float) -> Kept:
     return kept
 
 
+def forget_kept(model: nn.Module) -> None:
+    """Keep nothing of a model: what the next calls round does not depend on the calls before then."""
+    _KEPT.pop(model, None)
+
+
 @contextmanager
 def workspace_of(model: nn.Module, max_bytes: float) -> Iterator[Workspace]:
     """The buffers of a model's last call, or new ones where they are in use or larger than is allowed now."""

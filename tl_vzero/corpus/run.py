@@ -1,0 +1,356 @@
+"""Scores of a whole corpus, in a folder: streamed, resumable, by one process or many.
+
+1. At the door: options, input and model are checked; the input is hashed, its first sentence scored by every method.
+2. The processes of a launch agree on what is finished: locks, manifest and shards are checked by rank 0.
+3. Of the shards that are not finished, every process takes each so-manyth. While a part is scored, the next is read.
+4. A shard is written aside, synced and renamed; only then it counts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import nn
+
+from tl_vzero.api import METHODS
+from tl_vzero.choices import chosen, positive
+from tl_vzero.comparison.plan import plan_of
+from tl_vzero.corpus.arrow import pyarrow
+from tl_vzero.corpus.columns import Columns, Rows
+from tl_vzero.corpus.estimate import Estimate, estimate_of
+from tl_vzero.corpus.lock import Lock, guarded, take_over
+from tl_vzero.corpus.manifest import FORMAT, FORMAT_VERSION, settle_manifest, tokenizer_hash
+from tl_vzero.corpus.parts import Part, Parts, Ready, Tokenising, one_ahead
+from tl_vzero.corpus.progress import Progress
+from tl_vzero.corpus.ranks import Ranks, ranks_of_launch
+from tl_vzero.corpus.records import Refused, Source
+from tl_vzero.corpus.result import CorpusRun
+from tl_vzero.corpus.scoring import Scorer
+from tl_vzero.corpus.shards import CorpusFolder, ShardWriter, check_shards, join_errors
+from tl_vzero.corpus.source import open_source
+from tl_vzero.errors import InputError, InputTypeError, OutputPathError, TLVZeroError, unknown_name
+from tl_vzero.files import check_writable
+from tl_vzero.models.contracts import check_contracts
+from tl_vzero.models.facts import facts_of
+from tl_vzero.models.provenance import provenance, result_dtype
+from tl_vzero.zeroing.kept import forget_kept
+
+SHARD_SIZE = 1000
+CELLS_A_PART = 2**24  # of maps, over layers and methods: 64 MB in float32
+
+# Enough sentences to tell the size of all by.
+SAMPLE, SAMPLED_FROM = 64, 1000
+
+
+def run_corpus(
+    model: nn.Module,
+    source: str | Path,
+    folder: str | Path,
+    methods: Sequence[str] = ("value_zeroing",),
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    rows: str = "all",
+    layers: Sequence[int] | int | None = None,
+    target: int | None = None,
+    input_format: str | None = None,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    shard_size: int = SHARD_SIZE,
+    prepend_bos: bool = False,
+    progress: bool = False,
+    json_log: str | Path | None = None,
+    say: Callable[[str], object] = lambda told: None,
+) -> CorpusRun:
+    """Scores of every sentence of a corpus, as Parquet shards in a folder; a run that was interrupted goes on.
+
+    `source` is a file or dataset as `open_source` takes it. `methods` are names of `METHODS`, `options` their own by
+    name, as in `compare`. `rows` is what is kept of each raw map `[layer, dest, src]`: "all"; "target", the row of
+    `target` (a position, negative: from the end; default: the only mask token); or "summary", of each layer the mean
+    entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size` records of the
+    input. Sentences that cannot be scored go to an errors file with their id and a reason. `say` is told the size
+    before the work, and what was amiss; `json_log` is a file of JSON lines for machines.
+
+    Run again on the same folder, it computes what is missing; the values are those of an uninterrupted run, exactly
+    so on the same machine with as many threads. Started by `torchrun` or `accelerate launch`, each process takes its
+    share of the shards.
+
+    Raises InputError, InputTypeError, ModelError, FileFormatError or DependencyError before any work; InputError for
+    a folder in use, or of another input, model or options, with the difference; OutputPathError when the disk is
+    full, with what is finished kept. The model is left as it was.
+
+    >>> import tempfile, tl_vzero
+    >>> from tl_vzero.corpus import read_corpus
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = Path(folder) / "two.txt"
+    ...     _ = source.write_text("the authors [MASK] here.\\nthe author near the lakes [MASK] here.\\n")
+    ...     run = run_corpus(model, source, Path(folder) / "out")
+    ...     dict(read_corpus(run.folder).scores())["1"].values.shape
+    torch.Size([4, 10, 10])
+    """
+    pyarrow()
+    job = _job(model, folder, methods, options, rows, layers, target, shard_size, prepend_bos, json_log)
+    opened = open_source(
+        source,
+        input_format=input_format,
+        text_column=text_column,
+        id_column=id_column,
+        config=config,
+        split=split,
+    )
+    ranks = ranks_of_launch()
+    try:
+        return _run(job, opened, ranks, progress, say)
+    finally:
+        forget_kept(model)
+        ranks.leave()
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be done with every sentence, checked."""
+
+    model: nn.Module
+    scorer: Scorer
+    columns: Columns
+    tokenising: Tokenising
+    shard_size: int
+    folder: CorpusFolder
+    json_log: Path | None
+    n_layers: int
+
+    def identity(self, source: Source) -> dict[str, Any]:
+        """What the corpus is of, as plain data: a run with any of it changed is another corpus."""
+        origin, about = source.origin, provenance(self.model)
+        versions = about.pop("versions")
+        del about["model"]  # a model may have moved, and is the same
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "input": {
+                "format": origin.format,
+                "sha256": origin.sha256,
+                "bytes": origin.n_bytes,
+                "text_column": origin.text_column,
+                "id_column": origin.id_column,
+                "split": origin.split,
+            },
+            "model": about
+            | {
+                "tokenizer_sha256": tokenizer_hash(self.model),
+                "device": next(nn.Module.parameters(self.model)).device.type,
+            },
+            "layers": list(self.scorer.layers),
+            "options": {
+                "methods": {each.name: _plain(each.options) for each in self.scorer.plan},
+                "rows": self.columns.rows,
+                "target": self.tokenising.target,
+                "shard_size": self.shard_size,
+                "prepend_bos": self.tokenising.prepend_bos,
+            },
+            "versions": versions,
+        }
+
+
+def _job(
+    model: nn.Module,
+    folder: str | Path,
+    methods: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]] | None,
+    rows: str,
+    layers: Sequence[int] | int | None,
+    target: int | None,
+    shard_size: int,
+    prepend_bos: bool,
+    json_log: str | Path | None,
+) -> Job:
+    if rows not in get_args(Rows):
+        raise unknown_name("rows", rows, get_args(Rows))
+    plan = plan_of(METHODS, list(methods) if isinstance(methods, tuple) else methods, options)
+    sites = check_contracts(model)
+    numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
+    needs_target = rows == "target" or any("target" in each.method.needs for each in plan)
+    if target is not None and not needs_target:
+        raise InputError(f"target={target} given, and nothing asks for one: expected rows='target', or no target")
+    if target is not None and (isinstance(target, bool) or not isinstance(target, int)):
+        raise InputTypeError(f"target is {type(target).__name__}: expected a position (int)")
+    names = tuple(each.name for each in plan)
+    return Job(
+        model=model,
+        scorer=Scorer(model, plan, numbers, only_target=rows == "target"),
+        columns=Columns(names, rows, needs_target, result_dtype(model)),  # type: ignore[arg-type]
+        tokenising=Tokenising(model, needs_target, target, prepend_bos),
+        shard_size=positive("shard_size", shard_size) or SHARD_SIZE,
+        folder=CorpusFolder(_folder(folder)),
+        json_log=None if json_log is None else check_writable(json_log),
+        n_layers=sites.n_layers,
+    )
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options for the manifest: a function by its name."""
+    return {
+        name: getattr(each, "__qualname__", type(each).__name__) if callable(each) else each
+        for name, each in options.items()
+    }
+
+
+def _folder(given: str | Path) -> Path:
+    folder = Path(given).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputPathError(f"cannot make the folder {folder}: {error}; choose another one") from error
+    return folder
+
+
+def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str], object]) -> CorpusRun:
+    sample = _sample(job, source)
+    forget_kept(job.model)
+    # Also makes the engines' one comparison on a sentence that does not depend on where a run goes on.
+    tried = job.scorer.trial(sample[0]) if sample else {}
+    identity = job.identity(source)
+    with ExitStack() as undo:
+        settled = ranks.agree(lambda: _settle(job, identity, source, undo))
+        if settled["identity"] != identity:
+            raise InputError("the processes of this launch have different models, inputs or options: expected one")
+        if ranks.rank:
+            undo.callback(Lock(job.folder.locks, ranks.rank).release)
+        done = set(settled["done"])
+        estimate = estimate_of(sample, source.origin.records, job.columns, len(job.scorer.layers))
+        if ranks.rank == 0:
+            for each in settled["notes"]:
+                say(f"note: {each}")
+            say(_told_before(job, estimate, done))
+        about = {"methods": {name: _stage(own) for name, own in tried.items()}, "n_layers": job.n_layers}
+        schema = job.columns.schema({"manifest": identity, **about})
+        parts = _parts(job, source, ranks, done)
+        bar = Progress(
+            _share(estimate, done, job, ranks), rank=ranks.rank, shown=shown and not ranks.rank, json_log=job.json_log
+        )
+        undo.callback(bar.close)
+        bar.log("begin", estimated_bytes=estimate.n_bytes, notes=settled["notes"], done=len(done))
+        computed = _write_shards(job, parts, schema, bar)
+        everyone = ranks.meet()
+        run = _summary(job, parts.records or 0, computed, bar.seconds, tuple(settled["notes"]))
+        if run.complete and ranks.rank == 0:
+            with _writing(job.folder):
+                join_errors(job.folder)
+        bar.log("end", complete=run.complete, all_ranks=everyone, total=run.sentences, total_failed=run.failed)
+        return run
+
+
+def _sample(job: Job, source: Source) -> list[Ready]:
+    """The first sentences that can be read."""
+    sample: list[Ready] = []
+    for position, raw in enumerate(source.raws()):
+        record = source.record(position, raw)
+        ready = record if isinstance(record, Refused) else job.tokenising.ready(record)
+        if isinstance(ready, Ready):
+            sample.append(ready)
+        if len(sample) == SAMPLE or (sample and position >= SAMPLED_FROM):
+            break
+    return sample
+
+
+def _settle(job: Job, identity: dict[str, Any], source: Source, undo: ExitStack) -> dict[str, Any]:
+    """Have the folder to this launch alone, and find what is finished in it."""
+    names = {"input_name": source.origin.name, "model_name": facts_of(job.model).name}
+    with guarded(job.folder.locks), _writing(job.folder):
+        notes = take_over(job.folder.locks)
+        undo.callback(Lock(job.folder.locks, 0).release)
+    with _writing(job.folder):
+        notes += settle_manifest(job.folder, identity, names)
+        job.folder.make()
+        notes += check_shards(job.folder)
+    return {"identity": identity, "notes": notes, "done": sorted(job.folder.done())}
+
+
+def _parts(job: Job, source: Source, ranks: Ranks, done: set[int]) -> Parts:
+    def wanted(shard: int) -> bool:
+        # The so-manyth of those that are not finished, so that all processes have as many, whatever is left.
+        return shard not in done and (shard - sum(each < shard for each in done)) % ranks.world == ranks.rank
+
+    cells = CELLS_A_PART // (len(job.scorer.layers) * len(job.scorer.plan))
+    return Parts(source, job.tokenising, job.shard_size, wanted, cells)
+
+
+def _write_shards(job: Job, parts: Parts, schema: Any, bar: Progress) -> int:
+    """Score and write every part; the number of shards that were finished."""
+    writer: ShardWriter | None = None
+    finished = 0
+    try:
+        for part in one_ahead(iter(parts)):
+            if writer is None:
+                # What is kept from one shard to the next would let the last digits depend on which came before.
+                forget_kept(job.model)
+                with _writing(job.folder):
+                    writer = ShardWriter(job.folder, part.shard, schema)
+            _write_part(job, part, writer, schema, bar)
+            if part.closes:
+                with _writing(job.folder):
+                    done = writer.finish()
+                writer = None
+                finished += 1
+                bar.log("shard", shard=done.shard, rows=done.rows, errors=done.failed, bytes=done.n_bytes)
+    finally:
+        if writer is not None:
+            writer.abandon()
+    return finished
+
+
+def _write_part(job: Job, part: Part, writer: ShardWriter, schema: Any, bar: Progress) -> None:
+    scored = job.scorer.scored(part.ready)
+    refused = [*part.refused, *scored.refused]
+    with _writing(job.folder):
+        writer.add(job.columns.table(schema, scored), refused)
+    bar.part(len(scored.ready), len(refused))
+
+
+@contextmanager
+def _writing(folder: CorpusFolder) -> Iterator[None]:
+    """Within, an error of the disk is told in words."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TLVZeroError):
+            raise
+        n_done = len(folder.done())
+        raise OutputPathError(
+            f"cannot write in {folder.root}: {error}; {n_done} finished shards are kept: make room, and the same "
+            "command goes on from there"
+        ) from error
+
+
+def _share(estimate: Estimate, done: set[int], job: Job, ranks: Ranks) -> int | None:
+    if estimate.sentences is None:
+        return None
+    return max(0, estimate.sentences - len(done) * job.shard_size) // ranks.world
+
+
+def _told_before(job: Job, estimate: Estimate, done: set[int]) -> str:
+    told = estimate.in_words(job.folder.root)
+    return f"{told}; {len(done)} shards of {job.shard_size} are finished already" if done else told
+
+
+def _stage(scores: Any) -> dict[str, Any]:
+    return {"stage": scores.stage, "identity": scores.identity}
+
+
+def _summary(job: Job, records: int, computed: int, seconds: float, notes: tuple[str, ...]) -> CorpusRun:
+    done = job.folder.done()
+    shards = -(-records // job.shard_size)
+    return CorpusRun(
+        folder=job.folder.root,
+        sentences=sum(each.rows for each in done.values()),
+        failed=sum(each.failed for each in done.values()),
+        shards=shards,
+        computed=computed,
+        seconds=seconds,
+        complete=set(range(shards)) <= done.keys(),
+        notes=notes,
+    )

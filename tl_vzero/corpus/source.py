@@ -1,0 +1,182 @@
+"""Opening an input: what it is, which column holds the sentence, and the hash that a resumed run checks."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Source
+from tl_vzero.corpus.table_files import DatasetRows, ParquetRows, open_dataset, parquet_columns
+from tl_vzero.corpus.text_files import CsvRows, JsonLines, TextLines, column_of, csv_header, json_columns
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, unknown_name
+
+InputFormat = Literal["text", "jsonl", "csv", "parquet", "datasets"]
+FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
+
+SUFFIXES: dict[str, InputFormat] = {
+    ".txt": "text",
+    ".text": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+AT_ONCE = 2**20  # bytes
+
+
+def open_source(
+    given: str | Path,
+    *,
+    input_format: str | None = None,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+) -> Source:
+    """An input as a stream of records.
+
+    `given` is a file (.txt, .jsonl, .csv, .tsv, .parquet), a folder that the package `datasets` reads or, with
+    `input_format="datasets"`, a name on the hub. The sentence is in `text_column` (default: `text`, `sentence`, or the
+    only column of text), its id in `id_column` (default: `id`, else its position).
+
+    Raises FileFormatError for what cannot be read, InputError or InputTypeError for bad arguments, DependencyError
+    where a package is missing.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "two.txt"
+    ...     _ = path.write_text("the authors write.\\nthe author writes.\\n")
+    ...     source = open_source(path)
+    ...     [source.record(number, raw).text for number, raw in enumerate(source.raws())]
+    ['the authors write.', 'the author writes.']
+    """
+    kind = _format_of(given, input_format)
+    if kind == "datasets":
+        return _dataset(str(given), text_column, id_column, config, split)
+    for name, option in (("config", config), ("split", split)):
+        if option is not None:
+            raise InputError(f"{name}={option!r} given for a file of {kind}: expected it with a dataset only")
+    path = Path(given).expanduser()
+    _check_file(path, kind)
+    if kind != "text":
+        return _table(path, kind, text_column, id_column)
+    if text_column is not None or id_column is not None:
+        raise InputError(f"{path} is plain text and has no columns: leave text_column and id_column out")
+    return TextLines(path, _origin(path, kind))
+
+
+def _table(path: Path, kind: InputFormat, text_column: str | None, id_column: str | None) -> Source:
+    if kind == "jsonl":
+        columns = json_columns(path)
+        # Where no line is readable, each is refused with its own reason.
+        named = text_column or (column_of(path, None, columns) if columns else TEXT_NAMES[0])
+        return JsonLines(path, _origin(path, kind, text_column=named, id_column=id_column))
+    if kind == "csv":
+        header = csv_header(path)
+        origin = _origin(path, kind, text_column=column_of(path, text_column, [*header]), id_column=id_column)
+        _check_id_column(path, id_column, header)
+        return CsvRows(path, origin, header)
+    texts, columns, rows = parquet_columns(path)
+    _check_id_column(path, id_column, columns)
+    named_id = id_column or (ID_NAME if ID_NAME in columns else None)
+    origin = _origin(path, kind, text_column=column_of(path, text_column, texts), id_column=named_id)
+    return ParquetRows(path, replace(origin, records=rows))
+
+
+def _dataset(
+    name: str, text_column: str | None, id_column: str | None, config: str | None, split: str | None
+) -> DatasetRows:
+    rows, identity = open_dataset(name, config=config, split=split)
+    features = rows.features or {}
+    texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
+    if features:
+        _check_id_column(name, id_column, features)
+    folder = Path(name)
+    sha256, n_bytes = _hash_of_folder(folder) if folder.is_dir() else (hashlib.sha256(identity.encode()).hexdigest(), 0)
+    return DatasetRows(
+        rows,
+        Origin(
+            name=name,
+            format="datasets",
+            sha256=sha256,
+            n_bytes=n_bytes,
+            records=len(rows) if hasattr(rows, "__len__") else None,
+            text_column=column_of(name, text_column, texts) if features else text_column or TEXT_NAMES[0],
+            id_column=id_column,
+            split=str(rows.split) if rows.split is not None else split,
+        ),
+    )
+
+
+TEXT_TYPES = ("string", "large_string")
+
+
+def _format_of(given: object, named: str | None) -> InputFormat:
+    if not isinstance(given, str | Path):
+        raise InputTypeError(f"the input is {type(given).__name__}: expected a path, or the name of a dataset")
+    if named is not None:
+        for known in FORMATS:
+            if named == known:
+                return known
+        raise unknown_name("input format", named, FORMATS)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return "datasets"
+    if not path.exists():
+        raise FileFormatError(
+            f"no file {given}: expected a file or a folder; for a dataset of the hub, give input_format='datasets' "
+            "(--format datasets)"
+        )
+    found = SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise FileFormatError(
+            f"{path} ends with {path.suffix or 'no suffix'}: expected one of {', '.join(SUFFIXES)}, or input_format "
+            f"(--format), one of {', '.join(FORMATS)}"
+        )
+    return found
+
+
+def _check_file(path: Path, kind: str) -> None:
+    if not path.is_file():
+        raise FileFormatError(f"{path} is no file: expected one to read as {kind}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {error}") from error
+    if not start:
+        raise FileFormatError(f"{path} is empty: expected sentences")
+    if kind != "parquet" and start in OTHER_ENCODINGS:
+        raise FileFormatError(f"{path} begins as {OTHER_ENCODINGS[start]} does: save it as UTF-8")
+
+
+def _check_id_column(name: object, id_column: str | None, columns: Any) -> None:
+    if id_column is not None and id_column not in columns:
+        raise FileFormatError(f"{name} has no column {id_column!r} with ids: expected one of {', '.join(columns)}")
+
+
+def _origin(path: Path, kind: str, **columns: str | None) -> Origin:
+    """What a file is; its lines are counted while it is hashed."""
+    digest, n_bytes, n_lines, last = hashlib.sha256(), 0, 0, b"\n"
+    with path.open("rb") as file:
+        while part := file.read(AT_ONCE):
+            digest.update(part)
+            n_bytes += len(part)
+            n_lines += part.count(b"\n")
+            last = part[-1:]
+    n_lines += last != b"\n"
+    records = n_lines - (kind == "csv")
+    return Origin(path.name, kind, digest.hexdigest(), n_bytes, records, **columns)
+
+
+def _hash_of_folder(folder: Path) -> tuple[str, int]:
+    digest, total = hashlib.sha256(), 0
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            while part := file.read(AT_ONCE):
+                digest.update(part)
+                total += len(part)
+    return digest.hexdigest(), total
