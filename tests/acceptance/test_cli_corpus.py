@@ -17,10 +17,10 @@ from tl_vzero.cli import app
 
 RUNNER = CliRunner()
 COMMAND = [sys.executable, "-m", "tl_vzero", "corpus"]
-# The address names no network, so that processes find each other on any machine.
+# Without GPUs accelerate starts several processes by MPI only; told of GPUs it starts them by torch, and none is used.
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from tl_vzero.corpus.durable import write_durably
+from tl_vzero.corpus.durable import partial_files, write_durably
 from tl_vzero.corpus.processes import is_running, this_process
 from tl_vzero.errors import InputError
 
@@ -38,6 +38,8 @@ def take_over(locks: Path) -> list[str]:
             )
         told.append(f"{named} ended without finishing ({path.name}): its lock is taken over")
         path.unlink(missing_ok=True)
+    for partial in partial_files(locks):
+        partial.unlink(missing_ok=True)
     return told
 
 

@@ -46,12 +46,12 @@ class Corpus:
     @property
     def methods(self) -> tuple[str, ...]:
         """The names of its methods."""
-        return tuple(self.manifest["options"]["methods"])
+        return tuple(self.manifest["options"].get("methods", ()))
 
     @property
     def rows(self) -> str:
         """ "all", "target" or "summary"."""
-        return str(self.manifest["options"]["rows"])
+        return str(self.manifest["options"].get("rows"))
 
     def scores(self, method: str = "value_zeroing") -> Iterator[tuple[str, Scores]]:
         """The id and Scores of each sentence, in the input's order: `[layer, dest, src]`, read a few at a time.
@@ -80,13 +80,13 @@ class Corpus:
                     for row in batch.to_pylist():
                         values = torch.tensor(row[method], dtype=dtype)
                         yield row["id"], self._scores(row, values, method, about)
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             raise FileFormatError(
                 f"{path} cannot be read ({type(error).__name__}: {error}): the same command again computes it anew"
             ) from error
 
     def _scores(self, row: dict[str, Any], values: torch.Tensor, method: str, about: dict[str, Any]) -> Scores:
-        from_model = {**self.manifest["model"], "model": self.manifest["model_name"]}
+        from_model = {**self.manifest["model"], "model": self.manifest.get("model_name")}
         tokens, layers, own = tuple(row["tokens"]), tuple(self.manifest["layers"]), about["methods"][method]
         shaped = values.view(len(layers), -1, len(tokens))
         # A method of the target has one row also where whole maps were asked for.
@@ -115,4 +115,9 @@ def read_corpus(folder: str | Path) -> Corpus:
     Raises FileFormatError for a folder that is none.
     """
     where = Path(folder).expanduser()
-    return Corpus(where, read_manifest(CorpusFolder(where)))
+    manifest = read_manifest(CorpusFolder(where))
+    options = manifest.get("options")
+    parts = [manifest.get("model"), manifest.get("versions"), options]
+    if not all(isinstance(each, dict) for each in parts) or not isinstance(manifest.get("layers"), list):
+        raise FileFormatError(f"{where} holds a manifest.json of another kind: expected that of `tl-vzero corpus`")
+    return Corpus(where, manifest)

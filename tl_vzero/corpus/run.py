@@ -6,6 +6,7 @@
 4. A shard is written aside, synced and renamed; only then it counts.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class Job:
         origin, about = source.origin, provenance(self.model)
         versions = about.pop("versions")
         del about["model"]  # a model may have moved, and is the same
-        return {
+        identity = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "input": {
@@ -146,7 +147,7 @@ class Job:
             },
             "layers": list(self.scorer.layers),
             "options": {
-                "methods": {each.name: _plain(each.options) for each in self.scorer.plan},
+                "methods": {each.name: dict(each.options) for each in self.scorer.plan},
                 "rows": self.columns.rows,
                 "target": self.tokenising.target,
                 "shard_size": self.shard_size,
@@ -154,6 +155,7 @@ class Job:
             },
             "versions": versions,
         }
+        return dict(json.loads(json.dumps(identity, default=_named)))  # as the manifest gives it back
 
 
 def _job(
@@ -191,12 +193,9 @@ def _job(
     )
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for the manifest: a function by its name."""
-    return {
-        name: getattr(each, "__qualname__", type(each).__name__) if callable(each) else each
-        for name, each in options.items()
-    }
+def _named(option: object) -> str:
+    """An option that is no plain data: a function by its name."""
+    return getattr(option, "__qualname__", repr(option))
 
 
 def _folder(given: str | Path) -> Path:

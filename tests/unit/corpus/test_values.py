@@ -1,5 +1,7 @@
 """What is in the shards: the numbers that each sentence alone gives, readable by anything that reads Parquet."""
 
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +189,20 @@ def test_parts_of_a_shard_are_one_shard(model: Any, tmp_path: Path, monkeypatch:
     assert table_of(tmp_path / "out")["position"].to_pylist() == list(range(17))
     for text, (_, scores) in zip(sentences(17), read_corpus(tmp_path / "out").scores(), strict=True):
         assert close(scores.values, tl_vzero.value_zeroing(model, text).values)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_folder_that_was_tampered_with_is_safe_to_open(corpus: Path, tmp_path: Path, seed: int) -> None:
+    """Whatever the bytes are, there is a Scores or an error in words, and nothing is executed."""
+    copy = shutil.copytree(corpus, tmp_path / "copy")
+    draw = random.Random(seed)
+    path = draw.choice([*shards_of(copy), copy / "manifest.json", copy / "done" / "00000.json"])
+    content = bytearray(path.read_bytes())
+    for _ in range(draw.choice([1, 20])):
+        content[draw.randrange(len(content))] = draw.randrange(256)
+    path.write_bytes(bytes(content))
+    try:
+        found = list(read_corpus(copy).scores())
+    except tl_vzero.TLVZeroError:
+        return
+    assert all(isinstance(scores, tl_vzero.Scores) for _, scores in found)
