@@ -5,20 +5,22 @@ import unicodedata
 JOINERS = "\u200c\u200d"
 BLANK_LETTERS = "\u034f\u115f\u1160\u2800\u3164\uffa0"
 TICK_LENGTH = 16
+WORD_START = "▁"
 
 
 def visible(token: str) -> str:
     r"""Write a token so that all of it can be seen: white space and invisible characters get a sign.
 
-    Plain spaces around a token are dropped, as they only mark where a word starts. Joiners inside a
-    token stay, because emoji and many scripts need them.
+    Plain spaces around a token, and SentencePiece's mark, are dropped, as they only mark where a word starts.
+    (Byte-level BPE's mark, Ġ, is a letter of Maltese; tokens are decoded, so that it stands for itself.) Joiners
+    inside a token stay, because emoji and many scripts need them.
 
     >>> visible(" hat"), visible(" "), visible("a\nb"), visible("a\u200b")
     ('hat', '␣', 'a⏎b', 'a‹U+200B›')
     >>> visible("")
     '‹empty›'
     """
-    core = token.strip(" ")
+    core = token.rstrip(" ").lstrip(f" {WORD_START}")
     if not core:
         return "␣" * len(token) or "‹empty›"
     last = len(core) - 1

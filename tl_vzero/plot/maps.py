@@ -8,8 +8,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.effects import Effect, PatchingEffect
-from tl_vzero.errors import InputError, ScoresError
-from tl_vzero.plot.labels import hover_text, plotly_text, short, tick_text, visible
+from tl_vzero.errors import InputError
+from tl_vzero.plot.labels import hover_text, plotly_text, short, visible
+from tl_vzero.plot.parts import (
+    Step,
+    axis_titles,
+    crosses,
+    dest_index,
+    from_zero,
+    gaps,
+    hover_labels,
+    layer_index,
+    refuse_heads,
+    source_places,
+    step_slider,
+    titled,
+    token_axis,
+)
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
 
@@ -38,8 +53,6 @@ EFFECT_TITLES = {
     "attribution_patching": "Estimated effect of zeroing a value on the prediction",
 }
 VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
-CELL_GAP_LIMIT = 40
-SLANTED_LABELS_LIMIT = 24
 SENTENCE_LENGTH = 110
 SLIDER_HEIGHT = 90
 HEADER_HEIGHT = 150  # title, axis title and token labels
@@ -60,50 +73,54 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     >>> heatmap(scores).layout.yaxis.title.text
     'destination (row)'
     """
-    _refuse_heads(scores)
-    start = _layer_index(scores, layer)
+    refuse_heads(scores)
+    start = layer_index(scores, layer)
     grids = [rounded(values) for values in scores.values]
-    sources = _hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
-    destinations = _hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+    sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
+    destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+    columns, rows = source_places(scores), [str(position) for position in scores.dest_positions]
+    row_title, column_title = axis_titles(scores)
     trace = go.Heatmap(
         z=grids[start],
-        x=[str(p) for p in scores.src_positions],
-        y=[str(p) for p in scores.dest_positions],
+        x=columns,
+        y=rows,
         customdata=[[[dest, source] for source in sources] for dest in destinations],
         hovertemplate=map_hover(f"layer {scores.layers[start]}"),
         coloraxis="coloraxis",
-        **_gaps(len(sources), len(destinations)),
+        **gaps(len(sources), len(destinations)),
     )
     figure = go.Figure(trace)
     figure.update_layout(
         template=template(theme),
-        title=_title(f"{method_name(scores)}, {scores.stage}", sentence(scores)),
-        xaxis=_token_axis(scores.src_tokens, scores.src_positions, "source (column)") | {"side": "top"},
-        yaxis=_token_axis(scores.dest_tokens, scores.dest_positions, "destination (row)") | {"autorange": "reversed"},
-        coloraxis=_from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
-        sliders=[_layer_slider(scores.layers, grids, start, theme)],
+        title=titled(f"{method_name(scores)}, {scores.stage}", sentence(scores)),
+        xaxis=token_axis(scores.src_tokens, columns, column_title) | {"side": "top"},
+        yaxis=token_axis(scores.dest_tokens, rows, row_title) | {"autorange": "reversed"},
+        coloraxis=from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
+        sliders=[step_slider(_layer_steps(scores.layers, grids), start, theme)],
         height=_height(len(destinations), below=COLOUR_BAR_HEIGHT + SLIDER_HEIGHT),
     )
     return figure
 
 
-def target_row(scores: Scores, dest: int, *, theme: Theme = LIGHT) -> go.Figure:
+def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw one destination's row in every layer: layers are rows (first on top), sources columns.
 
-    `dest` is a position (negative: from the end of the destinations kept).
-    Raises InputError for a position that is not there, ScoresError for scores per head.
+    `dest` is a position (negative: from the end of the destinations kept), or a token that occurs once.
+    Raises InputError for one that is not there, ScoresError for scores per head.
     """
-    _refuse_heads(scores)
+    refuse_heads(scores)
     grid = rounded(scores.row(dest))
-    index = scores.dest_positions.index(dest) if dest >= 0 else dest
+    index = dest_index(scores, dest)
     position, token = scores.dest_positions[index], scores.dest_tokens[index]
-    figure = _layer_by_source(grid, scores.layers, scores.src_tokens, scores.src_positions, scores.unit)
+    sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
+    columns = token_axis(scores.src_tokens, source_places(scores), axis_titles(scores)[1])
+    figure = _layer_by_source(grid, scores.layers, columns, sources)
     label = hover_text(token, position, scores.unit)
     figure.update_traces(hovertemplate=row_hover(label))
     figure.update_layout(
         template=template(theme),
-        title=_title(f"{method_name(scores)}, {scores.stage}: row of {label}", sentence(scores)),
-        coloraxis=_from_zero(theme, top(grid), VALUE_NAMES[scores.stage]),
+        title=titled(f"{method_name(scores)}, {scores.stage}: row of {label}", sentence(scores)),
+        coloraxis=from_zero(theme, top(grid), VALUE_NAMES[scores.stage]),
     )
     return figure
 
@@ -127,12 +144,14 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
         )
     grid = rounded(effect.values)
     extreme = max((abs(value) for row in grid for value in row), default=0.0) or 1.0
-    figure = _layer_by_source(grid, effect.layers, _tokens_acted_on(effect), effect.src_positions, "token")
+    tokens, positions = _tokens_acted_on(effect), effect.src_positions
+    columns = token_axis(tokens, [str(position) for position in positions], "source (column)")
+    figure = _layer_by_source(grid, effect.layers, columns, hover_labels(tokens, positions, "token"))
     figure.update_traces(hovertemplate=effect_hover())
     metric = plotly_text(visible(effect.metric))
     figure.update_layout(
         template=template(theme),
-        title=_title(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
+        title=titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
         coloraxis={
             "colorscale": theme.diverging_ramp(),
             "cmin": -extreme,
@@ -199,73 +218,33 @@ def label_of(method: str) -> str:
 
 
 def sentence(scores: Scores) -> str:
-    """The sources as one line of text, shortened, for plotly."""
-    return plotly_text(short(" ".join(visible(token) for token in scores.src_tokens), SENTENCE_LENGTH))
+    """The sources as one line of text, shortened, for plotly; where they are of another sentence, both."""
+    if crosses(scores):
+        return f"{_line(scores.src_tokens, SENTENCE_LENGTH // 2)} → {_line(scores.dest_tokens, SENTENCE_LENGTH // 2)}"
+    return _line(scores.src_tokens, SENTENCE_LENGTH)
 
 
-def _layer_by_source(
-    grid: Grid, layers: Sequence[int], tokens: Sequence[str], positions: Sequence[int], unit: str
-) -> go.Figure:
-    sources = _hover_labels(tokens, positions, unit)
+def _line(tokens: Sequence[str], length: int) -> str:
+    return plotly_text(short(" ".join(visible(token) for token in tokens), length))
+
+
+def _layer_by_source(grid: Grid, layers: Sequence[int], columns: dict[str, Any], sources: Sequence[str]) -> go.Figure:
+    places = columns["categoryarray"]
     trace = go.Heatmap(
         z=grid,
-        x=[str(p) for p in positions],
+        x=places,
         y=[str(layer) for layer in layers],
         customdata=[sources for _ in layers],
         coloraxis="coloraxis",
-        **_gaps(len(positions), len(layers)),
+        **gaps(len(places), len(layers)),
     )
     figure = go.Figure(trace)
     figure.update_layout(
-        xaxis=_token_axis(tokens, positions, "source (column)") | {"side": "top"},
+        xaxis=columns | {"side": "top"},
         yaxis={"type": "category", "title": {"text": "layer"}, "autorange": "reversed"},
         height=_height(len(layers), below=COLOUR_BAR_HEIGHT),
     )
     return figure
-
-
-def _refuse_heads(scores: Scores) -> None:
-    if scores.heads is not None:
-        raise ScoresError(
-            f"these scores are per head ({len(scores.heads)} heads): a map shows one head; select it, "
-            "for example by computing the scores with heads=[0] and without per_head"
-        )
-
-
-def _layer_index(scores: Scores, layer: int | None) -> int:
-    if layer is None:
-        return 0
-    if layer not in scores.layers:
-        raise InputError(f"layer {layer} is not in these scores: expected one of {list(scores.layers)}")
-    return scores.layers.index(layer)
-
-
-def _hover_labels(tokens: Sequence[str], positions: Sequence[int], unit: str) -> list[str]:
-    return [hover_text(token, position, unit) for token, position in zip(tokens, positions, strict=True)]
-
-
-def _token_axis(tokens: Sequence[str], positions: Sequence[int], title: str) -> dict[str, Any]:
-    # Positions are the categories and tokens only their labels: a repeated token stays two rows, and
-    # plotly leaves out labels for which a long sentence has no room (it would draw every `ticktext`).
-    places = [str(position) for position in positions]
-    return {
-        "type": "category",
-        "categoryorder": "array",
-        "categoryarray": places,
-        "labelalias": {p: tick_text(token) for p, token in zip(places, tokens, strict=True)},
-        "autotickangles": [0, -45, -90] if len(positions) <= SLANTED_LABELS_LIMIT else [0, -90],
-        "tickfont": {"size": _tick_size(len(positions))},
-        "title": {"text": title},
-    }
-
-
-def _tick_size(count: int) -> int:
-    return 12 if count <= 32 else 10 if count <= 64 else 9
-
-
-def _gaps(columns: int, rows: int) -> dict[str, int]:
-    gap = 1 if max(columns, rows) <= CELL_GAP_LIMIT else 0
-    return {"xgap": gap, "ygap": gap}
 
 
 def _height(rows: int, *, below: int) -> int:
@@ -273,39 +252,9 @@ def _height(rows: int, *, below: int) -> int:
     return max(110, rows * cell) + HEADER_HEIGHT + below
 
 
-def _title(text: str, subtitle: str) -> dict[str, Any]:
-    return {"text": text, "subtitle": {"text": subtitle}, "yref": "container", "y": 1, "automargin": True}
-
-
-def _from_zero(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
-    return {
-        "colorscale": theme.sequential_ramp(),
-        "cmin": 0,
-        "cmax": maximum,
-        "colorbar": {"title": {"text": name}},
-    }
-
-
-def _layer_slider(layers: Sequence[int], grids: Sequence[Grid], start: int, theme: Theme) -> dict[str, Any]:
-    steps = [
-        {
-            "label": str(layer),
-            "method": "update",
-            "args": [
-                {"z": [grid], "hovertemplate": [map_hover(f"layer {layer}")]},
-                {"coloraxis.cmax": top(grid)},
-                [0],
-            ],
-        }
+def _layer_steps(layers: Sequence[int], grids: Sequence[Grid]) -> list[Step]:
+    """What each layer changes: its values, its hover box and the end of the colour scale."""
+    return [
+        (str(layer), {"z": [grid], "hovertemplate": [map_hover(f"layer {layer}")]}, {"coloraxis.cmax": top(grid)})
         for layer, grid in zip(layers, grids, strict=True)
     ]
-    return {
-        "active": start,
-        "steps": steps,
-        "currentvalue": {"prefix": "layer ", "font": {"size": 14, "color": theme.ink}, "xanchor": "left"},
-        "pad": {"t": COLOUR_BAR_HEIGHT + 16, "b": 8},
-        "bgcolor": theme.line,
-        "activebgcolor": theme.accent,
-        "bordercolor": theme.line,
-        "font": {"color": theme.muted},
-    }

@@ -1,12 +1,12 @@
 """The figures: what they hold, how rows and columns are named, and where the colours begin."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_scores
+from support.pictures import plain
 
 from tl_vzero.errors import InputError, ScoresError
 from tl_vzero.plot import effect_map, heatmap, target_row
@@ -15,12 +15,6 @@ from tl_vzero.plot.maps import rounded
 from tl_vzero.plot.theme import DARK, LIGHT, Theme
 
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-
-
-def plain(figure: Any) -> dict[str, Any]:
-    """The figure as a browser reads it; fails on anything that JSON lacks."""
-    data: dict[str, Any] = json.loads(figure.to_json())
-    return data
 
 
 def assert_equal_grids(grid: Any, values: torch.Tensor) -> None:
@@ -112,8 +106,8 @@ def test_maps_without_any_value_have_a_scale() -> None:
     assert plain(effect_map(effect))["layout"]["coloraxis"]["cmax"] == 1
 
 
-@pytest.mark.parametrize("dest", [4, -5])
-def test_a_row_through_the_layers(dest: int) -> None:
+@pytest.mark.parametrize("dest", [4, -5, "[MASK]"])
+def test_a_row_through_the_layers(dest: int | str) -> None:
     scores = made_up_scores().normalized()
     figure = plain(target_row(scores, dest))
     assert_equal_grids(figure["data"][0]["z"], scores.row(4))
