@@ -1,0 +1,107 @@
+"""The text view: tokens as text, one button each, and the numbers that its script reads."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import torch
+from support.made_up import ODD_TOKENS, PIECES, made_up_scores
+
+from tl_vzero.errors import InputError, ScoresError
+from tl_vzero.plot import DARK, LIGHT, Theme, text_view
+from tl_vzero.plot.labels import visible
+from tl_vzero.plot.sentence_view import contrast
+from tl_vzero.plot.snippet import Snippet
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, and the text of each button and span."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.inside = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.inside = "class" in dict(attrs) and tag in ("button", "span")
+        if self.inside:
+            self.texts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.texts[-1] += data
+
+
+def data_of(view: Snippet) -> dict[str, Any]:
+    found = re.search(r", d = (\{.*\});$", view.html, re.M)
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def test_the_script_reads_the_scores() -> None:
+    scores = replace(made_up_scores().normalized(), layers=(4, 7, 9), n_layers=12)
+    data = data_of(text_view(scores, "[MASK]", layer=7))
+    assert (data["dest"], data["layer"], data["layers"]) == (4, 1, [4, 7, 9])
+    torch.testing.assert_close(torch.tensor(data["values"]), scores.values, rtol=5e-4, atol=0)
+    assert data["sources"][6] == "\u2068##ing\u2069 · position 6"
+
+
+def test_pieces_of_a_word_stand_without_a_mark_or_a_space() -> None:
+    view = text_view(made_up_scores())
+    assert ">scar</button><button" in view.html
+    assert Elements(view.html).texts == [*PIECES[:6], "ing", *PIECES[7:]]
+
+
+def test_odd_tokens_are_text_and_nothing_else() -> None:
+    view = text_view(made_up_scores(ODD_TOKENS), 1)
+    page = Elements(view.to_page())
+    assert page.texts == [visible(token) for token in ODD_TOKENS]
+    known = ["html", "head", "meta", "meta", "title", "body", "div", "style", "h3", "p", "div", "p", "label", "output"]
+    assert [tag for tag, _ in page.found if tag != "button"] == [*known, "input", "p", "script"]
+    assert "<script>" not in data_of(view)["sources"][1].replace("\u2068<script>", "")
+    assert "http" not in view.html
+
+
+def test_two_sentences_have_two_lines() -> None:
+    scores = made_up_scores(values=torch.rand(3, len(PIECES), 2), src_tokens=("le", "chat"), src_positions=(0, 1))
+    page = Elements(text_view(replace(scores, metadata={"stack": "cross"})).html)
+    buttons = [attributes for tag, attributes in page.found if tag == "button"]
+    assert len(buttons) == len(PIECES) and all("data-src" not in each for each in buttons)
+    assert sum("data-src" in attributes for tag, attributes in page.found if tag == "span") == 2
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_every_shade_can_be_read(theme: Theme) -> None:
+    shades = data_of(text_view(made_up_scores(), theme=theme))["shades"]
+    assert shades[0][0] == theme.sequential[0] and shades[-1][0] == theme.sequential[-1]
+    assert min(contrast(ink, colour) for colour, ink in shades) > 4.5
+
+
+def test_two_views_on_a_page_are_apart() -> None:
+    scores = made_up_scores()
+    assert text_view(scores).html.split('"')[1] != text_view(scores).html.split('"')[1]
+
+
+def test_a_notebook_shows_it() -> None:
+    view = text_view(made_up_scores())
+    assert view._repr_html_() == view.html
+    assert len(repr(view)) < 120
+
+
+def test_what_cannot_be_shown_is_refused() -> None:
+    with pytest.raises(ScoresError, match="head_grid"):
+        text_view(made_up_scores(values=torch.rand(3, 2, len(PIECES), len(PIECES)), heads=(0, 1)))
+    with pytest.raises(InputError, match="'cat' occurs 0 times"):
+        text_view(made_up_scores(), "cat")
+    with pytest.raises(InputError, match="layer 3"):
+        text_view(made_up_scores(), layer=3)

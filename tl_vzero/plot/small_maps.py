@@ -1,0 +1,324 @@
+"""Many maps in one figure, on one colour scale: all layers, all heads of a layer, several methods."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor, stack
+
+from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.plot.labels import TICK_LENGTH, plotly_text, visible
+from tl_vzero.plot.maps import VALUE_NAMES, label_of, method_name, rounded, sentence, top
+from tl_vzero.plot.parts import (
+    Step,
+    axis_titles,
+    from_zero,
+    gaps,
+    hover_labels,
+    layer_index,
+    refuse_heads,
+    source_places,
+    step_slider,
+    titled,
+    token_axis,
+)
+from tl_vzero.plot.theme import LIGHT, Theme, template
+from tl_vzero.scores import Scores
+
+PANEL_DIGITS = 4
+PANEL_TITLE = 26  # pixels, as all sizes here
+FIGURE_WIDTH = 1100  # what heights are computed for; a figure is as wide as its page
+PANELS_ACROSS = 4
+HEADER = 104  # title, subtitle and the first names
+SLIDER = 84
+TOKEN_LABELS = 110
+GAP = 22
+LABELLED_CELLS = 20_000
+
+
+def layer_grid(scores: Scores, *, columns: int | None = None, theme: Theme = LIGHT) -> go.Figure:
+    """Draw every layer's map `[dest, src]` beside each other, on one colour scale that starts at 0.
+
+    `columns` is how many stand in a row (default: at most 4). The figure holds 4 significant digits.
+    Raises ScoresError for scores per head, InputError for less than one column.
+    Source: Mohebbi et al. 2023, whose maps are shown so.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> scores = tl_vzero.value_zeroing(model, "the pictures of some hat [MASK] scaring marcus.").normalized()
+    >>> figure = layer_grid(scores)
+    >>> len(figure.data), figure.layout.annotations[3].text
+    (4, 'layer 3')
+    """
+    refuse_heads(scores)
+    return _panels(
+        scores,
+        [f"layer {layer}" for layer in scores.layers],
+        [("", scores.values)],
+        title=f"{method_name(scores)}, {scores.stage}, every layer",
+        columns=columns,
+        theme=theme,
+    )
+
+
+def head_grid(
+    scores: Scores, *, layer: int | None = None, columns: int | None = None, theme: Theme = LIGHT
+) -> go.Figure:
+    """Draw every head's map of one layer beside each other, with a layer slider; one colour scale a layer.
+
+    `scores` are per head, `[layer, head, dest, src]`; `layer` is the one shown first (default: the first).
+    Raises ScoresError for scores that are not per head, InputError for a layer that the scores do not have.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> scores = tl_vzero.value_zeroing(model, "the hat [MASK] old.", per_head=True).normalized()
+    >>> [note.text for note in head_grid(scores, layer=1).layout.annotations][:2]
+    ['head 0', 'head 1']
+    """
+    if scores.heads is None:
+        raise ScoresError(
+            "these scores are not per head: expected [layer, head, dest, src]; compute them with per_head=True, or "
+            "draw them by heatmap or layer_grid"
+        )
+    return _panels(
+        scores,
+        [f"head {head}" for head in scores.heads],
+        [(str(number), values) for number, values in zip(scores.layers, scores.values, strict=True)],
+        start=layer_index(scores, layer),
+        title=f"{method_name(scores)}, {scores.stage}, every head",
+        columns=columns,
+        theme=theme,
+    )
+
+
+def method_comparison(
+    scores: Mapping[str, Scores] | Sequence[Scores],
+    *,
+    layer: int | None = None,
+    columns: int | None = None,
+    theme: Theme = LIGHT,
+) -> go.Figure:
+    """Draw several methods' maps of one sentence side by side, with a layer slider; one colour scale a layer.
+
+    Rows must sum to one, normalised or rolled out, unless all are raw scores of one method: raw scores of different
+    methods have different units. A mapping's names stand above the maps.
+    Raises ScoresError for maps that cannot be compared, InputError for none or for a layer that is not there.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> compared = tl_vzero.compare(model, "the hat [MASK] old.", methods=["value_zeroing", "attention"])
+    >>> figure = method_comparison([each.normalized() for each in compared.values()])
+    >>> [note.text for note in figure.layout.annotations]
+    ['Value Zeroing', 'Raw attention']
+    """
+    named = _named(scores)
+    first = next(iter(named.values()))
+    for name, each in named.items():
+        _refuse_incomparable(first, name, each)
+    return _panels(
+        first,
+        list(named),
+        [
+            (str(number), stack([each.values[at].to(first.values) for each in named.values()]))
+            for at, number in enumerate(first.layers)
+        ],
+        start=layer_index(first, layer),
+        title="Methods side by side",
+        columns=columns,
+        theme=theme,
+    )
+
+
+def _named(scores: Mapping[str, Scores] | Sequence[Scores]) -> dict[str, Scores]:
+    if isinstance(scores, Scores) or not isinstance(scores, Mapping | Sequence):
+        raise InputTypeError(f"scores is {type(scores).__name__}: expected several Scores, as a list or by name")
+    if not scores:
+        raise InputError("scores are empty: expected the Scores of at least one method")
+    if isinstance(scores, Mapping):
+        return {label_of(name): each for name, each in scores.items()}
+    named: dict[str, Scores] = {}
+    for each in scores:
+        name = method_name(each)
+        alike = sum(other.partition(" (")[0] == name for other in named)
+        named[f"{name} ({alike + 1})" if alike else name] = each
+    return named
+
+
+def _refuse_incomparable(first: Scores, name: str, each: Scores) -> None:
+    refuse_heads(each)
+    labels = [
+        (one.layers, one.dest_tokens, one.src_tokens, one.dest_positions, one.src_positions, one.src_spans)
+        for one in (first, each)
+    ]
+    if labels[0] != labels[1]:
+        raise ScoresError(
+            f"{name} has {len(each.layers)} layers, {len(each.dest_tokens)} destinations and {len(each.src_tokens)} "
+            f"sources, {method_name(first)} has {len(first.layers)}, {len(first.dest_tokens)} and "
+            f"{len(first.src_tokens)}: expected the same layers, tokens and positions"
+        )
+    if "raw" in (first.stage, each.stage) and (first.stage, first.method) != (each.stage, each.method):
+        raise ScoresError(
+            f"{name} is {each.stage} and {method_name(first)} is {first.stage}: raw scores share no scale with others; "
+            "call normalized() or rollout() on each"
+        )
+
+
+def _panels(
+    scores: Scores,
+    names: Sequence[str],
+    steps: Sequence[tuple[str, Float[Tensor, "panel dest src"]]],
+    *,
+    title: str,
+    columns: int | None,
+    theme: Theme,
+    start: int = 0,
+) -> go.Figure:
+    """A figure of maps with the labels of `scores`, one a name; a slider where there are several steps."""
+    across = _across(columns, len(names))
+    grids = [[rounded(values, PANEL_DIGITS) for values in maps] for _, maps in steps]
+    figure = go.Figure(layout=_layout(scores, len(names), across, theme, slider=len(steps) > 1))
+    hover = _hover(scores, len(names))
+    for number, (name, grid) in enumerate(zip(names, grids[start], strict=True)):
+        suffix = str(number + 1) if number else ""
+        figure.add_trace(
+            go.Heatmap(
+                z=grid,
+                x=source_places(scores),
+                y=[str(position) for position in scores.dest_positions],
+                xaxis=f"x{suffix}",
+                yaxis=f"y{suffix}",
+                coloraxis="coloraxis",
+                hovertemplate=f"<b>%{{z:.4~g}}</b>  {plotly_text(name)}<br>{hover[0]}<extra></extra>",
+                customdata=hover[1],
+                **gaps(len(scores.src_tokens) * across // 2, len(scores.dest_tokens) * across // 2),
+            )
+        )
+        figure.add_annotation(
+            text=plotly_text(name),
+            xref=f"x{suffix} domain",
+            yref=f"y{suffix} domain",
+            x=0,
+            y=1,
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 12, "color": theme.ink},
+        )
+    figure.update_layout(
+        title=titled(title, sentence(scores)) | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
+        coloraxis=_colours(theme, _top(grids[start]), VALUE_NAMES[scores.stage]),
+    )
+    if len(steps) > 1:
+        changes: list[Step] = [
+            (label, {"z": maps}, {"coloraxis.cmax": _top(maps)}) for (label, _), maps in zip(steps, grids, strict=True)
+        ]
+        figure.update_layout(sliders=[_slider_above(changes, start, theme)])
+    return figure
+
+
+def _across(columns: int | None, panels: int) -> int:
+    if columns is None:
+        return min(panels, PANELS_ACROSS)
+    if isinstance(columns, bool) or not isinstance(columns, int):
+        raise InputTypeError(f"columns is {type(columns).__name__}: expected a whole number of maps in a row")
+    if columns < 1:
+        raise InputError(f"columns is {columns}: expected at least 1")
+    return min(columns, panels)
+
+
+def _layout(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> dict[str, Any]:
+    """Places of the panels: square cells on a page of usual width, with room for labels and titles."""
+    down = ceil(panels / across)
+    width = (FIGURE_WIDTH - TOKEN_LABELS - 100) / across - GAP
+    square = width * len(scores.dest_tokens) / max(len(scores.src_tokens), 1)
+    panel = min(max(square, 90.0, len(scores.dest_tokens) * 2.0), 4 * width)
+    inner = down * (panel + PANEL_TITLE)
+    layout: dict[str, Any] = {
+        "template": template(theme),
+        "height": inner + HEADER + (SLIDER if slider else 0) + TOKEN_LABELS,
+        "margin": {"l": 24, "r": 24, "t": HEADER + (SLIDER if slider else 0), "b": 24},
+    }
+    row_title, column_title = axis_titles(scores)
+    places = [str(position) for position in scores.dest_positions]
+    rows, cols = token_axis(scores.dest_tokens, places, ""), token_axis(scores.src_tokens, source_places(scores), "")
+    for number in range(panels):
+        row, column = divmod(number, across)
+        suffix = str(number + 1) if number else ""
+        above = 1 - row / down
+        gap = GAP / (FIGURE_WIDTH - TOKEN_LABELS)
+        lowest = number + across >= panels
+        layout[f"xaxis{suffix}"] = cols | {
+            "domain": [column / across + (gap / 2 if column else 0), (column + 1) / across - gap / 2],
+            "anchor": f"y{suffix}",
+            "showticklabels": lowest,
+            "tickfont": {"size": 10},
+            "autotickangles": [-90],
+            "title": {"text": column_title if lowest and column == 0 else ""},
+        }
+        layout[f"yaxis{suffix}"] = rows | {
+            "domain": [above - panel / inner, above] if down == 1 else _below(row, down, panel, inner),
+            "anchor": f"x{suffix}",
+            "autorange": "reversed",
+            "showticklabels": column == 0,
+            "tickfont": {"size": 10},
+            "title": {"text": row_title if number == 0 else ""},
+        }
+        if number:
+            # Zooming into one map zooms into all.
+            layout[f"xaxis{suffix}"]["matches"] = "x"
+            layout[f"yaxis{suffix}"]["matches"] = "y"
+    return layout
+
+
+def _below(row: int, down: int, panel: float, inner: float) -> list[float]:
+    bottom = (down - 1 - row) * (panel + PANEL_TITLE) / inner
+    return [bottom, bottom + panel / inner]
+
+
+def _hover(scores: Scores, panels: int) -> tuple[str, list[list[list[str]]] | None]:
+    """The hover box, and its labels where an axis holds not all of a token.
+
+    Labels for each cell of each map make many megabytes of a long sentence: there the hover box shows what the axis
+    shows, a token cut at 16 characters and its position (a category is named by its position, which a number format
+    writes; without one the axis writes the token).
+    """
+    row_title, column_title = ("destination", "source")
+    cut = any(len(visible(token)) > TICK_LENGTH for token in (*scores.dest_tokens, *scores.src_tokens))
+    few = panels * len(scores.dest_tokens) * len(scores.src_tokens) <= LABELLED_CELLS
+    if scores.src_spans is not None or (cut and few):
+        sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
+        destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+        labels = [[[dest, source] for source in sources] for dest in destinations]
+        return f"{row_title}  %{{customdata[0]}}<br>{column_title}  %{{customdata[1]}}", labels
+    place = "word" if scores.unit == "word" else "position"
+    return f"{row_title}  %{{y}} · {place} %{{y:d}}<br>{column_title}  %{{x}} · {place} %{{x:d}}", None
+
+
+def _top(maps: Sequence[list[list[float]]]) -> float:
+    return top([row for grid in maps for row in grid])
+
+
+def _colours(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
+    """The scale at the right, as token labels stand below."""
+    scale = from_zero(theme, maximum, name)
+    scale["colorbar"] |= {
+        "orientation": "v",
+        "x": 1.01,
+        "xanchor": "left",
+        "xpad": 4,
+        "y": 1,
+        "yanchor": "top",
+        "ypad": 0,
+        "lenmode": "pixels",
+        "len": 180,
+        "title": {"text": name, "side": "right"},
+    }
+    return scale
+
+
+def _slider_above(steps: Sequence[Step], start: int, theme: Theme) -> dict[str, Any]:
+    """The slider between title and maps, as token labels of any length stand below."""
+    place = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
+    return step_slider(steps, start, theme) | place
