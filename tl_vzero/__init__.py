@@ -74,8 +74,12 @@ __all__ = [
     "zero_ablation",
 ]
 
+_ROOMS = ("plot",)  # a module whose own names are used through it: tl_vzero.plot.heatmap
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"tl_vzero.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'tl_vzero' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
@@ -84,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

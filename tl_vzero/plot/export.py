@@ -1,0 +1,133 @@
+"""Figures to files: pages that work offline, and pictures for a paper."""
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from tl_vzero.errors import DependencyError, InputError, InputTypeError
+from tl_vzero.files import check_writable, write_atomically, write_text
+from tl_vzero.plot.snippet import Snippet
+
+PICTURES = (".png", ".svg", ".pdf")
+SHARED = "plotly.min.js"
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+USUAL_WIDTH, USUAL_HEIGHT = 1100, 600  # of a picture, where the figure says nothing
+
+
+def save_figure(figure: go.Figure | Snippet, path: str | Path, *, shared_plotly: bool = False, scale: int = 2) -> Path:
+    """Write a figure as a page (.html) or a picture (.png, .svg, .pdf), whole or not at all; returns the path.
+
+    A page works offline: it holds plotly itself (4.8 MB), or with `shared_plotly` reads a file plotly.min.js beside
+    it, which many pages share and which is written where it is missing or of another version. A picture is drawn by
+    kaleido (the extra `images`) in a Chromium or Chrome, which is looked for at BROWSER_PATH, at CHROMIUM and on the
+    PATH; `scale` is the pixels of a .png for each of the figure's own.
+    Raises DependencyError where kaleido or a browser is missing, OutputPathError for a path that cannot be written,
+    InputError for another ending, or a picture of the text view, which is HTML.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> save_figure(go.Figure(), folder / "map.html", shared_plotly=True).name
+    'map.html'
+    >>> sorted(each.name for each in folder.iterdir())
+    ['map.html', 'plotly.min.js']
+    """
+    if not isinstance(figure, go.Figure | Snippet):
+        raise InputTypeError(f"figure is {type(figure).__name__}: expected what a function of tl_vzero.plot returns")
+    ending = Path(path).suffix.lower()
+    if ending not in (".html", *PICTURES):
+        raise InputError(f"cannot write {path}: expected a name that ends in .html, {', '.join(PICTURES)}")
+    target = check_writable(path)
+    if ending in PICTURES:
+        if isinstance(figure, Snippet):
+            raise InputError(f"cannot write {path}: the text view is HTML; give a name that ends in .html")
+        _write_picture(figure, target, ending, scale)
+    elif isinstance(figure, Snippet):
+        write_text(target, figure.to_page())
+    else:
+        if shared_plotly:
+            _share_plotly(target.parent / SHARED)
+        write_text(target, page_of(figure, SHARED if shared_plotly else True))
+    return target
+
+
+def page_of(figure: go.Figure, plotly: str | bool) -> str:
+    """A figure as a whole page, with plotly inside (True) or read from an address."""
+    body = figure.to_html(
+        full_html=False, include_plotlyjs=plotly, include_mathjax=False, config={"displaylogo": False}
+    )
+    background = figure.layout.template.layout.paper_bgcolor or "#ffffff"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f'<title>tl_vzero</title></head><body style="margin:0;background:{background}">{body}</body></html>\n'
+    )
+
+
+def _share_plotly(path: Path) -> None:
+    """Put plotly beside a page, once; the file of another plotly would not draw the page as it was made."""
+    script = get_plotlyjs()
+    if not path.is_file() or path.stat().st_size != len(script.encode()) or path.read_text("utf-8") != script:
+        write_text(path, script)
+
+
+def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> None:
+    if isinstance(scale, bool) or not isinstance(scale, int):
+        raise InputTypeError(f"scale is {type(scale).__name__}: expected a whole number")
+    if not 1 <= scale <= 10:
+        raise InputError(f"scale is {scale}: expected 1 to 10")
+    draw = _kaleido()
+    options = {
+        "format": ending[1:],
+        "width": figure.layout.width or USUAL_WIDTH,
+        "height": figure.layout.height or USUAL_HEIGHT,
+        "scale": scale if ending == ".png" else 1,
+    }
+    drawn = draw(_without_controls(figure), opts=options, kopts={"path": _browser(), "n": 1})
+    write_atomically(target, lambda partial: partial.write_bytes(drawn))
+
+
+def _without_controls(figure: go.Figure) -> dict[str, Any]:
+    """The figure as it stands, without sliders: nobody moves one in a paper. What is shown names its layer instead."""
+    plain: dict[str, Any] = figure.to_dict()
+    sliders = plain["layout"].pop("sliders", ())
+    shown = []
+    for slider in sliders:
+        step = slider["steps"][slider.get("active") or 0]
+        shown.append(f"{slider['currentvalue']['prefix']}{step['label']}")
+    title = plain["layout"].get("title", {}).get("text")
+    if shown and title:
+        plain["layout"]["title"]["text"] = f"{title}, {', '.join(shown)}"
+    return plain
+
+
+def _kaleido() -> Callable[..., bytes]:
+    try:
+        module = import_module("kaleido")
+    except ImportError as error:
+        raise DependencyError(
+            "pictures are drawn by kaleido, which is not installed: pip install 'tl-vzero[images]', or save as .html"
+        ) from error
+    draw = getattr(module, "calc_fig_sync", None)
+    if draw is None:
+        raise DependencyError(
+            "pictures are drawn by kaleido 1 or newer, and an older one is installed: pip install 'tl-vzero[images]'"
+        )
+    found: Callable[..., bytes] = draw
+    return found
+
+
+def _browser() -> str:
+    given = [os.environ.get(name) for name in ("BROWSER_PATH", "CHROMIUM")]
+    for path in (*given, *(shutil.which(name) for name in CHROMIUMS)):
+        if path and Path(path).is_file():
+            return path
+    raise DependencyError(
+        "pictures are drawn in a Chromium or Chrome, and none was found: install one (apt-get install chromium), or "
+        "set BROWSER_PATH to its path, or save as .html"
+    )
