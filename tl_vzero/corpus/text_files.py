@@ -16,8 +16,8 @@ LOOKED_AT = 100  # lines, for the name of the column with the text
 
 
 @dataclass(frozen=True)
-class TextLines:
-    """A sentence on each line; its id is its position."""
+class _ByLine:
+    """A file whose records are its lines."""
 
     path: Path
     origin: Origin
@@ -26,6 +26,11 @@ class TextLines:
         """Every line, the empty ones too."""
         with self.path.open("rb") as file:
             yield from Lines(file)
+
+
+@dataclass(frozen=True)
+class TextLines(_ByLine):
+    """A sentence on each line; its id is its position."""
 
     def record(self, position: int, raw: bytes | TooLong) -> Record | Refused:
         """The line as text."""
@@ -34,16 +39,8 @@ class TextLines:
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLines(_ByLine):
     """A JSON object on each line, with the sentence in the column `origin.text_column`."""
-
-    path: Path
-    origin: Origin
-
-    def raws(self) -> Iterator[bytes | TooLong]:
-        """Every line, the empty ones too."""
-        with self.path.open("rb") as file:
-            yield from Lines(file)
 
     def record(self, position: int, raw: bytes | TooLong) -> Record | Refused:
         """The object's text and id."""
