@@ -34,11 +34,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(evaluate_app, name="evaluate")
-app.command("reproduce")(reproduce_command)
-app.command("heads")(heads_command)
-app.command("models")(models_command)
-app.command("corpus")(corpus_command)
 
 
 class SpanName(StrEnum):
@@ -296,6 +291,14 @@ def _table(scores: "Scores") -> str:
         frame = pd.DataFrame(values, index=rows, columns=columns)
         blocks.append(f"layer {layer}{head}, {scores.method}, {scores.stage}\n{frame.to_string(float_format='%.3g')}")
     return "\n\n".join(blocks)
+
+
+# After the commands above: help lists them in this order, the main job first.
+app.command("heads")(heads_command)
+app.command("models")(models_command)
+app.command("corpus")(corpus_command)
+app.command("reproduce")(reproduce_command)
+app.add_typer(evaluate_app, name="evaluate")
 
 
 def main() -> None:
