@@ -81,12 +81,16 @@ def report(
     corrupted: Annotated[
         str | None, typer.Option(help="A sentence of as many tokens, into which values of TEXT are patched.")
     ] = None,
+    shared_plotly: Annotated[
+        bool, typer.Option("--shared-plotly", help="Let the page read plotly.min.js, written beside it: a small page.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Value Zeroing beside other methods, rollout and effects on the prediction, as one HTML page."""
     with errors_in_words():
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
+        from tl_vzero.plot.export import share_plotly
         from tl_vzero.report import make_report
 
         for path in (out, json_file):
@@ -101,7 +105,9 @@ def report(
             corrupted=corrupted,
             progress=not quiet,
         )
-        write_text(out, made.to_html())
+        if shared_plotly:
+            share_plotly(out.parent)
+        write_text(out, made.to_html(shared_plotly=shared_plotly))
         typer.echo(f"wrote {out}")
         if json_file is not None:
             write_text(json_file, json.dumps(made.to_dict(), ensure_ascii=False))

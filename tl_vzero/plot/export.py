@@ -51,7 +51,7 @@ def save_figure(figure: go.Figure | Snippet, path: str | Path, *, shared_plotly:
         write_text(target, figure.to_page())
     else:
         if shared_plotly:
-            _share_plotly(target.parent / SHARED)
+            share_plotly(target.parent)
         write_text(target, page_of(figure, SHARED if shared_plotly else True))
     return target
 
@@ -69,9 +69,9 @@ def page_of(figure: go.Figure, plotly: str | bool) -> str:
     )
 
 
-def _share_plotly(path: Path) -> None:
-    """Put plotly beside a page, once; the file of another plotly would not draw the page as it was made."""
-    script = get_plotlyjs()
+def share_plotly(folder: Path) -> None:
+    """Put plotly.min.js into a page's folder, once; that of another plotly would not draw the page as it was made."""
+    script, path = get_plotlyjs(), folder / SHARED
     if not path.is_file() or path.stat().st_size != len(script.encode()) or path.read_text("utf-8") != script:
         write_text(path, script)
 

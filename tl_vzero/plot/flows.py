@@ -21,7 +21,9 @@ THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
 CURVE_POINTS = 17
 THINNEST, WIDEST = 0.8, 9.0
 ROW_HEIGHT = 68
-AROUND = 250  # title, token labels and slider, in pixels
+AROUND = 130  # title and token labels, in pixels
+SLIDER_HEIGHT = 120
+LABELLED_ALL = 48  # tokens; of more, plotly chooses which labels there is room for
 LARGEST_NODE, SMALLEST_NODE = 22, 4
 
 
@@ -68,26 +70,35 @@ def flow_graph(
     hover = [hover_text(label, number, unit) for number, label in enumerate(labels)]
     bounds = sorted({*THRESHOLDS, threshold})
     figure = go.Figure([*_edge_traces(flow, bounds, threshold, theme), *_hover_traces(flow, bounds[0], hover, theme)])
-    levels = len(scores.layers)
-    figure.update_layout(
-        template=template(theme),
-        title=titled(f"{method_name(scores)}: what reaches {target}", sentence(scores)),
-        showlegend=False,
-        hovermode="closest",
-        height=levels * ROW_HEIGHT + AROUND,
-        margin={"l": 24, "r": 32, "t": 24, "b": 24},
-        xaxis=token_axis(labels, places, "") | {"type": "linear", "range": [-0.7, len(labels) - 0.3]},
-        yaxis={
-            "tickvals": list(range(levels + 1)),
-            "ticktext": ["input", *(f"layer {layer}" for layer in scores.layers)],
-            "range": [-0.4, levels + 0.45],
-        },
-        sliders=[_threshold_slider(bounds, threshold, theme)],
-    )
-    # Nodes stand at numbers, which curves need; a label is of the number.
-    figure.layout.xaxis.labelalias = {str(i): alias for i, alias in enumerate(_aliases(labels, places))}
-    figure.update_xaxes(categoryorder=None, categoryarray=None, dtick=1 if len(labels) <= 48 else None)
+    layout = flow_axes(labels, places, scores.layers) | {
+        "template": template(theme),
+        "title": titled(f"{method_name(scores)}: what reaches {target}", sentence(scores)),
+        "sliders": [_threshold_slider(bounds, threshold, theme)],
+    }
+    layout["height"] += SLIDER_HEIGHT
+    figure.update_layout(layout)
     return figure
+
+
+def flow_axes(labels: Sequence[str], places: Sequence[str], layers: Sequence[int]) -> dict[str, Any]:
+    """What is around a flow graph, as plain data: axes, margins and height. Tokens stand at 0, 1, ..."""
+    tokens = token_axis(labels, places, "")
+    kept = {name: tokens[name] for name in ("autotickangles", "tickfont", "title")}
+    # Nodes stand at numbers, which curves need; a label is of the number.
+    aliases = {str(i): alias for i, alias in enumerate(tokens["labelalias"].values())}
+    step = {"dtick": 1} if len(labels) <= LABELLED_ALL else {}
+    return {
+        "showlegend": False,
+        "hovermode": "closest",
+        "height": len(layers) * ROW_HEIGHT + AROUND,
+        "margin": {"l": 24, "r": 32, "t": 24, "b": 24},
+        "xaxis": kept | {"type": "linear", "range": [-0.7, len(labels) - 0.3], "labelalias": aliases} | step,
+        "yaxis": {
+            "tickvals": list(range(len(layers) + 1)),
+            "ticktext": ["input", *(f"layer {layer}" for layer in layers)],
+            "range": [-0.4, len(layers) + 0.45],
+        },
+    }
 
 
 def flow_into(scores: Scores, row: int) -> Flow:
@@ -137,17 +148,24 @@ def _over_words(scores: Scores, flow: Flow) -> tuple[Flow, tuple[str, ...]]:
     return Flow(flow.nodes @ joins.T, edges), tuple(word.label for word in words)
 
 
-def _aliases(labels: Sequence[str], places: Sequence[str]) -> list[str]:
-    return list(token_axis(labels, places, "")["labelalias"].values())
+def line_styles(bounds: Sequence[float], theme: Theme) -> list[dict[str, Any]]:
+    """The lines of the edges from each bound on: the larger the share, the wider and stronger."""
+    colours = theme.sequential[2:-1]
+    parts = [number / max(len(bounds) - 1, 1) for number in range(len(bounds))]
+    return [
+        {
+            "width": round(THINNEST + (WIDEST - THINNEST) * part**1.5, 2),
+            "color": colours[round(part * (len(colours) - 1))],
+        }
+        for part in parts
+    ]
 
 
 def _edge_traces(flow: Flow, bounds: Sequence[float], threshold: float, theme: Theme) -> list[go.Scatter]:
     """A trace for the edges between two bounds, as plotly gives a line one width; the slider shows or hides traces."""
-    colours = theme.sequential[2:-1]
     traces = []
-    for number, (low, high) in enumerate(zip(bounds, [*bounds[1:], 2.0], strict=True)):
+    for low, high, line in zip(bounds, [*bounds[1:], 2.0], line_styles(bounds, theme), strict=True):
         found = torch.nonzero((flow.edges >= low) & (flow.edges < high)).tolist()
-        part = number / max(len(bounds) - 1, 1)
         x: list[float | None] = []  # None parts one curve from the next
         y: list[float | None] = []
         for layer, dest, src in found:
@@ -159,10 +177,7 @@ def _edge_traces(flow: Flow, bounds: Sequence[float], threshold: float, theme: T
                 x=x,
                 y=y,
                 mode="lines",
-                line={
-                    "width": round(THINNEST + (WIDEST - THINNEST) * part**1.5, 2),
-                    "color": colours[round(part * (len(colours) - 1))],
-                },
+                line=line,
                 visible=low >= threshold,
                 hoverinfo="skip",
             )

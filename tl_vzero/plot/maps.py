@@ -57,6 +57,7 @@ SENTENCE_LENGTH = 110
 SLIDER_HEIGHT = 90
 HEADER_HEIGHT = 150  # title, axis title and token labels
 Grid = list[list[float]]
+Json = dict[str, Any]
 
 
 def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
@@ -78,28 +79,32 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     grids = [rounded(values) for values in scores.values]
     sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+    cells, axes = map_frame(scores)
+    trace = cells | {
+        "z": grids[start],
+        "customdata": [[[dest, source] for source in sources] for dest in destinations],
+        "hovertemplate": map_hover(f"layer {scores.layers[start]}"),
+    }
+    layout = axes | {
+        "template": template(theme),
+        "title": titled(f"{method_name(scores)}, {scores.stage}", sentence(scores)),
+        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
+        "sliders": [step_slider(_layer_steps(scores.layers, grids), start, theme)],
+        "height": axes["height"] + SLIDER_HEIGHT,
+    }
+    return go.Figure([trace], layout)
+
+
+def map_frame(scores: Scores) -> tuple[Json, Json]:
+    """A map without its numbers and colours, as plain data: the cells of its trace, and the axes and height around."""
     columns, rows = source_places(scores), [str(position) for position in scores.dest_positions]
     row_title, column_title = axis_titles(scores)
-    trace = go.Heatmap(
-        z=grids[start],
-        x=columns,
-        y=rows,
-        customdata=[[[dest, source] for source in sources] for dest in destinations],
-        hovertemplate=map_hover(f"layer {scores.layers[start]}"),
-        coloraxis="coloraxis",
-        **gaps(len(sources), len(destinations)),
-    )
-    figure = go.Figure(trace)
-    figure.update_layout(
-        template=template(theme),
-        title=titled(f"{method_name(scores)}, {scores.stage}", sentence(scores)),
-        xaxis=token_axis(scores.src_tokens, columns, column_title) | {"side": "top"},
-        yaxis=token_axis(scores.dest_tokens, rows, row_title) | {"autorange": "reversed"},
-        coloraxis=from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
-        sliders=[step_slider(_layer_steps(scores.layers, grids), start, theme)],
-        height=_height(len(destinations), below=COLOUR_BAR_HEIGHT + SLIDER_HEIGHT),
-    )
-    return figure
+    axes = {
+        "xaxis": token_axis(scores.src_tokens, columns, column_title) | {"side": "top"},
+        "yaxis": token_axis(scores.dest_tokens, rows, row_title) | {"autorange": "reversed"},
+        "height": _height(len(rows), below=COLOUR_BAR_HEIGHT),
+    }
+    return _cells(columns, rows), axes
 
 
 def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.Figure:
@@ -113,16 +118,16 @@ def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.F
     index = dest_index(scores, dest)
     position, token = scores.dest_positions[index], scores.dest_tokens[index]
     sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
-    columns = token_axis(scores.src_tokens, source_places(scores), axis_titles(scores)[1])
-    figure = _layer_by_source(grid, scores.layers, columns, sources)
+    columns = source_axis(scores)
     label = hover_text(token, position, scores.unit)
-    figure.update_traces(hovertemplate=row_hover(label))
-    figure.update_layout(
-        template=template(theme),
-        title=titled(f"{method_name(scores)}, {scores.stage}: row of {label}", sentence(scores)),
-        coloraxis=from_zero(theme, top(grid), VALUE_NAMES[scores.stage]),
-    )
-    return figure
+    cells, axes = layer_frame(scores.layers, columns)
+    trace = cells | {"z": grid, "customdata": [sources for _ in scores.layers], "hovertemplate": row_hover(label)}
+    layout = axes | {
+        "template": template(theme),
+        "title": titled(f"{method_name(scores)}, {scores.stage}: row of {label}", sentence(scores)),
+        "coloraxis": from_zero(theme, top(grid), VALUE_NAMES[scores.stage]),
+    }
+    return go.Figure([trace], layout)
 
 
 def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
@@ -143,23 +148,37 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
             "per_head"
         )
     grid = rounded(effect.values)
-    extreme = max((abs(value) for row in grid for value in row), default=0.0) or 1.0
-    tokens, positions = _tokens_acted_on(effect), effect.src_positions
-    columns = token_axis(tokens, [str(position) for position in positions], "source (column)")
-    figure = _layer_by_source(grid, effect.layers, columns, hover_labels(tokens, positions, "token"))
-    figure.update_traces(hovertemplate=effect_hover())
-    metric = plotly_text(visible(effect.metric))
-    figure.update_layout(
-        template=template(theme),
-        title=titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
-        coloraxis={
-            "colorscale": theme.diverging_ramp(),
-            "cmin": -extreme,
-            "cmax": extreme,
-            "colorbar": {"title": {"text": f"change of the {metric}"}},
-        },
-    )
-    return figure
+    cells, axes = effect_frame(effect)
+    sources = effect_hovers(effect)
+    trace = cells | {"z": grid, "customdata": [sources for _ in effect.layers], "hovertemplate": effect_hover()}
+    layout = axes | {
+        "template": template(theme),
+        "title": titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
+        "coloraxis": effect_scale(effect, theme),
+    }
+    return go.Figure([trace], layout)
+
+
+def effect_frame(effect: Effect) -> tuple[Json, Json]:
+    """An effect without its numbers and colours, as plain data: the cells of its trace, and what is around."""
+    places = [str(position) for position in effect.src_positions]
+    return layer_frame(effect.layers, token_axis(_tokens_acted_on(effect), places, "source (column)"))
+
+
+def effect_hovers(effect: Effect) -> list[str]:
+    """The labels of an effect's sources in hover boxes."""
+    return hover_labels(_tokens_acted_on(effect), effect.src_positions, "token")
+
+
+def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
+    """A colour scale whose middle is exactly 0 and whose ends are the largest size of the effect."""
+    extreme = max((abs(value) for row in rounded(effect.values) for value in row), default=0.0) or 1.0
+    return {
+        "colorscale": theme.diverging_ramp(),
+        "cmin": -extreme,
+        "cmax": extreme,
+        "colorbar": {"title": {"text": f"change of the {plotly_text(visible(effect.metric))}"}},
+    }
 
 
 def _tokens_acted_on(effect: Effect) -> tuple[str, ...]:
@@ -228,23 +247,23 @@ def _line(tokens: Sequence[str], length: int) -> str:
     return plotly_text(short(" ".join(visible(token) for token in tokens), length))
 
 
-def _layer_by_source(grid: Grid, layers: Sequence[int], columns: dict[str, Any], sources: Sequence[str]) -> go.Figure:
-    places = columns["categoryarray"]
-    trace = go.Heatmap(
-        z=grid,
-        x=places,
-        y=[str(layer) for layer in layers],
-        customdata=[sources for _ in layers],
-        coloraxis="coloraxis",
-        **gaps(len(places), len(layers)),
-    )
-    figure = go.Figure(trace)
-    figure.update_layout(
-        xaxis=columns | {"side": "top"},
-        yaxis={"type": "category", "title": {"text": "layer"}, "autorange": "reversed"},
-        height=_height(len(layers), below=COLOUR_BAR_HEIGHT),
-    )
-    return figure
+def source_axis(scores: Scores) -> Json:
+    """The axis of a map's sources."""
+    return token_axis(scores.src_tokens, source_places(scores), axis_titles(scores)[1])
+
+
+def layer_frame(layers: Sequence[int], columns: Json) -> tuple[Json, Json]:
+    """A picture of layers (rows, first on top) and sources without its numbers and colours, as plain data."""
+    axes = {
+        "xaxis": columns | {"side": "top"},
+        "yaxis": {"type": "category", "title": {"text": "layer"}, "autorange": "reversed"},
+        "height": _height(len(layers), below=COLOUR_BAR_HEIGHT),
+    }
+    return _cells(columns["categoryarray"], [str(layer) for layer in layers]), axes
+
+
+def _cells(columns: list[str], rows: list[str]) -> Json:
+    return {"type": "heatmap", "x": columns, "y": rows, "coloraxis": "coloraxis", **gaps(len(columns), len(rows))}
 
 
 def _height(rows: int, *, below: int) -> int:

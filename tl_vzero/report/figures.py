@@ -1,23 +1,27 @@
 """What the page's script draws: labels, layouts, colours and the numbers that are not packed."""
 
-from dataclasses import replace
 from math import isfinite, nan
 from typing import Any
 
 from tl_vzero.effects import Effect
+from tl_vzero.plot.flows import THRESHOLDS, flow_axes, line_styles
 from tl_vzero.plot.labels import hover_text, visible
 from tl_vzero.plot.maps import (
     EFFECT_NAMES,
-    SLIDER_HEIGHT,
     VALUE_NAMES,
-    effect_map,
-    heatmap,
+    effect_frame,
+    effect_hover,
+    effect_hovers,
+    effect_scale,
+    layer_frame,
+    map_frame,
     map_hover,
     method_name,
     rounded,
     row_hover,
-    target_row,
+    source_axis,
 )
+from tl_vzero.plot.parts import source_places
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
 from tl_vzero.report.drawn import Drawn
 from tl_vzero.report.packed import SHOWN_DIGITS
@@ -25,6 +29,7 @@ from tl_vzero.report.result import Report
 from tl_vzero.scores import Scores
 
 TITLE_HEIGHT = 50
+FLOW_START = 0.03
 AVERAGES = ("entropy", "self_weight", "special_weight")
 UNKNOWN = (nan, nan, nan)
 Json = dict[str, Any]
@@ -49,6 +54,7 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
         "effects": {name: _effect(effect) for name, effect in report.effects.items()},
         "agreement": {name: _agreement(report, name) for name in report.effects},
         "table": _table(report),
+        "flow": _flow(scores, units, drawn[0]),
         "themes": {theme.name: _theme(theme) for theme in (LIGHT, DARK)},
     }
 
@@ -72,9 +78,8 @@ def _word_of(scores: Scores) -> list[int] | None:
 
 
 def _unit(unit: Scores) -> Json:
-    """One unit's labels, and the layouts of its figures as the notebook draws them."""
+    """One unit's labels, and what is around its figures as a notebook has it."""
     labels = list(zip(unit.dest_tokens, unit.dest_positions, strict=True))
-    one_layer = replace(unit, values=unit.values[:1], layers=unit.layers[:1], stage="normalized")
     hover = [hover_text(token, position, unit.unit) for token, position in labels]
     return {
         "names": [visible(token) for token, _ in labels],
@@ -82,30 +87,26 @@ def _unit(unit: Scores) -> Json:
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,
         "rowHover": [row_hover(label) for label in hover],
-        "map": _frame(heatmap(one_layer).to_dict()),
-        "row": _frame(target_row(replace(unit, stage="normalized"), unit.dest_positions[0]).to_dict()),
+        "map": _frame(map_frame(unit)),
+        "row": _frame(layer_frame(unit.layers, source_axis(unit))),
     }
 
 
 def _effect(effect: Effect) -> Json:
-    figure = effect_map(effect).to_dict()
-    return {
-        **_frame(figure),
+    return _frame(effect_frame(effect)) | {
         "label": EFFECT_NAMES[effect.method],
         "z": rounded(effect.values, SHOWN_DIGITS),
         "target": effect.target,
+        "sources": effect_hovers(effect),
+        "hovertemplate": effect_hover(),
+        "scale": effect_scale(effect),
     }
 
 
-def _frame(figure: Json) -> Json:
-    """A figure without its numbers, title, slider and colours, which the page fills in or draws itself."""
-    own = ("template", "title", "sliders", "coloraxis")
-    layout = {k: v for k, v in figure["layout"].items() if k not in own}
-    layout["height"] -= TITLE_HEIGHT + (SLIDER_HEIGHT if "sliders" in figure["layout"] else 0)
-    trace = {k: v for k, v in figure["data"][0].items() if k not in ("z", "customdata")}
-    if "customdata" in figure["data"][0]:
-        trace["sources"] = figure["data"][0]["customdata"][0]
-    return {"layout": layout, "trace": trace, "scale": figure["layout"]["coloraxis"]}
+def _frame(parts: tuple[Json, Json]) -> Json:
+    """A figure's cells and axes; its title the page has elsewhere."""
+    trace, layout = parts
+    return {"trace": trace, "layout": layout | {"height": layout["height"] - TITLE_HEIGHT}}
 
 
 def _agreement(report: Report, effect: str) -> list[Json]:
@@ -143,11 +144,25 @@ def _rank(value: float) -> float | None:
     return round(value, 2) if isfinite(value) else None
 
 
+def _flow(scores: Scores, units: tuple[str, ...], zeroing: Drawn) -> Json | None:
+    """The flow graph without its lines: what is around it, by unit, and its bounds; None without a rollout."""
+    if "rollout" not in zeroing.views:
+        return None
+    layouts = {}
+    for name in units:
+        unit = scores.words() if name == "words" else scores
+        layouts[name] = flow_axes(unit.src_tokens, source_places(unit), scores.layers)
+    return {"layouts": layouts, "bounds": THRESHOLDS, "start": THRESHOLDS.index(FLOW_START)}
+
+
 def _theme(theme: Theme) -> Json:
     return {
+        "lines": line_styles(THRESHOLDS, theme),
         "template": template(theme).to_plotly_json(),
         "sequential": theme.sequential_ramp(),
         "diverging": theme.diverging_ramp(),
         "accent": theme.accent,
         "mark": theme.mark,
+        "line": theme.line,
+        "panel": theme.panel,
     }

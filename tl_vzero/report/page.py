@@ -1,9 +1,12 @@
-"""The report as one HTML page that works offline: text in HTML, maps drawn in the browser from embedded numbers."""
+"""The report as one HTML page that works offline: text in HTML, maps drawn in the browser from packed numbers."""
 
 import re
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
+from typing import Any
 
+from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.labels import short, visible
 from tl_vzero.plot.maps import label_of
 from tl_vzero.plot.theme import DARK, FONT, LIGHT, MONO, Theme
@@ -14,18 +17,45 @@ from tl_vzero.report.prediction import effect_texts, prediction, token_html
 from tl_vzero.report.result import Report
 from tl_vzero.scores import Scores
 
-SCRIPTS = ("numbers.js", "figures.js", "tables.js", "page.js")
-STACK_ABOVE = 48
+SCRIPTS = (
+    "numbers.js",
+    "figures.js",
+    "shades.js",
+    "tables.js",
+    "texts.js",
+    "strips.js",
+    "flow.js",
+    "page.js",
+)
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
+Json = dict[str, Any]
 
 
-def render_page(report: Report) -> str:
-    """Fill the page's template. Tokens and names are text wherever they appear, never markup.
+def render_page(report: Report, *, shared_plotly: bool = False) -> str:
+    """The report as a page of its own. Tokens and names are text wherever they appear, never markup.
 
     Numbers are embedded with the 4 significant digits that the page shows. The maps and plotly.js are
     packed (gzip, base64) and unpacked by the browser: a page of 128 tokens and 12 layers stays under 6 MB.
+    With `shared_plotly` the page reads plotly.min.js from its folder.
     """
+    payload = page_payload(report)
+    plotly = f'<script type="text/plain" id="plotly-js">{packed_plotly()}</script>'
+    return filled_page(
+        {
+            "title": escape(f"{short(visible(report.text), 60)} · {report.model} · tl_vzero"),
+            "program": f"<script>\n{page_script('whole.js')}</script>",
+            "data": script_json(payload["data"]),
+            "maps": payload["maps"],
+            "plotly": f'<script src="{SHARED}"></script>' if shared_plotly else plotly,
+            "asked": "",
+            **payload["parts"],
+        }
+    )
+
+
+def page_payload(report: Report) -> Json:
+    """What the page's script shows: "data", "maps" (packed), and "parts", HTML by the places of the page."""
     scores = report.value_zeroing
     units = ("pieces",) if scores.word_ids is None else ("pieces", "words")
     # Where every word is one piece, the maps over words are those over pieces.
@@ -33,28 +63,34 @@ def render_page(report: Report) -> str:
     drawn, absent = drawn_methods(report, mapped)
     maps = [values for unit in mapped for each in drawn for values in each.maps(unit)]
     parts = {
-        "title": escape(f"{short(visible(report.text), 60)} · {report.model} · tl_vzero"),
-        "theme": _theme_css(),
-        "style": _asset("page.css"),
-        "script": "\n".join(_asset(name) for name in SCRIPTS),
         "header": _header(report),
         "absent": _absent(absent),
+        "empty": _empty_rows(scores),
         "prediction": prediction(report),
         **effect_texts(report),
-        "empty": _empty_rows(scores),
-        "effect_class": "" if report.effects else "without-effect",
-        "stacked": "stacked" if scores.n_positions > STACK_ABOVE else "",
-        "words_off": "" if "words" in units else "disabled",
-        "last_layer": str(len(scores.layers) - 1),
-        "data": script_json(page_data(report, drawn, units, mapped)),
-        "maps": pack(decimal_codes(maps)),
-        "plotly": packed_plotly(),
     }
+    return {
+        "data": page_data(report, drawn, units, mapped),
+        "maps": pack(decimal_codes(maps)),
+        "parts": parts,
+    }
+
+
+def filled_page(parts: Mapping[str, str]) -> str:
+    """The page's template with its places filled; places that are not given stay empty."""
+    known = {"theme": _theme_css(), "style": page_asset("page.css"), **parts}
     # One pass, so that a sentence with {{data}} in it is not filled in again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: known.get(match[1], ""), page_asset("page.html"))
 
 
-def _asset(name: str) -> str:
+def page_script(last: str) -> str:
+    """The page's script, which ends with the part that says where reports come from."""
+    parts = "\n".join(page_asset(name) for name in (*SCRIPTS, last))
+    return f'"use strict";\n(async () => {{\n{parts}}})();\n'
+
+
+def page_asset(name: str) -> str:
+    """A file of the page."""
     return files("tl_vzero").joinpath("assets", "report", name).read_text(encoding="utf-8")
 
 

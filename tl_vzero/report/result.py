@@ -71,8 +71,8 @@ class Report:
 
         return report_dict(self)
 
-    def to_html(self) -> str:
-        """One HTML page that works offline from a file, plotly.js included."""
+    def to_html(self, *, shared_plotly: bool = False) -> str:
+        """One HTML page that works offline from a file: with plotly.js in it, or shared, as plotly.min.js beside it."""
         from tl_vzero.report.page import render_page
 
-        return render_page(self)
+        return render_page(self, shared_plotly=shared_plotly)

@@ -3,7 +3,12 @@ const CONFIG = {
   responsive: true,
   modeBarButtons: [["zoom2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
 };
-const drawn = new Set();
+// By figure: what it was last drawn of. Drawing is most of the time between a choice and its picture.
+const drawn = new Map();
+const isDrawn = (id, of) => {
+  const last = drawn.get(id);
+  return last !== undefined && last.length === of.length && of.every((part, i) => part === last[i]);
+};
 
 const theme = () => page.themes[dark.matches ? "dark" : "light"];
 
@@ -26,9 +31,15 @@ const smaller = (axis) => ({
   autotickangles: axis.categoryarray.length > 12 ? [0, -90] : axis.autotickangles,
 });
 
-const draw = (id, frame, trace, scale, marked, onRow) => {
+// `of` is what the figure shows: where nothing of it has changed, the mark alone moves.
+const draw = (id, of, frame, trace, scale, marked, onRow) => {
   const div = byId(id);
   const narrow = div.clientWidth < 460;
+  const all = [page, theme(), narrow, ...of];
+  if (isDrawn(id, all)) {
+    Plotly.relayout(div, { shapes: [marked] });
+    return;
+  }
   const columns = withTarget(frame.layout.xaxis, frame.target);
   const layout = {
     ...frame.layout,
@@ -41,10 +52,8 @@ const draw = (id, frame, trace, scale, marked, onRow) => {
     coloraxis: { ...frame.scale, ...scale },
   };
   Plotly.react(div, [{ ...frame.trace, ...trace }], layout, CONFIG);
-  if (!drawn.has(id)) {
-    drawn.add(id);
-    div.on("plotly_click", (event) => onRow(event.points[0].pointNumber[0]));
-  }
+  if (!drawn.has(id)) div.on("plotly_click", (event) => onRow(event.points[0].pointNumber[0]));
+  drawn.set(id, all);
 };
 
 const sequential = (most, view) => ({
@@ -53,15 +62,15 @@ const sequential = (most, view) => ({
 
 const drawMaps = () => {
   const labels = unit();
-  const pair = [page.methods[0], beside()];
-  const most = largest(pair.flatMap(gridOf));
+  const most = largest(sides().flatMap(([, method]) => gridOf(method)));
   const customdata = labels.hover.map((dest) => labels.hover.map((source) => [dest, source]));
-  pair.forEach((method, side) => {
-    const id = ["map-value_zeroing", "map-beside"][side];
+  sides().forEach(([side, method]) => {
+    const id = `map-${side}`;
     const view = viewOf(method);
     const trace = { z: gridOf(method), customdata, hovertemplate: page.hover[view][state.layer] };
     const frame = { ...labels.map, target: targetRow() };
-    draw(id, frame, trace, sequential(most, view), outline(rowOf(state.piece), theme().mark), chooseRow);
+    const of = [trace.z, most, view, labels];
+    draw(id, of, frame, trace, sequential(most, view), outline(rowOf(state.piece), theme().mark), chooseRow);
     const size = labels.names.length;
     byId(id).setAttribute("aria-label", `${method.label}: heat map of ${size} destinations and sources`);
   });
@@ -73,16 +82,15 @@ const drawRow = () => {
   const grid = maps[state.unit].value_zeroing.layer.map((layer) => layer[row]);
   const trace = { z: grid, customdata: page.layers.map(() => labels.hover), hovertemplate: labels.rowHover[row] };
   const frame = { ...labels.row, target: targetRow() };
-  draw("row", frame, trace, sequential(largest(grid), "layer"), outline(state.layer, theme().accent), chooseLayer);
-  byId("row-name").textContent = `${labels.names[row]} (${labels.place} ${labels.positions[row]})`;
+  draw("row", [labels, row], frame, trace, sequential(largest(grid), "layer"), outline(state.layer, theme().accent), chooseLayer);
 };
 
 const drawEffect = () => {
   const effect = page.effects[state.effect];
   if (effect === undefined) return;
-  const cells = { z: effect.z, customdata: effect.z.map(() => effect.trace.sources) };
+  const cells = { z: effect.z, customdata: effect.z.map(() => effect.sources), hovertemplate: effect.hovertemplate };
   const colours = { colorscale: theme().diverging };
-  draw("effect", effect, cells, colours, outline(state.layer, theme().accent), chooseLayer);
+  draw("effect", [effect], effect, cells, colours, outline(state.layer, theme().accent), chooseLayer);
   const joined = state.unit === "words" && page.units.words.names.length < page.units.pieces.names.length;
   byId("effect-note").hidden = !joined;
 };

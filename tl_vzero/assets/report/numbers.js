@@ -1,6 +1,6 @@
 const byId = (id) => document.getElementById(id);
-const unpack = (id) => {
-  const text = atob(byId(id).textContent);
+const unpack = (packed) => {
+  const text = atob(packed);
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));

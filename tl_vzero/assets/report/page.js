@@ -1,27 +1,13 @@
-const status = byId("status");
-if (!("DecompressionStream" in window)) {
-  status.textContent = "This browser cannot unpack the figures: it needs Chrome 80, Firefox 113, Safari 16.4 or newer.";
-  return;
-}
-
-const page = JSON.parse(byId("report-data").textContent);
-const [codes, plotly] = await Promise.all([unpack("report-maps").arrayBuffer(), unpack("plotly-js").text()]);
-const script = document.createElement("script");
-script.textContent = plotly;
-document.head.append(script);
-
-const maps = readMaps(page, codes);
+// What is shown; `show` sets it. A live page shows one report after the other.
+let page = null;
+let maps = null;
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 // `piece` is always the position of a word piece, so that it survives a change to words and back.
-const state = {
-  layer: 0,
-  view: "layer",
-  unit: "pieces",
-  piece: page.start,
-  method: page.methods[1].name,
-  effect: Object.keys(page.effects)[0],
-};
+const state = { layer: 0, view: "layer", unit: "pieces", piece: 0, method: null, effect: null };
+// Called with the state after each change of it.
+let remember = () => {};
 
+const STACKED_ABOVE = 48; // tokens: larger maps stand below each other
 const unit = () => page.units[state.unit];
 const rowOf = (piece) => (state.unit === "words" ? page.wordOf[piece] : piece);
 const pieceOf = (row) => (state.unit === "words" ? page.wordOf.indexOf(row) : row);
@@ -29,7 +15,9 @@ const targetRow = () => (page.target === null ? null : rowOf(page.target));
 const beside = () => page.methods.find((method) => method.name === state.method);
 // A method that is rolled out already, or cannot be, has one view only.
 const viewOf = (method) => (method.views.includes(state.view) ? state.view : method.views[0]);
-const gridOf = (method) => maps[state.unit][method.name][viewOf(method)][state.layer];
+const layersOf = (method) => maps[state.unit][method.name][viewOf(method)];
+const gridOf = (method) => layersOf(method)[state.layer];
+const sides = () => [["value_zeroing", page.methods[0]], ["beside", beside()]];
 
 const fillDestinations = () => {
   const labels = unit();
@@ -50,55 +38,95 @@ const describe = (id, method) => {
 };
 
 const showChoices = () => {
+  const labels = unit();
+  const row = rowOf(state.piece);
   byId("layer").value = String(state.layer);
   byId("layer-name").textContent = `${page.layers[state.layer]} (of ${page.layers[0]}–${page.layers.at(-1)})`;
   byId("layer").setAttribute("aria-valuetext", inLayer());
-  byId("destination").value = String(rowOf(state.piece));
+  byId("destination").value = String(row);
   byId("method").value = state.method;
+  for (const radio of document.querySelectorAll("input[type=radio]")) radio.checked = radio.value === state[radio.name];
   byId("maps-how").textContent = state.view === "layer"
     ? "Read along a row: it shows from which sources (columns) this layer builds that destination."
     : "Read along a row: it shows from which input tokens (columns) the layers up to this one together build that destination.";
   describe("about-value_zeroing", page.methods[0]);
   describe("about-beside", beside());
+  for (const name of document.querySelectorAll(".chosen-name")) {
+    name.textContent = `${labels.names[row]} (${labels.place} ${labels.positions[row]})`;
+  }
   for (const part of document.querySelectorAll("[data-effect]")) part.hidden = part.dataset.effect !== state.effect;
 };
 
 const render = () => {
   showChoices();
+  drawTexts();
   drawMaps();
+  drawStrips();
   drawRow();
   drawEffect();
+  drawFlow();
   fillNumbers();
   fillAgreement();
   fillTable();
+  remember(state);
 };
-const chooseRow = (row) => {
-  state.piece = pieceOf(row);
+const change = (part) => {
+  Object.assign(state, part);
   render();
 };
-const chooseLayer = (layer) => {
-  state.layer = layer;
+const chooseRow = (row) => change({ piece: pieceOf(row) });
+const chooseLayer = (layer) => change({ layer });
+
+// `wanted` holds the parts of a state that somebody asked for; what this report does not have is left out.
+const chosenAtFirst = (wanted) => {
+  const has = (list, value, otherwise) => (list.includes(value) ? value : otherwise);
+  const others = page.methods.slice(1).map(({ name }) => name);
+  const effects = Object.keys(page.effects);
+  const pieces = page.units.pieces.names.length;
+  return {
+    layer: has([...page.layers.keys()], wanted.layer, 0),
+    view: has(["layer", "rollout"], wanted.view, "layer"),
+    unit: has(Object.keys(page.units), wanted.unit, "pieces"),
+    piece: wanted.piece >= 0 && wanted.piece < pieces ? wanted.piece : page.start,
+    method: has(others, wanted.method, others[0]),
+    effect: has(effects, wanted.effect, effects[0] ?? null),
+  };
+};
+
+const show = async (report, wanted) => {
+  const codes = await unpack(report.maps).arrayBuffer();
+  page = report.data;
+  maps = readMaps(page, codes);
+  for (const [name, html] of Object.entries(report.parts)) byId(`part-${name}`).innerHTML = html;
+  Object.assign(state, chosenAtFirst(wanted));
+  byId("layer").max = String(page.layers.length - 1);
+  byId("units").disabled = page.units.words === undefined;
+  const classes = byId("panels").classList;
+  classes.remove("waiting");
+  classes.toggle("without-effect", Object.keys(page.effects).length === 0);
+  classes.toggle("stacked", page.units.pieces.names.length > STACKED_ABOVE);
+  byId("flow-panel").hidden = page.flow === null;
+  byId("status").hidden = true;
+  fillDestinations();
+  fillMethods();
+  fillThresholds();
   render();
 };
 
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("layer").addEventListener("input", (event) => chooseLayer(Number(event.target.value)));
+byId("threshold").addEventListener("input", drawFlow);
 byId("destination").addEventListener("change", (event) => chooseRow(Number(event.target.value)));
-byId("method").addEventListener("change", (event) => {
-  state.method = event.target.value;
+byId("method").addEventListener("change", (event) => change({ method: event.target.value }));
+document.addEventListener("change", ({ target }) => {
+  if (target.type !== "radio") return;
+  state[target.name] = target.value;
+  if (target.name === "unit") fillDestinations();
   render();
 });
-for (const radio of document.querySelectorAll("input[type=radio]")) {
-  radio.addEventListener("change", () => {
-    state[radio.name] = radio.value;
-    if (radio.name === "unit") fillDestinations();
-    render();
-  });
-}
-dark.addEventListener("change", render);
+dark.addEventListener("change", () => page !== null && render());
 
-status.hidden = true;
-byId("controls").reset();
-fillDestinations();
-fillMethods();
-render();
+if (!("DecompressionStream" in window)) {
+  byId("status").textContent = "This browser cannot unpack the figures: it needs Chrome 80, Firefox 113, Safari 16.4 or newer.";
+  return;
+}

@@ -1,0 +1,50 @@
+const SHADES = 256;
+const rgbOf = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+const ramps = new Map();
+
+// The theme's colours from 0 to the maximum, [r, g, b] in even steps.
+const shades = () => {
+  const stops = theme().sequential;
+  if (!ramps.has(stops)) {
+    ramps.set(stops, Array.from({ length: SHADES }, (_, i) => {
+      const place = i / (SHADES - 1);
+      const above = Math.max(1, stops.findIndex(([stop]) => stop >= place));
+      const [[from, low], [to, high]] = [stops[above - 1], stops[above]];
+      const part = (place - from) / (to - from);
+      const [one, other] = [rgbOf(low), rgbOf(high)];
+      return one.map((value, channel) => Math.round(value + (other[channel] - value) * part));
+    }));
+  }
+  return ramps.get(stops);
+};
+const shadeOf = (value, most) => shades()[Math.round(Math.min(Math.max(value / most, 0), 1) * (SHADES - 1))];
+
+// Black or white, whichever is read better: at least 4.5 to 1 on any colour (WCAG 2.2).
+const inkOn = (rgb) => {
+  const [r, g, b] = rgb.map((value) => {
+    const part = value / 255;
+    return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
+};
+
+// One of a row of buttons is chosen, by pointer or with the arrow keys; Tab goes past the others.
+const asChoice = (box, choose) => {
+  const buttons = () => [...box.children];
+  box.addEventListener("click", (event) => {
+    const at = buttons().indexOf(event.target.closest("button"));
+    if (at >= 0) choose(at);
+  });
+  box.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+    const next = buttons().indexOf(document.activeElement) + step;
+    if (step === undefined || buttons()[next] === undefined) return;
+    event.preventDefault();
+    choose(next);
+    buttons()[next].focus();
+  });
+};
+const markChoice = (box, chosen) => [...box.children].forEach((button, i) => {
+  button.setAttribute("aria-checked", String(i === chosen));
+  button.tabIndex = i === chosen ? 0 : -1;
+});
