@@ -10,6 +10,7 @@ import typer
 
 from tl_vzero.cli_corpus import corpus_command
 from tl_vzero.cli_evaluate import evaluate_app, reproduce_command
+from tl_vzero.cli_explore import explore_command
 from tl_vzero.cli_heads import heads_command
 from tl_vzero.cli_models import models_command
 from tl_vzero.cli_options import (
@@ -300,6 +301,7 @@ def _table(scores: "Scores") -> str:
 
 
 # After the commands above: help lists them in this order, the main job first.
+app.command("explore")(explore_command)
 app.command("heads")(heads_command)
 app.command("models")(models_command)
 app.command("corpus")(corpus_command)

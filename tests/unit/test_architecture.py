@@ -36,6 +36,7 @@ ROOMS = [
     "corpus",
     "plot",
     "report",
+    "explore",
     "cli",
 ]
 SAME_ROOM = {
@@ -45,6 +46,7 @@ SAME_ROOM = {
     "paired_inputs": "inputs",
     "cli_corpus": "cli",
     "cli_evaluate": "cli",
+    "cli_explore": "cli",
     "cli_heads": "cli",
     "cli_models": "cli",
     "cli_options": "cli",

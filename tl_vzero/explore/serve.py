@@ -1,0 +1,42 @@
+"""Running the explorer until it is stopped."""
+
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from tl_vzero.errors import InputError
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def hosts_of(host: str) -> tuple[str, ...]:
+    """The names that an address of the explorer may have where it is bound to `host`.
+
+    >>> hosts_of("127.0.0.1"), hosts_of("0.0.0.0")
+    (('127.0.0.1', 'localhost'), ('*',))
+    """
+    if host in LOOPBACK:
+        return LOOPBACK
+    return ("*",) if host in ("0.0.0.0", "::") else (host, *LOOPBACK)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket bound to an address; port 0 takes any free one. Raises InputError for an address in use or not here."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise InputError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port (0: any free one), "
+            "or a --host of this machine"
+        ) from error
+    return bound
+
+
+def serve(app: Starlette, bound: socket.socket) -> None:
+    """Answer at a bound socket until Ctrl-C."""
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[bound])
