@@ -4,7 +4,7 @@ from math import isfinite, nan
 from typing import Any
 
 from tl_vzero.effects import Effect
-from tl_vzero.plot.flows import THRESHOLDS, flow_axes, line_styles
+from tl_vzero.plot.flows import LABELLED_ALL, THRESHOLDS, flow_axes, line_styles
 from tl_vzero.plot.labels import hover_text, visible
 from tl_vzero.plot.maps import (
     EFFECT_NAMES,
@@ -152,7 +152,8 @@ def _flow(scores: Scores, units: tuple[str, ...], zeroing: Drawn) -> Json | None
     for name in units:
         unit = scores.words() if name == "words" else scores
         layouts[name] = flow_axes(unit.src_tokens, source_places(unit), scores.layers)
-    return {"layouts": layouts, "bounds": THRESHOLDS, "start": THRESHOLDS.index(FLOW_START)}
+    start = THRESHOLDS.index(FLOW_START)
+    return {"layouts": layouts, "bounds": THRESHOLDS, "start": start, "labelledAll": LABELLED_ALL}
 
 
 def _theme(theme: Theme) -> Json:

@@ -81,6 +81,13 @@ const nodeTrace = (nodes, bound, hover) => {
   };
 };
 
+// A long sentence has no room for all its labels: those stay through which something flows.
+const fewLabels = (nodes, bound) => {
+  const tokens = [...nodes[0].keys()];
+  if (tokens.length <= page.flow.labelledAll) return {};
+  return { tickmode: "array", tickvals: tokens.filter((token) => nodes.some((row) => row[token] >= bound)) };
+};
+
 const drawFlow = () => {
   if (page.flow === null) return;
   const bound = page.flow.bounds[Number(byId("threshold").value)];
@@ -99,7 +106,8 @@ const drawFlow = () => {
   const { hover } = unit();
   const traces = [...edgeTraces(edges, theme().lines), middles(edges, hover), nodeTrace(flow.nodes, bound, hover)];
   const frame = page.flow.layouts[state.unit];
-  const xaxis = div.clientWidth < 460 ? { ...frame.xaxis, tickfont: { size: 9 }, tickangle: -90 } : frame.xaxis;
+  const narrow = div.clientWidth < 460 ? { tickfont: { size: 9 }, tickangle: -90 } : {};
+  const xaxis = { ...frame.xaxis, ...narrow, ...fewLabels(flow.nodes, bound) };
   Plotly.react(div, traces, { ...frame, xaxis, template: theme().template, dragmode: false }, CONFIG);
   if (!drawn.has("flow")) {
     div.on("plotly_click", ({ points }) => {
