@@ -68,9 +68,10 @@ def test_a_terminal_gets_text_only(ipython: Any) -> None:
     assert not loads
 
 
-def test_scores_per_head_show_as_text() -> None:
+def test_scores_per_head_show_all_heads_of_a_layer() -> None:
     scores = made_up_scores(values=torch.rand(3, 2, len(PIECES), len(PIECES)), heads=(0, 1))
-    assert notebook_bundle(scores) == {"text/plain": repr(scores)}
+    figure = notebook_bundle(scores)[PLOTLY_MIME]
+    assert [annotation["text"] for annotation in figure["layout"]["annotations"]] == ["head 0", "head 1"]
 
 
 def test_scores_show_themselves(ipython: Any) -> None:
