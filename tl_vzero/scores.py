@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Stage = Literal["raw", "normalized", "rollout"]
 
 SIGNED = 1e-3  # of the largest value: what is less negative may be the rounding of a caller's own distance
+REPR_LENGTH = 200  # characters of a sentence
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -283,10 +284,11 @@ class Scores:
     def __repr__(self) -> str:
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
         partial = ", partial" if self.partial else ""
+        sources = " ".join(token.strip() for token in self.src_tokens)
         return (
             f"Scores({self.method}, {self.stage}, {len(self.layers)} layers{heads}, "
             f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: "
-            f"{' '.join(token.strip() for token in self.src_tokens)!r})"
+            f"{sources if len(sources) <= REPR_LENGTH else sources[: REPR_LENGTH - 1] + '…'!r})"
         )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:

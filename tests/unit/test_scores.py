@@ -280,6 +280,8 @@ def test_repr_is_short_and_says_what_it_is() -> None:
     assert "Scores" in text and "value_zeroing" in text and "normalized" in text
     assert "3" in text and "7" in text
     assert len(text) < 500
+    long = repr(make_scores(src_tokens=("word" * 100,) * 7))
+    assert long.endswith("…')") and len(long) < 500
 
 
 def test_a_notebook_gets_a_rich_representation() -> None:

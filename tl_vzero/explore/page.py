@@ -17,6 +17,7 @@ def explorer_page(models: Sequence[str], first_text: str) -> str:
     return filled_page(
         {
             "title": "tl_vzero explorer",
+            "brand": "tl_vzero explorer",
             "asked": asked,
             "data": script_json({"model": models[0], "text": first_text}),
             "plotly": f'<script src="{SHARED}"></script>',

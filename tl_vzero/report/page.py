@@ -48,7 +48,7 @@ def render_page(report: Report, *, shared_plotly: bool = False) -> str:
             "data": script_json(payload["data"]),
             "maps": payload["maps"],
             "plotly": f'<script src="{SHARED}"></script>' if shared_plotly else plotly,
-            "asked": "",
+            "brand": "tl_vzero report",
             **payload["parts"],
         }
     )

@@ -8,6 +8,8 @@ const question = () => Object.fromEntries(
 );
 let shownQuestion = "";
 const addressOf = (asked, chosen) => `?${new URLSearchParams({ ...asked, ...chosen })}`;
+// What is wrong with a question is told where it is asked.
+byId("asked").append(byId("status"));
 const tell = (text) => {
   byId("status").textContent = text;
   byId("status").hidden = text === "";
