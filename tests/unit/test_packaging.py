@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -82,6 +83,21 @@ def test_the_console_script_leads_to_a_function() -> None:
 def test_the_changelog_begins_with_what_is_unreleased_or_with_this_version() -> None:
     versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert versions[0] in {"Unreleased", PROJECT["version"]}
+
+
+def test_the_citation_names_this_package_at_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert canonicalize_name(citation["title"]) == PROJECT["name"]
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in PROJECT["authors"]]
+
+
+def test_the_readme_gives_the_papers_that_the_citation_refers_to() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    papers = [reference for reference in citation["references"] if reference["type"] == "conference-paper"]
+    assert papers
+    assert not [paper["title"] for paper in papers if paper["title"] not in readme or paper["doi"] not in readme]
 
 
 @pytest.mark.parametrize("variable", ["main_job", "tests"])
