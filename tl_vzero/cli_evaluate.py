@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from tl_vzero.corpus import Corpus
     from tl_vzero.evaluate.laid_out import Layout
     from tl_vzero.evaluate.sentences import Sentences
 
@@ -99,12 +100,54 @@ ProtocolOption = Annotated[
 ]
 
 
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--corpus",
+        help="A folder that `tl-vzero corpus` wrote of these sentences (see `evaluate sentences`): maps are read, not "
+        "computed. Default methods: those it holds.",
+    ),
+]
+
+
+@evaluate_app.command("sentences")
+def sentences_command(
+    out: Annotated[Path, typer.Option(help="The JSON lines to write: id and text of each sentence.")],
+    model: ModelOption = DEFAULT_MODEL,
+    blimp: BlimpOption = None,
+    examples: ExamplesOption = None,
+    cues: CuesOption = CuesName.given,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    protocol: ProtocolOption = ProtocolName.masked,
+) -> None:
+    """Write the sentences of an evaluation, targets masked, as `tl-vzero corpus` reads them.
+
+    Of a causal model they end before the target: there `tl-vzero corpus --rows target` takes --target -1.
+    """
+    with errors_in_words():
+        from tl_vzero.evaluate.read_texts import read_texts
+        from tl_vzero.files import write_text
+
+        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (out,))
+        layout = _laid_out(loaded, sentences, protocol)
+        texts = read_texts(loaded, layout)
+        lines = [
+            json.dumps({"id": each.example.id, "text": text}, ensure_ascii=False)
+            for each, text in zip(layout.examples, texts, strict=True)
+        ]
+        write_text(out, "".join(f"{line}\n" for line in lines))
+        _say_rest(sentences, {}, len(layout.skipped))
+        typer.echo(f"wrote {out}: {len(lines)} sentences")
+
+
 @evaluate_app.command("cue-alignment")
 def cue_alignment_command(
     model: ModelOption = DEFAULT_MODEL,
     blimp: BlimpOption = None,
     examples: ExamplesOption = None,
     cues: CuesOption = CuesName.given,
+    corpus: CorpusOption = None,
     method: MethodOption = None,
     measure: Annotated[MeasureName, typer.Option(help="The measure that is printed.")] = MeasureName.dot,
     limit: LimitOption = None,
@@ -118,9 +161,16 @@ def cue_alignment_command(
     with errors_in_words():
         from tl_vzero.evaluate.cue_alignment import cue_alignment
 
+        opened = _opened(corpus)
         loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         found = cue_alignment(
-            loaded, sentences.examples, method or None, protocol=protocol.value, seed=seed, progress=not quiet
+            loaded,
+            sentences.examples,
+            method or None,
+            corpus=opened,
+            protocol=protocol.value,
+            seed=seed,
+            progress=not quiet,
         )
         table = found.to_frame()
         shown = table[(table["paradigm"] == "all") & (table["measure"] == measure.value)]
@@ -141,6 +191,7 @@ def probing_command(
     blimp: BlimpOption = None,
     examples: ExamplesOption = None,
     cues: CuesOption = CuesName.given,
+    corpus: Annotated[Path | None, typer.Option("--corpus", hidden=True)] = None,
     mode: Annotated[
         ProbingMode, typer.Option(help="correct, or paper: the published program's sums, with its faults.")
     ] = ProbingMode.correct,
@@ -153,8 +204,13 @@ def probing_command(
 ) -> None:
     """How much of the target's number is in its representation, by layer? Layer -1 is the embeddings."""
     with errors_in_words():
+        from tl_vzero.errors import InputError
         from tl_vzero.evaluate.layer_probing import probe_number
 
+        if corpus is not None:
+            raise InputError(
+                f"--corpus {corpus} given: probing reads representations, and a corpus holds maps; leave it out"
+            )
         loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         layout = _laid_out(loaded, sentences, protocol)
         found = probe_number(loaded, layout, mode=mode.value, seed=seed, progress=not quiet)
@@ -173,6 +229,7 @@ def faithfulness_command(
     blimp: BlimpOption = None,
     examples: ExamplesOption = None,
     cues: CuesOption = CuesName.given,
+    corpus: CorpusOption = None,
     method: MethodOption = None,
     replacement: Annotated[
         ReplacementName, typer.Option(help="What stands for a blanked token.")
@@ -193,11 +250,13 @@ def faithfulness_command(
         from tl_vzero.evaluate.faithfulness import faithfulness
 
         conventions = Conventions(replacement.value, change.value, over.value, special_tokens)
+        opened = _opened(corpus)
         loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         found = faithfulness(
             loaded,
             sentences.examples,
             method or None,
+            corpus=opened,
             conventions=conventions,
             protocol=protocol.value,
             progress=not quiet,
@@ -276,6 +335,12 @@ def _prepared(
         loaded, blimp=blimp, file=examples, cues=cues.value, protocol=protocol.value, limit=limit, seed=seed
     )
     return loaded, sentences
+
+
+def _opened(folder: Path | None) -> "Corpus | None":
+    from tl_vzero.corpus import read_corpus
+
+    return None if folder is None else read_corpus(folder)
 
 
 def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "Layout":

@@ -92,6 +92,45 @@ def test_a_users_own_sentences(tmp_path: Path) -> None:
     assert "zyzzyvas" in gone["reason"]
 
 
+def numbers_of(path: Path) -> list[list[float]]:
+    return pd.read_csv(path).select_dtypes("number").to_numpy().tolist()
+
+
+@pytest.mark.parametrize("evaluation", ["cue-alignment", "faithfulness"])
+def test_scoring_and_evaluating_are_separate_steps(tmp_path: Path, evaluation: str) -> None:
+    chosen = ["--limit", "8", "--seed", "1"]
+    code, output = run("evaluate", "sentences", *chosen, "--out", tmp_path / "sentences.jsonl")
+    assert code == 0 and "sentences.jsonl: 8 sentences" in output.replace("\n", "")
+    corpus = tmp_path / "corpus"
+    methods = ["--methods", "value_zeroing,attention"]
+    assert run("corpus", tmp_path / "sentences.jsonl", "--out", corpus, *methods, "--quiet")[0] == 0
+    tables = [tmp_path / "computed.csv", tmp_path / "read.csv"]
+    for table, own in zip(tables, [[], ["--corpus", corpus]], strict=True):
+        code, output = run("evaluate", evaluation, *chosen, *TWO, *own, "--csv", table, "--quiet")
+        assert code == 0, output
+    computed, read = map(numbers_of, tables)
+    assert len(computed) == len(read) > 0
+    assert all(one == pytest.approx(other, abs=1e-5, nan_ok=True) for one, other in zip(read, computed, strict=True))
+    code, output = run("evaluate", evaluation, "--limit", "9", "--seed", "1", "--corpus", corpus, "--quiet")
+    assert code == 2 and "1 of 9 examples are not among the 8 sentences" in output.replace("\n", " ")
+
+
+def test_a_table_of_masked_sentences_is_a_corpus_as_it_is(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text(
+        "sentence,good,bad,cue\nthe pictures of some hat [MASK] scaring marcus.,are,is,pictures\n"
+        "the zyzzyva of some hats [MASK] scaring marcus .,is,are,zyzzyva\n",
+        encoding="utf-8",
+    )
+    corpus = tmp_path / "corpus"
+    assert run("corpus", mine, "--out", corpus, "--rows", "target", "--quiet")[0] == 0
+    code, output = run("evaluate", "cue-alignment", "--examples", mine, "--corpus", corpus, "--quiet")
+    assert code == 0, output
+    assert "value_zeroing" in output and "mine.csv; read 2" in output
+    code, output = run("evaluate", "faithfulness", "--examples", mine, "--corpus", corpus, "--quiet")
+    assert code == 2 and "needs whole maps" in output
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -103,6 +142,8 @@ def test_a_users_own_sentences(tmp_path: Path) -> None:
         (["cue-alignment", "--protocol", "causal", "--limit", "5"], "attends in both directions"),
         (["cue-alignment", "--csv", "no/such/folder/table.csv"], "does not exist"),
         (["cue-alignment", "--model", "agrement-mini"], "agreement-mini"),
+        (["cue-alignment", "--corpus", "none"], "none is no corpus"),
+        (["probing", "--corpus", "any"], "probing reads representations, and a corpus holds maps"),
         (["probing", "--limit", "20"], "given 20 examples: expected at least 188"),
         (["probing", "--seed", "-1"], "seed is -1"),
         (["faithfulness", "--model", "all-MiniLM-L6-v2", "--limit", "5"], "no trained prediction head"),

@@ -8,7 +8,7 @@ from shutil import disk_usage
 from tl_vzero.corpus.columns import SUMMARIES, Columns
 from tl_vzero.corpus.parts import Ready
 
-LABEL_BYTES = 12  # of a token: its text, its word and whether it is special, compressed
+LABEL_BYTES = 14  # of a token: its text, its id, its word and whether it is special, compressed
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 

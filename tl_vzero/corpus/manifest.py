@@ -16,7 +16,7 @@ from tl_vzero.errors import FileFormatError, InputError, OutputPathError
 from tl_vzero.models.facts import facts_of
 
 FORMAT = "tl_vzero.corpus"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 ALONGSIDE = ("begun", "input_name", "model_name")  # told, and no part of what a corpus is
 
 

@@ -1,21 +1,17 @@
 """What a run did, and a finished or half-finished corpus to read from."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tl_vzero.corpus.arrow import pyarrow
-from tl_vzero.corpus.columns import METADATA_KEY
-from tl_vzero.corpus.manifest import read_manifest
+from tl_vzero.corpus.manifest import FORMAT_VERSION, read_manifest
+from tl_vzero.corpus.reading import Stored, about_shard, damage_told, stored_numbers, stored_sentences
 from tl_vzero.corpus.shards import CorpusFolder
 from tl_vzero.errors import FileFormatError, InputError, unknown_name
 from tl_vzero.scores import Scores
-
-ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -53,41 +49,74 @@ class Corpus:
         """ "all", "target" or "summary"."""
         return str(self.manifest["options"].get("rows"))
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers of each map, in order."""
+        return tuple(self.manifest["layers"])
+
+    def stage(self, method: str) -> str:
+        """What a method's numbers are, "raw" or "rollout"; raises what `scores` raises."""
+        self._check_method(method)
+        return str(next((about_shard(path)["methods"][method]["stage"] for _, path in self._shards()), "raw"))
+
+    def sentences(self) -> Iterator[Stored]:
+        """Every sentence without its numbers, in the input's order, read a few at a time.
+
+        Raises FileFormatError for a shard that cannot be read.
+        """
+        for number, path in self._shards():
+            yield from stored_sentences(path, number)
+
     def scores(self, method: str = "value_zeroing") -> Iterator[tuple[str, Scores]]:
         """The id and Scores of each sentence, in the input's order: `[layer, dest, src]`, read a few at a time.
 
         Raises InputError for a method that is not there, or a corpus of summaries, FileFormatError for a shard that
         cannot be read.
         """
+        self._check_method(method)
+        for number, _ in self._shards():
+            for _, name, found in self._of_shard(number, [method]):
+                yield name, found[method]
+
+    def scores_of(self, stored: Iterable[Stored], methods: Sequence[str]) -> Iterator[tuple[Stored, dict[str, Scores]]]:
+        """The Scores of some of its `sentences` by several methods, shard by shard; raises what `scores` raises."""
+        for method in methods:
+            self._check_method(method)
+        by_shard: dict[int, dict[int, Stored]] = {}
+        for each in stored:
+            by_shard.setdefault(each.shard, {})[each.row] = each
+        for number, wanted in sorted(by_shard.items()):
+            for row, _, found in self._of_shard(number, methods, wanted):
+                yield wanted.pop(row), found
+            if wanted:
+                raise FileFormatError(
+                    f"{CorpusFolder(self.folder).shard(number)} has lost {len(wanted)} rows while it was read"
+                )
+
+    def _check_method(self, method: str) -> None:
         if method not in self.methods:
             raise unknown_name("method", method, self.methods)
         if self.rows == "summary":
             raise InputError(f"{self.folder} holds summaries only: read its columns by pandas, or run with rows='all'")
+
+    def _shards(self) -> Iterator[tuple[int, Path]]:
         folder = CorpusFolder(self.folder)
         for number in sorted(folder.done()):
-            yield from self._of_shard(folder.shard(number), method)
+            yield number, folder.shard(number)
 
-    def _of_shard(self, path: Path, method: str) -> Iterator[tuple[str, Scores]]:
-        pa = pyarrow()
-        try:
-            with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-                about = json.loads(file.schema_arrow.metadata[METADATA_KEY])
-                names = [name for name in file.schema_arrow.names if name not in self.methods or name == method]
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
-                    flat, dtype = batch.column(method), torch.float64
-                    if flat.type.value_type == pa.float32():
-                        dtype = torch.float32
-                    for row in batch.to_pylist():
-                        values = torch.tensor(row[method], dtype=dtype)
-                        yield row["id"], self._scores(row, values, method, about)
-        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-            raise FileFormatError(
-                f"{path} cannot be read ({type(error).__name__}: {error}): the same command again computes it anew"
-            ) from error
+    def _of_shard(
+        self, number: int, methods: Sequence[str], among: Container[int] | None = None
+    ) -> Iterator[tuple[int, str, dict[str, Scores]]]:
+        path = CorpusFolder(self.folder).shard(number)
+        with damage_told(path):
+            about = about_shard(path)
+            for row, labels, numbers in stored_numbers(path, methods, among):
+                found = {name: self._scores(labels, own, name, about) for name, own in numbers.items()}
+                yield row, labels["id"], found
 
     def _scores(self, row: dict[str, Any], values: torch.Tensor, method: str, about: dict[str, Any]) -> Scores:
         from_model = {**self.manifest["model"], "model": self.manifest.get("model_name")}
-        tokens, layers, own = tuple(row["tokens"]), tuple(self.manifest["layers"]), about["methods"][method]
+        tokens, layers, own = tuple(row["tokens"]), self.layers, about["methods"][method]
         shaped = values.view(len(layers), -1, len(tokens))
         # A method of the target has one row also where whole maps were asked for.
         whole = shaped.shape[1] == len(tokens) and self.rows == "all"
@@ -120,4 +149,9 @@ def read_corpus(folder: str | Path) -> Corpus:
     parts = [manifest.get("model"), manifest.get("versions"), options]
     if not all(isinstance(each, dict) for each in parts) or not isinstance(manifest.get("layers"), list):
         raise FileFormatError(f"{where} holds a manifest.json of another kind: expected that of `tl-vzero corpus`")
+    if manifest.get("version") != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{where} holds a corpus in version {manifest.get('version')} of its format: expected {FORMAT_VERSION}; "
+            "write it anew in another folder"
+        )
     return Corpus(where, manifest)

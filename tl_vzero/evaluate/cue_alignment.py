@@ -17,11 +17,13 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import Example
 from tl_vzero.data.filtering import ALL, Skipped
 from tl_vzero.data.pieces import WhichPieces
 from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.chance import expected_average_precision, expected_dot
+from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.laid_out import LaidOut, Protocol, lay_out
 from tl_vzero.evaluate.published import Published, Training, published_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
@@ -104,6 +106,7 @@ def cue_alignment(
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    corpus: Corpus | None = None,
     which: WhichPieces = "first",
     without: Sequence[LeftOut] = (),
     protocol: Protocol = "masked",
@@ -114,12 +117,13 @@ def cue_alignment(
 ) -> CueAlignment:
     """How much of the target's row lies on the cue, and how high it ranks: by method, layer and paradigm.
 
-    `methods` and `options` are as in `target_rows`. The cue is the first piece of each of its words (the paper), or
-    `which="all"` pieces. `without` takes the special tokens or the target itself from the row, which is normalised
-    again; nothing by default. `training` says which published figures belong to the model, where its name does not.
-    `seed` draws the shuffled cues.
+    `methods` and `options` are as in `target_rows`; of a `corpus` of these sentences rows are read, not computed (see
+    `corpus_rows`), and options are those it was made with. The cue is the first piece of each of its words (the
+    paper), or `which="all"` pieces. `without` takes the special tokens or the target itself from the row, which is
+    normalised again; nothing by default. `training` says which published figures belong to the model, where its name
+    does not. `seed` draws the shuffled cues.
 
-    Raises what `lay_out` and `target_rows` raise, and leaves the model as it was.
+    Raises what `lay_out`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
     Source: Mohebbi et al. 2023, section 5.
 
     >>> import tl_vzero
@@ -132,7 +136,11 @@ def cue_alignment(
     """
     _check_left_out(without)
     layout = lay_out(model, examples, protocol=protocol)
-    rows = target_rows(model, layout, methods, options=options, progress=progress)
+    rows = (
+        target_rows(model, layout, methods, options=options, progress=progress)
+        if corpus is None
+        else corpus_rows(corpus, model, layout, methods, options=options, progress=progress)
+    )
     return alignment_of(rows, which=which, without=without, training=training, interval=interval, seed=seed)
 
 

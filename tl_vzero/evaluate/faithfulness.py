@@ -21,6 +21,7 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
+from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import Example
 from tl_vzero.data.filtering import ALL, Skipped
 from tl_vzero.effects.ranks import rank_correlation
@@ -115,6 +116,7 @@ def faithfulness(
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    corpus: Corpus | None = None,
     conventions: Conventions | None = None,
     layer: int = -1,
     rolled_out: bool = True,
@@ -126,13 +128,15 @@ def faithfulness(
 ) -> Faithfulness:
     """How well each method's row of the target ranks the tokens by what blanking them does to p(right form).
 
-    `methods` and `options` are as in `target_rows`; `conventions` say how a token is blanked and what is measured.
-    Rows are rolled out to `layer`, the last by default, or that layer's own with `rolled_out=False`. Gradient
-    methods, which have no rollout, are read at the first block's output, the nearest to the tokens, or at `layer` with
-    `rolled_out=False`. `fractions` of the tokens are blanked for the erasure curves; () for none.
+    `methods` and `options` are as in `target_rows`; of a `corpus` of these sentences rows are read, not computed (see
+    `corpus_rows`), while what blanking does is always measured on the model. `conventions` say how a token is blanked
+    and what is measured. Rows are rolled out to `layer`, the last by default, or that layer's own with
+    `rolled_out=False`. Gradient methods, which have no rollout, are read at the first block's output, the nearest to
+    the tokens, or at `layer` with `rolled_out=False`. `fractions` of the tokens are blanked for the erasure curves; ()
+    for none.
 
     Raises HeadlessModelError for a model whose head was never trained, InputError where a convention asks for a token
-    or a form that is not there, what `lay_out` and `target_rows` raise, and leaves the model as it was.
+    or a form that is not there, what `lay_out`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.embedded import agreement_examples
@@ -150,7 +154,16 @@ def faithfulness(
     replacing_token(model, conventions.replacement)
     if conventions.over == "forms":
         check_wrong_forms(layout.examples, 'over="forms"')
-    read = ranked_rows(model, layout, methods, options=options, layer=layer, rolled_out=rolled_out, progress=progress)
+    read = ranked_rows(
+        model,
+        layout,
+        methods,
+        options=options,
+        corpus=corpus,
+        layer=layer,
+        rolled_out=rolled_out,
+        progress=progress,
+    )
     positions = [conventions.positions(each) for each in layout.examples]
     measured = _measured(model, layout.examples, positions, read.rows, conventions, fractions, progress)
     known = published_of(str(read.settings["model"]), training)

@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from tl_vzero.api import METHODS
+from tl_vzero.corpus import Corpus
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
+from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.laid_out import Layout
 from tl_vzero.evaluate.rows import DEAR, TargetRows, target_rows
 from tl_vzero.evaluate.summaries import Array
@@ -41,23 +43,33 @@ def ranked_rows(
     methods: Sequence[str] | None,
     *,
     options: Options | None,
+    corpus: Corpus | None,
     layer: int,
     rolled_out: bool,
     progress: bool,
 ) -> RankedRows:
-    """The target's row of each method at a layer, rolled out to it or by itself.
+    """The target's row of each method at a layer, rolled out to it or by itself; read from a corpus where one is given.
 
     A method that gives the target's row only has no rollout: it is read at the first block's output, the nearest to
-    the tokens. Raises what `target_rows` raises, and InputError or InputTypeError for a layer that is not there.
+    the tokens. Raises what `target_rows` or `corpus_rows` raises, and InputError or InputTypeError for a layer that is
+    not there.
     """
     at = _layer_number(layer, check_contracts(model).n_layers)
     left_out: dict[str, str] = {}
-    parts = list(_parts(model, layout, methods, options or {}, at, rolled_out, progress, left_out))
+    if corpus is None:
+        parts = list(_parts(model, layout, methods, options or {}, at, rolled_out, progress, left_out))
+    else:
+        layers = None if rolled_out else [at]
+        rows = corpus_rows(
+            corpus, model, layout, methods, options=options, layers=layers, rolled_out=rolled_out, progress=progress
+        )
+        left_out |= rows.left_out
+        parts = [_Part(rows, at if rolled_out else 0, rolled_out)]
     found = {name: part for part in parts for name in part.rows.rows}
     return RankedRows(
         rows={
             name: tuple(row[found[name].index].numpy() for row in found[name].rows.rows[name])
-            for name in (METHODS if methods is None else methods)
+            for name in methods or (METHODS if corpus is None else found)
             if name in found
         },
         places={name: (part.rows.layers[part.index], part.rolled_out) for name, part in found.items()},

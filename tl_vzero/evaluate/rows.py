@@ -206,14 +206,6 @@ class _Asked:
         through = planned.method.layer is not None and planned.method.layer.through is not None
         return None if self.rolled_out and not through else (self.examples[group[0]].dest,)
 
-    def _row(self, scores: Scores, number: int) -> Float[Tensor, "layer src"]:
-        """The target's row as it was asked for; what a method gives rolled out already stays as it is."""
-        if self.rolled_out and scores.stage != "rollout":
-            scores = scores.rollout()
-        elif self.normalized:
-            scores = scores.normalized()
-        return scores.row(self.examples[number].dest).detach().cpu().double()
-
     def _on_shared_runs(
         self,
         plan: Sequence[Planned],
@@ -270,22 +262,43 @@ class _Asked:
         good, bad = each.pieces.good_id, each.pieces.bad_id
         return (good, bad) if self.logit == "difference" and bad is not None else good
 
+    def _row(self, scores: Scores, number: int) -> Float[Tensor, "layer src"]:
+        return row_of(scores, self.examples[number].dest, self.normalized, self.rolled_out)
+
     def _random(self, seed: int = 0) -> tuple[Tensor, ...]:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
-        n_layers = max(self.layers) + 1
-        return tuple(
-            random_row(
-                len(each),
-                each.dest,
-                n_layers,
-                causal=each.own is None,
-                rolled_out=self.rolled_out,
-                normalized=self.normalized,
-                seed=(seed, number),
-            )[list(self.layers)]
-            for number, each in enumerate(self.examples)
+        return random_rows(
+            self.examples, self.layers, rolled_out=self.rolled_out, normalized=self.normalized, seed=seed
         )
+
+
+def row_of(scores: Scores, dest: int, normalized: bool, rolled_out: bool) -> Float[Tensor, "layer src"]:
+    """A destination's row in float64, rolled out, normalised or raw; what is rolled out already stays as it is."""
+    if rolled_out and scores.stage != "rollout":
+        scores = scores.rollout()
+    elif normalized:
+        scores = scores.normalized()
+    return scores.row(dest).detach().cpu().double()
+
+
+def random_rows(
+    examples: Sequence[LaidOut], layers: Sequence[int], *, rolled_out: bool, normalized: bool, seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Each example's row of random maps, drawn for it alone; raises InputTypeError for a seed that is no integer."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
+    n_layers = max(layers) + 1
+    return tuple(
+        random_row(
+            len(each),
+            each.dest,
+            n_layers,
+            causal=each.own is None,
+            rolled_out=rolled_out,
+            normalized=normalized,
+            seed=(seed, number),
+        )[list(layers)]
+        for number, each in enumerate(examples)
+    )
 
 
 def _in_order(found: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
