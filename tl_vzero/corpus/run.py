@@ -21,6 +21,7 @@ from tl_vzero.comparison.plan import plan_of
 from tl_vzero.corpus.arrow import pyarrow
 from tl_vzero.corpus.columns import Columns, Rows
 from tl_vzero.corpus.estimate import Estimate, estimate_of
+from tl_vzero.corpus.kernels import no_kernels_kept
 from tl_vzero.corpus.lock import Lock, guarded, take_over
 from tl_vzero.corpus.manifest import FORMAT, FORMAT_VERSION, settle_manifest, tokenizer_hash
 from tl_vzero.corpus.parts import Part, Parts, Ready, Tokenising, one_ahead
@@ -31,11 +32,13 @@ from tl_vzero.corpus.result import CorpusRun
 from tl_vzero.corpus.scoring import Scorer
 from tl_vzero.corpus.shards import CorpusFolder, ShardWriter, check_shards, join_errors
 from tl_vzero.corpus.source import open_source
-from tl_vzero.errors import InputError, InputTypeError, OutputPathError, TLVZeroError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, ModelError, OutputPathError, TLVZeroError, unknown_name
 from tl_vzero.files import check_writable
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.provenance import provenance, result_dtype
+from tl_vzero.models.signals import signal_of
+from tl_vzero.models.sites import stacks_of
 from tl_vzero.zeroing.kept import forget_kept
 
 SHARD_SIZE = 1000
@@ -105,7 +108,8 @@ def run_corpus(
     )
     ranks = ranks_of_launch()
     try:
-        return _run(job, opened, ranks, progress, say)
+        with no_kernels_kept(model):
+            return _run(job, opened, ranks, progress, say)
     finally:
         forget_kept(model)
         ranks.leave()
@@ -173,6 +177,7 @@ def _job(
     if rows not in get_args(Rows):
         raise unknown_name("rows", rows, get_args(Rows))
     plan = plan_of(METHODS, list(methods) if isinstance(methods, tuple) else methods, options)
+    _check_reads_text(model)
     sites = check_contracts(model)
     numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     needs_target = rows == "target" or any("target" in each.method.needs for each in plan)
@@ -191,6 +196,22 @@ def _job(
         json_log=None if json_log is None else check_writable(json_log),
         n_layers=sites.n_layers,
     )
+
+
+def _check_reads_text(model: nn.Module) -> None:
+    """Raise ModelError for a model that a line of text is no input of."""
+    stacks = stacks_of(model)
+    if stacks:
+        raise ModelError(
+            f"{facts_of(model).name} is an encoder-decoder, and a corpus has one map of one text: expected a model "
+            f"with one stack; call value_zeroing with stack= ({', '.join(stacks)}) and lists of sentences instead"
+        )
+    signal = signal_of(model)
+    if signal is not None:
+        raise ModelError(
+            f"{facts_of(model).name} reads {signal.named}, and a corpus is text: expected a model that reads tokens; "
+            "call value_zeroing with a batch of yours instead"
+        )
 
 
 def _named(option: object) -> str:
