@@ -18,16 +18,23 @@ def hosts_of(host: str) -> tuple[str, ...]:
     """
     if host in LOOPBACK:
         return LOOPBACK
-    return ("*",) if host in ("0.0.0.0", "::") else (host, *LOOPBACK)
+    if host in ("0.0.0.0", "::"):
+        return ("*",)
+    return (f"[{host}]" if ":" in host else host, *LOOPBACK)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket bound to an address; port 0 takes any free one. Raises InputError for an address in use or not here."""
+    """A socket that listens at an address; port 0 takes any free one.
+
+    Raises InputError for an address that is in use, or not of this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        # Until a socket listens, a second one may be bound to its address: another explorer, while models are loaded.
+        bound.listen()
     except OSError as error:
         bound.close()
         raise InputError(
@@ -38,5 +45,5 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, bound: socket.socket) -> None:
-    """Answer at a bound socket until Ctrl-C."""
+    """Answer at a socket of `bound_socket` until Ctrl-C."""
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[bound])
