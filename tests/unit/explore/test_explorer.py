@@ -1,0 +1,176 @@
+"""Questions to the explorer, one after the other and many at once."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from support.models import build
+from support.state import left_as_found
+
+import tl_vzero
+from tl_vzero.errors import InputError, TLVZeroError
+from tl_vzero.explore import Asked, Explorer
+from tl_vzero.explore import explorer as explorer_module
+from tl_vzero.explore.explorer import KEPT
+from tl_vzero.report import make_report
+from tl_vzero.report.page import page_payload
+
+SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+CORRUPTED = "the picture of some hat [MASK] scaring marcus."
+LONGER = "the picture of some old hat [MASK] scaring marcus."
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    return {"agreement-mini": tl_vzero.load_model("agreement-mini"), "tiny": build("load_model", "bert")[1]}
+
+
+@pytest.fixture
+def explorer(models: dict[str, Any]) -> Explorer:
+    return Explorer(models)
+
+
+@contextmanager
+def reports_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The texts of the reports that are computed within."""
+    computed: list[str] = []
+
+    def counted(model: Any, text: str, **options: Any) -> Any:
+        computed.append(text)
+        return make_report(model, text, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer_module, "make_report", counted)
+        yield computed
+
+
+def direct(model: Any, text: str, **options: Any) -> Any:
+    """The page's payload of a report that is made without an explorer."""
+    return json.loads(json.dumps(page_payload(make_report(model, text, **options))))
+
+
+def test_the_answer_is_the_payload_of_the_report(explorer: Explorer, models: dict[str, Any]) -> None:
+    assert json.loads(explorer.answer(Asked("agreement-mini", SENTENCE))) == direct(models["agreement-mini"], SENTENCE)
+
+
+def test_target_corrupted_sentence_and_methods_reach_the_report(models: dict[str, Any]) -> None:
+    explorer = Explorer(models, methods=["alti"])
+    answer = json.loads(explorer.answer(Asked("agreement-mini", SENTENCE, target=-4, corrupted=CORRUPTED)))
+    expected = direct(models["agreement-mini"], SENTENCE, methods=["alti"], target=-4, corrupted=CORRUPTED)
+    assert answer == expected
+    assert [method["name"] for method in answer["data"]["methods"]] == ["value_zeroing", "alti", "attention"]
+    assert list(answer["data"]["effects"]) == ["zero_ablation", "attribution_patching", "value_patching"]
+
+
+def test_a_model_that_is_not_there_is_refused_by_name(explorer: Explorer) -> None:
+    with pytest.raises(InputError, match="there is no model 'bert-base-uncased' here: expected one of agreement-mini"):
+        explorer.answer(Asked("bert-base-uncased", SENTENCE))
+    with pytest.raises(InputError) as caught:
+        explorer.answer(Asked("m" * 4000, SENTENCE))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_method_that_is_not_there_is_refused_at_the_door(models: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="unknown method 'altii'"):
+        Explorer(models, methods=["altii"])
+
+
+def test_the_longest_sentence_is_answered_and_a_longer_one_is_not(
+    models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(tl_vzero.value_zeroing(models["agreement-mini"], SENTENCE).dest_tokens)
+    explorer = Explorer(models, most_tokens=size)
+    assert explorer.answer(Asked("agreement-mini", SENTENCE, corrupted=CORRUPTED))
+    told = f"the sentence has {size + 1} tokens: expected at most {size}; shorten it"
+    with reports_counted(monkeypatch) as computed:
+        for text, corrupted in ((LONGER, None), (SENTENCE, LONGER)):
+            with pytest.raises(InputError, match=told):
+                explorer.answer(Asked("agreement-mini", text, corrupted=corrupted))
+    assert computed == []
+
+
+def test_a_kept_answer_costs_nothing_and_the_oldest_is_forgotten(
+    models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explorer_module, "KEPT", 2)
+    explorer = Explorer(models, methods=["value_zeroing"])
+    one, two, three = (Asked("tiny", text) for text in ("the hat", "the dog", "a hat"))
+    assert KEPT > 2
+    with reports_counted(monkeypatch) as computed:
+        first = explorer.answer(one)
+        explorer.answer(two)
+        assert explorer.answer(one) == first
+        assert computed == ["the hat", "the dog"]
+        explorer.answer(three)  # forgets `two`, which was asked for longest ago
+        assert explorer.answer(one) == first
+        assert computed == ["the hat", "the dog", "a hat"]
+        explorer.answer(two)
+        assert computed[-1] == "the dog"
+
+
+def test_another_target_or_model_is_another_question(explorer: Explorer) -> None:
+    answers = {
+        explorer.answer(asked)
+        for asked in (
+            Asked("tiny", "the hat of"),
+            Asked("tiny", "the hat of", 1),
+            Asked("agreement-mini", "the hat of"),
+        )
+    }
+    assert len(answers) == 3
+
+
+def test_many_at_once_each_get_their_own_answer(models: dict[str, Any]) -> None:
+    texts = [
+        "the hat",
+        "some dog",
+        "the hat of marcus .",
+        "a dog is near the hat",
+        "the dogs are barking .",
+        "near a dog",
+    ]
+    asked = [Asked(name, text) for text in texts for name in models]
+    expected = {each: direct(models[each.model], each.text, methods=["alti"]) for each in asked}
+    explorer = Explorer(models, methods=["alti"])
+    with left_as_found(*models.values()), ThreadPoolExecutor(12) as people:
+        questions = asked * 3
+        answers = list(people.map(explorer.answer, questions))
+    for question, answer in zip(questions, answers, strict=True):
+        assert json.loads(answer) == expected[question]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (Asked("agreement-mini", SENTENCE, corrupted=LONGER), "tokens"),
+        (Asked("agreement-mini", SENTENCE, target=99), "target 99"),
+        (Asked("agreement-mini", "hat " * 200), "context holds 64"),
+        (Asked("agreement-mini", "the hat here.", target=2, corrupted="the hat"), "5 tokens|6 tokens"),
+    ],
+    ids=["corrupted of another length", "target outside", "too many tokens", "corrupted too short"],
+)
+def test_a_question_that_fails_leaves_the_model_and_the_next_answer_alone(
+    explorer: Explorer, models: dict[str, Any], asked: Asked, told: str
+) -> None:
+    model = models["agreement-mini"]
+    with left_as_found(model):
+        with pytest.raises(TLVZeroError, match=told):
+            explorer.answer(asked)
+        answer = explorer.answer(Asked("agreement-mini", SENTENCE))
+    assert json.loads(answer) == direct(model, SENTENCE)
+
+
+def test_an_unexpected_error_does_not_stop_the_next_question(
+    explorer: Explorer, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any, **options: Any) -> Any:
+        raise RuntimeError("out of something")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer_module, "make_report", broken)
+        with left_as_found(models["agreement-mini"]), pytest.raises(RuntimeError, match="out of something"):
+            explorer.answer(Asked("agreement-mini", SENTENCE))
+    assert json.loads(explorer.answer(Asked("agreement-mini", SENTENCE)))["data"]["target"] == 6
