@@ -40,12 +40,14 @@ def explore_command(
             ) from error
         from tl_vzero.models.load import load_model
 
-        bound = bound_socket(host, port)
-        names = list(dict.fromkeys(model or [DEFAULT_MODEL]))
-        explorer = Explorer({name: load_model(name) for name in names}, methods=method or None, most_tokens=max_tokens)
-        app = explorer_app(explorer, first_text=text, hosts=hosts_of(host))
-        address, free_port = bound.getsockname()[:2]
-        typer.echo(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
-        if host not in ONLY_HERE:
-            typer.echo(f"everyone who reaches {host} can use these models", err=True)
-        serve(app, bound)
+        with bound_socket(host, port) as bound:
+            names = list(dict.fromkeys(model or [DEFAULT_MODEL]))
+            explorer = Explorer(
+                {name: load_model(name) for name in names}, methods=method or None, most_tokens=max_tokens
+            )
+            app = explorer_app(explorer, first_text=text, hosts=hosts_of(host))
+            address, free_port = bound.getsockname()[:2]
+            typer.echo(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
+            if host not in ONLY_HERE:
+                typer.echo(f"everyone who reaches {host} can use these models", err=True)
+            serve(app, bound)
