@@ -45,7 +45,7 @@ def test_a_port_is_free_again_once_it_is_closed() -> None:
     "host", ["192.0.2.1", "no.such.name.invalid", "fe80::dead", "a" * 64 + ".invalid", "1.2.3.4.5"]
 )
 def test_an_address_that_is_not_of_this_machine_is_told(host: str) -> None:
-    with pytest.raises(InputError, match="cannot listen at .*--host of this machine"):
+    with pytest.raises(InputError, match=r"cannot listen at .*--host of this machine"):
         bound_socket(host, 0)
 
 

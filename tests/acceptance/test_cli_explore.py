@@ -1,0 +1,135 @@
+"""`tl-vzero explore` as a user meets it: what it refuses, how it starts, answers and ends."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+from typer.testing import CliRunner
+
+from tl_vzero.cli import app
+
+RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+STARTED_WITHIN = 120  # seconds, on a machine that others use too
+NOT_INSTALLED = """
+import sys
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{package}":
+            raise ModuleNotFoundError("No module named '{package}'", name=name)
+sys.meta_path.insert(0, NotInstalled())
+sys.argv = ["tl-vzero", "explore", "--port", "0"]
+from tl_vzero.cli import main
+main()
+"""
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = RUNNER.invoke(app, ["explore", *words])
+    return result.exit_code, result.output
+
+
+def test_help_names_every_option_and_what_they_are_unless_told_otherwise() -> None:
+    code, output = run("--help")
+    assert code == 0
+    for option in ("--model", "--method", "--max-tokens", "--host", "--port"):
+        assert option in output
+    assert "127.0.0.1" in output and "8050" in output and "Ctrl-C" in output
+
+
+def test_an_unknown_model_ends_before_anything_is_answered() -> None:
+    code, output = run("--model", "no-such-folder/no-such-model", "--port", "0")
+    assert code == 2
+    assert output.startswith("error: ") and "no-such-model" in output and "http://" not in output
+
+
+def test_an_unknown_method_ends_before_anything_is_answered() -> None:
+    code, output = run("--method", "altii", "--port", "0")
+    assert code == 2
+    assert "unknown method 'altii'" in output and "http://" not in output
+
+
+def test_a_port_in_use_is_told_before_a_model_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = run("--port", str(port), "--model", "no-such-model")
+    assert code == 2
+    assert f"error: cannot listen at 127.0.0.1 port {port}" in output and "--port" in output
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(package: str) -> None:
+    # A new process, in which nothing of the explorer has been imported yet.
+    script = NOT_INSTALLED.format(package=package)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 2
+    told = f"error: the explorer needs {package}, which is not installed: pip install 'tl-vzero[explore]'"
+    assert ended.stderr.strip() == told
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., tuple[Any, str]]]:
+    """Start the command in a process of its own; gives the process and the address that it prints."""
+    processes: list[Any] = []
+
+    def started(*words: str) -> tuple[Any, str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tl_vzero", "explore", "--port", "0", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        processes.append(process)
+        assert select.select([process.stdout], [], [], STARTED_WITHIN)[0], "nothing was printed"
+        return process, process.stdout.readline().split(" ")[0]
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_it_answers_until_ctrl_c(start: Callable[..., tuple[Any, str]]) -> None:
+    process, address = start("the hat [MASK] here.", "--method", "attention", "--max-tokens", "12")
+    assert address.startswith("http://127.0.0.1:") and address.endswith("/")
+    with urlopen(address) as page:
+        assert page.status == 200 and "the hat [MASK] here." in page.read().decode()
+    asked = {"model": "agreement-mini", "text": SENTENCE}
+    with urlopen(f"{address}report?{urlencode(asked)}") as answer:
+        methods = [method["name"] for method in json.load(answer)["data"]["methods"]]
+    assert methods == ["value_zeroing", "attention"]
+    with pytest.raises(HTTPError) as refused:
+        urlopen(f"{address}report?{urlencode(asked | {'text': 'hat ' * 11})}")
+    assert refused.value.code == 422 and "13 tokens: expected at most 12" in refused.value.read().decode()
+    refused.value.close()
+    process.send_signal(signal.SIGINT)
+    output, complaints = process.communicate(timeout=30)
+    assert (process.returncode, output, complaints) == (130, "", "stopped\n")
+
+
+def test_only_this_machine_is_listened_at_unless_told_otherwise(start: Callable[..., tuple[Any, str]]) -> None:
+    _, address = start()
+    port = int(address.split(":")[-1].strip("/"))
+    # Another address of this machine: all of 127.0.0.0/8 leads here, and only 127.0.0.1 is bound.
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
+        pass
+
+
+def test_being_open_to_others_is_said(start: Callable[..., tuple[Any, str]]) -> None:
+    process, address = start("--host", "0.0.0.0")
+    assert address.startswith("http://0.0.0.0:")
+    with urlopen(address.replace("0.0.0.0", "127.0.0.1")) as page:
+        assert page.status == 200
+    process.send_signal(signal.SIGINT)
+    assert "everyone who reaches 0.0.0.0 can use these models" in process.communicate(timeout=30)[1]
