@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from tl_vzero.errors import DependencyError, InputError, InputTypeError
 from tl_vzero.files import check_writable, write_atomically, write_text
+from tl_vzero.plot.parts import SLIDER_ABOVE
 from tl_vzero.plot.snippet import Snippet
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -82,13 +83,14 @@ def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> 
     if not 1 <= scale <= 10:
         raise InputError(f"scale is {scale}: expected 1 to 10")
     draw = _kaleido()
+    plain = _without_controls(figure)
     options = {
         "format": ending[1:],
-        "width": figure.layout.width or USUAL_WIDTH,
-        "height": figure.layout.height or USUAL_HEIGHT,
+        "width": plain["layout"].get("width", USUAL_WIDTH),
+        "height": plain["layout"].get("height", USUAL_HEIGHT),
         "scale": scale if ending == ".png" else 1,
     }
-    drawn = draw(_without_controls(figure), opts=options, kopts={"path": _browser(), "n": 1})
+    drawn = draw(plain, opts=options, kopts={"path": _browser(), "n": 1})
     write_atomically(target, lambda partial: partial.write_bytes(drawn))
 
 
@@ -100,6 +102,9 @@ def _without_controls(figure: go.Figure) -> dict[str, Any]:
     for slider in sliders:
         step = slider["steps"][slider.get("active") or 0]
         shown.append(f"{slider['currentvalue']['prefix']}{step['label']}")
+        if slider.get("yanchor") == "bottom":  # it stands above the maps, where plotly would leave its room empty
+            plain["layout"]["height"] -= SLIDER_ABOVE
+            plain["layout"]["margin"]["t"] -= SLIDER_ABOVE
     title = plain["layout"].get("title", {}).get("text")
     if shown and title:
         plain["layout"]["title"]["text"] = f"{title}, {', '.join(shown)}"

@@ -12,6 +12,7 @@ CELL_GAP_LIMIT = 40
 SLANTED_LABELS_LIMIT = 24
 # A step of a slider: its label, what it changes in the traces, what in the layout.
 Step = tuple[str, dict[str, Any], dict[str, Any]]
+SLIDER_ABOVE = 84  # pixels that a figure keeps for a slider between its title and its maps
 
 
 def refuse_heads(scores: Scores) -> None:

@@ -12,6 +12,7 @@ from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.plot.labels import TICK_LENGTH, plotly_text, visible
 from tl_vzero.plot.maps import VALUE_NAMES, label_of, method_name, rounded, sentence, top
 from tl_vzero.plot.parts import (
+    SLIDER_ABOVE,
     Step,
     axis_titles,
     from_zero,
@@ -32,7 +33,6 @@ PANEL_TITLE = 26  # pixels, as all sizes here
 FIGURE_WIDTH = 1100  # what heights are computed for; a figure is as wide as its page
 PANELS_ACROSS = 4
 HEADER = 104  # title, subtitle and the first names
-SLIDER = 84
 TOKEN_LABELS = 110
 GAP = 22
 LABELLED_CELLS = 20_000
@@ -237,8 +237,8 @@ def _layout(scores: Scores, panels: int, across: int, theme: Theme, *, slider: b
     inner = down * (panel + PANEL_TITLE)
     layout: dict[str, Any] = {
         "template": template(theme),
-        "height": inner + HEADER + (SLIDER if slider else 0) + TOKEN_LABELS,
-        "margin": {"l": 24, "r": 24, "t": HEADER + (SLIDER if slider else 0), "b": 24},
+        "height": inner + HEADER + (SLIDER_ABOVE if slider else 0) + TOKEN_LABELS,
+        "margin": {"l": 24, "r": 24, "t": HEADER + (SLIDER_ABOVE if slider else 0), "b": 24},
     }
     row_title, column_title = axis_titles(scores)
     places = [str(position) for position in scores.dest_positions]

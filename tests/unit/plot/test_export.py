@@ -11,7 +11,7 @@ from support.made_up import made_up_scores
 
 import tl_vzero
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, OutputPathError
-from tl_vzero.plot import export, heatmap, save_figure, text_view
+from tl_vzero.plot import export, heatmap, method_comparison, save_figure, text_view
 
 
 @pytest.fixture
@@ -71,6 +71,15 @@ def test_a_picture_has_no_slider_and_names_its_layer(drawn: list[Any], tmp_path:
     }
     assert browser["path"] == str(tmp_path / "chromium")
     assert figure.layout.sliders and figure.layout.title.text == "Value Zeroing, raw"
+
+
+def test_a_picture_keeps_no_room_for_a_slider(drawn: list[Any], tmp_path: Path) -> None:
+    several, one = made_up_scores(), made_up_scores().at_layer(0)
+    for scores in (several, one):
+        save_figure(method_comparison([scores, scores]), tmp_path / "maps.png")
+    (with_slider, options, _), (without, same_options, _) = drawn
+    assert options == same_options
+    assert with_slider["layout"]["margin"] == without["layout"]["margin"]
 
 
 def test_without_kaleido_the_error_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
