@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
@@ -69,25 +70,22 @@ def visit_clean_blocks(
     """
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str) -> NamedHook:
-        def hook_function(activation: Tensor, *, hook: Any) -> None:
-            seen[name] = activation.detach()
+    def keep(activation: Tensor, *, hook: Any, name: str) -> None:
+        seen[name] = activation.detach()
 
-        return name, hook_function
+    def show(output: Tensor, *, hook: Any, layer: int) -> None:
+        seen[sites.outputs[layer]] = output.detach()
+        check_clean_output(sites.outputs[layer], output if mask is None else output[mask])
+        inside = {shows: seen[name] for shows, name in sites.inside[layer].items() if name in seen}
+        block = CleanBlock(*(seen[name] for name in sites.at(layer)), **inside)
+        visit(layer, block)
+        seen.clear()
 
-    def show(layer: int) -> NamedHook:
-        def hook_function(output: Tensor, *, hook: Any) -> None:
-            seen[sites.outputs[layer]] = output.detach()
-            check_clean_output(sites.outputs[layer], output if mask is None else output[mask])
-            inside = {shows: seen[name] for shows, name in sites.inside[layer].items() if name in seen}
-            block = CleanBlock(*(seen[name] for name in sites.at(layer)), **inside)
-            visit(layer, block)
-            seen.clear()
-
-        return sites.outputs[layer], hook_function
-
-    hooks = [keep(name) for layer in layers for name in (*sites.at(layer)[:-1], *sites.inside[layer].values())]
-    hooks += [show(layer) for layer in layers]
+    hooks: list[NamedHook] = []
+    for layer in layers:
+        kept = (*sites.at(layer)[:-1], *sites.inside[layer].values())
+        hooks += [(name, partial(keep, name=name)) for name in kept]
+        hooks.append((sites.outputs[layer], partial(show, layer=layer)))
     with eager_attention(model):
         run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, decoder_ids=decoder_ids)
 

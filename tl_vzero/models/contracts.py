@@ -1,6 +1,7 @@
 """The contracts that a model must keep before any score of it is believed, checked once a model."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -89,8 +90,8 @@ def _probe(model: nn.Module, sites: Sites) -> dict[str, Tensor]:
     hooks: list[NamedHook] = []
     for layer in range(sites.n_layers):
         for names in (sites.inputs, sites.values, sites.patterns, sites.outputs):
-            hooks.append((names[layer], _bind(keep, name=names[layer])))
-        hooks.append((sites.values[layer], _bind(zero_first, copy=layer + 1)))
+            hooks.append((names[layer], partial(keep, name=names[layer])))
+        hooks.append((sites.values[layer], partial(zero_first, copy=layer + 1)))
     read = _probe_read(model)
     copies = read.expand(sites.n_layers + 1, *read.shape)
     run_to(model, copies, hooks, last=sites.outputs[-1], decoder_ids=copies if sites.stack else None)
@@ -105,14 +106,6 @@ def _probe_read(model: nn.Module) -> Int[Tensor, "position"] | Float[Tensor, "..
         return signal.probe(length).to(first)
     length = min(length, context_length(model) or length)
     return torch.arange(length, device=first.device) % vocabulary_size(model)
-
-
-def _bind(function: Any, **bound: Any) -> Any:
-    def hook_function(activation: Tensor, *, hook: Any) -> Tensor | None:
-        result: Tensor | None = function(activation, hook=hook, **bound)
-        return result
-
-    return hook_function
 
 
 def _check_fired(sites: Sites, seen: dict[str, Tensor]) -> None:
