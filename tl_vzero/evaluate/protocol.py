@@ -94,9 +94,9 @@ def reproduce(
     model, OutputPathError for a folder that cannot be written, and leaves the model as it was.
 
     >>> import tl_vzero
-    >>> found = reproduce(tl_vzero.load_model("agreement-mini"), limit=12)
-    >>> found.missing["probing"][:38]
-    'given 12 examples: expected at least 1'
+    >>> found = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
+    >>> found.missing["probing"][:37]
+    'given 2 examples: expected at least 1'
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")

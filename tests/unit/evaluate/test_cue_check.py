@@ -36,5 +36,5 @@ def test_without_a_parser_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) ->
         raise DependencyError("no English dependency parser")
 
     monkeypatch.setattr(parsed_cues, "english_parser", no_parser)
-    found = reproduce(tl_vzero.load_model("agreement-mini"), limit=6)
+    found = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
     assert found.cue_check is None and found.missing["cues"] == "no English dependency parser"

@@ -24,7 +24,7 @@ from tl_vzero.evaluate.statistics import Correlation, Estimate
 from tl_vzero.evaluate.store import OPTIONS, open_store
 from tl_vzero.models.facts import Facts, facts_of, remember
 
-LIMIT = 8
+LIMIT = 4
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_an_interruption_leaves_the_finished_parts(model: Any, tmp_path: Path) -
         patch.setattr(protocol, "DEAR", {})
         patch.setattr(protocol, "faithfulness", stop)
         with pytest.raises(KeyboardInterrupt):
-            reproduce(model, limit=7, folder=tmp_path)
+            reproduce(model, limit=2, folder=tmp_path)
     kept = {path.stem for path in (tmp_path / "parts").iterdir()}
     assert kept == {"options", "scores", "cues", "accuracy", "probing", "probing-paper"}
 
@@ -112,7 +112,7 @@ def test_without_a_trained_head_predictions_are_missing_with_the_reason(tmp_path
     own = tl_vzero.load_model("agreement-mini")
     facts = facts_of(own)
     remember(own, Facts(facts.name, facts.tokenizer, "absent"))
-    found = reproduce(own, limit=7)
+    found = reproduce(own, limit=2)
     assert found.faithfulness is None and found.accuracy is None
     assert "no trained prediction head" in found.missing["faithfulness"]
     assert verdict_of(found, "Value Zeroing, rolled out") == "not measured"
