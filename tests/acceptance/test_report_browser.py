@@ -75,7 +75,7 @@ def test_a_click_on_a_row_chooses_the_destination_everywhere(
     opened.click("map-beside", 3, 5, size, size)
     opened.page.wait_for_function("document.getElementById('destination').value === '3'")
     assert opened.trace("row")["z"] == four_digits([layer[3] for layer in pieces["normalized"]])
-    assert set(opened.page.locator(".chosen-name").all_text_contents()) == {"of (position 3)"}
+    assert set(opened.page.locator(".chosen-name").all_text_contents()) == {"“of” (position 3)"}
     opened.page.locator("#destination").select_option("2")
     assert opened.trace("row")["z"] == four_digits([layer[2] for layer in pieces["normalized"]])
     assert opened.trace("effect")["z"] == four_digits(opened.json["effect"]["values"])

@@ -98,15 +98,17 @@ def nodes(opened: Opened) -> list[list[float]]:
 
 def assert_chosen_everywhere(opened: Opened, row: int, layer: int = 0) -> None:
     pieces = opened.json["value_zeroing"]["pieces"]
-    name = f"{pieces['dest_tokens'][row]} (position {row})"
+    token = pieces["dest_tokens"][row]
     assert opened.page.locator("#destination").input_value() == str(row)
     assert opened.chosen("text-value_zeroing") == opened.chosen("text-beside") == row
     assert opened.outlined("map-value_zeroing") == opened.outlined("map-beside") == row
     assert opened.outlined("row") == layer
     assert opened.trace("row")["z"] == four_digits([values[row] for values in pieces["normalized"]])
-    assert set(opened.page.locator(".chosen-name").all_text_contents()) == {name}
+    assert set(opened.page.locator(".chosen-name").all_text_contents()) == {f"“{token}” (position {row})"}
     assert nodes(opened)[-1] == [float(token == row) for token in range(len(pieces["dest_tokens"]))]
-    assert f"Destination {name}, layer {layer}" in (opened.page.locator("#numbers-caption").text_content() or "")
+    assert f"Destination {token} (position {row}), layer {layer}" in (
+        opened.page.locator("#numbers-caption").text_content() or ""
+    )
     largest = max(pieces["normalized"][layer][row])
     source = pieces["src_tokens"][pieces["normalized"][layer][row].index(largest)]
     told = (opened.page.locator("#text-told").text_content() or "").replace("\u2068", "").replace("\u2069", "")
@@ -121,7 +123,7 @@ def test_a_token_is_chosen_everywhere_by_a_click_or_by_arrow_keys(show: Show, ag
     for key, row in (("ArrowRight", 4), ("ArrowDown", 5), ("ArrowLeft", 4), ("ArrowUp", 3)):
         opened.page.keyboard.press(key)
         assert_chosen_everywhere(opened, row)
-    opened.page.locator("#text-beside button").nth(9).click()
+    opened.page.locator("#text-beside > *").nth(9).click()
     assert_chosen_everywhere(opened, 9)
     opened.page.locator("#text-value_zeroing button").last.click()
     opened.page.keyboard.press("ArrowRight")  # there is nothing beyond the last
@@ -173,7 +175,7 @@ def test_a_small_picture_is_its_layers_map(show: Show, agreement_report: Report,
         opened.page.locator(f"label:has-text('{view}')").click()
         for side, method in SIDES.items():
             layers = opened.json[method]["pieces"][stage]
-            assert opened.page.locator(f"#strip-{side} button").count() == len(layers)
+            assert opened.page.locator(f"#strip-{side} > *").count() == len(layers)
             for layer, grid in enumerate(layers):
                 shown = pixels(opened, side, layer)
                 assert {pixel[3] for row in shown for pixel in row} == {255}
@@ -190,7 +192,7 @@ def test_a_small_picture_chooses_its_layer(show: Show, agreement_report: Report)
     assert opened.page.locator("#layer").input_value() == "2"
     opened.page.keyboard.press("ArrowRight")
     assert_chosen_everywhere(opened, 6, layer=3)
-    opened.page.locator("#strip-beside button").first.click()
+    opened.page.locator("#strip-beside > *").first.click()
     assert_chosen_everywhere(opened, 6, layer=0)
     assert opened.chosen("strip-value_zeroing") == opened.chosen("strip-beside") == 0
 
@@ -355,12 +357,12 @@ def test_nothing_overlaps_or_leaves_its_panel(
                 .map((e) => [e, e.getBoundingClientRect()]).filter(([, box]) => box.width > 0);
             const overlaps = (selector) => boxes(selector).flatMap((one, i, all) => all.slice(i + 1)
                 .filter((other) => touch(one, other)).map(([other]) => `${name(one[0])} and ${name(other)}`));
-            const leaves = boxes('.panel :is(.token, .strip button, .plot, p, h2, h3, dt, input, select)')
+            const leaves = boxes('.panel :is(.token, .strip > *, .plot, p, h2, h3, dt, input, select)')
                 .filter(([e, box]) => {
                     const panel = e.closest('.scroll, .panel').getBoundingClientRect();
                     return box.left < panel.left || box.right > panel.right + 1;
                 }).map(([e]) => `${name(e)} leaves its panel`);
-            const alone = ['header, main > :not(noscript), footer', '.token', '.strip button', '.panel > *, .pair > *'];
+            const alone = ['header, main > :not(noscript), footer', '.token', '.strip > *', '.panel > *, .pair > *'];
             return [...leaves, ...alone.flatMap(overlaps)];
         }"""
     )

@@ -53,12 +53,16 @@ class Opened:
         return int(shapes[0]["y0"] + 0.5)
 
     def chosen(self, box: str) -> int:
-        """Which button of a row of them is chosen; exactly one is."""
-        checked = self.page.evaluate(
-            "id => [...document.getElementById(id).children].map(button => button.getAttribute('aria-checked'))", box
+        """Which of a row is chosen; exactly one is, and buttons say so."""
+        marked: list[list[Any]] = self.page.evaluate(
+            """id => [...document.getElementById(id).children].map(
+              each => [each.classList.contains('chosen'), each.getAttribute('aria-checked')])""",
+            box,
         )
-        assert sorted(set(checked)) == ["false", "true"] and checked.count("true") == 1
-        return int(checked.index("true"))
+        chosen = [at for at, (own, _) in enumerate(marked) if own]
+        assert len(chosen) == 1
+        assert all(told in (None, str(own).lower()) for own, told in marked)
+        return chosen[0]
 
 
 def four_digits(values: Any) -> Any:

@@ -97,10 +97,7 @@ def ask(
     """
     sites = check_contracts(model)
     check_trained_head(model)
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
-    if isinstance(inputs, list | tuple) or len(encoded.sentences) != 1:
-        raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
-    (sentence,) = encoded.sentences
+    sentence = one_sentence(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
     return Asked(
         model=model,
         sites=sites,
@@ -110,6 +107,16 @@ def ask(
         sources=chosen("sources", sources, len(sentence), "the sentence has") or tuple(range(len(sentence))),
         heads=tuple(range(value_heads(model))) if per_head else None,
     )
+
+
+def one_sentence(
+    model: nn.Module, inputs: str | Tensor, *, attention_mask: Tensor | None, prepend_bos: bool
+) -> Sentence:
+    """The one sentence that is given; raises InputTypeError for several."""
+    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    if isinstance(inputs, list | tuple) or len(encoded.sentences) != 1:
+        raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
+    return encoded.sentences[0]
 
 
 def _head_kind(model: nn.Module) -> Literal["query", "key-value"]:

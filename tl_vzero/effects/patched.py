@@ -22,10 +22,11 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import integers
 from tl_vzero.clean import device_of
-from tl_vzero.effects.asked import Asked, Numbers, ask
+from tl_vzero.effects.asked import Asked, Numbers, ask, one_sentence
 from tl_vzero.effects.metric import Metric, MetricFunction, metric_for
 from tl_vzero.effects.result import PatchingEffect
 from tl_vzero.errors import InputError
+from tl_vzero.inputs import Sentence
 from tl_vzero.models.run import NamedHook, quiet, run_logits
 from tl_vzero.targets import TargetIds
 
@@ -72,9 +73,11 @@ def value_patching(
         per_head=per_head,
         prepend_bos=prepend_bos,
     )
-    source = ask_one(clean, attention_mask=attention_mask)
-    asked = ask_one(corrupted, attention_mask=corrupted_attention_mask)
-    _check_pair(source, asked)
+    pair = (clean, attention_mask), (corrupted, corrupted_attention_mask)
+    # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
+    _check_lengths(*(one_sentence(model, text, attention_mask=mask, prepend_bos=prepend_bos) for text, mask in pair))
+    source, asked = (ask_one(text, attention_mask=mask) for text, mask in pair)
+    _check_targets(source, asked)
     make_metric = metric_for(model, metric, target_ids)
     with quiet(model):
         values, logits = _clean_values(source)
@@ -92,13 +95,20 @@ def value_patching(
     )
 
 
-def _check_pair(clean: Asked, corrupted: Asked) -> None:
-    shown = f"clean {list(clean.sentence.tokens)}, corrupted {list(corrupted.sentence.tokens)}"
-    if len(clean.sentence) != len(corrupted.sentence):
+def _check_lengths(clean: Sentence, corrupted: Sentence) -> None:
+    if len(clean) != len(corrupted):
         raise InputError(
-            f"the clean sentence has {len(clean.sentence)} tokens and the corrupted one {len(corrupted.sentence)}: "
-            f"expected as many, so that each position has its counterpart; {shown}"
+            f"the clean sentence has {len(clean)} tokens and the corrupted one {len(corrupted)}: expected as many, so "
+            f"that each position has its counterpart; {_shown(clean, corrupted)}"
         )
+
+
+def _shown(clean: Sentence, corrupted: Sentence) -> str:
+    return f"clean {list(clean.tokens)}, corrupted {list(corrupted.tokens)}"
+
+
+def _check_targets(clean: Asked, corrupted: Asked) -> None:
+    shown = _shown(clean.sentence, corrupted.sentence)
     if torch.equal(clean.sentence.ids, corrupted.sentence.ids):
         raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {shown}")
     if clean.target != corrupted.target:

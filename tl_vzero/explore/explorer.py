@@ -23,7 +23,8 @@ class Explorer:
     """The models that may be asked, and their latest answers.
 
     `models` are loaded models by name; `methods` those of `make_report`; `most_tokens` bounds a sentence.
-    Raises InputError for a method that there is not.
+    Raises InputError for a method that there is not. While it answers, nothing else may use its models: hooks act on
+    whoever runs one.
 
     >>> import tl_vzero
     >>> explorer = Explorer({"agreement-mini": tl_vzero.load_model("agreement-mini")})

@@ -29,7 +29,7 @@ from tl_vzero.report.result import Report
 from tl_vzero.scores import Scores
 
 TITLE_HEIGHT = 50
-FLOW_START = 0.03
+FLOW_START = 0.03  # one of the thresholds
 AVERAGES = ("entropy", "self_weight", "special_weight")
 UNKNOWN = (nan, nan, nan)
 Json = dict[str, Any]
@@ -152,8 +152,7 @@ def _flow(scores: Scores, units: tuple[str, ...], zeroing: Drawn) -> Json | None
     for name in units:
         unit = scores.words() if name == "words" else scores
         layouts[name] = flow_axes(unit.src_tokens, source_places(unit), scores.layers)
-    start = THRESHOLDS.index(FLOW_START)
-    return {"layouts": layouts, "bounds": THRESHOLDS, "start": start, "labelledAll": LABELLED_ALL}
+    return {"layouts": layouts, "bounds": THRESHOLDS, "start": FLOW_START, "labelledAll": LABELLED_ALL}
 
 
 def _theme(theme: Theme) -> Json:

@@ -1,6 +1,6 @@
 // A live page: the address says what is asked and what is chosen, so that a view can be shared.
 const QUESTIONS = ["text", "model", "target", "corrupted"];
-const NUMBERS = ["layer", "piece"];
+const NUMBERS = ["layer", "piece", "threshold"];
 const fromAddress = () => Object.fromEntries(new URLSearchParams(window.location.search));
 
 const question = () => Object.fromEntries(
@@ -20,42 +20,46 @@ remember = ({ layer, ...others }) => {
   window.history.replaceState(null, "", addressOf(JSON.parse(shownQuestion), chosen));
 };
 
-// An answer that comes after a later question is dropped.
+// An answer that comes after a later question is dropped. `wanted` gives the choices to show it with.
 let latest = 0;
-const ask = async (wanted) => {
-  const asked = question();
-  const own = ++latest;
-  byId("panels").setAttribute("aria-busy", "true");
+const answered = async (asked) => {
   try {
     const response = await fetch(`report?${new URLSearchParams(asked)}`);
-    const answer = await response.json();
-    if (own !== latest) return;
-    if (!response.ok) {
-      tell(answer.error);
-      return;
-    }
-    shownQuestion = JSON.stringify(asked);
-    await show(answer, { ...wanted, layer: wanted.layer === undefined ? undefined : answer.data.layers.indexOf(wanted.layer) });
+    return await response.json();
   } catch (error) {
-    if (own === latest) tell(`The explorer does not answer (${error.message}): is it still running where it was started?`);
-  } finally {
-    if (own === latest) byId("panels").removeAttribute("aria-busy");
+    return { error: `The explorer does not answer (${error.message}): is it still running where it was started?` };
   }
+};
+const ask = async (wanted) => {
+  const asked = question();
+  latest += 1;
+  const own = latest;
+  byId("panels").setAttribute("aria-busy", "true");
+  const answer = await answered(asked);
+  if (own !== latest) return;
+  if (answer.error === undefined) {
+    shownQuestion = JSON.stringify(asked);
+    const { layer, ...others } = wanted();
+    await show(answer, { ...others, layer: answer.data.layers.indexOf(layer) });
+  } else {
+    tell(answer.error);
+  }
+  byId("panels").removeAttribute("aria-busy");
 };
 
 const askAddress = () => {
   const given = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
   for (const name of QUESTIONS) byId(name).value = given[name] ?? "";
+  byId("more").open = ["target", "corrupted"].some((name) => byId(name).value !== "");
   for (const name of NUMBERS) given[name] = given[name] === undefined ? undefined : Number(given[name]);
-  return ask(given);
+  return ask(() => given);
 };
 
 const submit = (event) => {
   event.preventDefault();
   window.history.pushState(null, "", addressOf(question(), {}));
-  // The layer and the method stay as they are; the token is the new sentence's own.
-  const { piece, ...kept } = state;
-  ask(page === null ? {} : { ...kept, layer: page.layers[state.layer] });
+  // What is chosen stays as it is; the token is the new sentence's own.
+  ask(() => (page === null ? {} : { ...state, layer: page.layers[state.layer], piece: undefined }));
 };
 byId("asked").addEventListener("submit", submit);
 byId("model").addEventListener("change", submit);

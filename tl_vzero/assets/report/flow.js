@@ -1,8 +1,11 @@
 // The rollout of the chosen destination taken apart, as plot/flows.py does for notebooks.
-const fillThresholds = () => {
-  if (page.flow === null) return;
-  byId("threshold").max = String(page.flow.bounds.length - 1);
-  byId("threshold").value = String(page.flow.start);
+const showThreshold = () => {
+  const { bounds } = page.flow;
+  const slider = byId("threshold");
+  slider.max = String(bounds.length - 1);
+  slider.value = String(bounds.indexOf(state.threshold));
+  slider.setAttribute("aria-valuetext", percent(state.threshold));
+  byId("threshold-name").textContent = percent(state.threshold);
 };
 
 // nodes[l][i]: how much of what reaches the destination is in token i below layer l; edges[l][i][j]: how much goes from
@@ -65,15 +68,17 @@ const middles = (edges, hover) => ({
 });
 
 const nodeTrace = (nodes, bound, hover) => {
+  // The largest are drawn last, over their neighbours.
   const placed = nodes.flatMap((row, level) => row.map((share, token) => ({ level, token, share })));
+  placed.sort((one, other) => one.share - other.share);
   return {
-    type: "scatter", mode: "markers",
+    type: "scatter", mode: "markers", cliponaxis: false,
     x: placed.map(({ token }) => token),
     y: placed.map(({ level }) => level),
     marker: {
       size: placed.map(({ share }) => 4 + 18 * Math.sqrt(share)),
       color: placed.map(({ share }) => (share >= bound ? theme().mark : theme().line)),
-      line: { width: 1, color: theme().panel },
+      line: { width: placed.map(({ share }) => (share >= bound ? 1 : 0)), color: theme().panel },
       opacity: 1,
     },
     customdata: placed.map(({ share, token }) => [percent(share), hover[token]]),
@@ -90,9 +95,8 @@ const fewLabels = (nodes, bound) => {
 
 const drawFlow = () => {
   if (page.flow === null) return;
-  const bound = page.flow.bounds[Number(byId("threshold").value)];
-  byId("threshold-name").textContent = percent(bound);
-  byId("threshold").setAttribute("aria-valuetext", percent(bound));
+  showThreshold();
+  const bound = state.threshold;
   const words = state.unit === "words";
   const row = rowOf(state.piece);
   const div = byId("flow");

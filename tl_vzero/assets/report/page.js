@@ -3,7 +3,7 @@ let page = null;
 let maps = null;
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 // `piece` is always the position of a word piece, so that it survives a change to words and back.
-const state = { layer: 0, view: "layer", unit: "pieces", piece: 0, method: null, effect: null };
+const state = { layer: 0, view: "layer", unit: "pieces", piece: 0, method: null, effect: null, threshold: 0 };
 // Called with the state after each change of it.
 let remember = () => {};
 
@@ -52,7 +52,7 @@ const showChoices = () => {
   describe("about-value_zeroing", page.methods[0]);
   describe("about-beside", beside());
   for (const name of document.querySelectorAll(".chosen-name")) {
-    name.textContent = `${labels.names[row]} (${labels.place} ${labels.positions[row]})`;
+    name.textContent = `“${labels.names[row]}” (${labels.place} ${labels.positions[row]})`;
   }
   for (const part of document.querySelectorAll("[data-effect]")) part.hidden = part.dataset.effect !== state.effect;
 };
@@ -90,6 +90,7 @@ const chosenAtFirst = (wanted) => {
     piece: wanted.piece >= 0 && wanted.piece < pieces ? wanted.piece : page.start,
     method: has(others, wanted.method, others[0]),
     effect: has(effects, wanted.effect, effects[0] ?? null),
+    threshold: page.flow === null ? null : has(page.flow.bounds, wanted.threshold, page.flow.start),
   };
 };
 
@@ -109,13 +110,12 @@ const show = async (report, wanted) => {
   byId("status").hidden = true;
   fillDestinations();
   fillMethods();
-  fillThresholds();
   render();
 };
 
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("layer").addEventListener("input", (event) => chooseLayer(Number(event.target.value)));
-byId("threshold").addEventListener("input", drawFlow);
+byId("threshold").addEventListener("input", (event) => change({ threshold: page.flow.bounds[event.target.value] }));
 byId("destination").addEventListener("change", (event) => chooseRow(Number(event.target.value)));
 byId("method").addEventListener("change", (event) => change({ method: event.target.value }));
 document.addEventListener("change", ({ target }) => {

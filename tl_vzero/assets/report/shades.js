@@ -28,13 +28,15 @@ const inkOn = (rgb) => {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
 };
 
+// One of a row is chosen by pointer.
+const asPointed = (box, choose) => box.addEventListener("click", (event) => {
+  const at = [...box.children].findIndex((child) => child.contains(event.target));
+  if (at >= 0) choose(at);
+});
 // One of a row of buttons is chosen, by pointer or with the arrow keys; Tab goes past the others.
 const asChoice = (box, choose) => {
   const buttons = () => [...box.children];
-  box.addEventListener("click", (event) => {
-    const at = buttons().indexOf(event.target.closest("button"));
-    if (at >= 0) choose(at);
-  });
+  asPointed(box, choose);
   box.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     const next = buttons().indexOf(document.activeElement) + step;
@@ -44,7 +46,15 @@ const asChoice = (box, choose) => {
     buttons()[next].focus();
   });
 };
-const markChoice = (box, chosen) => [...box.children].forEach((button, i) => {
-  button.setAttribute("aria-checked", String(i === chosen));
-  button.tabIndex = i === chosen ? 0 : -1;
+const markChoice = (box, chosen) => [...box.children].forEach((child, i) => {
+  child.classList.toggle("chosen", i === chosen);
+  if (child.tagName !== "BUTTON") return; // the second row of a pair: the first has the keys
+  child.setAttribute("aria-checked", String(i === chosen));
+  child.tabIndex = i === chosen ? 0 : -1;
 });
+const choiceOf = (side, text) => {
+  if (side === "beside") return element("span", text);
+  const button = element("button", text, { type: "button" });
+  button.setAttribute("role", "radio");
+  return button;
+};

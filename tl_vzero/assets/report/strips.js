@@ -1,6 +1,8 @@
 // Every layer as a small picture; one is chosen.
+const WIDTH = 76; // as in page.css; a larger map is shrunk smoothly, so that no row of it is dropped
 const picture = (canvas, grid) => {
   const size = grid.length;
+  canvas.style.imageRendering = size > WIDTH ? "auto" : "pixelated";
   canvas.width = size;
   canvas.height = size;
   const context = canvas.getContext("2d");
@@ -12,12 +14,10 @@ const picture = (canvas, grid) => {
   context.putImageData(image, 0, 0);
 };
 
-const layerButtons = () => page.layers.map((layer) => {
-  const button = element("button", "", { type: "button" });
-  button.setAttribute("role", "radio");
-  button.setAttribute("aria-label", `layer ${layer}`);
-  button.append(document.createElement("canvas"), element("span", String(layer)));
-  return button;
+const layerChoices = (side) => page.layers.map(() => {
+  const choice = choiceOf(side, "");
+  choice.append(document.createElement("canvas"), element("span", ""));
+  return choice;
 });
 
 const strips = new Map();
@@ -28,19 +28,19 @@ const drawStrip = (side, method) => {
   const last = strips.get(box);
   if (last?.layers !== layers || last.colours !== colours) {
     strips.set(box, { layers, colours });
-    if (box.childElementCount !== layers.length) box.replaceChildren(...layerButtons());
-    [...box.children].forEach((button, layer) => {
-      button.setAttribute("aria-label", `layer ${page.layers[layer]}`);
-      button.lastChild.textContent = page.layers[layer];
-      picture(button.firstChild, layers[layer]);
+    if (box.childElementCount !== layers.length) box.replaceChildren(...layerChoices(side));
+    [...box.children].forEach((choice, layer) => {
+      if (side !== "beside") choice.setAttribute("aria-label", `layer ${page.layers[layer]}`);
+      choice.lastChild.textContent = page.layers[layer];
+      picture(choice.firstChild, layers[layer]);
     });
   }
   markChoice(box, state.layer);
-  if (side === "beside") for (const button of box.children) button.tabIndex = -1;
 };
 const drawStrips = () => {
   for (const [side, method] of sides()) drawStrip(side, method);
   byId("strip-beside-name").textContent = beside().label;
 };
 
-for (const side of ["value_zeroing", "beside"]) asChoice(byId(`strip-${side}`), (layer) => chooseLayer(layer));
+asChoice(byId("strip-value_zeroing"), (layer) => chooseLayer(layer));
+asPointed(byId("strip-beside"), (layer) => chooseLayer(layer));

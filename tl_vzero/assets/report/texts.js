@@ -1,17 +1,18 @@
 // The sentence in words: each token a button, coloured by what the chosen destination draws on.
 const NAMED = 4;
 
-const tokenButtons = (box) => {
+const tokensOf = (side) => {
   const labels = unit();
-  const pieces = state.unit === "pieces";
-  return labels.names.flatMap((name, row) => {
-    const joins = pieces && page.wordOf !== null && row > 0 && page.wordOf[row] === page.wordOf[row - 1];
-    const text = joins ? name.replace(/^##/, "") : name;
-    const button = element("button", text, { type: "button", className: "token", dir: "auto" });
-    button.setAttribute("role", "radio");
-    button.setAttribute("aria-label", `${name}, ${labels.place} ${labels.positions[row]}`);
-    button.classList.toggle("joins", joins);
-    return [button];
+  const words = state.unit === "pieces" ? page.wordOf : null;
+  const joins = (row) => words !== null && row > 0 && words[row] === words[row - 1];
+  return labels.names.map((name, row) => {
+    const token = choiceOf(side, joins(row) ? name.replace(/^##/, "") : name);
+    token.dir = "auto";
+    token.classList.add("token");
+    token.classList.toggle("joins", joins(row));
+    token.classList.toggle("joined", joins(row + 1));
+    if (side !== "beside") token.setAttribute("aria-label", `${name}, ${labels.place} ${labels.positions[row]}`);
+    return token;
   });
 };
 
@@ -21,20 +22,19 @@ const drawText = (side, method) => {
   const shownUnit = unit();
   if (texts.get(box) !== shownUnit) {
     texts.set(box, shownUnit);
-    box.replaceChildren(...tokenButtons(box));
+    box.replaceChildren(...tokensOf(side));
   }
   const chosen = rowOf(state.piece);
   const row = gridOf(method)[chosen];
   const most = largest([row]);
-  [...box.children].forEach((button, source) => {
+  [...box.children].forEach((token, source) => {
     const value = row[source];
     const shade = shadeOf(value ?? 0, most);
-    button.style.background = value === null ? "none" : `rgb(${shade})`;
-    button.style.color = value === null ? "inherit" : inkOn(shade);
-    button.title = `${shownUnit.names[source]}: ${shown(value)}`;
+    token.style.background = value === null ? "none" : `rgb(${shade})`;
+    token.style.color = value === null ? "inherit" : inkOn(shade);
+    token.title = `${shownUnit.names[source]}: ${shown(value)}`;
   });
   markChoice(box, chosen);
-  if (side === "beside") for (const button of box.children) button.tabIndex = -1;
   return row;
 };
 
@@ -49,4 +49,5 @@ const drawTexts = () => {
   byId("text-told").textContent = `${where}, Value Zeroing: most from ${named || "nothing"}.`;
 };
 
-for (const side of ["value_zeroing", "beside"]) asChoice(byId(`text-${side}`), (row) => chooseRow(row));
+asChoice(byId("text-value_zeroing"), (row) => chooseRow(row));
+asPointed(byId("text-beside"), (row) => chooseRow(row));
