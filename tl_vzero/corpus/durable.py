@@ -91,6 +91,10 @@ class HashedFile(io.RawIOBase):
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what a full disk did not take of a discarded one is no loss."""
+        try:
+            self._file.close()
+        except OSError:
+            if not self.discard:
+                raise
         super().close()

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,15 +53,22 @@ def again(model: Any, source: Path, folder: Path, **options: Any) -> CorpusRun:
     return run_corpus(model, source, folder, **{"shard_size": SHARD_SIZE, **options})
 
 
-@pytest.fixture
-def half(model: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def stopped(model: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped while it worked on its third shard."""
-    stop_at(2, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        again(model, source, tmp_path / "out")
-    monkeypatch.undo()
-    assert len(shards_of(tmp_path / "out")) == 2 and left_over(tmp_path / "out") == []
-    return tmp_path / "out"
+    folder = tmp_path_factory.mktemp("stopped") / "out"
+    with pytest.MonkeyPatch.context() as patched:
+        stop_at(2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            again(model, source, folder)
+    assert len(shards_of(folder)) == 2 and left_over(folder) == []
+    return folder
+
+
+@pytest.fixture
+def half(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of it for each test."""
+    return shutil.copytree(stopped, tmp_path / "out")
 
 
 def stop_at(shard: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +209,21 @@ def test_a_full_disk_when_the_shard_is_synced(
     monkeypatch.undo()
     again(model, source, tmp_path / "out")
     assert_same_corpus(tmp_path / "out", whole)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_discarded_file_is_closed_on_a_full_disk() -> None:
+    for discard in (False, True):
+        file = HashedFile(Path("/dev/full"))
+        file.write(b"a few bytes, still in memory")
+        with pytest.raises(OSError, match="No space left"):
+            file.sync()
+        file.discard = discard
+        if discard:
+            file.close()
+        else:
+            with pytest.raises(OSError, match="No space left"):
+                file.close()
 
 
 @pytest.fixture
@@ -353,8 +376,8 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 
 @needs_fork
 def test_killed_before_some_changes_of_the_folder(source: Path, tmp_path: Path) -> None:
-    found = crashed(source, tmp_path / "killed", "steps", 7)
-    assert len(found["folders"]) == 7
+    found = crashed(source, tmp_path / "killed", "steps", 4)
+    assert len(found["folders"]) == 4
     assert_all_whole(found, tmp_path / "killed" / "whole")
 
 
