@@ -14,6 +14,7 @@ from support.corpora import assert_same_corpus, errors_of, left_over, table_of, 
 from typer.testing import CliRunner
 
 from tl_vzero.cli import app
+from tl_vzero.corpus import run as run_module
 
 RUNNER = CliRunner()
 COMMAND = [sys.executable, "-m", "tl_vzero", "corpus"]
@@ -90,6 +91,30 @@ def test_bad_arguments_are_told_before_any_work(tmp_path: Path) -> None:
         assert code == 2 and told in output.replace("\n", " ")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_midst_of_a_shard_stops_the_run(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, which the signal reaches where a part was just written."""
+    source, out, real = text_file(tmp_path, 9), tmp_path / "out", run_module._write_part
+
+    def signalled(job: Any, part: Any, *rest: Any) -> None:
+        real(job, part, *rest)
+        if part.shard == 1:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(run_module, "_write_part", signalled)
+    before = signal.getsignal(number)
+    code, output = run(source, "--out", out, "--shard-size", "3")
+    assert code == 130 and "stopped" in output
+    assert left_over(out) == [] and [path.stem for path in (out / "done").iterdir()] == ["00000"]
+    assert signal.getsignal(number) == before
+    monkeypatch.undo()
+    code, output = run(source, "--out", out, "--shard-size", "3")
+    assert code == 0 and "2 of them computed now" in output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_run_and_the_next_one_goes_on(tmp_path: Path, number: int) -> None:
     source = text_file(tmp_path, 120)
