@@ -2,7 +2,7 @@
 
 A figure is kept as plotly's JSON, for what can draw it, with a picture beside it, for what cannot; the 5 MB of
 plotly.js that it would bring along by itself are not kept. Warnings are shown here, and are not kept either.
-Needs the extras `notebook` and `images`, Pillow, and a Chromium.
+Needs the extras `notebook` and `images`, and a Chromium.
 """
 
 import base64
