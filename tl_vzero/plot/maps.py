@@ -64,7 +64,8 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     """Draw `[layer, dest, src]` as a heat map with a layer slider; destinations are rows, sources columns.
 
     The colour scale starts at exactly 0 and ends at the largest value of the layer shown. `layer` is the
-    one shown first (default: the first of the scores). The figure holds 6 significant digits.
+    one shown first (default: the first of the scores). The figure holds 6 significant digits: 3.3 MB for 128 tokens in
+    12 layers.
     Raises ScoresError for scores per head, InputError for a layer that the scores do not have.
 
     >>> import torch

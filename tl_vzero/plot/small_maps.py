@@ -41,7 +41,8 @@ LABELLED_CELLS = 20_000
 def layer_grid(scores: Scores, *, columns: int | None = None, theme: Theme = LIGHT) -> go.Figure:
     """Draw every layer's map `[dest, src]` beside each other, on one colour scale that starts at 0.
 
-    `columns` is how many stand in a row (default: at most 4). The figure holds 4 significant digits.
+    `columns` is how many stand in a row (default: at most 4). The figure holds 4 significant digits: 1.9 MB for 128
+    tokens in 12 layers.
     Raises ScoresError for scores per head, InputError for less than one column.
     Source: Mohebbi et al. 2023, whose maps are shown so.
 
