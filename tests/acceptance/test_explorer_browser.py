@@ -331,6 +331,11 @@ def test_a_choice_made_while_an_answer_is_under_way_stays(visit: Visit) -> None:
     assert opened.page.locator("#layer").input_value() == "2"
 
 
+@pytest.mark.parametrize("piece", ["1.5", "-1", "999", "x"])
+def test_a_token_that_is_not_there_is_left_out_of_an_address(visit: Visit, piece: str) -> None:
+    assert asked(visit(f"?piece={piece}"))["piece"] == "6"
+
+
 def test_a_shared_target_is_seen(visit: Visit) -> None:
     assert not visit().page.locator("#target").is_visible()
     assert visit("?target=3").page.locator("#target").is_visible()

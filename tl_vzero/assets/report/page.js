@@ -82,12 +82,12 @@ const chosenAtFirst = (wanted) => {
   const has = (list, value, otherwise) => (list.includes(value) ? value : otherwise);
   const others = page.methods.slice(1).map(({ name }) => name);
   const effects = Object.keys(page.effects);
-  const pieces = page.units.pieces.names.length;
+  const pieces = [...page.units.pieces.names.keys()];
   return {
     layer: has([...page.layers.keys()], wanted.layer, 0),
     view: has(["layer", "rollout"], wanted.view, "layer"),
     unit: has(Object.keys(page.units), wanted.unit, "pieces"),
-    piece: wanted.piece >= 0 && wanted.piece < pieces ? wanted.piece : page.start,
+    piece: has(pieces, wanted.piece, page.start),
     method: has(others, wanted.method, others[0]),
     effect: has(effects, wanted.effect, effects[0] ?? null),
     threshold: page.flow === null ? null : has(page.flow.bounds, wanted.threshold, page.flow.start),
