@@ -4,7 +4,7 @@ from math import isfinite, nan
 from typing import Any
 
 from tl_vzero.effects import Effect
-from tl_vzero.plot.flows import LABELLED_ALL, THRESHOLDS, flow_axes, line_styles
+from tl_vzero.plot.flows import LABELLED_ALL, LARGEST_NODE, SMALLEST_NODE, THRESHOLDS, flow_axes, line_styles
 from tl_vzero.plot.labels import hover_text, visible
 from tl_vzero.plot.maps import (
     EFFECT_NAMES,
@@ -152,7 +152,13 @@ def _flow(scores: Scores, units: tuple[str, ...], zeroing: Drawn) -> Json | None
     for name in units:
         unit = scores.words() if name == "words" else scores
         layouts[name] = flow_axes(unit.src_tokens, source_places(unit), scores.layers)
-    return {"layouts": layouts, "bounds": THRESHOLDS, "start": FLOW_START, "labelledAll": LABELLED_ALL}
+    return {
+        "layouts": layouts,
+        "bounds": THRESHOLDS,
+        "start": FLOW_START,
+        "labelledAll": LABELLED_ALL,
+        "nodes": [SMALLEST_NODE, LARGEST_NODE],
+    }
 
 
 def _theme(theme: Theme) -> Json:

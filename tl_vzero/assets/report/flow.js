@@ -68,6 +68,7 @@ const middles = (edges, hover) => ({
 });
 
 const nodeTrace = (nodes, bound, hover) => {
+  const [smallest, widest] = page.flow.nodes;
   // The largest are drawn last, over their neighbours.
   const placed = nodes.flatMap((row, level) => row.map((share, token) => ({ level, token, share })));
   placed.sort((one, other) => one.share - other.share);
@@ -76,7 +77,7 @@ const nodeTrace = (nodes, bound, hover) => {
     x: placed.map(({ token }) => token),
     y: placed.map(({ level }) => level),
     marker: {
-      size: placed.map(({ share }) => 4 + 18 * Math.sqrt(share)),
+      size: placed.map(({ share }) => smallest + (widest - smallest) * Math.sqrt(share)),
       color: placed.map(({ share }) => (share >= bound ? theme().mark : theme().line)),
       line: { width: placed.map(({ share }) => (share >= bound ? 1 : 0)), color: theme().panel },
       opacity: 1,
