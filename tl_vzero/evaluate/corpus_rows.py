@@ -20,7 +20,7 @@ from tl_vzero.corpus.manifest import tokenizer_hash
 from tl_vzero.corpus.reading import Stored
 from tl_vzero.errors import InputError, ModelError, unknown_name
 from tl_vzero.evaluate.laid_out import LaidOut, Layout
-from tl_vzero.evaluate.rows import TargetRows, random_rows, row_of
+from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, row_of
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.provenance import provenance
@@ -73,8 +73,9 @@ def corpus_rows(
     n_layers = check_contracts(model).n_layers
     _check_model(corpus, model)
     names, left_out = _methods(corpus, methods)
+    check_all_layers(layers, rolled_out)
     if rolled_out:
-        _check_rollouts(corpus, names, n_layers, layers)
+        _check_rollouts(corpus, names, n_layers)
     numbers = chosen("layers", layers, n_layers, "the model has") or corpus.layers
     missing = [number for number in numbers if number not in corpus.layers]
     if missing:
@@ -150,9 +151,7 @@ def _methods(corpus: Corpus, methods: Sequence[str] | None) -> tuple[list[str], 
     return list(dict.fromkeys(methods)), {}
 
 
-def _check_rollouts(corpus: Corpus, names: Sequence[str], n_layers: int, layers: object) -> None:
-    if layers is not None:
-        raise InputError(f"layers={layers!r} and rolled_out=True: a rollout goes through all layers; leave layers out")
+def _check_rollouts(corpus: Corpus, names: Sequence[str], n_layers: int) -> None:
     to_multiply = [name for name in names if name != "random" and corpus.stage(name) != "rollout"]
     if not to_multiply:
         return

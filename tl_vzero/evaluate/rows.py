@@ -85,8 +85,7 @@ def target_rows(
     """
     plan, left_out = _plan(layout, methods, options)
     sites = check_contracts(model)
-    if rolled_out and layers is not None:
-        raise InputError(f"layers={layers!r} and rolled_out=True: a rollout goes through all layers; leave layers out")
+    check_all_layers(layers, rolled_out)
     numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     _check_logit(layout, plan, logit)
     asked = _Asked(model, layout.examples, numbers, normalized, rolled_out, logit)
@@ -269,6 +268,12 @@ class _Asked:
         return random_rows(
             self.examples, self.layers, rolled_out=self.rolled_out, normalized=self.normalized, seed=seed
         )
+
+
+def check_all_layers(layers: object, rolled_out: bool) -> None:
+    """Raise InputError for a rollout of some layers."""
+    if rolled_out and layers is not None:
+        raise InputError(f"layers={layers!r} and rolled_out=True: a rollout goes through all layers; leave layers out")
 
 
 def row_of(scores: Scores, dest: int, normalized: bool, rolled_out: bool) -> Float[Tensor, "layer src"]:
