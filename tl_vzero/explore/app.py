@@ -18,6 +18,7 @@ from tl_vzero.errors import TLVZeroError
 from tl_vzero.explore.asked import read_asked
 from tl_vzero.explore.explorer import Explorer
 from tl_vzero.explore.page import SCRIPT, explorer_page
+from tl_vzero.explore.serve import LOOPBACK
 from tl_vzero.plot.export import SHARED
 from tl_vzero.report.packed import script_json
 from tl_vzero.report.page import page_script
@@ -36,9 +37,7 @@ HEADERS = {
 }
 
 
-def explorer_app(
-    explorer: Explorer, *, first_text: str, hosts: Sequence[str] = ("127.0.0.1", "localhost")
-) -> Starlette:
+def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
     """An ASGI application of an explorer; `hosts` are the names that an address may have ("*": any).
 
     A page of another site that has its name lead here (DNS rebinding) is refused by them.

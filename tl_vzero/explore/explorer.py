@@ -16,7 +16,7 @@ from tl_vzero.report.packed import script_json
 from tl_vzero.report.page import page_payload
 
 MOST_TOKENS = 128
-KEPT = 64  # answers; going back and a shared address then cost nothing
+KEPT = 16  # answers, of 128 tokens 4 MB each; going back and a shared address then cost nothing
 
 
 class Explorer:
