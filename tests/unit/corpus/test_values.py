@@ -47,7 +47,7 @@ def test_maps_are_those_of_each_sentence_alone(model: Any, corpus: Path, method:
         assert close(scores.values, alone.values, atol)
         for label in ("method", "layers", "src_tokens", "dest_positions", "n_layers", "word_ids", "stage", "identity"):
             assert getattr(scores, label) == getattr(alone, label)
-    assert close(scores.normalized().values, alone.normalized().values, atol=1e-6)
+    assert close(scores.normalized().values, alone.normalized().values, atol=1e-6 if method == "alti" else 1e-7)
     assert scores.words().src_tokens == alone.words().src_tokens
 
 
