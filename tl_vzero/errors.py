@@ -1,6 +1,7 @@
 """Errors and warnings: each says what was given, what was expected and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -54,6 +55,31 @@ class MethodNameWarning(UserWarning):
 
 class ProcessedWeightsWarning(UserWarning):
     """The model's weights were processed in a way that changes Value Zeroing."""
+
+
+class InputWarning(UserWarning):
+    """An input is scored as it was given, and may not be what was meant."""
+
+
+class EndsRun(Exception):
+    """Base of what leaves a run on purpose, and is no error."""
+
+
+@contextmanager
+def foreign_errors_as(kind: type[TLVZeroError], what: str) -> Iterator[None]:
+    """Within, an exception that is none of ours becomes a `kind` that says `what` failed, with its cause chained.
+
+    >>> with foreign_errors_as(ModelError, "the model cannot be run"):
+    ...     raise KeyError("position_ids")
+    Traceback (most recent call last):
+    tl_vzero.errors.ModelError: the model cannot be run: KeyError: 'position_ids'
+    """
+    try:
+        yield
+    except (TLVZeroError, EndsRun, Warning):
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def unknown_name(kind: str, given: object, known: Iterable[str]) -> InputError:

@@ -2,10 +2,11 @@
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
@@ -26,6 +27,23 @@ def check_writable(path: str | Path) -> Path:
     if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise OutputPathError(f"cannot write {target}: permission denied; choose another path")
     return target
+
+
+def open_regular(path: str | Path, *, follow_links: bool = True) -> BinaryIO:
+    """Open a file for reading; raises FileFormatError for what is no regular file, such as a pipe, which may hang.
+
+    With `follow_links=False` a symbolic link is refused too. Raises OSError where the file cannot be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    if not follow_links:
+        if Path(path).is_symlink():
+            raise FileFormatError(f"{path} is a symbolic link: expected a file")
+        flags |= getattr(os, "O_NOFOLLOW", 0)  # also where the link is made just now
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileFormatError(f"{path} is no regular file: expected one, not a folder, pipe, socket or device")
+    return os.fdopen(descriptor, "rb")
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
