@@ -21,6 +21,7 @@ from tl_vzero.models.final_norm import final_norm_of
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.paired_inputs import DecoderInputs, described, encode_for
 from tl_vzero.scores import Scores
 from tl_vzero.signals import Signals
@@ -34,6 +35,7 @@ Given = Text | Signals
 Numbers = Iterable[int] | int | None
 
 
+@takes_turn
 def value_zeroing(
     model: nn.Module,
     inputs: Given,
@@ -200,6 +202,7 @@ METHODS: Mapping[str, Method] = Methods(
 )
 
 
+@takes_turn
 def compare(
     model: nn.Module,
     inputs: Text,
@@ -248,6 +251,7 @@ def compare(
     )
 
 
+@takes_turn
 def score(model: nn.Module, inputs: Given, method: str = "value_zeroing", **options: Any) -> Scores | list[Scores]:
     """Compute the scores of one method, in the shape that every method shares.
 

@@ -16,12 +16,14 @@ from tl_vzero.effects.ranks import rank_correlation
 from tl_vzero.effects.result import Effect
 from tl_vzero.errors import InputError
 from tl_vzero.models.run import NamedHook, quiet, run_logits
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@takes_turn
 def attribution_patching(
     model: nn.Module,
     inputs: str | Tensor,
@@ -60,7 +62,7 @@ def attribution_patching(
         prepend_bos=prepend_bos,
     )
     make_metric = metric_for(model, metric, target_ids)
-    with quiet(model), torch.inference_mode(False):
+    with quiet(model):
         products, labels = _value_times_gradient(asked, make_metric)
     # Products are [layer, position, head]; their sum over heads is the effect of the whole position.
     at = products[:, list(asked.sources)]

@@ -12,6 +12,7 @@ hooks.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from threading import RLock
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,9 +29,13 @@ from tl_vzero.effects.result import PatchingEffect
 from tl_vzero.errors import InputError
 from tl_vzero.inputs import Sentence
 from tl_vzero.models.run import NamedHook, quiet, run_logits
+from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds
 
+_ONE_BAR = RLock()
 
+
+@takes_turn
 def value_patching(
     model: nn.Module,
     clean: str | Tensor,
@@ -146,7 +151,7 @@ def _patched(asked: Asked, values: dict[str, Tensor], metric: Metric, progress: 
         measured.append(metric(logits)[0])
         return measured[-1]
 
-    with _bar_of_ours(patching, progress):
+    with _bar_of_ours(asked.model, patching, progress):
         patch: Any = patching.generic_activation_patch  # its types ask for more than it uses
         patch(_OneSentenceModel(asked.model), asked.ids, values, measure, setter, "v", index_df=by_position)
     return torch.stack(measured)
@@ -164,11 +169,12 @@ class _OneSentenceModel:
 
 
 @contextmanager
-def _bar_of_ours(patching: Any, progress: bool) -> Iterator[None]:
-    """TransformerLens always shows its bar: put ours, which can be silent, in its place for a while."""
-    theirs = patching.tqdm
-    patching.tqdm = partial(tqdm, disable=not progress, desc="value patching", unit="source", leave=False)
-    try:
+def _bar_of_ours(model: nn.Module, patching: Any, progress: bool) -> Iterator[None]:
+    """TransformerLens always shows its bar: put ours, which can be silent, in its place for a while.
+
+    There is one place for the bars of all models, so their patchings take turns.
+    """
+    with _ONE_BAR, turn_on(model) as turn:
+        turn.undo_by(partial(setattr, patching, "tqdm", patching.tqdm))
+        patching.tqdm = partial(tqdm, disable=not progress, desc="value patching", unit="source", leave=False)
         yield
-    finally:
-        patching.tqdm = theirs

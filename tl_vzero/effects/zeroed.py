@@ -19,11 +19,13 @@ from tl_vzero.effects.result import Effect
 from tl_vzero.models.facts import vocabulary_size
 from tl_vzero.models.run import NamedHook, quiet, run_logits
 from tl_vzero.models.sites import Sites
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
 
 LOGITS_A_BATCH = 2**25  # numbers held at once: a vocabulary is wide, and logits come for every position
 
 
+@takes_turn
 def zero_ablation(
     model: nn.Module,
     inputs: str | Tensor,

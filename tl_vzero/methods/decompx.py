@@ -19,11 +19,13 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.models.values import value_weights
 from tl_vzero.rollout import normalize_rows
 from tl_vzero.scores import Scores
 
 
+@takes_turn
 def decompx(
     model: nn.Module,
     inputs: str | Sequence[str] | Tensor,

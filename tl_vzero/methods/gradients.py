@@ -22,6 +22,7 @@ from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.target_logits import TargetLogits
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, target_tokens
 
@@ -41,6 +42,7 @@ AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
 Attribute = Callable[[Prediction, int, Tensor], tuple[Tensor, dict[str, Any]]]
 
 
+@takes_turn
 def gradient_x_input(
     model: nn.Module,
     inputs: Text,
@@ -84,6 +86,7 @@ def gradient_x_input(
     )
 
 
+@takes_turn
 def integrated_gradients(
     model: nn.Module,
     inputs: Text,
@@ -144,6 +147,7 @@ def integrated_gradients(
     )
 
 
+@takes_turn
 def deep_lift(
     model: nn.Module,
     inputs: Text,
@@ -184,7 +188,7 @@ def deep_lift(
     def attribute(prediction: Prediction, layer: int, output: Tensor) -> tuple[Tensor, dict[str, Any]]:
         rescaled = rescaled_above(prediction, layer)
         explained = captum.DeepLift(Readout(prediction.from_block(layer), rescaled))
-        with nothing_left_on(rescaled):
+        with nothing_left_on(prediction.model, rescaled):
             attribution, error = explained.attribute(
                 output.clone().requires_grad_(),
                 baselines=baseline_at(prediction, layer, output, baseline),

@@ -17,6 +17,7 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, run_to
 from tl_vzero.models.sites import Sites
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.rollout import normalize_rows
 from tl_vzero.scores import Scores
 
@@ -25,6 +26,7 @@ TOKENS_A_BATCH = 4096
 TO = ("layer", "embeddings")
 
 
+@takes_turn
 def hta(
     model: nn.Module,
     inputs: str | Sequence[str] | Tensor,

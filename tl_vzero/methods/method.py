@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tl_vzero.methods.layer import Layer
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.signals import Signals
 
@@ -63,7 +64,7 @@ class Method:
     def __call__(
         self, model: nn.Module, inputs: str | Sequence[str] | Signals, **options: Any
     ) -> Scores | list[Scores]:
-        return self.function(model, inputs, **options)
+        return takes_turn(self.function)(model, inputs, **options)
 
     @property
     def options(self) -> tuple[str, ...] | None:

@@ -6,7 +6,8 @@ SiLU pass plain gradients. What it cannot see, because the model calls a functio
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from tl_vzero.errors import ModelError
 from tl_vzero.methods.prediction import Prediction
 from tl_vzero.models.facts import facts_of
-from tl_vzero.models.run import run_logits
+from tl_vzero.models.run import run_logits, temporary_pre_hooks
 from tl_vzero.models.sites import hf_model_of
+from tl_vzero.models.turns import turn_on
 
 RESCALED = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)
+HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # The names that configurations have for them.
 NAMES = {
     "relu": nn.ReLU,
@@ -55,9 +58,7 @@ def rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
     def begin(_: Tensor, *, hook: Any) -> None:
         calls.clear()
 
-    with ExitStack() as undo:
-        for module in _modules_with_a_rule(prediction.model):
-            undo.callback(module.register_forward_pre_hook(note).remove)
+    with temporary_pre_hooks(prediction.model, _modules_with_a_rule(prediction.model), note):
         run_logits(prediction.model, prediction.ids.unsqueeze(0), [(prediction.sites.outputs[layer], begin)])
     if len(set(calls)) < len(calls):
         raise ModelError(
@@ -87,15 +88,24 @@ class Readout(nn.Module):
 
 
 @contextmanager
-def nothing_left_on(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Take away the activations that Captum leaves on modules that the gradient did not reach."""
-    before = [dict(vars(module)) for module in modules]
-    try:
-        with warnings.catch_warnings():
-            # It announces its hooks, which it takes away again.
-            warnings.filterwarnings("ignore", message=r"Setting forward, backward hooks", category=UserWarning)
-            yield
-    finally:
-        for module, own in zip(modules, before, strict=True):
-            for name in set(vars(module)) - set(own):
-                delattr(module, name)
+def nothing_left_on(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Take away what Captum leaves on modules: activations that no gradient reached, hooks after an interrupt."""
+    with turn_on(model) as turn, warnings.catch_warnings():
+        for module in modules:
+            turn.undo_by(partial(_take_away_what_is_new, module, _attributes_and_hooks(module)))
+        # It announces its hooks, which it takes away again.
+        warnings.filterwarnings("ignore", message=r"Setting forward, backward hooks", category=UserWarning)
+        yield
+
+
+def _attributes_and_hooks(module: nn.Module) -> tuple[set[str], dict[str, set[int]]]:
+    return set(vars(module)), {table: set(getattr(module, table)) for table in HOOK_TABLES}
+
+
+def _take_away_what_is_new(module: nn.Module, before: tuple[set[str], dict[str, set[int]]]) -> None:
+    attributes, hooks = before
+    for name in set(vars(module)) - attributes:
+        delattr(module, name)
+    for table, numbers in hooks.items():
+        for number in set(getattr(module, table)) - numbers:
+            del getattr(module, table)[number]

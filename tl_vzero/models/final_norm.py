@@ -1,13 +1,14 @@
 """The norm after the last block, where a model has one."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import InputError
-from tl_vzero.models.run import decoder_arguments, temporary_hooks
+from tl_vzero.errors import EndsRun, InputError
+from tl_vzero.models.run import decoder_arguments, temporary_hooks, temporary_pre_hooks, told_by_us
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites, kind_of
 
@@ -21,7 +22,7 @@ _NAMES = {
 }
 
 
-class _Reached(Exception):
+class _Reached(EndsRun):
     """Ends the probing run at the candidate norm."""
 
 
@@ -60,12 +61,12 @@ def _reads_last_output(
         seen["norm input"] = inputs[0]
         raise _Reached
 
-    handle = norm.register_forward_pre_hook(keep_input)
-    try:
-        with temporary_hooks(model, [(sites.outputs[-1], keep_output)]):
-            model(ids, return_type="logits", **arguments)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
+    hooks = [(sites.outputs[-1], keep_output)]
+    with (
+        suppress(_Reached),
+        temporary_pre_hooks(model, [norm], keep_input),
+        temporary_hooks(model, hooks),
+        told_by_us(model),
+    ):
+        model(ids, return_type="logits", **arguments)
     return len(seen) == 2 and torch.equal(seen["output"], seen["norm input"])

@@ -1,22 +1,25 @@
 """Running a model with hooks, and leaving it as it was found."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import ModelError
+from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import hf_model_of, hook_points, kind_of, stacks_of
+from tl_vzero.models.turns import interrupts_wait, turn_on
 
 HookFunction = Callable[..., Tensor | None]
 NamedHook = tuple[str, HookFunction]
 
 
-class _EndOfRun(Exception):
+class _EndOfRun(EndsRun):
     """Ends a run at the last activation that is needed, before logits are computed."""
 
 
@@ -32,31 +35,61 @@ def temporary_hooks(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[No
     user left behind with `reset_hooks_end=False`.
     """
     points = hook_points(model)
-    with ExitStack() as undo:
-        for name, function in hooks:
-            if name not in points:
-                raise ModelError(f"the model has no hook {name!r}: expected a name in model.hook_dict")
-            point = points[name]
-            point.add_hook(function)
-            undo.callback(_remove, point, point.fwd_hooks[-1])
+    with turn_on(model) as turn:
+        turn.runs_model = True
+        with interrupts_wait():
+            for name, function in hooks:
+                if name not in points:
+                    raise ModelError(f"the model has no hook {name!r}: expected a name in model.hook_dict")
+                in_this_thread = partial(_act_in, threading.get_ident(), function)
+                turn.undo_by(partial(_take_away, points[name], in_this_thread))
+                points[name].add_hook(in_this_thread)
         yield
 
 
-def _remove(point: Any, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+def _act_in(thread: int, function: HookFunction, activation: Tensor, *, hook: Any) -> Tensor | None:
+    """A hook of ours on a run of ours; another thread may run the model by itself meanwhile."""
+    return function(activation, hook=hook) if threading.get_ident() == thread else None
+
+
+def _take_away(point: Any, function: HookFunction) -> None:
+    for handle in [handle for handle in point.fwd_hooks if handle.user_hook is function]:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)
+
+
+@contextmanager
+def temporary_pre_hooks(
+    model: nn.Module, modules: Iterable[nn.Module], function: Callable[[nn.Module, Any], None]
+) -> Iterator[None]:
+    """Let a function see what modules of a model are given, by hooks of torch's own."""
+    handles: list[Any] = []
+    with turn_on(model) as turn:
+        turn.undo_by(lambda: [handle.remove() for handle in handles])
+        with interrupts_wait():
+            for module in modules:
+                handles.append(module.register_forward_pre_hook(function))
+        yield
 
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and each module's own mode again afterwards."""
-    modes = [(module, module.training) for module in _all_modules(model)]
-    try:
-        _set_modes((module, False) for module, _ in modes)
-        with torch.no_grad():
-            yield
-    finally:
-        _set_modes(modes)
+    """Evaluation mode without gradients, and each module's own mode again afterwards.
+
+    Inference mode is left within: what is kept between calls must be of use to calls outside it.
+    """
+    with turn_on(model) as turn:
+        with interrupts_wait():
+            modes = [(module, module.training) for module in _all_modules(model)]
+            turn.undo_by(partial(_set_modes, modes))
+            _set_modes((module, False) for module, _ in modes)
+            turn.undo_by(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+            if torch.is_inference_mode_enabled():
+                left = ExitStack()
+                turn.undo_by(left.close)
+                left.enter_context(torch.inference_mode(False))
+            torch.set_grad_enabled(False)
+        yield
 
 
 def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
@@ -76,14 +109,12 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
     """Let a bridge compute its attention patterns: fused attention never forms them."""
     hf_model = hf_model_of(model)
     configs = [] if hf_model is None else _attention_configs(hf_model)
-    before = [(config, config._attn_implementation) for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = "eager"
+    with turn_on(model) as turn:
+        with interrupts_wait():
+            for config in configs:
+                turn.undo_by(partial(setattr, config, "_attn_implementation", config._attn_implementation))
+                config._attn_implementation = "eager"
         yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation = implementation
 
 
 def has_fused_attention(model: nn.Module) -> bool:
@@ -111,12 +142,18 @@ def run_to(
     `mask` is False at padding; None says that there is none. `decoder_ids` are what the decoder of an encoder-decoder
     reads; a run that ends in its encoder needs none.
     """
-    with temporary_hooks(model, [*hooks, (last, _end_run)]):
+    arguments = _mask_argument(model, mask) | decoder_arguments(model, ids, decoder_ids)
+    with temporary_hooks(model, [*hooks, (last, _end_run)]), told_by_us(model):
         try:
-            model(ids, return_type=None, **_mask_argument(model, mask), **decoder_arguments(model, ids, decoder_ids))
+            model(ids, return_type=None, **arguments)
         except _EndOfRun:
             return
     raise ModelError(f"hook {last!r} never fired: this model's forward pass does not reach it")
+
+
+def told_by_us(model: nn.Module) -> AbstractContextManager[None]:
+    """Within, what fails in a model, or in a hook on it, is told as a ModelError with its cause."""
+    return foreign_errors_as(ModelError, f"running this {kind_of(model)}, or a hook on it, failed")
 
 
 def _mask_argument(model: nn.Module, mask: Tensor | None) -> dict[str, Tensor]:
@@ -140,7 +177,7 @@ def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None)
 
 def run_logits(model: nn.Module, ids: Int[Tensor, "batch position"], hooks: Sequence[NamedHook]) -> Tensor:
     """Run a batch of sentences of one length, with hooks, to the logits `[batch, position, vocabulary]`."""
-    with temporary_hooks(model, hooks):
+    with temporary_hooks(model, hooks), told_by_us(model):
         logits = model(ids, return_type="logits")
     assert isinstance(logits, Tensor)
     return logits

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tl_vzero.api import Text
 from tl_vzero.models.contracts import attention_heads
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.tables.maps import options_without, raw_maps
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TAKEN = dict.fromkeys(("heads", "per_head"), "the table has a row for each head of each layer")
 
 
+@takes_turn
 def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataFrame":
     """How much of each layer's mixing goes when one head's value is zeroed, as a pandas table.
 

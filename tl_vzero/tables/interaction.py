@@ -9,6 +9,7 @@ from torch import nn
 
 from tl_vzero.api import Text
 from tl_vzero.errors import InputTypeError
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.tables.maps import options_without, raw_maps
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TAKEN = {"sources": "the table has a row for each span, and compares it with its own positions"}
 
 
+@takes_turn
 def span_interaction(
     model: nn.Module, inputs: Text, spans: str | Iterable[Iterable[int] | int], **options: Any
 ) -> "pd.DataFrame":

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
-from tl_vzero.errors import ModelError
+from tl_vzero.errors import EndsRun, ModelError
 from tl_vzero.models.blocks import block_weights
 from tl_vzero.models.modules import block_modules
 from tl_vzero.models.sites import Sites
@@ -18,7 +18,7 @@ from tl_vzero.zeroing.layout import Run
 from tl_vzero.zeroing.request import Request, Wanted
 
 
-class NotInClosedForm(Exception):
+class NotInClosedForm(EndsRun):
     """Why a model's maps cannot be had in closed form; ends the run that found out."""
 
 

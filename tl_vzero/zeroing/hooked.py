@@ -25,6 +25,7 @@ from tl_vzero.models.contracts import attention_heads, check_contracts, value_he
 from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.zeroing.named_spans import Span
 from tl_vzero.zeroing.reach import felt_of, reached
 from tl_vzero.zeroing.request import Request, Wanted
@@ -32,6 +33,7 @@ from tl_vzero.zeroing.request import Request, Wanted
 TOKENS_A_BATCH = 768
 
 
+@takes_turn
 def value_zeroing_hooks(
     model: nn.Module,
     positions: Iterable[int] | int,

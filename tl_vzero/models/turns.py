@@ -1,0 +1,145 @@
+"""One call at a time on a model, and the model left as it was found, also by an error or Ctrl-C at any moment.
+
+1. Whoever runs or changes a model takes a turn; calls from other threads wait, calls inside the turn go on.
+2. What undoes a change is noted before the change is made. At the end of a turn all that is noted is undone, by
+   whichever turn ends first if an interrupt kept an inner one from it.
+3. Ctrl-C waits while a model is changed or put back, which takes milliseconds.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from tl_vzero.errors import InputError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Step = Callable[[], object]
+
+
+class Turn:
+    """What a turn has changed in a model: the steps that undo it, to be taken from the last to the first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.runs_model = False
+        self._steps: list[Step] = []
+
+    def undo_by(self, step: Step) -> None:
+        """Note a step before the change that it undoes; it must do no harm where the change was not made."""
+        self._steps.append(step)
+
+    def undo(self) -> None:
+        """Take the steps; one that is interrupted is taken again by the next call of this."""
+        while self._steps:
+            self._steps[-1]()
+            self._steps.pop()
+
+
+class _OfThread(threading.local):
+    """The turns that a thread is in, from the outermost to the innermost."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+
+
+_THREAD = _OfThread()
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+
+
+@contextmanager
+def turn_on(model: nn.Module) -> Iterator[Turn]:
+    """Have a model to this thread alone; in the end what the turn has noted is undone."""
+    with _LOCKS.setdefault(model, threading.RLock()):  # one step for all threads: the dictionary's own
+        turn = Turn(model)
+        _THREAD.turns.append(turn)
+        try:
+            yield turn
+        finally:
+            _end(turn)
+
+
+def _end(turn: Turn) -> None:
+    """Undo a turn, and those inside it that an interrupt kept from their end."""
+    turns = _THREAD.turns
+    if turn in turns:  # else an outer turn has ended it
+        with interrupts_wait():
+            while turn in turns:
+                turns[-1].undo()
+                turns.pop()
+
+
+def takes_turn(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Have a public call, whose first argument is a model, take a turn on it.
+
+    Raises InputError for a call from inside a run of the same model: from a `distance=` or `metric=` of the user's.
+    """
+
+    @wraps(call)
+    def in_turn(*args: Any, **kwargs: Any) -> Any:
+        model = args[0] if args else kwargs.get("model")
+        if not isinstance(model, nn.Module):  # the call itself says what it expects
+            return call(*args, **kwargs)
+        with turn_on(model):
+            check_idle(model)
+            return call(*args, **kwargs)
+
+    return in_turn
+
+
+def check_idle(model: nn.Module) -> None:
+    """Raise InputError where this thread is inside a run of a model."""
+    if any(turn.runs_model and turn.model is model for turn in _THREAD.turns):
+        raise InputError(
+            "this model is in the middle of a run: a distance=, a metric= or a hook of yours called tl_vzero on the "
+            "model that it is called for; expected a call before or after that run, or on another model"
+        )
+
+
+class _Interrupts:
+    """Ctrl-C, held back while a model is changed. Only the main thread of a program gets it."""
+
+    def __init__(self) -> None:
+        self._handler: Any = None
+        self._came: tuple[int, FrameType | None] | None = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = number, frame
+
+    def hold(self) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler) and handler != self._note:
+            self._handler = handler
+            signal.signal(signal.SIGINT, self._note)
+
+    def let_go(self) -> None:
+        if self._handler is None:
+            return
+        handler = self._handler
+        signal.signal(signal.SIGINT, handler)
+        came, self._came, self._handler = self._came, None, None
+        if came is not None:
+            handler(*came)
+
+
+_INTERRUPTS = _Interrupts()
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Within, Ctrl-C waits: it comes at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        _INTERRUPTS.hold()
+        yield
+    finally:
+        _INTERRUPTS.let_go()
