@@ -49,11 +49,15 @@ def _remove(point: Any, handle: Any) -> None:
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and each module's own mode again afterwards."""
+    """Evaluation mode, no gradients and the weights' own dtype; each module's own mode again afterwards.
+
+    Under the caller's autocast products would be rounded to another dtype than the one that scores name.
+    """
     modes = [(module, module.training) for module in _all_modules(model)]
+    device = next((weight.device.type for weight in nn.Module.parameters(model)), "cpu")
     try:
         _set_modes((module, False) for module, _ in modes)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         _set_modes(modes)
