@@ -266,4 +266,12 @@ def _common(part: str, whole: str) -> int:
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    inside = getattr(tokenizer, "backend_tokenizer", None)
+    if inside is not None and inside.decoder is None:
+        from tokenizers import decoders
+
+        # Without a decoder it writes its marks, with spaces between all pieces.
+        kinds = {type(inside.model).__name__, type(inside.pre_tokenizer).__name__}
+        for kind in kinds & {"WordPiece", "ByteLevel", "Metaspace"}:
+            return str(getattr(decoders, kind)().decode(tokenizer.convert_ids_to_tokens(ids)))
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

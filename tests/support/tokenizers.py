@@ -111,6 +111,19 @@ def cased_wordpiece() -> Any:
     return wordpiece(lowercase=False)
 
 
+def without_decoder() -> Any:
+    """As somebody's own tokenizer may be, which was only made to read."""
+    bare = wordpiece()
+    bare._tokenizer.decoder = None
+    return bare
+
+
+def bytes_without_decoder() -> Any:
+    bare = gpt2_like()
+    bare._tokenizer.decoder = None
+    return bare
+
+
 def clip_like() -> Any:
     """A suffix ends a word."""
     inner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<unk>"))
@@ -187,6 +200,8 @@ FAST: dict[str, Callable[[], Any]] = {
         llama_like,
         wordpiece,
         cased_wordpiece,
+        without_decoder,
+        bytes_without_decoder,
         clip_like,
         characters,
     )
