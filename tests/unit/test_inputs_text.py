@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.models import VOCABULARY, hf_bert, loaded, third_party_warnings_ignored, tokenizer
 from support.state import left_as_found
-from support.tokenizers import tokenizer_named
+from support.tokenizer_kinds import tokenizer_named
 from tokenizers import processors
 
 import tl_vzero

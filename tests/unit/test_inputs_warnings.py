@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import hf_bert, hf_gpt2, loaded, randomise, third_party_warnings_ignored
-from support.tokenizers import gpt2_like
+from support.tokenizer_kinds import gpt2_like
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 

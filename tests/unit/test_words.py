@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import randomise, third_party_warnings_ignored
-from support.tokenizers import FAST, SLOW, tokenizer_named
+from support.tokenizer_kinds import FAST, SLOW, tokenizer_named
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import tl_vzero
