@@ -160,7 +160,7 @@ def _zeroing_scores(
         layers=request.layers,
         heads=heads,
         dest_tokens=tuple(sentence.tokens[i] for i in wanted.destinations),
-        src_tokens=tuple(span_label(span, sources.tokens, sources.word_ids) for span in wanted.spans),
+        src_tokens=_source_labels(request, wanted, sources),
         dest_positions=wanted.destinations,
         src_positions=tuple(span[0] for span in wanted.spans),
         src_spans=None if request.spans is None else wanted.spans,
@@ -174,6 +174,12 @@ def _zeroing_scores(
         | {"special": list(sentence.special), "rollout": rollout_rule(identity=False)}
         | described(sites.stack, sentence),
     )
+
+
+def _source_labels(request: Request, wanted: Wanted, sources: Sentence) -> tuple[str, ...]:
+    if request.spans is None:
+        return tuple(sources.tokens[span[0]] for span in wanted.spans)
+    return tuple(span_label(span, sources.tokens, sources.word_ids) for span in wanted.spans)
 
 
 def _options(request: Request, engine: str) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What the commands share: options, and errors told in words."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
-from tl_vzero.errors import TLVZeroError
+from tl_vzero.errors import InputWarning, TLVZeroError
 
 DEFAULT_MODEL = "agreement-mini"
 DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
@@ -21,11 +22,34 @@ CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the ta
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
+_show_as_python = warnings.showwarning
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, InputWarning):
+        typer.echo(f"warning: {message}", err=True)
+    else:
+        _show_as_python(message, category, filename, lineno, file, line)
+
+
 @contextmanager
 def errors_in_words() -> Iterator[None]:
-    """Within, an error of the package ends the command with its text and code 2, Ctrl-C with code 130."""
+    """Within, an error of the package ends the command with its text and code 2, Ctrl-C with code 130.
+
+    An InputWarning is a line of text, too.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", InputWarning)
+            warnings.showwarning = _show
+            yield
     except TLVZeroError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

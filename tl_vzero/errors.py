@@ -1,5 +1,7 @@
 """Errors and warnings: each says what was given, what was expected and what to do."""
 
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -80,6 +82,14 @@ def foreign_errors_as(kind: type[TLVZeroError], what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise kind(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def warn_caller(message: str) -> None:
+    """Give an InputWarning that points to the line outside of this package from which it was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "tl_vzero":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, InputWarning, stacklevel=level)
 
 
 def unknown_name(kind: str, given: object, known: Iterable[str]) -> InputError:

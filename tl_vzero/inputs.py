@@ -1,6 +1,8 @@
 """Text or ids to sentences: token ids, labels, words and special tokens, without any padding."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -8,13 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.models.facts import context_length, facts_of, vocabulary_size
+from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, warn_caller
+from tl_vzero.models.facts import context_length, decoder_start, facts_of, vocabulary_size
 from tl_vzero.models.signals import signal_of
-from tl_vzero.models.sites import kind_of
-from tl_vzero.words import word_ids_of_pieces
+from tl_vzero.models.sites import kind_of, stacks_of
+from tl_vzero.words import Places, decoded_places, label_tokens
 
 TOKENS_A_BATCH = 2048
+SHOWN = 60  # characters of a text in an error
+UNKNOWN_SHARE = 0.5  # of the tokens of words: with more of them unknown, a tokenizer does not fit the text
 
 Result = TypeVar("Result")
 
@@ -31,6 +35,8 @@ class Sentence:
     Where the decoder of an encoder-decoder reads it, `encoder` is what the encoder reads beside it, and `cross` says
     that its map is over the encoder's positions.
 
+    `notes` say what was noticed of it that may not have been meant; it is scored as it was given all the same.
+
     Of an image or a sound, `signal` is what the model reads, `about` says what its positions are, and there are no ids.
     """
 
@@ -46,6 +52,7 @@ class Sentence:
     cross: bool = False
     signal: Float[Tensor, "..."] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -103,7 +110,7 @@ def encode(
 
     Padding is taken away because it is neither source nor destination: what is computed of a padded batch
     is then what each sentence alone gives. Ids are taken as they are; `prepend_bos` adds the tokenizer's
-    BOS to text where the tokenizer does not.
+    BOS to text where the tokenizer does not. What may not have been meant is an InputWarning, one for all inputs.
 
     Raises InputError or InputTypeError, saying what was given and what is expected, ModelError for a model that reads
     no tokens.
@@ -120,9 +127,9 @@ def encode(
             raise InputError("attention_mask given with text: expected ids; text is never padded here")
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         sentences = [_from_text(model, text, row, prepend_bos) for row, text in enumerate(texts)]
-        return Inputs(tuple(sentences), single=isinstance(inputs, str))
+        return warned(Inputs(tuple(sentences), single=isinstance(inputs, str)))
     if isinstance(inputs, Tensor):
-        return from_ids(model, inputs, attention_mask)
+        return warned(from_ids(model, inputs, attention_mask))
     raise InputTypeError(f"inputs are {_describe(inputs)}: expected {EXPECTED}")
 
 
@@ -181,32 +188,35 @@ class Pieces:
 
 
 def pieces_of(tokenizer: Any, text: str, *, as_target: bool = False) -> Pieces:
-    """Cut a text, special tokens included; `as_target`: as the tokenizer does for what is to be produced."""
+    """Cut a text, special tokens included; `as_target`: as the tokenizer does for what is to be produced.
+
+    Raises InputError for a text that the tokenizer cannot read.
+    """
     fast = getattr(tokenizer, "is_fast", False)
     given = {"text_target" if as_target else "text": text}
-    encoding = tokenizer(**given, return_offsets_mapping=fast, verbose=False)
-    word_ids = list(encoding.word_ids()) if fast else None
-    return Pieces(list(encoding["input_ids"]), word_ids, list(encoding["offset_mapping"]) if fast else None)
+    with foreign_errors_as(InputError, f"the tokenizer {type(tokenizer).__name__} cannot read {_shortened(text)}"):
+        text.encode()  # half of a character (a lone surrogate) is no text
+        encoding = tokenizer(**given, return_offsets_mapping=fast, verbose=False)
+        word_ids = list(encoding.word_ids()) if fast else None
+        return Pieces(list(encoding["input_ids"]), word_ids, list(encoding["offset_mapping"]) if fast else None)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 
 
 def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Sentence:
-    """A text that was cut, as a sentence; its labels show a word outside the vocabulary as it was written."""
-    columns = tuple(range(len(pieces.ids)))
-    sentence = _labelled(model, torch.tensor(pieces.ids), row, columns, pieces.word_ids)
-    tokens = _as_written(sentence, facts_of(model).tokenizer, text, pieces.offsets)
+    """A text that was cut, as a sentence; its labels are what the user wrote."""
+    if not pieces.ids:
+        raise InputError(f"inputs[{row}] {_shortened(text)} has no token for this tokenizer: expected at least one")
+    _check_vocabulary(model, pieces.ids)
+    places = None
+    if pieces.offsets is not None and pieces.word_ids is not None:
+        places = Places(text, pieces.offsets, pieces.word_ids)
+    sentence = _labelled(model, torch.tensor(pieces.ids), row, tuple(range(len(pieces.ids))), places)
+    notes = _notes_on_text(facts_of(model).tokenizer, text, sentence)
     kept = None if pieces.offsets is None else tuple((begin, end) for begin, end in pieces.offsets)
-    return replace(sentence, tokens=tokens, text=text, offsets=kept)
-
-
-def _as_written(
-    sentence: Sentence, tokenizer: Any, text: str, offsets: list[tuple[int, int]] | None
-) -> tuple[str, ...]:
-    """Labels in which a word outside the vocabulary shows as the user wrote it."""
-    unknown = tokenizer.unk_token_id
-    if offsets is None or unknown is None:
-        return sentence.tokens
-    spans = zip(sentence.ids.tolist(), sentence.tokens, offsets, strict=True)
-    return tuple(text[a:b] if number == unknown and b > a else token for number, token, (a, b) in spans)
+    return replace(sentence, text=text, offsets=kept, notes=notes)
 
 
 def from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
@@ -220,7 +230,8 @@ def from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
     sentences = []
     for row, (row_ids, row_kept) in enumerate(zip(rows, kept, strict=True)):
         columns = _one_run(row, row_kept)
-        sentences.append(_labelled(model, row_ids[row_kept].detach().cpu(), row, columns, None))
+        sentence = _labelled(model, row_ids[row_kept].detach().cpu(), row, columns, None)
+        sentences.append(sentence if mask is not None else replace(sentence, notes=_notes_on_ids(model, sentence)))
     return Inputs(tuple(sentences), single=ids.ndim == 1)
 
 
@@ -234,13 +245,26 @@ def _check_ids(model: nn.Module, ids: Tensor) -> None:
         raise InputError(f"ids have {ids.ndim} dimensions, shape {list(ids.shape)}: expected {EXPECTED}")
     if ids.numel() == 0:
         raise InputError(f"ids are empty, shape {list(ids.shape)}: expected at least one token")
+    _check_vocabulary(model, ids)
+
+
+def _check_vocabulary(model: nn.Module, ids: Tensor | Sequence[int]) -> None:
+    """Raise InputError for ids that the model's embedding does not have."""
+    ids = torch.as_tensor(ids)
     size = vocabulary_size(model)
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= size:
-        raise InputError(
-            f"ids run from {low} to {high}: expected 0 to {size - 1}, the model's vocabulary; "
-            "check that the ids come from this model's tokenizer"
-        )
+    if low >= 0 and high < size:
+        return
+    said = f"ids run from {low} to {high}: expected 0 to {size - 1}, the model's vocabulary; "
+    tokenizer = facts_of(model).tokenizer
+    if low < 0 or tokenizer is None or high >= len(tokenizer):
+        raise InputError(said + "check that the ids come from this model's tokenizer")
+    token = tokenizer.convert_ids_to_tokens([high])[0]
+    raise InputError(
+        said + f"the tokenizer has {len(tokenizer)} tokens, and the model's embedding has no row for {token!r}, id "
+        f"{high}; after adding tokens to a tokenizer, call resize_token_embeddings on the Hugging Face model and load "
+        "it again, or take the tokenizer that the model was trained with"
+    )
 
 
 def _check_mask(ids: Tensor, mask: Tensor) -> None:
@@ -267,9 +291,8 @@ def _one_run(row: int, kept: Tensor) -> tuple[int, ...]:
     return columns
 
 
-def _labelled(
-    model: nn.Module, ids: Tensor, row: int, columns: tuple[int, ...], word_ids: Sequence[int | None] | None
-) -> Sentence:
+def _labelled(model: nn.Module, ids: Tensor, row: int, columns: tuple[int, ...], places: Places | None) -> Sentence:
+    """Ids as a sentence; `places` say where its tokens stand in the text that they were cut from, None without one."""
     longest = context_length(model)
     if longest is not None and len(ids) > longest:
         raise InputError(
@@ -283,9 +306,16 @@ def _labelled(
     special_ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     mask_id = getattr(tokenizer, "mask_token_id", None)
     special = tuple(number in special_ids and number != mask_id for number in numbers)
-    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(numbers)]
-    words = tuple(word_ids) if word_ids is not None else word_ids_of_pieces(pieces, special)
-    return Sentence(ids, _readable(tokenizer, numbers, pieces), special, _mask_as_word(words, special), row, columns)
+    with foreign_errors_as(
+        InputError, f"the tokenizer {type(tokenizer).__name__} cannot write the ids of inputs[{row}]"
+    ):
+        apart = [number in special_ids or number == mask_id for number in numbers]
+        if places is None:
+            places = decoded_places(tokenizer, numbers, apart)
+        else:  # what the tokenizer itself puts around a text has no word
+            apart = [alone or word is None for alone, word in zip(apart, places.word_ids, strict=True)]
+        labels, words = label_tokens(tokenizer, numbers, apart, places)
+    return Sentence(ids, labels, special, _mask_as_word(words, special), row, columns)
 
 
 def _mask_as_word(words: Sequence[int | None], special: Sequence[bool]) -> tuple[int | None, ...]:
@@ -302,9 +332,81 @@ def _mask_as_word(words: Sequence[int | None], special: Sequence[bool]) -> tuple
     return tuple(named)
 
 
-def _readable(tokenizer: Any, numbers: list[int], pieces: list[str]) -> tuple[str, ...]:
-    decoded = [tokenizer.decode([number], clean_up_tokenization_spaces=False) for number in numbers]
-    return tuple(text or piece for text, piece in zip(decoded, pieces, strict=True))
+def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, ...]:
+    """What may not have been meant of a text, for whoever reads the scores."""
+    notes = []
+    ids = sentence.ids.tolist()
+    # Twice in the ids, once in the text: the tokenizer adds the one that is there already.
+    twice = "which the tokenizer adds as well: leave it out of the text, or pass ids (add_special_tokens=False)"
+    for token in _special_tokens(tokenizer, "bos_token", "cls_token"):
+        typed = text.lstrip()
+        if ids[:2] == [tokenizer.convert_tokens_to_ids(token)] * 2 and _once(typed.startswith, token):
+            notes.append(f"the text begins with {token!r}, {twice}")
+    for token in _special_tokens(tokenizer, "eos_token", "sep_token"):
+        typed = text.rstrip()
+        if ids[-2:] == [tokenizer.convert_tokens_to_ids(token)] * 2 and _once(typed.endswith, token):
+            notes.append(f"the text ends with {token!r}, {twice}")
+    words = [token for token, is_special in zip(ids, sentence.special, strict=True) if not is_special]
+    unknown = words.count(tokenizer.unk_token_id)
+    if words and unknown > UNKNOWN_SHARE * len(words):
+        notes.append(
+            f"{unknown} of {len(words)} tokens are unknown to the tokenizer ({tokenizer.unk_token}): check that it is "
+            "the model's own, and made for this language"
+        )
+    return tuple(notes)
+
+
+def _special_tokens(tokenizer: Any, *names: str) -> set[str]:
+    return {token for name in names if (token := getattr(tokenizer, name, None))}
+
+
+def _once(stands: Callable[[str], bool], token: str) -> bool:
+    return stands(token) and not stands(2 * token)
+
+
+def _notes_on_ids(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
+    """What may not have been meant of ids without an attention_mask: padding that is read as tokens."""
+    tokenizer: Any = facts_of(model).tokenizer
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        return ()
+    ids = sentence.ids.tolist()
+    left = next((i for i, token in enumerate(ids) if token != pad), len(ids))
+    right = next((i for i, token in enumerate(reversed(ids)) if token != pad), len(ids)) if left < len(ids) else 0
+    # One may be meant, where the token is also that of a beginning or an end.
+    others = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
+    has_use = pad in [getattr(tokenizer, name, None) for name in others] or (
+        stacks_of(model) and pad == decoder_start(model)
+    )
+    if max(left, right) <= bool(has_use):
+        return ()
+    return (
+        f"the ids hold {left + right} times {tokenizer.pad_token!r} at their ends, the tokenizer's padding, which is "
+        "read as tokens: pass attention_mask to leave it out, or take it out of the ids",
+    )
+
+
+_WARNED: ContextVar[bool] = ContextVar("_WARNED", default=False)
+
+
+@contextmanager
+def warned_before() -> Iterator[None]:
+    """Within, inputs are read without a warning: of the same ones there was one, or their notes are told otherwise."""
+    before = _WARNED.set(True)
+    try:
+        yield
+    finally:
+        _WARNED.reset(before)
+
+
+def warned(inputs: Inputs) -> Inputs:
+    """The same inputs, after one warning for all notes on them."""
+    noted = [sentence for sentence in inputs.sentences if sentence.notes]
+    if noted and not _WARNED.get():
+        name = "the input" if inputs.single else f"inputs[{noted[0].row}]"
+        more = f" ({len(noted) - 1} more of {len(inputs.sentences)} inputs have such notes)" if len(noted) > 1 else ""
+        warn_caller(f"{name}: {'; '.join(noted[0].notes)}; scored as given{more}")
+    return inputs
 
 
 def mask_positions(model: nn.Module, sentence: Sentence) -> tuple[int, ...]:

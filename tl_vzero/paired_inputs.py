@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.inputs import Inputs, Sentence, encode, from_ids, pieces_of, sentence_of, tokenizer_for
+from tl_vzero.inputs import Inputs, Sentence, encode, from_ids, pieces_of, sentence_of, tokenizer_for, warned
 from tl_vzero.models.facts import decoder_start
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Stack
@@ -54,7 +54,7 @@ def encode_for(
             f"inputs are {_counted(given)} and decoder_inputs {_counted(read)}: expected as many for the decoder as "
             "for the encoder, one sentence for one sentence and a list for a list"
         )
-    pairs = zip(read.sentences, given.sentences, strict=True)
+    pairs = zip(warned(read).sentences, given.sentences, strict=True)
     beside = (replace(own, encoder=encoder, cross=stack == "cross") for own, encoder in pairs)
     return Inputs(tuple(beside), single=given.single)
 
@@ -116,10 +116,12 @@ def _shifted(model: nn.Module, text: str, row: int) -> Sentence:
 
 
 def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
-    """What a Scores says of the stack, of what was read beside its own sentences, and of an image or sound."""
+    """What a Scores says of warnings, the stack, what was read beside its own sentences, and an image or sound."""
+    notes = [*sentence.notes, *(() if sentence.encoder is None else sentence.encoder.notes)]
+    said: dict[str, Any] = {"warnings": notes} if notes else {}
     if stack is None:
-        return {"signal": dict(sentence.about)} if sentence.about else {}
-    said: dict[str, Any] = {"stack": stack}
+        return said | ({"signal": dict(sentence.about)} if sentence.about else {})
+    said["stack"] = stack
     if sentence.encoder is not None:
         said["decoder_inputs"] = (
             "ids as given"

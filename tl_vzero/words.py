@@ -1,10 +1,27 @@
-"""Word pieces to words: which positions of a sentence belong to one word."""
+"""Labels of tokens, and words: which positions of a sentence belong to one word, and how it is written.
 
+1. Each token stands somewhere in a text: the user's own, by the tokenizer's offsets, or for ids the text that they
+   decode to. Ids are decoded together, never one by one: a token may be a part of a character.
+2. A token's label is its part of that text. `##` marks that it continues a word (WordPiece); tokens that share a
+   character are bytes of it, and each shows its own, such as `<0xE4>`.
+3. Two neighbours are of one word where they share a character, or where the tokenizer puts them into one word and no
+   white space stands between them. Special tokens belong to no word, and a mask is one by itself.
+"""
+
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, dropwhile, groupby
+from typing import Any
 
 CONTINUATION = "##"
-WORD_STARTS = ("Ġ", "▁")
+SPACE_MARK = "▁"  # SentencePiece's
+BYTE_LEVEL_SPACE = "Ġ"
+REPLACEMENT = "\ufffd"
+BYTE = re.compile("<0x([89A-F][0-9A-F])>")  # a byte below 0x80 is a whole character
+DECODED_TOGETHER = 128  # tokens: no fewer than BERT's longest word has pieces, 100
+
+Range = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -15,7 +32,26 @@ class Word:
     positions: tuple[int, ...]
 
 
-def group_words(word_ids: Sequence[int | None], pieces: Sequence[str]) -> tuple[Word, ...]:
+@dataclass(frozen=True)
+class Places:
+    """Where each token stands in a text, and its word by the tokenizer, None where that says nothing."""
+
+    text: str
+    offsets: Sequence[Range]
+    word_ids: Sequence[int | None]
+
+    def part(self, position: int) -> str:
+        """The text of a token."""
+        begin, end = self.offsets[position]
+        return self.text[begin:end]
+
+    def share(self, one: int, other: int) -> bool:
+        """Whether two tokens stand at one character that is no white space."""
+        (begin, end), (other_begin, other_end) = self.offsets[one], self.offsets[other]
+        return bool(self.text[max(begin, other_begin) : min(end, other_end)].strip())
+
+
+def group_words(word_ids: Sequence[int | None], labels: Sequence[str]) -> tuple[Word, ...]:
     """Group consecutive positions with one word id; a position without an id is a word of its own.
 
     >>> group_words([None, 0, 1, 1, None], ["[CLS]", "the", "scar", "##ing", "[SEP]"])[2]
@@ -28,52 +64,214 @@ def group_words(word_ids: Sequence[int | None], pieces: Sequence[str]) -> tuple[
             groups[-1].append(position)
         else:
             groups.append([position])
-    return tuple(Word(join_pieces([pieces[p] for p in group]), tuple(group)) for group in groups)
+    return tuple(Word(join_pieces([labels[p] for p in group]), tuple(group)) for group in groups)
 
 
-def join_pieces(pieces: Sequence[str]) -> str:
-    """Write a word's pieces as one word, without the tokenizer's marks.
+def join_pieces(labels: Sequence[str]) -> str:
+    """Write a word's labels as one word: without marks, and bytes as the characters that they form.
 
     >>> join_pieces([" scar", "##ing"])
     'scaring'
+    >>> join_pieces(["H", "<0xC3>", "<0xA9>"])
+    'Hé'
     """
-    plain = [pieces[0].lstrip("".join(WORD_STARTS)), *(piece.removeprefix(CONTINUATION) for piece in pieces[1:])]
-    joined = "".join(plain).strip()
-    return joined or "".join(pieces)
+    visible = list(dropwhile(lambda label: not label.strip(SPACE_MARK), labels)) or labels
+    first = visible[0].removeprefix(CONTINUATION) if len(visible) < len(labels) else visible[0]
+    plain = [first, *(label.removeprefix(CONTINUATION) for label in visible[1:])]
+    # Python writes a byte that is no whole character as a surrogate.
+    escaped = "".join(BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), label) for label in plain)
+    return _readable(escaped.encode("utf-8", "surrogateescape")).strip() or "".join(labels)
 
 
-def span_label(positions: Sequence[int], pieces: Sequence[str], word_ids: Sequence[int | None] | None) -> str:
-    """Label positions that are one column: the piece itself, or several words with spaces between them.
+def _readable(raw: bytes) -> str:
+    """Bytes as text; those that form no whole character are written out."""
+    text = raw.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda match: f"<0x{ord(match[0]) - 0xDC00:02X}>", text)
+
+
+def span_label(positions: Sequence[int], labels: Sequence[str], word_ids: Sequence[int | None] | None) -> str:
+    """Label positions that are one column: its words, with spaces between them.
 
     >>> span_label([1, 2, 3], ["[CLS]", "the", "scar", "##ing", "[SEP]"], [None, 0, 1, 1, None])
     'the scaring'
     """
-    if len(positions) == 1:
-        return pieces[positions[0]]
-    own = [None if word_ids is None else word_ids[p] for p in positions]
-    return " ".join(word.label for word in group_words(own, [pieces[p] for p in positions]))
+    inside = [None if word_ids is None else word_ids[p] for p in positions]
+    return " ".join(word.label for word in group_words(inside, [labels[p] for p in positions]))
 
 
-def word_ids_of_pieces(pieces: Sequence[str], special: Sequence[bool]) -> tuple[int | None, ...]:
-    """Number the words of a sentence from the marks in its pieces (WordPiece, byte-level BPE, SentencePiece).
+def label_tokens(
+    tokenizer: Any, ids: Sequence[int], apart: Sequence[bool], places: Places
+) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+    """Labels of tokens, and the number of each one's word: None for those that stand `apart`, such as special tokens.
 
-    Special tokens belong to no word. Used where ids were given, so that no text says where words end.
-
-    >>> word_ids_of_pieces(["[CLS]", "scar", "##ing", "it"], [True, False, False, False])
-    (None, 0, 0, 1)
-    >>> word_ids_of_pieces(["The", "Ġdog", "s"], [False, False, False])
-    (0, 1, 1)
+    `places` say where the tokens stand in their text: the tokenizer's offsets, or `decoded_places`.
     """
-    marks_starts = any(piece.startswith(WORD_STARTS) for piece in pieces)
-    ids: list[int | None] = []
-    word, previous_special = -1, True
-    for piece, is_special in zip(pieces, special, strict=True):
-        if is_special:
-            ids.append(None)
-        else:
-            continues = not piece.startswith(WORD_STARTS) if marks_starts else piece.startswith(CONTINUATION)
-            if previous_special or not continues:
-                word += 1
-            ids.append(word)
-        previous_special = is_special
-    return tuple(ids)
+    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(ids))]
+    labels: list[str] = []
+    word_ids: list[int | None] = []
+    word = -1
+    for i, token in enumerate(ids):
+        if apart[i]:
+            labels.append(_decoded(tokenizer, [token]) or pieces[i])
+            word_ids.append(None)
+            continue
+        starts = i == 0 or apart[i - 1] or _starts_word(places, i)
+        word += starts
+        label, marked = _label(tokenizer, token, pieces, i, places)
+        # Inside a word, a text that itself begins with the mark gets another one.
+        labels.append(CONTINUATION + label if marked or (not starts and label.startswith(CONTINUATION)) else label)
+        word_ids.append(word)
+    return tuple(labels), tuple(word_ids)
+
+
+def _starts_word(places: Places, i: int) -> bool:
+    if places.share(i - 1, i):
+        return False
+    before, after = places.word_ids[i - 1], places.word_ids[i]
+    if before is not None and after is not None and before != after:
+        return True
+    part = places.part(i - 1)
+    if not part.strip():  # white space by itself belongs to the word behind it
+        return False
+    begin = places.offsets[i - 1][0] + len(part.rstrip())
+    end = places.offsets[i][1] - len(places.part(i).lstrip())
+    return any(character.isspace() for character in places.text[begin:end])
+
+
+def _label(tokenizer: Any, token: int, pieces: Sequence[str], i: int, places: Places) -> tuple[str, bool]:
+    """A token's text, and whether its piece has WordPiece's mark."""
+    piece, part = pieces[i], places.part(i)
+    # White space, a part of a character, or offsets that are empty: beside a mask some tokenizers give such.
+    blank = not part.strip() or not piece.strip(SPACE_MARK)
+    if blank or REPLACEMENT in part or _shares(pieces, i, places):
+        return _by_itself(tokenizer, token, piece)
+    if piece.startswith(BYTE_LEVEL_SPACE) and not part.lstrip().startswith(BYTE_LEVEL_SPACE):
+        return " " + part.lstrip(), False
+    written = part.startswith(CONTINUATION) and not piece.startswith(2 * CONTINUATION)
+    return part.lstrip(" "), piece.startswith(CONTINUATION) and not written
+
+
+def _shares(pieces: Sequence[str], i: int, places: Places) -> bool:
+    """Whether a token is a part of a character; the mark of a space may stand at the character behind it."""
+    beside = (j for j in (i - 1, i + 1) if 0 <= j < len(pieces) and pieces[j].strip(SPACE_MARK))
+    return any(places.share(i, j) for j in beside)
+
+
+def _by_itself(tokenizer: Any, token: int, piece: str) -> tuple[str, bool]:
+    """A token as the tokenizer writes it without others, of bytes each that forms no character; and as `_label`."""
+    decoded = _decoded(tokenizer, [token])
+    if decoded and REPLACEMENT not in decoded:
+        return decoded.removeprefix(CONTINUATION), decoded.startswith(CONTINUATION)
+    raw = _bytes_of(piece)
+    return piece if raw is None else _readable(raw), False
+
+
+def _bytes_of(piece: str) -> bytes | None:
+    """The bytes that a piece writes: `<0xE4>`, the letters of byte-level BPE, or a character for a byte (ByT5)."""
+    if match := BYTE.fullmatch(piece):
+        return bytes([int(match[1], 16)])
+    if all(letter in BYTE_OF_LETTER for letter in piece):
+        return bytes(BYTE_OF_LETTER[letter] for letter in piece)
+    return bytes([ord(piece)]) if len(piece) == 1 and ord(piece) < 256 else None
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter of each byte in byte-level BPE: its own where that can be printed, else the next from 256 on."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+BYTE_OF_LETTER = _byte_letters()
+
+
+def decoded_places(tokenizer: Any, ids: Sequence[int], apart: Sequence[bool]) -> Places:
+    """The text that ids decode to, and where each token stands in it.
+
+    Where the tokenizer cuts that text into the same ids, all is as it is for the text; those `apart` have no place.
+    """
+    text = ""
+    offsets: list[Range] = []
+    word_ids: list[int | None] = []
+    for is_apart, run in groupby(range(len(ids)), key=lambda i: apart[i]):
+        run_ids = [ids[i] for i in run]
+        if is_apart:
+            offsets += [(len(text), len(text))] * len(run_ids)
+            word_ids += [None] * len(run_ids)
+            continue
+        places = _places(tokenizer, run_ids)
+        offsets += [(len(text) + begin, len(text) + end) for begin, end in places.offsets]
+        word_ids += places.word_ids
+        text += places.text
+    return Places(text, offsets, word_ids)
+
+
+def _places(tokenizer: Any, ids: list[int]) -> Places:
+    """Places of tokens without special ones among them."""
+    if not getattr(tokenizer, "is_fast", False):
+        text, offsets = _aligned(tokenizer, ids)
+        return Places(text, offsets, [None] * len(ids))
+    text = _decoded(tokenizer, ids)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    again = Places(text, encoding["offset_mapping"], encoding.word_ids())
+    if list(encoding["input_ids"]) == ids:
+        return again
+    text, offsets = _aligned(tokenizer, ids)
+    words = {
+        character: word
+        for (begin, end), word in zip(again.offsets, again.word_ids, strict=True)
+        for character in range(begin, end)
+        if not text[character : character + 1].isspace()
+    }
+    owners = [next((words[c] for c in range(*each) if c in words), None) for each in offsets]
+    return Places(text, offsets, owners)
+
+
+def _aligned(tokenizer: Any, ids: list[int]) -> tuple[str, list[Range]]:
+    """Ids as text, and where each stands in it; tokens that are parts of one character all stand there."""
+    text, lead = "", ""
+    starts: list[int] = []
+    while ids:
+        window = ids[:DECODED_TOGETHER]
+        whole = _decoded(tokenizer, window)
+        before = ["", *(_decoded(tokenizer, window[:k]) for k in range(1, len(window)))]
+        # A token begins where what is before it leaves the whole: a replacement sign may become a character.
+        begins = list(accumulate((_common(part, whole) for part in before), max))
+        used, end = len(window), len(whole)
+        if len(window) < len(ids):
+            spaces = [k for k in range(1, used) if whole[begins[k] : begins[k] + 1].isspace()]
+            characters = [k for k in range(1, used) if begins[k] == len(before[k])]
+            used = (spaces or characters or [used])[-1]
+            end = begins[used] if used < len(window) else end
+        # A decoder leaves out the space before the first token.
+        lead = "" if whole[:1].isspace() else lead
+        starts += [len(text), *(len(text) + len(lead) + begin for begin in begins[1:used])]
+        text += lead + whole[:end]
+        lead = " " if whole[end : end + 1].isspace() else ""
+        ids = ids[used:]
+    offsets = list(zip(starts, [*starts[1:], len(text)], strict=True))
+    for i in range(len(offsets) - 2, -1, -1):
+        (begin, end), (next_begin, next_end) = offsets[i], offsets[i + 1]
+        if begin == end == next_begin < next_end and not text[begin].isspace():
+            offsets[i] = (begin, begin + 1)
+    return text, offsets
+
+
+def _common(part: str, whole: str) -> int:
+    """How many characters two texts begin with in common."""
+    if whole.startswith(part):
+        return len(part)
+    pairs = enumerate(zip(part.rstrip(REPLACEMENT), whole, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(part.rstrip(REPLACEMENT)), len(whole)))
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    inside = getattr(tokenizer, "backend_tokenizer", None)
+    if inside is not None and inside.decoder is None:
+        from tokenizers import decoders
+
+        # Without a decoder it writes its marks, with spaces between all pieces.
+        kinds = {type(inside.model).__name__, type(inside.pre_tokenizer).__name__}
+        for kind in kinds & {"WordPiece", "ByteLevel", "Metaspace"}:
+            return str(getattr(decoders, kind)().decode(tokenizer.convert_ids_to_tokens(ids)))
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

@@ -33,6 +33,14 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert min(times) < 1.5
 
 
+def test_a_warning_is_a_line_of_text() -> None:
+    code, output = run("map", "zork blarf gronkify", "--quiet")
+    assert code == 0
+    (line,) = [line for line in output.splitlines() if "unknown" in line]
+    assert line.startswith("warning: the input: 3 of 3 tokens are unknown")
+    assert "InputWarning" not in output and "Traceback" not in output
+
+
 def test_report_writes_a_page_and_its_numbers(tmp_path: Path) -> None:
     page, numbers = tmp_path / "report.html", tmp_path / "report.json"
     code, output = run("report", "--out", page, "--json", numbers, "--quiet")

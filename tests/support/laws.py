@@ -19,7 +19,7 @@ from torch import Tensor
 import tl_vzero
 from tl_vzero import Scores
 
-IDS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9)
+IDS = st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=9)  # 0 is padding
 SENTENCES = st.lists(IDS, min_size=1, max_size=4)
 N_LAYERS = 3
 # Hugging Face's RMSNorm computes in float32 inside a float64 model.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from tl_vzero.effects import Effect, PatchingEffect
 from tl_vzero.report import Report
 from tl_vzero.report.result import EFFECTS
 from tl_vzero.scores import Scores
-from tl_vzero.words import word_ids_of_pieces
 
 SPECIAL = ("[CLS]", "[SEP]", "[MASK]")
 PIECES = ("[CLS]", "the", "hat", "the", "[MASK]", "scar", "##ing", ".", "[SEP]")
@@ -44,6 +44,12 @@ ODD_TOKENS = (
 )
 
 
+def word_ids_of(tokens: Sequence[str]) -> tuple[int | None, ...]:
+    """WordPiece's words: a token with `##` continues one, and special tokens belong to none."""
+    starts = accumulate(token not in SPECIAL and not token.startswith("##") for token in tokens)
+    return tuple(None if token in SPECIAL else word - 1 for token, word in zip(tokens, starts, strict=True))
+
+
 def made_up_scores(
     tokens: Sequence[str] = PIECES, *, layers: int = 3, method: str = "value_zeroing", **changes: Any
 ) -> Scores:
@@ -60,7 +66,7 @@ def made_up_scores(
         "src_positions": tuple(range(size)),
         "n_layers": layers,
         "n_positions": size,
-        "word_ids": word_ids_of_pieces(tokens, [token in SPECIAL for token in tokens]),
+        "word_ids": word_ids_of(tokens),
         "identity": method == "attention",
         "metadata": {
             "model": "made-up",

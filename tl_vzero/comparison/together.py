@@ -19,7 +19,7 @@ from tl_vzero.comparison.plan import Planned, plan_of
 from tl_vzero.comparison.result import Comparison
 from tl_vzero.effects import Effect, zero_ablation
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, PluginError
-from tl_vzero.inputs import Inputs, Sentence, encode, find_target, mask_positions
+from tl_vzero.inputs import Inputs, Sentence, encode, find_target, mask_positions, warned_before
 from tl_vzero.methods.method import Method
 from tl_vzero.methods.run import AskedMethod, scores_on_one_run
 from tl_vzero.models.contracts import check_contracts
@@ -59,7 +59,8 @@ def compare_methods(
     run = _Run(model, sites, inputs, attention_mask, numbers, targets, target_ids, prepend_bos)
     compared: dict[int, Comparison] = {}
     parts = list(_parts(encoded.sentences))
-    with tqdm(total=len(parts) * len(short), disable=not progress, desc="compare", unit="method", leave=False) as bar:
+    bar = tqdm(total=len(parts) * len(short), disable=not progress, desc="compare", unit="method", leave=False)
+    with warned_before(), bar:
         for part in parts:
             for comparison, sentence in zip(run.compared(short, part, too_long, bar), part, strict=True):
                 compared[sentence.row] = comparison

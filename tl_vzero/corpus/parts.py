@@ -14,7 +14,7 @@ from torch import nn
 
 from tl_vzero.corpus.records import Record, Refused, Source
 from tl_vzero.errors import TLVZeroError
-from tl_vzero.inputs import Sentence, encode, find_target
+from tl_vzero.inputs import Sentence, encode, find_target, warned_before
 
 Item = TypeVar("Item")
 
@@ -51,7 +51,8 @@ class Tokenising:
     def ready(self, record: Record) -> Ready | Refused:
         """A record as the model reads it, or why it cannot."""
         try:
-            (sentence,) = encode(self.model, [record.text], prepend_bos=self.prepend_bos).sentences
+            with warned_before():  # not a warning a sentence: what was noticed is told of all together
+                (sentence,) = encode(self.model, [record.text], prepend_bos=self.prepend_bos).sentences
             target = find_target(self.model, sentence, self.target) if self.needs_target else None
         except TLVZeroError as error:
             return Refused(record.position, record.id, str(error).removeprefix("inputs[0] "))
@@ -63,7 +64,7 @@ class Parts:
     """The parts of the shards that are `wanted`, in order; iterated once.
 
     A part ends once its sentences have `cells_a_part` (destination, source) cells. `records` is how many the input
-    holds, known once it was read to its end.
+    holds, known once it was read to its end; `noticed` is how many sentences have notes, `first_noticed` the first.
     """
 
     source: Source
@@ -72,6 +73,8 @@ class Parts:
     wanted: Callable[[int], bool]
     cells_a_part: int
     records: int | None = None
+    noticed: int = 0
+    first_noticed: str = ""
 
     def __iter__(self) -> Iterator[Part]:
         part: Part | None = None
@@ -100,6 +103,9 @@ class Parts:
             part.refused.append(found)
         else:
             part.ready.append(found)
+            if found.sentence.notes:
+                self.noticed += 1
+                self.first_noticed = self.first_noticed or f"{found.record.id}: {'; '.join(found.sentence.notes)}"
             part.cells += len(found.sentence) ** 2
 
 

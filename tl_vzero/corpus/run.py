@@ -255,8 +255,11 @@ def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str
         undo.callback(bar.close)
         bar.log("begin", estimated_bytes=estimate.n_bytes, notes=settled["notes"], done=len(done))
         computed = _write_shards(job, parts, schema, bar)
+        noticed = _noticed(parts)
+        for each in noticed:
+            say(f"note: {each}")
         everyone = ranks.meet()
-        run = _summary(job, parts.records or 0, computed, bar.seconds, tuple(settled["notes"]))
+        run = _summary(job, parts.records or 0, computed, bar.seconds, (*settled["notes"], *noticed))
         if run.complete and ranks.rank == 0:
             with _writing(job.folder):
                 join_errors(job.folder)
@@ -344,6 +347,15 @@ def _writing(folder: CorpusFolder) -> Iterator[None]:
             f"cannot write in {folder.root}: {error}; {n_done} finished shards are kept: make room, and the same "
             "command goes on from there"
         ) from error
+
+
+def _noticed(parts: Parts) -> list[str]:
+    """What was noticed of sentences that were scored as given, in one line."""
+    if not parts.noticed:
+        return []
+    return [
+        f"{parts.noticed} sentences were scored as given and may not be what was meant, first {parts.first_noticed}"
+    ]
 
 
 def _share(estimate: Estimate, done: set[int], job: Job, ranks: Ranks) -> int | None:

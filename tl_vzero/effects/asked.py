@@ -17,6 +17,7 @@ from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.provenance import result_dtype
 from tl_vzero.models.sites import Sites
+from tl_vzero.paired_inputs import described
 from tl_vzero.targets import check_trained_head
 
 PREDICTED_SHOWN = 5
@@ -69,6 +70,7 @@ class Asked:
             "metadata": {
                 "model": facts_of(self.model).name,
                 "target_ids": None if metric.target_ids is None else list(metric.target_ids),
+                **described(None, self.sentence),
             },
             "heads": self.heads,
             "head_kind": None if self.heads is None else _head_kind(self.model),

@@ -7,7 +7,7 @@ from torch import nn
 from tl_vzero.data.sentence_text import write_words
 from tl_vzero.errors import InputError, TLVZeroError
 from tl_vzero.evaluate.laid_out import LaidOut, Layout
-from tl_vzero.inputs import encode
+from tl_vzero.inputs import encode, warned_before
 from tl_vzero.models.facts import facts_of
 
 
@@ -48,7 +48,8 @@ def _text_of(each: LaidOut, tokenizer: Any) -> str:
 
 def _ids(model: nn.Module, text: str) -> list[int] | None:
     try:
-        (sentence,) = encode(model, [text]).sentences
+        with warned_before():  # whatever is amiss with a text, the corpus of it notes
+            (sentence,) = encode(model, [text]).sentences
     except TLVZeroError:
         return None
     return sentence.ids.tolist()

@@ -10,7 +10,7 @@ from tl_vzero.api import METHODS
 from tl_vzero.comparison.plan import plan_of
 from tl_vzero.errors import InputError
 from tl_vzero.explore.asked import Asked
-from tl_vzero.inputs import encode
+from tl_vzero.inputs import encode, warned_before
 from tl_vzero.report import make_report
 from tl_vzero.report.packed import script_json
 from tl_vzero.report.page import page_payload
@@ -62,10 +62,13 @@ class Explorer:
         if asked.model not in self.models:
             raise InputError(f"there is no model {asked.model[:80]!r} here: expected one of {', '.join(self.models)}")
         model = self.models[asked.model]
-        for text in (asked.text, asked.corrupted):
-            if text is not None:
-                self._check_length(model, text)
-        report = make_report(model, asked.text, methods=self.methods, target=asked.target, corrupted=asked.corrupted)
+        with warned_before():  # whoever asks does not see this process's warnings, but the page's metadata
+            for text in (asked.text, asked.corrupted):
+                if text is not None:
+                    self._check_length(model, text)
+            report = make_report(
+                model, asked.text, methods=self.methods, target=asked.target, corrupted=asked.corrupted
+            )
         return script_json(page_payload(report))
 
     def _check_length(self, model: nn.Module, text: str) -> None:

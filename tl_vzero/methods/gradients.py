@@ -23,6 +23,7 @@ from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.target_logits import TargetLogits
 from tl_vzero.models.turns import takes_turn
+from tl_vzero.paired_inputs import described
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, target_tokens
 
@@ -270,7 +271,7 @@ def _target_row(
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
-        metadata=metadata | {"special": list(sentence.special)},
+        metadata=metadata | {"special": list(sentence.special)} | described(None, sentence),
     )
 
 

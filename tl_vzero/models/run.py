@@ -74,20 +74,24 @@ def temporary_pre_hooks(
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and each module's own mode again afterwards.
+    """Evaluation mode, no gradients and the weights' own dtype; each module's own mode again afterwards.
 
-    Inference mode is left within: what is kept between calls must be of use to calls outside it.
+    Under the caller's autocast, products would be rounded to another dtype than the one that scores name. Inference
+    mode is left within: what is kept between calls must be of use to calls outside it.
     """
+    device = next((weight.device.type for weight in nn.Module.parameters(model)), "cpu")
     with turn_on(model) as turn:
         with interrupts_wait():
             modes = [(module, module.training) for module in _all_modules(model)]
             turn.undo_by(partial(_set_modes, modes))
             _set_modes((module, False) for module, _ in modes)
             turn.undo_by(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+            left = ExitStack()
+            turn.undo_by(left.close)
             if torch.is_inference_mode_enabled():
-                left = ExitStack()
-                turn.undo_by(left.close)
                 left.enter_context(torch.inference_mode(False))
+            if torch.is_autocast_enabled(device):
+                left.enter_context(torch.autocast(device, enabled=False))
             torch.set_grad_enabled(False)
         yield
 

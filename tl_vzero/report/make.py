@@ -11,7 +11,7 @@ from tl_vzero.comparison.plan import plan_of
 from tl_vzero.comparison.together import compare_methods
 from tl_vzero.effects import Effect, PatchingEffect, attribution_patching, value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
-from tl_vzero.inputs import encode, find_target, mask_positions
+from tl_vzero.inputs import Sentence, encode, find_target, mask_positions, warned_before
 from tl_vzero.methods.method import Method
 from tl_vzero.report.result import Report
 from tl_vzero.targets import TargetIds
@@ -62,6 +62,20 @@ def make_report(
     if methods is not None:
         plan_of(METHODS, methods, None)
     sentence = encode(model, text).sentences[0]
+    with warned_before():
+        return _made(model, text, sentence, methods, target, target_ids, corrupted, progress)
+
+
+def _made(
+    model: nn.Module,
+    text: str,
+    sentence: Sentence,
+    methods: Sequence[str] | None,
+    target: int | None,
+    target_ids: TargetIds | None,
+    corrupted: str | None,
+    progress: bool,
+) -> Report:
     focus = None
     if target is not None or target_ids is not None or len(mask_positions(model, sentence)) == 1:
         focus = find_target(model, sentence, target)

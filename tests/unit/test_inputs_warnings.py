@@ -1,0 +1,196 @@
+"""Inputs that may not be what was meant: one warning a call that says what was seen, and metadata that tells it."""
+
+import subprocess
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.models import hf_bert, hf_gpt2, loaded, randomise, third_party_warnings_ignored
+from support.tokenizer_kinds import gpt2_like
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import tl_vzero
+from tl_vzero.corpus import run_corpus
+from tl_vzero.errors import InputWarning
+
+SUPPORT = str(Path(__file__).parents[1])
+PADDED = torch.tensor([[2, 5, 9, 10, 3], [2, 5, 3, 0, 0]])
+UNKNOWN = "zork the blarf gronk"  # of which the tokenizer knows "the"
+
+
+@cache
+def bert() -> Any:
+    return loaded(hf_bert())
+
+
+@cache
+def gpt2() -> Any:
+    """A GPT-2 with its own habit: one token begins, ends and pads; `<s>` is never added to a text twice."""
+    words = gpt2_like()
+    words.pad_token = words.eos_token
+    config = GPT2Config(vocab_size=len(words), n_embd=8, n_layer=2, n_head=2, n_positions=64)
+    with third_party_warnings_ignored():
+        return tl_vzero.load_model(randomise(GPT2LMHeadModel(config), 0), words)
+
+
+def seen(model: Any, given: Any, **options: Any) -> tuple[list[warnings.WarningMessage], list[tl_vzero.Scores]]:
+    """The warnings of a call, also of those that Python would show once only, and its scores."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InputWarning)
+        scores = tl_vzero.value_zeroing(model, given, **options)
+    return list(caught), scores if isinstance(scores, list) else [scores]
+
+
+def only(caught: list[warnings.WarningMessage]) -> str:
+    assert [each.category for each in caught] == [InputWarning]
+    return str(caught[0].message)
+
+
+def test_padding_without_a_mask() -> None:
+    caught, scores = seen(bert(), PADDED)
+    message = only(caught)
+    assert all(word in message for word in ("inputs[1]", "2 times '[PAD]'", "attention_mask"))
+    assert "warnings" not in scores[0].metadata
+    (note,) = scores[1].metadata["warnings"]
+    assert note in message
+
+
+@pytest.mark.parametrize("ids", [[2, 5, 3, 0], [0, 2, 5, 3], [0, 0, 2, 5, 3, 0]])
+def test_padding_at_either_end(ids: list[int]) -> None:
+    assert f"{ids.count(0)} times '[PAD]'" in only(seen(bert(), torch.tensor(ids))[0])
+
+
+def test_padding_with_a_mask_is_no_reason_to_warn() -> None:
+    caught, scores = seen(bert(), PADDED, attention_mask=(PADDED != 0).long())
+    assert not caught and not any("warnings" in each.metadata for each in scores)
+
+
+def test_padding_inside_of_ids_is_taken_as_meant() -> None:
+    assert not seen(bert(), torch.tensor([2, 0, 5, 3]))[0]
+
+
+@pytest.mark.parametrize(("ends", "warns"), [((0, 0), False), ((1, 1), False), ((0, 3), True), ((2, 0), True)])
+def test_padding_by_the_token_that_ends_a_text(ends: tuple[int, int], warns: bool) -> None:
+    """One at an end may be meant."""
+    end = gpt2().tokenizer.eos_token_id
+    words: Tensor = torch.tensor(gpt2().tokenizer("the dogs bark", add_special_tokens=False)["input_ids"])
+    ids = torch.cat([torch.full((ends[0],), end), words, torch.full((ends[1],), end)])
+    assert bool(seen(gpt2(), ids)[0]) == warns
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions"),
+    [
+        ("<s>the dogs bark", ["begins with '<s>'", "add_special_tokens=False"]),
+        ("the dogs bark</s>", ["ends with '</s>'"]),
+        ("<s>the dogs bark</s>", ["begins with '<s>'", "ends with '</s>'"]),
+    ],
+)
+def test_a_special_token_in_the_text_and_from_the_tokenizer(text: str, mentions: list[str]) -> None:
+    """As a chat template writes it."""
+    caught, (scores,) = seen(gpt2(), text)
+    message = only(caught)
+    assert all(mention in message for mention in mentions)
+    assert len(scores.metadata["warnings"]) == text.count("<s>") + text.count("</s>")
+
+
+def test_the_same_token_by_prepend_bos_is_not_twice() -> None:
+    assert not seen(gpt2(), "the dogs bark", prepend_bos=True)[0]
+
+
+def test_two_beginnings_that_the_user_wrote() -> None:
+    ids = torch.tensor(gpt2().tokenizer("<s>the dogs")["input_ids"])
+    assert not seen(gpt2(), ids)[0]
+
+
+def test_words_that_the_tokenizer_does_not_know() -> None:
+    caught, (scores,) = seen(bert(), UNKNOWN)
+    assert "3 of 4 tokens are unknown" in only(caught) and "[UNK]" in only(caught)
+    assert scores.dest_tokens[1:-1] == ("zork", "the", "blarf", "gronk")
+    assert len(scores.metadata["warnings"]) == 1
+
+
+def test_a_name_among_known_words_is_no_reason_to_warn() -> None:
+    assert not seen(bert(), "the dog of zork is near the hat")[0]
+
+
+def test_one_warning_for_a_list() -> None:
+    caught, scores = seen(bert(), ["the dog", *[UNKNOWN] * 4])
+    message = only(caught)
+    assert "inputs[1]" in message and "3 more of 5 inputs" in message
+    assert ["warnings" in each.metadata for each in scores] == [False, *[True] * 4]
+
+
+USER = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from support.models import hf_bert, loaded
+import tl_vzero
+model = loaded(hf_bert())
+for method in ("value_zeroing", "attention", "hta"):
+    tl_vzero.score(model, "zork blarf", method=method)  # the line of the call
+"""
+
+
+def test_the_warning_points_to_the_line_of_the_call(tmp_path: Path) -> None:
+    script = tmp_path / "user.py"
+    script.write_text(USER)
+    command = [sys.executable, "-W", "ignore", "-W", "always::UserWarning:__main__", str(script), SUPPORT]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert [line.split(": ")[0] for line in shown if "InputWarning" in line] == [f"{script}:8"] * 3
+
+
+def test_a_comparison_warns_once_and_each_of_its_scores_tells_it() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InputWarning)
+        compared = tl_vzero.compare(bert(), f"{UNKNOWN} [MASK]", ["value_zeroing", "attention", "hta"])
+    only(list(caught))
+    assert isinstance(compared, tl_vzero.Comparison)
+    assert all(len(scores.metadata["warnings"]) == 1 for scores in compared.values())
+    assert compared.effect is not None and len(compared.effect.metadata["warnings"]) == 1
+
+
+def test_warnings_are_saved_with_the_scores(tmp_path: Path) -> None:
+    _, (scores,) = seen(bert(), UNKNOWN)
+    scores.save(tmp_path / "scores.safetensors")
+    assert tl_vzero.Scores.load(tmp_path / "scores.safetensors").metadata["warnings"] == scores.metadata["warnings"]
+
+
+def test_a_corpus_notes_them_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text(f"the dog\n{UNKNOWN}\nthe hat\n{UNKNOWN}\n")
+    said: list[str] = []
+    run = run_corpus(bert(), tmp_path / "in.txt", tmp_path / "out", say=said.append)
+    assert (run.sentences, run.failed) == (4, 0)
+    (note,) = run.notes
+    assert all(word in note for word in ("2 sentences", "3 of 4 tokens are unknown"))
+    assert f"note: {note}" in said
+
+
+# --- autocast -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [hf_bert, hf_gpt2])
+@pytest.mark.parametrize("method", ["value_zeroing", "attention", "hta"])
+def test_autocast_changes_no_number(make: Any, method: str) -> None:
+    """Scores are of the dtype that their metadata names."""
+    model, ids = loaded(make()), torch.tensor([2, 5, 9, 10, 3])
+    plain = tl_vzero.score(model, ids, method=method)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = tl_vzero.score(model, ids, method=method)
+        assert torch.is_autocast_enabled("cpu")
+    assert isinstance(plain, tl_vzero.Scores) and isinstance(cast, tl_vzero.Scores)
+    assert torch.equal(plain.values, cast.values)
+    assert cast.metadata["dtype"] == "float32"
+
+
+def test_autocast_changes_no_effect() -> None:
+    model = loaded(hf_bert())
+    plain = tl_vzero.zero_ablation(model, "the dog [MASK] .", target_ids=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = tl_vzero.zero_ablation(model, "the dog [MASK] .", target_ids=5)
+    assert torch.equal(plain.values, cast.values) and plain.clean == cast.clean
