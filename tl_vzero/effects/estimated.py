@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.effects.asked import Asked, Numbers, ask
+from tl_vzero.effects.asked import Asked, Numbers, ask, one_sentence
 from tl_vzero.effects.metric import MakeMetric, MetricFunction, metric_for
 from tl_vzero.effects.ranks import rank_correlation
 from tl_vzero.effects.result import Effect
 from tl_vzero.errors import InputError
-from tl_vzero.models.run import NamedHook, quiet, run_logits
+from tl_vzero.inputs import Ids, Text
+from tl_vzero.models.run import NamedHook, quiet
 from tl_vzero.targets import TargetIds
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def attribution_patching(
     model: nn.Module,
-    inputs: str | Tensor,
+    inputs: Text,
     *,
     target: int | None = None,
     target_ids: TargetIds | None = None,
@@ -32,7 +33,8 @@ def attribution_patching(
     layers: Numbers = None,
     sources: Numbers = None,
     per_head: bool = False,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
 ) -> Effect:
     """Estimate `zero_ablation` of all value positions to first order, by one forward and one backward pass.
@@ -49,16 +51,10 @@ def attribution_patching(
     >>> tl_vzero.attribution_patching(model, "the authors [MASK] here.", target_ids=("are", "is")).values.shape
     torch.Size([4, 7])
     """
-    asked = ask(
-        model,
-        inputs,
-        target=target,
-        layers=layers,
-        sources=sources,
-        per_head=per_head,
-        attention_mask=attention_mask,
-        prepend_bos=prepend_bos,
+    sentence = one_sentence(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
+    asked = ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
     make_metric = metric_for(model, metric, target_ids)
     with quiet(model), torch.inference_mode(False):
         products, labels = _value_times_gradient(asked, make_metric)
@@ -87,7 +83,7 @@ def _value_times_gradient(
         return asked.sites.values[layer], hook_function
 
     with torch.enable_grad():
-        logits = run_logits(asked.model, asked.ids, [add_zero(layer) for layer in asked.layers])
+        logits = asked.logits([add_zero(layer) for layer in asked.layers])
         measure = make_metric(asked.target, logits[0, asked.target].detach())
         measured = measure(logits)
         if not measured.requires_grad:

@@ -58,7 +58,8 @@ def rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
     with ExitStack() as undo:
         for module in _modules_with_a_rule(prediction.model):
             undo.callback(module.register_forward_pre_hook(note).remove)
-        run_logits(prediction.model, prediction.ids.unsqueeze(0), [(prediction.sites.outputs[layer], begin)])
+        hooks = [(prediction.sites.outputs[layer], begin)]
+        run_logits(prediction.model, prediction.ids.unsqueeze(0), hooks, prediction.token_types)
     if len(set(calls)) < len(calls):
         raise ModelError(
             f"deep_lift is undefined for {facts_of(prediction.model).name}: blocks share an activation module, and the "

@@ -103,6 +103,7 @@ def _compared(
         named,
         options=None,
         attention_mask=None,
+        token_type_ids=None,
         layers=None,
         target=target,
         target_ids=target_ids,
