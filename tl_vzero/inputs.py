@@ -84,6 +84,14 @@ class Sentence:
         return self.text[: self.second_from - 1], self.text[self.second_from :]
 
     @property
+    def texts(self) -> tuple[tuple[int, str], ...]:
+        """The texts that it was made of, one or a pair, each with the character of `text` that it begins at."""
+        given = self.given
+        if given is None or isinstance(given, str):
+            return () if given is None else ((0, given),)
+        return (0, given[0]), (len(given[0]) + 1, given[1])
+
+    @property
     def identity(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """What tells it from other sentences: its ids and their segments."""
         return tuple(self.ids.tolist()), self.token_types
@@ -183,9 +191,9 @@ def _texts_in(inputs: object) -> list[str | Pair] | None:
         return None
     if not inputs:
         raise InputError(f"inputs are an empty {type(inputs).__name__}: expected {EXPECTED}")
-    if _is_pair(inputs):
+    if is_pair(inputs):
         return [inputs]
-    if not any(isinstance(each, str) or _is_pair(each) for each in inputs):
+    if not any(isinstance(each, str) or is_pair(each) for each in inputs):
         return None
     if isinstance(inputs, tuple):
         # As a batch it would be read as one pair whenever it happened to hold two texts.
@@ -193,12 +201,13 @@ def _texts_in(inputs: object) -> list[str | Pair] | None:
             f"inputs are {_describe(inputs)}, {len(inputs)} of them: expected a pair of two strings (a, b), or several "
             "texts as a list"
         )
-    if not all(isinstance(each, str) or _is_pair(each) for each in inputs):
+    if not all(isinstance(each, str) or is_pair(each) for each in inputs):
         raise InputTypeError(f"inputs are {_describe(inputs)}: expected only strings and pairs (a, b), or only ids")
     return inputs
 
 
-def _is_pair(given: object) -> TypeGuard[Pair]:
+def is_pair(given: object) -> TypeGuard[Pair]:
+    """Whether it is a pair of texts: a tuple of two strings."""
     return isinstance(given, tuple) and len(given) == 2 and all(isinstance(text, str) for text in given)
 
 

@@ -51,7 +51,8 @@ class Tokenising:
     def ready(self, record: Record) -> Ready | Refused:
         """A record as the model reads it, or why it cannot."""
         try:
-            (sentence,) = encode(self.model, [record.text], prepend_bos=self.prepend_bos).sentences
+            text = record.text if record.second is None else (record.text, record.second)
+            (sentence,) = encode(self.model, [text], prepend_bos=self.prepend_bos).sentences
             target = find_target(self.model, sentence, self.target) if self.needs_target else None
         except TLVZeroError as error:
             return Refused(record.position, record.id, str(error).removeprefix("inputs[0] "))
