@@ -28,7 +28,7 @@ from torch import Tensor
 
 import tl_vzero
 from tl_vzero import METHODS
-from tl_vzero.errors import InputError, InputTypeError, InputWarning, TLVZeroError
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, InputWarning, TLVZeroError
 
 PAIR = PAIRS[0]
 TARGET = 3  # [MASK] of PAIR
@@ -184,6 +184,33 @@ def test_hooked_encoder(engine: str) -> None:
         assert_same(scores.values, expected(pair), 1e-6)
 
 
+def test_every_route_of_hooked_encoder() -> None:
+    """What a bridge of the same weights gives, which is held against Hugging Face below."""
+    hooked, (ids, types) = hooked_encoder(hf_double()), ids_and_types(PAIR)
+    asked: dict[str, Any] = {"target": TARGET, "target_ids": TARGET_IDS}
+    methods = ["value_zeroing", "alti", "decompx", "hta", "gradient_x_input"]
+    options = {"decompx": {"propagate": True}}
+    compared, alone = (
+        tl_vzero.compare(model, ids, methods, token_type_ids=types, options=options, **asked)
+        for model in (hooked, double_model())
+    )
+    for method in set(methods) - {"gradient_x_input"}:  # its head is random there
+        assert_same(compared[method].values, alone[method].values, 1e-6)
+    for effect in (tl_vzero.zero_ablation, tl_vzero.attribution_patching):
+        with_segments = effect(hooked, ids, token_type_ids=types, **asked)
+        assert abs(with_segments.clean - logit_difference(hooked, ids, types)) < 1e-9
+    patched = tl_vzero.value_patching(
+        hooked, ids, ids, token_type_ids=types, corrupted_token_type_ids=torch.zeros_like(types), **asked
+    )
+    assert abs(patched.corrupted - logit_difference(hooked, ids, torch.zeros_like(types))) < 1e-9
+
+
+@torch.no_grad()
+def logit_difference(model: Any, ids: Tensor, types: Tensor) -> float:
+    logits = model(ids[None], token_type_ids=types[None])[0, TARGET]
+    return (logits[TARGET_IDS[0]] - logits[TARGET_IDS[1]]).item()
+
+
 def test_a_causal_model_and_an_encoder_decoder_read_a_pair_as_its_ids() -> None:
     model = tl_vzero.load_model(hf_gpt2(), tokenizer())
     ids, _ = ids_and_types(PAIR)
@@ -262,6 +289,11 @@ def test_zero_ablation_and_its_estimate_are_hugging_faces() -> None:
         assert effect.clean == pytest.approx(clean.item(), rel=1e-9)
         assert (effect.values - reference).abs().max() < 1e-9
         assert effect.metadata["token_types"] == types.tolist()
+    unmarked = tl_vzero.attribution_patching(
+        double_model(), ids, target_ids=TARGET_IDS, token_type_ids=torch.zeros_like(types)
+    )
+    with pytest.raises(InputError, match="effects of one sentence, with the same segments"):
+        tl_vzero.attribution_error(unmarked, effect)
     estimate = tl_vzero.attribution_patching(double_model(), PAIR, target_ids=TARGET_IDS, per_head=True)
     alone = tl_vzero.attribution_patching(
         model_of_one_segment(), joined(ids, types), target=TARGET, target_ids=TARGET_IDS, per_head=True
@@ -349,6 +381,19 @@ def test_a_cache_is_taken_for_the_segments_it_was_made_with_and_no_others() -> N
         options = {"propagate": True} if method == "decompx" else {}
         scores = tl_vzero.score(model, PAIR, method, cache=with_segments, **options)
         assert_same(scores.values, tl_vzero.score(model, PAIR, method, **options).values.double(), 1e-6)
+
+
+def test_phrases_are_parsed_in_each_text_by_itself() -> None:
+    pytest.importorskip("spacy")
+    model, pair = double_model(), ("the dog is near the hat", "the marcus of some dogs")
+    try:
+        spans = [
+            tl_vzero.value_zeroing(model, text, spans="noun_chunks").src_tokens[1:-1] for text in (pair[0], pair[1])
+        ]
+    except DependencyError:
+        pytest.skip("no English parser")
+    both = tl_vzero.value_zeroing(model, pair, spans="noun_chunks").src_tokens
+    assert both == ("[CLS]", *spans[0], "[SEP]", *spans[1], "[SEP]")
 
 
 # --- labels, words, files ---------------------------------------------------------------------------------

@@ -122,6 +122,12 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
                 f"{name}: {given!r} in the approximate and {expected!r} in the exact effect: expected two effects on "
                 "one prediction, computed with the same options"
             )
+    segments = [effect.metadata.get("token_types") for effect in (approximate, exact)]
+    if segments[0] != segments[1]:
+        raise InputError(
+            f"token_types: {segments[0]} in the approximate and {segments[1]} in the exact effect: expected two "
+            "effects of one sentence, with the same segments"
+        )
     guessed, true = (effect.values.detach().cpu().double().flatten(1) for effect in (approximate, exact))
     off = guessed - true
     rms, size = off.square().mean(-1).sqrt(), true.square().mean(-1).sqrt()
