@@ -59,19 +59,21 @@ def value_zeroing(
 ) -> Scores | list[Scores]:
     """Value Zeroing: how far does each block output move when one source's value vector is zeroed?
 
-    `inputs` is a string, a pair `(a, b)`, ids (a 1-D tensor, a list of integers) or a list of such, a 2-D tensor with
-    `attention_mask`, or a tokenizer's own output (`BatchEncoding`, or a dict of its names); a list or a 2-D tensor
-    gives a list of Scores. A pair is two strings in a tuple, read as the model's tokenizer joins them and, where the
-    model tells segments apart, with a segment each. With ids, `token_type_ids` are the segments, of the shape of the
-    ids (default: all 0). `metadata["token_types"]` has segments that are not all 0.
+    `inputs` is a string, a pair `(a, b)`, or ids, as a 1-D tensor or a list of integers: these give one Scores. A list
+    of them gives a list, in order; so does a 2-D tensor, with `attention_mask` where it is padded. A tokenizer's own
+    output (`BatchEncoding`, or a dict with its names) is read as the ids, mask and segments that it holds.
 
-    `values` are raw distances, `[layer, dest, src]`, or
-    `[layer, head, dest, src]` with `per_head`. `layers`, `sources`, `destinations` and `heads` choose a part;
-    negative numbers count from the end. `spans` are zeroed jointly, one column each, which is not the sum of their
-    positions' columns (`span_interaction` tells by how much): positions, such as `[[1, 2], [4]]`, or "words", or by
-    spaCy's English parse "noun_chunks" or "subtrees" (of what depends on the root). `distance` is "cosine", "euclidean"
-    or a callable (clean, changed). `cache` is the caller's own ActivationCache of the clean run. `final_norm` compares
-    the last block after the model's final norm.
+    A pair is a tuple of two strings, which the model's tokenizer joins; its segments are those that the tokenizer
+    returns, where the model tells segments apart. Ids are given theirs by `token_type_ids`, of the shape of the ids
+    (default: all 0). `metadata["token_types"]` holds segments that are not all 0.
+
+    `values` are raw distances, `[layer, dest, src]`, or `[layer, head, dest, src]` with `per_head`. `layers`,
+    `sources`, `destinations` and `heads` choose a part; negative numbers count from the end. `spans` are zeroed
+    jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how much):
+    positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of what
+    depends on the root). `distance` is "cosine", "euclidean" or a callable (clean, changed). `cache` is the caller's
+    own ActivationCache of the clean run, with the same segments. `final_norm` compares the last block after the
+    model's final norm.
 
     A vision model reads images, floats `[channel, height, width]`, and its positions are "[CLS]" and patches by row and
     column, "r2c5"; a speech encoder reads sounds, `[samples]`, and its positions are frames by when they begin,
@@ -91,7 +93,7 @@ def value_zeroing(
     for calls to come until a weight changes.
 
     Raises InputError, InputTypeError or ModelError, DependencyError for phrases without a parser, and leaves the
-    model as it was. Warns (InputWarning) of ids that look like a pair and come without segments.
+    model as it was. Warns (InputWarning) of pairs that come without segments.
     Source: Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers", section 3.
 
     >>> import tl_vzero
@@ -264,7 +266,8 @@ def compare(
 def score(model: nn.Module, inputs: Given, method: str = "value_zeroing", **options: Any) -> Scores | list[Scores]:
     """Compute the scores of one method, in the shape that every method shares.
 
-    `options` are the method's own. Raises InputError for a method that is not in `METHODS`.
+    `inputs` are those of `value_zeroing`, `options` the method's own. Raises InputError for a method that is not in
+    `METHODS`.
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")

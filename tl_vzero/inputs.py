@@ -164,7 +164,7 @@ def encode(
     model has any.
 
     Raises InputError or InputTypeError, saying what was given and what is expected, ModelError for a model that reads
-    no tokens. Warns of ids that look like a pair and come without segments.
+    no tokens. Warns of pairs that come without segments.
     """
     kind_of(model)
     signal = signal_of(model)
@@ -177,6 +177,7 @@ def encode(
     if texts is not None:
         _check_text_alone(attention_mask, token_type_ids)
         sentences = [_from_text(model, text, row, prepend_bos) for row, text in enumerate(texts)]
+        _warn_of_unmarked_pairs(model, sentences)
         return Inputs(tuple(sentences), single=not isinstance(inputs, list))
     if isinstance(inputs, Mapping):
         inputs, attention_mask, token_type_ids = _returned_by_tokenizer(inputs, attention_mask, token_type_ids)
@@ -384,7 +385,7 @@ def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = No
             sentence = _in_segments(model, sentence, _checked_types(types[row])[kept])
         sentences.append(sentence)
     if types is None:
-        _warn_of_pairs(model, sentences)
+        _warn_of_unmarked_pairs(model, sentences)
     return Inputs(tuple(sentences), single)
 
 
@@ -503,23 +504,27 @@ def _in_segments(model: nn.Module, sentence: Sentence, token_types: Int[Tensor, 
     return replace(sentence, token_types=tuple(types), word_ids=words)
 
 
-def _warn_of_pairs(model: nn.Module, sentences: Sequence[Sentence]) -> None:
-    """Warn of ids that a tokenizer gives for a pair, where it also gives the segments that are missing."""
+def _warn_of_unmarked_pairs(model: nn.Module, sentences: Sequence[Sentence]) -> None:
+    """Warn of pairs that came without segments, where the model tells them apart and the tokenizer can say them."""
     tokenizer = facts_of(model).tokenizer
     separator = getattr(tokenizer, "sep_token_id", None)
-    rows = [each.row for each in sentences if _looks_like_a_pair(each, separator)]
+    rows = [each.row for each in sentences if each.token_types is None and _is_like_a_pair(each, separator)]
     if tokenizer is None or not rows or segment_count(model) == 1:
         return
-    if any(tokenizer("a", "b", verbose=False).get("token_type_ids") or ()):
+    if any(tokenizer("a", "b", return_token_type_ids=True, verbose=False)["token_type_ids"]):
         warnings.warn(
-            f"inputs {rows} hold {tokenizer.sep_token} between words, as a sentence pair does, and are read as one "
-            "segment: pass token_type_ids, all 0 if one segment is meant, or the pair as two strings (a, b)",
+            f"inputs {rows} look like sentence pairs and are read as one segment: pass token_type_ids with the ids, "
+            "all 0 if one segment is meant, or a pair of texts (a, b) to a model whose tokenizer returns them, which it "
+            "does if its model_input_names have token_type_ids",
             InputWarning,
             stacklevel=2,
         )
 
 
-def _looks_like_a_pair(sentence: Sentence, separator: int | None) -> bool:
+def _is_like_a_pair(sentence: Sentence, separator: int | None) -> bool:
+    """Whether it is a pair of texts, or ids with words between one separator and another one at the end."""
+    if sentence.text is not None:
+        return sentence.second_from is not None
     places = [place for place, token in enumerate(sentence.ids.tolist()) if token == separator]
     between = sentence.special[places[0] : places[-1]] if places else ()
     return bool(places) and places[-1] == len(sentence) - 1 and not all(between)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.architectures import ARCHITECTURES
 from support.encoder_rows import AFTER_PADDING, encoder
-from support.models import hf_bert, hf_gpt2, hooked_encoder
+from support.models import hf_bert, hf_gpt2, hooked_encoder, loaded
 from support.pairs import (
     PAIRS,
     encoded,
@@ -334,12 +334,12 @@ def test_value_patching_runs_each_sentence_in_its_own_segments() -> None:
 def test_tables_of_pairs() -> None:
     ids, types = ids_and_types(PAIR)
     model, alone, both = double_model(), model_of_one_segment(), joined(ids, types)
-    for inputs, beside in ((PAIR, {}), (ids, {"token_type_ids": types}), (encoded(PAIR), {})):
-        heads = tl_vzero.head_importance(model, inputs, **beside)
-        assert np.allclose(heads["lost"], tl_vzero.head_importance(alone, both)["lost"], atol=1e-9)
-        spans = tl_vzero.span_interaction(model, inputs, [[1, 2], [4]], **beside)
-        reference = tl_vzero.span_interaction(alone, both, [[1, 2], [4]])
-        assert np.allclose(spans["interaction"], reference["interaction"], atol=1e-9)
+    heads = tl_vzero.head_importance(alone, both, layers=[1])["lost"]
+    spans = tl_vzero.span_interaction(alone, both, [[1, 2], [4]])["interaction"]
+    for inputs, beside in ((PAIR, {}), (ids, {"token_type_ids": types})):
+        assert np.allclose(tl_vzero.head_importance(model, inputs, layers=[1], **beside)["lost"], heads, atol=1e-9)
+        table = tl_vzero.span_interaction(model, inputs, [[1, 2], [4]], **beside)
+        assert np.allclose(table["interaction"], spans, atol=1e-9)
 
 
 def test_a_comparison_reads_segments_on_every_route_and_keeps_its_order() -> None:
@@ -348,14 +348,20 @@ def test_a_comparison_reads_segments_on_every_route_and_keeps_its_order() -> Non
     options = {"decompx": {"propagate": True}}
     batch = tokenizer()(*zip(*PAIRS, strict=True), padding=True, return_tensors="pt")
     targets = [each["input_ids"][0].tolist().index(4) for each in map(encoded, PAIRS)]
+    needs_target = {"target_ids": TARGET_IDS}
+    alone = {
+        (pair, method): tl_vzero.score(
+            model, pair, method, **(needs_target if "target" in METHODS[method].needs else options.get(method, {}))
+        )
+        for pair in PAIRS
+        for method in methods[1:]
+    }
     for inputs in (PAIRS, batch):
         compared = tl_vzero.compare(model, inputs, methods, options=options, target_ids=TARGET_IDS)
         for pair, target, one_pair in zip(PAIRS, targets, compared, strict=True):
             assert_same(one_pair["value_zeroing"].values, expected(pair))
             for method in methods[1:]:
-                needed = {"target_ids": TARGET_IDS} if "target" in METHODS[method].needs else options.get(method, {})
-                alone = tl_vzero.score(model, pair, method, **needed)
-                assert_same(one_pair[method].values, alone.values.double(), 1e-6)
+                assert_same(one_pair[method].values, alone[pair, method].values.double(), 1e-6)
             logits = reference_logits(hf_double(), *ids_and_types(pair))[target]
             assert one_pair.effect.clean == pytest.approx((logits[11] - logits[12]).item(), rel=1e-9)
 
@@ -439,7 +445,7 @@ def test_ids_of_a_pair_without_segments_are_warned_of_once() -> None:
         lambda: tl_vzero.score(model, ids, "attention"),
     ]
     for call, times in zip(calls, (1, 1, 1, 1, 2, 1), strict=True):
-        with pytest.warns(InputWarning, match=r"\[SEP\] between words.*one segment: pass token_type_ids") as warned:
+        with pytest.warns(InputWarning, match=r"pairs and are read as one segment: pass token_type_ids") as warned:
             call()
         assert len(warned) == times  # a clean and a corrupted sentence are two
     silent = [
@@ -451,6 +457,13 @@ def test_ids_of_a_pair_without_segments_are_warned_of_once() -> None:
     ]
     for inputs, beside in silent:
         tl_vzero.value_zeroing(model, inputs, **beside)
+    # A tokenizer that returns no segments of itself, though it could say them.
+    unsaid = loaded(hf_double())
+    with pytest.warns(InputWarning, match="model_input_names"):
+        assert "token_types" not in tl_vzero.value_zeroing(unsaid, PAIR).metadata
+    with pytest.warns(InputWarning, match="pass token_type_ids"):
+        tl_vzero.value_zeroing(unsaid, ids)
+    assert_same(tl_vzero.value_zeroing(unsaid, ids, token_type_ids=types).values, expected(PAIR))
     tl_vzero.value_zeroing(tl_vzero.load_model(hf_bert()), ids)  # without a tokenizer nothing is known of [SEP]
 
 

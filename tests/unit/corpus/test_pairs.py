@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def dataset(folder: Path) -> Path:
 every_format = pytest.mark.parametrize("write", [json_lines, csv, parquet, dataset])
 
 
+@cache
 def model() -> Any:
     return tl_vzero.load_model(hf_bert().double(), tokenizer())
 
@@ -83,9 +85,8 @@ def test_a_record_has_both_texts_or_is_refused_with_its_id(write: Callable[[Path
     assert source.origin.second_text_column == "hypothesis"
 
 
-@every_format
-def test_the_scores_are_those_of_each_pair_alone(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    run = run_corpus(model(), write(tmp_path), tmp_path / "out", METHODS, options=OPTIONS, **COLUMNS)
+def test_the_scores_are_those_of_each_pair_alone(tmp_path: Path) -> None:
+    run = run_corpus(model(), json_lines(tmp_path), tmp_path / "out", METHODS, options=OPTIONS, **COLUMNS)
     assert (run.sentences, run.failed) == (3, 3)
     assert {each["id"] for each in errors_of(run.folder)} == set(REFUSED)
     by_id = {row["id"]: (row["premise"], row["hypothesis"]) for row in ROWS}
