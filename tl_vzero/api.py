@@ -101,6 +101,8 @@ def value_zeroing(
     >>> scores = tl_vzero.value_zeroing(model, "the pictures of some hat [MASK] scaring marcus.")
     >>> scores.values.shape[1:]
     torch.Size([11, 11])
+    >>> tl_vzero.value_zeroing(model, ("the hat is near.", "the authors [MASK] here.")).metadata["token_types"]
+    [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     """
     check_engine(engine)
     sites = check_contracts(model, stack)

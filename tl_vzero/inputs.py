@@ -514,8 +514,8 @@ def _warn_of_unmarked_pairs(model: nn.Module, sentences: Sequence[Sentence]) -> 
     if any(tokenizer("a", "b", return_token_type_ids=True, verbose=False)["token_type_ids"]):
         warnings.warn(
             f"inputs {rows} look like sentence pairs and are read as one segment: pass token_type_ids with the ids, "
-            "all 0 if one segment is meant, or a pair of texts (a, b) to a model whose tokenizer returns them, which it "
-            "does if its model_input_names have token_type_ids",
+            "all 0 if one segment is meant, or a pair of texts (a, b) to a model whose tokenizer returns them, which "
+            "it does if its model_input_names have token_type_ids",
             InputWarning,
             stacklevel=2,
         )
