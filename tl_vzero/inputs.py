@@ -77,7 +77,7 @@ class Sentence:
         return len(self.tokens)
 
     @property
-    def given(self) -> str | Pair | None:
+    def original(self) -> str | Pair | None:
         """The text or pair of texts that it was made of; None where it was ids."""
         if self.text is None or self.second_from is None:
             return self.text
@@ -86,10 +86,10 @@ class Sentence:
     @property
     def texts(self) -> tuple[tuple[int, str], ...]:
         """The texts that it was made of, one or a pair, each with the character of `text` that it begins at."""
-        given = self.given
-        if given is None or isinstance(given, str):
-            return () if given is None else ((0, given),)
-        return (0, given[0]), (len(given[0]) + 1, given[1])
+        original = self.original
+        if original is None or isinstance(original, str):
+            return () if original is None else ((0, original),)
+        return (0, original[0]), (len(original[0]) + 1, original[1])
 
     @property
     def identity(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
@@ -142,8 +142,8 @@ def padded(
     sentences: Sequence[Sentence],
 ) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"], Int[Tensor, "sentence position"]]:
     """Ids of sentences, padded on the right, where they have a token, and their segments."""
-    types = [torch.tensor(each.token_types or [0] * len(each)) for each in sentences]
-    columns = [[each.ids for each in sentences], [torch.ones(len(each)) for each in sentences], types]
+    types = [torch.tensor(sentence.token_types or [0] * len(sentence)) for sentence in sentences]
+    columns = [[sentence.ids for sentence in sentences], [torch.ones(len(sentence)) for sentence in sentences], types]
     ids, mask, token_types = (nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in columns)
     return ids, mask.bool(), token_types
 
@@ -194,7 +194,7 @@ def _texts_in(inputs: object) -> list[str | Pair] | None:
         raise InputError(f"inputs are an empty {type(inputs).__name__}: expected {EXPECTED}")
     if is_pair(inputs):
         return [inputs]
-    if not any(isinstance(each, str) or is_pair(each) for each in inputs):
+    if not any(isinstance(text, str) or is_pair(text) for text in inputs):
         return None
     if isinstance(inputs, tuple):
         # As a batch it would be read as one pair whenever it happened to hold two texts.
@@ -202,14 +202,14 @@ def _texts_in(inputs: object) -> list[str | Pair] | None:
             f"inputs are {_describe(inputs)}, {len(inputs)} of them: expected a pair of two strings (a, b), or several "
             "texts as a list"
         )
-    if not all(isinstance(each, str) or is_pair(each) for each in inputs):
+    if not all(isinstance(text, str) or is_pair(text) for text in inputs):
         raise InputTypeError(f"inputs are {_describe(inputs)}: expected only strings and pairs (a, b), or only ids")
     return inputs
 
 
-def is_pair(given: object) -> TypeGuard[Pair]:
+def is_pair(value: object) -> TypeGuard[Pair]:
     """Whether it is a pair of texts: a tuple of two strings."""
-    return isinstance(given, tuple) and len(given) == 2 and all(isinstance(text, str) for text in given)
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _describe(inputs: object) -> str:
@@ -227,7 +227,7 @@ def _check_text_alone(attention_mask: object, token_type_ids: object) -> None:
     if token_type_ids is not None:
         raise InputError(
             "token_type_ids given with text: expected ids; give two texts as a pair (a, b), and the tokenizer says "
-            "which segment each token is of"
+            "which segment a token is of"
         )
 
 
@@ -248,9 +248,9 @@ def _returned_by_tokenizer(
             "it out"
         )
     beside = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-    for name, given in beside.items():
+    for name, argument in beside.items():
         if returned.get(name) is not None:
-            if given is not None:
+            if argument is not None:
                 raise InputError(f"{name} given, and the {kind} has its own: expected one of both; leave {name} out")
             beside[name] = returned[name]
     return returned["input_ids"], beside["attention_mask"], beside["token_type_ids"]
@@ -379,10 +379,10 @@ def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = No
     types = _beside("token_type_ids", token_types, ids, rows)
     sentences = []
     for row, row_ids in enumerate(rows):
-        kept = torch.ones_like(row_ids, dtype=torch.bool) if masks is None else _checked_mask(masks[row])
-        sentence = _labelled(model, row_ids[kept], row, _one_run(row, kept), None)
+        is_token = torch.ones_like(row_ids, dtype=torch.bool) if masks is None else _checked_mask(masks[row])
+        sentence = _labelled(model, row_ids[is_token], row, _one_run(row, is_token), None)
         if types is not None:
-            sentence = _in_segments(model, sentence, _checked_types(types[row])[kept])
+            sentence = _in_segments(model, sentence, _checked_types(types[row])[is_token])
         sentences.append(sentence)
     if types is None:
         _warn_of_unmarked_pairs(model, sentences)
@@ -390,42 +390,42 @@ def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = No
 
 
 def _rows_of_ids(model: nn.Module, ids: Any) -> tuple[list[Int[Tensor, "_"]], bool]:
-    """Each sentence's ids, padding included, and whether one was given rather than several."""
+    """The ids of the sentences, padding included, and whether one was given rather than several."""
     if _is_list_of_rows(ids):
-        named = {f"inputs[{row}]": _as_tensor(f"inputs[{row}]", each) for row, each in enumerate(ids)}
-        for name, each in named.items():
-            if each.ndim != 1:
-                raise InputError(f"{name} has {each.ndim} dimensions: expected 1, the ids of one sentence")
-            _check_ids(model, each, name)
-        return [_on_the_cpu(each) for each in named.values()], False
+        named = {f"inputs[{row}]": _as_tensor(f"inputs[{row}]", row_ids) for row, row_ids in enumerate(ids)}
+        for name, row_ids in named.items():
+            if row_ids.ndim != 1:
+                raise InputError(f"{name} has {row_ids.ndim} dimensions: expected 1, the ids of one sentence")
+            _check_ids(model, row_ids, name)
+        return [_on_the_cpu(row_ids) for row_ids in named.values()], False
     whole = _as_tensor("inputs", ids)
     _check_ids(model, whole, "ids")
     whole = _on_the_cpu(whole)
     return ([whole], True) if whole.ndim == 1 else (list(whole), False)
 
 
-def _is_list_of_rows(given: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+def _is_list_of_rows(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
     kinds = (list, tuple, Tensor, np.ndarray)
-    return isinstance(given, list | tuple) and len(given) > 0 and all(isinstance(each, kinds) for each in given)
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(row, kinds) for row in value)
 
 
-def _as_tensor(name: str, given: Any) -> Tensor:
+def _as_tensor(name: str, value: Any) -> Tensor:
     """A tensor, an array or a list of integers as a tensor; what it holds is checked by whoever asks for it."""
-    if isinstance(given, Tensor):
-        return given
-    if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
         # Torch has no operations on some of numpy's unsigned integers.
-        return torch.from_numpy(given.astype(np.int64) if given.dtype.kind in "iu" else given)
-    if isinstance(given, list | tuple) and not given:
-        raise InputError(f"{name} is an empty {type(given).__name__}: expected at least one token")
-    if isinstance(given, list | tuple) and all(isinstance(each, bool) for each in given):
-        return torch.tensor(given)
-    if isinstance(given, list | tuple) and all(
-        isinstance(each, Integral) and not isinstance(each, bool) for each in given
+        return torch.from_numpy(value.copy() if value.dtype.kind == "b" else value.astype(np.int64))
+    if isinstance(value, list | tuple) and not value:
+        raise InputError(f"{name} is an empty {type(value).__name__}: expected at least one token")
+    if isinstance(value, list | tuple) and all(isinstance(item, bool) for item in value):
+        return torch.tensor(value)
+    if isinstance(value, list | tuple) and all(
+        isinstance(item, Integral) and not isinstance(item, bool) for item in value
     ):
         with foreign_errors_as(InputError, f"{name} holds an integer that no id can be"):
-            return torch.tensor([int(each) for each in given])
-    raise InputTypeError(f"{name} is {_describe(given)}: expected {EXPECTED}")
+            return torch.tensor([int(item) for item in value])
+    raise InputTypeError(f"{name} is {_describe(value)}: expected {EXPECTED}")
 
 
 def _on_the_cpu(ids: Tensor) -> Int[Tensor, "..."]:
@@ -452,24 +452,24 @@ def _check_ids(model: nn.Module, ids: Tensor, name: str) -> None:
         )
 
 
-def _beside(name: str, given: Any, ids: Any, rows: Sequence[Tensor]) -> list[Tensor] | None:
-    """What stands beside each sentence's ids, of as many numbers: a tensor beside a tensor, a list beside a list."""
-    if given is None:
+def _beside(name: str, value: Any, ids: Any, rows: Sequence[Tensor]) -> list[Tensor] | None:
+    """What stands beside the ids of the sentences, row by row: a tensor beside a tensor, a list beside a list."""
+    if value is None:
         return None
     if isinstance(ids, Tensor):
-        if not isinstance(given, Tensor):
-            raise InputTypeError(f"{name} is {type(given).__name__}: expected a tensor of the shape of the ids")
-        if given.shape != ids.shape:
-            raise InputError(f"{name} has shape {list(given.shape)}: expected {list(ids.shape)}, the shape of the ids")
-    if _is_list_of_rows(given):
-        beside = [_as_tensor(f"{name}[{row}]", each) for row, each in enumerate(given)]
+        if not isinstance(value, Tensor):
+            raise InputTypeError(f"{name} is {type(value).__name__}: expected a tensor of the shape of the ids")
+        if value.shape != ids.shape:
+            raise InputError(f"{name} has shape {list(value.shape)}: expected {list(ids.shape)}, the shape of the ids")
+    if _is_list_of_rows(value):
+        beside = [_as_tensor(f"{name}[{row}]", values) for row, values in enumerate(value)]
     else:
-        whole = _as_tensor(name, given)
+        whole = _as_tensor(name, value)
         beside = [whole] if whole.ndim < 2 else list(whole)
-    shapes, expected = [list(each.shape) for each in beside], [list(each.shape) for each in rows]
+    shapes, expected = [list(row.shape) for row in beside], [list(row.shape) for row in rows]
     if shapes != expected:
         raise InputError(f"{name} has rows of the shapes {shapes}: expected {expected}, those of the ids")
-    return [each.detach().cpu() for each in beside]
+    return [row.detach().cpu() for row in beside]
 
 
 def _checked_mask(mask: Tensor) -> Tensor:
@@ -482,7 +482,7 @@ def _checked_mask(mask: Tensor) -> Tensor:
 
 def _checked_types(token_types: Tensor) -> Tensor:
     if token_types.is_floating_point() or token_types.is_complex() or token_types.dtype == torch.bool:
-        raise InputTypeError(f"token_type_ids are {token_types.dtype}: expected integers, the segment of each token")
+        raise InputTypeError(f"token_type_ids are {token_types.dtype}: expected integers, the segments of the tokens")
     return token_types.long()
 
 
@@ -508,7 +508,9 @@ def _warn_of_unmarked_pairs(model: nn.Module, sentences: Sequence[Sentence]) -> 
     """Warn of pairs that came without segments, where the model tells them apart and the tokenizer can say them."""
     tokenizer = facts_of(model).tokenizer
     separator = getattr(tokenizer, "sep_token_id", None)
-    rows = [each.row for each in sentences if each.token_types is None and _is_like_a_pair(each, separator)]
+    rows = [
+        sentence.row for sentence in sentences if sentence.token_types is None and _is_like_a_pair(sentence, separator)
+    ]
     if tokenizer is None or not rows or segment_count(model) == 1:
         return
     if any(tokenizer("a", "b", return_token_type_ids=True, verbose=False)["token_type_ids"]):

@@ -187,7 +187,7 @@ class _Run:
 
     def _inputs_of(self, planned: Planned, part: list[Sentence]) -> tuple[Text, Mapping[str, Any]]:
         """Some sentences as the caller gave them, for a method to read: text, or ids and what stands beside them."""
-        texts = [sentence.given for sentence in part]
+        texts = [sentence.original for sentence in part]
         return planned.read(part) if None in texts else (texts, {})
 
     def _effect(self, sentence: Sentence) -> tuple[Effect | None, str | None]:
@@ -197,8 +197,8 @@ class _Run:
             return None, f"the sentence has {masks} mask tokens, and no target was given"
         (ids,), _, (token_types,) = padded([sentence])
         alone = {"inputs": ids, "token_type_ids": token_types}
-        if sentence.given is not None:
-            alone = {"inputs": sentence.given}
+        if sentence.original is not None:
+            alone = {"inputs": sentence.original}
         try:
             effect = zero_ablation(
                 self.model,

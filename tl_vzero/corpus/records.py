@@ -86,18 +86,18 @@ def checked(position: int, text: object, given_id: object = None) -> Record | Re
     return Record(position, name, text)
 
 
-def with_second(found: Record | Refused, text: object) -> Record | Refused:
+def with_second(record: Record | Refused, text: object) -> Record | Refused:
     """A record with the second text of its pair; one without it is refused, as it is no pair.
 
     >>> with_second(checked(3, "the authors write."), None).reason
     'of the second text: no text'
     """
-    if isinstance(found, Refused):
-        return found
+    if isinstance(record, Refused):
+        return record
     fault = _fault_of(text)
     if fault is not None or not isinstance(text, str):
-        return Refused(found.position, found.id, f"of the second text: {fault}")
-    return replace(found, second=text)
+        return Refused(record.position, record.id, f"of the second text: {fault}")
+    return replace(record, second=text)
 
 
 def _id(position: int, given: object) -> tuple[str, str | None]:

@@ -66,10 +66,10 @@ def value_patching(
     >>> effect.clean > 0 > effect.corrupted
     True
     """
-    given = (clean, attention_mask, token_type_ids), (corrupted, corrupted_attention_mask, corrupted_token_type_ids)
+    inputs = (clean, attention_mask, token_type_ids), (corrupted, corrupted_attention_mask, corrupted_token_type_ids)
     both = [
         one_sentence(model, text, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
-        for text, mask, token_types in given
+        for text, mask, token_types in inputs
     ]
     # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
     _check_lengths(*both)
