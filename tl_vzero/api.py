@@ -11,7 +11,7 @@ from tl_vzero.comparison.result import Comparison
 from tl_vzero.comparison.together import compare_methods
 from tl_vzero.distance import Distance
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
-from tl_vzero.inputs import Sentence
+from tl_vzero.inputs import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.method import Method
 from tl_vzero.methods.plugins import Methods
 from tl_vzero.methods.registry import OTHER_METHODS
@@ -30,7 +30,6 @@ from tl_vzero.words import span_label
 from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
 from tl_vzero.zeroing.request import MEMORY_MB, Request, Wanted, make_request
 
-Text = str | Sequence[str] | Tensor
 Given = Text | Signals
 Numbers = Iterable[int] | int | None
 
@@ -40,7 +39,8 @@ def value_zeroing(
     model: nn.Module,
     inputs: Given,
     *,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     sampling_rate: int | None = None,
     decoder_inputs: DecoderInputs | None = None,
     stack: str | None = None,
@@ -61,14 +61,21 @@ def value_zeroing(
 ) -> Scores | list[Scores]:
     """Value Zeroing: how far does each block output move when one source's value vector is zeroed?
 
-    `inputs` is a string, a list of strings, a 1-D tensor of ids, or a 2-D tensor with `attention_mask`; a list
-    or a 2-D tensor gives a list of Scores. `values` are raw distances, `[layer, dest, src]`, or
-    `[layer, head, dest, src]` with `per_head`. `layers`, `sources`, `destinations` and `heads` choose a part;
-    negative numbers count from the end. `spans` are zeroed jointly, one column each, which is not the sum of their
-    positions' columns (`span_interaction` tells by how much): positions, such as `[[1, 2], [4]]`, or "words", or by
-    spaCy's English parse "noun_chunks" or "subtrees" (of what depends on the root). `distance` is "cosine", "euclidean"
-    or a callable (clean, changed). `cache` is the caller's own ActivationCache of the clean run. `final_norm` compares
-    the last block after the model's final norm.
+    `inputs` is a string, a pair `(a, b)`, or ids, as a 1-D tensor or a list of integers: these give one Scores. A list
+    of them gives a list, in order; so does a 2-D tensor, with `attention_mask` where it is padded. A tokenizer's own
+    output (`BatchEncoding`, or a dict with its names) is read as the ids, mask and segments that it holds.
+
+    A pair is a tuple of two strings, which the model's tokenizer joins; its segments are those that the tokenizer
+    returns, where the model tells segments apart. Ids are given theirs by `token_type_ids`, of the shape of the ids
+    (default: all 0). `metadata["token_types"]` holds segments that are not all 0.
+
+    `values` are raw distances, `[layer, dest, src]`, or `[layer, head, dest, src]` with `per_head`. `layers`,
+    `sources`, `destinations` and `heads` choose a part; negative numbers count from the end. `spans` are zeroed
+    jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how much):
+    positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of what
+    depends on the root). `distance` is "cosine", "euclidean" or a callable (clean, changed). `cache` is the caller's
+    own ActivationCache of the clean run, with the same segments. `final_norm` compares the last block after the
+    model's final norm.
 
     A vision model reads images, floats `[channel, height, width]`, and its positions are "[CLS]" and patches by row and
     column, "r2c5"; a speech encoder reads sounds, `[samples]`, and its positions are frames by when they begin,
@@ -88,7 +95,7 @@ def value_zeroing(
     for calls to come until a weight changes.
 
     Raises InputError, InputTypeError or ModelError, DependencyError for phrases without a parser, and leaves the
-    model as it was.
+    model as it was. Warns (InputWarning) of pairs that come without segments.
     Source: Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers", section 3.
 
     >>> import tl_vzero
@@ -96,6 +103,8 @@ def value_zeroing(
     >>> scores = tl_vzero.value_zeroing(model, "the pictures of some hat [MASK] scaring marcus.")
     >>> scores.values.shape[1:]
     torch.Size([11, 11])
+    >>> tl_vzero.value_zeroing(model, ("the hat is near.", "the authors [MASK] here.")).metadata["token_types"]
+    [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     """
     check_engine(engine)
     sites = check_contracts(model, stack)
@@ -120,6 +129,7 @@ def value_zeroing(
         inputs,
         decoder_inputs,
         attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
         prepend_bos=prepend_bos,
         sampling_rate=sampling_rate,
     )
@@ -127,7 +137,7 @@ def value_zeroing(
     metadata = provenance(model, sites.stack) | {"options": _options(request, engine)}
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(wanted, request, progress) as bar:
-        norm = final_norm_of(model, sites, *read_by(model, encoded.sentences[:1])) if final_norm else None
+        norm = _final_norm(model, sites, encoded) if final_norm else None
         work = Work(model, sites, request, wanted, engine, metadata["weights_sha256"], norm, cache, bar.update)
         for batch in encoded.batches():
             maps, used = zeroed_maps(work, batch)
@@ -135,6 +145,11 @@ def value_zeroing(
                 own, asked = values.to(result_dtype(model)), wanted[sentence.row]
                 scored[sentence.row] = _zeroing_scores(sites, request, asked, sentence, own, metadata | _how(used))
     return encoded.in_order(scored)
+
+
+def _final_norm(model: nn.Module, sites: Sites, encoded: Inputs) -> nn.Module:
+    ids, beside = read_by(model, encoded.sentences[:1])
+    return final_norm_of(model, sites, ids, beside.get("decoder_ids"))
 
 
 def _how(used: Used) -> dict[str, Any]:
@@ -215,7 +230,8 @@ def compare(
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     layers: Numbers = None,
     target: int | Sequence[int] | None = None,
     target_ids: TargetIds | None = None,
@@ -226,10 +242,10 @@ def compare(
 
     `methods` are names of `METHODS`; by default Value Zeroing and every method that reads the clean run, is defined
     for the model and is not too dear for the sentence (`left_out` says which are not, and why). `options` are a
-    method's own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask` and `layers` are as
-    in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each sentence (default:
-    the only mask token), and `target_ids` are as in `zero_ablation`. A Comparison is a mapping from a method's name to
-    its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
+    method's own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and
+    `layers` are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each
+    sentence (default: the only mask token), and `target_ids` are as in `zero_ablation`. A Comparison is a mapping from
+    a method's name to its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
 
     Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
     the model, and leaves the model as it was.
@@ -249,6 +265,7 @@ def compare(
         methods,
         options=options,
         attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
         layers=layers,
         target=target,
         target_ids=target_ids,
@@ -261,7 +278,8 @@ def compare(
 def score(model: nn.Module, inputs: Given, method: str = "value_zeroing", **options: Any) -> Scores | list[Scores]:
     """Compute the scores of one method, in the shape that every method shares.
 
-    `options` are the method's own. Raises InputError for a method that is not in `METHODS`.
+    `inputs` are those of `value_zeroing`, `options` the method's own. Raises InputError for a method that is not in
+    `METHODS`.
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")

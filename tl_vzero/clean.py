@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.inputs import Sentence
+from tl_vzero.inputs import Sentence, padded
 from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
@@ -52,6 +52,13 @@ class CleanBlock:
 Clean = dict[int, CleanBlock]
 
 
+class Beside(TypedDict, total=False):
+    """What a model reads beside the ids of a run: what an encoder-decoder's decoder reads, and segments."""
+
+    decoder_ids: Int[Tensor, "sentence decoder_position"] | None
+    token_types: Int[Tensor, "sentence position"] | None
+
+
 def visit_clean_blocks(
     model: nn.Module,
     sites: Sites,
@@ -60,13 +67,12 @@ def visit_clean_blocks(
     visit: Callable[[int, CleanBlock], None],
     *,
     mask: Bool[Tensor, "sentence position"] | None = None,
-    decoder_ids: Int[Tensor, "sentence decoder_position"] | None = None,
+    **beside: Unpack[Beside],
 ) -> None:
     """Run sentences once and show each chosen block as soon as it is done, with all that can be seen inside it.
 
     Nothing is kept of a block once it has been shown, and nothing past the last of them is computed. `mask` is False
-    at padding; `decoder_ids` are what an encoder-decoder's decoder reads. Raises ModelError where a block's output is
-    not finite.
+    at padding; `beside` is what `run_to` takes beside the ids. Raises ModelError where a block's output is not finite.
     """
     seen: dict[str, Tensor] = {}
 
@@ -87,19 +93,17 @@ def visit_clean_blocks(
         hooks += [(name, partial(keep, name=name)) for name in kept]
         hooks.append((sites.outputs[layer], partial(show, layer=layer)))
     with eager_attention(model):
-        run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, decoder_ids=decoder_ids)
+        run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, **beside)
 
 
-def clean_run(
-    model: nn.Module, sites: Sites, ids: Tensor, layers: Sequence[int], decoder_ids: Tensor | None = None
-) -> Clean:
+def clean_run(model: nn.Module, sites: Sites, ids: Read, layers: Sequence[int], **beside: Unpack[Beside]) -> Clean:
     """Run sentences of one shape once and keep the chosen blocks' input, value, pattern and output."""
     clean: Clean = {}
 
     def keep(layer: int, block: CleanBlock) -> None:
         clean[layer] = CleanBlock(block.input, block.value, block.pattern, block.output)
 
-    visit_clean_blocks(model, sites, ids, layers, keep, decoder_ids=decoder_ids)
+    visit_clean_blocks(model, sites, ids, layers, keep, **beside)
     return clean
 
 
@@ -110,18 +114,19 @@ class CleanRun:
     """
 
     def __init__(self, model: nn.Module, sites: Sites, sentences: Sequence[Sentence], last: int) -> None:
-        self._places: dict[tuple[int, ...], tuple[Clean, int]] = {}
+        self._places: dict[object, tuple[Clean, int]] = {}
         for _, alike in groupby(sorted(sentences, key=len), key=len):
             group, clean = list(alike), Clean()
-            visit_clean_blocks(model, sites, ids_of(model, group), range(last + 1), clean.__setitem__)
-            self._places |= {tuple(sentence.ids.tolist()): (clean, row) for row, sentence in enumerate(group)}
+            ids, beside = read_by(model, group)
+            visit_clean_blocks(model, sites, ids, range(last + 1), clean.__setitem__, **beside)
+            self._places |= {sentence.identity: (clean, row) for row, sentence in enumerate(group)}
 
     def blocks(self, sentences: Sequence[Sentence], layers: Sequence[int]) -> Clean:
         """The blocks of sentences of one length; raises InputError for a sentence or a layer that was not run."""
-        asked = [tuple(sentence.ids.tolist()) for sentence in sentences]
-        if any(ids not in self._places for ids in asked):
+        asked = [sentence.identity for sentence in sentences]
+        if any(each not in self._places for each in asked):
             raise InputError("cache holds the clean run of other sentences: expected those of the inputs")
-        clean, rows = self._places[asked[0]][0], [self._places[ids][1] for ids in asked]
+        clean, rows = self._places[asked[0]][0], [self._places[each][1] for each in asked]
         if any(layer not in clean for layer in layers):
             raise InputError(f"cache holds the clean run of layers 0 to {max(clean)}: expected {list(layers)} in it")
         return {layer: clean[layer].sentences(rows) for layer in layers}
@@ -168,8 +173,8 @@ def clean_from_cache(
     _check_same_sentences(model, named, sentences, activation(named, "rows"))
     # A run with fused attention forms no pattern to cache.
     unseen = sites.patterns[first] not in cache and has_fused_attention(model)
-    ids, decoder_ids = read_by(model, sentences)
-    own = clean_run(model, sites, ids, layers, decoder_ids) if unseen else {}
+    ids, beside = read_by(model, sentences)
+    own = clean_run(model, sites, ids, layers, **beside) if unseen else {}
     return {
         layer: CleanBlock(
             activation(sites.inputs[layer], "rows"),
@@ -193,10 +198,22 @@ def ids_of(model: nn.Module, sentences: Sequence[Sentence]) -> Read:
     return read.to(device=first.device, dtype=first.dtype if read.is_floating_point() else read.dtype)
 
 
-def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Int[Tensor, "sentence _"] | None]:
-    """What the model reads of sentences of one shape: the ids, and for a decoder beside an encoder also its own."""
-    beside = [sentence.encoder for sentence in sentences if sentence.encoder is not None]
-    return (ids_of(model, beside), ids_of(model, sentences)) if beside else (ids_of(model, sentences), None)
+def token_types_of(model: nn.Module, sentences: Sequence[Sentence]) -> Int[Tensor, "sentence position"] | None:
+    """The segments of sentences that share a run, padded on the right; None where all are of segment 0."""
+    if all(sentence.token_types is None for sentence in sentences):
+        return None
+    return padded(sentences)[2].to(device_of(model))
+
+
+def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Beside]:
+    """What the model reads of sentences of one shape: the ids, and what goes beside them into a run.
+
+    The ids are the encoder's where the sentences are what a decoder reads beside one.
+    """
+    encoders = [sentence.encoder for sentence in sentences if sentence.encoder is not None]
+    if encoders:
+        return ids_of(model, encoders), Beside(decoder_ids=ids_of(model, sentences))
+    return ids_of(model, sentences), Beside(token_types=token_types_of(model, sentences))
 
 
 def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sentence], cached: Tensor) -> None:
@@ -206,8 +223,8 @@ def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sente
     def keep(activation: Tensor, *, hook: Any) -> None:
         seen.append(activation.detach())
 
-    ids, decoder_ids = read_by(model, sentences)
-    run_to(model, ids, [(site, keep)], last=site, decoder_ids=decoder_ids)
+    ids, beside = read_by(model, sentences)
+    run_to(model, ids, [(site, keep)], last=site, **beside)
     scale = seen[0].float().abs().max()
     if (seen[0].float() - cached.float()).abs().max() > SAME_SENTENCE * scale:
         raise InputError(

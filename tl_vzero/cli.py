@@ -19,6 +19,7 @@ from tl_vzero.cli_options import (
     CsvOption,
     JsonOption,
     ModelOption,
+    PairOption,
     QuietOption,
     errors_in_words,
 )
@@ -53,6 +54,10 @@ class Stage(StrEnum):
     rollout = "rollout"
 
 
+def _sentence(text: str, pair: str | None) -> str | tuple[str, str]:
+    return text if pair is None else (text, pair)
+
+
 TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
 
 
@@ -64,6 +69,7 @@ def _root() -> None:
 @app.command()
 def report(
     text: TextArgument = DEFAULT_TEXT,
+    pair: PairOption = None,
     model: ModelOption = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(help="The HTML page to write; it works offline.")] = Path("report.html"),
     json_file: JsonOption = None,
@@ -80,7 +86,10 @@ def report(
     ] = None,
     bad: Annotated[str | None, typer.Option(help="The word whose logit is subtracted from that of --good.")] = None,
     corrupted: Annotated[
-        str | None, typer.Option(help="A sentence of as many tokens, into which values of TEXT are patched.")
+        str | None,
+        typer.Option(
+            help="A sentence of as many tokens, into which values of TEXT are patched; --pair goes with both."
+        ),
     ] = None,
     shared_plotly: Annotated[
         bool, typer.Option("--shared-plotly", help="Let the page read plotly.min.js, written beside it: a small page.")
@@ -99,11 +108,11 @@ def report(
                 check_writable(path)
         made = make_report(
             load_model(model),
-            text,
+            _sentence(text, pair),
             methods=method or None,
             target=target,
             target_ids=_words(good, bad),
-            corrupted=corrupted,
+            corrupted=None if corrupted is None else _sentence(corrupted, pair),
             progress=not quiet,
         )
         if shared_plotly:
@@ -118,6 +127,7 @@ def report(
 @app.command("map")
 def show_map(
     text: TextArgument = DEFAULT_TEXT,
+    pair: PairOption = None,
     model: ModelOption = DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help="A name that `tl-vzero methods` lists.")] = "value_zeroing",
     layer: Annotated[int | None, typer.Option(help="One layer, from 0; default: all.")] = None,
@@ -145,7 +155,7 @@ def show_map(
     html: Annotated[Path | None, typer.Option(help="Also write the map as a page.")] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """One map of one sentence: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
+    """One map of a sentence or pair: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
     with errors_in_words():
         from tl_vzero.api import METHODS, score
         from tl_vzero.files import check_writable, write_text
@@ -165,7 +175,7 @@ def show_map(
             if method in METHODS and "target" not in METHODS[method].needs:
                 raise InputError(f"--target {target} given, and {method} needs none: leave it out")
             options["target"] = target
-        scored = score(load_model(model), text, method=method, **options)
+        scored = score(load_model(model), _sentence(text, pair), method=method, **options)
         assert not isinstance(scored, list)
         chosen = _choose(scored, stage, layer, words)
         typer.echo(_table(chosen))
@@ -178,6 +188,7 @@ def show_map(
 @app.command()
 def compare(
     text: TextArgument = DEFAULT_TEXT,
+    pair: PairOption = None,
     model: ModelOption = DEFAULT_MODEL,
     method: Annotated[
         list[str] | None,
@@ -199,7 +210,12 @@ def compare(
             if path is not None:
                 check_writable(path)
         compared = compare_methods(
-            load_model(model), text, method or None, layers=layer or None, target=target, progress=not quiet
+            load_model(model),
+            _sentence(text, pair),
+            method or None,
+            layers=layer or None,
+            target=target,
+            progress=not quiet,
         )
         assert not isinstance(compared, list)
         typer.echo(_comparison(compared))

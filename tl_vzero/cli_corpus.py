@@ -66,6 +66,9 @@ def corpus_command(
         FormatName | None, typer.Option("--format", help="How INPUT is read. Default: by its suffix.")
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="The column with the sentence. Default: text.")] = None,
+    second_text_column: Annotated[
+        str | None, typer.Option(help="The column with the second text of pairs. Default: no pairs.")
+    ] = None,
     id_column: Annotated[str | None, typer.Option(help="The column with the ids. Default: id.")] = None,
     config: Annotated[str | None, typer.Option(help="The configuration of a dataset.")] = None,
     split: Annotated[str | None, typer.Option(help="The split of a dataset.")] = None,
@@ -93,6 +96,7 @@ def corpus_command(
             target=target,
             input_format=None if input_format is None else input_format.value,
             text_column=text_column,
+            second_text_column=second_text_column,
             id_column=id_column,
             config=config,
             split=split,

@@ -19,6 +19,9 @@ ModelOption = Annotated[
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")]
+PairOption = Annotated[
+    str | None, typer.Option("--pair", help="A second text, which the model reads with the sentence as a pair.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 

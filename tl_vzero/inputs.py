@@ -1,28 +1,51 @@
-"""Text or ids to sentences: token ids, labels, words and special tokens, without any padding."""
+"""Text or ids to sentences: token ids, segments, labels, words and special tokens, without any padding."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from numbers import Integral
+from threading import RLock
+from typing import Any, TypeGuard, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, warn_caller
-from tl_vzero.models.facts import context_length, decoder_start, facts_of, vocabulary_size
+from tl_vzero.models.facts import context_length, decoder_start, facts_of, segment_count, vocabulary_size
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import kind_of, stacks_of
 from tl_vzero.words import Places, decoded_places, label_tokens
 
 TOKENS_A_BATCH = 2048
+# A tokenizer of Rust's takes one text at a time, and models may share one.
+_ONE_TEXT = RLock()
 SHOWN = 60  # characters of a text in an error
 UNKNOWN_SHARE = 0.5  # of the tokens of words: with more of them unknown, a tokenizer does not fit the text
 
 Result = TypeVar("Result")
 
-EXPECTED = "a string, a list of strings, a 1-D tensor of ids, or a 2-D tensor of ids with attention_mask"
+Pair = tuple[str, str]
+Ids = Tensor | np.ndarray | Sequence[Any]
+Text = str | Pair | Ids | Mapping[str, Any]
+
+EXPECTED = (
+    "a string, a pair of strings (a, b), ids (a 1-D tensor or a list of integers), a list of such, a 2-D tensor of ids "
+    "with attention_mask, or what a tokenizer returned"
+)
+
+# Of what a tokenizer returns: what a model reads, and what only says how the text was cut.
+READ = ("input_ids", "attention_mask", "token_type_ids")
+ABOUT_THE_CUT = (
+    "special_tokens_mask",
+    "offset_mapping",
+    "length",
+    "overflow_to_sample_mapping",
+    "overflowing_tokens",
+    "num_truncated_tokens",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +53,10 @@ class Sentence:
     """One sentence as the model reads it. `row` and `columns` say where it stood in the caller's batch.
 
     Of text, `text` is what was given and `offsets` say where each token begins and ends in it, in characters; special
-    tokens that the text does not hold are empty there. A slow tokenizer gives no offsets.
+    tokens that the text does not hold are empty there. A slow tokenizer gives no offsets. Of a pair, `text` has both
+    texts on a line each, and the second one begins at the character `second_from`.
+
+    `token_types` are the segments of its tokens; None says that all are of segment 0, as a model takes for granted.
 
     Where the decoder of an encoder-decoder reads it, `encoder` is what the encoder reads beside it, and `cross` says
     that its map is over the encoder's positions.
@@ -53,9 +79,31 @@ class Sentence:
     signal: Float[Tensor, "..."] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    second_from: int | None = None
+    token_types: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def original(self) -> str | Pair | None:
+        """The text or pair of texts that it was made of; None where it was ids."""
+        if self.text is None or self.second_from is None:
+            return self.text
+        return self.text[: self.second_from - 1], self.text[self.second_from :]
+
+    @property
+    def texts(self) -> tuple[tuple[int, str], ...]:
+        """The texts that it was made of, one or a pair, each with the character of `text` that it begins at."""
+        original = self.original
+        if original is None or isinstance(original, str):
+            return () if original is None else ((0, original),)
+        return (0, original[0]), (len(original[0]) + 1, original[1])
+
+    @property
+    def identity(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """What tells it from other sentences: its ids and their segments."""
+        return tuple(self.ids.tolist()), self.token_types
 
     @property
     def sources(self) -> "Sentence":
@@ -99,21 +147,33 @@ class Inputs:
         return ordered[0] if self.single else ordered
 
 
+def padded(
+    sentences: Sequence[Sentence],
+) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"], Int[Tensor, "sentence position"]]:
+    """Ids of sentences, padded on the right, where they have a token, and their segments."""
+    types = [torch.tensor(sentence.token_types or [0] * len(sentence)) for sentence in sentences]
+    columns = [[sentence.ids for sentence in sentences], [torch.ones(len(sentence)) for sentence in sentences], types]
+    ids, mask, token_types = (nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in columns)
+    return ids, mask.bool(), token_types
+
+
 def encode(
     model: nn.Module,
     inputs: object,
     *,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
 ) -> Inputs:
-    """Read inputs at the door: tokenise text, check ids, take padding away.
+    """Read inputs at the door: tokenise text, check ids and segments, take padding away.
 
     Padding is taken away because it is neither source nor destination: what is computed of a padded batch
     is then what each sentence alone gives. Ids are taken as they are; `prepend_bos` adds the tokenizer's
-    BOS to text where the tokenizer does not. What may not have been meant is an InputWarning, one for all inputs.
+    BOS to text where the tokenizer does not. A pair is cut as the tokenizer cuts pairs, with its segments where the
+    model has any. What may not have been meant is an InputWarning, one for all inputs.
 
     Raises InputError or InputTypeError, saying what was given and what is expected, ModelError for a model that reads
-    no tokens.
+    no tokens. Warns of pairs that come without segments.
     """
     kind_of(model)
     signal = signal_of(model)
@@ -122,36 +182,100 @@ def encode(
             f"this model reads {signal.named}, and what is asked for is for models that read tokens: take "
             "value_zeroing, value_zeroing_hooks, or score with a method that reads the clean run, such as attention"
         )
-    if isinstance(inputs, str) or (isinstance(inputs, list | tuple) and _all_strings(inputs)):
-        if attention_mask is not None:
-            raise InputError("attention_mask given with text: expected ids; text is never padded here")
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    texts = _texts_in(inputs)
+    if texts is not None:
+        _check_text_alone(attention_mask, token_type_ids)
         sentences = [_from_text(model, text, row, prepend_bos) for row, text in enumerate(texts)]
-        return warned(Inputs(tuple(sentences), single=isinstance(inputs, str)))
-    if isinstance(inputs, Tensor):
-        return warned(from_ids(model, inputs, attention_mask))
-    raise InputTypeError(f"inputs are {_describe(inputs)}: expected {EXPECTED}")
+        return warned(Inputs(tuple(sentences), single=not isinstance(inputs, list)))
+    if isinstance(inputs, Mapping):
+        inputs, attention_mask, token_type_ids = _returned_by_tokenizer(inputs, attention_mask, token_type_ids)
+    return warned(from_ids(model, inputs, attention_mask, token_type_ids))
 
 
-def _all_strings(inputs: Sequence[Any]) -> bool:
+def _texts_in(inputs: object) -> list[str | Pair] | None:
+    """The texts and pairs that were given; None for what is no text."""
+    if isinstance(inputs, str):
+        return [inputs]
+    if not isinstance(inputs, list | tuple):
+        return None
     if not inputs:
-        raise InputError(f"inputs are an empty list: expected {EXPECTED}")
-    return all(isinstance(text, str) for text in inputs)
+        raise InputError(f"inputs are an empty {type(inputs).__name__}: expected {EXPECTED}")
+    if is_pair(inputs):
+        return [inputs]
+    if not any(isinstance(text, str) or is_pair(text) for text in inputs):
+        return None
+    if isinstance(inputs, tuple):
+        # As a batch it would be read as one pair whenever it happened to hold two texts.
+        raise InputError(
+            f"inputs are {_describe(inputs)}, {len(inputs)} of them: expected a pair of two strings (a, b), or several "
+            "texts as a list"
+        )
+    if not all(isinstance(text, str) or is_pair(text) for text in inputs):
+        raise InputTypeError(f"inputs are {_describe(inputs)}: expected only strings and pairs (a, b), or only ids")
+    return inputs
+
+
+def is_pair(value: object) -> TypeGuard[Pair]:
+    """Whether it is a pair of texts: a tuple of two strings."""
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _describe(inputs: object) -> str:
     if isinstance(inputs, list | tuple):
         kinds = sorted({type(item).__name__ for item in inputs})
-        return f"a {type(inputs).__name__} of {', '.join(kinds)}"
+        return f"a {type(inputs).__name__} of {', '.join(kinds) or 'nothing'}"
+    if isinstance(inputs, np.ndarray):
+        return f"an array of {inputs.dtype}"
     return type(inputs).__name__
 
 
-def _from_text(model: nn.Module, text: str, row: int, prepend_bos: bool) -> Sentence:
-    tokenizer = tokenizer_for(model, text, f"inputs[{row}]")
-    pieces = pieces_of(tokenizer, text)
+def _check_text_alone(attention_mask: object, token_type_ids: object) -> None:
+    if attention_mask is not None:
+        raise InputError("attention_mask given with text: expected ids; text is never padded here")
+    if token_type_ids is not None:
+        raise InputError(
+            "token_type_ids given with text: expected ids; give two texts as a pair (a, b), and the tokenizer says "
+            "which segment a token is of"
+        )
+
+
+def _returned_by_tokenizer(
+    returned: Mapping[Any, Any], attention_mask: object, token_type_ids: object
+) -> tuple[Any, Any, Any]:
+    """Ids, mask and segments of a tokenizer's own output."""
+    kind = type(returned).__name__
+    if "input_ids" not in returned:
+        raise InputTypeError(
+            f"inputs are a {kind} with {', '.join(map(repr, returned)) or 'nothing'}: expected 'input_ids' in it, as "
+            f"in what a tokenizer returns; or {EXPECTED}"
+        )
+    others = [name for name in returned if name not in (*READ, *ABOUT_THE_CUT)]
+    if others:
+        raise InputError(
+            f"inputs are a {kind} with {others[0]!r}, which is not read here: expected only {', '.join(READ)}; leave "
+            "it out"
+        )
+    beside = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    for name, argument in beside.items():
+        if returned.get(name) is not None:
+            if argument is not None:
+                raise InputError(f"{name} given, and the {kind} has its own: expected one of both; leave {name} out")
+            beside[name] = returned[name]
+    return returned["input_ids"], beside["attention_mask"], beside["token_type_ids"]
+
+
+def _from_text(model: nn.Module, text: str | Pair, row: int, prepend_bos: bool) -> Sentence:
+    first, second = (text, None) if isinstance(text, str) else text
+    tokenizer = tokenizer_for(model, first, f"inputs[{row}]" if second is None else f"inputs[{row}][0]")
+    if second is not None:
+        tokenizer_for(model, second, f"inputs[{row}][1]")
+    pieces = pieces_of(tokenizer, first, second)
     if prepend_bos and tokenizer.bos_token_id is not None and pieces.ids[:1] != [tokenizer.bos_token_id]:
         pieces = pieces.behind(tokenizer.bos_token_id)
-    return sentence_of(model, text, row, pieces)
+    if second is None:
+        return sentence_of(model, first, row, pieces)
+    sentence = replace(sentence_of(model, f"{first}\n{second}", row, pieces), second_from=len(first) + 1)
+    return replace(sentence, notes=(*sentence.notes, *_notes_on_segments(model, sentence)))
 
 
 def tokenizer_for(model: nn.Module, text: str, name: str) -> Any:
@@ -168,11 +292,15 @@ def tokenizer_for(model: nn.Module, text: str, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A text as a tokenizer cuts it; a slow one knows neither words nor places in the text."""
+    """A text, or a pair on a line each, as a tokenizer cuts it; a slow one knows neither words nor places in the text.
+
+    `token_types` are the segments of its tokens, where the tokenizer tells several apart.
+    """
 
     ids: list[int]
     word_ids: list[int | None] | None
     offsets: list[tuple[int, int]] | None
+    token_types: list[int] | None = None
 
     def behind(self, token: int) -> "Pieces":
         """The same behind a token that the text does not hold."""
@@ -180,29 +308,60 @@ class Pieces:
             [token, *self.ids],
             None if self.word_ids is None else [None, *self.word_ids],
             None if self.offsets is None else [(0, 0), *self.offsets],
+            None if self.token_types is None else [0, *self.token_types],
         )
 
     def without_last(self) -> "Pieces":
         """All but the last."""
-        return Pieces(self.ids[:-1], self.word_ids and self.word_ids[:-1], self.offsets and self.offsets[:-1])
+        return Pieces(
+            self.ids[:-1],
+            self.word_ids and self.word_ids[:-1],
+            self.offsets and self.offsets[:-1],
+            self.token_types and self.token_types[:-1],
+        )
 
 
-def pieces_of(tokenizer: Any, text: str, *, as_target: bool = False) -> Pieces:
-    """Cut a text, special tokens included; `as_target`: as the tokenizer does for what is to be produced.
+def pieces_of(tokenizer: Any, text: str, second: str | None = None, *, as_target: bool = False) -> Pieces:
+    """Cut a text or a pair, special tokens included; `as_target`: as the tokenizer does for what is to be produced.
 
     Raises InputError for a text that the tokenizer cannot read.
     """
     fast = getattr(tokenizer, "is_fast", False)
     given = {"text_target" if as_target else "text": text}
-    with foreign_errors_as(InputError, f"the tokenizer {type(tokenizer).__name__} cannot read {_shortened(text)}"):
-        text.encode()  # half of a character (a lone surrogate) is no text
+    if second is not None:
+        given["text_pair"] = second
+    shown = " and ".join(map(_shortened, given.values()))
+    with foreign_errors_as(InputError, f"the tokenizer {type(tokenizer).__name__} cannot read {shown}"), _ONE_TEXT:
+        for half in given.values():
+            half.encode()  # half of a character (a lone surrogate) is no text
         encoding = tokenizer(**given, return_offsets_mapping=fast, verbose=False)
         word_ids = list(encoding.word_ids()) if fast else None
-        return Pieces(list(encoding["input_ids"]), word_ids, list(encoding["offset_mapping"]) if fast else None)
+        offsets = list(encoding["offset_mapping"]) if fast else None
+        if second is not None and word_ids is not None and offsets is not None:
+            sides = encoding.sequence_ids()
+            word_ids, offsets = _apart(word_ids, sides), _on_two_lines(offsets, sides, len(text) + 1)
+        types = encoding.get("token_type_ids")
+        return Pieces(list(encoding["input_ids"]), word_ids, offsets, list(types) if types and any(types) else None)
 
 
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+
+
+def _apart(word_ids: Sequence[int | None], sides: Sequence[int | None]) -> list[int | None]:
+    """Words numbered so that none reaches from one side into the other; a tokenizer counts each text's from 0."""
+    numbers: dict[tuple[int | None, int], int] = {}
+    return [
+        None if word is None else numbers.setdefault((side, word), len(numbers))
+        for side, word in zip(sides, word_ids, strict=True)
+    ]
+
+
+def _on_two_lines(
+    offsets: Sequence[tuple[int, int]], sides: Sequence[int | None], second_from: int
+) -> list[tuple[int, int]]:
+    shifts = [second_from if side == 1 else 0 for side in sides]
+    return [(begin + shift, end + shift) for (begin, end), shift in zip(offsets, shifts, strict=True)]
 
 
 def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Sentence:
@@ -216,46 +375,99 @@ def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Senten
     sentence = _labelled(model, torch.tensor(pieces.ids), row, tuple(range(len(pieces.ids))), places)
     notes = _notes_on_text(facts_of(model).tokenizer, text, sentence)
     kept = None if pieces.offsets is None else tuple((begin, end) for begin, end in pieces.offsets)
-    return replace(sentence, text=text, offsets=kept, notes=notes)
+    sentence = replace(sentence, text=text, offsets=kept, notes=notes)
+    # A tokenizer may mark segments that its model does not tell apart (DistilBERT with a tokenizer of BERT's).
+    if pieces.token_types is None or segment_count(model) == 1:
+        return sentence
+    return _in_segments(model, sentence, torch.tensor(pieces.token_types))
 
 
-def from_ids(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Inputs:
-    """Sentences of ids: one of a 1-D tensor, of a 2-D tensor a row each; `mask` is 0 at padding."""
-    _check_ids(model, ids)
-    if mask is not None:
-        _check_mask(ids, mask)
-    # Embeddings take no narrower integers.
-    rows = (ids if ids.ndim == 2 else ids.unsqueeze(0)).long()
-    kept = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.reshape(rows.shape) != 0
+def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = None) -> Inputs:
+    """Sentences of ids: one of a 1-D tensor or a list of integers, of a 2-D tensor or a list of such a row each.
+
+    `mask` is 0 at padding, `token_types` are segments; both are as the ids are. Raises InputError or InputTypeError
+    for what is no ids of the model, or no mask or segments of these ids.
+    """
+    rows, single = _rows_of_ids(model, ids)
+    masks = _beside("attention_mask", mask, ids, rows)
+    types = _beside("token_type_ids", token_types, ids, rows)
     sentences = []
-    for row, (row_ids, row_kept) in enumerate(zip(rows, kept, strict=True)):
-        columns = _one_run(row, row_kept)
-        sentence = _labelled(model, row_ids[row_kept].detach().cpu(), row, columns, None)
-        sentences.append(sentence if mask is not None else replace(sentence, notes=_notes_on_ids(model, sentence)))
-    return Inputs(tuple(sentences), single=ids.ndim == 1)
+    for row, row_ids in enumerate(rows):
+        is_token = torch.ones_like(row_ids, dtype=torch.bool) if masks is None else _checked_mask(masks[row])
+        sentence = _labelled(model, row_ids[is_token], row, _one_run(row, is_token), None)
+        if types is not None:
+            sentence = _in_segments(model, sentence, _checked_types(types[row])[is_token])
+        notes = _notes_on_segments(model, sentence) if types is None else ()
+        notes += _notes_on_ids(model, sentence) if masks is None else ()
+        sentences.append(replace(sentence, notes=notes))
+    return Inputs(tuple(sentences), single)
 
 
-def _check_ids(model: nn.Module, ids: Tensor) -> None:
+def _rows_of_ids(model: nn.Module, ids: Any) -> tuple[list[Int[Tensor, "_"]], bool]:
+    """The ids of the sentences, padding included, and whether one was given rather than several."""
+    if _is_list_of_rows(ids):
+        named = {f"inputs[{row}]": _as_tensor(f"inputs[{row}]", row_ids) for row, row_ids in enumerate(ids)}
+        for name, row_ids in named.items():
+            if row_ids.ndim != 1:
+                raise InputError(f"{name} has {row_ids.ndim} dimensions: expected 1, the ids of one sentence")
+            _check_ids(model, row_ids, name)
+        return [_on_the_cpu(row_ids) for row_ids in named.values()], False
+    whole = _as_tensor("inputs", ids)
+    _check_ids(model, whole, "ids")
+    whole = _on_the_cpu(whole)
+    return ([whole], True) if whole.ndim == 1 else (list(whole), False)
+
+
+def _is_list_of_rows(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    kinds = (list, tuple, Tensor, np.ndarray)
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(row, kinds) for row in value)
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor, an array or a list of integers as a tensor; what it holds is checked by whoever asks for it."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
+        # Torch has no operations on some of numpy's unsigned integers.
+        return torch.from_numpy(value.copy() if value.dtype.kind == "b" else value.astype(np.int64))
+    if isinstance(value, list | tuple) and not value:
+        raise InputError(f"{name} is an empty {type(value).__name__}: expected at least one token")
+    if isinstance(value, list | tuple) and all(isinstance(item, bool) for item in value):
+        return torch.tensor(value)
+    if isinstance(value, list | tuple) and all(
+        isinstance(item, Integral) and not isinstance(item, bool) for item in value
+    ):
+        with foreign_errors_as(InputError, f"{name} holds an integer that no id can be"):
+            return torch.tensor([int(item) for item in value])
+    raise InputTypeError(f"{name} is {_describe(value)}: expected {EXPECTED}")
+
+
+def _on_the_cpu(ids: Tensor) -> Int[Tensor, "..."]:
+    # Embeddings take no narrower integers.
+    return ids.detach().long().cpu()
+
+
+def _check_ids(model: nn.Module, ids: Tensor, name: str) -> None:
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise InputTypeError(
-            f"ids are {ids.dtype}, shape {list(ids.shape)}: expected integers, such as torch.int64; this model reads "
-            "tokens, no image and no sound"
+            f"{name} are {ids.dtype}, shape {list(ids.shape)}: expected integers, such as torch.int64; this model "
+            "reads tokens, no image and no sound"
         )
     if ids.ndim not in (1, 2):
-        raise InputError(f"ids have {ids.ndim} dimensions, shape {list(ids.shape)}: expected {EXPECTED}")
+        raise InputError(f"{name} have {ids.ndim} dimensions, shape {list(ids.shape)}: expected {EXPECTED}")
     if ids.numel() == 0:
-        raise InputError(f"ids are empty, shape {list(ids.shape)}: expected at least one token")
-    _check_vocabulary(model, ids)
+        raise InputError(f"{name} are empty, shape {list(ids.shape)}: expected at least one token")
+    _check_vocabulary(model, ids, name)
 
 
-def _check_vocabulary(model: nn.Module, ids: Tensor | Sequence[int]) -> None:
+def _check_vocabulary(model: nn.Module, ids: Tensor | Sequence[int], name: str = "ids") -> None:
     """Raise InputError for ids that the model's embedding does not have."""
     ids = torch.as_tensor(ids)
     size = vocabulary_size(model)
     low, high = int(ids.min()), int(ids.max())
     if low >= 0 and high < size:
         return
-    said = f"ids run from {low} to {high}: expected 0 to {size - 1}, the model's vocabulary; "
+    said = f"{name} run from {low} to {high}: expected 0 to {size - 1}, the model's vocabulary; "
     tokenizer = facts_of(model).tokenizer
     if low < 0 or tokenizer is None or high >= len(tokenizer):
         raise InputError(said + "check that the ids come from this model's tokenizer")
@@ -267,16 +479,82 @@ def _check_vocabulary(model: nn.Module, ids: Tensor | Sequence[int]) -> None:
     )
 
 
-def _check_mask(ids: Tensor, mask: Tensor) -> None:
-    if not isinstance(mask, Tensor):
-        raise InputTypeError(f"attention_mask is {type(mask).__name__}: expected a tensor of the shape of the ids")
-    if mask.shape != ids.shape:
-        raise InputError(
-            f"attention_mask has shape {list(mask.shape)}: expected {list(ids.shape)}, the shape of the ids"
-        )
+def _beside(name: str, value: Any, ids: Any, rows: Sequence[Tensor]) -> list[Tensor] | None:
+    """What stands beside the ids of the sentences, row by row: a tensor beside a tensor, a list beside a list."""
+    if value is None:
+        return None
+    if isinstance(ids, Tensor):
+        if not isinstance(value, Tensor):
+            raise InputTypeError(f"{name} is {type(value).__name__}: expected a tensor of the shape of the ids")
+        if value.shape != ids.shape:
+            raise InputError(f"{name} has shape {list(value.shape)}: expected {list(ids.shape)}, the shape of the ids")
+    if _is_list_of_rows(value):
+        beside = [_as_tensor(f"{name}[{row}]", values) for row, values in enumerate(value)]
+    else:
+        whole = _as_tensor(name, value)
+        beside = [whole] if whole.ndim < 2 else list(whole)
+    shapes, expected = [list(row.shape) for row in beside], [list(row.shape) for row in rows]
+    if shapes != expected:
+        raise InputError(f"{name} has rows of the shapes {shapes}: expected {expected}, those of the ids")
+    return [row.detach().cpu() for row in beside]
+
+
+def _checked_mask(mask: Tensor) -> Tensor:
+    """Where a sentence has a token."""
     other = mask[(mask != 0) & (mask != 1)]
     if len(other):
         raise InputError(f"attention_mask holds {other[0].item()}: expected only 1 for tokens and 0 for padding")
+    return mask != 0
+
+
+def _checked_types(token_types: Tensor) -> Tensor:
+    if token_types.is_floating_point() or token_types.is_complex() or token_types.dtype == torch.bool:
+        raise InputTypeError(f"token_type_ids are {token_types.dtype}: expected integers, the segments of the tokens")
+    return token_types.long()
+
+
+def _in_segments(model: nn.Module, sentence: Sentence, token_types: Int[Tensor, "position"]) -> Sentence:
+    """A sentence with the segments of its tokens; raises InputError for those that its model does not have."""
+    low, high = int(token_types.min()), int(token_types.max())
+    if low == high == 0:
+        return sentence
+    count = segment_count(model)
+    if low < 0 or high >= count:
+        expected = (
+            f"0 to {count - 1}, the segments that this model tells apart"
+            if count > 1
+            else "only 0, as this model tells no segments apart; leave them out, and a pair is read as its ids"
+        )
+        raise InputError(f"token_type_ids of inputs[{sentence.row}] run from {low} to {high}: expected {expected}")
+    types = token_types.tolist()
+    words = None if sentence.word_ids is None else tuple(_apart(sentence.word_ids, types))
+    return replace(sentence, token_types=tuple(types), word_ids=words)
+
+
+def _notes_on_segments(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
+    """Whether a pair came without segments, where the model tells them apart and the tokenizer can say them."""
+    tokenizer = facts_of(model).tokenizer
+    if tokenizer is None or segment_count(model) == 1 or sentence.token_types is not None:
+        return ()
+    if not _is_like_a_pair(sentence, getattr(tokenizer, "sep_token_id", None)):
+        return ()
+    with _ONE_TEXT:
+        if not any(tokenizer("a", "b", return_token_type_ids=True, verbose=False)["token_type_ids"]):
+            return ()
+    return (
+        "it looks like a sentence pair and is read as one segment: pass token_type_ids with the ids, all 0 if one "
+        "segment is meant, or a pair of texts (a, b) to a model whose tokenizer returns them, which it does if its "
+        "model_input_names have token_type_ids",
+    )
+
+
+def _is_like_a_pair(sentence: Sentence, separator: int | None) -> bool:
+    """Whether it is a pair of texts, or ids with words between one separator and another one at the end."""
+    if sentence.text is not None:
+        return sentence.second_from is not None
+    places = [place for place, token in enumerate(sentence.ids.tolist()) if token == separator]
+    between = sentence.special[places[0] : places[-1]] if places else ()
+    return bool(places) and places[-1] == len(sentence) - 1 and not all(between)
 
 
 def _one_run(row: int, kept: Tensor) -> tuple[int, ...]:

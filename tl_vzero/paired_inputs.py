@@ -7,7 +7,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.inputs import Inputs, Sentence, encode, from_ids, pieces_of, sentence_of, tokenizer_for, warned
+from tl_vzero.inputs import (
+    Ids,
+    Inputs,
+    Sentence,
+    Text,
+    encode,
+    from_ids,
+    pieces_of,
+    sentence_of,
+    tokenizer_for,
+    warned,
+)
 from tl_vzero.models.facts import decoder_start
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Stack
@@ -22,10 +33,11 @@ DecoderInputs = str | Sequence[str] | Sequence[Tensor] | Tensor
 def encode_for(
     model: nn.Module,
     stack: Stack | None,
-    inputs: str | Sequence[str] | Signals,
+    inputs: Text | Signals,
     decoder_inputs: DecoderInputs | None,
     *,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
     sampling_rate: int | None = None,
 ) -> Inputs:
@@ -40,9 +52,11 @@ def encode_for(
     _check_needed(stack, decoder_inputs)
     signal = signal_of(model)
     if signal is not None:
+        if token_type_ids is not None:
+            raise InputError(f"token_type_ids given with {signal.named}: expected none; segments are of token ids")
         return encode_signals(signal, inputs, attention_mask=attention_mask, sampling_rate=sampling_rate)
     check_no_rate(sampling_rate)
-    given = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    given = encode(model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos)
     if decoder_inputs is None:
         return given
     try:
@@ -116,10 +130,12 @@ def _shifted(model: nn.Module, text: str, row: int) -> Sentence:
 
 
 def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
-    """What a Scores says of warnings, the stack, what was read beside its own sentences, and an image or sound."""
+    """What a Scores says of warnings, the stack, what was read beside its own sentences, segments, image or sound."""
     notes = [*sentence.notes, *(() if sentence.encoder is None else sentence.encoder.notes)]
     said: dict[str, Any] = {"warnings": notes} if notes else {}
     if stack is None:
+        if sentence.token_types is not None:
+            said["token_types"] = list(sentence.token_types)
         return said | ({"signal": dict(sentence.about)} if sentence.about else {})
     said["stack"] = stack
     if sentence.encoder is not None:

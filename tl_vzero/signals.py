@@ -50,7 +50,7 @@ def frames(model: nn.Module, start: float, end: float) -> list[int]:
 
 
 def encode_signals(
-    signal: Images | Sounds, inputs: Any, *, attention_mask: Tensor | None, sampling_rate: int | None
+    signal: Images | Sounds, inputs: Any, *, attention_mask: object, sampling_rate: int | None
 ) -> Inputs:
     """Read images or sounds at the door: one, a list, or a tensor with one axis more; each keeps its own length.
 

@@ -169,6 +169,25 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_second_text_makes_a_pair(tmp_path: Path) -> None:
+    pair = ("the authors [MASK] here.", "the hat is near.")
+    model, numbers = tl_vzero.load_model("agreement-mini"), tmp_path / "numbers.json"
+    words = [pair[0], "--pair", pair[1], "--json", numbers, "--quiet"]
+    assert run("map", *words, "--stage", "raw")[0] == 0
+    expected = tl_vzero.value_zeroing(model, pair)
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    assert written["metadata"].get("token_types") == expected.metadata.get("token_types")
+    assert torch.allclose(torch.tensor(written["values"]), expected.values, rtol=1e-5)
+    assert run("compare", *words, "--method", "attention", "--method", "value_zeroing")[0] == 0
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    assert written["tokens"] == list(expected.src_tokens)
+    corrupted = ["--corrupted", pair[0].replace("authors", "author"), "--method", "alti", "--out", tmp_path / "a.html"]
+    assert run("report", *words, *corrupted)[0] == 0
+    assert json.loads(numbers.read_text(encoding="utf-8"))["text"] == "\n".join(pair)
+    code, output = run("map", pair[0], "--pair", " ")
+    assert code == 2 and "inputs[0][1] is an empty text" in output
+
+
 def test_map_of_phrases(tmp_path: Path) -> None:
     numbers = tmp_path / "map.json"
     code, output = run("map", "--spans", "noun_chunks", "--heads", "0,-1", "--json", numbers, "--quiet")

@@ -52,6 +52,17 @@ def waited_for(path: Path, process: "subprocess.Popen[str]", pattern: str) -> Pa
     raise AssertionError(f"no {pattern} in {path}")
 
 
+def test_a_second_text_column_makes_pairs(tmp_path: Path) -> None:
+    source = tmp_path / "pairs.csv"
+    source.write_text("id,text,other\na,the authors write.,the hat is near.\nb,the authors write.,\n")
+    code, output = run(source, "--out", tmp_path / "out", "--second-text-column", "other")
+    assert code == 1 and "failed: 1" in output
+    assert errors_of(tmp_path / "out") == [
+        {"position": 1, "id": "b", "reason": "of the second text: the text is empty"}
+    ]
+    assert table_of(tmp_path / "out")["tokens"].to_pylist()[0].count("[SEP]") == 2
+
+
 def test_a_corpus_is_written_and_told(tmp_path: Path) -> None:
     source, out, log = text_file(tmp_path, 9), tmp_path / "out", tmp_path / "log.jsonl"
     words = (source, "--out", out, "--methods", "value_zeroing,attention", "--method", "alti", "--rows", "target")

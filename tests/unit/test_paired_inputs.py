@@ -10,6 +10,7 @@ from support.state import left_as_found, type_checks_off
 
 import tl_vzero
 from tl_vzero import Scores
+from tl_vzero.errors import InputError
 
 LONG, SHORT = torch.tensor(READ), torch.tensor(READ[:4])
 LONG_OUT, SHORT_OUT = torch.tensor(WRITTEN), torch.tensor([3, 12])
@@ -45,6 +46,19 @@ def test_two_dimensional_decoder_ids_give_a_list(bart: Any) -> None:
     ids, out = LONG.repeat(2, 1), LONG_OUT.repeat(2, 1)
     both = tl_vzero.value_zeroing(bart, ids, stack="cross", decoder_inputs=out)
     assert len(both) == 2 and both[0].values.shape == (3, len(WRITTEN), len(READ))
+
+
+@pytest.mark.parametrize("name", ["BART", "T5"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_pair_of_texts_is_a_source_as_its_tokenizer_joins_them(name: str, stack: str) -> None:
+    model, pair = model_of(name), ("the dogs bark .", "marcus is near")
+    ids = tokenizer()(*pair)["input_ids"]
+    expected = tl_vzero.value_zeroing(model, torch.tensor(ids), **asked(stack, LONG_OUT))
+    for inputs in (pair, ids, {"input_ids": ids, "token_type_ids": [0] * len(ids)}):
+        found = tl_vzero.value_zeroing(model, inputs, **asked(stack, LONG_OUT))
+        assert torch.equal(found.values, expected.values)
+    with pytest.raises(InputError, match="tells no segments apart"):
+        tl_vzero.value_zeroing(model, ids, token_type_ids=[0, *[1] * (len(ids) - 1)], **asked(stack, LONG_OUT))
 
 
 def test_text_is_read_as_labels_are(bart: Any) -> None:

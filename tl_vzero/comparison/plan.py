@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.inputs import Sentence, padded
 from tl_vzero.methods.method import Method
 
-BY_COMPARE = ("attention_mask", "cache", "layers", "prepend_bos", "progress", "target", "target_ids")
+BY_COMPARE = ("attention_mask", "cache", "layers", "prepend_bos", "progress", "target", "target_ids", "token_type_ids")
 OTHER_AXES = ("per_head", "spans")
 
 
@@ -19,6 +22,24 @@ class Planned:
     method: Method
     named: bool
     options: Mapping[str, Any]
+
+    def read(self, sentences: Sequence[Sentence]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sentences as ids to call the method with, padded, and their mask and segments where it needs them.
+
+        Raises InputError for segments that another package's method does not take.
+        """
+        ids, mask, token_types = padded(sentences)
+        beside = {} if bool(mask.all()) else {"attention_mask": mask}
+        takes, has_segments = self.method.options, bool(token_types.any())
+        if "token_type_ids" in (takes or ()) or (takes is None and has_segments):
+            # Also where all are 0: that says that one segment is meant.
+            beside["token_type_ids"] = token_types
+        elif has_segments:
+            raise InputError(
+                f"the method {self.name!r} takes no token_type_ids, and a sentence has several segments: leave the "
+                "method out, or give sentences of one segment"
+            )
+        return ids, beside
 
 
 def plan_of(

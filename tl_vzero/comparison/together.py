@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import chosen
@@ -19,7 +19,7 @@ from tl_vzero.comparison.plan import Planned, plan_of
 from tl_vzero.comparison.result import Comparison
 from tl_vzero.effects import Effect, zero_ablation
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, PluginError
-from tl_vzero.inputs import Inputs, Sentence, encode, find_target, mask_positions, warned_before
+from tl_vzero.inputs import Ids, Inputs, Sentence, Text, encode, find_target, mask_positions, padded, warned_before
 from tl_vzero.methods.method import Method
 from tl_vzero.methods.run import AskedMethod, scores_on_one_run
 from tl_vzero.models.contracts import check_contracts
@@ -30,8 +30,6 @@ from tl_vzero.targets import TargetIds, target_tokens
 
 TOKENS_A_PART = 512
 
-Text = str | Sequence[str] | Tensor
-
 
 def compare_methods(
     known: Mapping[str, Method],
@@ -40,7 +38,8 @@ def compare_methods(
     methods: Sequence[str] | None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None,
-    attention_mask: Tensor | None,
+    attention_mask: Ids | None,
+    token_type_ids: Ids | None,
     layers: Iterable[int] | int | None,
     target: int | Sequence[int] | None,
     target_ids: TargetIds | None,
@@ -51,12 +50,14 @@ def compare_methods(
     plan = plan_of(known, methods, options)
     sites = check_contracts(model)
     numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    encoded = encode(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
     target_tokens(model, target_ids)
     needed = target_ids is not None or any("target" in each.method.needs for each in plan)
     targets = _targets(model, encoded.sentences, target, needed=needed)
     short, too_long = _within_cost(plan, encoded.sentences)
-    run = _Run(model, sites, inputs, attention_mask, numbers, targets, target_ids, prepend_bos)
+    run = _Run(model, sites, numbers, targets, target_ids, prepend_bos)
     compared: dict[int, Comparison] = {}
     parts = list(_parts(encoded.sentences))
     bar = tqdm(total=len(parts) * len(short), disable=not progress, desc="compare", unit="method", leave=False)
@@ -113,8 +114,6 @@ class _Run:
 
     model: nn.Module
     sites: Sites
-    inputs: Text
-    attention_mask: Tensor | None
     layers: tuple[int, ...]
     targets: Mapping[int, int | None]
     target_ids: TargetIds | None
@@ -175,10 +174,8 @@ class _Run:
         return scored, undefined
 
     def _called(self, planned: Planned, part: list[Sentence], clean: CleanRun | None) -> list[Scores]:
-        arguments: dict[str, Any] = dict(planned.options)
-        inputs, mask = self._inputs_of(part)
-        if mask is not None:
-            arguments["attention_mask"] = mask
+        inputs, beside = self._inputs_of(planned, part)
+        arguments: dict[str, Any] = {**planned.options, **beside}
         if self.prepend_bos:
             arguments["prepend_bos"] = True
         if self.layers != tuple(range(self.sites.n_layers)):
@@ -189,27 +186,24 @@ class _Run:
             arguments |= {"target": [self.targets[each.row] for each in part], "target_ids": self.target_ids}
         return _one_each(planned.name, planned.method(self.model, inputs, **arguments), part)
 
-    def _inputs_of(self, part: list[Sentence]) -> tuple[list[str] | Tensor, Tensor | None]:
-        """The caller's own inputs for some sentences, which a method reads as the caller's."""
-        rows = [sentence.row for sentence in part]
-        if isinstance(self.inputs, Tensor):
-            ids = self.inputs if self.inputs.ndim == 2 else self.inputs.unsqueeze(0)
-            mask = self.attention_mask
-            return ids[rows], None if mask is None else mask.reshape(ids.shape)[rows]
-        texts = [self.inputs] if isinstance(self.inputs, str) else self.inputs
-        return [texts[row] for row in rows], None
+    def _inputs_of(self, planned: Planned, part: list[Sentence]) -> tuple[Text, Mapping[str, Any]]:
+        """Some sentences as the caller gave them, for a method to read: text, or ids and what stands beside them."""
+        texts = [sentence.original for sentence in part]
+        return planned.read(part) if None in texts else (texts, {})
 
     def _effect(self, sentence: Sentence) -> tuple[Effect | None, str | None]:
         target = self.targets[sentence.row]
         if target is None:
             masks = len(mask_positions(self.model, sentence))
             return None, f"the sentence has {masks} mask tokens, and no target was given"
-        inputs, _ = self._inputs_of([sentence])
-        alone = sentence.ids if isinstance(inputs, Tensor) else inputs[0]
+        (ids,), _, (token_types,) = padded([sentence])
+        alone = {"inputs": ids, "token_type_ids": token_types}
+        if sentence.original is not None:
+            alone = {"inputs": sentence.original}
         try:
             effect = zero_ablation(
                 self.model,
-                alone,
+                **alone,
                 target=target,
                 target_ids=self.target_ids,
                 layers=self.layers,

@@ -30,6 +30,7 @@ class Columns:
     methods: tuple[str, ...]
     rows: Rows
     has_target: bool
+    has_pairs: bool
     dtype: torch.dtype
 
     @property
@@ -50,6 +51,7 @@ class Columns:
             ("token_ids", pa.list_(pa.int32())),
             ("special", pa.list_(pa.bool_())),
             ("word_ids", pa.list_(pa.int32())),
+            *([("token_types", pa.list_(pa.int32()))] if self.has_pairs else []),
             *([("target", pa.int32())] if self.has_target else []),
             *((name, pa.list_(number)) for name in self.number_columns),
         ]
@@ -66,6 +68,7 @@ class Columns:
             "token_ids": [each.ids.tolist() for each in sentences],
             "special": [list(each.special) for each in sentences],
             "word_ids": [None if each.word_ids is None else list(each.word_ids) for each in sentences],
+            "token_types": [None if each.token_types is None else list(each.token_types) for each in sentences],
             "target": [each.target for each in scored.ready],
         }
         arrays = [

@@ -51,8 +51,9 @@ class Tokenising:
     def ready(self, record: Record) -> Ready | Refused:
         """A record as the model reads it, or why it cannot."""
         try:
+            text = record.text if record.second is None else (record.text, record.second)
             with warned_before():  # not a warning a sentence: what was noticed is told of all together
-                (sentence,) = encode(self.model, [record.text], prepend_bos=self.prepend_bos).sentences
+                (sentence,) = encode(self.model, [text], prepend_bos=self.prepend_bos).sentences
             target = find_target(self.model, sentence, self.target) if self.needs_target else None
         except TLVZeroError as error:
             return Refused(record.position, record.id, str(error).removeprefix("inputs[0] "))

@@ -1,7 +1,7 @@
 """What a corpus is read as: records in order, those that can be used and those that cannot."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 LONGEST_ID = 1000  # characters
@@ -14,11 +14,15 @@ ID_NAME = "id"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sentence of the input. `position` counts the input's records from 0, also those that were refused."""
+    """One sentence or pair of the input. `position` counts the input's records from 0, also those that were refused.
+
+    `second` is the second text of a pair.
+    """
 
     position: int
     id: str
     text: str
+    second: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Origin:
     records: int | None
     text_column: str | None = None
     id_column: str | None = None
+    second_text_column: str | None = None
     split: str | None = None
 
 
@@ -70,7 +75,7 @@ def checked(position: int, text: object, given_id: object = None) -> Record | Re
     """A record whose text can be tokenised and written, or why it cannot.
 
     >>> checked(3, "the authors write.")
-    Record(position=3, id='3', text='the authors write.')
+    Record(position=3, id='3', text='the authors write.', second=None)
     >>> checked(4, "a" + chr(0)).reason
     'the text holds a NUL character, first at 1'
     """
@@ -79,6 +84,20 @@ def checked(position: int, text: object, given_id: object = None) -> Record | Re
     if fault is not None or not isinstance(text, str):
         return Refused(position, name, fault or "no text")
     return Record(position, name, text)
+
+
+def with_second(record: Record | Refused, text: object) -> Record | Refused:
+    """A record with the second text of its pair; one without it is refused, as it is no pair.
+
+    >>> with_second(checked(3, "the authors write."), None).reason
+    'of the second text: no text'
+    """
+    if isinstance(record, Refused):
+        return record
+    fault = _fault_of(text)
+    if fault is not None or not isinstance(text, str):
+        return Refused(record.position, record.id, f"of the second text: {fault}")
+    return replace(record, second=text)
 
 
 def _id(position: int, given: object) -> tuple[str, str | None]:

@@ -134,7 +134,8 @@ class Corpus:
             word_ids=None if row["word_ids"] is None else tuple(row["word_ids"]),
             identity=own["identity"],
             stage=own["stage"],
-            metadata={**from_model, "versions": self.manifest["versions"], "special": row["special"]},
+            metadata={**from_model, "versions": self.manifest["versions"], "special": row["special"]}
+            | ({"token_types": row["token_types"]} if row.get("token_types") else {}),
         )
 
 

@@ -60,6 +60,7 @@ def run_corpus(
     target: int | None = None,
     input_format: str | None = None,
     text_column: str | None = None,
+    second_text_column: str | None = None,
     id_column: str | None = None,
     config: str | None = None,
     split: str | None = None,
@@ -71,7 +72,8 @@ def run_corpus(
 ) -> CorpusRun:
     """Scores of every sentence of a corpus, as Parquet shards in a folder; a run that was interrupted goes on.
 
-    `source` is a file or dataset as `open_source` takes it. `methods` are names of `METHODS`, `options` their own by
+    `source` is a file or dataset as `open_source` takes it; with `second_text_column` each record is a pair of texts,
+    and one whose second text is missing or empty is an error. `methods` are names of `METHODS`, `options` their own by
     name, as in `compare`. `rows` is what is kept of each raw map `[layer, dest, src]`: "all"; "target", the row of
     `target` (a position, negative: from the end; default: the only mask token); or "summary", of each layer the mean
     entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size` records of the
@@ -97,11 +99,13 @@ def run_corpus(
     torch.Size([4, 10, 10])
     """
     pyarrow()
-    job = _job(model, folder, methods, options, rows, layers, target, shard_size, prepend_bos, json_log)
+    has_pairs = second_text_column is not None
+    job = _job(model, folder, methods, options, rows, layers, target, shard_size, prepend_bos, json_log, has_pairs)
     opened = open_source(
         source,
         input_format=input_format,
         text_column=text_column,
+        second_text_column=second_text_column,
         id_column=id_column,
         config=config,
         split=split,
@@ -141,6 +145,7 @@ class Job:
                 "sha256": origin.sha256,
                 "bytes": origin.n_bytes,
                 "text_column": origin.text_column,
+                "second_text_column": origin.second_text_column,
                 "id_column": origin.id_column,
                 "split": origin.split,
             },
@@ -173,6 +178,7 @@ def _job(
     shard_size: int,
     prepend_bos: bool,
     json_log: str | Path | None,
+    has_pairs: bool,
 ) -> Job:
     if rows not in get_args(Rows):
         raise unknown_name("rows", rows, get_args(Rows))
@@ -189,7 +195,7 @@ def _job(
     return Job(
         model=model,
         scorer=Scorer(model, plan, numbers, only_target=rows == "target"),
-        columns=Columns(names, rows, needs_target, result_dtype(model)),  # type: ignore[arg-type]
+        columns=Columns(names, rows, needs_target, has_pairs, result_dtype(model)),  # type: ignore[arg-type]
         tokenising=Tokenising(model, needs_target, target, prepend_bos),
         shard_size=positive("shard_size", shard_size) or SHARD_SIZE,
         folder=CorpusFolder(_folder(folder)),

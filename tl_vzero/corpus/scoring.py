@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from tl_vzero.comparison.plan import Planned
@@ -98,14 +97,12 @@ class Scorer:
 
     def _called(self, sentences: list[Any], dest: int | None, targets: list[int | None]) -> dict[str, list[Scores]]:
         """The other methods, called as a user calls them."""
-        ids = nn.utils.rnn.pad_sequence([each.ids for each in sentences], batch_first=True)
-        lengths = torch.tensor([len(each) for each in sentences])
-        mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
         scored: dict[str, list[Scores]] = {}
         for each in self.plan:
             if each.method.layer is not None:
                 continue
-            arguments: dict[str, Any] = {**each.options, "attention_mask": mask, "layers": self.layers}
+            ids, beside = each.read(sentences)
+            arguments: dict[str, Any] = {**each.options, **beside, "layers": self.layers}
             if "target" in each.method.needs:
                 arguments["target"] = targets
             elif dest is not None and "destinations" in (each.method.options or ()):

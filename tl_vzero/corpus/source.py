@@ -1,7 +1,7 @@
 """Opening an input: what it is, which column holds the sentence, and the hash that a resumed run checks."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,7 @@ def open_source(
     *,
     input_format: str | None = None,
     text_column: str | None = None,
+    second_text_column: str | None = None,
     id_column: str | None = None,
     config: str | None = None,
     split: str | None = None,
@@ -39,7 +40,8 @@ def open_source(
 
     `given` is a file (.txt, .jsonl, .csv, .tsv, .parquet), a folder that the package `datasets` reads or, with
     `input_format="datasets"`, a name on the hub. The sentence is in `text_column` (default: `text`, `sentence`, or the
-    only column of text), its id in `id_column` (default: `id`, else its position).
+    only column of text), its id in `id_column` (default: `id`, else its position). With `second_text_column` each
+    record is a pair, whose second text is there.
 
     Raises FileFormatError for what cannot be read, InputError or InputTypeError for bad arguments, DependencyError
     where a package is missing.
@@ -53,46 +55,68 @@ def open_source(
     ['the authors write.', 'the author writes.']
     """
     kind = _format_of(given, input_format)
+    if second_text_column is not None and second_text_column == text_column:
+        raise InputError(f"text_column and second_text_column are both {text_column!r}: expected two columns")
+    columns = _Columns(text_column, second_text_column, id_column)
     if kind == "datasets":
-        return _dataset(str(given), text_column, id_column, config, split)
+        return _dataset(str(given), columns, config, split)
     for name, option in (("config", config), ("split", split)):
         if option is not None:
             raise InputError(f"{name}={option!r} given for a file of {kind}: expected it with a dataset only")
     path = Path(given).expanduser()
     _check_file(path, kind)
     if kind != "text":
-        return _table(path, kind, text_column, id_column)
-    if text_column is not None or id_column is not None:
-        raise InputError(f"{path} is plain text and has no columns: leave text_column and id_column out")
+        return _table(path, kind, columns)
+    if columns != _Columns(None, None, None):
+        raise InputError(
+            f"{path} is plain text and has no columns: leave text_column, second_text_column and id_column out"
+        )
     return TextLines(path, _origin(path, kind))
 
 
-def _table(path: Path, kind: InputFormat, text_column: str | None, id_column: str | None) -> Source:
+@dataclass(frozen=True)
+class _Columns:
+    """The names of columns that were asked for."""
+
+    text: str | None
+    second_text: str | None
+    id: str | None
+
+    def of_texts(self, path: object, names: list[str]) -> dict[str, str | None]:
+        """The columns with the text and the second one, among those that hold text, as an Origin has them."""
+        second = None if self.second_text is None else column_of(path, self.second_text, names)
+        first = column_of(path, self.text, [name for name in names if name != second])
+        return {"text_column": first, "second_text_column": second}
+
+
+def _table(path: Path, kind: InputFormat, columns: _Columns) -> Source:
     if kind == "jsonl":
-        columns = json_columns(path)
+        names = [name for name in json_columns(path) if name != columns.second_text]
         # Where no line is readable, each is refused with its own reason.
-        named = text_column or (column_of(path, None, columns) if columns else TEXT_NAMES[0])
-        return JsonLines(path, _origin(path, kind, text_column=named, id_column=id_column))
+        named = columns.text or (column_of(path, None, names) if names else TEXT_NAMES[0])
+        texts = {"text_column": named, "second_text_column": columns.second_text}
+        return JsonLines(path, _origin(path, kind, **texts, id_column=columns.id))
     if kind == "csv":
         header = csv_header(path)
-        origin = _origin(path, kind, text_column=column_of(path, text_column, [*header]), id_column=id_column)
-        _check_id_column(path, id_column, header)
+        origin = _origin(path, kind, **columns.of_texts(path, [*header]), id_column=columns.id)
+        _check_id_column(path, columns.id, header)
         return CsvRows(path, origin, header)
-    texts, columns, rows = parquet_columns(path)
-    _check_id_column(path, id_column, columns)
-    named_id = id_column or (ID_NAME if ID_NAME in columns else None)
-    origin = _origin(path, kind, text_column=column_of(path, text_column, texts), id_column=named_id)
+    with_text, names, rows = parquet_columns(path)
+    _check_id_column(path, columns.id, names)
+    named_id = columns.id or (ID_NAME if ID_NAME in names else None)
+    origin = _origin(path, kind, **columns.of_texts(path, with_text), id_column=named_id)
     return ParquetRows(path, replace(origin, records=rows))
 
 
-def _dataset(
-    name: str, text_column: str | None, id_column: str | None, config: str | None, split: str | None
-) -> DatasetRows:
+def _dataset(name: str, columns: _Columns, config: str | None, split: str | None) -> DatasetRows:
     rows, identity = open_dataset(name, config=config, split=split)
     features = rows.features or {}
     texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
     if features:
-        _check_id_column(name, id_column, features)
+        _check_id_column(name, columns.id, features)
+    named = {"text_column": columns.text or TEXT_NAMES[0], "second_text_column": columns.second_text}
+    if features:
+        named = columns.of_texts(name, texts)
     folder = Path(name)
     sha256, n_bytes = _hash_of_folder(folder) if folder.is_dir() else (hashlib.sha256(identity.encode()).hexdigest(), 0)
     return DatasetRows(
@@ -103,8 +127,8 @@ def _dataset(
             sha256=sha256,
             n_bytes=n_bytes,
             records=len(rows) if hasattr(rows, "__len__") else None,
-            text_column=column_of(name, text_column, texts) if features else text_column or TEXT_NAMES[0],
-            id_column=id_column,
+            id_column=columns.id,
+            **named,
             split=str(rows.split) if rows.split is not None else split,
         ),
     )

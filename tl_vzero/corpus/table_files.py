@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_vzero.corpus.arrow import pyarrow
-from tl_vzero.corpus.records import ID_NAME, Origin, Record, Refused, checked
+from tl_vzero.corpus.records import ID_NAME, Origin, Record, Refused, checked, with_second
 from tl_vzero.errors import DependencyError, FileFormatError, InputError, OfflineError
 
 ROWS_AT_ONCE = 1024
@@ -19,27 +19,34 @@ class ParquetRows:
     path: Path
     origin: Origin
 
-    def raws(self) -> Iterator[tuple[bytes | None, object]]:
-        """Text, still as bytes, and id of every row. Raises FileFormatError where the file is damaged."""
+    def raws(self) -> Iterator[tuple[bytes | None, bytes | None, object]]:
+        """Text and second text, still as bytes, and id of every row. Raises FileFormatError where it is damaged."""
         pa = pyarrow()
-        given_id = self.origin.id_column
-        names = [name for name in (self.origin.text_column, given_id) if name is not None]
+        given_id, second = self.origin.id_column, self.origin.second_text_column
+        names = [name for name in (self.origin.text_column, second, given_id) if name is not None]
         try:
             with pa.parquet.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
                     # As bytes, so that a text that is no UTF-8 is one refused record, not the end of the file.
-                    texts = batch.column(self.origin.text_column).cast(pa.large_string()).cast(pa.large_binary())
+                    texts, seconds = (
+                        [None] * len(batch)
+                        if name is None
+                        else batch.column(name).cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
+                        for name in (self.origin.text_column, second)
+                    )
                     ids = [None] * len(batch) if given_id is None else _plain(batch.column(given_id))
-                    yield from zip(texts.to_pylist(), ids, strict=True)
+                    yield from zip(texts, seconds, ids, strict=True)
         except (pa.ArrowException, OSError) as error:
             raise FileFormatError(
                 f"{self.path} cannot be read to its end ({error}): expected a Parquet file"
             ) from error
 
-    def record(self, position: int, raw: tuple[bytes | None, object]) -> Record | Refused:
-        """The row's text and id."""
-        text, given_id = raw
-        return checked(position, None if text is None else text.decode("utf-8", "surrogateescape"), given_id)
+    def record(self, position: int, raw: tuple[bytes | None, bytes | None, object]) -> Record | Refused:
+        """The row's text or pair, and id."""
+        *texts, given_id = raw
+        text, second = (None if each is None else each.decode("utf-8", "surrogateescape") for each in texts)
+        found = checked(position, text, given_id)
+        return found if self.origin.second_text_column is None else with_second(found, second)
 
 
 def _plain(column: Any) -> list[object]:
@@ -80,7 +87,9 @@ class DatasetRows:
 
     def record(self, position: int, raw: Any) -> Record | Refused:
         """The row's text and id."""
-        return checked(position, raw.get(self.origin.text_column), raw.get(self.origin.id_column or ID_NAME))
+        found = checked(position, raw.get(self.origin.text_column), raw.get(self.origin.id_column or ID_NAME))
+        second = self.origin.second_text_column
+        return found if second is None else with_second(found, raw.get(second))
 
 
 def open_dataset(name: str, *, config: str | None, split: str | None) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_vzero.corpus.lines import Lines, TooLong
-from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Record, Refused, checked
+from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Record, Refused, checked, with_second
 from tl_vzero.errors import FileFormatError
 
 LOOKED_AT = 100  # lines, for the name of the column with the text
@@ -43,7 +43,7 @@ class JsonLines(_ByLine):
     """A JSON object on each line, with the sentence in the column `origin.text_column`."""
 
     def record(self, position: int, raw: bytes | TooLong) -> Record | Refused:
-        """The object's text and id."""
+        """The object's text or pair, and id."""
         text = _decoded(position, raw)
         if isinstance(text, Refused):
             return text
@@ -54,7 +54,9 @@ class JsonLines(_ByLine):
         if self.origin.text_column not in row:
             found = checked(position, "", given_id)
             return Refused(position, found.id, f"no column {self.origin.text_column!r}")
-        return checked(position, row[self.origin.text_column], given_id)
+        found = checked(position, row[self.origin.text_column], given_id)
+        second = self.origin.second_text_column
+        return found if second is None else with_second(found, row.get(second))
 
 
 def json_columns(path: Path) -> list[str]:
@@ -140,6 +142,8 @@ class CsvRows:
             return Refused(position, str(position), "the line is empty")
         row = dict(zip(self.header, raw, strict=False))
         found = checked(position, row.get(self.origin.text_column or ""), row.get(self.origin.id_column or ID_NAME))
+        if self.origin.second_text_column is not None:
+            found = with_second(found, row.get(self.origin.second_text_column))
         if len(raw) != len(self.header):
             reason = f'{len(raw)} cells for {len(self.header)} columns: expected a sentence with commas in "quotes"'
             return Refused(position, found.id, reason)

@@ -1,6 +1,6 @@
 """What is asked of an effect, checked at the door: one sentence, its target, and the value positions to act on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,14 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
-from tl_vzero.clean import ids_of
+from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.effects.metric import Metric, token_name
 from tl_vzero.errors import InputTypeError
-from tl_vzero.inputs import Sentence, encode, find_target
+from tl_vzero.inputs import Ids, Sentence, Text, encode, find_target
 from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.provenance import result_dtype
+from tl_vzero.models.run import NamedHook, run_logits
 from tl_vzero.models.sites import Sites
 from tl_vzero.paired_inputs import described
 from tl_vzero.targets import check_trained_head
@@ -41,6 +42,12 @@ class Asked:
     @property
     def ids(self) -> Int[Tensor, "1 position"]:
         return ids_of(self.model, [self.sentence])
+
+    def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
+        """The logits of copies of the sentence that run with hooks."""
+        token_types = token_types_of(self.model, [self.sentence])
+        types = None if token_types is None else token_types.expand(copies, -1)
+        return run_logits(self.model, self.ids.expand(copies, -1), hooks, types)
 
     @property
     def shape(self) -> list[int]:
@@ -70,7 +77,7 @@ class Asked:
             "metadata": {
                 "model": facts_of(self.model).name,
                 "target_ids": None if metric.target_ids is None else list(metric.target_ids),
-                **described(None, self.sentence),
+                **described(self.sites.stack, self.sentence),
             },
             "heads": self.heads,
             "head_kind": None if self.heads is None else _head_kind(self.model),
@@ -83,23 +90,20 @@ class Asked:
 
 def ask(
     model: nn.Module,
-    inputs: str | Tensor,
+    sentence: Sentence,
     *,
     target: int | None,
     layers: Numbers,
     sources: Numbers,
     per_head: bool,
-    attention_mask: Tensor | None,
-    prepend_bos: bool,
 ) -> Asked:
     """Check everything that does not depend on the metric.
 
-    Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences,
-    InputError for a target, layers or sources that are not there.
+    Raises HeadlessModelError for a model whose head was never trained, InputError for a target, layers or sources that
+    are not there.
     """
     sites = check_contracts(model)
     check_trained_head(model)
-    sentence = one_sentence(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
     return Asked(
         model=model,
         sites=sites,
@@ -112,11 +116,19 @@ def ask(
 
 
 def one_sentence(
-    model: nn.Module, inputs: str | Tensor, *, attention_mask: Tensor | None, prepend_bos: bool
+    model: nn.Module,
+    inputs: Text,
+    *,
+    attention_mask: Ids | None,
+    token_type_ids: Ids | None,
+    prepend_bos: bool,
 ) -> Sentence:
-    """The one sentence that is given; raises InputTypeError for several."""
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
-    if isinstance(inputs, list | tuple) or len(encoded.sentences) != 1:
+    """The one sentence or pair that is given; raises InputTypeError for several."""
+    encoded = encode(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
+    is_list = isinstance(inputs, list | tuple) and not encoded.single
+    if is_list or len(encoded.sentences) != 1:
         raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
     return encoded.sentences[0]
 

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.effects.asked import Asked, Numbers, ask
+from tl_vzero.effects.asked import Asked, Numbers, ask, one_sentence
 from tl_vzero.effects.metric import MakeMetric, MetricFunction, metric_for
 from tl_vzero.effects.ranks import rank_correlation
 from tl_vzero.effects.result import Effect
 from tl_vzero.errors import InputError
-from tl_vzero.models.run import NamedHook, quiet, run_logits
+from tl_vzero.inputs import Ids, Text
+from tl_vzero.models.run import NamedHook, quiet
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @takes_turn
 def attribution_patching(
     model: nn.Module,
-    inputs: str | Tensor,
+    inputs: Text,
     *,
     target: int | None = None,
     target_ids: TargetIds | None = None,
@@ -34,7 +35,8 @@ def attribution_patching(
     layers: Numbers = None,
     sources: Numbers = None,
     per_head: bool = False,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
 ) -> Effect:
     """Estimate `zero_ablation` of all value positions to first order, by one forward and one backward pass.
@@ -51,16 +53,10 @@ def attribution_patching(
     >>> tl_vzero.attribution_patching(model, "the authors [MASK] here.", target_ids=("are", "is")).values.shape
     torch.Size([4, 7])
     """
-    asked = ask(
-        model,
-        inputs,
-        target=target,
-        layers=layers,
-        sources=sources,
-        per_head=per_head,
-        attention_mask=attention_mask,
-        prepend_bos=prepend_bos,
+    sentence = one_sentence(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
+    asked = ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
     make_metric = metric_for(model, metric, target_ids)
     with quiet(model):
         products, labels = _value_times_gradient(asked, make_metric)
@@ -89,7 +85,7 @@ def _value_times_gradient(
         return asked.sites.values[layer], hook_function
 
     with torch.enable_grad():
-        logits = run_logits(asked.model, asked.ids, [add_zero(layer) for layer in asked.layers])
+        logits = asked.logits([add_zero(layer) for layer in asked.layers])
         measure = make_metric(asked.target, logits[0, asked.target].detach())
         measured = measure(logits)
         if not measured.requires_grad:
@@ -128,6 +124,12 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
                 f"{name}: {given!r} in the approximate and {expected!r} in the exact effect: expected two effects on "
                 "one prediction, computed with the same options"
             )
+    segments = [effect.metadata.get("token_types") for effect in (approximate, exact)]
+    if segments[0] != segments[1]:
+        raise InputError(
+            f"token_types: {segments[0]} in the approximate and {segments[1]} in the exact effect: expected two "
+            "effects of one sentence, with the same segments"
+        )
     guessed, true = (effect.values.detach().cpu().double().flatten(1) for effect in (approximate, exact))
     off = guessed - true
     rms, size = off.square().mean(-1).sqrt(), true.square().mean(-1).sqrt()

@@ -5,8 +5,8 @@
 3. The effect is the metric of the patched run minus the metric of the corrupted sentence.
 
 `transformer_lens.patching` forwards tokens only, shows a bar of its own, and in 3.9 takes away hooks that a user left
-behind. So it is given sentences without padding, which need no mask, and a model that runs with our own temporary
-hooks.
+behind. So it is given sentences without padding, which need no mask, and a model that runs its one sentence, segments
+included, with our own temporary hooks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,8 +27,8 @@ from tl_vzero.effects.asked import Asked, Numbers, ask, one_sentence
 from tl_vzero.effects.metric import Metric, MetricFunction, metric_for
 from tl_vzero.effects.result import PatchingEffect
 from tl_vzero.errors import InputError
-from tl_vzero.inputs import Sentence
-from tl_vzero.models.run import NamedHook, quiet, run_logits
+from tl_vzero.inputs import Ids, Sentence, Text
+from tl_vzero.models.run import NamedHook, quiet
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds
 
@@ -38,8 +38,8 @@ _ONE_BAR = RLock()
 @takes_turn
 def value_patching(
     model: nn.Module,
-    clean: str | Tensor,
-    corrupted: str | Tensor,
+    clean: Text,
+    corrupted: Text,
     *,
     target: int | None = None,
     target_ids: TargetIds | None = None,
@@ -47,8 +47,10 @@ def value_patching(
     layers: Numbers = None,
     sources: Numbers = None,
     per_head: bool = False,
-    attention_mask: Tensor | None = None,
-    corrupted_attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    corrupted_attention_mask: Ids | None = None,
+    corrupted_token_type_ids: Ids | None = None,
     progress: bool = False,
     prepend_bos: bool = False,
 ) -> PatchingEffect:
@@ -69,26 +71,24 @@ def value_patching(
     >>> effect.clean > 0 > effect.corrupted
     True
     """
-    ask_one = partial(
-        ask,
-        model,
-        target=target,
-        layers=integers("layers", layers),
-        sources=integers("sources", sources),
-        per_head=per_head,
-        prepend_bos=prepend_bos,
-    )
-    pair = (clean, attention_mask), (corrupted, corrupted_attention_mask)
+    inputs = (clean, attention_mask, token_type_ids), (corrupted, corrupted_attention_mask, corrupted_token_type_ids)
+    both = [
+        one_sentence(model, text, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
+        for text, mask, token_types in inputs
+    ]
     # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
-    _check_lengths(*(one_sentence(model, text, attention_mask=mask, prepend_bos=prepend_bos) for text, mask in pair))
-    source, asked = (ask_one(text, attention_mask=mask) for text, mask in pair)
+    _check_lengths(*both)
+    layers, sources = integers("layers", layers), integers("sources", sources)
+    source, asked = (
+        ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head) for sentence in both
+    )
     _check_targets(source, asked)
     make_metric = metric_for(model, metric, target_ids)
     with quiet(model):
         values, logits = _clean_values(source)
         measure = make_metric(asked.target, logits[0, asked.target])
         clean_metric = measure(logits)
-        before = measure(run_logits(model, asked.ids, []))
+        before = measure(asked.logits([]))
         after = _patched(asked, values, measure, progress)
     labels = source.labels(measure, clean_metric, logits)
     return PatchingEffect(
@@ -114,7 +114,7 @@ def _shown(clean: Sentence, corrupted: Sentence) -> str:
 
 def _check_targets(clean: Asked, corrupted: Asked) -> None:
     shown = _shown(clean.sentence, corrupted.sentence)
-    if torch.equal(clean.sentence.ids, corrupted.sentence.ids):
+    if clean.sentence.identity == corrupted.sentence.identity:
         raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {shown}")
     if clean.target != corrupted.target:
         raise InputError(
@@ -133,7 +133,7 @@ def _clean_values(asked: Asked) -> tuple[dict[str, Tensor], Float[Tensor, "1 pos
 
         return name, hook_function
 
-    logits = run_logits(asked.model, asked.ids, [keep(asked.sites.values[layer]) for layer in asked.layers])
+    logits = asked.logits([keep(asked.sites.values[layer]) for layer in asked.layers])
     return seen, logits
 
 
@@ -153,19 +153,19 @@ def _patched(asked: Asked, values: dict[str, Tensor], metric: Metric, progress: 
 
     with _bar_of_ours(asked.model, patching, progress):
         patch: Any = patching.generic_activation_patch  # its types ask for more than it uses
-        patch(_OneSentenceModel(asked.model), asked.ids, values, measure, setter, "v", index_df=by_position)
+        patch(_OneSentenceModel(asked), asked.ids, values, measure, setter, "v", index_df=by_position)
     return torch.stack(measured)
 
 
 class _OneSentenceModel:
-    """What TransformerLens's patching uses of a model; a user's own hooks on it stay."""
+    """What TransformerLens's patching uses of a model, which runs one sentence; a user's own hooks on it stay."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self.cfg = SimpleNamespace(device=device_of(model))
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self.cfg = SimpleNamespace(device=device_of(asked.model))
 
     def run_with_hooks(self, ids: Tensor, fwd_hooks: Sequence[NamedHook]) -> Tensor:
-        return run_logits(self._model, ids, fwd_hooks)
+        return self._asked.logits(fwd_hooks)
 
 
 @contextmanager

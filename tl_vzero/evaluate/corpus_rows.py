@@ -51,8 +51,8 @@ def corpus_rows(
     is taken.
 
     Raises InputError or ModelError before any map is read: for another model, methods or layers that the corpus lacks,
-    methods of a target (they explain another logit there), maps that it does not hold, examples that are not in it;
-    FileFormatError for a shard that cannot be read.
+    methods of a target (they explain another logit there), maps that it does not hold, examples that are not in it, a
+    corpus of pairs; FileFormatError for a shard that cannot be read.
 
     >>> import tempfile, tl_vzero
     >>> from pathlib import Path
@@ -71,6 +71,12 @@ def corpus_rows(
     if options:
         raise InputError(f"options={options!r} given with a corpus: it has the options that it was made with")
     n_layers = check_contracts(model).n_layers
+    second = (corpus.manifest.get("input") or {}).get("second_text_column")
+    if second is not None:
+        raise InputError(
+            f"{corpus.folder} holds pairs, with their second text in {second!r}, and examples are one sentence each: "
+            "leave the corpus out, or give one of single sentences"
+        )
     _check_model(corpus, model)
     names, left_out = _methods(corpus, methods)
     check_all_layers(layers, rolled_out)

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
-from tl_vzero.clean import CleanBlock, clean_from_cache, ids_of, visit_clean_blocks
-from tl_vzero.inputs import Sentence, encode
+from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
+from tl_vzero.inputs import Ids, Sentence, Text, encode
 from tl_vzero.methods.block_vectors import Vectors, carry_through, output_vectors
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.method import VECTORS, LayerMethod
@@ -28,11 +28,12 @@ from tl_vzero.scores import Scores
 @takes_turn
 def decompx(
     model: nn.Module,
-    inputs: str | Sequence[str] | Tensor,
+    inputs: Text,
     *,
     propagate: bool = False,
     share_biases: bool = True,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     cache: Any | None = None,
     layers: Iterable[int] | int | None = None,
     destinations: Iterable[int] | int | None = None,
@@ -64,6 +65,7 @@ def decompx(
             model,
             inputs,
             attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
             cache=cache,
             layers=layers,
             destinations=destinations,
@@ -72,7 +74,9 @@ def decompx(
         )
     sites = check_contracts(model)
     picked = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    encoded = encode(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
     rows = rows_by_sentence(encoded, destinations)
     options = {"propagate": propagate, "share_biases": share_biases}
     metadata = provenance(model) | {"engine": "clean run", "options": options}
@@ -128,7 +132,8 @@ def _propagated(
         sizes.append(torch.linalg.vector_norm(carried[0][0], dim=-1))
 
     if cache is None:
-        visit_clean_blocks(model, sites, ids_of(model, [sentence]), range(n_layers), visit)
+        ids, beside = read_by(model, [sentence])
+        visit_clean_blocks(model, sites, ids, range(n_layers), visit, **beside)
     else:
         for number, clean in clean_from_cache(cache, model, sites, [sentence], range(n_layers)).items():
             visit(number, clean)

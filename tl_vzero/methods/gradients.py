@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, unknown_name
-from tl_vzero.inputs import Sentence, encode
+from tl_vzero.inputs import Ids, Sentence, Text, encode
 from tl_vzero.methods.baseline import Baseline, baseline_at, check_baseline, name_of
 from tl_vzero.methods.prediction import Prediction, predict, targets_of
 from tl_vzero.methods.rescale_rule import Readout, check_rescale_rule, nothing_left_on, rescaled_above
@@ -27,7 +27,6 @@ from tl_vzero.paired_inputs import described
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, target_tokens
 
-Text = str | Sequence[str] | Tensor
 Numbers = Iterable[int] | int | None
 Target = int | Sequence[int] | None
 
@@ -51,7 +50,8 @@ def gradient_x_input(
     target: Target = None,
     target_ids: TargetIds | None = None,
     aggregate: str = "norm",
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     layers: Numbers = None,
     prepend_bos: bool = False,
 ) -> Scores | list[Scores]:
@@ -80,7 +80,7 @@ def gradient_x_input(
 
     return _target_rows(
         "gradient_x_input",
-        _Asked(target, target_ids, aggregate, attention_mask, layers, prepend_bos),
+        _Asked(target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos),
         model,
         inputs,
         attribute,
@@ -95,7 +95,8 @@ def integrated_gradients(
     target: Target = None,
     target_ids: TargetIds | None = None,
     aggregate: str = "norm",
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     layers: Numbers = None,
     prepend_bos: bool = False,
     steps: int = STEPS,
@@ -139,7 +140,7 @@ def integrated_gradients(
 
     return _target_rows(
         "integrated_gradients",
-        _Asked(target, target_ids, aggregate, attention_mask, layers, prepend_bos),
+        _Asked(target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos),
         model,
         inputs,
         attribute,
@@ -156,7 +157,8 @@ def deep_lift(
     target: Target = None,
     target_ids: TargetIds | None = None,
     aggregate: str = "norm",
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     layers: Numbers = None,
     prepend_bos: bool = False,
     baseline: Baseline = None,
@@ -200,7 +202,7 @@ def deep_lift(
 
     return _target_rows(
         "deep_lift",
-        _Asked(target, target_ids, aggregate, attention_mask, layers, prepend_bos),
+        _Asked(target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos),
         model,
         inputs,
         attribute,
@@ -215,7 +217,8 @@ class _Asked:
     target: Target
     target_ids: TargetIds | None
     aggregate: str
-    attention_mask: Tensor | None
+    attention_mask: Ids | None
+    token_type_ids: Ids | None
     layers: Numbers
     prepend_bos: bool
 
@@ -228,7 +231,13 @@ def _target_rows(
         raise unknown_name("aggregate", asked.aggregate, AGGREGATES)
     check_trained_head(model)
     picked = chosen("layers", asked.layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=asked.attention_mask, prepend_bos=asked.prepend_bos)
+    encoded = encode(
+        model,
+        inputs,
+        attention_mask=asked.attention_mask,
+        token_type_ids=asked.token_type_ids,
+        prepend_bos=asked.prepend_bos,
+    )
     targets = targets_of(model, encoded, asked.target)
     tokens = target_tokens(model, asked.target_ids)
     metadata = provenance(model) | {"engine": "captum", "options": {"aggregate": asked.aggregate, **options}}
@@ -271,7 +280,7 @@ def _target_row(
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
-        metadata=metadata | {"special": list(sentence.special)} | described(None, sentence),
+        metadata=metadata | {"special": list(sentence.special)} | described(sites.stack, sentence),
     )
 
 

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
-from tl_vzero.clean import ids_of
+from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import unknown_name
-from tl_vzero.inputs import encode
+from tl_vzero.inputs import Ids, Text, encode
 from tl_vzero.methods.run import labelled, rows_by_sentence
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.provenance import provenance, result_dtype
@@ -29,11 +29,12 @@ TO = ("layer", "embeddings")
 @takes_turn
 def hta(
     model: nn.Module,
-    inputs: str | Sequence[str] | Tensor,
+    inputs: Text,
     *,
     to: str = "layer",
     times_input: bool = False,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     layers: Iterable[int] | int | None = None,
     destinations: Iterable[int] | int | None = None,
     prepend_bos: bool = False,
@@ -48,7 +49,9 @@ def hta(
         raise unknown_name("to", to, TO)
     sites = check_contracts(model)
     picked = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=attention_mask, prepend_bos=prepend_bos)
+    encoded = encode(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
     rows = rows_by_sentence(encoded, destinations)
     metadata = provenance(model) | {"engine": "autograd", "options": {"to": to, "times_input": times_input}}
     scored: dict[int, Scores] = {}
@@ -57,7 +60,14 @@ def hta(
             (ids,) = ids_of(model, [sentence])
             own = rows[sentence.row]
             sizes = jacobian_sizes(
-                model, sites, ids, picked, own, to_embeddings=to == "embeddings", times_input=times_input
+                model,
+                sites,
+                ids,
+                picked,
+                own,
+                to_embeddings=to == "embeddings",
+                times_input=times_input,
+                token_types=token_types_of(model, [sentence]),
             ).to(result_dtype(model))
             through = to == "embeddings"
             values = normalize_rows(sizes) if through else sizes
@@ -76,17 +86,26 @@ def jacobian_sizes(
     *,
     to_embeddings: bool,
     times_input: bool,
+    token_types: Int[Tensor, "1 position"] | None = None,
 ) -> Float[Tensor, "layer dest src"]:
     """Frobenius norms of d y_i / d x_j: of each block by itself, or of all blocks down to the first one's input.
 
-    i are the destinations, j all positions.
+    i are the destinations, j all positions; `token_types` are the sentence's segments.
     With `times_input`, of the Jacobian with each column times its input feature. Source: Brunner et al. 2020.
 
     A batch holds copies of the sentence, and each copy differentiates one feature of one destination; blocks read
     leaves of their own, so that one backward pass serves all layers (to the embeddings, one a layer).
     """
     length = len(ids)
-    tape = _Tape(model, sites, ids, layers, copies=max(1, TOKENS_A_BATCH // length), to_embeddings=to_embeddings)
+    tape = _Tape(
+        model,
+        sites,
+        ids,
+        layers,
+        copies=max(1, TOKENS_A_BATCH // length),
+        to_embeddings=to_embeddings,
+        token_types=token_types,
+    )
     dest = torch.tensor(destinations, device=ids.device)
     squares = torch.zeros(len(layers), len(dest), length, dtype=wide_dtype(ids.device), device=ids.device)
     for outputs in torch.arange(len(dest) * tape.n_features, device=ids.device).split(tape.copies):
@@ -110,6 +129,7 @@ class _Tape:
         *,
         copies: int,
         to_embeddings: bool,
+        token_types: Tensor | None,
     ) -> None:
         self.copies, self.to_embeddings = copies, to_embeddings
         self._leaves: dict[str, Tensor] = {}
@@ -119,7 +139,13 @@ class _Tape:
         hooks: list[NamedHook] = [(name, self._leaf(name)) for name in dict.fromkeys(sources)]
         hooks += [(name, self._keep(name)) for name in outputs]
         with torch.enable_grad(), eager_attention(model):
-            run_to(model, ids.expand(copies, -1), hooks, last=sites.outputs[max(layers)])
+            run_to(
+                model,
+                ids.expand(copies, -1),
+                hooks,
+                last=sites.outputs[max(layers)],
+                token_types=None if token_types is None else token_types.expand(copies, -1),
+            )
         self.inputs = [self._leaves[name] for name in sources]
         self.outputs = [self._outputs[name] for name in outputs]
         self.n_features = self.outputs[0].shape[-1]

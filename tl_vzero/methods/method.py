@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from tl_vzero.inputs import Text
 from tl_vzero.methods.layer import Layer
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
@@ -61,9 +62,7 @@ class Method:
     compared_up_to: int | None = None
     layer: LayerMethod | None = None
 
-    def __call__(
-        self, model: nn.Module, inputs: str | Sequence[str] | Signals, **options: Any
-    ) -> Scores | list[Scores]:
+    def __call__(self, model: nn.Module, inputs: Text | Signals, **options: Any) -> Scores | list[Scores]:
         return takes_turn(self.function)(model, inputs, **options)
 
     @property

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.clean import check_clean_output, ids_of
+from tl_vzero.clean import check_clean_output, ids_of, token_types_of
 from tl_vzero.errors import InputError
 from tl_vzero.inputs import Inputs, Sentence, find_target
 from tl_vzero.models.facts import vocabulary_size
@@ -28,6 +28,7 @@ class Prediction:
     good: int
     bad: int | None
     logits: TargetLogits
+    token_types: Int[Tensor, "1 position"] | None
 
     @property
     def copies(self) -> int:
@@ -44,7 +45,7 @@ class Prediction:
         """The metric as a function of a block's output, `[copy, position, feature]` to `[copy]`."""
 
         def metric(outputs: Float[Tensor, "copy position feature"]) -> Float[Tensor, "copy"]:
-            logits = self.logits.after(self.sites.outputs[layer], outputs, self.ids, self.target)
+            logits = self.logits.after(self.sites.outputs[layer], outputs, self.ids, self.target, self.token_types)
             return logits[:, self.good] if self.bad is None else logits[:, self.good] - logits[:, self.bad]
 
         return metric
@@ -52,7 +53,7 @@ class Prediction:
     def output_for(self, token: int, layer: int) -> Float[Tensor, "1 position feature"]:
         """What a block writes where every position holds one token."""
         ids = torch.full_like(self.ids, token)
-        outputs, _ = _outputs_and_logits(self.logits, self.sites, [layer], ids, self.target)
+        outputs, _ = _outputs_and_logits(self.logits, self.sites, [layer], ids, self.target, self.token_types)
         return outputs[layer]
 
 
@@ -66,18 +67,23 @@ def predict(
     layers: Sequence[int],
 ) -> tuple[Prediction, dict[int, Tensor]]:
     """A sentence's prediction, by default of its likeliest token, and the chosen blocks' clean outputs."""
-    (ids,) = ids_of(model, [sentence])
-    outputs, logits = _outputs_and_logits(target_logits, sites, layers, ids, target)
+    (ids,), token_types = ids_of(model, [sentence]), token_types_of(model, [sentence])
+    outputs, logits = _outputs_and_logits(target_logits, sites, layers, ids, target, token_types)
     for layer, output in outputs.items():
         check_clean_output(sites.outputs[layer], output)
     # Now, and not in a run on which Captum has put hooks of its own, is found out what may be left out.
-    target_logits.after(sites.outputs[layers[0]], outputs[layers[0]], ids, target)
+    target_logits.after(sites.outputs[layers[0]], outputs[layers[0]], ids, target, token_types)
     good, bad = tokens or (int(logits[0].argmax()), None)
-    return Prediction(model, sites, ids, target, good, bad, target_logits), outputs
+    return Prediction(model, sites, ids, target, good, bad, target_logits, token_types), outputs
 
 
 def _outputs_and_logits(
-    target_logits: TargetLogits, sites: Sites, layers: Sequence[int], ids: Tensor, target: int
+    target_logits: TargetLogits,
+    sites: Sites,
+    layers: Sequence[int],
+    ids: Tensor,
+    target: int,
+    token_types: Tensor | None,
 ) -> tuple[dict[int, Tensor], Tensor]:
     seen: dict[int, Tensor] = {}
 
@@ -88,7 +94,7 @@ def _outputs_and_logits(
         return sites.outputs[layer], hook_function
 
     at = torch.tensor([target], device=ids.device)
-    logits = target_logits.at(ids.unsqueeze(0), at, [keep(layer) for layer in layers])
+    logits = target_logits.at(ids.unsqueeze(0), at, [keep(layer) for layer in layers], token_types)
     return seen, logits
 
 

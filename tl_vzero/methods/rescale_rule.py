@@ -59,7 +59,8 @@ def rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
         calls.clear()
 
     with temporary_pre_hooks(prediction.model, _modules_with_a_rule(prediction.model), note):
-        run_logits(prediction.model, prediction.ids.unsqueeze(0), [(prediction.sites.outputs[layer], begin)])
+        hooks = [(prediction.sites.outputs[layer], begin)]
+        run_logits(prediction.model, prediction.ids.unsqueeze(0), hooks, prediction.token_types)
     if len(set(calls)) < len(calls):
         raise ModelError(
             f"deep_lift is undefined for {facts_of(prediction.model).name}: blocks share an activation module, and the "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tl_vzero.choices import chosen, integers
 from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.inputs import Inputs, Sentence
+from tl_vzero.inputs import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.method import LayerMethod
 from tl_vzero.models.blocks import acted_on, block_weights
@@ -64,9 +64,10 @@ def layer_scores(
     name: str,
     method: LayerMethod,
     model: nn.Module,
-    inputs: str | Sequence[str] | Signals,
+    inputs: Text | Signals,
     *,
-    attention_mask: Tensor | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
     decoder_inputs: DecoderInputs | None = None,
     sampling_rate: int | None = None,
     stack: str | None = None,
@@ -96,6 +97,7 @@ def layer_scores(
         inputs,
         decoder_inputs,
         attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
         prepend_bos=prepend_bos,
         sampling_rate=sampling_rate,
     )
@@ -186,8 +188,8 @@ def _maps(
 
     layers = sorted({number for numbers in read.values() for number in numbers})
     if cache is None:
-        ids, decoder_ids = read_by(model, group)
-        visit_clean_blocks(model, sites, ids, layers, visit, decoder_ids=decoder_ids)
+        ids, beside = read_by(model, group)
+        visit_clean_blocks(model, sites, ids, layers, visit, **beside)
     else:
         for number, block in clean_from_cache(cache, model, sites, group, layers).items():
             visit(number, block)

@@ -52,6 +52,15 @@ def context_length(model: nn.Module) -> int | None:
     return int(length) if length and length > 0 else None
 
 
+def segment_count(model: nn.Module) -> int:
+    """The number of segments that a model tells apart by token_type_ids; 1 where it has no embedding for them."""
+    for root in (model, hf_model_of(model)):
+        for name, weight in () if root is None else nn.Module.named_parameters(root):
+            if any(part.startswith("token_type_embed") for part in name.split(".")):
+                return len(weight)
+    return 1
+
+
 def decoder_start(model: nn.Module) -> int | None:
     """The token that an encoder-decoder's decoder starts with; None where nothing names it."""
     inside = hf_model_of(model)

@@ -140,13 +140,15 @@ def run_to(
     last: str,
     mask: Bool[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
+    token_types: Int[Tensor, "batch position"] | None = None,
 ) -> None:
     """Run a batch of sentences, with hooks, and stop once the hook `last` has fired.
 
     `mask` is False at padding; None says that there is none. `decoder_ids` are what the decoder of an encoder-decoder
-    reads; a run that ends in its encoder needs none.
+    reads; a run that ends in its encoder needs none. `token_types` are segments; None says that all are of segment 0.
     """
-    arguments = _mask_argument(model, mask) | decoder_arguments(model, ids, decoder_ids)
+    arguments = _mask_argument(model, mask) | _segment_argument(token_types)
+    arguments |= decoder_arguments(model, ids, decoder_ids)
     with temporary_hooks(model, [*hooks, (last, _end_run)]), told_by_us(model):
         try:
             model(ids, return_type=None, **arguments)
@@ -167,6 +169,11 @@ def _mask_argument(model: nn.Module, mask: Tensor | None) -> dict[str, Tensor]:
     return {name: mask.long()}
 
 
+def _segment_argument(token_types: Tensor | None) -> dict[str, Tensor]:
+    # Every class that tells segments apart takes them by this name, and without it all for segment 0.
+    return {} if token_types is None else {"token_type_ids": token_types}
+
+
 def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None) -> dict[str, Tensor]:
     """The further arguments by which an encoder-decoder takes what its decoder reads; none for another model."""
     if not stacks_of(model):
@@ -179,9 +186,14 @@ def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None)
     return arguments
 
 
-def run_logits(model: nn.Module, ids: Int[Tensor, "batch position"], hooks: Sequence[NamedHook]) -> Tensor:
+def run_logits(
+    model: nn.Module,
+    ids: Int[Tensor, "batch position"],
+    hooks: Sequence[NamedHook],
+    token_types: Int[Tensor, "batch position"] | None = None,
+) -> Tensor:
     """Run a batch of sentences of one length, with hooks, to the logits `[batch, position, vocabulary]`."""
     with temporary_hooks(model, hooks), told_by_us(model):
-        logits = model(ids, return_type="logits")
+        logits = model(ids, return_type="logits", **_segment_argument(token_types))
     assert isinstance(logits, Tensor)
     return logits

@@ -36,15 +36,16 @@ class TargetLogits:
         ids: Int[Tensor, "copy position"],
         positions: Int[Tensor, "copy"],
         hooks: Sequence[NamedHook] = (),
+        token_types: Int[Tensor, "copy position"] | None = None,
     ) -> Float[Tensor, "copy vocabulary"]:
-        """The logits of each copy at its position."""
-        return self._at(ids, positions, hooks)
+        """The logits of each copy at its position; `token_types` are segments."""
+        return self._at(ids, positions, hooks, token_types)
 
-    def _at(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook]) -> Tensor:
+    def _at(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None) -> Tensor:
         """The same, also where hooks make several copies of one."""
         if self._may_cut(ids[:1]):
-            return self._cut_logits(ids, positions, hooks)[:, 0]
-        logits = run_logits(self._model, ids, hooks)
+            return self._cut_logits(ids, positions, hooks, token_types)[:, 0]
+        logits = run_logits(self._model, ids, hooks, token_types)
         return logits[torch.arange(len(logits), device=logits.device), positions]
 
     def after(
@@ -53,6 +54,7 @@ class TargetLogits:
         outputs: Float[Tensor, "copy position feature"],
         ids: Int[Tensor, "position"],
         position: int,
+        token_types: Int[Tensor, "1 position"] | None = None,
     ) -> Float[Tensor, "copy vocabulary"]:
         """The logits at one position of a sentence, with the activation at a hook overwritten by each of several."""
 
@@ -62,14 +64,18 @@ class TargetLogits:
         positions = torch.full((len(outputs),), position, device=ids.device)
         hooks = [(site, overwrite)]
         if self._may_spread(site, outputs, ids, position):
-            return self._at(ids.unsqueeze(0), positions, hooks)
-        return self._at(ids.expand(len(outputs), -1), positions, hooks)
+            return self._at(ids.unsqueeze(0), positions, hooks, token_types)
+        copies = len(outputs)
+        types = None if token_types is None else token_types.expand(copies, -1)
+        return self._at(ids.expand(copies, -1), positions, hooks, types)
 
-    def _cut_logits(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook]) -> Tensor:
+    def _cut_logits(
+        self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None = None
+    ) -> Tensor:
         def cut(final: Tensor, *, hook: Any) -> Tensor:
             return final[torch.arange(len(final), device=final.device), positions].unsqueeze(1)
 
-        return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)])
+        return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], token_types)
 
     def _may_cut(self, ids: Int[Tensor, "1 position"]) -> bool:
         """Whether the model unembeds each position by itself where its hook says so."""

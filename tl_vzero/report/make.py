@@ -11,7 +11,7 @@ from tl_vzero.comparison.plan import plan_of
 from tl_vzero.comparison.together import compare_methods
 from tl_vzero.effects import Effect, PatchingEffect, attribution_patching, value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
-from tl_vzero.inputs import Sentence, encode, find_target, mask_positions, warned_before
+from tl_vzero.inputs import Pair, Sentence, encode, find_target, is_pair, mask_positions, warned_before
 from tl_vzero.methods.method import Method
 from tl_vzero.report.result import Report
 from tl_vzero.targets import TargetIds
@@ -33,15 +33,15 @@ NO_CORRUPTED = "no corrupted sentence was given (--corrupted TEXT, of as many to
 
 def make_report(
     model: nn.Module,
-    text: str,
+    text: str | Pair,
     *,
     methods: Sequence[str] | None = None,
     target: int | None = None,
     target_ids: TargetIds | None = None,
-    corrupted: str | None = None,
+    corrupted: str | Pair | None = None,
     progress: bool = False,
 ) -> Report:
-    """Compute everything that the page of one sentence shows.
+    """Compute everything that the page of one sentence or pair shows.
 
     `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
@@ -57,8 +57,10 @@ def make_report(
     (['value_zeroing', 'alti', 'attention'], ['zero_ablation', 'attribution_patching'])
     """
     for name, given in (("text", text), ("corrupted", corrupted)):
-        if not isinstance(given, str) and (name, given) != ("corrupted", None):
-            raise InputTypeError(f"{name} is {type(given).__name__}: a report is on one sentence, given as a string")
+        if not isinstance(given, str) and not is_pair(given) and (name, given) != ("corrupted", None):
+            raise InputTypeError(
+                f"{name} is {type(given).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
+            )
     if methods is not None:
         plan_of(METHODS, methods, None)
     sentence = encode(model, text).sentences[0]
@@ -68,12 +70,12 @@ def make_report(
 
 def _made(
     model: nn.Module,
-    text: str,
+    text: str | Pair,
     sentence: Sentence,
     methods: Sequence[str] | None,
     target: int | None,
     target_ids: TargetIds | None,
-    corrupted: str | None,
+    corrupted: str | Pair | None,
     progress: bool,
 ) -> Report:
     focus = None
@@ -92,18 +94,18 @@ def _made(
     metadata = dict(compared["value_zeroing"].metadata)
     return Report(
         model=str(metadata.get("model", type(model).__name__)),
-        text=text,
+        text=str(sentence.text),
         comparison=compared,
         effects=effects,
         missing=missing,
-        corrupted=corrupted,
+        corrupted=corrupted if corrupted is None or isinstance(corrupted, str) else "\n".join(corrupted),
         metadata=metadata,
     )
 
 
 def _compared(
     model: nn.Module,
-    text: str,
+    text: str | Pair,
     methods: Sequence[str] | None,
     target: int | None,
     target_ids: TargetIds | None,
@@ -117,6 +119,7 @@ def _compared(
         named,
         options=None,
         attention_mask=None,
+        token_type_ids=None,
         layers=None,
         target=target,
         target_ids=target_ids,
@@ -139,7 +142,7 @@ def _with_both(methods: Sequence[str]) -> list[str]:
 
 
 def _effects(
-    model: nn.Module, text: str, compared: Comparison, target_ids: TargetIds | None
+    model: nn.Module, text: str | Pair, compared: Comparison, target_ids: TargetIds | None
 ) -> tuple[dict[str, Effect], dict[str, str]]:
     """Zero ablation, which the comparison has, and its estimate; or the reason why there is neither."""
     if compared.effect is None:
@@ -150,7 +153,12 @@ def _effects(
 
 
 def _patched(
-    model: nn.Module, text: str, corrupted: str, target: int, target_ids: TargetIds | None, progress: bool
+    model: nn.Module,
+    text: str | Pair,
+    corrupted: str | Pair,
+    target: int,
+    target_ids: TargetIds | None,
+    progress: bool,
 ) -> PatchingEffect | None:
     """Values of the text in the corrupted sentence; None for a model whose head was never trained."""
     try:

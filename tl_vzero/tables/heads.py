@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tl_vzero.api import Text
+from tl_vzero.inputs import Text
 from tl_vzero.models.contracts import attention_heads
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tl_vzero.api import Text
 from tl_vzero.errors import InputTypeError
+from tl_vzero.inputs import Text
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.tables.maps import options_without, raw_maps

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from tl_vzero.api import Text, value_zeroing
+from tl_vzero.api import value_zeroing
 from tl_vzero.errors import InputError
+from tl_vzero.inputs import Text
 from tl_vzero.scores import Scores
 
 

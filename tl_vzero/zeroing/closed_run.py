@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
+from tl_vzero.clean import Beside, Clean, CleanBlock, visit_clean_blocks
 from tl_vzero.errors import EndsRun, ModelError
 from tl_vzero.models.blocks import block_weights
 from tl_vzero.models.modules import block_modules
@@ -37,12 +38,13 @@ def closed_maps(
     clean: Clean | None = None,
     final_norm: nn.Module | None = None,
     advance: Callable[[float], object] = lambda sources: None,
+    **beside: Unpack[Beside],
 ) -> tuple[list[Float[Tensor, "layer map _ _"]], tuple[str, ...]]:
     """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
 
-    `clean` is their clean run, where it is known. Each block's maps are computed as soon as the run reaches its end,
-    so that the activations of one block are held at a time. Raises NotInClosedForm for a block of no known form,
-    PaddingMatters where the sentences must run by themselves.
+    `beside` is what goes beside the ids, padded likewise; `clean` is their clean run, where it is known. Each block's
+    maps are computed as soon as the run reaches its end, so that the activations of one block are held at a time.
+    Raises NotInClosedForm for a block of no known form, PaddingMatters where the sentences must run by themselves.
     """
     by_layer: dict[int, list[Tensor]] = {}
     routes: dict[int, str] = {}
@@ -69,7 +71,7 @@ def closed_maps(
         if clean is None:
             padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
             try:
-                visit_clean_blocks(model, sites, padded, request.layers, visit, mask=mask)
+                visit_clean_blocks(model, sites, padded, request.layers, visit, mask=mask, **beside)
             except ModelError as error:
                 if mask is None:
                     raise

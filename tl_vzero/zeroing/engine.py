@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.clean import clean_from_cache, ids_of, read_by
+from tl_vzero.clean import clean_from_cache, ids_of, read_by, token_types_of
 from tl_vzero.errors import ModelError, unknown_name
 from tl_vzero.inputs import Sentence
 from tl_vzero.models.blocks import acted_on, structure
@@ -113,17 +113,17 @@ def _by_hooks(work: Work, group: list[Sentence]) -> Maps:
     """Maps of sentences of one shape of which the same is asked."""
     layers = work.request.layers
     known = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
-    ids, decoder_ids = read_by(work.model, group)
+    ids, beside = read_by(work.model, group)
     maps = hooked_maps(
         work.model,
         work.sites,
         ids,
         work.request,
         work.wanted[group[0].row],
-        decoder_ids=decoder_ids,
         clean=known,
         final_norm=work.final_norm,
         advance=lambda sources: work.advance(sources * len(layers)),
+        **beside,
     )
     return list(maps)
 
@@ -166,6 +166,7 @@ def _closed_group(work: Work, group: list[Sentence], kept: Kept) -> tuple[Maps, 
         clean=known,
         final_norm=work.final_norm,
         advance=work.advance,
+        token_types=token_types_of(work.model, group),
     )
 
 

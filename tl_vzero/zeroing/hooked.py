@@ -11,14 +11,14 @@ One forward pass a batch of copies so serves all layers. Source: Mohebbi et al. 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, chosen_heads, integers
-from tl_vzero.clean import Clean, CleanBlock, check_clean_output
+from tl_vzero.clean import Beside, Clean, CleanBlock, check_clean_output
 from tl_vzero.distance import cosine, cosine_of_change, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
@@ -127,15 +127,15 @@ def hooked_maps(
     request: Request,
     wanted: Wanted,
     *,
-    decoder_ids: Int[Tensor, "sentence decoder_position"] | None = None,
     clean: Clean | None = None,
     final_norm: nn.Module | None = None,
     advance: Callable[[float], object] = lambda copies: None,
+    **beside: Unpack[Beside],
 ) -> Float[Tensor, "sentence layer head dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the head axis is 1 long unless per head.
 
-    The last axis is `wanted`'s spans, in most maps single positions. `decoder_ids` are what the decoder reads, where
-    the map is one of an encoder-decoder's decoder.
+    The last axis is `wanted`'s spans, in most maps single positions. `beside` is what goes beside the ids: what
+    the decoder reads, where the map is one of an encoder-decoder's decoder, and segments.
 
     `clean` is their clean run, where it is known; `advance` is told how many sources each batch had zeroed. An entry
     is exactly 0 where every zeroed head's pattern or value is exactly 0.
@@ -145,7 +145,7 @@ def hooked_maps(
     shape = (len(ids), len(request.layers), n_maps, len(wanted.destinations), len(wanted.spans))
     maps = torch.zeros(shape, dtype=wide_dtype(ids.device), device=ids.device)
     copies = _all_copies(len(ids), wanted.spans, n_maps, ids.device)
-    length = wanted.length + (0 if decoder_ids is None else ids.shape[1])
+    length = wanted.length + (0 if beside.get("decoder_ids") is None else ids.shape[1])
     size = request.batch_size or max(1, TOKENS_A_BATCH // length)
     known = _CleanActivations(sites, clean)
     dest = torch.tensor(wanted.destinations, device=ids.device)
@@ -165,18 +165,18 @@ def hooked_maps(
             if part.n_clean:
                 hooks.append((sites.patterns[layer], _look(known, sites.patterns[layer], part)))
         with eager_attention(model) if part.n_clean else nullcontext():
-            run_to(
-                model,
-                part.rows(ids),
-                hooks,
-                last=sites.outputs[max(request.layers)],
-                decoder_ids=None if decoder_ids is None else part.rows(decoder_ids),
-            )
+            run_to(model, part.rows(ids), hooks, last=sites.outputs[max(request.layers)], **_copied(beside, part))
         advance(len(part) / n_maps)
     for index, layer in enumerate(request.layers):
         felt = reached(known.block(layer), heads, request.per_head)
         maps[:, index] *= felt_of(felt, wanted)
     return maps
+
+
+def _copied(beside: Beside, copies: _Copies) -> Beside:
+    whole = beside.get("decoder_ids"), beside.get("token_types")
+    decoder_ids, token_types = (None if each is None else copies.rows(each) for each in whole)
+    return Beside(decoder_ids=decoder_ids, token_types=token_types)
 
 
 def _all_copies(n_sentences: int, spans: tuple[Span, ...], n_maps: int, device: torch.device) -> _Copies:

@@ -51,13 +51,19 @@ def _phrases(name: str, sentence: Sentence) -> tuple[Span, ...]:
             f'spans="{name}" given, and this tokenizer does not say where its tokens stand in the text: load the model '
             "with a fast tokenizer, or give positions, such as spans=[[1, 2], [4]]"
         )
-    phrases = PHRASES[name](sentence.text, sentence.offsets)
+    phrases = [phrase for start, text in sentence.texts for phrase in _phrases_in(name, text, start, sentence.offsets)]
     groups: dict[int, list[int]] = {}
     for position, piece in enumerate(sentence.offsets):
         phrase = None if sentence.special[position] else _phrase_of(piece, phrases)
         # What is in no phrase, a special token or white space, gets a number of its own.
         groups.setdefault(-1 - position if phrase is None else phrase, []).append(position)
     return tuple(sorted(tuple(group) for group in groups.values()))
+
+
+def _phrases_in(name: str, text: str, start: int, pieces: Sequence[Range]) -> list[Phrase]:
+    """The phrases of one text of a sentence or pair, which begins at a character of the whole."""
+    within = [(begin - start, end - start) for begin, end in pieces if start <= begin and end <= start + len(text)]
+    return [tuple((a + start, b + start) for a, b in phrase) for phrase in PHRASES[name](text, within)]
 
 
 def _phrase_of(piece: Range, phrases: Sequence[Phrase]) -> int | None:

@@ -33,6 +33,17 @@ def test_the_only_mask_is_the_target(model: Any) -> None:
     assert as_json(report)["text"] == SENTENCE
 
 
+def test_a_pair_is_shown_on_two_lines_and_measured_with_its_segments(model: Any) -> None:
+    pair, corrupted = (SENTENCE, "the authors are here."), (CORRUPTED, "the authors are here.")
+    report = make_report(model, pair, corrupted=corrupted)
+    assert as_json(report)["text"] == "\n".join(pair) and as_json(report)["corrupted"] == "\n".join(corrupted)
+    assert torch.equal(report.value_zeroing.values, tl_vzero.value_zeroing(model, pair).values)
+    for effect, function in (("attribution_patching", attribution_patching), ("value_patching", value_patching)):
+        given = (pair, corrupted) if effect == "value_patching" else (pair,)
+        assert torch.equal(report.effects[effect].values, function(model, *given).values)
+    assert "scaring marcus.<br>the authors are here." in report.to_html()
+
+
 def test_a_target_may_count_from_the_end(model: Any) -> None:
     report = make_report(model, SENTENCE, target=-3)
     assert report.target == len(report.value_zeroing.dest_tokens) - 3
