@@ -1,5 +1,6 @@
 """What is shipped: the wheel, the pinned versions, the README's commands, and what the files give away."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,10 +15,19 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LINES = {"tl3": "3.9.", "tl4": "4."}
+TOOLS = {"test", "browser", "notebook"}  # extras of those who work on the package
+USED = [
+    Requirement(text)
+    for text in chain(
+        PROJECT["dependencies"],
+        *(texts for extra, texts in PROJECT["optional-dependencies"].items() if extra not in TOOLS),
+    )
+]
 
 # Written so that this file does not match its own patterns.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:root|opt|work)/\w")
@@ -142,6 +152,37 @@ def test_a_constraints_file_pins_its_own_line(line: str) -> None:
 def test_the_lines_differ_in_transformer_lens_and_what_it_needs_only() -> None:
     first, second = pins("tl3"), pins("tl4")
     assert {name for name in first.keys() & second.keys() if first[name] != second[name]} == {"transformer-lens"}
+
+
+def test_the_lowest_versions_are_the_declared_lower_bounds() -> None:
+    pinned = pins("lowest")
+    assert pinned["torch"] == "2.13.0"
+    for requirement in USED:
+        name = canonicalize_name(requirement.name)
+        (bound,) = (each.version for each in requirement.specifier if each.operator == ">=")
+        assert name == "torch" or Version(pinned[name]) == Version(bound), f"{requirement}: {pinned[name]} is pinned"
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """What another package happens to bring may be gone with its next release."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tl_vzero").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    modules = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"tl_vzero"}
+    assert {"torch", "transformer_lens"} <= modules
+    brought_by = metadata.packages_distributions()
+    declared = {canonicalize_name(requirement.name) for requirement in USED}
+    assert not {
+        module for module in modules if not declared & {canonicalize_name(name) for name in brought_by.get(module, ())}
+    }
+
+
+def test_every_minor_version_of_python_that_is_named_is_admitted() -> None:
+    start = "Programming Language :: Python :: 3."
+    named = [each.removeprefix(start) for each in PROJECT["classifiers"] if each.startswith(start)]
+    assert named == ["11", "12", "13"]
+    assert PROJECT["requires-python"] == f">=3.{named[0]}"
 
 
 @pytest.mark.parametrize("pattern", [MACHINE_PATH, REGISTRY_HOST], ids=["machine path", "registry host"])

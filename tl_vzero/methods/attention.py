@@ -12,7 +12,7 @@ from torch import Tensor
 from tl_vzero.methods.layer import Layer
 from tl_vzero.rollout import normalize_rows, roll_out
 
-# Scipy's flows are 32-bit integers. A row of capacities sums to 1, so no flow is larger than this.
+# Scipy's flows and nodes are 32-bit integers. A row of capacities sums to 1, so no flow is larger than this.
 UNITS_OF_FLOW = 2**30
 
 
@@ -57,7 +57,7 @@ def attention_flow(
 def _graph(pipes: np.ndarray) -> csr_array:
     """A node for each token of the input and of each layer's output; pipes lead from a layer to the one below."""
     n_layers, length, _ = pipes.shape
-    layer, dest, source = np.nonzero(pipes)
+    layer, dest, source = (index.astype(np.int32) for index in np.nonzero(pipes))
     size = (n_layers + 1) * length
     ends = ((layer + 1) * length + dest, layer * length + source)
     return csr_array((pipes[layer, dest, source], ends), shape=(size, size))
