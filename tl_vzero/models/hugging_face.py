@@ -51,6 +51,7 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
     with foreign_errors_as(ModelError, what):
         config = AutoConfig.from_pretrained(source.location, **options)
         named = list(getattr(config, "architectures", None) or [])
+        _check_readable(config, source.name)
         with _Allowance(source), _no_conversion_service():
             model, info = _auto_class(config).from_pretrained(
                 source.location,
@@ -70,6 +71,18 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
         )
     _zero(model, missing)
     return Checkpoint(model, head, _names_a_classifier(named))
+
+
+def _check_readable(config: Any, name: str) -> None:
+    """Raise ModelError before a model is built that could not be read: building some compiles code of their own."""
+    mapping = getattr(_auto_class(config), "_model_mapping", {})
+    if type(config) in mapping:
+        architecture_of(config, name, mapping[type(config)].__name__)
+    if config.model_type == "rwkv":
+        raise ModelError(
+            f"{name!r} is an RWKV, which has no attention (and runs a compiler where it is built): Value Zeroing needs "
+            "an attention whose values can be zeroed in every block"
+        )
 
 
 class _Allowance(TorchDispatchMode):
@@ -97,6 +110,26 @@ class _Allowance(TorchDispatchMode):
                     "the config that belongs to them"
                 )
         return built
+
+
+def architecture_of(config: Any, name: str, class_name: str) -> str:
+    """The name by which TransformerLens has an adapter for a model of that class; raises ModelError for none."""
+    from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
+
+    from tl_vzero.models.adapters import register
+
+    register()
+    of_class = copy.copy(config)
+    of_class.architectures = [class_name]
+    try:
+        return str(determine_architecture_from_hf_config(of_class))
+    except ValueError as error:
+        # It goes on to list every architecture there is.
+        reason = str(error).partition(" Available architectures")[0]
+        raise ModelError(
+            f"TransformerLens cannot read {name!r} ({class_name}): {reason}; expected an architecture for which it, "
+            "tl_vzero or another installed package has an adapter"
+        ) from error
 
 
 @contextmanager
@@ -253,8 +286,14 @@ def _with_head(model: Any) -> tuple[Any, Head]:
     missing = _fill(headed, model)
     if missing and base is not model and model.get_output_embeddings() is not None:
         return model, "trained"  # it has words, behind another head than this class has
-    head = _head_from_missing(type(model).__name__, headed, missing) if missing else "trained"
-    return headed, _head_of_wrapper(headed) if head == "absent" else head
+    lost = sorted(key for key in missing if _is_of_base(headed, key))
+    if lost:
+        whole = headed_class.__name__
+        raise ModelError(
+            f"this {type(model).__name__} lacks {len(lost)} tensors of a {whole}, as which TransformerLens reads it, "
+            f"first {lost[0]}: expected a whole {whole}; pass that"
+        )
+    return headed, _head_of_wrapper(headed) if missing else "trained"
 
 
 def _headed_class(model: Any) -> Any | None:
@@ -269,7 +308,9 @@ def _headed_class(model: Any) -> Any | None:
     # Where there is no head for words at all, as for images and speech, a model's own head stays.
     if isinstance(model, headed_class) or (base is not None and issubclass(headed_class, type(base))):
         return None
-    return headed_class
+    # So it does in a model of images and text, of which the class for text alone is a part.
+    is_whole = type(model.config).__name__ != headed_class.config_class.__name__
+    return None if is_whole and model.get_output_embeddings() is not None else headed_class
 
 
 def _fill(headed: Any, model: Any) -> set[str]:

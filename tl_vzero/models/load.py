@@ -13,7 +13,13 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_erro
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
 from tl_vzero.models.hub import Source, find_source
-from tl_vzero.models.hugging_face import Checkpoint, from_folder_or_hub, from_memory, silent_transformers
+from tl_vzero.models.hugging_face import (
+    Checkpoint,
+    architecture_of,
+    from_folder_or_hub,
+    from_memory,
+    silent_transformers,
+)
 from tl_vzero.models.same_function import check_same_function, hidden_states
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
@@ -87,12 +93,11 @@ def _check_options(tokenizer: object, device: object, dtype: object) -> None:
 def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: Any | None) -> nn.Module:
     hf_model: Any = checkpoint.model.eval()
     class_name = type(hf_model).__name__
+    label = name if name == class_name else f"{name} ({class_name})"
     reads_text = signal_read_by(hf_model) is None
-    with torch.no_grad(), foreign_errors_as(ModelError, f"{name} ({class_name}) cannot be run"):
+    with torch.no_grad(), foreign_errors_as(ModelError, f"{label} cannot be run"):
         states = hidden_states(hf_model)
-    with foreign_errors_as(
-        ModelError, f"TransformerLens {version('transformer-lens')} cannot read {name} ({class_name})"
-    ):
+    with foreign_errors_as(ModelError, f"TransformerLens {version('transformer-lens')} cannot read {label}"):
         with tempfile.TemporaryDirectory() as folder:
             bridge = _bridge(hf_model, _for_bridge(tokenizer, folder) if reads_text else None, name)
         if reads_text and bridge.tokenizer is None:
@@ -115,21 +120,9 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
     installs torchvision by `uv pip` or `pip`, and another torch with it (3.9.0, 4.3.0).
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
-    from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 
-    from tl_vzero.models.adapters import register
-
-    register()
     config = copy.deepcopy(hf_model.config)
-    try:
-        architecture = determine_architecture_from_hf_config(config)
-    except ValueError as error:
-        # It goes on to list every architecture there is.
-        reason = str(error).partition(" Available architectures")[0]
-        raise ModelError(
-            f"TransformerLens cannot read {name!r} ({type(hf_model).__name__}): {reason}; expected an architecture "
-            "for which it, tl_vzero or another installed package has an adapter"
-        ) from error
+    architecture = architecture_of(config, name, type(hf_model).__name__)
 
     def prepare(adapter: Any) -> None:
         with tempfile.TemporaryDirectory() as empty:
