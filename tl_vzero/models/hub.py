@@ -50,7 +50,9 @@ def find_source(name: str) -> Source:
         return Source(MINILM, _minilm_folder(), local=True)
     with foreign_errors_as(ModelError, f"cannot look for a folder {name[:80]!r}"):
         folder = Path(name).expanduser()
-        if folder.exists():
+        is_there = folder.exists()
+    if is_there:
+        with foreign_errors_as(ModelError, f"{folder} cannot be read as a model's folder"):
             return _folder_source(folder)
     if _looks_like_path(name):
         raise ModelError(f"no folder {name}: expected a Hugging Face model folder; {offline_choices()}")
@@ -125,7 +127,7 @@ def _check_config(path: Path) -> None:
                 inside.append(value)
             is_count = isinstance(value, int) and any(word in key for word in COUNTED)
             if is_count and value > MOST_COUNTED:
-                raise ModelError(f"{path} says {key} {value:.3g}: expected at most {MOST_COUNTED}; it was damaged")
+                raise ModelError(f"{path} says {key} {str(value)[:20]}: expected at most {MOST_COUNTED}")
 
 
 def _check_parts(folder: Path) -> None:

@@ -158,7 +158,7 @@ def test_adapters_count(form: str, engine: Any) -> None:
         assert torch.equal(held(input_ids=torch.tensor([IDS])).logits, logits)
     assert all(torch.equal(before[name], tensor) for name, tensor in held.state_dict().items())
     plain = plain_value_zeroing(hf_llama(), IDS, **LLAMA)
-    assert ((expected - plain).abs() / plain).max() > 0.01, "these adapters change something"
+    assert (expected - plain).abs().max() > 1e-3, "these adapters change something"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -184,7 +184,7 @@ def test_learned_prompts_are_no_tokens() -> None:
 @pytest.mark.parametrize("make", [hf_bert, hf_llama])
 def test_quantised_weights(make: Any) -> None:
     quantised = torch.ao.quantization.quantize_dynamic(make(width=32), {nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(ModelError, match="quantised.*float"):
+    with pytest.raises(ModelError, match=r"quantised.*float"):
         tl_vzero.load_model(quantised)
 
 
@@ -209,7 +209,7 @@ def test_weights_of_bytes() -> None:
 def test_a_model_without_memory() -> None:
     with torch.device("meta"):
         empty = type(hf_bert())(hf_bert().config)
-    with pytest.raises(ModelError, match="meta.*load it whole"):
+    with pytest.raises(ModelError, match=r"meta.*load it whole"):
         tl_vzero.load_model(empty)
     with pytest.raises(InputError, match="meta"):
         tl_vzero.load_model(hf_bert(), device="meta")
