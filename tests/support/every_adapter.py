@@ -111,6 +111,8 @@ _MORE: dict[str, dict[str, Any]] = {
     "NemotronConfig": {"num_key_value_heads": 2},
     "Zamba2Config": {"layers_block_type": ["mamba", "hybrid"], "hybrid_layer_ids": [1]},
 }
+# These need packages that are not here, or files beside their configuration.
+UNBUILT = {"Gemma3nForConditionalGeneration", "Emu3ForConditionalGeneration", "MusicFlamingoForConditionalGeneration"}
 _TOKENS = ("token_id", "token_index", "start_index", "end_index")
 
 

@@ -130,7 +130,7 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
             adapter.prepare_loading(empty, {"config": config})
 
     first = next(hf_model.parameters())
-    return build_bridge_from_module(
+    bridge: Any = build_bridge_from_module(
         hf_model,
         architecture,
         hf_config=config,
@@ -140,6 +140,12 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
         model_name=name,
         post_adapter_hook=prepare,
     )
+    if bridge.tokenizer is not None:
+        # TransformerLens 3.9 notes a BOS here and no [CLS], other than where it boots a model itself.
+        begins_with, *others = bridge.tokenizer.encode("a") or [None]
+        special = (bridge.tokenizer.bos_token_id, getattr(bridge.tokenizer, "cls_token_id", None))
+        bridge.cfg.tokenizer_prepends_bos = bool(others) and begins_with in special
+    return bridge
 
 
 def _tokenizer_of(source: Source, trust_remote_code: bool) -> Any | None:
