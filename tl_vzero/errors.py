@@ -63,6 +63,9 @@ class InputWarning(UserWarning):
     """An input is scored as it was given, and may not be what was meant."""
 
 
+LONGEST_CAUSE = 400  # characters of a foreign exception that a message repeats: some print a whole configuration
+
+
 class EndsRun(Exception):
     """Base of what leaves a run on purpose, and is no error."""
 
@@ -81,7 +84,12 @@ def foreign_errors_as(kind: type[TLVZeroError], what: str) -> Iterator[None]:
     except (TLVZeroError, EndsRun, Warning):
         raise
     except Exception as error:
-        raise kind(f"{what}: {type(error).__name__}: {error}") from error
+        raise kind(f"{what}: {type(error).__name__}: {_in_short(error)}") from error
+
+
+def _in_short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} …"
 
 
 def warn_caller(message: str) -> None:

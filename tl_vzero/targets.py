@@ -15,7 +15,13 @@ EXPECTED = "one token (an id or a word), or a pair (good, bad)"
 
 
 def check_trained_head(model: nn.Module) -> None:
-    """Raise HeadlessModelError where a model's prediction head was never trained: its logits are noise."""
+    """Raise HeadlessModelError where no head for words was ever trained: the logits of words are noise."""
+    if facts_of(model).head == "absent" and facts_of(model).is_classifier:
+        raise HeadlessModelError(
+            f"{facts_of(model).name} is a classifier: its head was trained for classes (or spans) and predicts no "
+            "words, so there is no logit to measure an effect on: expected a masked or causal language model; scores "
+            "of what a layer mixes are the same for a classifier"
+        )
     if facts_of(model).head == "absent":
         raise HeadlessModelError(
             f"{facts_of(model).name} has no trained prediction head, so its logits mean nothing: expected a model "

@@ -16,11 +16,15 @@ Head = Literal["trained", "absent", "unknown"]
 
 @dataclass(frozen=True)
 class Facts:
-    """Where a model came from. `tokenizer` is as its folder has it, before TransformerLens adds to it."""
+    """Where a model came from. `tokenizer` is as its folder has it, before TransformerLens adds to it.
+
+    `head` is the one for words; a classifier's, trained for classes, is none and makes it `is_classifier`.
+    """
 
     name: str
     tokenizer: Any | None
     head: Head
+    is_classifier: bool = False
 
 
 # Beside the models, not on them: a user's model is left as it was found.

@@ -1,46 +1,58 @@
 """Hugging Face checkpoints as models that TransformerLens can wrap, and what is known of their heads."""
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
+from threading import RLock
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tl_vzero.errors import ModelError
+from tl_vzero.errors import ModelError, foreign_errors_as
 from tl_vzero.models.facts import Head
-from tl_vzero.models.hub import Source, offline_choices
+from tl_vzero.models.hub import Source, bytes_of_weights, unreadable_because
 from tl_vzero.models.signals import signal_read_by
 
 # Read in training only, or from the last block on: checkpoints of images and speech often lack them.
 _UNREAD = ("masked_spec_embed", "mask_token", "pooler.dense.weight", "pooler.dense.bias")
 
+# What a model may ask for whatever its files hold: 400 MB of float32, and the tensors of a thousand layers.
+ALLOWED_NUMBERS = 100_000_000
+ALLOWED_TENSORS = 20_000
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Hugging Face model with a prediction head, and whether that head was trained."""
+    """A Hugging Face model with a head for words, whether that was trained, and whether it was a classifier's model."""
 
     model: nn.Module
     head: Head
+    is_classifier: bool
 
 
 def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bool) -> Checkpoint:
     """Read a checkpoint, with a head even where it has none (then `head` is "absent").
 
-    Raises ModelError for a config or weights that cannot be read, or weights that lack part of the model.
+    Raises ModelError for a config or weights that cannot be read, weights that lack part of the model, or a config
+    that asks for far more than there are weights for.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     options: dict[str, Any] = {
         "local_files_only": source.local,
         "trust_remote_code": trust_remote_code,
     }
-    try:
+    what = f"{source.location!r} cannot be read as a Hugging Face model{unreadable_because(source)}"
+    with foreign_errors_as(ModelError, what):
         config = AutoConfig.from_pretrained(source.location, **options)
-        with silent_transformers():
+        named = list(getattr(config, "architectures", None) or [])
+        _check_readable(config, source.name)
+        with _Allowance(source), _no_conversion_service():
             model, info = _auto_class(config).from_pretrained(
                 source.location,
                 config=config,
@@ -49,33 +61,119 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{source.location!r} cannot be read as a Hugging Face model: {error}; {offline_choices()}"
-        ) from error
-    _name_architecture(model)
+        _name_architecture(model)
     missing = set(info["missing_keys"])
     head = _head_from_missing(source.location, model, missing)
+    if info.get("mismatched_keys"):
+        raise ModelError(
+            f"the weights of {source.location!r} have other shapes than its config.json says, first "
+            f"{sorted(map(str, info['mismatched_keys']))[0]}: expected the config that belongs to them"
+        )
     _zero(model, missing)
-    return Checkpoint(model, head)
+    return Checkpoint(model, head, _names_a_classifier(named))
+
+
+def _check_readable(config: Any, name: str) -> None:
+    """Raise ModelError before a model is built that could not be read: building some compiles code of their own."""
+    mapping = getattr(_auto_class(config), "_model_mapping", {})
+    if type(config) in mapping:
+        architecture_of(config, name, mapping[type(config)].__name__)
+    if config.model_type == "rwkv":
+        raise ModelError(
+            f"{name!r} is an RWKV, which has no attention (and runs a compiler where it is built): Value Zeroing needs "
+            "an attention whose values can be zeroed in every block"
+        )
+
+
+class _Allowance(TorchDispatchMode):
+    """Ends the building of a model that asks for far more numbers than its files hold, before they are allocated.
+
+    A model is built without memory first (on the device "meta"), of which nothing is real but the sizes.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        on_disk = bytes_of_weights(source)
+        # A file holds a number in half a byte at least; a head may double a small model, and buffers come on top.
+        self._numbers = inf if on_disk is None else 4 * on_disk + ALLOWED_NUMBERS
+        self._tensors = inf if on_disk is None else on_disk // 50 + ALLOWED_TENSORS
+        self._name = source.location
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        built = func(*args, **(kwargs or {}))
+        if isinstance(built, Tensor) and not any(isinstance(argument, Tensor) for argument in args):
+            self._numbers -= built.numel()
+            self._tensors -= 1
+            if min(self._numbers, self._tensors) < 0:
+                raise ModelError(
+                    f"the config.json of {self._name!r} asks for a model far larger than its weight files: expected "
+                    "the config that belongs to them"
+                )
+        return built
+
+
+def architecture_of(config: Any, name: str, class_name: str) -> str:
+    """The name by which TransformerLens has an adapter for a model of that class; raises ModelError for none."""
+    from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
+
+    from tl_vzero.models.adapters import register
+
+    register()
+    of_class = copy.copy(config)
+    of_class.architectures = [class_name]
+    try:
+        return str(determine_architecture_from_hf_config(of_class))
+    except ValueError as error:
+        # It goes on to list every architecture there is.
+        reason = str(error).partition(" Available architectures")[0]
+        raise ModelError(
+            f"TransformerLens cannot read {name!r} ({class_name}): {reason}; expected an architecture for which it, "
+            "tl_vzero or another installed package has an adapter"
+        ) from error
+
+
+@contextmanager
+def _no_conversion_service() -> Iterator[None]:
+    """Without this, transformers asks a service of the hub to convert a model that has a pytorch_model.bin only."""
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _names_a_classifier(class_names: list[str]) -> bool:
+    """Whether a class is named for a head that predicts classes or spans, and no words."""
+    endings = ("Classification", "QuestionAnswering", "MultipleChoice", "NextSentencePrediction")
+    return any(name.endswith(endings) for name in class_names)
+
+
+# transformers keeps how loud it is for the whole process: one change at a time, or it stays changed.
+_LOUDNESS = RLock()
 
 
 @contextmanager
 def silent_transformers() -> Iterator[None]:
-    """No loading bar and no table of missing keys: a missing head is told in words where it matters."""
+    """No loading bar, no table of missing keys, no configuration on the screen: what matters is told in words."""
     from logging import ERROR
 
     from transformers.utils import logging
 
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(ERROR)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
+    with _LOUDNESS:
+        verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity(ERROR)
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bar:
+                logging.enable_progress_bar()
 
 
 def _zero(model: nn.Module, names: set[str]) -> None:
@@ -105,7 +203,9 @@ def _auto_class(config: Any) -> Any:
     is_causal = architectures[0].endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False)
     # Half of an encoder-decoder can be read as a causal model, too.
     others = (pairs, masked, causal) if getattr(config, "is_encoder_decoder", False) else (masked, causal, pairs)
-    for mapping, auto_class in (causal, masked, pairs) if is_causal else others:
+    # Of those that also read images, TransformerLens wraps the whole, and reads text alone, too.
+    images = (auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, transformers.AutoModelForImageTextToText)
+    for mapping, auto_class in (*((causal, masked, pairs) if is_causal else others), images):
         if type(config) in mapping:
             return auto_class
     return transformers.AutoModel
@@ -140,27 +240,27 @@ def _is_of_base(model: Any, key: str) -> bool:
     return key.startswith(f"{prefix}.") if is_within else not key.startswith("lm_head.")
 
 
-def from_memory(hf_model: nn.Module, device: Any, dtype: torch.dtype | None) -> Checkpoint:
+def from_memory(hf_model: Any, device: Any, dtype: torch.dtype | None) -> Checkpoint:
     """Wrap an in-memory model without touching it; a headless base class gets an untrained head.
 
     The weights are shared with the caller's model, or copied where `device` or `dtype` ask for others.
     """
-    first = next(hf_model.parameters(), None)
-    if first is None:
-        raise ModelError(f"{type(hf_model).__name__} has no parameters: expected a Hugging Face model")
+    name = type(hf_model).__name__
+    first = next(hf_model.parameters())
     moves = (dtype is not None and dtype != first.dtype) or (
         device is not None and torch.device(device) != first.device
     )
-    model = copy.deepcopy(hf_model) if moves else _sharing_copy(hf_model)
-    if moves:
-        model = model.to(device=device, dtype=dtype)
-    headed = _with_head(model)
-    if hasattr(headed, "set_attn_implementation"):
-        headed.set_attn_implementation("eager")
-    _name_architecture(headed)
-    if headed is model:
-        return Checkpoint(headed, "absent" if _is_bare(headed) else "trained")
-    return Checkpoint(headed, _head_of_wrapper(headed))
+    with foreign_errors_as(ModelError, f"this {name} cannot be copied"):
+        model = copy.deepcopy(hf_model) if moves else _sharing_copy(hf_model)
+        if moves:
+            model = model.to(device=device, dtype=dtype)
+    with foreign_errors_as(ModelError, f"this {name} cannot be read"):
+        headed, head = _with_head(model)
+        if hasattr(headed, "set_attn_implementation"):
+            headed.set_attn_implementation("eager")
+        _name_architecture(headed)
+    is_classifier = _names_a_classifier([cls.__name__ for cls in type(hf_model).__mro__])
+    return Checkpoint(headed, head, is_classifier)
 
 
 def _sharing_copy(model: nn.Module) -> Any:
@@ -169,49 +269,85 @@ def _sharing_copy(model: nn.Module) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def _with_head(model: Any) -> Any:
-    auto_class = _auto_class(model.config)
-    if not hasattr(auto_class, "_model_mapping") or model.base_model_prefix == "":
-        return model
-    headed_class = auto_class._model_mapping[type(model.config)]
-    base_class = getattr(headed_class, "base_model_prefix", "")
-    base = _without_head(model, headed_class)
-    if base is None:
-        return model
+def _with_head(model: Any) -> tuple[Any, Head]:
+    """The model in the class that TransformerLens reads, with a head for words, and whether that head was trained."""
+    headed_class = _headed_class(model)
+    if headed_class is None:
+        return model, "absent" if _is_bare(model) else "trained"
     with torch.device("meta"):
         headed = headed_class(model.config)
-    if hasattr(headed, base_class):
-        setattr(headed, base_class, base)
+    base_name = headed_class.base_model_prefix
+    base = getattr(model, base_name, model)
+    if hasattr(headed, base_name):
+        setattr(headed, base_name, base)
     else:
         for name, part in base.named_children():
             setattr(headed, name, part)
-    return _materialised(headed, next(model.parameters()))
+    missing = _fill(headed, model)
+    if missing and base is not model and model.get_output_embeddings() is not None:
+        return model, "trained"  # it has words, behind another head than this class has
+    lost = sorted(key for key in missing if _is_of_base(headed, key))
+    if lost:
+        whole = headed_class.__name__
+        raise ModelError(
+            f"this {type(model).__name__} lacks {len(lost)} tensors of a {whole}, as which TransformerLens reads it, "
+            f"first {lost[0]}: expected a whole {whole}; pass that"
+        )
+    return headed, _head_of_wrapper(headed) if missing else "trained"
 
 
-def _without_head(model: Any, headed_class: Any) -> Any | None:
-    """The base model of one that predicts no words: headless, or a classifier; None where there are words."""
-    base_class = getattr(headed_class, "base_model_prefix", "")
-    if isinstance(model, headed_class):
+def _headed_class(model: Any) -> Any | None:
+    """The class with a head for words that a model is put into; None where it is read as it is."""
+    auto_class = _auto_class(model.config)
+    if not hasattr(auto_class, "_model_mapping") or model.base_model_prefix == "":
         return None
-    if not hasattr(model, base_class):
-        return model
+    if type(model.config) not in auto_class._model_mapping:
+        return None
+    headed_class = auto_class._model_mapping[type(model.config)]
+    base = getattr(model, getattr(headed_class, "base_model_prefix", ""), None)
     # Where there is no head for words at all, as for images and speech, a model's own head stays.
-    has_words = issubclass(headed_class, type(getattr(model, base_class))) or model.get_output_embeddings() is not None
-    return None if has_words else getattr(model, base_class)
+    if isinstance(model, headed_class) or (base is not None and issubclass(headed_class, type(base))):
+        return None
+    # So it does in a model of images and text, of which the class for text alone is a part.
+    is_whole = type(model.config).__name__ != headed_class.config_class.__name__
+    return None if is_whole and model.get_output_embeddings() is not None else headed_class
 
 
-def _materialised(headed: Any, like: nn.Parameter) -> Any:
-    """Fill the new head with zeros: it was never trained, and zeros show it plainly."""
-    for module in headed.modules():
+def _fill(headed: Any, model: Any) -> set[str]:
+    """Give a model built without memory the tensors of that name, or else zeros, whose names are returned.
+
+    Zeros show plainly that a head was never trained.
+    """
+    there = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    like = next(model.parameters())
+    missing = set()
+    for path, module in list(headed.named_modules()):
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for name, tensor in own:
             if not tensor.is_meta:
                 continue
+            full = f"{path}.{name}" if path else name
+            same = there.get(full)
+            if same is not None and same.shape == tensor.shape:
+                setattr(module, name, same)
+                continue
             zeros = torch.zeros(tensor.shape, dtype=like.dtype, device=like.device)
             is_parameter = isinstance(tensor, nn.Parameter)
             setattr(module, name, nn.Parameter(zeros) if is_parameter else zeros)
+            if is_parameter:
+                missing.add(full)
     headed.tie_weights()
-    return headed.eval()
+    return missing - _tied(headed)
+
+
+def _tied(headed: Any) -> set[str]:
+    """The names of what is tied to another tensor, and so never missing on its own."""
+    named = dict(headed.named_parameters(remove_duplicate=False))
+    first = dict(headed.named_parameters())
+    return set(named) - set(first)
 
 
 def _head_of_wrapper(headed: Any) -> Head:

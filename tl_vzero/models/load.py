@@ -2,24 +2,32 @@
 
 import copy
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as
 from tl_vzero.models.contracts import check_contracts
-from tl_vzero.models.facts import Facts, Head, remember
+from tl_vzero.models.facts import Facts, remember
 from tl_vzero.models.hub import Source, find_source
-from tl_vzero.models.hugging_face import Checkpoint, from_folder_or_hub, from_memory
+from tl_vzero.models.hugging_face import (
+    Checkpoint,
+    architecture_of,
+    from_folder_or_hub,
+    from_memory,
+    silent_transformers,
+)
 from tl_vzero.models.same_function import check_same_function, hidden_states
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
+from tl_vzero.models.unwrapped import unwrapped
 
 
 def load_model(
-    name_or_folder_or_hf_model: str | Path | nn.Module,
+    name_or_folder_or_hf_model: Any,
     tokenizer: Any | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -29,13 +37,15 @@ def load_model(
     """Load a model as a TransformerBridge with unprocessed weights, ready for Value Zeroing.
 
     Takes `"agreement-mini"` (embedded), `"all-MiniLM-L6-v2"` (with the extra `minilm`), a local Hugging Face
-    folder, a hub name, or an in-memory Hugging Face model, headless base classes too. From memory, the
-    caller's model is left as it is; unless `device` or `dtype` change, the weights are shared with it.
+    folder, a hub name, or an in-memory Hugging Face model, headless base classes too. A pipeline, a
+    SentenceTransformer and a CrossEncoder give their model and tokenizer; adapters of PEFT are merged into a copy.
+    From memory, the caller's model is left as it is; unless `device` or `dtype` change, the weights are shared.
     `tokenizer` replaces the one that belongs to the model; without any, ids work and strings raise.
     `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one.
+    Nothing is installed, and no code of a folder is run unless `trust_remote_code`.
 
     Raises ModelError for what is no model or fails its contracts, OfflineError (within 3 s) for a hub name
-    without network.
+    without network, InputTypeError for what holds no model.
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
@@ -44,29 +54,26 @@ def load_model(
     """
     wanted: object = name_or_folder_or_hf_model
     _check_options(tokenizer, device, dtype)
-    if isinstance(wanted, str | Path):
-        source = find_source(str(wanted))
-        checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
-        reads_text = signal_read_by(checkpoint.model) is None
-        own_tokenizer = tokenizer or (_tokenizer_of(source, trust_remote_code) if reads_text else None)
-        location, local = source.location, source.local
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        checkpoint.model.to(device)
-        name = source.name
-    elif isinstance(wanted, nn.Module) and hasattr(wanted, "config"):
-        checkpoint = from_memory(wanted, device, dtype)
-        own_tokenizer = tokenizer
-        location, local = getattr(wanted.config, "name_or_path", ""), True
-        name = location or type(wanted).__name__
-    else:
-        raise InputTypeError(
-            f"cannot load a model from {type(wanted).__name__}: expected a name, a folder, "
-            "or an in-memory Hugging Face model"
-        )
-    extractor = None
-    if isinstance(signal_read_by(checkpoint.model), Sounds):
-        extractor = feature_extractor_of(str(location), local)
-    return _boot(checkpoint, own_tokenizer, str(name), checkpoint.head, extractor)
+    with silent_transformers():
+        if isinstance(wanted, str | Path):
+            source = find_source(str(wanted))
+            checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
+            if tokenizer is None and signal_read_by(checkpoint.model) is None:
+                tokenizer = _tokenizer_of(source, trust_remote_code)
+            name, location, local = source.name, source.location, source.local
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            with foreign_errors_as(ModelError, f"{name!r} cannot be put on {device}"):
+                checkpoint.model.to(device)
+        else:
+            held = unwrapped(wanted)
+            tokenizer = held.tokenizer if tokenizer is None else tokenizer
+            location, local = str(getattr(held.model.config, "name_or_path", "")), True
+            name = location or type(held.model).__name__
+            checkpoint = from_memory(held.model, device, dtype)
+        extractor = None
+        if isinstance(signal_read_by(checkpoint.model), Sounds):
+            extractor = feature_extractor_of(location, local)
+        return _boot(checkpoint, tokenizer, name, extractor)
 
 
 def _check_options(tokenizer: object, device: object, dtype: object) -> None:
@@ -75,51 +82,69 @@ def _check_options(tokenizer: object, device: object, dtype: object) -> None:
         raise InputTypeError(f"dtype is {dtype!r} ({type(dtype).__name__}): expected a float dtype, as torch.float32")
     if device is not None and not isinstance(device, str | torch.device):
         raise InputTypeError(f"device is {device!r} ({type(device).__name__}): expected a name, as 'cpu' or 'cuda'")
-    try:
+    if device is not None and torch.device("meta").type == str(device).partition(":")[0]:
+        raise InputError("device 'meta' holds no numbers: expected a device that does, as 'cpu' or 'cuda'")
+    with foreign_errors_as(InputError, f"device {device!r} cannot be used"):
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "save_pretrained")):
         raise InputTypeError(f"tokenizer is {type(tokenizer).__name__}: expected a Hugging Face tokenizer")
 
 
-def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, head: Head, extractor: Any | None) -> nn.Module:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    from tl_vzero.models.adapters import register
-
-    register()
-    hf_model = checkpoint.model.eval()
-    first = next(hf_model.parameters())
+def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: Any | None) -> nn.Module:
+    hf_model: Any = checkpoint.model.eval()
+    class_name = type(hf_model).__name__
+    label = name if name == class_name else f"{name} ({class_name})"
     reads_text = signal_read_by(hf_model) is None
-    with torch.no_grad():
+    with torch.no_grad(), foreign_errors_as(ModelError, f"{label} cannot be run"):
         states = hidden_states(hf_model)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            bridge: nn.Module = TransformerBridge.boot_transformers(
-                # Under its own name, TransformerLens would look for the model's processor on the hub.
-                name if reads_text else folder,
-                hf_model=hf_model,
-                tokenizer=_for_bridge(tokenizer, folder) if reads_text else None,
-                device=str(first.device),
-                dtype=first.dtype,
-            )
-        except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
-            # It goes on to list every architecture there is.
-            reason = str(error).partition(" Available architectures")[0]
-            raise ModelError(
-                f"TransformerLens cannot read {name!r} ({type(hf_model).__name__}): {reason}; expected an architecture "
-                "for which it, tl_vzero or another installed package has an adapter"
-            ) from error
-    if tokenizer is None:
-        bridge.tokenizer = None  # type: ignore[assignment]
-    if not reads_text:
-        bridge.processor = extractor  # type: ignore[assignment]  # where TransformerLens keeps it
-    bridge.eval()
-    check_same_function(bridge, hf_model, states)
-    for stack in stacks_of(bridge) or (None,):
-        check_contracts(bridge, stack)
-    remember(bridge, Facts(name=name, tokenizer=tokenizer, head=head))
+    with foreign_errors_as(ModelError, f"TransformerLens {version('transformer-lens')} cannot read {label}"):
+        with tempfile.TemporaryDirectory() as folder:
+            bridge = _bridge(hf_model, _for_bridge(tokenizer, folder) if reads_text else None, name)
+        if reads_text and bridge.tokenizer is None:
+            bridge.tokenizer = copy.deepcopy(tokenizer)
+        if not reads_text:
+            bridge.processor = extractor  # where TransformerLens keeps it
+        bridge.eval()
+        check_same_function(bridge, hf_model, states)
+        for stack in stacks_of(bridge) or (None,):
+            check_contracts(bridge, stack)
+    model: nn.Module = bridge
+    remember(model, Facts(name, tokenizer, checkpoint.head, checkpoint.is_classifier))
+    return model
+
+
+def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
+    """A bridge around a model that is there.
+
+    Not by `boot_transformers`: that looks for a processor of every multimodal model, and where it finds none, it
+    installs torchvision by `uv pip` or `pip`, and another torch with it (3.9.0, 4.3.0).
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    config = copy.deepcopy(hf_model.config)
+    architecture = architecture_of(config, name, type(hf_model).__name__)
+
+    def prepare(adapter: Any) -> None:
+        with tempfile.TemporaryDirectory() as empty:
+            # Some adapters import code of the model's folder here, and are shown a folder without any.
+            adapter.prepare_loading(empty, {"config": config})
+
+    first = next(hf_model.parameters())
+    bridge: Any = build_bridge_from_module(
+        hf_model,
+        architecture,
+        hf_config=config,
+        tokenizer=tokenizer,
+        dtype=first.dtype,
+        device=first.device,
+        model_name=name,
+        post_adapter_hook=prepare,
+    )
+    if bridge.tokenizer is not None:
+        # TransformerLens 3.9 notes a BOS here and no [CLS], other than where it boots a model itself.
+        begins_with, *others = bridge.tokenizer.encode("a") or [None]
+        special = (bridge.tokenizer.bos_token_id, getattr(bridge.tokenizer, "cls_token_id", None))
+        bridge.cfg.tokenizer_prepends_bos = bool(others) and begins_with in special
     return bridge
 
 
@@ -128,15 +153,13 @@ def _tokenizer_of(source: Source, trust_remote_code: bool) -> Any | None:
 
     if source.local and Path(source.location).is_dir() and not _has_tokenizer_files(Path(source.location)):
         return None
-    try:
+    what = (
+        f"the tokenizer of {source.name!r} cannot be read (pass tokenizer=, or remove its files to work with ids only)"
+    )
+    with foreign_errors_as(ModelError, what):
         return AutoTokenizer.from_pretrained(
             source.location, local_files_only=source.local, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"the tokenizer of {source.name!r} cannot be read ({error}); pass tokenizer=, or remove its files "
-            "to work with ids only"
-        ) from error
 
 
 def _has_tokenizer_files(folder: Path) -> bool:
@@ -144,26 +167,18 @@ def _has_tokenizer_files(folder: Path) -> bool:
     return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
-def _for_bridge(tokenizer: Any | None, folder: str) -> Any:
-    """A copy for TransformerLens, which adds special tokens to what it is given and reloads it by path."""
-    if tokenizer is None:
-        return _stand_in(folder)
+def _for_bridge(tokenizer: Any | None, folder: str) -> Any | None:
+    """A copy for TransformerLens, which adds special tokens to what it is given and reloads it by path.
+
+    None for a tokenizer that a folder alone does not give again: by the name it came under, TransformerLens would ask
+    the hub.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer.save_pretrained(folder)
+    if tokenizer is None:
+        return None
     try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError):
-        return copy.deepcopy(tokenizer)
-
-
-def _stand_in(folder: str) -> Any:
-    """A tokenizer of two words: without any, TransformerLens would look for one on the hub."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
-    stand_in = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
-    stand_in.save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception:  # whatever it is, the model can be read without
+        return None

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import ModelError
+from tl_vzero.errors import ModelError, foreign_errors_as
 from tl_vzero.models.sites import hf_model_of
 
 # What a model reads: token ids, or images or sounds of one shape.
@@ -184,8 +184,9 @@ def feature_extractor_of(location: str, local: bool) -> Any | None:
     from transformers import AutoFeatureExtractor
 
     try:
-        return AutoFeatureExtractor.from_pretrained(location, local_files_only=local)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with foreign_errors_as(ModelError, f"the feature extractor of {location!r} cannot be read"):
+            return AutoFeatureExtractor.from_pretrained(location, local_files_only=local, trust_remote_code=False)
+    except ModelError:
         if (Path(location) / "preprocessor_config.json").is_file():
-            raise ModelError(f"the feature extractor of {location!r} cannot be read: {error}") from error
+            raise
         return None

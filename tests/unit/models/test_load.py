@@ -387,3 +387,12 @@ def test_loading_twice_from_one_folder_gives_the_same(tmp_path: Path) -> None:
 def test_the_tokenizers_folder_is_no_model() -> None:
     with pytest.raises(TLVZeroError, match=r"config|model"):
         tl_vzero.load_model(tokenizer_folder())
+
+
+@pytest.mark.parametrize("make", [hf_bert, hf_gpt2])
+def test_the_bridge_reads_text_as_one_of_the_users_own(make: Callable[..., Any]) -> None:
+    own, ours = bridge(make()), loaded(make())
+    assert ours.cfg.tokenizer_prepends_bos == own.cfg.tokenizer_prepends_bos
+    for prepended in (True, False):
+        one, other = (model.to_tokens("the dog", prepend_bos=prepended) for model in (own, ours))
+        assert torch.equal(one, other)

@@ -74,15 +74,15 @@ def test_a_bridge_that_computes_something_else(name: str) -> None:
 
 
 def test_a_bridge_that_is_made_to_compute_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge import sources
 
-    boot = TransformerBridge.boot_transformers
+    build = sources.build_bridge_from_module
 
-    def boot_with_another_norm(*arguments: Any, **options: Any) -> Any:
-        model = boot(*arguments, **options)
+    def build_with_another_norm(*arguments: Any, **options: Any) -> Any:
+        model = build(*arguments, **options)
         model.blocks[0].ln1.register_forward_hook(lambda module, inputs, output: 1.1 * output)
         return model
 
-    monkeypatch.setattr(TransformerBridge, "boot_transformers", boot_with_another_norm)
+    monkeypatch.setattr(sources, "build_bridge_from_module", build_with_another_norm)
     with pytest.raises(ModelError, match="other hidden states than GPT2LMHeadModel"):
         tl_vzero.load_model(hf_gpt2(), tokenizer())
