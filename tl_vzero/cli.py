@@ -1,6 +1,8 @@
 """The command tl-vzero: parses, calls, prints. Heavy imports stay inside the commands, so that --help is quick."""
 
+import io
 import json
+import sys
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
@@ -21,6 +23,7 @@ from tl_vzero.cli_options import (
     ModelOption,
     QuietOption,
     errors_in_words,
+    say,
 )
 from tl_vzero.errors import InputError
 
@@ -109,10 +112,10 @@ def report(
         if shared_plotly:
             share_plotly(out.parent)
         write_text(out, made.to_html(shared_plotly=shared_plotly))
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")
         if json_file is not None:
             write_text(json_file, json.dumps(made.to_dict(), ensure_ascii=False))
-            typer.echo(f"wrote {json_file}")
+            say(f"wrote {json_file}")
 
 
 @app.command("map")
@@ -168,7 +171,7 @@ def show_map(
         scored = score(load_model(model), text, method=method, **options)
         assert not isinstance(scored, list)
         chosen = _choose(scored, stage, layer, words)
-        typer.echo(_table(chosen))
+        say(_table(chosen))
         if json_file is not None:
             write_text(json_file, json.dumps(chosen.to_dict(), ensure_ascii=False))
         if html is not None:
@@ -202,7 +205,7 @@ def compare(
             load_model(model), text, method or None, layers=layer or None, target=target, progress=not quiet
         )
         assert not isinstance(compared, list)
-        typer.echo(_comparison(compared))
+        say(_comparison(compared))
         if json_file is not None:
             write_text(json_file, json.dumps(compared.to_dict(), ensure_ascii=False))
         if csv_file is not None:
@@ -228,8 +231,8 @@ def methods(json_file: JsonOption = None) -> None:
             for name, method in METHODS.items()
         }
         for name, each in METHODS.items():
-            typer.echo(f"{name}\n    {each.summary} ({each.reference}); for {each.defined_for}")
-            typer.echo(f"    needs: {', '.join(each.needs) or 'not said'}")
+            say(f"{name}\n    {each.summary} ({each.reference}); for {each.defined_for}")
+            say(f"    needs: {', '.join(each.needs) or 'not said'}")
         if json_file is not None:
             write_text(json_file, json.dumps(described, ensure_ascii=False))
 
@@ -311,4 +314,8 @@ app.add_typer(evaluate_app, name="evaluate")
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or pipe that cannot show a character gets its number.
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="tl-vzero")

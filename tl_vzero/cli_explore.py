@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tl_vzero.cli_options import DEFAULT_MODEL, DEFAULT_TEXT, errors_in_words
+from tl_vzero.cli_options import DEFAULT_MODEL, DEFAULT_TEXT, errors_in_words, say
 from tl_vzero.errors import DependencyError
 
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
@@ -47,7 +47,7 @@ def explore_command(
             )
             app = explorer_app(explorer, first_text=text, hosts=hosts_of(host))
             address, free_port = bound.getsockname()[:2]
-            typer.echo(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
+            say(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
             if host not in ONLY_HERE:
-                typer.echo(f"everyone who reaches {host} can use these models", err=True)
+                say(f"everyone who reaches {host} can use these models", err=True)
             serve(app, bound)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tl_vzero.errors import TLVZeroError
+from tl_vzero.errors import TLVZeroError, escaped
 
 DEFAULT_MODEL = "agreement-mini"
 DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
@@ -21,14 +21,19 @@ CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the ta
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text so that no token, file or model that it names can act on the terminal."""
+    typer.echo(escaped(text), err=err)
+
+
 @contextmanager
 def errors_in_words() -> Iterator[None]:
     """Within, an error of the package ends the command with its text and code 2, Ctrl-C with code 130."""
     try:
         yield
     except TLVZeroError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
+        say("stopped", err=True)
         raise typer.Exit(130) from None
