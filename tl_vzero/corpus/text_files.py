@@ -1,7 +1,6 @@
 """Plain text, JSON lines and CSV as sources: whatever a record holds, the next one is read."""
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 from tl_vzero.corpus.lines import Lines, TooLong
 from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Record, Refused, checked
 from tl_vzero.errors import FileFormatError
+from tl_vzero.files import check_header, open_regular, parse_row
 
 LOOKED_AT = 100  # lines, for the name of the column with the text
 
@@ -24,7 +24,7 @@ class _ByLine:
 
     def raws(self) -> Iterator[bytes | TooLong]:
         """Every line, the empty ones too."""
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             yield from Lines(file)
 
 
@@ -59,7 +59,7 @@ class JsonLines(_ByLine):
 
 def json_columns(path: Path) -> list[str]:
     """The columns of the first object of a file of JSON lines that hold text; none where no line is an object."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for line in islice(Lines(file), LOOKED_AT):
             text = _decoded(0, line)
             row = _object(text) if isinstance(text, str) else None
@@ -83,9 +83,9 @@ def _object(text: str) -> dict[str, Any] | str:
     if not text.strip():
         return "the line is empty"
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
-        return f"the line is no JSON: {type(error).__name__}: {error}"
+        row = parse_row(text)
+    except ValueError as error:
+        return f"the line is no JSON: {error}"
     return row if isinstance(row, dict) else f"the line is {type(row).__name__}: expected an object with columns"
 
 
@@ -126,7 +126,7 @@ class CsvRows:
 
     def raws(self) -> Iterator[list[str] | BadRow]:
         """Every row after the header, and what cannot be read as one."""
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             lines = Lines(file)
             rows = _rows(self.path, lines)
             next(rows, None)
@@ -148,16 +148,17 @@ class CsvRows:
 
 def csv_header(path: Path) -> tuple[str, ...]:
     """The header of a table; raises FileFormatError where there is none."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         header = next(_rows(path, Lines(file)), BadRow("the file has no lines"))
     if isinstance(header, BadRow) or not header:
         reason = header.reason if isinstance(header, BadRow) else "the first line is empty"
         raise FileFormatError(f"{path} has no header that can be read ({reason}): expected the names of its columns")
+    check_header(path, header, _separator(path))
     return tuple(header)
 
 
 def _rows(path: Path, lines: Lines) -> Iterator[list[str] | BadRow]:
-    reader = csv.reader(_CsvLines(lines), strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(_CsvLines(lines), strict=True, delimiter=_separator(path))
     while True:
         first = lines.number + 1
         try:
@@ -168,6 +169,10 @@ def _rows(path: Path, lines: Lines) -> Iterator[list[str] | BadRow]:
             # A quote that is never closed takes many lines with it: all are named.
             where = f"line {first}" if lines.number <= first else f"lines {first} to {lines.number}"
             yield BadRow(f"{where}: {error}")
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def column_of(path: object, given: str | None, columns: list[str]) -> str:
