@@ -1,5 +1,6 @@
 """tl-vzero explore: the live page. Heavy imports stay inside the command."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -50,4 +51,11 @@ def explore_command(
             say(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
             if host not in ONLY_HERE:
                 say(f"everyone who reaches {host} can use these models", err=True)
-            serve(app, bound)
+            try:
+                serve(app, bound)
+            except KeyboardInterrupt:
+                if not explorer.answering:
+                    raise
+                say("stopped; the sentence that was being computed is given up", err=True)
+                # Not by an exception: Python would take torch down while a thread still computes with it.
+                os._exit(130)
