@@ -30,17 +30,21 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 def check_writable(path: str | Path) -> Path:
     """Check at the door that a file can be written here; raises OutputPathError with the reason."""
     target = Path(path)
-    if "\0" in str(target):
-        raise OutputPathError(f"cannot write {target}: a name holds no NUL character; choose another path")
-    if target.is_dir():
+    try:
+        mode = target.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:  # links in a circle, a name that is too long or holds a NUL character
+        raise OutputPathError(f"cannot write {target}: {error}; choose another path") from error
+    if stat.S_ISDIR(mode):
         raise OutputPathError(f"cannot write {target}: it is a folder; give a file name")
-    if target.is_block_device() or target.is_socket():
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
         raise OutputPathError(f"cannot write {target}: it is a disk or a socket; give a file name")
     folder = _behind_links(target).parent
-    if not _is_stream(target) and not folder.is_dir():
+    if stat.S_ISREG(mode) and not folder.is_dir():
         raise OutputPathError(f"cannot write {target}: the folder {folder} does not exist; create it first")
-    may_replace = _is_stream(target) or os.access(folder, os.W_OK)
-    if not may_replace or (target.exists() and not os.access(target, os.W_OK)):
+    replaced = [folder] if stat.S_ISREG(mode) else []
+    if not all(os.access(each, os.W_OK) for each in (*replaced, *([target] if target.exists() else []))):
         raise OutputPathError(f"cannot write {target}: permission denied; choose another path")
     return target
 
@@ -98,10 +102,6 @@ def _behind_links(target: Path) -> Path:
     return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
-def _is_stream(target: Path) -> bool:
-    return target.is_char_device() or target.is_fifo()
-
-
 def _open_stream(target: Path) -> int | None:
     """A descriptor to write to, where a file must not take the place of `target`."""
     if not target.exists():
@@ -111,7 +111,7 @@ def _open_stream(target: Path) -> int | None:
             if os.path.samestat(os.fstat(descriptor), target.stat()):
                 stream.flush()
                 return os.dup(descriptor)
-    if not _is_stream(target):
+    if target.is_file():
         return None
     # Without waiting: nobody may ever read a pipe.
     descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
@@ -128,9 +128,10 @@ def read_text(path: str | Path) -> str:
     """Read a file of UTF-8; raises FileFormatError for what is none, is too large, or cannot be opened."""
     try:
         with open_regular(path) as file:
-            content = file.read(LARGEST_TEXT + 1)
-        if len(content) > LARGEST_TEXT:
-            raise FileFormatError(f"{path} has more than {LARGEST_TEXT} bytes: expected a smaller file")
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes > LARGEST_TEXT:
+                raise FileFormatError(f"{path} has {n_bytes} bytes: expected at most {LARGEST_TEXT}")
+            content = file.read(LARGEST_TEXT)  # it may have grown
         return content.decode("utf-8-sig")
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
