@@ -3,12 +3,15 @@
 import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tl_vzero.cli_corpus import corpus_command
 from tl_vzero.cli_evaluate import evaluate_app, reproduce_command
@@ -25,19 +28,46 @@ from tl_vzero.cli_options import (
     errors_in_words,
     say,
 )
-from tl_vzero.errors import InputError
+from tl_vzero.errors import InputError, escaped
 
 if TYPE_CHECKING:
     from tl_vzero.comparison import Comparison
     from tl_vzero.scores import Scores
 
+
+class _Commands(TyperGroup):
+    """The commands; what one is called wrongly with is told escaped."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _usage_errors_escaped():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, *arguments: Any, **options: Any) -> Any:
+        with _usage_errors_escaped():
+            return super().invoke(*arguments, **options)
+
+
+@contextmanager
+def _usage_errors_escaped() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        error.message = escaped(error.message)
+        raise
+
+
 app = typer.Typer(
     name="tl-vzero",
+    cls=_Commands,
     help="Which tokens does a Transformer layer really mix into a token? Value Zeroing (Mohebbi et al. 2023).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+# Click's own class; newer releases of typer hold a copy of click, older ones the package.
+UsageError: Any = typer.BadParameter.__base__
 
 
 class SpanName(StrEnum):

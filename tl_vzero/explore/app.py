@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tl_vzero.errors import TLVZeroError
+from tl_vzero.errors import TLVZeroError, escaped
 from tl_vzero.explore.asked import Asked, read_asked
 from tl_vzero.explore.explorer import Explorer
 from tl_vzero.explore.page import SCRIPT, explorer_page
@@ -64,7 +65,7 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
         except TLVZeroError as error:
             return _error(str(error), 422)
         except Exception:
-            LOG.exception("unexpected error for %s", request.url.query)
+            LOG.error("unexpected error for %s\n%s", request.url.query, escaped(traceback.format_exc()))
             return _error(UNEXPECTED, 500)
 
     page = explorer_page(list(explorer.models), first_text)
