@@ -17,7 +17,10 @@ ModelOption = Annotated[
     typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
-CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")]
+CsvOption = Annotated[
+    Path | None,
+    typer.Option("--csv", help="Also write the table to this file; a cell is data, as it is, and never a formula."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 

@@ -40,11 +40,13 @@ def check_writable(path: str | Path) -> Path:
         raise OutputPathError(f"cannot write {target}: it is a folder; give a file name")
     if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
         raise OutputPathError(f"cannot write {target}: it is a disk or a socket; give a file name")
-    folder = _behind_links(target).parent
-    if stat.S_ISREG(mode) and not folder.is_dir():
-        raise OutputPathError(f"cannot write {target}: the folder {folder} does not exist; create it first")
-    replaced = [folder] if stat.S_ISREG(mode) else []
-    if not all(os.access(each, os.W_OK) for each in (*replaced, *([target] if target.exists() else []))):
+    changed = [target] if target.exists() else []
+    if stat.S_ISREG(mode):
+        folder = _behind_links(target).parent
+        if not folder.is_dir():
+            raise OutputPathError(f"cannot write {target}: the folder {folder} does not exist; create it first")
+        changed.append(folder)
+    if not all(os.access(path, os.W_OK) for path in changed):
         raise OutputPathError(f"cannot write {target}: permission denied; choose another path")
     return target
 
@@ -90,9 +92,10 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
     try:
         # Opened here, as the kernel then applies the umask, which a process can only read by changing it.
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        if target.exists():
-            partial.chmod(target.stat().st_mode & 0o777)
+        mode = (target if target.exists() else partial).stat().st_mode & 0o777
+        partial.chmod(mode)
         write(partial)
+        partial.chmod(mode)  # safetensors puts a file of its own there
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -107,7 +110,7 @@ def _open_stream(target: Path) -> int | None:
     if not target.exists():
         return None
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
-        with suppress(OSError):  # closed
+        with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
             if os.path.samestat(os.fstat(descriptor), target.stat()):
                 stream.flush()
                 return os.dup(descriptor)
@@ -176,7 +179,7 @@ def _loads(text: str, **options: Any) -> Any:
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) < len(pairs):
-        raise ValueError(f"the key {_repeated([key for key, _ in pairs])!r} occurs twice")
+        raise ValueError(f"the key {_short(_repeated([key for key, _ in pairs]))} occurs twice")
     return read
 
 
@@ -187,6 +190,12 @@ def _finite(digits: str) -> float:
 
 def _not_finite(digits: str) -> NoReturn:
     raise ValueError(f"{digits[:40]} is no finite number")
+
+
+def _short(value: object) -> str:
+    """A value of a file for a message: it may be as long as the file."""
+    written = repr(value)
+    return written if len(written) <= 80 else f"{written[:79]}…"
 
 
 def _repeated(names: Sequence[str]) -> str | None:
@@ -205,11 +214,13 @@ between columns; save it with commas
     """
     repeated = _repeated([name for name in names if name])  # columns without a name are nobody's
     if repeated is not None:
-        raise FileFormatError(f"{path} has the column {repeated!r} twice: expected each name once; rename one of them")
+        raise FileFormatError(
+            f"{path} has the column {_short(repeated)} twice: expected each name once; rename one of them"
+        )
     for other, plural in SEPARATORS.items():
         if separator is not None and len(names) == 1 and other != separator and other in names[0]:
             raise FileFormatError(
-                f"{path} has one column, {names[0][:80]!r}, which holds {plural}: expected {SEPARATORS[separator]} "
+                f"{path} has one column, {_short(names[0])}, which holds {plural}: expected {SEPARATORS[separator]} "
                 f"between columns; save it with {SEPARATORS[separator]}"
             )
 
@@ -255,7 +266,7 @@ def _labels_in(path: str | Path, about: Any) -> str:
         raise FileFormatError(f"{path} holds no Scores: expected a file written by Scores.save")
     if metadata.get("version") != FORMAT_VERSION:
         raise FileFormatError(
-            f"{path} has Scores format {metadata.get('version')!r}: this version reads {FORMAT_VERSION}"
+            f"{path} has Scores format {_short(metadata.get('version'))}: this version reads {FORMAT_VERSION}"
         )
     labels = metadata.get("labels")
     if not isinstance(labels, str):
@@ -270,8 +281,10 @@ def _n_bytes(path: str | Path, about: dict[str, Any], shape: list[int]) -> int:
         raise FileFormatError(f"{path} holds other tensors than values: expected a file written by Scores.save")
     if values.get("dtype") not in N_BYTES:
         raise FileFormatError(
-            f"{path} holds numbers of the type {values.get('dtype')!r}: expected {', '.join(N_BYTES)}"
+            f"{path} holds numbers of the type {_short(values.get('dtype'))}: expected {', '.join(N_BYTES)}"
         )
     if values.get("shape") != shape:
-        raise FileFormatError(f"{path} holds values of shape {values.get('shape')}: its labels describe {shape}")
+        raise FileFormatError(
+            f"{path} holds values of shape {_short(values.get('shape'))}: its labels describe {shape}"
+        )
     return prod(shape) * N_BYTES[values["dtype"]]

@@ -392,7 +392,7 @@ def _fault_of_labels(labels: object) -> str | None:
         return _Labels.model_validate(labels).contradiction()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'the labels'}: {first['msg']}"
+        return f"{'.'.join(map(str, first['loc']))[:80] or 'the labels'}: {first['msg'][:200]}"
 
 
 def _are_all(numbers: Sequence[int], count: int) -> bool:

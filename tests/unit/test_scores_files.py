@@ -256,6 +256,8 @@ ALTERED: dict[str, Any] = {
     "no JSON": "values",
     "nothing": "",
     "a label too many": altered(colour="red"),
+    "a long label": altered(**{"colour" * 10**5: "red"}),
+    "a long stage": altered(stage="cooked" * 10**5),
     "a label that python has": altered(__class__="Scores"),
     "a label too few": {name: label for name, label in altered().items() if name != "identity"},
     "many positions": altered(n_positions=10**12),
@@ -354,6 +356,11 @@ def _raw(path: Path, about: object, n_bytes: int) -> None:
     os.truncate(path, 8 + len(header) + n_bytes)
 
 
+def _long_shape(path: Path) -> None:
+    metadata = {"format": "tl_vzero.scores", "version": "1", "labels": json.dumps(altered())}
+    _raw(path, {"__metadata__": metadata, "values": {"dtype": "F64", "shape": [1] * 10**5}}, 8)
+
+
 def _huge_shape(path: Path) -> None:
     labels = altered(layers=[0], n_layers=1)
     about = {
@@ -390,6 +397,7 @@ NO_FILES: dict[str, Callable[[Path], Any]] = {
     "a header that is a list": lambda path: _raw(path, [1], 8),
     "metadata that are a list": lambda path: _raw(path, {"__metadata__": [], "values": {}}, 8),
     "huge shape": _huge_shape,
+    "long shape": _long_shape,
     "values elsewhere": _overlapping,
     "more tensors": _more_tensors,
     "more bytes": _longer,
@@ -401,9 +409,23 @@ NO_FILES: dict[str, Callable[[Path], Any]] = {
 def test_a_file_made_to_harm_is_refused_in_words_and_at_once(make: Callable[[Path], Any], tmp_path: Path) -> None:
     make(tmp_path / "given.safetensors")
     begin = time.monotonic()
-    with pytest.raises(FileFormatError, match=r"given\.safetensors"):
+    with pytest.raises(FileFormatError, match=r"given\.safetensors") as caught:
         Scores.load(tmp_path / "given.safetensors")
     assert time.monotonic() - begin < WITHIN
+    assert len(str(caught.value)) < 1000
+
+
+def test_saving_keeps_a_file_as_private_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    before = os.umask(0o027)
+    try:
+        make_scores().save(path)
+        assert path.stat().st_mode & 0o777 == 0o640
+        path.chmod(0o600)
+        make_scores().save(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
 
 
 def test_a_link_to_scores_is_read_and_written_through(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tl_vzero.errors import TLVZeroError, escaped
+from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.explore.asked import Asked, read_asked
 from tl_vzero.explore.explorer import Explorer
 from tl_vzero.explore.page import SCRIPT, explorer_page
@@ -59,7 +59,7 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
 
     async def answer(request: Request) -> Response:
         try:
-            return _json(await questions.answer(request, read_asked(request.query_params)))
+            return _json(await questions.answer(request, read_asked(_parts(request))))
         except _Unanswered as reason:
             return _error(str(reason), 503)
         except TLVZeroError as error:
@@ -179,6 +179,15 @@ def _error(reason: str, status: int) -> Response:
     if status == 503:
         response.headers["Retry-After"] = "5"
     return response
+
+
+def _parts(request: Request) -> dict[str, str]:
+    """The parts of an address; raises InputError for one that is given twice: which of them was meant?"""
+    parts = request.query_params.multi_items()
+    for name, count in Counter(name for name, _ in parts).items():
+        if count > 1:
+            raise InputError(f"the address has {name[:40]!r} {count} times: expected it once")
+    return dict(parts)
 
 
 def _json(text: str, status: int = 200) -> Response:
