@@ -9,7 +9,7 @@ from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Source
 from tl_vzero.corpus.table_files import DatasetRows, ParquetRows, open_dataset, parquet_columns
 from tl_vzero.corpus.text_files import CsvRows, JsonLines, TextLines, column_of, csv_header, json_columns
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, unknown_name
-from tl_vzero.files import open_regular
+from tl_vzero.files import check_header
 
 InputFormat = Literal["text", "jsonl", "csv", "parquet", "datasets"]
 FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
@@ -80,6 +80,7 @@ def _table(path: Path, kind: InputFormat, text_column: str | None, id_column: st
         _check_id_column(path, id_column, header)
         return CsvRows(path, origin, header)
     texts, columns, rows = parquet_columns(path)
+    check_header(path, columns)
     _check_id_column(path, id_column, columns)
     named_id = id_column or (ID_NAME if ID_NAME in columns else None)
     origin = _origin(path, kind, text_column=column_of(path, text_column, texts), id_column=named_id)
@@ -143,7 +144,7 @@ def _check_file(path: Path, kind: str) -> None:
     if not path.is_file():
         raise FileFormatError(f"{path} is no file: expected one to read as {kind}")
     try:
-        with open_regular(path) as file:
+        with path.open("rb") as file:
             start = file.read(2)
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
@@ -161,7 +162,7 @@ def _check_id_column(name: object, id_column: str | None, columns: Any) -> None:
 def _origin(path: Path, kind: str, **columns: str | None) -> Origin:
     """What a file is; its lines are counted while it is hashed."""
     digest, n_bytes, n_lines, last = hashlib.sha256(), 0, 0, b"\n"
-    with open_regular(path) as file:
+    with path.open("rb") as file:
         while part := file.read(AT_ONCE):
             digest.update(part)
             n_bytes += len(part)
@@ -176,7 +177,7 @@ def _hash_of_folder(folder: Path) -> tuple[str, int]:
     digest, total = hashlib.sha256(), 0
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with open_regular(path) as file:
+        with path.open("rb") as file:
             while part := file.read(AT_ONCE):
                 digest.update(part)
                 total += len(part)

@@ -8,7 +8,6 @@ from typing import Any
 from tl_vzero.corpus.arrow import pyarrow
 from tl_vzero.corpus.records import ID_NAME, Origin, Record, Refused, checked
 from tl_vzero.errors import DependencyError, FileFormatError, InputError, OfflineError
-from tl_vzero.files import check_header
 
 ROWS_AT_ONCE = 1024
 
@@ -59,7 +58,6 @@ def parquet_columns(path: Path) -> tuple[list[str], list[str], int]:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise FileFormatError(f"{path} cannot be read ({error}): expected a Parquet file") from error
-    check_header(path, schema.names)
     return [field.name for field in schema if _is_text(pa, field.type)], list(schema.names), int(rows)
 
 

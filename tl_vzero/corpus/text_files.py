@@ -10,7 +10,7 @@ from typing import Any
 from tl_vzero.corpus.lines import Lines, TooLong
 from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Record, Refused, checked
 from tl_vzero.errors import FileFormatError
-from tl_vzero.files import check_header, open_regular, parse_row
+from tl_vzero.files import check_header, parse_row
 
 LOOKED_AT = 100  # lines, for the name of the column with the text
 
@@ -24,7 +24,7 @@ class _ByLine:
 
     def raws(self) -> Iterator[bytes | TooLong]:
         """Every line, the empty ones too."""
-        with open_regular(self.path) as file:
+        with self.path.open("rb") as file:
             yield from Lines(file)
 
 
@@ -59,7 +59,7 @@ class JsonLines(_ByLine):
 
 def json_columns(path: Path) -> list[str]:
     """The columns of the first object of a file of JSON lines that hold text; none where no line is an object."""
-    with open_regular(path) as file:
+    with path.open("rb") as file:
         for line in islice(Lines(file), LOOKED_AT):
             text = _decoded(0, line)
             row = _object(text) if isinstance(text, str) else None
@@ -126,7 +126,7 @@ class CsvRows:
 
     def raws(self) -> Iterator[list[str] | BadRow]:
         """Every row after the header, and what cannot be read as one."""
-        with open_regular(self.path) as file:
+        with self.path.open("rb") as file:
             lines = Lines(file)
             rows = _rows(self.path, lines)
             next(rows, None)
@@ -148,7 +148,7 @@ class CsvRows:
 
 def csv_header(path: Path) -> tuple[str, ...]:
     """The header of a table; raises FileFormatError where there is none."""
-    with open_regular(path) as file:
+    with path.open("rb") as file:
         header = next(_rows(path, Lines(file)), BadRow("the file has no lines"))
     if isinstance(header, BadRow) or not header:
         reason = header.reason if isinstance(header, BadRow) else "the first line is empty"

@@ -35,9 +35,10 @@ def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
 
     Indices count what stands between spaces, from 0. A word that occurs twice has to be given by its index.
 
-    Raises FileFormatError for a file that cannot be read, has no rows or lacks a column; InputError, with the line,
-    for a target or cue that is not in the sentence or more than once, and for a sentence in which the parse finds no
-    cue; DependencyError without a parser. Whether targets are one token is for `keep_one_piece_targets` to say.
+    Raises FileFormatError for a file that cannot be read, has no rows, lacks a column or has one twice, or parts its
+    columns by other signs than commas; InputError, with the line, for a target or cue that is not in the sentence or
+    more than once, and for a sentence in which the parse finds no cue; DependencyError without a parser.
+    Whether targets are one token is for `keep_one_piece_targets` to say.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
