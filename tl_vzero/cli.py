@@ -1,12 +1,17 @@
 """The command tl-vzero: parses, calls, prints. Heavy imports stay inside the commands, so that --help is quick."""
 
+import io
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tl_vzero.cli_corpus import corpus_command
 from tl_vzero.cli_evaluate import evaluate_app, reproduce_command
@@ -22,20 +27,48 @@ from tl_vzero.cli_options import (
     PairOption,
     QuietOption,
     errors_in_words,
+    say,
 )
-from tl_vzero.errors import InputError
+from tl_vzero.errors import InputError, escaped
 
 if TYPE_CHECKING:
     from tl_vzero.comparison import Comparison
     from tl_vzero.scores import Scores
 
+
+class _Commands(TyperGroup):
+    """The commands; what one is called wrongly with is told escaped."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _usage_errors_escaped():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, *arguments: Any, **options: Any) -> Any:
+        with _usage_errors_escaped():
+            return super().invoke(*arguments, **options)
+
+
+@contextmanager
+def _usage_errors_escaped() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        error.message = escaped(error.message)
+        raise
+
+
 app = typer.Typer(
     name="tl-vzero",
+    cls=_Commands,
     help="Which tokens does a Transformer layer really mix into a token? Value Zeroing (Mohebbi et al. 2023).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+# Click's own class; newer releases of typer hold a copy of click, older ones the package.
+UsageError: Any = typer.BadParameter.__base__
 
 
 class SpanName(StrEnum):
@@ -118,10 +151,10 @@ def report(
         if shared_plotly:
             share_plotly(out.parent)
         write_text(out, made.to_html(shared_plotly=shared_plotly))
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")
         if json_file is not None:
             write_text(json_file, json.dumps(made.to_dict(), ensure_ascii=False))
-            typer.echo(f"wrote {json_file}")
+            say(f"wrote {json_file}")
 
 
 @app.command("map")
@@ -178,7 +211,7 @@ def show_map(
         scored = score(load_model(model), _sentence(text, pair), method=method, **options)
         assert not isinstance(scored, list)
         chosen = _choose(scored, stage, layer, words)
-        typer.echo(_table(chosen))
+        say(_table(chosen))
         if json_file is not None:
             write_text(json_file, json.dumps(chosen.to_dict(), ensure_ascii=False))
         if html is not None:
@@ -218,7 +251,7 @@ def compare(
             progress=not quiet,
         )
         assert not isinstance(compared, list)
-        typer.echo(_comparison(compared))
+        say(_comparison(compared))
         if json_file is not None:
             write_text(json_file, json.dumps(compared.to_dict(), ensure_ascii=False))
         if csv_file is not None:
@@ -244,8 +277,8 @@ def methods(json_file: JsonOption = None) -> None:
             for name, method in METHODS.items()
         }
         for name, each in METHODS.items():
-            typer.echo(f"{name}\n    {each.summary} ({each.reference}); for {each.defined_for}")
-            typer.echo(f"    needs: {', '.join(each.needs) or 'not said'}")
+            say(f"{name}\n    {each.summary} ({each.reference}); for {each.defined_for}")
+            say(f"    needs: {', '.join(each.needs) or 'not said'}")
         if json_file is not None:
             write_text(json_file, json.dumps(described, ensure_ascii=False))
 
@@ -327,4 +360,8 @@ app.add_typer(evaluate_app, name="evaluate")
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or pipe that cannot show a character gets its number.
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="tl-vzero")

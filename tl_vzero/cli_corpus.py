@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tl_vzero.cli_options import DEFAULT_MODEL, ModelOption, QuietOption, errors_in_words
+from tl_vzero.cli_options import DEFAULT_MODEL, ModelOption, QuietOption, errors_in_words, say
 
 if TYPE_CHECKING:
     from tl_vzero.corpus import CorpusRun
@@ -103,10 +103,10 @@ def corpus_command(
             shard_size=shard_size,
             progress=not quiet,
             json_log=json_log,
-            say=typer.echo,
+            say=say,
         )
         if os.environ.get("RANK", "0") == "0":
-            typer.echo(_told(run))
+            say(_told(run))
     if not run.complete:
         raise typer.Exit(NOT_COMPLETE)
     # A launcher takes a code for the failure of a process, and ends the others: many processes say it in words only.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tl_vzero.cli_options import DEFAULT_MODEL, CsvOption, JsonOption, ModelOption, QuietOption, errors_in_words
+from tl_vzero.cli_options import DEFAULT_MODEL, CsvOption, JsonOption, ModelOption, QuietOption, errors_in_words, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +138,7 @@ def sentences_command(
         ]
         write_text(out, "".join(f"{line}\n" for line in lines))
         _say_rest(sentences, {}, len(layout.skipped))
-        typer.echo(f"wrote {out}: {len(lines)} sentences")
+        say(f"wrote {out}: {len(lines)} sentences")
 
 
 @evaluate_app.command("cue-alignment")
@@ -174,13 +174,13 @@ def cue_alignment_command(
         )
         table = found.to_frame()
         shown = table[(table["paradigm"] == "all") & (table["measure"] == measure.value)]
-        typer.echo(f"{measure.value.replace('_', ' ')} of the target's row with the cue: mean by layer")
-        typer.echo(
+        say(f"{measure.value.replace('_', ' ')} of the target's row with the cue: mean by layer")
+        say(
             shown.pivot(index="method", columns="layer", values="mean")
             .reindex(list(dict.fromkeys(shown["method"])))
             .to_string(float_format="%.3f")
         )
-        typer.echo(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
+        say(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
         _say_rest(sentences, found.left_out, len(found.skipped))
         _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
 
@@ -215,11 +215,11 @@ def probing_command(
         layout = _laid_out(loaded, sentences, protocol)
         found = probe_number(loaded, layout, mode=mode.value, seed=seed, progress=not quiet)
         table = found.to_frame()
-        typer.echo("compression of singular or plural by the representation at the target; layer -1: embeddings")
-        typer.echo(table.to_string(index=False, float_format="%.3f"))
+        say("compression of singular or plural by the representation at the target; layer -1: embeddings")
+        say(table.to_string(index=False, float_format="%.3f"))
         _say_rest(sentences, {}, len(layout.skipped))
         if found.n < len(layout.examples):
-            typer.echo(f"left out: {len(layout.examples) - found.n} sentences whose target shows no number")
+            say(f"left out: {len(layout.examples) - found.n} sentences whose target shows no number")
         _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
 
 
@@ -263,8 +263,8 @@ def faithfulness_command(
         )
         table = found.to_frame()
         shown = table[table["paradigm"] == "all"].drop(columns=["paradigm", "published"])
-        typer.echo("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
-        typer.echo(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
+        say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
+        say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
         _say_rest(sentences, found.left_out, len(found.skipped))
         _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
 
@@ -306,10 +306,10 @@ def reproduce_command(
             write_text(out / f"{name}.csv", table.to_csv(index=False))
         write_text(out / "reproduction.html", render_reproduction(found))
         for each in findings(found):
-            typer.echo(f"{each.verdict}{' (control)' if each.control else ''}: {each.claim}: {each.evidence}")
+            say(f"{each.verdict}{' (control)' if each.control else ''}: {each.claim}: {each.evidence}")
         minutes, seconds = divmod(round(time.monotonic() - start), 60)
-        typer.echo(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(found.frames())} CSV tables")
-        typer.echo(f"took {minutes} min {seconds} s")
+        say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(found.frames())} CSV tables")
+        say(f"took {minutes} min {seconds} s")
 
 
 def _prepared(
@@ -352,11 +352,11 @@ def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:
     """Which sentences these are, how many each filter left, and which methods are not there."""
     stages = ", ".join(f"{stage.name} {sum(stage.kept.values())}" for stage in sentences.examples.report.stages)
-    typer.echo(f"sentences: {sentences.source}; {stages}")
+    say(f"sentences: {sentences.source}; {stages}")
     if skipped:
-        typer.echo(f"skipped: {skipped} sentences that the protocol cannot hold; reasons: --json")
+        say(f"skipped: {skipped} sentences that the protocol cannot hold; reasons: --json")
     for name, reason in left_out.items():
-        typer.echo(f"left out: {name}: {reason}")
+        say(f"left out: {name}: {reason}")
 
 
 def _account(sentences: "Sentences") -> dict[str, Any]:
@@ -376,7 +376,7 @@ def _write(json_file: Path | None, csv_file: Path | None, numbers: dict[str, Any
 
     if json_file is not None:
         write_text(json_file, json.dumps(numbers, ensure_ascii=False))
-        typer.echo(f"wrote {json_file}")
+        say(f"wrote {json_file}")
     if csv_file is not None:
         write_text(csv_file, table.to_csv(index=False))
-        typer.echo(f"wrote {csv_file}")
+        say(f"wrote {csv_file}")

@@ -1,10 +1,11 @@
 """tl-vzero explore: the live page. Heavy imports stay inside the command."""
 
+import os
 from typing import Annotated
 
 import typer
 
-from tl_vzero.cli_options import DEFAULT_MODEL, DEFAULT_TEXT, errors_in_words
+from tl_vzero.cli_options import DEFAULT_MODEL, DEFAULT_TEXT, errors_in_words, say
 from tl_vzero.errors import DependencyError
 
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
@@ -47,7 +48,14 @@ def explore_command(
             )
             app = explorer_app(explorer, first_text=text, hosts=hosts_of(host))
             address, free_port = bound.getsockname()[:2]
-            typer.echo(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
+            say(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
             if host not in ONLY_HERE:
-                typer.echo(f"everyone who reaches {host} can use these models", err=True)
-            serve(app, bound)
+                say(f"everyone who reaches {host} can use these models", err=True)
+            try:
+                serve(app, bound)
+            except KeyboardInterrupt:
+                if not explorer.answering:
+                    raise
+                say("stopped; the sentence that was being computed is given up", err=True)
+                # Not by an exception: Python would take torch down while a thread still computes with it.
+                os._exit(130)

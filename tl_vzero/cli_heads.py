@@ -13,6 +13,7 @@ from tl_vzero.cli_options import (
     ModelOption,
     QuietOption,
     errors_in_words,
+    say,
 )
 
 
@@ -41,7 +42,7 @@ def heads_command(
             if path is not None:
                 check_writable(path)
         table = head_importance(load_model(model), texts or [DEFAULT_TEXT], layers=layer or None, progress=not quiet)
-        typer.echo(table.to_string(index=False, float_format="%.3g"))
+        say(table.to_string(index=False, float_format="%.3g"))
         if json_file is not None:
             write_text(json_file, json.dumps({"heads": table.to_dict("records")}, ensure_ascii=False))
         if csv_file is not None:

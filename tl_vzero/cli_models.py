@@ -3,9 +3,7 @@
 import json
 from typing import Any
 
-import typer
-
-from tl_vzero.cli_options import CsvOption, JsonOption, errors_in_words
+from tl_vzero.cli_options import CsvOption, JsonOption, errors_in_words, say
 
 
 def models_command(json_file: JsonOption = None, csv_file: CsvOption = None) -> None:
@@ -22,7 +20,7 @@ def models_command(json_file: JsonOption = None, csv_file: CsvOption = None) -> 
         for path in (json_file, csv_file):
             if path is not None:
                 check_writable(path)
-        typer.echo(_table(coverage()))
+        say(_table(coverage()))
         if json_file is not None:
             write_text(json_file, json.dumps(coverage(), ensure_ascii=False))
         if csv_file is not None:

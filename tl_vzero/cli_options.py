@@ -8,7 +8,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from tl_vzero.errors import InputWarning, TLVZeroError
+from tl_vzero.errors import InputWarning, TLVZeroError, escaped
 
 DEFAULT_MODEL = "agreement-mini"
 DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
@@ -18,11 +18,19 @@ ModelOption = Annotated[
     typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
-CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")]
+CsvOption = Annotated[
+    Path | None,
+    typer.Option("--csv", help="Also write the table to this file; a cell is data, as it is, and never a formula."),
+]
 PairOption = Annotated[
     str | None, typer.Option("--pair", help="A second text, which the model reads with the sentence as a pair.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text so that no token, file or model that it names can act on the terminal."""
+    typer.echo(escaped(text), err=err)
 
 
 _show_as_python = warnings.showwarning
@@ -37,7 +45,7 @@ def _show(
     line: str | None = None,
 ) -> None:
     if issubclass(category, InputWarning):
-        typer.echo(f"warning: {message}", err=True)
+        say(f"warning: {message}", err=True)
     else:
         _show_as_python(message, category, filename, lineno, file, line)
 
@@ -54,8 +62,8 @@ def errors_in_words() -> Iterator[None]:
             warnings.showwarning = _show
             yield
     except TLVZeroError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
+        say("stopped", err=True)
         raise typer.Exit(130) from None

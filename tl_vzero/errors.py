@@ -1,13 +1,33 @@
 """Errors and warnings: each says what was given, what was expected and what to do."""
 
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+# Controls but tab and new line, separators of lines, marks that reorder a text, and halves of surrogate pairs.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-class TLVZeroError(Exception):
+
+def escaped(text: str) -> str:
+    """Write a text so that no character of it acts on a terminal: controls, bidi marks and surrogates as escapes.
+
+    >>> print(escaped("hat" + chr(27) + "[2J"))
+    hat\\x1b[2J
+    """
+    return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class _ToldEscaped:
+    """What quotes a token, a file or a model by its name, and is shown on a terminal by whoever meets it."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
+
+
+class TLVZeroError(_ToldEscaped, Exception):
     """Base of every error that tl_vzero raises on purpose."""
 
 
@@ -51,15 +71,15 @@ class PluginError(TLVZeroError, ImportError):
     """A method that another package brings cannot be loaded or used."""
 
 
-class MethodNameWarning(UserWarning):
+class MethodNameWarning(_ToldEscaped, UserWarning):
     """Another package brings a method by a name that is taken."""
 
 
-class ProcessedWeightsWarning(UserWarning):
+class ProcessedWeightsWarning(_ToldEscaped, UserWarning):
     """The model's weights were processed in a way that changes Value Zeroing."""
 
 
-class InputWarning(UserWarning):
+class InputWarning(_ToldEscaped, UserWarning):
     """An input is scored as it was given, and may not be what was meant."""
 
 

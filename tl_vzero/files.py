@@ -2,29 +2,51 @@
 
 import json
 import os
+import shutil
 import stat
+import sys
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import isfinite, prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
+from uuid import uuid4
 
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, OutputPathError
+from tl_vzero.errors import FileFormatError, OutputPathError, foreign_errors_as
 
 FORMAT = "tl_vzero.scores"
 FORMAT_VERSION = "1"
+LARGEST_TEXT = 2**28  # bytes: a thousand times the largest file of text that the package writes or reads
+LARGEST_LABELS = 2**24  # bytes, of a Scores file: those of 100,000 tokens, whose map would fill a disk
+LARGEST_HEADER = LARGEST_LABELS + 1000  # with what safetensors says of the values
+N_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # of the numbers that scores are
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def check_writable(path: str | Path) -> Path:
     """Check at the door that a file can be written here; raises OutputPathError with the reason."""
     target = Path(path)
-    if target.is_dir():
+    try:
+        mode = target.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:  # links in a circle, a name that is too long or holds a NUL character
+        raise OutputPathError(f"cannot write {target}: {error}; choose another path") from error
+    if stat.S_ISDIR(mode):
         raise OutputPathError(f"cannot write {target}: it is a folder; give a file name")
-    folder = target.parent
-    if not folder.is_dir():
-        raise OutputPathError(f"cannot write {target}: the folder {folder} does not exist; create it first")
-    if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise OutputPathError(f"cannot write {target}: it is a disk or a socket; give a file name")
+    changed = [target] if target.exists() else []
+    if stat.S_ISREG(mode):
+        folder = _behind_links(target).parent
+        if not folder.is_dir():
+            raise OutputPathError(f"cannot write {target}: the folder {folder} does not exist; create it first")
+        changed.append(folder)
+    if not all(os.access(path, os.W_OK) for path in changed):
         raise OutputPathError(f"cannot write {target}: permission denied; choose another path")
     return target
 
@@ -47,30 +69,160 @@ def open_regular(path: str | Path, *, follow_links: bool = True) -> BinaryIO:
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it; a failure leaves nothing behind."""
+    """Let `write` fill a temporary file beside `path`, then rename it; a failure leaves nothing behind.
+
+    Through a symbolic link the file that it names is written. A device or pipe, such as /dev/stdout, stays what it is
+    and takes the finished content.
+    """
     target = check_writable(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-    os.close(handle)
-    partial = Path(name)
+    with foreign_errors_as(OutputPathError, f"cannot write {target}"):
+        output = _open_stream(target)
+        if output is None:
+            _replace(_behind_links(target), write)
+            return
+        with os.fdopen(output, "wb") as stream, tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder) / "partial"
+            write(partial)
+            with partial.open("rb") as content:
+                shutil.copyfileobj(content, stream)
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    partial = target.with_name(f".{uuid4().hex}.partial")
     try:
+        # Opened here, as the kernel then applies the umask, which a process can only read by changing it.
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        mode = (target if target.exists() else partial).stat().st_mode & 0o777
+        partial.chmod(mode)
         write(partial)
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(mode)  # safetensors puts a file of its own there
         partial.replace(target)
-    except OSError as error:
-        raise OutputPathError(f"cannot write {target}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _behind_links(target: Path) -> Path:
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
+
+
+def _open_stream(target: Path) -> int | None:
+    """A descriptor to write to, where a file must not take the place of `target`."""
+    if not target.exists():
+        return None
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+            if os.path.samestat(os.fstat(descriptor), target.stat()):
+                stream.flush()
+                return os.dup(descriptor)
+    if target.is_file():
+        return None
+    # Without waiting: nobody may ever read a pipe.
+    descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    r"""Write a text file in UTF-8, whole or not at all; half of a surrogate pair as \udxxx, which JSON reads back."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def read_text(path: str | Path) -> str:
+    """Read a file of UTF-8; raises FileFormatError for what is none, is too large, or cannot be opened."""
+    try:
+        with open_regular(path) as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes > LARGEST_TEXT:
+                raise FileFormatError(f"{path} has {n_bytes} bytes: expected at most {LARGEST_TEXT}")
+            content = file.read(LARGEST_TEXT)  # it may have grown
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path} is no text in UTF-8 ({error}): save it as UTF-8") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file that the package wrote; raises FileFormatError for anything else."""
+    text = read_text(path)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise FileFormatError(f"{path} is no JSON as tl_vzero writes it: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON as the package writes it.
+
+    Raises ValueError for what is none, a key that occurs twice, a number that is not finite, an integer of thousands
+    of digits, and brackets nested too deeply.
+
+    >>> parse_json('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    ValueError: the key 'a' occurs twice
+    """
+    return _loads(text, parse_constant=_not_finite, parse_float=_finite)
+
+
+def parse_row(text: str) -> Any:
+    """Read one line of JSON lines that anybody wrote: as `parse_json`, but NaN and infinities are numbers too."""
+    return _loads(text)
+
+
+def _loads(text: str, **options: Any) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_each_key_once, **options)
+    except RecursionError as error:
+        raise ValueError("brackets are nested too deeply") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        raise ValueError(f"the key {_short(_repeated([key for key, _ in pairs]))} occurs twice")
+    return read
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if isfinite(number) else _not_finite(digits)
+
+
+def _not_finite(digits: str) -> NoReturn:
+    raise ValueError(f"{digits[:40]} is no finite number")
+
+
+def _short(value: object) -> str:
+    """A value of a file for a message: it may be as long as the file."""
+    written = repr(value)
+    return written if len(written) <= 80 else f"{written[:79]}…"
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def check_header(path: object, names: Sequence[str], separator: str | None = None) -> None:
+    """Check the names of a table's columns; `separator` is that of its text, None for a table that is no text.
+
+    Raises FileFormatError for a name that occurs twice, and for one column whose name holds another separator.
+
+    >>> check_header("mine.csv", ["sentence;cue"], ",")
+    Traceback (most recent call last):
+    tl_vzero.errors.FileFormatError: mine.csv has one column, 'sentence;cue', which holds semicolons: expected commas \
+between columns; save it with commas
+    """
+    repeated = _repeated([name for name in names if name])  # columns without a name are nobody's
+    if repeated is not None:
+        raise FileFormatError(
+            f"{path} has the column {_short(repeated)} twice: expected each name once; rename one of them"
+        )
+    for other, plural in SEPARATORS.items():
+        if separator is not None and len(names) == 1 and other != separator and other in names[0]:
+            raise FileFormatError(
+                f"{path} has one column, {_short(names[0])}, which holds {plural}: expected {SEPARATORS[separator]} "
+                f"between columns; save it with {SEPARATORS[separator]}"
+            )
 
 
 def write_scores(path: str | Path, values: Tensor, labels: str) -> None:
@@ -82,24 +234,57 @@ def write_scores(path: str | Path, values: Tensor, labels: str) -> None:
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
 
 
-def read_scores(path: str | Path) -> tuple[Tensor, dict[str, Any]]:
-    """Read what `write_scores` wrote; raises FileFormatError for anything else."""
-    from safetensors import SafetensorError, safe_open
+def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> tuple[Tensor, Any]:
+    """Read what `write_scores` wrote; raises FileFormatError for anything else.
 
-    source = Path(path)
-    if not source.is_file():
-        raise FileFormatError(f"no file {source}: expected a file written by Scores.save")
-    try:
-        with safe_open(source, framework="pt") as archive:
-            header = archive.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise FileFormatError(f"{source} holds no Scores: expected a file written by Scores.save")
-            if header.get("version") != FORMAT_VERSION:
-                raise FileFormatError(
-                    f"{source} has Scores format {header.get('version')}: this version reads {FORMAT_VERSION}"
-                )
-            return archive.get_tensor("values"), json.loads(header["labels"])
-    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
+    `shape_of` says what shape labels describe: values of another one are never read.
+    """
+    from safetensors.torch import load
+
+    if not Path(path).exists():
+        raise FileFormatError(f"no file {path}: expected a file written by Scores.save")
+    with foreign_errors_as(FileFormatError, f"{path} is no Scores file, as Scores.save writes it"):
+        # Read and not mapped: a file that is cut while it is mapped ends the process.
+        with open_regular(path) as file:
+            length = file.read(8)
+            n_header = int.from_bytes(length, "little")
+            if not 0 < n_header <= LARGEST_HEADER:
+                raise FileFormatError(f"{path} holds no Scores: expected a file written by Scores.save")
+            header = file.read(n_header)
+            about = parse_json(header.decode("utf-8"))
+            labels = parse_json(_labels_in(path, about))
+            n_bytes = _n_bytes(path, about, shape_of(labels))
+            if os.fstat(file.fileno()).st_size != len(length) + n_header + n_bytes:
+                raise FileFormatError(f"{path} is not as long as its header says: expected all that Scores.save wrote")
+            content = file.read(n_bytes)
+        return load(length + header + content)["values"], labels
+
+
+def _labels_in(path: str | Path, about: Any) -> str:
+    metadata = about.get("__metadata__") if isinstance(about, dict) else None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise FileFormatError(f"{path} holds no Scores: expected a file written by Scores.save")
+    if metadata.get("version") != FORMAT_VERSION:
         raise FileFormatError(
-            f"{source} is no Scores file ({error}): expected a file written by Scores.save"
-        ) from error
+            f"{path} has Scores format {_short(metadata.get('version'))}: this version reads {FORMAT_VERSION}"
+        )
+    labels = metadata.get("labels")
+    if not isinstance(labels, str):
+        raise FileFormatError(f"{path} holds no labels: expected a file written by Scores.save")
+    return labels
+
+
+def _n_bytes(path: str | Path, about: dict[str, Any], shape: list[int]) -> int:
+    """How long the values of a Scores file are; raises FileFormatError where the file says something else."""
+    values = about.get("values")
+    if set(about) != {"__metadata__", "values"} or not isinstance(values, dict):
+        raise FileFormatError(f"{path} holds other tensors than values: expected a file written by Scores.save")
+    if values.get("dtype") not in N_BYTES:
+        raise FileFormatError(
+            f"{path} holds numbers of the type {_short(values.get('dtype'))}: expected {', '.join(N_BYTES)}"
+        )
+    if values.get("shape") != shape:
+        raise FileFormatError(
+            f"{path} holds values of shape {_short(values.get('shape'))}: its labels describe {shape}"
+        )
+    return prod(shape) * N_BYTES[values["dtype"]]

@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError, escaped
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
 from tl_vzero.words import Word, group_words
 
@@ -55,6 +56,8 @@ class Scores:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.values.is_floating_point():
+            raise ScoresError(f"values are of {self.values.dtype}: expected real numbers, such as torch.float32")
         head_axis = [] if self.heads is None else [len(self.heads)]
         expected = [len(self.layers), *head_axis, len(self.dest_positions), len(self.src_positions)]
         if list(self.values.shape) != expected:
@@ -74,7 +77,7 @@ class Scores:
         if self.src_spans is not None:
             return True
         n_sources = self.n_positions if self.n_src_positions is None else self.n_src_positions
-        return self.dest_positions != tuple(range(self.n_positions)) or self.src_positions != tuple(range(n_sources))
+        return not (_are_all(self.dest_positions, self.n_positions) and _are_all(self.src_positions, n_sources))
 
     @property
     def empty_rows(self) -> tuple[tuple[int, ...], ...]:
@@ -131,7 +134,7 @@ class Scores:
                 f"this map has {len(self.dest_positions)} destinations and {len(self.src_positions)} sources "
                 f"of {self.n_positions} positions; compute it with all destinations and sources"
             )
-        if self.layers != tuple(range(self.n_layers)):
+        if not _are_all(self.layers, self.n_layers):
             return f"it needs all {self.n_layers} layers in order, and this has {list(self.layers)}"
         return None
 
@@ -259,25 +262,33 @@ class Scores:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: the values, and the labels and metadata as JSON in its header.
 
-        Raises OutputPathError if the path cannot be written; nothing is left behind then.
+        Raises OutputPathError if the path cannot be written; nothing is left behind then. Raises ScoresError for what
+        `load` would not read back: no values, labels that contradict each other, metadata that JSON does not hold.
         """
-        from tl_vzero.files import write_scores
+        from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, write_scores
 
-        write_scores(path, self.values, json.dumps(self.labels(), ensure_ascii=False))
+        try:
+            written = json.dumps(self.labels(), ensure_ascii=False, allow_nan=False)
+            reason = _fault_of_labels(parse_json(written))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ScoresError(
+                f"cannot save this: its labels are not what JSON holds ({error}); replace them"
+            ) from error
+        if self.values.element_size() not in N_BYTES.values():
+            reason = f"its values are of {self.values.dtype}; convert them, as by values.float()"
+        if len(json.dumps(written)) > LARGEST_LABELS:
+            reason = f"its labels take more than {LARGEST_LABELS} bytes; leave metadata out"
+        if reason is not None:
+            raise ScoresError(f"cannot save this: {reason}")
+        # Half of a surrogate pair has no UTF-8; written as JSON's own escape, it is read back as it was.
+        write_scores(path, self.values, written.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
         from tl_vzero.files import read_scores
 
-        values, labels = read_scores(path)
-        try:
-            return cls._from_labels(values, labels)
-        except (ScoresError, TypeError, KeyError, AttributeError) as error:
-            raise FileFormatError(f"{path} is no Scores file: its labels do not fit ({error})") from error
-
-    @classmethod
-    def _from_labels(cls, values: Tensor, labels: dict[str, Any]) -> "Scores":
+        values, labels = read_scores(path, lambda labels: _described_shape(path, labels))
         as_tuples: dict[str, Any] = {key: _as_tuple(value) for key, value in labels.items() if key != "metadata"}
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
 
@@ -285,7 +296,7 @@ class Scores:
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
         partial = ", partial" if self.partial else ""
         sources = " ".join(token.strip() for token in self.src_tokens)
-        return (
+        return escaped(
             f"Scores({self.method}, {self.stage}, {len(self.layers)} layers{heads}, "
             f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: "
             f"{sources if len(sources) <= REPR_LENGTH else sources[: REPR_LENGTH - 1] + '…'!r})"
@@ -295,6 +306,98 @@ class Scores:
         from tl_vzero.plot.notebook import notebook_bundle
 
         return notebook_bundle(self)
+
+
+_Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+_Counts = Annotated[list[_Count], Field(min_length=1)]
+_WordIds = list[_Count | None] | None
+# A token may hold half of a surrogate pair, which pydantic's own text must not.
+_Text = InstanceOf[str]
+
+
+class _Labels(BaseModel):
+    """The labels of a map as they stand in a file: types and bounds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    method: _Text
+    stage: Stage
+    unit: Literal["token", "word"]
+    identity: bool
+    layers: _Counts
+    heads: _Counts | None
+    dest_tokens: list[_Text]
+    src_tokens: list[_Text]
+    dest_positions: _Counts
+    src_positions: _Counts
+    src_spans: list[_Counts] | None
+    word_ids: _WordIds
+    n_layers: _Count
+    n_positions: _Count
+    n_src_positions: _Count | None
+    src_word_ids: _WordIds
+    metadata: dict[_Text, Any]
+
+    @property
+    def shape(self) -> list[int]:
+        """The shape of the values that have these labels."""
+        heads = [] if self.heads is None else [len(self.heads)]
+        return [len(self.layers), *heads, len(self.dest_positions), len(self.src_positions)]
+
+    def contradiction(self) -> str | None:
+        """What two labels say against each other, if they do."""
+        n_sources = self.n_positions if self.n_src_positions is None else self.n_src_positions
+        counted = {
+            "layers": (self.layers, self.n_layers),
+            "heads": (self.heads or [], None),
+            "dest_positions": (self.dest_positions, self.n_positions),
+            "src_positions": ([] if self.src_spans else self.src_positions, n_sources),
+            **{f"src_spans[{index}]": (span, n_sources) for index, span in enumerate(self.src_spans or [])},
+        }
+        for name, (numbers, count) in counted.items():
+            if len(set(numbers)) < len(numbers):
+                return f"{name} holds a number twice"
+            if count is not None and numbers and max(numbers) >= count:
+                return f"{name} holds {max(numbers)} of {count}"
+        for name, tokens, positions in (
+            ("dest", self.dest_tokens, self.dest_positions),
+            ("src", self.src_tokens, self.src_positions),
+        ):
+            if len(tokens) != len(positions):
+                return f"there are {len(tokens)} {name}_tokens for {len(positions)} {name}_positions"
+        if self.src_spans is not None and [span[0] for span in self.src_spans] != self.src_positions:
+            return "src_positions are not the first of each of src_spans"
+        for name, word_ids, count in (
+            ("word_ids", self.word_ids, self.n_positions),
+            ("src_word_ids", self.src_word_ids, self.n_src_positions),
+        ):
+            if word_ids is not None:
+                n_units = len(word_ids) if self.unit == "token" else _count_words(tuple(word_ids))
+                if n_units != count:
+                    return f"{name} are of {n_units} positions, and the sentence has {count}"
+        return None
+
+
+def _described_shape(path: object, labels: object) -> list[int]:
+    """The shape that a file's labels describe; raises FileFormatError for labels that `save` did not write."""
+    reason = _fault_of_labels(labels)
+    if reason is not None:
+        raise FileFormatError(f"{path} is no Scores file, as Scores.save writes it: {reason}")
+    return _Labels.model_validate(labels).shape
+
+
+def _fault_of_labels(labels: object) -> str | None:
+    """Why these are no labels of a map that can be read, if they are none."""
+    try:
+        return _Labels.model_validate(labels).contradiction()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))[:80] or 'the labels'}: {first['msg'][:200]}"
+
+
+def _are_all(numbers: Sequence[int], count: int) -> bool:
+    """Whether these are 0 to count - 1 in order; a file may say any count."""
+    return len(numbers) == count and all(number == index for index, number in enumerate(numbers))
 
 
 def _words_of(

@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 import tl_vzero
 from tl_vzero.cli import DEFAULT_TEXT, app
+from tl_vzero.methods.method import Method
 
 RUNNER = CliRunner()
 
@@ -231,3 +233,84 @@ def test_heads_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
     assert [row["lost"] for row in written] == pytest.approx(expected["lost"].tolist())
     assert pd.read_csv(table)["share"].tolist() == pytest.approx(expected["share"].tolist())
     assert run("heads", "--layer", "9", "--quiet")[0] == 2
+
+
+ACTING = "\x1b[31m \x1b]0;title\x07 \x9b1m \u202eevil\u2066 \r \x08 \x7f"
+
+
+def acts(output: str) -> bool:
+    """Whether something in an output acts on a terminal or reorders its line."""
+    return not output.replace("\n", "").replace("\t", "").isprintable()
+
+
+def test_no_token_acts_on_the_terminal() -> None:
+    text = f"the hat {ACTING} [MASK] here."
+    code, output = run("map", text, "--quiet", "--layer", "0")
+    assert code == 0 and "[MASK]" in output and not acts(output)
+    code, output = run("compare", text, "--method", "attention", "--quiet")
+    assert code == 0 and not acts(output)
+
+
+def test_no_name_acts_on_the_terminal(tmp_path: Path) -> None:
+    for words in (
+        ("map", "--model", f"no-such-folder/{ACTING}"),
+        ("map", "--method", ACTING),
+        ("report", "--out", tmp_path / ACTING / "page.html"),
+        ("corpus", tmp_path / f"{ACTING}.txt", "--out", tmp_path / "out", "--quiet"),
+        ("evaluate", "cue-alignment", "--examples", tmp_path / f"{ACTING}.csv"),
+        ("map", ACTING, ACTING),
+        ("map", f"--{ACTING}"),
+        (ACTING,),
+    ):
+        code, output = run(*words)
+        assert code == 2 and not acts(output), words
+
+
+def test_no_method_of_a_plugin_acts_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = Method(lambda: None, ACTING, ACTING, ACTING)
+    monkeypatch.setattr("tl_vzero.api.METHODS", {f"evil{ACTING}": evil})
+    code, output = run("methods")
+    assert code == 0 and "evil" in output and not acts(output)
+
+
+SAYS = r"""
+import sys
+from tl_vzero import cli
+if sys.argv[1:] != ["--help"]:
+    cli.app = lambda **_: cli.say("h\u00e4t \U0001f44b \ud800 [MASK]")
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1:strict"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}],
+    ids=str,
+)
+def test_no_character_is_too_much_for_a_terminal(environment: dict[str, str]) -> None:
+    for words in ((), ("--help",)):
+        command = [sys.executable, "-c", SAYS, *words]
+        ended = subprocess.run(command, capture_output=True, env=os.environ | environment, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert words or (b"[MASK]" in ended.stdout and rb"\ud800" in ended.stdout)
+        if "latin" in str(environment) and not words:
+            assert b"h\xe4t" in ended.stdout and rb"\U0001f44b" in ended.stdout
+
+
+def test_what_is_written_to_the_output_can_be_piped_on() -> None:
+    command = [sys.executable, "-m", "tl_vzero", "methods", "--json", "/dev/stdout"]
+    written = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    assert "value_zeroing" in json.loads(written[written.index("{") :])
+
+
+def test_a_cell_of_csv_is_data_whatever_it_begins_with(tmp_path: Path) -> None:
+    """Tokens are written as they are, and numbers below zero are numbers; nothing is a formula to us."""
+    table = tmp_path / "models.csv"
+    covered = {"architectures": {"=1+1": {"class": "@SUM(A1)", "lines": {"-4": {"normalised": -0.5}}}}, "refused": {}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tl_vzero.models.coverage.coverage", lambda: covered | {"measured_with": {}})
+        patch.setattr("tl_vzero.cli_models._table", lambda covered: "")
+        code, _ = run("models", "--csv", table)
+    assert code == 0
+    read = pd.read_csv(table)
+    assert list(read.loc[0, ["architecture", "class", "normalised"]]) == ["=1+1", "@SUM(A1)", -0.5]

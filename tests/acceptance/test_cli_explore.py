@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.error import HTTPError
@@ -28,6 +29,22 @@ class NotInstalled:
         if name == "{package}":
             raise ModuleNotFoundError("No module named '{package}'", name=name)
 sys.meta_path.insert(0, NotInstalled())
+sys.argv = ["tl-vzero", "explore", "--port", "0"]
+from tl_vzero.cli import main
+main()
+"""
+
+
+# Products of matrices, as a sentence's computation is, without an end.
+SLOW = """
+import sys, torch
+from tl_vzero.explore import explorer
+def make_report(*given, **options):
+    print("computing", flush=True)
+    matrix = torch.rand(600, 600)
+    while True:
+        matrix = torch.nn.functional.normalize(matrix @ matrix)
+explorer.make_report = make_report
 sys.argv = ["tl-vzero", "explore", "--port", "0"]
 from tl_vzero.cli import main
 main()
@@ -82,9 +99,10 @@ def start() -> Iterator[Callable[..., tuple[Any, str]]]:
     """Start the command in a process of its own; gives the process and the address that it prints."""
     processes: list[Any] = []
 
-    def started(*words: str) -> tuple[Any, str]:
+    def started(*words: str, script: str | None = None) -> tuple[Any, str]:
+        command = ["-m", "tl_vzero", "explore", "--port", "0", *words] if script is None else ["-c", script]
         process = subprocess.Popen(
-            [sys.executable, "-m", "tl_vzero", "explore", "--port", "0", *words],
+            [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -116,6 +134,26 @@ def test_it_answers_until_ctrl_c(start: Callable[..., tuple[Any, str]]) -> None:
     process.send_signal(signal.SIGINT)
     output, complaints = process.communicate(timeout=30)
     assert (process.returncode, output, complaints) == (130, "", "stopped\n")
+
+
+def test_ctrl_c_ends_it_while_a_sentence_is_computed_and_others_wait(start: Callable[..., tuple[Any, str]]) -> None:
+    process, address = start(script=SLOW)
+    port = int(address.split(":")[-1].strip("/"))
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    query = urlencode({"model": "agreement-mini", "text": SENTENCE})
+    for connection in connections:
+        connection.sendall(f"GET /report?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert process.stdout.readline() == "computing\n"
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, complaints = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 3
+    assert process.returncode == 130 and output == ""
+    assert complaints == "stopped; the sentence that was being computed is given up\n"
+    for connection in connections:
+        with connection:
+            answer = connection.recv(4096).decode()
+            assert answer.startswith("HTTP/1.1 503") and "ended where it was started" in answer
 
 
 def test_only_this_machine_is_listened_at_unless_told_otherwise(start: Callable[..., tuple[Any, str]]) -> None:

@@ -18,6 +18,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 import uvicorn
 
 from tl_vzero.explore import Explorer, bound_socket, explorer_app
+from tl_vzero.explore.app import BUSY
 
 pytestmark = pytest.mark.browser
 
@@ -297,10 +298,13 @@ def test_odd_text_is_text(visit: Visit, text: str) -> None:
     assert view(visit(f"?{urlsplit(opened.page.url).query}")) == view(opened)
 
 
-def test_a_late_answer_does_not_replace_a_newer_one(visit: Visit) -> None:
+def test_a_later_question_gives_up_the_one_under_way(visit: Visit) -> None:
+    """So that its answer replaces nothing, and the explorer need not compute it."""
     opened = visit()
     slow = "the slow hat [MASK] here."
     held: list[Any] = []
+    given_up: list[str] = []
+    opened.page.on("requestfailed", lambda request: given_up.append(request.url))
     opened.page.route("**/report?*slow*", lambda route: held.append(route))
     opened.page.locator("#text").fill(slow)
     opened.page.locator("#text").press("Enter")
@@ -308,11 +312,20 @@ def test_a_late_answer_does_not_replace_a_newer_one(visit: Visit) -> None:
         opened.page.wait_for_timeout(20)
     type_in(opened, OTHER)
     assert_shows(opened, "agreement-mini", OTHER)
-    with opened.page.expect_response("**/report?*slow*"):
-        held[0].continue_()
-    opened.page.wait_for_timeout(300)
-    assert_shows(opened, "agreement-mini", OTHER)
+    assert ["slow" in url for url in given_up] == [True]
     assert asked(opened)["text"] == OTHER
+
+
+def test_a_busy_explorer_is_told_and_the_view_stays(visit: Visit) -> None:
+    opened = visit()
+    before = view(opened)["figures"]
+    answer = {"status": 503, "json": {"error": BUSY.format(8)}}
+    opened.page.route("**/report?*houses*", lambda route: route.fulfill(**answer))
+    type_in(opened, OTHER)
+    assert told(opened) == "the explorer is busy: 8 questions wait already; ask again in a moment"
+    assert view(opened)["figures"] == before
+    assert len(opened.complaints) == 1 and "503" in opened.complaints[0]
+    opened.complaints.clear()
 
 
 def test_a_choice_made_while_an_answer_is_under_way_stays(visit: Visit) -> None:

@@ -253,3 +253,14 @@ def test_nothing_is_ever_unpickled() -> None:
         calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         loads = [call for call in calls if isinstance(call, ast.Attribute) and ast.unparse(call) == "torch.load"]
         assert not loads, path
+
+
+def test_the_commands_print_by_one_function() -> None:
+    """`say` escapes what acts on a terminal; typer's own echo does not."""
+    printing = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("typer.echo", "typer.secho", "sys.stdout.write")
+    }
+    assert printing == {"cli_options.py", "data/train_agreement_mini.py"}  # the latter prints its own words only

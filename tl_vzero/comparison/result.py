@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_vzero.comparison.summary import RESAMPLES, summarised
 from tl_vzero.effects import Effect
+from tl_vzero.errors import escaped
 from tl_vzero.scores import Scores
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Comparison(Mapping[str, Scores]):
 
     def __repr__(self) -> str:
         sentence = " ".join(token.strip() for token in self.tokens)
-        return f"Comparison({', '.join(self.scores)}: {sentence!r})"
+        return escaped(f"Comparison({', '.join(self.scores)}: {sentence!r})")
 
     def table(self, *, resamples: int = RESAMPLES) -> "pd.DataFrame":
         """One row for each method and layer, in plain numbers; NaN where one is undefined.

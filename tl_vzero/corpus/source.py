@@ -9,6 +9,7 @@ from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Source
 from tl_vzero.corpus.table_files import DatasetRows, ParquetRows, open_dataset, parquet_columns
 from tl_vzero.corpus.text_files import CsvRows, JsonLines, TextLines, column_of, csv_header, json_columns
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, unknown_name
+from tl_vzero.files import check_header
 
 InputFormat = Literal["text", "jsonl", "csv", "parquet", "datasets"]
 FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
@@ -102,6 +103,7 @@ def _table(path: Path, kind: InputFormat, columns: _Columns) -> Source:
         _check_id_column(path, columns.id, header)
         return CsvRows(path, origin, header)
     with_text, names, rows = parquet_columns(path)
+    check_header(path, names)
     _check_id_column(path, columns.id, names)
     named_id = columns.id or (ID_NAME if ID_NAME in names else None)
     origin = _origin(path, kind, **columns.of_texts(path, with_text), id_column=named_id)

@@ -1,7 +1,6 @@
 """Plain text, JSON lines and CSV as sources: whatever a record holds, the next one is read."""
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 from tl_vzero.corpus.lines import Lines, TooLong
 from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Record, Refused, checked, with_second
 from tl_vzero.errors import FileFormatError
+from tl_vzero.files import check_header, parse_row
 
 LOOKED_AT = 100  # lines, for the name of the column with the text
 
@@ -85,9 +85,9 @@ def _object(text: str) -> dict[str, Any] | str:
     if not text.strip():
         return "the line is empty"
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
-        return f"the line is no JSON: {type(error).__name__}: {error}"
+        row = parse_row(text)
+    except ValueError as error:
+        return f"the line is no JSON: {error}"
     return row if isinstance(row, dict) else f"the line is {type(row).__name__}: expected an object with columns"
 
 
@@ -157,11 +157,12 @@ def csv_header(path: Path) -> tuple[str, ...]:
     if isinstance(header, BadRow) or not header:
         reason = header.reason if isinstance(header, BadRow) else "the first line is empty"
         raise FileFormatError(f"{path} has no header that can be read ({reason}): expected the names of its columns")
+    check_header(path, header, _separator(path))
     return tuple(header)
 
 
 def _rows(path: Path, lines: Lines) -> Iterator[list[str] | BadRow]:
-    reader = csv.reader(_CsvLines(lines), strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(_CsvLines(lines), strict=True, delimiter=_separator(path))
     while True:
         first = lines.number + 1
         try:
@@ -172,6 +173,10 @@ def _rows(path: Path, lines: Lines) -> Iterator[list[str] | BadRow]:
             # A quote that is never closed takes many lines with it: all are named.
             where = f"line {first}" if lines.number <= first else f"lines {first} to {lines.number}"
             yield BadRow(f"{where}: {error}")
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def column_of(path: object, given: str | None, columns: list[str]) -> str:

@@ -1,6 +1,5 @@
 """BLiMP's minimal pairs as published: from a folder of JSONL files, or from the Hugging Face hub."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tl_vzero.errors import DependencyError, FileFormatError, OfflineError
+from tl_vzero.files import parse_row, read_text
 
 # The paper's short names, and the names that BLiMP's files and its configurations on the hub have.
 PARADIGM_FILES: Mapping[str, str] = MappingProxyType(
@@ -53,18 +53,16 @@ def pairs_in_folder(folder: str | Path, paradigm: str) -> list[MinimalPair]:
         raise FileFormatError(
             f"no file {path.name} in {where}: expected BLiMP's JSONL files as published, for the paradigm {paradigm}"
         )
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is no text in UTF-8 ({error}): expected one of BLiMP's JSONL files") from error
+    # Not splitlines: JSON may hold what separates lines elsewhere.
+    lines = read_text(path).removesuffix("\n").split("\n")
     records = [(f"{path}, line {number}", _parsed(path, number, line)) for number, line in enumerate(lines, start=1)]
     return _pairs(records, paradigm, str(path))
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
+        record = parse_row(line)
+    except ValueError as error:
         raise FileFormatError(f"{path}, line {number} is no JSON ({error}): expected one pair on each line") from error
     if not isinstance(record, dict):
         raise FileFormatError(
@@ -93,7 +91,13 @@ def _pair(record: Mapping[str, Any], paradigm: str, place: str) -> MinimalPair:
         raise FileFormatError(
             f"{place} is of the paradigm {record['UID']}: expected {PARADIGM_FILES[paradigm]}, as the name says"
         )
-    return MinimalPair(paradigm, str(record[number]), record["sentence_good"], record["sentence_bad"])
+    good, bad = record["sentence_good"], record["sentence_bad"]
+    if not isinstance(good, str) or not isinstance(bad, str) or type(record[number]) not in (str, int):
+        raise FileFormatError(
+            f"{place} has {number}={record[number]!r}, sentence_good={good!r}, sentence_bad={bad!r}: expected a number "
+            "and two texts, as published"
+        )
+    return MinimalPair(paradigm, str(record[number]), good, bad)
 
 
 def pairs_on_hub(paradigm: str) -> list[MinimalPair]:

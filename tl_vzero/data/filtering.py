@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, overload
 
 from tl_vzero.data.examples import HALVES, Example
-from tl_vzero.errors import InputError, unknown_name
+from tl_vzero.errors import InputError, escaped, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ class ExampleSet(Sequence[Example]):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{paradigm}: {count}" for paradigm, count in self.counts().items())
-        return f"ExampleSet({len(self)} examples; {counts})"
+        return escaped(f"ExampleSet({len(self)} examples; {counts})")
 
     def counts(self) -> dict[str, int]:
         """How many examples each paradigm has, in the order of their first example."""

@@ -1,9 +1,9 @@
 """A user's own sentences, from a table in CSV or JSON lines, as examples."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +14,10 @@ from tl_vzero.data.number import number_of
 from tl_vzero.data.parsed_cues import cues_by_parse
 from tl_vzero.data.sentence_text import split_words, word_of_chunk
 from tl_vzero.errors import FileFormatError, InputError, unknown_name
+from tl_vzero.files import check_header, parse_row, read_text
 
 MASK = "[MASK]"
+LONGEST_INDEX = 9  # digits; Python reads no integer of thousands of them
 REQUIRED = {"given": ("sentence", "cue"), "spacy": ("sentence",)}
 
 Row = Mapping[str, Any]
@@ -33,9 +35,10 @@ def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
 
     Indices count what stands between spaces, from 0. A word that occurs twice has to be given by its index.
 
-    Raises FileFormatError for a file that cannot be read, has no rows or lacks a column; InputError, with the line,
-    for a target or cue that is not in the sentence or more than once, and for a sentence in which the parse finds no
-    cue; DependencyError without a parser. Whether targets are one token is for `keep_one_piece_targets` to say.
+    Raises FileFormatError for a file that cannot be read, has no rows, lacks a column or has one twice, or parts its
+    columns by other signs than commas; InputError, with the line, for a target or cue that is not in the sentence or
+    more than once, and for a sentence in which the parse finds no cue; DependencyError without a parser.
+    Whether targets are one token is for `keep_one_piece_targets` to say.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -65,32 +68,35 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
     reader = {".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
     if reader is None:
         raise FileFormatError(f"{path} ends with {path.suffix or 'no suffix'}: expected .csv or .jsonl")
-    try:
-        for number, row in reader(path):
-            yield number, {name: cell for name, cell in row.items() if cell is not None and cell != ""}
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is no text in UTF-8 ({error}): save it as UTF-8") from error
+    for number, row in reader(path):
+        yield number, {name: cell for name, cell in row.items() if cell is not None and cell != ""}
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            if None in row:
+    reader = csv.reader(StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        check_header(path, header, ",")
+        for cells in reader:
+            if len(cells) > len(header):
                 raise FileFormatError(
                     f"{path}, line {reader.line_num} has more cells than the header has columns: "
                     'expected a sentence with commas in "quotes"'
                 )
-            yield reader.line_num, row
+            if cells:
+                yield reader.line_num, dict(zip(header, cells, strict=False))
+    except csv.Error as error:
+        raise FileFormatError(f"{path}, line {reader.line_num} is no row of a CSV file: {error}") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    # Not splitlines: JSON may hold what separates lines elsewhere.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_row(line)
+        except ValueError as error:
             raise FileFormatError(f"{path}, line {number} is no JSON ({error}): expected one object a line") from error
         if not isinstance(row, dict):
             raise FileFormatError(f"{path}, line {number} is {type(row).__name__}: expected an object with columns")
@@ -171,7 +177,7 @@ class _Line:
             raise self.error(
                 f"good is {good!r}, and the sentence has {in_sentence!r} at its target: expected one of them"
             )
-        return str(good)
+        return self._text("good", good)
 
     def cue(self) -> tuple[int, ...]:
         cue = self._indices("cue")
@@ -182,12 +188,12 @@ class _Line:
     def example(self, cue: tuple[int, ...], cues: str) -> Example:
         source: CueSource = "spacy" if cues == "spacy" else "given"
         row, name = self.row, f"{self.path.stem}-{self.number}"
-        bad = str(row["bad"]) if "bad" in row else None
+        bad = self._text("bad", row["bad"]) if "bad" in row else None
         words, target, good, attractor = self.good_words, self.target, self.good, self._indices("attractor")
         try:
             return Example(
-                id=str(row.get("id", name)),
-                paradigm=str(row.get("paradigm", self.path.stem)),
+                id=self._text("id", row.get("id", name)),
+                paradigm=self._text("paradigm", row.get("paradigm", self.path.stem)),
                 words=words,
                 target=target,
                 good=good,
@@ -195,13 +201,18 @@ class _Line:
                 cue=cue,
                 cue_source=source,
                 attractor=attractor,
-                pair=str(row.get("pair", row.get("id", name))),
+                pair=self._text("pair", row.get("pair", row.get("id", name))),
                 number=self._one_of("number", get_args(Number)) or number_of(good, bad),
                 split=self._one_of("split", HALVES),
                 parsed_cue=cue if cues == "spacy" else None,
             )
         except InputError as error:
             raise self.error(str(error)) from error
+
+    def _text(self, column: str, cell: object) -> str:
+        if isinstance(cell, bool) or not isinstance(cell, str | int):
+            raise self.error(f"{column} is {cell!r}: expected a text")
+        return str(cell)
 
     def _one_of(self, column: str, choices: tuple[Any, ...]) -> Any:
         given = self.row.get(column)
@@ -220,7 +231,7 @@ class _Line:
         if isinstance(part, bool) or not isinstance(part, int | str):
             raise self.error(f"{column} holds {part!r}: expected words or indices")
         chunks = word_of_chunk(self.sentence)
-        if isinstance(part, int) or part.isdecimal():
+        if isinstance(part, int) or (part.isdecimal() and len(part) <= LONGEST_INDEX):
             if not 0 <= int(part) < len(chunks):
                 raise self.error(
                     f"{column} {part} is outside the sentence {self.sentence!r}: expected 0 to {len(chunks) - 1}"

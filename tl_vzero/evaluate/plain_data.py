@@ -28,7 +28,7 @@ def to_plain(value: Any) -> Any:
 def from_plain(kind: Any, plain: Any) -> Any:
     """The value of a type that `to_plain` wrote; None stands for NaN where the type is float.
 
-    Raises KeyError, TypeError or ValueError for what it did not write.
+    Raises KeyError, TypeError or ValueError for what it did not write, such as a text for a number.
 
     >>> from tl_vzero.evaluate.statistics import Estimate
     >>> from_plain(Estimate, {"mean": 0.5, "low": None, "high": 1.0, "n": 1, "confidence": 0.95})
@@ -39,15 +39,27 @@ def from_plain(kind: Any, plain: Any) -> Any:
         return None if plain is None else from_plain(_only_other(kind), plain)
     if origin is tuple:
         inner = get_args(kind)[0]
-        return tuple(from_plain(inner, each) for each in plain)
-    if origin is not None and origin is not Literal and issubclass(origin, Mapping):
+        return tuple(from_plain(inner, each) for each in _of_type(plain, list))
+    if origin is Literal:
+        if plain not in get_args(kind):
+            raise ValueError(f"{plain!r} is none of {', '.join(map(repr, get_args(kind)))}")
+        return plain
+    if origin is not None and issubclass(origin, Mapping):
         inner = get_args(kind)[1]
-        return {key: from_plain(inner, each) for key, each in plain.items()}
+        return {key: from_plain(inner, each) for key, each in _of_type(plain, dict).items()}
     if is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
-        return kind(**{field.name: from_plain(hints[field.name], plain[field.name]) for field in fields(kind)})
+        record = _of_type(plain, dict)
+        return kind(**{field.name: from_plain(hints[field.name], record[field.name]) for field in fields(kind)})
     if kind is float:
-        return nan if plain is None else float(plain)
+        return nan if plain is None else float(_of_type(plain, int, float))
+    return _of_type(plain, kind) if kind in (int, str, bool) else plain
+
+
+def _of_type(plain: Any, *kinds: type) -> Any:
+    # Not isinstance: true is no number.
+    if type(plain) not in kinds:
+        raise TypeError(f"{str(plain)[:80]!r} is {type(plain).__name__}: expected {kinds[-1].__name__}")
     return plain
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError
 from tl_vzero.evaluate.plain_data import from_plain, to_plain
-from tl_vzero.files import write_text
+from tl_vzero.files import read_json, write_text
 
 OPTIONS = "options.json"
 FORMAT = "tl_vzero.evaluation"
@@ -55,8 +55,8 @@ class Store:
     def _read(self, name: str) -> Any:
         path = self._path(name)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            return read_json(path)
+        except FileFormatError as error:
             raise FileFormatError(f"{path} cannot be read ({error}): delete it to have it computed again") from error
 
 
@@ -95,8 +95,8 @@ def open_store(folder: str | Path | None, options: Mapping[str, Any]) -> Store:
 
 def _options(path: Path) -> Mapping[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        read = read_json(path)
+    except FileFormatError as error:
         raise FileFormatError(f"{path} cannot be read ({error}): choose another folder") from error
     if not isinstance(read, dict):
         raise FileFormatError(f"{path} holds no options: choose another folder")

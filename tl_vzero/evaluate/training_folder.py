@@ -8,7 +8,7 @@ An interruption at any point leaves a state and the checkpoint that belongs to i
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError
-from tl_vzero.files import write_atomically, write_text
+from tl_vzero.evaluate.plain_data import from_plain, to_plain
+from tl_vzero.evaluate.statistics import Estimate
+from tl_vzero.files import open_regular, read_json, write_atomically, write_text
 from tl_vzero.models.hugging_face import silent_transformers
 
 STATE = "finetuning.json"
@@ -43,6 +45,31 @@ class State:
         return max(0, len(self.history) - 1)
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """A record as it stands in the file."""
+
+    epoch: int
+    loss: float | None
+    accuracy: Estimate | None
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A state as it stands in the file."""
+
+    settings: Settings
+    history: tuple[_Epoch, ...]
+    finished: bool
+    about: Settings
+
+    def __post_init__(self) -> None:
+        if [each.epoch for each in self.history] != [*range(len(self.history))]:
+            raise ValueError("the epochs of its history are not 0, 1, 2, ...")
+        if self.finished and not self.history:
+            raise ValueError("it is finished, and has no epoch")
+
+
 def prepare(folder: Path) -> None:
     """Make the folder; raises OutputPathError where it cannot be written, or holds what is not ours to replace."""
     if folder.exists() and not folder.is_dir():
@@ -64,13 +91,14 @@ def read_state(folder: Path) -> State | None:
     if not path.is_file():
         return None
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        if read["format"] != FORMAT or read["version"] != FORMAT_VERSION:
-            raise FileFormatError(
-                f"{path} has format {read['format']} {read['version']}: this version reads {FORMAT} {FORMAT_VERSION}"
+        read = read_json(path)
+        if (read["format"], read["version"]) != (FORMAT, FORMAT_VERSION):
+            raise ValueError(
+                f"it has format {read['format']} {read['version']}, and this version reads {FORMAT} {FORMAT_VERSION}"
             )
-        return State(read["settings"], tuple(read["history"]), read["finished"], read["about"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        state = from_plain(_Written, read)
+        return State(state.settings, tuple(map(asdict, state.history)), state.finished, state.about)
+    except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(
             f"{path} is no state of a fine-tuning ({type(error).__name__}: {error}): give another folder, or start "
             "anew with resume=False"
@@ -99,7 +127,7 @@ def write_state(folder: Path, state: State) -> None:
         "finished": state.finished,
         "about": dict(state.about),
     }
-    write_text(folder / STATE, json.dumps(plain, indent=2) + "\n")
+    write_text(folder / STATE, json.dumps(to_plain(plain), indent=2) + "\n")
 
 
 def begin(folder: Path, settings: Settings, about: Settings) -> State:
@@ -134,17 +162,31 @@ def read_checkpoint(folder: Path, epoch: int, steps: int, model: Any, optimizer:
 
     path = _checkpoint(folder, epoch)
     try:
+        open_regular(path).close()
         tensors = load_file(path)
+        _check_shapes(model, tensors)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"weight.{name}"])
                 if f"{MOMENTS[0]}.{name}" in tensors:
                     moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
                     optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise FileFormatError(
             f"{path} is not the checkpoint that {STATE} names ({error}): start anew with resume=False"
         ) from error
+
+
+def _check_shapes(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a tensor that is not of its parameter's shape and type: it would be spread or converted."""
+    for name, parameter in model.named_parameters():
+        for kind in ("weight", *MOMENTS):
+            tensor = tensors.get(f"{kind}.{name}", parameter)
+            if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+                raise ValueError(
+                    f"{kind}.{name} is {tensor.dtype} of {list(tensor.shape)}: expected {parameter.dtype} of "
+                    f"{list(parameter.shape)}"
+                )
 
 
 def drop_checkpoints(folder: Path, *, but: int | None = None) -> None:

@@ -1,21 +1,26 @@
 """The explorer over HTTP: its page, its script and its answers."""
 
+import asyncio
 import logging
+import threading
+import traceback
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from concurrent.futures import Future
 
 from plotly.offline import get_plotlyjs
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tl_vzero.errors import TLVZeroError
-from tl_vzero.explore.asked import read_asked
+from tl_vzero.errors import InputError, TLVZeroError, escaped
+from tl_vzero.explore.asked import Asked, read_asked
 from tl_vzero.explore.explorer import Explorer
 from tl_vzero.explore.page import SCRIPT, explorer_page
 from tl_vzero.explore.serve import LOOPBACK
@@ -25,6 +30,11 @@ from tl_vzero.report.page import page_script
 
 LOG = logging.getLogger(__name__)
 UNEXPECTED = "the explorer failed on this; its terminal has the details"
+BUSY = "the explorer is busy: {} questions wait already; ask again in a moment"
+ENDING = "the explorer is being ended where it was started"
+FOREIGN = "a page of another site asked for this: the explorer answers its own page, and whoever types its address"
+MOST_QUESTIONS = 8  # that wait or are computed: at seconds each, the last still waits less than a minute
+LOOKS_AGAIN = 0.05  # seconds, between looks at who is next, who has gone and whether all ends
 HEADERS = {
     # Nothing but this page's own files; plotly writes styles into the page.
     "Content-Security-Policy": (
@@ -40,21 +50,27 @@ HEADERS = {
 def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
     """An ASGI application of an explorer; `hosts` are the names that an address may have ("*": any).
 
-    A page of another site that has its name lead here (DNS rebinding) is refused by them.
+    A page of another site that has its name lead here (DNS rebinding) is refused by them, and one that asks from its
+    own name by what browsers say of a request. Questions are computed one at a time, in order; where too many wait,
+    a further one is told so (503), and one whose asker has gone is dropped. `app.state.ending` says whether the
+    server is about to end: then nobody is kept waiting.
     """
+    questions = _Questions(explorer)
 
-    def answer(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         try:
-            return _json(explorer.answer(read_asked(request.query_params)))
+            return _json(await questions.answer(request, read_asked(_parts(request))))
+        except _Unanswered as reason:
+            return _error(str(reason), 503)
         except TLVZeroError as error:
-            return _json(script_json({"error": str(error)}), status=422)
+            return _error(str(error), 422)
         except Exception:
-            LOG.exception("unexpected error for %s", request.url.query)
-            return _json(script_json({"error": UNEXPECTED}), status=500)
+            LOG.error("unexpected error for %s\n%s", request.url.query, escaped(traceback.format_exc()))
+            return _error(UNEXPECTED, 500)
 
     page = explorer_page(list(explorer.models), first_text)
     script = page_script(SCRIPT)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", _fixed(page, "text/html")),
             Route(f"/{SCRIPT}", _fixed(script, "text/javascript")),
@@ -63,10 +79,115 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
-            Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
+            Middleware(_Door),
             Middleware(GZipMiddleware, compresslevel=1),
         ],
     )
+    app.state.ending = lambda: False
+    return app
+
+
+class _Unanswered(Exception):
+    """Ends a question that is not computed, with the reason."""
+
+
+class _Questions:
+    """The questions that wait for their turn; the first of them is being computed."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer = explorer
+        self.line: deque[object] = deque()
+
+    async def answer(self, request: Request, asked: Asked) -> str:
+        """The explorer's answer when its turn has come; raises _Unanswered where it is not waited for."""
+        if len(self.line) >= MOST_QUESTIONS:
+            raise _Unanswered(BUSY.format(len(self.line)))
+        place = object()
+        self.line.append(place)
+        try:
+            await request.body()  # what comes after it is that the asker has gone
+            while self.line[0] is not place:
+                await self._check(request)
+                await asyncio.sleep(LOOKS_AGAIN)
+            await self._check(request)
+            computed = asyncio.wrap_future(_in_a_thread(lambda: self.explorer.answer(asked)))
+            while not (await asyncio.wait({computed}, timeout=LOOKS_AGAIN))[0]:
+                # It is computed to its end, and its answer kept, also where the asker has gone.
+                self._check_not_ending(request)
+            return await computed
+        finally:
+            self.line.remove(place)
+
+    async def _check(self, request: Request) -> None:
+        self._check_not_ending(request)
+        if await request.is_disconnected():
+            raise _Unanswered("nobody waits for this")
+
+    def _check_not_ending(self, request: Request) -> None:
+        if request.app.state.ending():
+            raise _Unanswered(ENDING)
+
+
+def _in_a_thread(compute: Callable[[], str]) -> "Future[str]":
+    """Start a computation in a thread that does not keep the process from ending."""
+    future: Future[str] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(compute())
+        except BaseException as error:
+            # SystemExit, where it is awaited, would end the server.
+            future.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    threading.Thread(target=run, daemon=True, name="explorer").start()
+    return future
+
+
+class _Door:
+    """Refuses what pages of other sites ask for, and adds the headers to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        foreign = scope["type"] == "http" and _is_foreign(scope["path"], Headers(scope=scope))
+        app = _error(FOREIGN, 403) if foreign else self.app
+        await app(scope, receive, send_with_headers)
+
+
+def _is_foreign(path: str, headers: Headers) -> bool:
+    """Whether a page of another site asks. Programs say nothing of a site, and are answered.
+
+    A link to the page may be followed from anywhere: its address is there to be shared.
+    """
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        return True
+    if path == "/" and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document"):
+        return False
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+
+
+def _error(reason: str, status: int) -> Response:
+    response = _json(script_json({"error": reason}), status)
+    if status == 503:
+        response.headers["Retry-After"] = "5"
+    return response
+
+
+def _parts(request: Request) -> dict[str, str]:
+    """The parts of an address; raises InputError for one that is given twice: which of them was meant?"""
+    parts = request.query_params.multi_items()
+    for name, count in Counter(name for name, _ in parts).items():
+        if count > 1:
+            raise InputError(f"the address has {name[:40]!r} {count} times: expected it once")
+    return dict(parts)
 
 
 def _json(text: str, status: int = 200) -> Response:
@@ -78,9 +199,3 @@ def _fixed(text: str, media_type: str) -> Callable[[Request], Awaitable[Response
         return Response(text, media_type=media_type)
 
     return give
-
-
-async def _with_headers(request: Request, call_next: Any) -> Response:
-    response: Response = await call_next(request)
-    response.headers.update(HEADERS)
-    return response

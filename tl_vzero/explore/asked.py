@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tl_vzero.errors import InputError
 
+LONGEST_POSITION = 20  # characters
 LONGEST_TEXT = 4000  # characters; the tokens of a sentence are counted by the explorer
 
 
@@ -38,6 +39,7 @@ def _position(given: str) -> int | None:
     if not given.strip():
         return None
     try:
-        return int(given)
+        # No sentence has positions of more digits.
+        return int(given if len(given) <= LONGEST_POSITION else "")
     except ValueError:
         raise InputError(f"the target is {given[:40]!r}: expected a position, such as 3, or nothing") from None

@@ -48,6 +48,11 @@ class Explorer:
         # Hooks on a model act on whoever runs it: one question at a time.
         self._lock = Lock()
 
+    @property
+    def answering(self) -> bool:
+        """Whether an answer is being computed now."""
+        return self._lock.locked()
+
     def answer(self, asked: Asked) -> str:
         """The page's payload as JSON; raises a TLVZeroError for what cannot be shown."""
         with self._lock:

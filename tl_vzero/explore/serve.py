@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 
 from tl_vzero.errors import InputError
 
+LAST_ANSWERS = 1  # second, in which answers that are being sent may still get through
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -45,5 +46,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, bound: socket.socket) -> None:
-    """Answer at a socket of `bound_socket` until Ctrl-C."""
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[bound])
+    """Answer at a socket of `bound_socket` until Ctrl-C, which raises KeyboardInterrupt at once.
+
+    What is being computed then is not waited for: its thread goes on until the process ends.
+    """
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_ANSWERS)
+    server = uvicorn.Server(config)
+    app.state.ending = lambda: server.should_exit
+    server.run(sockets=[bound])

@@ -73,7 +73,7 @@ def page_of(figure: go.Figure, plotly: str | bool) -> str:
 def share_plotly(folder: Path) -> None:
     """Put plotly.min.js into a page's folder, once; that of another plotly would not draw the page as it was made."""
     script, path = get_plotlyjs(), folder / SHARED
-    if not path.is_file() or path.stat().st_size != len(script.encode()) or path.read_text("utf-8") != script:
+    if not path.is_file() or path.stat().st_size != len(script.encode()) or path.read_bytes() != script.encode():
         write_text(path, script)
 
 

@@ -83,7 +83,7 @@ def test_json_lines_have_a_text_and_perhaps_an_id(tmp_path: Path) -> None:
     parts = ["no JSON", "is list", "no column 'sentence'", "the id is list", "is int", "no text", "half of a surrogate"]
     for reason, part in zip(reasons, parts, strict=False):
         assert reason.startswith("refused") and part in reason
-    assert "RecursionError" in reasons[7] and "no JSON" in reasons[8] and "line is empty" in reasons[9]
+    assert "nested too deeply" in reasons[7] and "no JSON" in reasons[8] and "line is empty" in reasons[9]
     assert found[-1] == ("13", "énd")
 
 
@@ -177,11 +177,32 @@ def test_the_column_with_the_sentence(tmp_path: Path) -> None:
         ("a.csv", b"\nx\n", "no header"),
         ("a.parquet", b"PAR1 nothing of the kind", "expected a Parquet file"),
         ("a.pdf", b"%PDF", "ends with .pdf"),
+        ("a.csv", b"id;text\n1;one\n", "one column, 'id;text', which holds semicolons: expected commas"),
+        ("a.csv", b"id\ttext\n1\tone\n", "holds tabs: expected commas between columns"),
+        ("a.tsv", b"id,text\n1,one\n", "holds commas: expected tabs between columns"),
+        ("a.csv", b"text,id,text\none,1,two\n", "the column 'text' twice"),
+        ("a.tsv", b"text\ttext\none\ttwo\n", "the column 'text' twice"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(FileFormatError, match=message):
         open_source(written(tmp_path, name, content))
+
+
+def test_a_column_that_parquet_has_twice_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.Table.from_arrays([pa.array(["one"]), pa.array([1]), pa.array(["two"])], names=["text", "id", "text"])
+    pq.write_table(table, path)
+    with pytest.raises(FileFormatError, match="the column 'text' twice"):
+        open_source(path)
+
+
+def test_an_object_that_has_a_key_twice_is_refused_and_the_next_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", b'{"text": "one", "text": "two"}\n{"text": "three", "n": NaN}')
+    assert told(read(path)) == [
+        ("0", "refused: the line is no JSON: the key 'text' occurs twice"),
+        ("1", "three"),
+    ]
 
 
 def test_arguments_that_do_not_fit(tmp_path: Path) -> None:

@@ -79,6 +79,9 @@ def test_a_paradigm_by_its_file_name(tmp_path: Path) -> None:
         ([{"sentence_good": "The dogs bark.", "UID": RPSV}], "line 1 has no column sentence_bad, pairID"),
         ([record(0) | {"UID": "wh_island"}], f"line 1 is of the paradigm wh_island: expected {RPSV}"),
         ([["The dogs bark."]], "line 1 is list: expected an object"),
+        ([record(0) | {"sentence_good": 7}], "line 1 has .*sentence_good=7.*expected a number and two texts"),
+        ([record(0) | {"sentence_bad": None}], "line 1 has .*sentence_bad=None"),
+        ([record(0) | {"pairID": ["0"]}], "line 1 has pairID="),
     ],
 )
 def test_a_file_that_is_not_as_published(tmp_path: Path, records: list, message: str) -> None:
@@ -90,6 +93,10 @@ def test_no_json(tmp_path: Path) -> None:
     (tmp_path / f"{RPSV}.jsonl").write_text("sentence_good,sentence_bad\n")
     with pytest.raises(FileFormatError, match="line 1 is no JSON"):
         read_blimp(tmp_path, paradigms=["rpsv"])
+    for text, message in (("[" * 200_000, "nested"), ("9" * 5000, "digits"), ('{"UID": 1, "UID": 2}', "twice")):
+        (tmp_path / f"{RPSV}.jsonl").write_text(text)
+        with pytest.raises(FileFormatError, match=f"line 1 is no JSON .*{message}"):
+            read_blimp(tmp_path, paradigms=["rpsv"])
     (tmp_path / f"{RPSV}.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FileFormatError, match="no text in UTF-8"):
         read_blimp(tmp_path, paradigms=["rpsv"])

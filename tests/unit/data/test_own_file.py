@@ -1,6 +1,7 @@
 """A user's own tables: every column, and every fault with its line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,12 @@ def test_a_fault_in_a_row(tmp_path: Path, text: str, message: str) -> None:
         ("text,target,cue\nDogs bark.,bark,Dogs\n", "has no column sentence: .*it has cue, target, text"),
         ("sentence,target\nDogs bark.,bark\n", 'has no column cue: .*cues="spacy"'),
         ("sentence,target,cue\nYes, dogs bark.,bark,dogs\n", 'line 2 has more cells .* "quotes"'),
+        ("sentence;target;cue\nDogs bark.;bark;Dogs\n", "one column, 'sentence;target;cue', which holds semicolons"),
+        ("sentence\ttarget\tcue\nDogs bark.\tbark\tDogs\n", "holds tabs: expected commas between columns"),
+        ("sentence,cue,target,cue\nDogs bark.,Dogs,bark,bark.\n", "the column 'cue' twice"),
+        ('sentence,target,cue\n"Dogs bark.,bark,Dogs\n', "no row of a CSV file: unexpected end of data"),
+        ('sentence,target,cue\n"Dogs" bark.,bark,Dogs\n', "line 2 is no row of a CSV file"),
+        (f"sentence,target,cue\n{'a' * 200_000},bark,Dogs\n", "line 2 is no row of a CSV file: field larger"),
     ],
 )
 def test_a_fault_in_the_table(tmp_path: Path, text: str, message: str) -> None:
@@ -141,6 +148,54 @@ def test_a_fault_in_the_file(tmp_path: Path) -> None:
         read_examples(binary)
     with pytest.raises(InputError, match="unknown source of cues 'spaCy'"):
         read_examples(binary, cues="spaCy")
+
+
+def test_a_pipe_or_a_device_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("zero.csv", "pipe.csv"):
+        with pytest.raises(FileFormatError, match=name):
+            read_examples(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '{"sentence": "Dogs bark.", "cue": "Dogs", "target": "bark", "cue": "bark"}',
+            "line 1 .*key 'cue' occurs twice",
+        ),
+        ('{"sentence": ' + "[" * 200_000, "line 1 is no JSON .*nested"),
+        ('{"target": ' + "9" * 5000 + "}", "line 1 is no JSON .*digits"),
+    ],
+)
+def test_json_lines_made_to_harm(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "mine.jsonl").write_text(line)
+    with pytest.raises(FileFormatError, match=message):
+        read_examples(tmp_path / "mine.jsonl")
+
+
+@pytest.mark.parametrize("column", ["good", "bad", "id", "pair", "paradigm"])
+@pytest.mark.parametrize("cell", [["bark"], {"a": 1}, 1.5, True, float("nan")])
+def test_a_cell_of_another_type_is_told_and_not_written_out(tmp_path: Path, column: str, cell: object) -> None:
+    row = {"sentence": "Dogs [MASK] loudly.", "good": "bark", "cue": "Dogs", column: cell}
+    with pytest.raises(InputError, match=f"line 1: {column} is .*: expected a text"):
+        read_examples(jsonl(tmp_path, row))
+
+
+def test_an_index_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
+    for column in ("target", "cue"):
+        row = {"sentence": "Dogs bark.", "target": "bark", "cue": "Dogs", column: "9" * 5000}
+        with pytest.raises(InputError, match=f"line 1: the {column} '9+' occurs 0 times"):
+            read_examples(jsonl(tmp_path, row))
+
+
+def test_what_separates_lines_elsewhere_is_a_character_of_a_line(tmp_path: Path) -> None:
+    """Unicode has other separators of lines; JSON may hold them as they are."""
+    path = tmp_path / "mine.jsonl"
+    row = {"sentence": "Dogs bark.", "target": "bark", "cue": "Dogs", "id": "a\u2028b\x85c"}
+    path.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    assert read_examples(path)[0].id == "a\u2028b\x85c"
 
 
 def test_json_lines_that_are_none(tmp_path: Path) -> None:

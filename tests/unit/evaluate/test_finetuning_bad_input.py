@@ -1,18 +1,23 @@
 """Fine-tuning: what it refuses, and that nothing is left behind."""
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support.finetuning import EXAMPLES, FAST, Stop, stop_at
 from support.models import build, hf_bert, loaded
 from support.state import left_as_found, type_checks_off
 
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelError, OutputPathError
-from tl_vzero.evaluate import training
+from tl_vzero.evaluate import training, training_folder
 from tl_vzero.evaluate.finetuning import accuracy, finetune
+from tl_vzero.evaluate.training_folder import read_state
 
 
 def changed(**changes: Any) -> list[Example]:
@@ -97,6 +102,76 @@ def test_a_damaged_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "finetuning.json").write_text('{"format": "tl_vzero.finetuning"}')
     with pytest.raises(FileFormatError, match="is no state of a fine-tuning"):
         finetune(model, EXAMPLES, tmp_path, **FAST)
+
+
+STATE = {
+    "format": "tl_vzero.finetuning",
+    "version": "1",
+    "settings": {},
+    "epochs_done": 0,
+    "history": [{"epoch": 0, "loss": None, "accuracy": None}],
+    "finished": False,
+    "about": {},
+}
+ALTERED: dict[str, dict[str, Any]] = {
+    "another version": {"version": "2"},
+    "finished as a text": {"finished": "false"},
+    "finished without an epoch": {"finished": True, "history": []},
+    "settings that are a list": {"settings": []},
+    "a history that is an object": {"history": {}},
+    "an epoch that is missing": {"history": [{"epoch": 1, "loss": 1.0, "accuracy": None}]},
+    "an epoch that is a text": {"history": [{"epoch": "0", "loss": None, "accuracy": None}]},
+    "a loss that is a text": {"history": [{"epoch": 0, "loss": "low", "accuracy": None}]},
+    "an accuracy that is a number": {"history": [{"epoch": 0, "loss": None, "accuracy": 1.0}]},
+    "an accuracy without its interval": {"history": [{"epoch": 0, "loss": None, "accuracy": {"mean": 1.0}}]},
+}
+
+
+@pytest.mark.parametrize("change", ALTERED.values(), ids=ALTERED)
+def test_a_state_that_was_altered_says_so(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "finetuning.json"
+    path.write_text(json.dumps(STATE))
+    assert read_state(tmp_path) is not None
+    path.write_text(json.dumps(STATE | change))
+    with pytest.raises(FileFormatError, match=r"finetuning\.json is no state of a fine-tuning"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "9" * 5000, '{"format": NaN}', "[]", "null"])
+def test_a_state_made_to_harm_says_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "finetuning.json").write_text(text)
+    with pytest.raises(FileFormatError, match=r"finetuning\.json is no state of a fine-tuning"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight.weight": torch.ones(1)},  # would be spread over the whole weight
+        {"weight.weight": torch.ones(2, 3, dtype=torch.int64)},
+        {"exp_avg.weight": torch.ones(3)},
+        {"exp_avg_sq.bias": torch.ones(2, dtype=torch.float64)},
+    ],
+)
+def test_a_checkpoint_of_other_tensors_says_so_and_changes_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    training_folder.write_checkpoint(tmp_path, 1, model, optimizer)
+    path = tmp_path / "epoch-1.safetensors"
+    save_file(load_file(path) | change, path)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(FileFormatError, match="is not the checkpoint"):
+        training_folder.read_checkpoint(tmp_path, 1, 1, model, optimizer)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_checkpoint_that_is_a_pipe_says_so(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    os.mkfifo(tmp_path / "epoch-1.safetensors")
+    with pytest.raises(FileFormatError, match="pipe"):
+        training_folder.read_checkpoint(tmp_path, 1, 1, model, torch.optim.AdamW(model.parameters()))
 
 
 def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:

@@ -142,6 +142,15 @@ def test_a_store_keeps_parts_and_refuses_what_is_not_its_own(tmp_path: Path) -> 
     (tmp_path / "new" / "one.json").write_text("{}", encoding="utf-8")
     with pytest.raises(FileFormatError, match="is no Estimate"):
         store.part("one", Estimate, lambda: value)
+    whole = {"mean": 0.5, "low": None, "high": 1.0, "n": 1, "confidence": 0.95}
+    for change in ({"n": "1"}, {"n": 1.0}, {"n": True}, {"mean": "0.5"}, {"mean": [0.5]}, {"high": {}}, {"n": None}):
+        (tmp_path / "new" / "one.json").write_text(json.dumps(whole | change), encoding="utf-8")
+        with pytest.raises(FileFormatError, match="is no Estimate"):
+            store.part("one", Estimate, lambda: value)
+    for text in ("[" * 200_000, "9" * 5000, '{"n": NaN}', '{"n": 1, "n": 2}'):
+        (tmp_path / "new" / "one.json").write_text(text, encoding="utf-8")
+        with pytest.raises(FileFormatError, match="delete it"):
+            store.part("one", Estimate, lambda: value)
     (tmp_path / "new" / OPTIONS).write_text("[", encoding="utf-8")
     with pytest.raises(FileFormatError, match="cannot be read"):
         open_store(tmp_path / "new", {"seed": 0})

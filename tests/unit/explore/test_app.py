@@ -110,6 +110,13 @@ def test_what_cannot_be_shown_is_told(client: TestClient, change: dict[str, str]
     assert told in response.json()["error"]
 
 
+@pytest.mark.parametrize("twice", ["text", "model", "target", "layer"])
+def test_a_part_of_an_address_that_is_given_twice_is_told(client: TestClient, twice: str) -> None:
+    response = client.get("/report", params=[*ASKED.items(), (twice, "1"), (twice, "2")])
+    assert response.status_code == 422
+    assert f"the address has '{twice}'" in response.json()["error"]
+
+
 def test_bytes_that_are_no_text_are_answered(client: TestClient) -> None:
     response = client.get("/report?model=agreement-mini&text=%ff%fe%00%ed%a0%80")
     assert response.status_code == 200

@@ -22,9 +22,12 @@ remember = ({ layer, ...others }) => {
 
 // An answer that comes after a later question is dropped. `wanted` gives the choices to show it with.
 let latest = 0;
+let asking = new AbortController();
 const answered = async (asked) => {
+  asking.abort(); // so that what nobody waits for is not computed
+  asking = new AbortController();
   try {
-    const response = await fetch(`report?${new URLSearchParams(asked)}`);
+    const response = await fetch(`report?${new URLSearchParams(asked)}`, { signal: asking.signal });
     return await response.json();
   } catch (error) {
     return { error: `The explorer does not answer (${error.message}): is it still running where it was started?` };
