@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tl_vzero.corpus.hashed import CheckedFile, CheckedFolder
 from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Source
 from tl_vzero.corpus.table_files import DatasetRows, ParquetRows, open_dataset, parquet_columns
 from tl_vzero.corpus.text_files import CsvRows, JsonLines, TextLines, column_of, csv_header, json_columns
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, unknown_name
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, foreign_errors_as, unknown_name
+from tl_vzero.files import open_regular
 
 InputFormat = Literal["text", "jsonl", "csv", "parquet", "datasets"]
 FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
@@ -23,7 +25,6 @@ SUFFIXES: dict[str, InputFormat] = {
     ".parquet": "parquet",
 }
 OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-AT_ONCE = 2**20  # bytes
 
 
 def open_source(
@@ -60,41 +61,70 @@ def open_source(
             raise InputError(f"{name}={option!r} given for a file of {kind}: expected it with a dataset only")
     path = Path(given).expanduser()
     _check_file(path, kind)
-    if kind != "text":
-        return _table(path, kind, text_column, id_column)
-    if text_column is not None or id_column is not None:
+    if kind == "text" and (text_column is not None or id_column is not None):
         raise InputError(f"{path} is plain text and has no columns: leave text_column and id_column out")
-    return TextLines(path, _origin(path, kind))
+    try:
+        file = CheckedFile(path)
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {error}") from error
+    if kind == "text":
+        return TextLines(file, _origin(file, kind))
+    return _table(file, kind, text_column, id_column)
 
 
-def _table(path: Path, kind: InputFormat, text_column: str | None, id_column: str | None) -> Source:
+def check_apart(given: str | Path, folder: Path) -> None:
+    """Raise InputError where an input lies in the folder that is to be written, is that folder, or holds it."""
+    path = Path(given).expanduser()
+    if not path.exists():
+        return
+    # By the files themselves, so that a link, `..`, another spelling or another mount is no way around.
+    if _lies_in(path, folder):
+        raise InputError(f"the input {path} lies in the output folder {folder}: expected an output folder of its own")
+    if path.is_dir() and _lies_in(folder, path):
+        raise InputError(f"the output folder {folder} lies in the input {path}: expected one outside of it")
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path, as it is spelt or where its links lead, is a folder that exists or lies in it."""
+    if not folder.exists():
+        return False
+    spelt = path.absolute()
+    above = {spelt, *spelt.parents, path.resolve(), *path.resolve().parents}
+    return any(each.exists() and each.samefile(folder) for each in above)
+
+
+def _table(file: CheckedFile, kind: InputFormat, text_column: str | None, id_column: str | None) -> Source:
+    path = file.path
     if kind == "jsonl":
-        columns = json_columns(path)
+        columns = json_columns(file)
         # Where no line is readable, each is refused with its own reason.
         named = text_column or (column_of(path, None, columns) if columns else TEXT_NAMES[0])
-        return JsonLines(path, _origin(path, kind, text_column=named, id_column=id_column))
+        return JsonLines(file, _origin(file, kind, text_column=named, id_column=id_column))
     if kind == "csv":
-        header = csv_header(path)
-        origin = _origin(path, kind, text_column=column_of(path, text_column, [*header]), id_column=id_column)
+        header = csv_header(file)
+        origin = _origin(file, kind, text_column=column_of(path, text_column, [*header]), id_column=id_column)
         _check_id_column(path, id_column, header)
-        return CsvRows(path, origin, header)
-    texts, columns, rows = parquet_columns(path)
+        return CsvRows(file, origin, header)
+    texts, columns, rows = parquet_columns(file)
     _check_id_column(path, id_column, columns)
     named_id = id_column or (ID_NAME if ID_NAME in columns else None)
-    origin = _origin(path, kind, text_column=column_of(path, text_column, texts), id_column=named_id)
-    return ParquetRows(path, replace(origin, records=rows))
+    origin = _origin(file, kind, text_column=column_of(path, text_column, texts), id_column=named_id)
+    return ParquetRows(file, replace(origin, records=rows))
 
 
 def _dataset(
     name: str, text_column: str | None, id_column: str | None, config: str | None, split: str | None
 ) -> DatasetRows:
+    with foreign_errors_as(FileFormatError, f"the dataset {name!r} cannot be read"):
+        folder = CheckedFolder(Path(name)) if Path(name).is_dir() else None
     rows, identity = open_dataset(name, config=config, split=split)
     features = rows.features or {}
     texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
     if features:
         _check_id_column(name, id_column, features)
-    folder = Path(name)
-    sha256, n_bytes = _hash_of_folder(folder) if folder.is_dir() else (hashlib.sha256(identity.encode()).hexdigest(), 0)
+    sha256, n_bytes = hashlib.sha256(identity.encode()).hexdigest(), 0
+    if folder is not None:
+        sha256, n_bytes = folder.sha256, folder.n_bytes
     return DatasetRows(
         rows,
         Origin(
@@ -107,6 +137,7 @@ def _dataset(
             id_column=id_column,
             split=str(rows.split) if rows.split is not None else split,
         ),
+        folder,
     )
 
 
@@ -142,7 +173,7 @@ def _check_file(path: Path, kind: str) -> None:
     if not path.is_file():
         raise FileFormatError(f"{path} is no file: expected one to read as {kind}")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(2)
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
@@ -157,26 +188,6 @@ def _check_id_column(name: object, id_column: str | None, columns: Any) -> None:
         raise FileFormatError(f"{name} has no column {id_column!r} with ids: expected one of {', '.join(columns)}")
 
 
-def _origin(path: Path, kind: str, **columns: str | None) -> Origin:
-    """What a file is; its lines are counted while it is hashed."""
-    digest, n_bytes, n_lines, last = hashlib.sha256(), 0, 0, b"\n"
-    with path.open("rb") as file:
-        while part := file.read(AT_ONCE):
-            digest.update(part)
-            n_bytes += len(part)
-            n_lines += part.count(b"\n")
-            last = part[-1:]
-    n_lines += last != b"\n"
-    records = n_lines - (kind == "csv")
-    return Origin(path.name, kind, digest.hexdigest(), n_bytes, records, **columns)
-
-
-def _hash_of_folder(folder: Path) -> tuple[str, int]:
-    digest, total = hashlib.sha256(), 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            while part := file.read(AT_ONCE):
-                digest.update(part)
-                total += len(part)
-    return digest.hexdigest(), total
+def _origin(file: CheckedFile, kind: str, **columns: str | None) -> Origin:
+    records = file.n_lines - (kind == "csv")
+    return Origin(file.path.name, kind, file.sha256, file.n_bytes, records, **columns)
