@@ -136,7 +136,11 @@ class CheckedFile:
 
     def open(self) -> BinaryIO:
         """Open it for reading; reading raises FileFormatError where it is no longer what was hashed."""
-        return io.BufferedReader(_CheckedReader(self, self._opened(), self._blocks), BLOCK)
+        try:
+            opened = self._opened()
+        except (OSError, FileFormatError) as error:
+            raise changed(self.path) from error
+        return io.BufferedReader(_CheckedReader(self, opened, self._blocks), BLOCK)
 
     def check(self) -> None:
         """Raise FileFormatError where the file is no longer what was hashed, by its time and size, then its content."""
@@ -194,8 +198,11 @@ class _CheckedReader(io.RawIOBase):
 
     def _block(self, number: int) -> bytes:
         if number != self._held[0]:
-            self._file.seek(number * BLOCK)
-            content = self._file.read(BLOCK)
+            try:
+                self._file.seek(number * BLOCK)
+                content = self._file.read(BLOCK)
+            except OSError as error:
+                raise FileFormatError(f"{self._of.path} cannot be read: {error}") from error
             is_one = number < len(self._blocks)
             if bool(content) != is_one or (is_one and hashlib.sha256(content).digest() != self._blocks[number]):
                 raise changed(self._of.path)

@@ -114,7 +114,7 @@ def run_corpus(
     """
     pyarrow()
     job = _job(model, folder, methods, options, rows, layers, target, shard_size, prepend_bos, json_log)
-    check_apart(source, job.folder.root)
+    check_apart(source, job.folder.root, job.json_log)
     opened = open_source(
         source,
         input_format=input_format,

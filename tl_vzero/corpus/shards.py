@@ -84,7 +84,11 @@ class CorpusFolder:
     def check_kinds(self) -> None:
         """Raise OutputPathError where a name of ours is something else than the file or folder that we write."""
         for part in SUFFIXES:
-            _check_folder(self.root / part)
+            if _is_strange(self.root / part):
+                raise OutputPathError(
+                    f"{self.root / part} is no folder: expected the one that `tl-vzero corpus` made, no link or file; "
+                    "nothing was changed; choose another folder"
+                )
         files = [self.manifest, self.all_errors]
         files += [self._numbered(part, number) for part in SUFFIXES for number in self.numbers(part)]
         for path in files:
@@ -107,9 +111,11 @@ class CorpusFolder:
     def done(self, corpus: str) -> dict[int, Done]:
         """The finished shards of a corpus.
 
-        Raises FileFormatError where a note cannot be read, or is of another corpus.
+        Raises FileFormatError where a note cannot be read, or is of another corpus, or a link leads elsewhere.
         """
-        _check_folder(self.root / "done")
+        for part in ("shards", "done"):
+            if _is_strange(self.root / part):
+                raise FileFormatError(f"{self.root / part} is no folder: expected one of a corpus, no link or file")
         return {number: read_note(self, number, corpus) for number in self.numbers("done")}
 
     def _names(self, part: str) -> Iterator[Path]:
@@ -119,12 +125,9 @@ class CorpusFolder:
             yield from folder.iterdir()
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputPathError(
-            f"{folder} is no folder: expected the one that `tl-vzero corpus` made, no link or file; nothing was "
-            "changed; choose another folder"
-        )
+def _is_strange(folder: Path) -> bool:
+    """Whether something that is no folder has the name of one."""
+    return folder.is_symlink() or (folder.exists() and not folder.is_dir())
 
 
 BEGINNINGS = {".parquet": b"PAR1", ".jsonl": b'{"position": ', ".json": b"{"}

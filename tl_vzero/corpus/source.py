@@ -72,11 +72,19 @@ def open_source(
     return _table(file, kind, text_column, id_column)
 
 
-def check_apart(given: str | Path, folder: Path) -> None:
-    """Raise InputError where an input lies in the folder that is to be written, is that folder, or holds it."""
-    path = Path(given).expanduser()
+def check_apart(given: str | Path, folder: Path, log: Path | None) -> None:
+    """Raise InputError where an input lies in the folder to be written, is that folder, holds it, or is the log."""
+    if not isinstance(given, str | Path):
+        return  # opening it says so
+    with foreign_errors_as(FileFormatError, f"{given} cannot be read"):
+        _check_apart(Path(given).expanduser(), folder, log)
+
+
+def _check_apart(path: Path, folder: Path, log: Path | None) -> None:
     if not path.exists():
         return
+    if log is not None and log.exists() and log.samefile(path):
+        raise InputError(f"the JSON log {log} is the input: expected a file of its own")
     # By the files themselves, so that a link, `..`, another spelling or another mount is no way around.
     if _lies_in(path, folder):
         raise InputError(f"the input {path} lies in the output folder {folder}: expected an output folder of its own")

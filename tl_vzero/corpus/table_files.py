@@ -8,7 +8,7 @@ from typing import Any
 from tl_vzero.corpus.arrow import pyarrow
 from tl_vzero.corpus.hashed import CheckedFile, CheckedFolder
 from tl_vzero.corpus.records import ID_NAME, Origin, Record, Refused, checked
-from tl_vzero.errors import DependencyError, FileFormatError, InputError, OfflineError
+from tl_vzero.errors import DependencyError, FileFormatError, InputError, OfflineError, foreign_errors_as
 
 ROWS_AT_ONCE = 1024
 
@@ -81,8 +81,13 @@ class DatasetRows:
     folder: CheckedFolder | None = None
 
     def raws(self) -> Iterator[Any]:
-        """Every row."""
-        return iter(self.rows)
+        """Every row. Raises FileFormatError where they cannot be read to their end."""
+        with foreign_errors_as(FileFormatError, f"the dataset {self.origin.name!r} cannot be read to its end"):
+            try:
+                yield from self.rows
+            except Exception:
+                self.check(contents=True)  # that a file changed tells more
+                raise
 
     def record(self, position: int, raw: Any) -> Record | Refused:
         """The row's text and id."""

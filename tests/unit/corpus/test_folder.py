@@ -120,6 +120,16 @@ def test_an_input_and_its_output_lie_apart(
     assert tree(tmp_path) == before
 
 
+@needs_links
+def test_the_log_is_not_the_input(model: Any, source: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(source, tmp_path / "in.txt")
+    (tmp_path / "log.jsonl").hardlink_to(copy)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match="is the input"):
+        again(model, copy, tmp_path / "out", json_log=tmp_path / "log.jsonl")
+    assert tree(tmp_path) == before
+
+
 def pipe(path: Path) -> None:
     os.mkfifo(path)
 
