@@ -146,13 +146,15 @@ class CheckedFile:
         """Raise FileFormatError where the file is no longer what was hashed, by its time and size, then its content."""
         try:
             with self._opened() as file:
-                same = _state(file) == self._state or (
+                state = _state(file)
+                same = state == self._state or (
                     os.fstat(file.fileno()).st_size == self.n_bytes and pieces_of(file).sha256 == self.sha256
                 )
         except (OSError, FileFormatError) as error:
             raise changed(self.path) from error
         if not same:
             raise changed(self.path)
+        self._state = state
 
     def _opened(self) -> BinaryIO:
         return open_regular(self.path, follow_links=self._follow_links)

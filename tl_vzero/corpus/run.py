@@ -248,12 +248,13 @@ def _folder(given: str | Path) -> Path:
 def _log(given: str | Path, folder: CorpusFolder) -> Path:
     """The file of the JSON log, which may lie in a folder that is yet to be made, and is none of its own files."""
     path = Path(given)
-    parts = {folder.root / part for part in SUFFIXES} | {folder.manifest, folder.all_errors}
-    if parts & {path, *path.parents}:
+    where, named = path.resolve(), CorpusFolder(folder.root.resolve())
+    parts = {named.root / part for part in SUFFIXES} | {named.manifest, named.all_errors}
+    if parts & {where, *where.parents}:
         raise OutputPathError(
             f"cannot write the log {path}: it has the name of a file of the corpus; choose another one"
         )
-    return path if path.parent == folder.root and not path.parent.exists() else check_writable(path)
+    return path if where.parent == named.root and not path.parent.exists() else check_writable(path)
 
 
 def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str], object]) -> CorpusRun:

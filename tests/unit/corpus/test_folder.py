@@ -320,8 +320,13 @@ def test_a_refused_run_makes_no_folder(model: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_log_is_no_file_of_the_corpus(model: Any, source: Path, out: Path, tmp_path: Path) -> None:
+def test_the_log_is_no_file_of_the_corpus(
+    model: Any, source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = tree(out)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputPathError, match="has the name of a file of the corpus"):
+        again(model, source, out, json_log="out/../out/manifest.json")
     for name in ("manifest.json", "errors.jsonl", "shards/00001.parquet", "done/log"):
         with pytest.raises(OutputPathError, match="has the name of a file of the corpus"):
             again(model, source, out, json_log=out / name)
