@@ -104,7 +104,7 @@ def read_manifest(folder: CorpusFolder) -> dict[str, Any]:
 
 def identity_in(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a corpus is of, as its manifest says."""
-    return {name: each for name, each in manifest.items() if name not in ALONGSIDE}
+    return {name: part for name, part in manifest.items() if name not in ALONGSIDE}
 
 
 def _manifest(identity: Mapping[str, Any], names: Mapping[str, str]) -> bytes:

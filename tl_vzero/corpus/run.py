@@ -388,11 +388,11 @@ def _writing(folder: CorpusFolder) -> Iterator[None]:
         if isinstance(error, TLVZeroError):
             raise
         if folder.all_errors.is_file():
-            kept = "the corpus is finished: read it by read_corpus, or make the folder writable to have it checked"
+            advice = "the corpus is finished: read it by read_corpus, or make the folder writable to have it checked"
         else:
-            kept = "make room, and the same command goes on from there"
+            advice = "make room, and the same command goes on from there"
         raise OutputPathError(
-            f"cannot write in {folder.root}: {error}; {len(folder.numbers('done'))} finished shards are kept: {kept}"
+            f"cannot write in {folder.root}: {error}; {len(folder.numbers('done'))} finished shards are kept: {advice}"
         ) from error
 
 

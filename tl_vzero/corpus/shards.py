@@ -73,13 +73,13 @@ class CorpusFolder:
 
     def numbers(self, part: str) -> list[int]:
         """The numbers of which a part has a file, in order; other names in it are none of ours."""
-        found = []
+        numbers = []
         for path in self._names(part):
             stem = path.name.removesuffix(SUFFIXES[part])
             # Only the one spelling that we write, which digits of other scripts and longer ones are not.
             if stem.isascii() and stem.isdigit() and len(stem) <= 12 and path == self._numbered(part, int(stem)):
-                found.append(int(stem))
-        return sorted(found)
+                numbers.append(int(stem))
+        return sorted(numbers)
 
     def check_kinds(self) -> None:
         """Raise OutputPathError where a name of ours is something else than the file or folder that we write."""
@@ -100,13 +100,13 @@ class CorpusFolder:
 
     def partials(self, corpus: str) -> list[Path]:
         """What an interrupted run of a corpus left: files that bear its name and begin as ours do."""
-        found = []
+        partials = []
         for part in (".", *SUFFIXES):
             for path in self._names(part):
                 named = parts_of_partial(path.name)
                 if named is not None and named[1] == corpus and _begins_as_ours(path, named[0]):
-                    found.append(path)
-        return sorted(found)
+                    partials.append(path)
+        return sorted(partials)
 
     def done(self, corpus: str) -> dict[int, Done]:
         """The finished shards of a corpus.
@@ -211,9 +211,9 @@ class ShardWriter:
     def _write_errors(self) -> Written | None:
         if not self._refused:
             return None
-        in_order = sorted(self._refused, key=lambda each: each.position)
+        in_order = sorted(self._refused, key=lambda refused: refused.position)
         # A reason may quote half of a surrogate pair, which no JSON can hold.
-        rows = [{**asdict(each), "reason": _writable(each.reason)} for each in in_order]
+        rows = [{**asdict(refused), "reason": _writable(refused.reason)} for refused in in_order]
         content = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
         write_new(self._folder.errors(self._number), self._corpus, content)
         hashed = Pieces()

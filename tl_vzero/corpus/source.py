@@ -98,7 +98,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
         return False
     spelt = path.absolute()
     above = {spelt, *spelt.parents, path.resolve(), *path.resolve().parents}
-    return any(each.exists() and each.samefile(folder) for each in above)
+    return any(parent.exists() and parent.samefile(folder) for parent in above)
 
 
 def _table(file: CheckedFile, kind: InputFormat, text_column: str | None, id_column: str | None) -> Source:
