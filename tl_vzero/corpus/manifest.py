@@ -26,7 +26,7 @@ from tl_vzero.corpus.schemas import (
     parsed_object,
     read_small,
 )
-from tl_vzero.corpus.shards import SUFFIXES, CorpusFolder
+from tl_vzero.corpus.shards import SUFFIXES, CorpusFolder, begins_as_ours
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError
 from tl_vzero.models.facts import facts_of
 
@@ -120,8 +120,12 @@ def _is_new(folder: CorpusFolder, corpus: str) -> bool:
         raise OutputPathError(
             f"cannot make the folder {folder.root}: it is a file, or a link to nothing; choose another one"
         )
-    beginnings = [path for path in folder.partials(corpus) if path.name.startswith(f".{folder.manifest.name}.")]
-    return all(path in beginnings for path in folder.root.iterdir())
+    # One look, as another run may begin in it meanwhile: what it wrote aside comes and goes.
+    return all(
+        parts_of_partial(path.name) == (folder.manifest.name, corpus)
+        and (begins_as_ours(path, folder.manifest.name) or not path.exists())
+        for path in list(folder.root.iterdir())
+    )
 
 
 def _begin(folder: CorpusFolder, corpus: str, manifest: bytes) -> bool:

@@ -104,7 +104,7 @@ class CorpusFolder:
         for part in (".", *SUFFIXES):
             for path in self._names(part):
                 named = parts_of_partial(path.name)
-                if named is not None and named[1] == corpus and _begins_as_ours(path, named[0]):
+                if named is not None and named[1] == corpus and begins_as_ours(path, named[0]):
                     partials.append(path)
         return sorted(partials)
 
@@ -133,7 +133,8 @@ def _is_strange(folder: Path) -> bool:
 BEGINNINGS = {".parquet": b"PAR1", ".jsonl": b'{"position": ', ".json": b"{"}
 
 
-def _begins_as_ours(path: Path, name: str) -> bool:
+def begins_as_ours(path: Path, name: str) -> bool:
+    """Whether what was written aside for a file of that name begins as we begin it, however early it was cut off."""
     beginning = BEGINNINGS.get(Path(name).suffix)
     if beginning is None:
         return False
