@@ -108,6 +108,9 @@ CorpusOption = Annotated[
         "computed. Default methods: those it holds.",
     ),
 ]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Compare the shards of --corpus with what was written.")
+]
 
 
 @evaluate_app.command("sentences")
@@ -148,6 +151,7 @@ def cue_alignment_command(
     examples: ExamplesOption = None,
     cues: CuesOption = CuesName.given,
     corpus: CorpusOption = None,
+    verify: VerifyOption = True,
     method: MethodOption = None,
     measure: Annotated[MeasureName, typer.Option(help="The measure that is printed.")] = MeasureName.dot,
     limit: LimitOption = None,
@@ -161,7 +165,7 @@ def cue_alignment_command(
     with errors_in_words():
         from tl_vzero.evaluate.cue_alignment import cue_alignment
 
-        opened = _opened(corpus)
+        opened = _opened(corpus, verify)
         loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         found = cue_alignment(
             loaded,
@@ -230,6 +234,7 @@ def faithfulness_command(
     examples: ExamplesOption = None,
     cues: CuesOption = CuesName.given,
     corpus: CorpusOption = None,
+    verify: VerifyOption = True,
     method: MethodOption = None,
     replacement: Annotated[
         ReplacementName, typer.Option(help="What stands for a blanked token.")
@@ -250,7 +255,7 @@ def faithfulness_command(
         from tl_vzero.evaluate.faithfulness import faithfulness
 
         conventions = Conventions(replacement.value, change.value, over.value, special_tokens)
-        opened = _opened(corpus)
+        opened = _opened(corpus, verify)
         loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
         found = faithfulness(
             loaded,
@@ -337,10 +342,10 @@ def _prepared(
     return loaded, sentences
 
 
-def _opened(folder: Path | None) -> "Corpus | None":
+def _opened(folder: Path | None, verify: bool) -> "Corpus | None":
     from tl_vzero.corpus import read_corpus
 
-    return None if folder is None else read_corpus(folder)
+    return None if folder is None else read_corpus(folder, verify=verify)
 
 
 def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "Layout":

@@ -52,5 +52,5 @@ def assert_same_corpus(found: Path, expected: Path) -> None:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Partial files and locks."""
-    return [str(path) for path in folder.rglob("*") if path.name.endswith(".partial") or path.name.startswith("rank-")]
+    """Partial files."""
+    return [str(path) for path in folder.rglob("*.partial")]

@@ -53,8 +53,8 @@ def killed_before(step: int, folder: Path, counted: Path | None = None) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
-        changes = event in ("os.rename", "os.remove", "os.mkdir") or (
-            event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.link") or (
+            event == "open" and arguments[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR)
         )
         if changes and str(arguments[0]).startswith(str(folder)):
             if seen == step:

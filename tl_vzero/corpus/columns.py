@@ -55,7 +55,7 @@ class Columns:
             *([("target", pa.int32())] if self.has_target else []),
             *((name, pa.list_(number)) for name in self.number_columns),
         ]
-        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False).encode()})
+        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(metadata).encode()})
 
     def table(self, schema: Any, scored: Scored) -> Any:
         """A part's sentences as rows, in order."""

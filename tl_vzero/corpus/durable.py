@@ -1,100 +1,71 @@
-"""Files that are whole or not there, also after the machine went down: written aside, synced, renamed."""
+"""Files that are whole or not there, also after the machine went down.
 
-import hashlib
-import io
+A file is written aside, synced, and then gets its name, which nothing may have: so nobody's file is ever replaced.
+What is written aside bears the name of the corpus, a hash, and random digits: no two processes write one such file, and
+what an interruption left is told from files of others.
+"""
+
+import errno
 import os
-import socket
+import re
 from pathlib import Path
+from uuid import uuid4
 
 PARTIAL = ".partial"
+_PARTIAL_NAME = re.compile(r"\.(?P<name>[^/]+)\.(?P<corpus>[0-9a-f]{64})-[0-9a-f]{32}\.partial")
 
 
-def partial_path(path: Path) -> Path:
+def partial_path(path: Path, corpus: str) -> Path:
     """Where a file is written until it is whole; hidden, so that no reader of the folder takes it for a part of it."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
+    return path.with_name(f".{path.name}.{corpus}-{uuid4().hex}{PARTIAL}")
 
 
-def partial_files(folder: Path) -> list[Path]:
-    """What interrupted writing left in a folder."""
-    return sorted(folder.glob(f".*{PARTIAL}"))
+def parts_of_partial(name: str) -> tuple[str, str] | None:
+    """The name and the corpus of the file that is written aside by this name; None for what no run names so.
+
+    >>> parts_of_partial(partial_path(Path("done/00000.json"), "0" * 64).name)[0]
+    '00000.json'
+    """
+    match = _PARTIAL_NAME.fullmatch(name)
+    return None if match is None else (match["name"], match["corpus"])
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
-    partial = partial_path(path)
+def write_new(path: Path, corpus: str, content: bytes) -> None:
+    """Write a small file whole or not at all; raises FileExistsError where something has its name."""
+    partial = partial_path(path, corpus)
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             file.write(content)
-            sync(file)
-        rename_durably(partial, path)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def sync(file: io.IOBase) -> None:
-    """Have a file's content on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
+def publish(partial: Path, path: Path) -> None:
+    """Give a whole file its name, and have that on the disk too; raises FileExistsError where something has it.
 
-
-def rename_durably(partial: Path, path: Path) -> None:
-    """Give a whole file its name, and have that on the disk too."""
-    partial.replace(path)
+    The partial name may stay, for the caller to take away.
+    """
     try:
-        folder = os.open(path.parent, os.O_RDONLY)
+        path.hardlink_to(partial)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, or an error that the next lines meet too
+        if path.is_symlink() or path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        partial.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows opens no folders
         return
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class HashedFile(io.RawIOBase):
-    """A file to be written from its beginning to its end, hashed on the way; `discard` has it take no more."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._digest = hashlib.sha256()
-        self.n_bytes = 0
-        self.discard = False
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def write(self, content: object) -> int:
-        """Write and hash."""
-        view = memoryview(content).cast("B")  # type: ignore[arg-type]
-        if not self.discard:
-            self._file.write(view)
-            self._digest.update(view)
-            self.n_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """How much was written."""
-        return self.n_bytes
-
-    def flush(self) -> None:
-        """Nothing: `sync` has it on the disk."""
-
-    def sync(self) -> str:
-        """Have all on the disk; its SHA-256."""
-        sync(self._file)
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        """Close the file; what a full disk did not take of a discarded one is no loss."""
-        try:
-            self._file.close()
-        except OSError:
-            if not self.discard:
-                raise
-        super().close()
+        os.close(opened)

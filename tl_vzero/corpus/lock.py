@@ -1,105 +1,54 @@
-"""One run at a time in a folder: each process of a run has a lock file, which is touched while it is at work.
+"""One run at a time in a folder: every process of a launch holds a lock file from before its first change to its end.
 
-A lock whose process is gone is stale. Of a process on another host only the file's age can tell, measured against a
-file that is touched now, so that clocks need not agree.
+The operating system holds the lock and frees it when its process ends, however that ends and in whichever container it
+was. So no lock is ever stale, and none is judged by age or by the number of a process. Lock files are empty, and stay.
+
+1. Rank 0 takes its lock, and sees that no other lock of the folder is held: processes of an earlier launch may be at
+   work after their rank 0 was killed.
+2. The other ranks take theirs, and work begins once all have them (see `Ranks.meet`). Where rank 0 dies between the
+   two, another launch may have begun, and those that wait for it give up.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import errno
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any
 
-from tl_vzero.corpus.durable import partial_files, write_durably
-from tl_vzero.corpus.processes import is_running, this_process
-from tl_vzero.errors import InputError
+from filelock import FileLock, SoftFileLock, Timeout
 
-TOUCHED_EVERY = 15.0  # seconds
-STALE_AFTER = 120.0
+from tl_vzero.errors import InputError, OutputPathError
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
-def take_over(locks: Path) -> list[str]:
-    """Take stale locks away, and say whose they were; raises InputError where a process is still at work.
+def take_lock(path: Path, undo: ExitStack) -> None:
+    """Hold a lock file until `undo`.
 
-    Call it with `guarded(locks)` until the own lock is there.
+    Raises InputError where another process holds it, OutputPathError where the file system has no locks, OSError where
+    the file cannot be made.
     """
-    told = []
-    for path in sorted(locks.glob("rank-*.json")):
-        process = _read(path)
-        running = is_running(process)
-        if running is None:
-            running = _age(path, locks) < STALE_AFTER
-        named = f"process {process.get('pid')} on {process.get('host')}"
-        if running:
-            raise InputError(
-                f"{locks.parent} is in use by {named} ({path.name}): expected no other run; wait for its end, or "
-                "choose another folder"
-            )
-        told.append(f"{named} ended without finishing ({path.name}): its lock is taken over")
-        path.unlink(missing_ok=True)
-    for partial in partial_files(locks):
-        partial.unlink(missing_ok=True)
-    return told
-
-
-@contextmanager
-def guarded(locks: Path) -> Iterator[None]:
-    """Within, no other process looks at the locks, where the file system can tell."""
-    locks.mkdir(parents=True, exist_ok=True)
+    # Not filelock's stand-in for file systems without locks: it goes stale.
+    lock = FileLock(path, fallback_to_soft=False)
+    undo.callback(lock.release)  # first, so that whatever ends the next line leaves no lock
+    if isinstance(lock, SoftFileLock):
+        raise OutputPathError(f"cannot lock {path}: this system has no file locks; a corpus cannot be written here")
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (locks / ".guard").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            yield
-            return
-        yield
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{path.parent.parent} is in use: another run holds {path.parent.name}/{path.name}; wait for its end, or "
+            "choose another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise OutputPathError(
+            f"cannot lock {path}: {error}; expected a folder on a file system with locks, so that no two runs write "
+            "one corpus; choose another folder"
+        ) from error
 
 
-class Lock:
-    """This process's lock, from its making to `release`."""
-
-    def __init__(self, locks: Path, rank: int) -> None:
-        self._path = locks / f"rank-{rank}.json"
-        write_durably(self._path, json.dumps(this_process()).encode())
-        self._ended = Event()
-        self._thread = Thread(target=self._touch, name="lock", daemon=True)
-        self._thread.start()
-
-    def _touch(self) -> None:
-        while not self._ended.wait(TOUCHED_EVERY):
-            try:
-                self._path.touch()
-            except OSError:
-                return
-
-    def release(self) -> None:
-        """Let others have the folder."""
-        self._ended.set()
-        self._thread.join()
-        self._path.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a lock says; nothing where it cannot be read, so that its age decides."""
-    try:
-        read = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
-def _age(path: Path, locks: Path) -> float:
-    now = locks / ".now"
-    now.touch()
-    try:
-        return now.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")
-    finally:
-        now.unlink(missing_ok=True)
+def check_free(paths: list[Path]) -> None:
+    """Raise InputError where a process holds one of these lock files."""
+    for path in paths:
+        with ExitStack() as at_once:
+            take_lock(path, at_once)

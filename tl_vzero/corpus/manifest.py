@@ -1,4 +1,9 @@
-"""What a corpus is of: input, model, options and versions, all of which a resumed run must share."""
+"""What a corpus is of: input, model, options and versions, all of which a resumed run must share.
+
+A folder is proven to be of this very run before anything in it is touched: by its manifest or, where that is missing
+or damaged, by a shard, which holds a copy. A new folder is one that is not there, or is empty; what a run leaves in it
+that was killed before its manifest was whole bears the hash of what the run is of.
+"""
 
 import hashlib
 import json
@@ -8,46 +13,55 @@ from typing import Any
 
 from torch import nn
 
-from tl_vzero.corpus.arrow import pyarrow
-from tl_vzero.corpus.columns import METADATA_KEY
-from tl_vzero.corpus.durable import partial_files, write_durably
-from tl_vzero.corpus.shards import CorpusFolder
+from tl_vzero.corpus.durable import parts_of_partial, write_new
+from tl_vzero.corpus.reading import about_shard
+from tl_vzero.corpus.schemas import (
+    FORMAT,
+    FORMAT_VERSION,
+    LARGEST_MANIFEST,
+    Identity,
+    Manifest,
+    corpus_hash,
+    parsed,
+    parsed_object,
+    read_small,
+)
+from tl_vzero.corpus.shards import SUFFIXES, CorpusFolder, begins_as_ours
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError
 from tl_vzero.models.facts import facts_of
 
-FORMAT = "tl_vzero.corpus"
-FORMAT_VERSION = "2"
-ALONGSIDE = ("begun", "input_name", "model_name")  # told, and no part of what a corpus is
+ALONGSIDE = ("begun", "input_name", "model_name")  # noted, and no part of what a corpus is
+BEGINNING = b'{\n  "format": "tl_vzero.corpus",\n'
+
+# Another run that begins in the same new folder at the same time makes this one look again, once or twice.
+TRIES = 10
 
 
-def settle_manifest(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """Check the folder's manifest against this run, or write it where there is none; what was found, in words.
+def prove(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> str | None:
+    """Prove that a folder is this run's, or make it one where it is new; what is amiss of its manifest, in words.
 
-    A manifest that cannot be read is written anew where the shards, which hold a copy, are of this same run.
-
-    Raises InputError for a corpus of something else, naming what differs, OutputPathError for a folder that holds
-    other files, FileFormatError for a manifest of no known kind.
+    Nothing in a folder that is refused is touched. Raises InputError for a corpus of something else, naming what
+    differs; OutputPathError for a folder of other files; FileFormatError for a manifest of no known kind.
     """
-    for partial in partial_files(folder.root):
-        partial.unlink(missing_ok=True)
-    told: list[str] = []
-    if folder.manifest.is_file():
-        before = _read(folder)
-        if before is not None:
-            _check_same(folder, before, identity)
-            return told
-        told.append("manifest.json is damaged: written anew")
-    before = _copy_in_shards(folder)
-    if before is not None:
-        _check_same(folder, before, identity)
-        told = told or ["manifest.json is not there: written anew"]
-    elif not told and any(path.name not in ("locks", "shards", "done", "errors") for path in folder.root.iterdir()):
-        raise OutputPathError(
-            f"{folder.root} holds files, and no manifest.json: expected a new or empty folder, or one to go on in"
-        )
-    written = {**identity, "begun": datetime.now(UTC).isoformat(timespec="seconds"), **names}
-    write_durably(folder.manifest, (json.dumps(written, ensure_ascii=False, indent=2) + "\n").encode())
-    return told
+    corpus = corpus_hash(identity)
+    for _ in range(TRIES):
+        if not _is_new(folder, corpus):
+            return _amiss(folder, identity)
+        if _begin(folder, corpus, _manifest(identity, names)):
+            return None
+    raise OutputPathError(
+        f"{folder.root} changes while it is looked at: another run begins in it; choose another folder"
+    )
+
+
+def repair(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Prove the folder again, now that it is locked, and write its manifest anew where it was amiss; messages."""
+    amiss = prove(folder, identity, names)
+    if amiss is None:
+        return []
+    folder.manifest.unlink(missing_ok=True)
+    write_new(folder.manifest, corpus_hash(identity), _manifest(identity, names))
+    return [f"manifest.json {amiss}: written anew"]
 
 
 def tokenizer_hash(model: nn.Module) -> str | None:
@@ -65,40 +79,107 @@ def tokenizer_hash(model: nn.Module) -> str | None:
 
 
 def read_manifest(folder: CorpusFolder) -> dict[str, Any]:
-    """The manifest of a corpus; raises FileFormatError where it is none."""
-    found = _read(folder) if folder.manifest.is_file() else None
-    if found is None:
+    """The manifest of a corpus; raises FileFormatError where it is none, or one of another version."""
+    if not folder.manifest.is_file() and not folder.manifest.is_symlink():
         raise FileFormatError(
-            f"{folder.root} is no corpus, or its manifest.json is damaged: expected a folder that `tl-vzero corpus` "
-            "wrote; the same command again repairs it"
+            f"{folder.root} is no corpus, it holds no manifest.json: expected a folder that `tl-vzero corpus` wrote"
         )
-    return found
-
-
-def _read(folder: CorpusFolder) -> dict[str, Any] | None:
-    """The manifest, or None where the file is damaged."""
+    content = read_small(folder.manifest, LARGEST_MANIFEST)
     try:
-        read = json.loads(folder.manifest.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = parsed_object(content, folder.manifest)
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{folder.root} is no corpus, or its manifest is damaged ({error}): the same command again repairs it"
+        ) from error
+    if data.get("format") != FORMAT:
+        raise FileFormatError(f"{folder.manifest} is of another kind: expected that of `tl-vzero corpus`")
+    if data.get("version") != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{folder.root} holds a corpus in version {str(data.get('version'))[:20]} of its format: expected "
+            f"{FORMAT_VERSION}; write it anew in another folder"
+        )
+    parsed(Manifest, content, folder.manifest)
+    return data
+
+
+def identity_in(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a corpus is of, as its manifest says."""
+    return {name: part for name, part in manifest.items() if name not in ALONGSIDE}
+
+
+def _manifest(identity: Mapping[str, Any], names: Mapping[str, str]) -> bytes:
+    data = {**identity, "begun": datetime.now(UTC).isoformat(timespec="seconds"), **names}
+    return (json.dumps(data, indent=2) + "\n").encode()
+
+
+def _is_new(folder: CorpusFolder, corpus: str) -> bool:
+    """Whether there is nothing in it but the beginning of a manifest of this very run."""
+    if not folder.root.exists() and not folder.root.is_symlink():
+        return True
+    if not folder.root.is_dir():
+        raise OutputPathError(
+            f"cannot make the folder {folder.root}: it is a file, or a link to nothing; choose another one"
+        )
+    # One look, as another run may begin in it meanwhile: what it wrote aside comes and goes.
+    return all(
+        parts_of_partial(path.name) == (folder.manifest.name, corpus)
+        and (begins_as_ours(path, folder.manifest.name) or not path.exists())
+        for path in list(folder.root.iterdir())
+    )
+
+
+def _begin(folder: CorpusFolder, corpus: str, manifest: bytes) -> bool:
+    """Write the manifest of a new folder; False where somebody was faster."""
+    try:
+        if not folder.root.exists():
+            folder.root.parent.mkdir(parents=True, exist_ok=True)
+            folder.root.mkdir()
+        write_new(folder.manifest, corpus, manifest)
+    except (FileExistsError, FileNotFoundError):
+        return False
+    except OSError as error:
+        raise OutputPathError(f"cannot make the folder {folder.root}: {error}; choose another one") from error
+    return True
+
+
+def _amiss(folder: CorpusFolder, identity: Mapping[str, Any]) -> str | None:
+    folder.check_kinds()
+    if folder.manifest.exists():
+        try:
+            before = identity_in(read_manifest(folder))
+        except FileFormatError:
+            # Also the damaged file must be ours: its name may be that of another program's.
+            copy = _copy_in_shards(folder)
+            if copy is None or not read_small(folder.manifest, LARGEST_MANIFEST).startswith(BEGINNING):
+                raise
+            _check_same(folder, copy, identity)
+            return "is damaged"
+        _check_same(folder, before, identity)
         return None
-    return read if isinstance(read, dict) and read.get("format") == FORMAT else None
+    names = {path.name for path in folder.root.iterdir() if parts_of_partial(path.name) is None}
+    copy = _copy_in_shards(folder) if names <= {*SUFFIXES, folder.all_errors.name} else None
+    if copy is None:
+        raise OutputPathError(
+            f"{folder.root} holds files, and no manifest.json: expected a new or empty folder, or one to go on in"
+        )
+    _check_same(folder, copy, identity)
+    return "is not there"
 
 
 def _copy_in_shards(folder: CorpusFolder) -> dict[str, Any] | None:
     """What the first shard that can be read says of the corpus."""
-    pa = pyarrow()
-    for path in sorted((folder.root / "shards").glob("*.parquet")):
+    for number in folder.numbers("shards"):
         try:
-            metadata = pa.parquet.read_schema(path).metadata or {}
-            return dict(json.loads(metadata[METADATA_KEY])["manifest"])
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+            copy = about_shard(folder.shard(number)).manifest
+            parsed(Identity, json.dumps(copy), folder.shard(number))
+        except FileFormatError:
             continue
+        return dict(copy)
     return None
 
 
 def _check_same(folder: CorpusFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    was = dict(_leaves({name: each for name, each in before.items() if name not in ALONGSIDE}))
-    known = dict(_leaves(now))
+    was, known = dict(_leaves(before)), dict(_leaves(now))
     differing = [name for name in {**was, **known} if was.get(name) != known.get(name)]
     if differing:
         told = "; ".join(f"{name} was {was.get(name)}, is {known.get(name)}" for name in differing)

@@ -1,6 +1,7 @@
 """How a run is getting on: a bar for people, JSON lines for machines."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tl_vzero.corpus.processes import memory_mb
 from tl_vzero.errors import OutputPathError
 
 
@@ -70,3 +70,12 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+
+def memory_mb() -> float | None:
+    """What this process holds in memory now; None where it cannot be known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (OSError, ValueError):
+        return None

@@ -44,15 +44,32 @@ class Ranks:
             raise InputError(f"rank 0 refused: {told['error']}")
         return told["settled"]
 
-    def meet(self) -> bool:
-        """Wait until all ranks are here; False where one of them is gone."""
-        if self.world == 1:
-            return True
+    def meet(self, work: Callable[[], object] = lambda: None) -> bool:
+        """Do some work in every rank and wait until all have done it; False where one of them is gone.
+
+        Raises this rank's error, or TLVZeroError where another rank has one.
+        """
+        failed: BaseException | None = None
         try:
-            dist.barrier(group=self.group)
-        except RuntimeError:
-            return False
-        return True
+            work()
+        except BaseException as error:
+            failed = error
+        here = self._failures(failed is not None)
+        if failed is not None:
+            raise failed
+        if here:
+            raise TLVZeroError("another process of this launch ended with an error, which it tells: this one ends too")
+        return here is not None
+
+    def _failures(self, failed: bool) -> int | None:
+        """How many ranks failed; None where one of them is gone."""
+        count = torch.tensor([int(failed)])
+        if self.world > 1:
+            try:
+                dist.all_reduce(count, group=self.group)
+            except RuntimeError:
+                return None
+        return int(count.item())
 
     def leave(self) -> None:
         """End the group that this run began."""

@@ -1,6 +1,9 @@
-"""Reading shards back, a few rows at a time. Nothing is executed or unpickled; damage is told in words."""
+"""Reading shards back, a few rows at a time. Nothing is executed or unpickled; damage is told in words.
 
-import json
+What is read is what was written: a shard is compared with the hash in its note before it is read, and block by block
+while it is read; and it must be the shard of that number of this very corpus, by what it says of itself.
+"""
+
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +14,10 @@ import torch
 
 from tl_vzero.corpus.arrow import pyarrow
 from tl_vzero.corpus.columns import METADATA_KEY
-from tl_vzero.errors import FileFormatError
+from tl_vzero.corpus.hashed import CheckedFile
+from tl_vzero.corpus.schemas import About, Done, corpus_hash, parsed
+from tl_vzero.errors import FileFormatError, foreign_errors_as
+from tl_vzero.files import open_regular
 
 ROWS_AT_ONCE = 256
 
@@ -27,43 +33,78 @@ class Stored:
     target: int | None
 
 
-def about_shard(path: Path) -> dict[str, Any]:
-    """What a shard says of its methods; raises FileFormatError where it cannot be read."""
-    with damage_told(path):
-        return _about(pyarrow().parquet.read_schema(path))
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A shard on the disk, with its note; with `verify`, it is read only where it is what was written."""
+
+    path: Path
+    done: Done
+    verify: bool
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Any, About]]:
+        """The Parquet file and what it says of itself.
+
+        Raises FileFormatError where it cannot be read or, with `verify`, is another one than was written.
+        """
+        with _damage_told(self.path), self._stream() as stream, _parquet(stream) as file:
+            about = _about(file.schema_arrow, self.path)
+            if self.verify and (corpus_hash(about.manifest), about.shard) != (self.done.corpus, self.done.shard):
+                raise FileFormatError(f"{self.path} is a shard of another corpus, or another shard: {ANEW}")
+            yield file, about
+
+    def _stream(self) -> Any:
+        if not self.verify:
+            return open_regular(self.path, follow_links=False)
+        checked = CheckedFile(self.path, follow_links=False)
+        if (checked.sha256, checked.n_bytes) != (self.done.scores.sha256, self.done.scores.n_bytes):
+            raise FileFormatError(f"{self.path} is not what was written, its hash differs: {ANEW}")
+        return checked.open()
 
 
-def stored_sentences(path: Path, shard: int) -> Iterator[Stored]:
-    """The sentences of a shard in order, without their numbers; raises FileFormatError where it cannot be read."""
-    with damage_told(path), pyarrow().parquet.ParquetFile(path, page_checksum_verification=True) as file:
+ANEW = "move it away, and the same command again computes it anew"
+
+
+def about_shard(path: Path) -> About:
+    """What a file says of itself as a shard; raises FileFormatError where it is none."""
+    with _damage_told(path), open_regular(path, follow_links=False) as stream, _parquet(stream) as file:
+        return _about(file.schema_arrow, path)
+
+
+def stored_sentences(shard: ShardFile) -> Iterator[Stored]:
+    """The sentences of a shard in order, without their numbers; raises what `opened` raises."""
+    with shard.opened() as (file, _):
         names = [name for name in ("id", "token_ids", "target") if name in file.schema_arrow.names]
         rows = (row for batch in file.iter_batches(ROWS_AT_ONCE, columns=names) for row in batch.to_pylist())
         for number, row in enumerate(rows):
-            yield Stored(shard, number, row["id"], tuple(row["token_ids"]), row.get("target"))
+            yield Stored(shard.done.shard, number, row["id"], tuple(row["token_ids"]), row.get("target"))
 
 
 def stored_numbers(
-    path: Path, methods: Sequence[str], among: Container[int] | None = None
-) -> Iterator[tuple[int, dict[str, Any], dict[str, torch.Tensor]]]:
+    shard: ShardFile, methods: Sequence[str], among: Container[int] | None = None
+) -> Iterator[tuple[int, dict[str, Any], dict[str, torch.Tensor], About]]:
     """Row, labels and each method's numbers, still flat, of a shard's sentences, or of those rows `among` them.
 
-    Raises FileFormatError where the shard cannot be read.
+    With each, what the shard says of itself. Raises what `opened` raises.
     """
-    with damage_told(path), pyarrow().parquet.ParquetFile(path, page_checksum_verification=True) as file:
-        about = _about(file.schema_arrow)
-        labels = [name for name in file.schema_arrow.names if name not in about["methods"]]
+    with shard.opened() as (file, about):
+        labels = [name for name in file.schema_arrow.names if name not in about.methods]
         first = 0
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*labels, *methods]):
             rows = batch.select(labels).to_pylist()
             for index, row in enumerate(rows):
                 if among is None or first + index in among:
-                    yield first + index, row, {name: _numbers(batch.column(name), index) for name in methods}
+                    yield first + index, row, {name: _numbers(batch.column(name), index) for name in methods}, about
             first += len(rows)
 
 
-def _about(schema: Any) -> dict[str, Any]:
-    about = json.loads(schema.metadata[METADATA_KEY])
-    return {"methods": dict(about["methods"]), "n_layers": int(about["n_layers"])}
+def _parquet(stream: Any) -> Any:
+    return pyarrow().parquet.ParquetFile(stream, page_checksum_verification=True)
+
+
+def _about(schema: Any, path: Path) -> About:
+    about, _ = parsed(About, schema.metadata[METADATA_KEY], f"what {path} says of itself")
+    return about
 
 
 def _numbers(column: Any, row: int) -> torch.Tensor:
@@ -71,16 +112,6 @@ def _numbers(column: Any, row: int) -> torch.Tensor:
     return torch.tensor(column[row].values.to_numpy(zero_copy_only=False))
 
 
-@contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def _damage_told(path: Path) -> Any:
     """Within, whatever damaged bytes lead to is one error."""
-    pa = pyarrow()
-    damage = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError)
-    try:
-        yield
-    except damage as error:
-        if isinstance(error, FileFormatError):
-            raise
-        raise FileFormatError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): the same command again computes it anew"
-        ) from error
+    return foreign_errors_as(FileFormatError, f"{path} cannot be read: {ANEW}")

@@ -70,6 +70,10 @@ class Source(Protocol):
         """One record, understood or refused."""
         ...
 
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where the input changed since it was hashed; looks into files where `contents`."""
+        ...
+
 
 def checked(position: int, text: object, given_id: object = None) -> Record | Refused:
     """A record whose text can be tokenised and written, or why it cannot.

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from tl_vzero.corpus.manifest import FORMAT_VERSION, read_manifest
-from tl_vzero.corpus.reading import Stored, about_shard, damage_told, stored_numbers, stored_sentences
+from tl_vzero.corpus.manifest import identity_in, read_manifest
+from tl_vzero.corpus.reading import ShardFile, Stored, stored_numbers, stored_sentences
+from tl_vzero.corpus.schemas import About, corpus_hash
 from tl_vzero.corpus.shards import CorpusFolder
-from tl_vzero.errors import FileFormatError, InputError, unknown_name
+from tl_vzero.errors import FileFormatError, InputError, foreign_errors_as, unknown_name
 from tl_vzero.scores import Scores
 
 
@@ -34,10 +35,14 @@ class CorpusRun:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder that `run_corpus` wrote, to read Scores from; `rows` is what it holds of each map."""
+    """A folder that `run_corpus` wrote, to read Scores from; `rows` is what it holds of each map.
+
+    With `verify`, every shard is compared with what was written, and with the manifest, before and while it is read.
+    """
 
     folder: Path
     manifest: dict[str, Any]
+    verify: bool = True
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -57,25 +62,28 @@ class Corpus:
     def stage(self, method: str) -> str:
         """What a method's numbers are, "raw" or "rollout"; raises what `scores` raises."""
         self._check_method(method)
-        return str(next((about_shard(path)["methods"][method]["stage"] for _, path in self._shards()), "raw"))
+        for shard in self._shards():
+            with shard.opened() as (_, about):
+                return str(about.methods[method].stage)
+        return "raw"
 
     def sentences(self) -> Iterator[Stored]:
         """Every sentence without its numbers, in the input's order, read a few at a time.
 
-        Raises FileFormatError for a shard that cannot be read.
+        Raises FileFormatError for a shard that cannot be read, or is not what was written.
         """
-        for number, path in self._shards():
-            yield from stored_sentences(path, number)
+        for shard in self._shards():
+            yield from stored_sentences(shard)
 
     def scores(self, method: str = "value_zeroing") -> Iterator[tuple[str, Scores]]:
         """The id and Scores of each sentence, in the input's order: `[layer, dest, src]`, read a few at a time.
 
         Raises InputError for a method that is not there, or a corpus of summaries, FileFormatError for a shard that
-        cannot be read.
+        cannot be read, or is not what was written.
         """
         self._check_method(method)
-        for number, _ in self._shards():
-            for _, name, found in self._of_shard(number, [method]):
+        for shard in self._shards():
+            for _, name, found in self._of_shard(shard, [method]):
                 yield name, found[method]
 
     def scores_of(self, stored: Iterable[Stored], methods: Sequence[str]) -> Iterator[tuple[Stored, dict[str, Scores]]]:
@@ -85,8 +93,9 @@ class Corpus:
         by_shard: dict[int, dict[int, Stored]] = {}
         for each in stored:
             by_shard.setdefault(each.shard, {})[each.row] = each
+        shards = {shard.done.shard: shard for shard in self._shards()}
         for number, wanted in sorted(by_shard.items()):
-            for row, _, found in self._of_shard(number, methods, wanted):
+            for row, _, found in self._of_shard(shards[number], methods, wanted) if number in shards else ():
                 yield wanted.pop(row), found
             if wanted:
                 raise FileFormatError(
@@ -99,24 +108,24 @@ class Corpus:
         if self.rows == "summary":
             raise InputError(f"{self.folder} holds summaries only: read its columns by pandas, or run with rows='all'")
 
-    def _shards(self) -> Iterator[tuple[int, Path]]:
+    def _shards(self) -> list[ShardFile]:
         folder = CorpusFolder(self.folder)
-        for number in sorted(folder.done()):
-            yield number, folder.shard(number)
+        with foreign_errors_as(FileFormatError, f"{self.folder} cannot be read"):
+            done = folder.done(corpus_hash(identity_in(self.manifest)))
+        return [ShardFile(folder.shard(number), each, self.verify) for number, each in done.items()]
 
     def _of_shard(
-        self, number: int, methods: Sequence[str], among: Container[int] | None = None
+        self, shard: ShardFile, methods: Sequence[str], among: Container[int] | None = None
     ) -> Iterator[tuple[int, str, dict[str, Scores]]]:
-        path = CorpusFolder(self.folder).shard(number)
-        with damage_told(path):
-            about = about_shard(path)
-            for row, labels, numbers in stored_numbers(path, methods, among):
+        for row, labels, numbers, about in stored_numbers(shard, methods, among):
+            with foreign_errors_as(FileFormatError, f"{shard.path} holds no Scores in row {row}"):
                 found = {name: self._scores(labels, own, name, about) for name, own in numbers.items()}
-                yield row, labels["id"], found
+                name = labels["id"]
+            yield row, name, found
 
-    def _scores(self, row: dict[str, Any], values: torch.Tensor, method: str, about: dict[str, Any]) -> Scores:
+    def _scores(self, row: dict[str, Any], values: torch.Tensor, method: str, about: About) -> Scores:
         from_model = {**self.manifest["model"], "model": self.manifest.get("model_name")}
-        tokens, layers, own = tuple(row["tokens"]), self.layers, about["methods"][method]
+        tokens, layers, own = tuple(row["tokens"]), self.layers, about.methods[method]
         shaped = values.view(len(layers), -1, len(tokens))
         # A method of the target has one row also where whole maps were asked for.
         whole = shaped.shape[1] == len(tokens) and self.rows == "all"
@@ -129,30 +138,23 @@ class Corpus:
             src_tokens=tokens,
             dest_positions=positions,
             src_positions=tuple(range(len(tokens))),
-            n_layers=about["n_layers"],
+            n_layers=about.n_layers,
             n_positions=len(tokens),
             word_ids=None if row["word_ids"] is None else tuple(row["word_ids"]),
-            identity=own["identity"],
-            stage=own["stage"],
+            identity=own.identity,
+            stage=own.stage,
             metadata={**from_model, "versions": self.manifest["versions"], "special": row["special"]}
             | ({"token_types": row["token_types"]} if row.get("token_types") else {}),
         )
 
 
-def read_corpus(folder: str | Path) -> Corpus:
+def read_corpus(folder: str | Path, *, verify: bool = True) -> Corpus:
     """Open a folder that `run_corpus` wrote, finished or not. Nothing in it is ever executed or unpickled.
+
+    With `verify=False` shards are not compared with what was written, which saves hashing them.
 
     Raises FileFormatError for a folder that is none.
     """
     where = Path(folder).expanduser()
-    manifest = read_manifest(CorpusFolder(where))
-    options = manifest.get("options")
-    parts = [manifest.get("model"), manifest.get("versions"), options]
-    if not all(isinstance(each, dict) for each in parts) or not isinstance(manifest.get("layers"), list):
-        raise FileFormatError(f"{where} holds a manifest.json of another kind: expected that of `tl-vzero corpus`")
-    if manifest.get("version") != FORMAT_VERSION:
-        raise FileFormatError(
-            f"{where} holds a corpus in version {manifest.get('version')} of its format: expected {FORMAT_VERSION}; "
-            "write it anew in another folder"
-        )
-    return Corpus(where, manifest)
+    with foreign_errors_as(FileFormatError, f"{where} is no corpus"):
+        return Corpus(where, read_manifest(CorpusFolder(where)), verify)

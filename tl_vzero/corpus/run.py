@@ -1,9 +1,10 @@
 """Scores of a whole corpus, in a folder: streamed, resumable, by one process or many.
 
 1. At the door: options, input and model are checked; the input is hashed, its first sentence scored by every method.
-2. The processes of a launch agree on what is finished: locks, manifest and shards are checked by rank 0.
+2. Rank 0 proves that the folder is this run's, locks it, and finds what is finished; every process holds a lock.
 3. Of the shards that are not finished, every process takes each so-manyth. While a part is scored, the next is read.
-4. A shard is written aside, synced and renamed; only then it counts.
+4. A shard is written aside, synced and named; only then it counts. Where the input changed meanwhile, the shards of
+   this run count no more.
 """
 
 import json
@@ -21,18 +22,29 @@ from tl_vzero.comparison.plan import plan_of
 from tl_vzero.corpus.arrow import pyarrow
 from tl_vzero.corpus.columns import Columns, Rows
 from tl_vzero.corpus.estimate import Estimate, estimate_of
+from tl_vzero.corpus.folder_check import check_shards
+from tl_vzero.corpus.hashed import InputChanged
 from tl_vzero.corpus.kernels import no_kernels_kept
-from tl_vzero.corpus.lock import Lock, guarded, take_over
-from tl_vzero.corpus.manifest import FORMAT, FORMAT_VERSION, settle_manifest, tokenizer_hash
+from tl_vzero.corpus.lock import check_free, take_lock
+from tl_vzero.corpus.manifest import prove, repair, tokenizer_hash
 from tl_vzero.corpus.parts import Part, Parts, Ready, Tokenising, one_ahead
 from tl_vzero.corpus.progress import Progress
 from tl_vzero.corpus.ranks import Ranks, ranks_of_launch
 from tl_vzero.corpus.records import Refused, Source
 from tl_vzero.corpus.result import CorpusRun
+from tl_vzero.corpus.schemas import FORMAT, FORMAT_VERSION, corpus_hash
 from tl_vzero.corpus.scoring import Scorer
-from tl_vzero.corpus.shards import CorpusFolder, ShardWriter, check_shards, join_errors
-from tl_vzero.corpus.source import open_source
-from tl_vzero.errors import InputError, InputTypeError, ModelError, OutputPathError, TLVZeroError, unknown_name
+from tl_vzero.corpus.shards import SUFFIXES, CorpusFolder, ShardWriter, forget_shards, join_errors
+from tl_vzero.corpus.source import check_apart, open_source
+from tl_vzero.errors import (
+    InputError,
+    InputTypeError,
+    ModelError,
+    OutputPathError,
+    TLVZeroError,
+    foreign_errors_as,
+    unknown_name,
+)
 from tl_vzero.files import check_writable
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import facts_of
@@ -84,9 +96,13 @@ def run_corpus(
     so on the same machine with as many threads. Started by `torchrun` or `accelerate launch`, each process takes its
     share of the shards.
 
+    A folder is new, empty, or proven to be of this very run before anything in it is touched; files of others in it
+    are never changed, and no link in it is followed.
+
     Raises InputError, InputTypeError, ModelError, FileFormatError or DependencyError before any work; InputError for
-    a folder in use, or of another input, model or options, with the difference; OutputPathError when the disk is
-    full, with what is finished kept. The model is left as it was.
+    a folder in use, that the input lies in, or of another input, model or options, with the difference;
+    OutputPathError for a folder of others, or when the disk is full, with what is finished kept; FileFormatError where
+    the input changes during the run, whose shards then do not count. The model is left as it was.
 
     >>> import tempfile, tl_vzero
     >>> from tl_vzero.corpus import read_corpus
@@ -101,6 +117,7 @@ def run_corpus(
     pyarrow()
     has_pairs = second_text_column is not None
     job = _job(model, folder, methods, options, rows, layers, target, shard_size, prepend_bos, json_log, has_pairs)
+    check_apart(source, job.folder.root, job.json_log)
     opened = open_source(
         source,
         input_format=input_format,
@@ -199,7 +216,7 @@ def _job(
         tokenising=Tokenising(model, needs_target, target, prepend_bos),
         shard_size=positive("shard_size", shard_size) or SHARD_SIZE,
         folder=CorpusFolder(_folder(folder)),
-        json_log=None if json_log is None else check_writable(json_log),
+        json_log=None if json_log is None else _log(json_log, CorpusFolder(_folder(folder))),
         n_layers=sites.n_layers,
     )
 
@@ -226,12 +243,24 @@ def _named(option: object) -> str:
 
 
 def _folder(given: str | Path) -> Path:
+    """The folder, which is not made before it is proven to be new."""
     folder = Path(given).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputPathError(f"cannot make the folder {folder}: {error}; choose another one") from error
+    with foreign_errors_as(OutputPathError, f"cannot make the folder {folder}"):
+        if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+            raise OutputPathError(f"cannot make the folder {folder}: it is a file; choose another one")
     return folder
+
+
+def _log(given: str | Path, folder: CorpusFolder) -> Path:
+    """The file of the JSON log, which may lie in a folder that is yet to be made, and is none of its own files."""
+    path = Path(given)
+    where, named = path.resolve(), CorpusFolder(folder.root.resolve())
+    parts = {named.root / part for part in SUFFIXES} | {named.manifest, named.all_errors}
+    if parts & {where, *where.parents}:
+        raise OutputPathError(
+            f"cannot write the log {path}: it has the name of a file of the corpus; choose another one"
+        )
+    return path if where.parent == named.root and not path.parent.exists() else check_writable(path)
 
 
 def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str], object]) -> CorpusRun:
@@ -242,10 +271,8 @@ def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str
     identity = job.identity(source)
     with ExitStack() as undo:
         settled = ranks.agree(lambda: _settle(job, identity, source, undo))
-        if settled["identity"] != identity:
-            raise InputError("the processes of this launch have different models, inputs or options: expected one")
-        if ranks.rank:
-            undo.callback(Lock(job.folder.locks, ranks.rank).release)
+        if not ranks.meet(lambda: _join(job, identity, settled, ranks, undo)):
+            raise TLVZeroError("another process of this launch ended before the work began: start it again")
         done = set(settled["done"])
         estimate = estimate_of(sample, source.origin.records, job.columns, len(job.scorer.layers))
         if ranks.rank == 0:
@@ -253,22 +280,27 @@ def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str
                 say(f"note: {each}")
             say(_told_before(job, estimate, done))
         about = {"methods": {name: _stage(own) for name, own in tried.items()}, "n_layers": job.n_layers}
-        schema = job.columns.schema({"manifest": identity, **about})
         parts = _parts(job, source, ranks, done)
         bar = Progress(
             _share(estimate, done, job, ranks), rank=ranks.rank, shown=shown and not ranks.rank, json_log=job.json_log
         )
         undo.callback(bar.close)
         bar.log("begin", estimated_bytes=estimate.n_bytes, notes=settled["notes"], done=len(done))
-        computed = _write_shards(job, parts, schema, bar)
-        noticed = _noticed(parts)
-        for each in noticed:
-            say(f"note: {each}")
-        everyone = ranks.meet()
-        run = _summary(job, parts.records or 0, computed, bar.seconds, (*settled["notes"], *noticed))
+        computed: list[int] = []
+        try:
+            _write_shards(job, parts, {"manifest": identity, **about}, bar, computed)
+            noticed = _noticed(parts)
+            for note in noticed:
+                say(f"note: {note}")
+            everyone = ranks.meet(lambda: source.check(contents=True))
+        except InputChanged:
+            forget_shards(job.folder, computed)
+            raise
+        corpus, notes = corpus_hash(identity), (*settled["notes"], *noticed)
+        run = _summary(job, corpus, parts.records or 0, len(computed), bar.seconds, notes)
         if run.complete and ranks.rank == 0:
             with _writing(job.folder):
-                join_errors(job.folder)
+                join_errors(job.folder, corpus)
         bar.log("end", complete=run.complete, all_ranks=everyone, total=run.sentences, total_failed=run.failed)
         return run
 
@@ -287,16 +319,31 @@ def _sample(job: Job, source: Source) -> list[Ready]:
 
 
 def _settle(job: Job, identity: dict[str, Any], source: Source, undo: ExitStack) -> dict[str, Any]:
-    """Have the folder to this launch alone, and find what is finished in it."""
-    names = {"input_name": source.origin.name, "model_name": facts_of(job.model).name}
-    with guarded(job.folder.locks), _writing(job.folder):
-        notes = take_over(job.folder.locks)
-        undo.callback(Lock(job.folder.locks, 0).release)
-    with _writing(job.folder):
-        notes += settle_manifest(job.folder, identity, names)
-        job.folder.make()
-        notes += check_shards(job.folder)
-    return {"identity": identity, "notes": notes, "done": sorted(job.folder.done())}
+    """Prove that the folder is this run's, lock it, and list its finished shards."""
+    folder = job.folder
+    names = {"input_name": _text(source.origin.name), "model_name": facts_of(job.model).name}
+    with _writing(folder):
+        prove(folder, identity, names)
+        folder.make()
+        take_lock(folder.lock(0), undo)
+        check_free([folder.lock(rank) for rank in folder.numbers("locks") if rank])
+        notes = repair(folder, identity, names) + check_shards(folder, identity)
+        done = folder.done(corpus_hash(identity))
+    return {"identity": identity, "notes": notes, "done": sorted(done)}
+
+
+def _join(job: Job, identity: dict[str, Any], settled: dict[str, Any], ranks: Ranks, undo: ExitStack) -> None:
+    """Hold this rank's own lock, if it does the same as rank 0."""
+    if settled["identity"] != identity:
+        raise InputError("the processes of this launch have different models, inputs or options: expected one")
+    if ranks.rank:
+        with _writing(job.folder):
+            take_lock(job.folder.lock(ranks.rank), undo)
+
+
+def _text(name: str) -> str:
+    """A name as text that can be written: that of a file may be any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _parts(job: Job, source: Source, ranks: Ranks, done: set[int]) -> Parts:
@@ -308,35 +355,36 @@ def _parts(job: Job, source: Source, ranks: Ranks, done: set[int]) -> Parts:
     return Parts(source, job.tokenising, job.shard_size, wanted, cells)
 
 
-def _write_shards(job: Job, parts: Parts, schema: Any, bar: Progress) -> int:
-    """Score and write every part; the number of shards that were finished."""
+def _write_shards(job: Job, parts: Parts, about: dict[str, Any], bar: Progress, computed: list[int]) -> None:
+    """Score and write every part; the numbers of shards that were finished are added to those `computed`."""
     writer: ShardWriter | None = None
-    finished = 0
+    corpus = corpus_hash(about["manifest"])
     try:
         for part in one_ahead(iter(parts)):
             if writer is None:
                 # What is kept from one shard to the next would let the last digits depend on which came before.
                 forget_kept(job.model)
                 with _writing(job.folder):
-                    writer = ShardWriter(job.folder, part.shard, schema)
-            _write_part(job, part, writer, schema, bar)
+                    schema = job.columns.schema({**about, "shard": part.shard})
+                    writer = ShardWriter(job.folder, corpus, part.shard, schema)
+            _write_part(job, part, writer, bar)
             if part.closes:
+                parts.source.check(contents=False)
                 with _writing(job.folder):
                     done = writer.finish()
                 writer = None
-                finished += 1
-                bar.log("shard", shard=done.shard, rows=done.rows, errors=done.failed, bytes=done.n_bytes)
+                computed.append(done.shard)
+                bar.log("shard", shard=done.shard, rows=done.rows, errors=done.failed, bytes=done.scores.n_bytes)
     finally:
         if writer is not None:
             writer.abandon()
-    return finished
 
 
-def _write_part(job: Job, part: Part, writer: ShardWriter, schema: Any, bar: Progress) -> None:
+def _write_part(job: Job, part: Part, writer: ShardWriter, bar: Progress) -> None:
     scored = job.scorer.scored(part.ready)
     refused = [*part.refused, *scored.refused]
     with _writing(job.folder):
-        writer.add(job.columns.table(schema, scored), refused)
+        writer.add(job.columns, scored, refused)
     bar.part(len(scored.ready), len(refused))
 
 
@@ -348,10 +396,12 @@ def _writing(folder: CorpusFolder) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, TLVZeroError):
             raise
-        n_done = len(folder.done())
+        if folder.all_errors.is_file():
+            advice = "the corpus is finished: read it by read_corpus, or make the folder writable to have it checked"
+        else:
+            advice = "make room, and the same command goes on from there"
         raise OutputPathError(
-            f"cannot write in {folder.root}: {error}; {n_done} finished shards are kept: make room, and the same "
-            "command goes on from there"
+            f"cannot write in {folder.root}: {error}; {len(folder.numbers('done'))} finished shards are kept: {advice}"
         ) from error
 
 
@@ -379,8 +429,8 @@ def _stage(scores: Any) -> dict[str, Any]:
     return {"stage": scores.stage, "identity": scores.identity}
 
 
-def _summary(job: Job, records: int, computed: int, seconds: float, notes: tuple[str, ...]) -> CorpusRun:
-    done = job.folder.done()
+def _summary(job: Job, corpus: str, records: int, computed: int, seconds: float, notes: tuple[str, ...]) -> CorpusRun:
+    done = job.folder.done(corpus)
     shards = -(-records // job.shard_size)
     return CorpusRun(
         folder=job.folder.root,

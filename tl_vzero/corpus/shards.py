@@ -4,41 +4,31 @@
     shards/00000.parquet   the scores
     errors/00000.jsonl     the sentences of that shard that failed, where there are any
     done/00000.json        that the shard is finished, with the sizes and hashes of its files
+    locks/00000.lock       held by rank 0 while it is at work
     errors.jsonl           all failed sentences, once the whole corpus is finished
 
-A shard counts once its note is there, which is written last. Everything is written aside, synced and renamed.
+A shard counts once its note is there, which is written last. Everything is written aside, synced and then named.
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tl_vzero.corpus.arrow import pyarrow
-from tl_vzero.corpus.durable import (
-    HashedFile,
-    hash_of,
-    partial_files,
-    partial_path,
-    rename_durably,
-    write_durably,
-)
+from tl_vzero.corpus.columns import Columns
+from tl_vzero.corpus.durable import partial_path, parts_of_partial, publish, sync_folder, write_new
+from tl_vzero.corpus.hashed import HashedFile, Pieces, pieces_of
+from tl_vzero.corpus.lines import Lines, TooLong
 from tl_vzero.corpus.records import Refused
+from tl_vzero.corpus.schemas import LARGEST_NOTE, Done, Failed, Written, parsed, read_small
+from tl_vzero.errors import FileFormatError, OutputPathError
+from tl_vzero.files import open_regular
 
-PARTS = ("shards", "errors", "done")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What is noted of a finished shard: rows and failed sentences, and its files' sizes and hashes."""
-
-    shard: int
-    rows: int
-    failed: int
-    n_bytes: int
-    sha256: str
-    errors_sha256: str | None
+LONGEST_REASON = 10_000  # characters
+SUFFIXES = {"shards": ".parquet", "errors": ".jsonl", "done": ".json", "locks": ".lock"}
 
 
 @dataclass(frozen=True)
@@ -57,91 +47,133 @@ class CorpusFolder:
         """Every failed sentence, once all shards are finished."""
         return self.root / "errors.jsonl"
 
-    @property
-    def locks(self) -> Path:
-        """Where running processes say that they are at work."""
-        return self.root / "locks"
+    def lock(self, rank: int) -> Path:
+        """What a rank holds while it is at work."""
+        return self._numbered("locks", rank)
 
     def shard(self, number: int) -> Path:
         """A shard's scores."""
-        return self.root / "shards" / f"{number:05d}.parquet"
+        return self._numbered("shards", number)
 
     def errors(self, number: int) -> Path:
         """A shard's failed sentences."""
-        return self.root / "errors" / f"{number:05d}.jsonl"
+        return self._numbered("errors", number)
 
     def note(self, number: int) -> Path:
         """That a shard is finished."""
-        return self.root / "done" / f"{number:05d}.json"
+        return self._numbered("done", number)
+
+    def _numbered(self, part: str, number: int) -> Path:
+        return self.root / part / f"{number:05d}{SUFFIXES[part]}"
 
     def make(self) -> None:
         """Make the folders that are not there."""
-        for name in PARTS:
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+        for part in SUFFIXES:
+            (self.root / part).mkdir(exist_ok=True)
 
-    def done(self) -> dict[int, Done]:
-        """The finished shards, as their notes say; notes that cannot be read are left out."""
-        found = (read_note(path) for path in sorted((self.root / "done").glob("*.json")))
-        return {each.shard: each for each in found if each is not None}
+    def numbers(self, part: str) -> list[int]:
+        """The numbers of which a part has a file, in order; other names in it are none of ours."""
+        numbers = []
+        for path in self._names(part):
+            stem = path.name.removesuffix(SUFFIXES[part])
+            # Only the one spelling that we write, which digits of other scripts and longer ones are not.
+            if stem.isascii() and stem.isdigit() and len(stem) <= 12 and path == self._numbered(part, int(stem)):
+                numbers.append(int(stem))
+        return sorted(numbers)
+
+    def check_kinds(self) -> None:
+        """Raise OutputPathError where a name of ours is something else than the file or folder that we write."""
+        for part in SUFFIXES:
+            if _is_strange(self.root / part):
+                raise OutputPathError(
+                    f"{self.root / part} is no folder: expected the one that `tl-vzero corpus` made, no link or file; "
+                    "nothing was changed; choose another folder"
+                )
+        files = [self.manifest, self.all_errors]
+        files += [self._numbered(part, number) for part in SUFFIXES for number in self.numbers(part)]
+        for path in files:
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise OutputPathError(
+                    f"{path} is no regular file: expected one that `tl-vzero corpus` wrote, no link, pipe or folder; "
+                    "nothing was changed; choose another folder"
+                )
+
+    def partials(self, corpus: str) -> list[Path]:
+        """What an interrupted run of a corpus left: files that bear its name and begin as ours do."""
+        partials = []
+        for part in (".", *SUFFIXES):
+            for path in self._names(part):
+                named = parts_of_partial(path.name)
+                if named is not None and named[1] == corpus and begins_as_ours(path, named[0]):
+                    partials.append(path)
+        return sorted(partials)
+
+    def done(self, corpus: str) -> dict[int, Done]:
+        """The finished shards of a corpus.
+
+        Raises FileFormatError where a note cannot be read, or is of another corpus, or a link leads elsewhere.
+        """
+        for part in ("shards", "done"):
+            if _is_strange(self.root / part):
+                raise FileFormatError(f"{self.root / part} is no folder: expected one of a corpus, no link or file")
+        return {number: read_note(self, number, corpus) for number in self.numbers("done")}
+
+    def _names(self, part: str) -> Iterator[Path]:
+        """What lies in a part, without following a link."""
+        folder = self.root / part
+        if folder.is_dir() and (part == "." or not folder.is_symlink()):
+            yield from folder.iterdir()
 
 
-def read_note(path: Path) -> Done | None:
-    """A note, or None for what is none."""
+def _is_strange(folder: Path) -> bool:
+    """Whether something that is no folder has the name of one."""
+    return folder.is_symlink() or (folder.exists() and not folder.is_dir())
+
+
+BEGINNINGS = {".parquet": b"PAR1", ".jsonl": b'{"position": ', ".json": b"{"}
+
+
+def begins_as_ours(path: Path, name: str) -> bool:
+    """Whether what was written aside for a file of that name begins as we begin it, however early it was cut off."""
+    beginning = BEGINNINGS.get(Path(name).suffix)
+    if beginning is None:
+        return False
     try:
-        done = Done(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
-    whole = (done.shard, done.rows, done.failed, done.n_bytes)
-    if not all(type(each) is int and each >= 0 for each in whole) or path.stem != f"{done.shard:05d}":
-        return None
+        with open_regular(path, follow_links=False) as file:
+            begins = file.read(len(beginning))
+    except (OSError, FileFormatError):
+        return False
+    return beginning.startswith(begins)
+
+
+def read_note(folder: CorpusFolder, number: int, corpus: str) -> Done:
+    """The note of a shard; raises FileFormatError where it cannot be read, or is of another corpus or shard."""
+    path = folder.note(number)
+    done, _ = parsed(Done, read_small(path, LARGEST_NOTE), path)
+    if (done.corpus, done.shard) != (corpus, number):
+        raise FileFormatError(f"{path} is of another corpus or shard: expected the one that was written there")
     return done
 
 
-def check_shards(folder: CorpusFolder) -> list[str]:
-    """Take away what is not whole, so that it is computed again; what was found, in words."""
-    told = []
-    for name in PARTS:
-        for partial in partial_files(folder.root / name):
-            told.append(f"{name}/{partial.name} was left open when a run was interrupted: removed")
-            partial.unlink(missing_ok=True)
-    for path in sorted((folder.root / "done").glob("*.json")):
-        fault = _fault_of(folder, path)
-        if fault is not None:
-            told.append(f"shard {path.stem} is damaged ({fault}): computed again")
-            path.unlink(missing_ok=True)
-    noted = {path.stem for path in (folder.root / "done").glob("*.json")}
-    for path in sorted((folder.root / "shards").glob("*.parquet")):
-        if path.stem not in noted:
-            told.append(f"shard {path.stem} was not finished: computed again")
-            path.unlink()
-    return told
+def note_beginning(corpus: str) -> bytes:
+    """How every note of a corpus begins."""
+    return json.dumps({"format": "tl_vzero.corpus.shard", "corpus": corpus})[:-1].encode()
 
 
-def _fault_of(folder: CorpusFolder, path: Path) -> str | None:
-    done = read_note(path)
-    if done is None:
-        return f"its note done/{path.name} cannot be read"
-    shard, errors = folder.shard(done.shard), folder.errors(done.shard)
-    if not shard.is_file():
-        return f"shards/{shard.name} is not there"
-    if shard.stat().st_size != done.n_bytes:
-        return f"shards/{shard.name} has {shard.stat().st_size} bytes, and {done.n_bytes} were written"
-    if hash_of(shard) != done.sha256:
-        return f"shards/{shard.name} is not what was written: its hash differs"
-    if done.errors_sha256 is not None and (not errors.is_file() or hash_of(errors) != done.errors_sha256):
-        return f"errors/{errors.name} is not what was written"
-    return None
+def written(hashed: Pieces) -> Written:
+    """What is noted of a file."""
+    return Written(n_bytes=hashed.n_bytes, sha256=hashed.sha256, pieces=hashed.pieces)
 
 
 class ShardWriter:
     """Writes one shard, part by part; until `finish` nothing of it has its name."""
 
-    def __init__(self, folder: CorpusFolder, number: int, schema: Any) -> None:
-        self._folder, self._number, self._schema = folder, number, schema
+    def __init__(self, folder: CorpusFolder, corpus: str, number: int, schema: Any) -> None:
+        self._folder, self._corpus, self._number, self._schema = folder, corpus, number, schema
         self._refused: list[Refused] = []
         self._rows = 0
-        self._partial = partial_path(folder.shard(number))
-        self._file = HashedFile(self._partial)
+        self._partial = partial_path(folder.shard(number), corpus)
+        self._file = HashedFile(self._partial.open("xb"))
         numbers = [field.name for field in schema if pyarrow().types.is_list(field.type)]
         # Distances hardly repeat: looking for repetitions costs time and finds none.
         texts = [name for name in schema.names if name not in numbers]
@@ -149,8 +181,9 @@ class ShardWriter:
             self._file, schema, compression="zstd", use_dictionary=texts, write_page_checksum=True
         )
 
-    def add(self, table: Any, refused: Sequence[Refused]) -> None:
+    def add(self, columns: Columns, scored: Any, refused: Sequence[Refused]) -> None:
         """Write a part's rows, and keep the sentences that failed."""
+        table = columns.table(self._schema, scored)
         if len(table):
             self._writer.write_table(table)
         self._rows += len(table)
@@ -159,23 +192,34 @@ class ShardWriter:
     def finish(self) -> Done:
         """Have the shard on the disk, under its name and noted as done."""
         self._writer.close()
-        sha256 = self._file.sync()
+        scores = written(self._file.sync())
         self._file.close()
-        errors_sha256 = self._write_errors()
-        rename_durably(self._partial, self._folder.shard(self._number))
-        done = Done(self._number, self._rows, len(self._refused), self._file.n_bytes, sha256, errors_sha256)
-        write_durably(self._folder.note(self._number), json.dumps(asdict(done)).encode())
+        errors = self._write_errors()
+        publish(self._partial, self._folder.shard(self._number))
+        self._partial.unlink(missing_ok=True)
+        done = Done(
+            format="tl_vzero.corpus.shard",
+            corpus=self._corpus,
+            shard=self._number,
+            rows=self._rows,
+            failed=len(self._refused),
+            scores=scores,
+            errors=errors,
+        )
+        write_new(self._folder.note(self._number), self._corpus, json.dumps(done.model_dump()).encode())
         return done
 
-    def _write_errors(self) -> str | None:
-        path = self._folder.errors(self._number)
+    def _write_errors(self) -> Written | None:
         if not self._refused:
-            path.unlink(missing_ok=True)
             return None
-        in_order = sorted(self._refused, key=lambda each: each.position)
-        lines = [json.dumps(asdict(each), ensure_ascii=False) for each in in_order]
-        write_durably(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-        return hash_of(path)
+        in_order = sorted(self._refused, key=lambda refused: refused.position)
+        # A reason may quote half of a surrogate pair, which no JSON can hold.
+        rows = [{**asdict(refused), "reason": _writable(refused.reason)} for refused in in_order]
+        content = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+        write_new(self._folder.errors(self._number), self._corpus, content)
+        hashed = Pieces()
+        hashed.update(memoryview(content))
+        return written(hashed)
 
     def abandon(self) -> None:
         """Leave nothing of the shard behind."""
@@ -187,14 +231,62 @@ class ShardWriter:
             self._partial.unlink(missing_ok=True)
 
 
-def join_errors(folder: CorpusFolder) -> None:
-    """Write all failed sentences into one file, in order."""
-    partial = partial_path(folder.all_errors)
+def _writable(text: str) -> str:
+    return text[:LONGEST_REASON].encode("utf-8", "backslashreplace").decode()
+
+
+def forget_shards(folder: CorpusFolder, numbers: Sequence[int]) -> None:
+    """Have shards that this process wrote count as finished no more."""
+    for number in numbers:
+        folder.note(number).unlink(missing_ok=True)
+
+
+def join_errors(folder: CorpusFolder, corpus: str) -> None:
+    """Write all failed sentences into one file, in order; raises OutputPathError where another file has its name."""
+    partial = partial_path(folder.all_errors, corpus)
     try:
-        with partial.open("wb") as file:
-            for number, done in sorted(folder.done().items()):
+        with partial.open("xb") as file:
+            for number, done in folder.done(corpus).items():
                 if done.failed:
-                    file.write(folder.errors(number).read_bytes())
-        rename_durably(partial, folder.all_errors)
+                    with open_regular(folder.errors(number), follow_links=False) as errors:
+                        file.write(errors.read())
+            file.flush()
+            os.fsync(file.fileno())
+        if not folder.all_errors.exists():
+            publish(partial, folder.all_errors)
+        else:
+            check_all_errors(folder)
+            partial.replace(folder.all_errors)
+            sync_folder(folder.root)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_all_errors(folder: CorpusFolder) -> None:
+    """Raise OutputPathError where a file of others has the name of the one with all failed sentences."""
+    if folder.all_errors.exists() and not holds_failures(folder.all_errors):
+        raise OutputPathError(
+            f"{folder.all_errors} is not what `tl-vzero corpus` writes there: move it away, and the same command "
+            "goes on"
+        )
+
+
+def holds_failures(path: Path, positions: range | None = None) -> bool:
+    """Whether a file holds failed sentences, as we write them, and nothing else; those of `positions` alone."""
+    try:
+        with open_regular(path, follow_links=False) as file:
+            for line in Lines(file):
+                if isinstance(line, TooLong):
+                    return False
+                failed, _ = parsed(Failed, line, path)
+                if positions is not None and failed.position not in positions:
+                    return False
+    except (OSError, FileFormatError):
+        return False
+    return True
+
+
+def hashes_of(path: Path) -> Pieces:
+    """The hashes of a file in the folder; raises OSError or FileFormatError where it cannot be read."""
+    with open_regular(path, follow_links=False) as file:
+        return pieces_of(file)

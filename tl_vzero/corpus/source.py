@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tl_vzero.corpus.hashed import CheckedFile, CheckedFolder
 from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Source
 from tl_vzero.corpus.table_files import DatasetRows, ParquetRows, open_dataset, parquet_columns
 from tl_vzero.corpus.text_files import CsvRows, JsonLines, TextLines, column_of, csv_header, json_columns
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, unknown_name
-from tl_vzero.files import check_header
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, foreign_errors_as, unknown_name
+from tl_vzero.files import check_header, open_regular
 
 InputFormat = Literal["text", "jsonl", "csv", "parquet", "datasets"]
 FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
@@ -24,7 +25,6 @@ SUFFIXES: dict[str, InputFormat] = {
     ".parquet": "parquet",
 }
 OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-AT_ONCE = 2**20  # bytes
 
 
 def open_source(
@@ -66,13 +66,46 @@ def open_source(
             raise InputError(f"{name}={option!r} given for a file of {kind}: expected it with a dataset only")
     path = Path(given).expanduser()
     _check_file(path, kind)
-    if kind != "text":
-        return _table(path, kind, columns)
-    if columns != _Columns(None, None, None):
+    if kind == "text" and columns != _Columns(None, None, None):
         raise InputError(
             f"{path} is plain text and has no columns: leave text_column, second_text_column and id_column out"
         )
-    return TextLines(path, _origin(path, kind))
+    try:
+        file = CheckedFile(path)
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {error}") from error
+    if kind == "text":
+        return TextLines(file, _origin(file, kind))
+    return _table(file, kind, columns)
+
+
+def check_apart(given: str | Path, folder: Path, log: Path | None) -> None:
+    """Raise InputError where an input lies in the folder to be written, is that folder, holds it, or is the log."""
+    if not isinstance(given, str | Path):
+        return  # opening it says so
+    with foreign_errors_as(FileFormatError, f"{given} cannot be read"):
+        _check_apart(Path(given).expanduser(), folder, log)
+
+
+def _check_apart(path: Path, folder: Path, log: Path | None) -> None:
+    if not path.exists():
+        return
+    if log is not None and log.exists() and log.samefile(path):
+        raise InputError(f"the JSON log {log} is the input: expected a file of its own")
+    # By the files themselves, so that a link, `..`, another spelling or another mount is no way around.
+    if _lies_in(path, folder):
+        raise InputError(f"the input {path} lies in the output folder {folder}: expected an output folder of its own")
+    if path.is_dir() and _lies_in(folder, path):
+        raise InputError(f"the output folder {folder} lies in the input {path}: expected one outside of it")
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path, as it is spelt or where its links lead, is a folder that exists or lies in it."""
+    if not folder.exists():
+        return False
+    spelt = path.absolute()
+    above = {spelt, *spelt.parents, path.resolve(), *path.resolve().parents}
+    return any(parent.exists() and parent.samefile(folder) for parent in above)
 
 
 @dataclass(frozen=True)
@@ -90,27 +123,30 @@ class _Columns:
         return {"text_column": first, "second_text_column": second}
 
 
-def _table(path: Path, kind: InputFormat, columns: _Columns) -> Source:
+def _table(file: CheckedFile, kind: InputFormat, columns: _Columns) -> Source:
+    path = file.path
     if kind == "jsonl":
-        names = [name for name in json_columns(path) if name != columns.second_text]
+        names = [name for name in json_columns(file) if name != columns.second_text]
         # Where no line is readable, each is refused with its own reason.
         named = columns.text or (column_of(path, None, names) if names else TEXT_NAMES[0])
         texts = {"text_column": named, "second_text_column": columns.second_text}
-        return JsonLines(path, _origin(path, kind, **texts, id_column=columns.id))
+        return JsonLines(file, _origin(file, kind, **texts, id_column=columns.id))
     if kind == "csv":
-        header = csv_header(path)
-        origin = _origin(path, kind, **columns.of_texts(path, [*header]), id_column=columns.id)
+        header = csv_header(file)
+        origin = _origin(file, kind, **columns.of_texts(path, [*header]), id_column=columns.id)
         _check_id_column(path, columns.id, header)
-        return CsvRows(path, origin, header)
-    with_text, names, rows = parquet_columns(path)
+        return CsvRows(file, origin, header)
+    with_text, names, rows = parquet_columns(file)
     check_header(path, names)
     _check_id_column(path, columns.id, names)
     named_id = columns.id or (ID_NAME if ID_NAME in names else None)
-    origin = _origin(path, kind, **columns.of_texts(path, with_text), id_column=named_id)
-    return ParquetRows(path, replace(origin, records=rows))
+    origin = _origin(file, kind, **columns.of_texts(path, with_text), id_column=named_id)
+    return ParquetRows(file, replace(origin, records=rows))
 
 
 def _dataset(name: str, columns: _Columns, config: str | None, split: str | None) -> DatasetRows:
+    with foreign_errors_as(FileFormatError, f"the dataset {name!r} cannot be read"):
+        folder = CheckedFolder(Path(name)) if Path(name).is_dir() else None
     rows, identity = open_dataset(name, config=config, split=split)
     features = rows.features or {}
     texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
@@ -119,8 +155,9 @@ def _dataset(name: str, columns: _Columns, config: str | None, split: str | None
     named = {"text_column": columns.text or TEXT_NAMES[0], "second_text_column": columns.second_text}
     if features:
         named = columns.of_texts(name, texts)
-    folder = Path(name)
-    sha256, n_bytes = _hash_of_folder(folder) if folder.is_dir() else (hashlib.sha256(identity.encode()).hexdigest(), 0)
+    sha256, n_bytes = hashlib.sha256(identity.encode()).hexdigest(), 0
+    if folder is not None:
+        sha256, n_bytes = folder.sha256, folder.n_bytes
     return DatasetRows(
         rows,
         Origin(
@@ -133,6 +170,7 @@ def _dataset(name: str, columns: _Columns, config: str | None, split: str | None
             **named,
             split=str(rows.split) if rows.split is not None else split,
         ),
+        folder,
     )
 
 
@@ -168,7 +206,7 @@ def _check_file(path: Path, kind: str) -> None:
     if not path.is_file():
         raise FileFormatError(f"{path} is no file: expected one to read as {kind}")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(2)
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
@@ -183,26 +221,6 @@ def _check_id_column(name: object, id_column: str | None, columns: Any) -> None:
         raise FileFormatError(f"{name} has no column {id_column!r} with ids: expected one of {', '.join(columns)}")
 
 
-def _origin(path: Path, kind: str, **columns: str | None) -> Origin:
-    """What a file is; its lines are counted while it is hashed."""
-    digest, n_bytes, n_lines, last = hashlib.sha256(), 0, 0, b"\n"
-    with path.open("rb") as file:
-        while part := file.read(AT_ONCE):
-            digest.update(part)
-            n_bytes += len(part)
-            n_lines += part.count(b"\n")
-            last = part[-1:]
-    n_lines += last != b"\n"
-    records = n_lines - (kind == "csv")
-    return Origin(path.name, kind, digest.hexdigest(), n_bytes, records, **columns)
-
-
-def _hash_of_folder(folder: Path) -> tuple[str, int]:
-    digest, total = hashlib.sha256(), 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            while part := file.read(AT_ONCE):
-                digest.update(part)
-                total += len(part)
-    return digest.hexdigest(), total
+def _origin(file: CheckedFile, kind: str, **columns: str | None) -> Origin:
+    records = file.n_lines - (kind == "csv")
+    return Origin(file.path.name, kind, file.sha256, file.n_bytes, records, **columns)

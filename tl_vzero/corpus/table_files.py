@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tl_vzero.corpus.arrow import pyarrow
+from tl_vzero.corpus.hashed import CheckedFile, CheckedFolder
 from tl_vzero.corpus.records import ID_NAME, Origin, Record, Refused, checked, with_second
-from tl_vzero.errors import DependencyError, FileFormatError, InputError, OfflineError
+from tl_vzero.errors import DependencyError, FileFormatError, InputError, OfflineError, foreign_errors_as
 
 ROWS_AT_ONCE = 1024
 
@@ -16,7 +17,7 @@ ROWS_AT_ONCE = 1024
 class ParquetRows:
     """A Parquet file, with the sentence in the column `origin.text_column`."""
 
-    path: Path
+    file: CheckedFile
     origin: Origin
 
     def raws(self) -> Iterator[tuple[bytes | None, bytes | None, object]]:
@@ -25,7 +26,7 @@ class ParquetRows:
         given_id, second = self.origin.id_column, self.origin.second_text_column
         names = [name for name in (self.origin.text_column, second, given_id) if name is not None]
         try:
-            with pa.parquet.ParquetFile(self.path) as file:
+            with self.file.open() as stream, pa.parquet.ParquetFile(stream) as file:
                 for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
                     # As bytes, so that a text that is no UTF-8 is one refused record, not the end of the file.
                     texts, seconds = (
@@ -38,7 +39,7 @@ class ParquetRows:
                     yield from zip(texts, seconds, ids, strict=True)
         except (pa.ArrowException, OSError) as error:
             raise FileFormatError(
-                f"{self.path} cannot be read to its end ({error}): expected a Parquet file"
+                f"{self.file.path} cannot be read to its end ({error}): expected a Parquet file"
             ) from error
 
     def record(self, position: int, raw: tuple[bytes | None, bytes | None, object]) -> Record | Refused:
@@ -47,6 +48,10 @@ class ParquetRows:
         text, second = (None if each is None else each.decode("utf-8", "surrogateescape") for each in texts)
         found = checked(position, text, given_id)
         return found if self.origin.second_text_column is None else with_second(found, second)
+
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where the file changed; each byte was compared when it was read."""
+        self.file.check()
 
 
 def _plain(column: Any) -> list[object]:
@@ -57,14 +62,14 @@ def _plain(column: Any) -> list[object]:
         return [each.decode("utf-8", "surrogateescape") for each in column.cast(pa.large_binary()).to_pylist()]
 
 
-def parquet_columns(path: Path) -> tuple[list[str], list[str], int]:
+def parquet_columns(checked_file: CheckedFile) -> tuple[list[str], list[str], int]:
     """The columns with text, all columns, and the number of rows; raises FileFormatError for what is no Parquet."""
     pa = pyarrow()
     try:
-        with pa.parquet.ParquetFile(path) as file:
+        with checked_file.open() as stream, pa.parquet.ParquetFile(stream) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise FileFormatError(f"{path} cannot be read ({error}): expected a Parquet file") from error
+        raise FileFormatError(f"{checked_file.path} cannot be read ({error}): expected a Parquet file") from error
     return [field.name for field in schema if _is_text(pa, field.type)], list(schema.names), int(rows)
 
 
@@ -80,16 +85,27 @@ class DatasetRows:
 
     rows: Any
     origin: Origin
+    folder: CheckedFolder | None = None
 
     def raws(self) -> Iterator[Any]:
-        """Every row."""
-        return iter(self.rows)
+        """Every row. Raises FileFormatError where they cannot be read to their end."""
+        with foreign_errors_as(FileFormatError, f"the dataset {self.origin.name!r} cannot be read to its end"):
+            try:
+                yield from self.rows
+            except Exception:
+                self.check(contents=True)  # that a file changed tells more
+                raise
 
     def record(self, position: int, raw: Any) -> Record | Refused:
         """The row's text and id."""
         found = checked(position, raw.get(self.origin.text_column), raw.get(self.origin.id_column or ID_NAME))
         second = self.origin.second_text_column
         return found if second is None else with_second(found, raw.get(second))
+
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where a file of the folder changed; what the hub has at a commit does not."""
+        if self.folder is not None:
+            self.folder.check(contents=contents)
 
 
 def open_dataset(name: str, *, config: str | None, split: str | None) -> tuple[Any, str]:

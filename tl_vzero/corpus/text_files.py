@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tl_vzero.corpus.hashed import CheckedFile
 from tl_vzero.corpus.lines import Lines, TooLong
 from tl_vzero.corpus.records import ID_NAME, TEXT_NAMES, Origin, Record, Refused, checked, with_second
 from tl_vzero.errors import FileFormatError
@@ -19,13 +20,17 @@ LOOKED_AT = 100  # lines, for the name of the column with the text
 class _ByLine:
     """A file whose records are its lines."""
 
-    path: Path
+    file: CheckedFile
     origin: Origin
 
     def raws(self) -> Iterator[bytes | TooLong]:
         """Every line, the empty ones too."""
-        with self.path.open("rb") as file:
+        with self.file.open() as file:
             yield from Lines(file)
+
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where the file changed; each byte was compared when it was read."""
+        self.file.check()
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ class JsonLines(_ByLine):
         return found if second is None else with_second(found, row.get(second))
 
 
-def json_columns(path: Path) -> list[str]:
+def json_columns(checked: CheckedFile) -> list[str]:
     """The columns of the first object of a file of JSON lines that hold text; none where no line is an object."""
-    with path.open("rb") as file:
+    with checked.open() as file:
         for line in islice(Lines(file), LOOKED_AT):
             text = _decoded(0, line)
             row = _object(text) if isinstance(text, str) else None
@@ -122,17 +127,21 @@ class _CsvLines:
 class CsvRows:
     """A table with a header, with the sentence in the column `origin.text_column`."""
 
-    path: Path
+    file: CheckedFile
     origin: Origin
     header: tuple[str, ...]
 
     def raws(self) -> Iterator[list[str] | BadRow]:
         """Every row after the header, and what cannot be read as one."""
-        with self.path.open("rb") as file:
+        with self.file.open() as file:
             lines = Lines(file)
-            rows = _rows(self.path, lines)
+            rows = _rows(self.file.path, lines)
             next(rows, None)
             yield from rows
+
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where the file changed; each byte was compared when it was read."""
+        self.file.check()
 
     def record(self, position: int, raw: list[str] | BadRow) -> Record | Refused:
         """The row's text and id."""
@@ -150,9 +159,10 @@ class CsvRows:
         return found
 
 
-def csv_header(path: Path) -> tuple[str, ...]:
+def csv_header(checked: CheckedFile) -> tuple[str, ...]:
     """The header of a table; raises FileFormatError where there is none."""
-    with path.open("rb") as file:
+    path = checked.path
+    with checked.open() as file:
         header = next(_rows(path, Lines(file)), BadRow("the file has no lines"))
     if isinstance(header, BadRow) or not header:
         reason = header.reason if isinstance(header, BadRow) else "the first line is empty"

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ from support.corpora import assert_same_corpus, errors_of, left_over, shards_of,
 import tl_vzero
 from tl_vzero.corpus import run as run_module
 from tl_vzero.corpus import run_corpus
-from tl_vzero.corpus.durable import HashedFile
-from tl_vzero.corpus.processes import this_process
+from tl_vzero.corpus.durable import partial_path
+from tl_vzero.corpus.hashed import HashedFile
 from tl_vzero.corpus.ranks import Ranks
 from tl_vzero.corpus.result import CorpusRun
 from tl_vzero.errors import InputError, OutputPathError
@@ -147,6 +146,11 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def corpus_of(out: Path) -> str:
+    """The hash that the notes of a corpus bear."""
+    return str(json.loads((out / "done" / "00000.json").read_text())["corpus"])
+
+
 DAMAGES: dict[str, Any] = {
     "shard 00001 is damaged .*its hash differs": lambda out: flip(out / "shards" / "00001.parquet", 300),
     "shard 00001 is damaged .*were written": lambda out: cut(out / "shards" / "00001.parquet"),
@@ -156,7 +160,9 @@ DAMAGES: dict[str, Any] = {
     "shard 00001 was not finished": lambda out: (out / "done" / "00001.json").unlink(),
     "manifest.json is damaged": lambda out: cut(out / "manifest.json"),
     "manifest.json is not there": lambda out: (out / "manifest.json").unlink(),
-    "was left open": lambda out: (out / "shards" / ".00003.parquet.host-1.partial").write_bytes(b"half"),
+    "was left open": lambda out: partial_path(out / "shards" / "00003.parquet", corpus_of(out)).write_bytes(
+        b"PAR1 half"
+    ),
 }
 
 
@@ -214,7 +220,7 @@ def test_a_full_disk_when_the_shard_is_synced(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 def test_a_discarded_file_is_closed_on_a_full_disk() -> None:
     for discard in (False, True):
-        file = HashedFile(Path("/dev/full"))
+        file = HashedFile(Path("/dev/full").open("wb"))  # noqa: SIM115
         file.write(b"a few bytes, still in memory")
         with pytest.raises(OSError, match="No space left"):
             file.sync()
@@ -252,73 +258,15 @@ def test_a_disk_that_is_really_full(model: Any, tmp_path: Path, small_disk: Path
     assert run.computed == 12 - kept and run.sentences == 60
 
 
-def lock(folder: Path, **process: Any) -> Path:
-    (folder / "locks").mkdir(parents=True, exist_ok=True)
-    path = folder / "locks" / "rank-0.json"
-    path.write_text(json.dumps({**this_process(), **process}))
-    return path
-
-
-@pytest.fixture
-def someone() -> Iterator[dict[str, Any]]:
-    """Another process at work."""
-    program = "import json, sys, time\nfrom tl_vzero.corpus.processes import this_process\n"
-    program += "print(json.dumps(this_process()), flush=True)\ntime.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.kill()
-
-
-def test_a_second_run_is_refused(model: Any, source: Path, half: Path, someone: dict[str, Any]) -> None:
-    lock(half, **someone)
-    with pytest.raises(InputError, match=f"in use by process {someone['pid']}"):
-        again(model, source, half)
-    assert (half / "locks" / "rank-0.json").is_file()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pid": 2**22 + 7},  # past the largest number that Linux gives
-        {"started": 1},  # the number is another process's now
-        {"boot": "another"},
-    ],
-    ids=str,
-)
-def test_a_stale_lock_is_taken_over(model: Any, source: Path, half: Path, whole: Path, change: dict[str, Any]) -> None:
-    lock(half, **change)
-    run = again(model, source, half)
-    assert "ended without finishing" in run.notes[0]
-    assert_same_corpus(half, whole)
-
-
-def test_on_another_host_the_age_decides(model: Any, source: Path, half: Path, whole: Path) -> None:
-    path = lock(half, host=f"not-{socket.gethostname()}")
-    with pytest.raises(InputError, match="in use by process"):
-        again(model, source, half)
-    os.utime(path, (1e9, 1e9))
-    assert "ended without finishing" in again(model, source, half).notes[0]
-    assert_same_corpus(half, whole)
-
-
-def test_a_lock_that_cannot_be_read_goes_by_its_age_too(model: Any, source: Path, half: Path) -> None:
-    path = lock(half)
-    path.write_bytes(b"{")
-    with pytest.raises(InputError, match="in use"):
-        again(model, source, half)
-    os.utime(path, (1e9, 1e9))
-    assert again(model, source, half).complete
-
-
 class Lone(Ranks):
     """One rank of several, whose others are not there."""
 
     def agree(self, settle: Any) -> Any:
         return settle()
 
-    def meet(self) -> bool:
-        return False
+    def meet(self, work: Any = lambda: None) -> bool:
+        work()
+        return True
 
 
 @pytest.mark.parametrize("world", [2, 3])

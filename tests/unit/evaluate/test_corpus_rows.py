@@ -1,6 +1,7 @@
 """Evaluations of a corpus folder: the numbers of those that compute, and what does not belong together is refused."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 import tl_vzero
 from tl_vzero.corpus import Corpus, read_corpus, run_corpus
 from tl_vzero.data.embedded import agreement_examples
-from tl_vzero.errors import InputError, ModelError
+from tl_vzero.errors import FileFormatError, InputError, ModelError
 from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.faithfulness import faithfulness
@@ -144,6 +145,18 @@ def test_another_model_is_refused(whole: Corpus) -> None:
         cue_alignment(loaded(hf_bert(1)), EXAMPLES, corpus=whole)
     with pytest.raises(ModelError, match="its weights and tokenizer differ"):
         cue_alignment(tl_vzero.load_model("agreement-mini"), agreement_examples()[:2], corpus=whole)
+
+
+def test_a_shard_that_is_not_what_was_written_is_refused(bert: Any, whole: Corpus, tmp_path: Path) -> None:
+    out = shutil.copytree(whole.folder, tmp_path / "out")
+    first, second = out / "shards" / "00000.parquet", out / "shards" / "00001.parquet"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    with pytest.raises(FileFormatError, match="is not what was written"):
+        cue_alignment(bert, EXAMPLES, corpus=read_corpus(out))
+    found = cue_alignment(bert, EXAMPLES, corpus=read_corpus(out, verify=False))
+    assert_same_numbers(found, cue_alignment(bert, EXAMPLES, corpus=whole))
 
 
 def test_absent_examples_are_counted_and_the_first_is_told(bert: Any, whole: Corpus) -> None:
