@@ -10,6 +10,7 @@ from support.state import left_as_found, type_checks_off
 
 import tl_vzero
 from tl_vzero import Scores
+from tl_vzero.errors import InputError
 
 LONG, SHORT = torch.tensor(READ), torch.tensor(READ[:4])
 LONG_OUT, SHORT_OUT = torch.tensor(WRITTEN), torch.tensor([3, 12])
@@ -161,7 +162,7 @@ def test_the_model_is_left_as_it_was(bart: Any) -> None:
     with left_as_found(bart):
         for stack in STACKS:
             tl_vzero.value_zeroing(bart, LONG, **asked(stack))
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(InputError, match="ZeroDivisionError"):
             tl_vzero.value_zeroing(bart, LONG, distance=lambda clean, changed: 1 / 0, **asked("cross"))
 
 

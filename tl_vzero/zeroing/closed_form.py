@@ -22,11 +22,12 @@ from functools import partial
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from tl_vzero.clean import CleanBlock
-from tl_vzero.distance import cosine_of_change, relative_difference, wide_dtype
+from tl_vzero.distance import change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights
+from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.modules import BlockModules
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
 from tl_vzero.zeroing.chunks import Chunk
@@ -67,7 +68,7 @@ def closed_form_layer(
     run: Run,
     layer: int,
     *,
-    final_norm: nn.Module | None = None,
+    final_norm: FinalNorm | None = None,
 ) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
     """Raw maps of one layer, one for each sentence of the run, and the route taken; None if it is not recognised.
 
@@ -90,6 +91,7 @@ def closed_form_layer(
         pairs = pairs_of(run.zeroed(block, chosen, weights.w_o.dtype))
         for chunk, change in pairs.changes(columns[index]):
             maps[index, chunk.cells] *= measure(chunk, change)
+    check_finite_distances(run.request.distance_name, maps, f"block {layer}")
     by_sentence = maps.split([each[0].numel() for each in felt], dim=1)
     return [flat.view(each.shape) for flat, each in zip(by_sentence, felt, strict=True)], route
 
@@ -204,19 +206,20 @@ def _cheapest_route(
 
 
 def _measure(
-    block: CleanBlock, run: Run, dtype: torch.dtype, final_norm: nn.Module | None
+    block: CleanBlock, run: Run, dtype: torch.dtype, final_norm: FinalNorm | None
 ) -> Callable[[Chunk, Tensor], Float[Tensor, "row"]]:
     """How far `clean - change` is from the clean output, of a chunk's pairs."""
-    outputs = rows_of(block.output, run.rows, dtype)
+    outputs, distance = rows_of(block.output, run.rows, dtype), run.request.distance
+    of_change = change_form(distance) if final_norm is None else None
 
     def measure(chunk: Chunk, change: Tensor) -> Tensor:
         clean, change = chunk.clean_rows("clean outputs", outputs), chunk.grid(change)
-        if final_norm is None and run.request.distance_name == "cosine":
-            return cosine_of_change(clean, change).flatten()
-        changed = clean - change
+        if of_change is not None:
+            return of_change(clean, change).flatten()
+        # A difference of float32 outputs would lose what the change still holds.
+        changed = clean.to(wide_dtype(change.device)) - change
         if final_norm is not None:
-            own = next(final_norm.parameters()).dtype
-            clean, changed = final_norm(clean.to(own)), final_norm(changed.to(own))
-        return run.request.distance(clean.expand_as(changed), changed).flatten()
+            clean, changed = final_norm(clean), final_norm(changed)
+        return distance(clean.expand_as(changed), changed).flatten()
 
     return measure

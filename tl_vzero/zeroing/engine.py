@@ -15,6 +15,7 @@ from tl_vzero.errors import ModelError, unknown_name
 from tl_vzero.inputs import Sentence
 from tl_vzero.models.blocks import acted_on, structure
 from tl_vzero.models.facts import context_length
+from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE
@@ -60,7 +61,7 @@ class Work:
     wanted: Mapping[int, Wanted]
     engine: str
     weights_sha256: str
-    final_norm: nn.Module | None
+    final_norm: FinalNorm | None
     cache: Any | None
     advance: Callable[[float], object]
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, chosen_heads, integers
 from tl_vzero.clean import Clean, CleanBlock, check_clean_output
-from tl_vzero.distance import cosine, cosine_of_change, wide_dtype
-from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
+from tl_vzero.errors import InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
+from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
@@ -127,7 +128,7 @@ def hooked_maps(
     *,
     decoder_ids: Int[Tensor, "sentence decoder_position"] | None = None,
     clean: Clean | None = None,
-    final_norm: nn.Module | None = None,
+    final_norm: FinalNorm | None = None,
     advance: Callable[[float], object] = lambda copies: None,
 ) -> Float[Tensor, "sentence layer head dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the head axis is 1 long unless per head.
@@ -219,10 +220,11 @@ def _zero_sources(
 
 
 def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
-    if request.distance is not cosine or clean.dtype not in (torch.float32, torch.float64):
+    of_change = change_form(request.distance)
+    if of_change is None or clean.dtype not in (torch.float32, torch.float64):
         return request.distance(clean, changed)
     # The same distance in half the passes over memory: two float32 outputs this near differ almost exactly.
-    return cosine_of_change(clean, clean - changed)
+    return of_change(clean, clean - changed)
 
 
 def _measure(
@@ -231,7 +233,7 @@ def _measure(
     copies: _Copies,
     dest: Tensor,
     request: Request,
-    norm: nn.Module | None,
+    norm: FinalNorm | None,
     maps: Tensor,
 ) -> Any:
     def hook_function(output: Tensor, *, hook: Any) -> None:
@@ -240,11 +242,7 @@ def _measure(
         if norm is not None:
             clean, changed = norm(clean), norm(changed)
         distances = _distances(request, clean, changed)
-        if not torch.isfinite(distances).all():
-            raise InputError(
-                f"distance {request.distance_name} gave NaN or infinity at {name}: expected finite numbers; "
-                "check the distance, or the model's dtype"
-            )
+        check_finite_distances(request.distance_name, distances, name)
         maps[copies.sentence, copies.head, :, copies.column] = distances.to(maps.dtype)
 
     return hook_function
