@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 Columns = Callable[[Any], Tensor]
 
 
-class stays_wide(TorchFunctionMode):
+class StaysWide(TorchFunctionMode):
     """Within, whoever asks for float32 gets float64: Hugging Face's norms and softmax fall back to float32."""
 
     def __enter__(self) -> Any:
@@ -114,7 +114,7 @@ def plain_value_zeroing(
 
     def outputs() -> list[Tensor]:
         kept: list[Tensor] = []
-        with stays_wide(), _outputs_kept(layers, kept):
+        with StaysWide(), _outputs_kept(layers, kept):
             call(wide, inputs)
         assert len(kept) == len(layers) and all(each.dtype == torch.float64 for each in kept)
         return kept

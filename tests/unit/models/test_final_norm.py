@@ -11,7 +11,7 @@ from support.decoder_rows import DECODERS
 from support.engines import ENGINES
 from support.laws import assert_close
 from support.models import loaded
-from support.plain_hooks import cosine_distance, stays_wide
+from support.plain_hooks import cosine_distance, StaysWide
 from torch import Tensor, nn
 
 import tl_vzero
@@ -30,7 +30,7 @@ def tiny(name: str) -> Any:
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("name", NORMS)
 def test_every_kind_of_norm(name: str, distance: str, engine: str) -> None:
-    with stays_wide():
+    with StaysWide():
         expected = references.value_zeroing(
             tiny(name), IDS, final_norm=True, distance=getattr(references, f"{distance}_distance")
         )
@@ -48,7 +48,7 @@ def test_float32_keeps_small_distances_after_the_norm(name: str, engine: str) ->
     for block in references.blocks_of(hf_model):
         written = block.attn.c_proj if name == "GPT-2" else block.self_attn.o_proj
         written.weight.data *= 1e-3
-    with stays_wide():
+    with StaysWide():
         expected = references.value_zeroing(hf_model, IDS, final_norm=True, distance=cosine_distance)
     scores = tl_vzero.value_zeroing(loaded(hf_model), IDS, final_norm=True, engine=engine).values.double()
     allowed = 1e-4 if engine == "auto" else 2e-2
