@@ -18,6 +18,10 @@ from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, unkno
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
+# The share of a vector's size below which it must be known itself: as a difference of two float32 vectors it has lost a
+# digit then, and all of them where nothing is left.
+LITTLE_LEFT = 0.2
+
 
 def wide_dtype(device: torch.device) -> torch.dtype:
     """The widest float type of a device: float64, but float32 on Apple's mps, which has no float64."""

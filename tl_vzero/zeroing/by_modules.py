@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_vzero.distance import relative_difference
+from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.models.modules import BlockModules, RowFunction
 from tl_vzero.zeroing.chunks import Chunk, Workspace
-from tl_vzero.zeroing.lost import LostValues, Size, Zeroed
+from tl_vzero.zeroing.lost import LostValues, Size, Vanishing, Zeroed, attention_outputs
+from tl_vzero.zeroing.norm_change import vanishes
 from tl_vzero.zeroing.packing import Column
 
+PROBE_ROWS = 4  # tell most forms apart
 WIDEST_MLP = 8  # times d_model: what an MLP of unknown width is taken to hold for a row
 
 Rows = Float[Tensor, "row feature"]
@@ -44,18 +46,32 @@ def module_form(
     block_output: Float[Tensor, "row feature"],
     tolerance: float,
 ) -> ModuleForm | None:
-    """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is.
+    """The form whose output is nearest the block's own, to a relative tolerance of its mean square; None if none is.
 
     What is read and written is in the dtype that the modules compute in.
     """
+    fitting: list[ModuleForm] = []
     for function, adds in _forms(modules):
-        try:
-            output = function(block_input, attention_output)
-        except Exception:  # a module that does not take single positions may fail in any way, and is of no form
+        few = _output(function, block_input[:PROBE_ROWS], attention_output[:PROBE_ROWS])
+        if few is None or relative_difference(few, block_output[:PROBE_ROWS]) > tolerance:
             continue
-        if relative_difference(output, block_output) <= tolerance:
-            return ModuleForm(function, adds, block_input, attention_output, output)
-    return None
+        output = _output(function, block_input, attention_output)
+        if output is not None and relative_difference(output, block_output) <= tolerance:
+            fitting.append(ModuleForm(function, adds, block_input, attention_output, output))
+    # Several fit where the residual stream is large and little is written into it.
+    return min(fitting, key=lambda form: _difference(form.output, block_output), default=None)
+
+
+def _output(function: Form, block_input: Rows, attention_output: Rows) -> Rows | None:
+    try:
+        return function(block_input, attention_output)
+    except Exception:  # a module that does not take single positions may fail in any way, and is of no form
+        return None
+
+
+def _difference(output: Rows, block_output: Rows) -> float:
+    wide = wide_dtype(output.device)
+    return float((output.to(wide) - block_output.to(wide)).square().sum())
 
 
 def _forms(m: BlockModules) -> Iterator[tuple[Form, bool]]:
@@ -109,25 +125,39 @@ class ModulePairs:
         self,
         form: ModuleForm,
         w_o: Float[Tensor, "head d_head feature"],
+        b_o: Float[Tensor, "feature"],
         max_bytes: float,
         workspace: Workspace,
         zeroed: Zeroed,
     ) -> None:
-        self.form = form
+        self.form, self.w_o, self.b_o, self.zeroed = form, w_o, b_o, zeroed
         d_model = w_o.shape[-1]
         a_column = len(zeroed.heads) * d_model
         size = Size.of(max_bytes / w_o.element_size(), a_row=(8 + 2 * WIDEST_MLP) * d_model, a_column=a_column)
         self.lost = LostValues(zeroed, w_o[list(zeroed.heads)], size, workspace)
 
-    def changes(self, columns: Sequence[Column]) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"]]]:
-        """Every pair of the columns with its change, which the caller may overwrite."""
+    def changes(
+        self, columns: Sequence[Column]
+    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Vanishing | None]]:
+        """Every pair of the columns with its change, which the caller may overwrite, and what vanishes nearly."""
         for group in self.lost.groups(columns):
             for chunk in group.chunks():
                 delta = group.delta(chunk)
-                yield chunk, delta if self.form.adds else self._change(chunk, delta)
+                vanishing = vanishes(self.form.attention_output.to(delta.dtype), chunk, delta)
+                change = delta if self.form.adds else self._change(chunk, delta)
+                vanishing |= vanishes(self.form.output.to(change.dtype), chunk, change)
+                yield chunk, change, self._from_what_is_left(chunk, vanishing.nonzero().squeeze(-1))
 
     def _change(self, chunk: Chunk, delta: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         form, dtype = self.form, self.form.output.dtype
         left = (form.attention_output[chunk.clean].to(delta.dtype) - delta).to(dtype)
         changed = form.function(form.input[chunk.clean], left)
         return form.output[chunk.clean].to(delta.dtype) - changed.to(delta.dtype)
+
+    def _from_what_is_left(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Vanishing | None:
+        if not len(pairs):
+            return None
+        form, rows = self.form, chunk.clean[pairs]
+        left, _ = attention_outputs(self.zeroed, chunk, pairs, self.w_o, self.b_o)
+        changed = form.function(form.input[rows], left.to(form.output.dtype))
+        return Vanishing(pairs, form.output[rows].to(left.dtype), changed.to(left.dtype))

@@ -7,7 +7,8 @@
    those rows go through W_in once, not once a pair (routes "factored" and "folded"; "direct" multiplies each
    pair, where there are few).
 4. Only the product with W_out is done for every pair, on differences throughout, so that a distance of 1e-10
-   keeps its digits in float32.
+   keeps its digits in float32. Where a vector loses nearly all of itself, a difference keeps none: such pairs are
+   computed from what is left, in float64.
 5. Pairs that cannot feel the zeroed value are never formed: a causal model costs half.
 
 Where no weights explain a block's MLP, its own modules read each pair instead (by_modules.py, route "modules").
@@ -34,7 +35,7 @@ from tl_vzero.zeroing.chunks import Chunk
 from tl_vzero.zeroing.forms import CleanForm, SeenRows, recognise
 from tl_vzero.zeroing.kept import Kept
 from tl_vzero.zeroing.layout import Run, columns_of, rows_of
-from tl_vzero.zeroing.lost import Zeroed
+from tl_vzero.zeroing.lost import Vanishing, Zeroed
 from tl_vzero.zeroing.packing import Column
 from tl_vzero.zeroing.pairs import PairZeroing, Route
 from tl_vzero.zeroing.products import SAME_PRODUCT, random_direction
@@ -88,9 +89,12 @@ def closed_form_layer(
     maps = torch.cat([each.flatten(1) for each in felt], dim=1).to(wide_dtype(felt[0].device))
     measure = _measure(block, run, weights.w_o.dtype, final_norm)
     for index, chosen in enumerate(query_heads):
-        pairs = pairs_of(run.zeroed(block, chosen, weights.w_o.dtype))
-        for chunk, change in pairs.changes(columns[index]):
-            maps[index, chunk.cells] *= measure(chunk, change)
+        pairs = pairs_of(run.zeroed(block, chosen, weights.w_o.dtype, run.request.taken_in(layer)))
+        for chunk, change, vanishing in pairs.changes(columns[index]):
+            distances = measure(chunk, change)
+            if vanishing is not None:
+                distances[vanishing.pairs] = _distances_of(vanishing, run.request, final_norm)
+            maps[index, chunk.cells] *= distances
     check_finite_distances(run.request.distance_name, maps, f"block {layer}")
     by_sentence = maps.split([each[0].numel() for each in felt], dim=1)
     return [flat.view(each.shape) for flat, each in zip(by_sentence, felt, strict=True)], route
@@ -122,7 +126,7 @@ def _way(
     if module is None:
         return None
     route = "none" if module.adds else "modules"
-    return partial(ModulePairs, module, weights.w_o, budget, run.workspace), route
+    return partial(ModulePairs, module, weights.w_o, weights.b_o, budget, run.workspace), route
 
 
 def _should_explain(weights: BlockWeights, modules: BlockModules) -> bool:
@@ -156,6 +160,8 @@ def _form_of(
         SeenRows(*seen),
         partial(run.kept.vector, layer),
         _tolerance(block),
+        run.kept.forms,
+        layer,
     )
 
 
@@ -223,3 +229,9 @@ def _measure(
         return distance(clean.expand_as(changed), changed).flatten()
 
     return measure
+
+
+def _distances_of(vanishing: Vanishing, request: Request, final_norm: FinalNorm | None) -> Float[Tensor, "pair"]:
+    """The distances of pairs whose outputs are known themselves."""
+    through = final_norm or (lambda rows: rows)
+    return request.distance(through(vanishing.clean), through(vanishing.changed)).to(wide_dtype(vanishing.clean.device))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, chosen_heads, integers
 from tl_vzero.clean import Clean, CleanBlock, check_clean_output
-from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
+from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, wide_dtype
 from tl_vzero.errors import InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
 from tl_vzero.models.final_norm import FinalNorm
@@ -155,7 +155,7 @@ def hooked_maps(
             norm = final_norm if layer == sites.n_layers - 1 else None
             hooks += [
                 (sites.inputs[layer], _clean_input(known, sites.inputs[layer], part)),
-                (sites.values[layer], _zero_sources(known, sites.values[layer], part, heads, request)),
+                (sites.values[layer], _zero_sources(known, sites.values[layer], part, heads, request, layer)),
                 (
                     sites.outputs[layer],
                     _measure(known, sites.outputs[layer], part, dest, request, norm, maps[:, index]),
@@ -204,7 +204,7 @@ def _clean_input(known: _CleanActivations, name: str, copies: _Copies) -> Any:
 
 
 def _zero_sources(
-    known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request
+    known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request, layer: int
 ) -> Any:
     all_heads = torch.tensor(heads, device=copies.head.device)
     copy = copies.n_clean + torch.arange(len(copies), device=copies.head.device)[:, None, None]
@@ -213,7 +213,8 @@ def _zero_sources(
     def hook_function(value: Tensor, *, hook: Any) -> Tensor:
         known.at(name, value, copies)
         value = value.clone()
-        value[copy, copies.zeroed.unsqueeze(1), zeroed_heads.unsqueeze(-1)] = 0
+        zeroed = copy, copies.zeroed.unsqueeze(1), zeroed_heads.unsqueeze(-1)
+        value[zeroed] = value[zeroed] * (1.0 - request.taken_in(layer))
         return value
 
     return hook_function
@@ -224,7 +225,12 @@ def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
     if of_change is None or clean.dtype not in (torch.float32, torch.float64):
         return request.distance(clean, changed)
     # The same distance in half the passes over memory: two float32 outputs this near differ almost exactly.
-    return of_change(clean, clean - changed)
+    distances = of_change(clean, clean - changed)
+    norm = torch.linalg.vector_norm
+    little = norm(changed, dim=-1) < LITTLE_LEFT * norm(clean, dim=-1)
+    if little.any():
+        distances[little] = request.distance(clean[little], changed[little])
+    return distances
 
 
 def _measure(

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_vzero.distance import wide_dtype
+from tl_vzero.distance import LITTLE_LEFT, wide_dtype
 from tl_vzero.zeroing.chunks import Chunk
 from tl_vzero.zeroing.forms import NormState
 
@@ -16,7 +16,8 @@ class NormChange:
     """A norm's change: own * c(clean row) + scale * (change - mean), times the norm's weight.
 
     `shrinks` is own times the clean deviation: the share by which what the norm puts out shrinks by itself.
-    `mean` is None where the change has none or the norm does not centre.
+    `mean` is None where the change has none or the norm does not centre. `vanishing` marks the rows of which too
+    little is left for a difference to tell what.
     """
 
     state: NormState
@@ -26,6 +27,7 @@ class NormChange:
     shrinks: Float[Tensor, "row"]
     scale: Float[Tensor, "row"]
     mean: Float[Tensor, "row"] | None
+    vanishing: Bool[Tensor, "row"]
 
     @classmethod
     def of(
@@ -49,7 +51,8 @@ class NormChange:
         own = step / (deviation * changed * (deviation + changed))
         dtype = change.dtype
         scale = (1.0 / changed).to(dtype)
-        return cls(state, chunk, rows, own.to(dtype), (own * deviation).to(dtype), scale, mean)
+        vanishing = changed < LITTLE_LEFT * deviation
+        return cls(state, chunk, rows, own.to(dtype), (own * deviation).to(dtype), scale, mean, vanishing)
 
     def apply(self, change: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         """Turn the change of the norm's input into that of its output, in place."""
@@ -58,3 +61,16 @@ class NormChange:
         change.mul_(self.scale.unsqueeze(-1))
         self.chunk.grid(change).addcmul_(self.centred, self.chunk.grid(self.own.unsqueeze(-1)))
         return change.mul_(self.state.norm.weight)
+
+
+def vanishes(
+    clean: Float[Tensor, "clean_row feature"], chunk: Chunk, change: Float[Tensor, "row feature"]
+) -> Bool[Tensor, "row"]:
+    """The pairs of which `clean - change` is nearly nothing."""
+    whole = torch.linalg.vector_norm(clean, dim=-1)[chunk.clean]
+    gone = torch.linalg.vector_norm(change, dim=-1)
+    near: Tensor = (gone - whole).abs() < LITTLE_LEFT * whole
+    if near.any():
+        left = torch.linalg.vector_norm(clean[chunk.clean[near]] - change[near], dim=-1)
+        near[near.clone()] = left < LITTLE_LEFT * whole[near]
+    return near

@@ -11,7 +11,7 @@ from support.decoder_rows import DECODERS
 from support.engines import ENGINES
 from support.laws import assert_close
 from support.models import loaded
-from support.plain_hooks import cosine_distance, StaysWide
+from support.plain_hooks import StaysWide, cosine_distance
 from torch import Tensor, nn
 
 import tl_vzero
