@@ -77,6 +77,11 @@ def cosine_of_change(
     >>> cosine_of_change(torch.tensor([1.0, 0.0]), torch.tensor([1.0, -2.0])).item()
     1.0
     """
+    return _cosine_of_change(clean, change)[0]
+
+
+def _cosine_of_change(clean: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """The distances, and where too little is left of `clean` for them to be trusted."""
     wide = wide_dtype(clean.device)
     clean_square = clean.square().sum(-1).to(wide)
     safe_clean = torch.where(clean_square == 0, 1.0, clean_square)
@@ -90,7 +95,8 @@ def cosine_of_change(
     cosine_size = (1.0 - sine_square).sqrt()
     distance = torch.where(along > 1.0, 1.0 + cosine_size, sine_square / (1.0 + cosine_size))
     distance = torch.where((clean_square == 0) & (changed_square == 0), 0.0, distance)
-    return torch.where((clean_square == 0) != (changed_square == 0), 1.0, distance)
+    distance = torch.where((clean_square == 0) != (changed_square == 0), 1.0, distance)
+    return distance, changed_square < LITTLE_LEFT**2 * clean_square
 
 
 def euclidean(
@@ -121,22 +127,26 @@ def relative_difference(measured: Float[Tensor, "*axes"], expected: Float[Tensor
 DISTANCES: Mapping[str, Distance] = MappingProxyType({"cosine": cosine, "euclidean": euclidean})
 
 
-def change_form(distance: Distance) -> Distance | None:
-    """The same distance of (clean, change), where the change itself keeps digits; None for a distance without one.
+# Gives the distances of (clean, change), and where they need the changed vector itself: too little is left of it.
+ChangeForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def change_form(distance: Distance) -> ChangeForm | None:
+    """How a distance is measured on the change itself, which keeps digits; None for a distance without such a form.
 
     By the function, never by its name: a callable of the user's may be named like a distance of the library's.
 
-    >>> change_form(cosine) is cosine_of_change, change_form(lambda clean, changed: clean[..., 0])
-    (True, None)
+    >>> change_form(cosine) is None, change_form(lambda clean, changed: clean[..., 0]) is None
+    (False, True)
     """
     if distance is cosine:
-        return cosine_of_change
+        return _cosine_of_change
     return _size_of_change if distance is euclidean else None
 
 
-def _size_of_change(_: Tensor, change: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(change, dim=-1, dtype=wide_dtype(change.device))
-    return size
+def _size_of_change(_: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    size = torch.linalg.vector_norm(change, dim=-1, dtype=wide_dtype(change.device))
+    return size, torch.zeros_like(size, dtype=torch.bool)
 
 
 def distance_named(distance: str | Distance) -> tuple[str, Distance]:

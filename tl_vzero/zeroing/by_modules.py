@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_vzero.distance import relative_difference, wide_dtype
+from tl_vzero.distance import LITTLE_LEFT, relative_difference, wide_dtype
 from tl_vzero.models.modules import BlockModules, RowFunction
 from tl_vzero.zeroing.chunks import Chunk, Workspace
-from tl_vzero.zeroing.lost import LostValues, Size, Vanishing, Zeroed, attention_outputs
-from tl_vzero.zeroing.norm_change import vanishes
+from tl_vzero.zeroing.lost import LostValues, Size, Zeroed, attention_outputs
 from tl_vzero.zeroing.packing import Column
 
 PROBE_ROWS = 4  # tell most forms apart
@@ -138,26 +137,29 @@ class ModulePairs:
 
     def changes(
         self, columns: Sequence[Column]
-    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Vanishing | None]]:
-        """Every pair of the columns with its change, which the caller may overwrite, and what vanishes nearly."""
+    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]:
+        """Every pair of the columns with its change, which may be overwritten, and where attention falls silent."""
+        whole = torch.linalg.vector_norm(self.form.attention_output, dim=-1)
         for group in self.lost.groups(columns):
             for chunk in group.chunks():
                 delta = group.delta(chunk)
-                vanishing = vanishes(self.form.attention_output.to(delta.dtype), chunk, delta)
-                change = delta if self.form.adds else self._change(chunk, delta)
-                vanishing |= vanishes(self.form.output.to(change.dtype), chunk, change)
-                yield chunk, change, self._from_what_is_left(chunk, vanishing.nonzero().squeeze(-1))
+                if self.form.adds:
+                    yield chunk, delta, torch.zeros(len(delta), dtype=torch.bool, device=delta.device)
+                    continue
+                left = self.form.attention_output[chunk.clean].to(delta.dtype) - delta
+                vanishing = torch.linalg.vector_norm(left, dim=-1) < LITTLE_LEFT * whole[chunk.clean]
+                clean, changed = self._outputs_from(chunk.clean, left)
+                yield chunk, (clean - changed).to(delta.dtype), vanishing
 
-    def _change(self, chunk: Chunk, delta: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
-        form, dtype = self.form, self.form.output.dtype
-        left = (form.attention_output[chunk.clean].to(delta.dtype) - delta).to(dtype)
-        changed = form.function(form.input[chunk.clean], left)
-        return form.output[chunk.clean].to(delta.dtype) - changed.to(delta.dtype)
-
-    def _from_what_is_left(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Vanishing | None:
-        if not len(pairs):
-            return None
-        form, rows = self.form, chunk.clean[pairs]
+    def outputs(
+        self, chunk: Chunk, pairs: Int[Tensor, "pair"]
+    ) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+        """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
         left, _ = attention_outputs(self.zeroed, chunk, pairs, self.w_o, self.b_o)
+        return self._outputs_from(chunk.clean[pairs], left)
+
+    def _outputs_from(self, rows: Int[Tensor, "row"], left: Rows) -> tuple[Rows, Rows]:
+        """Clean and changed outputs, in the dtype of what is left of attention's; modules compute in their own."""
+        form = self.form
         changed = form.function(form.input[rows], left.to(form.output.dtype))
-        return Vanishing(pairs, form.output[rows].to(left.dtype), changed.to(left.dtype))
+        return form.output[rows].to(left.dtype), changed.to(left.dtype)

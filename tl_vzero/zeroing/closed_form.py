@@ -22,11 +22,11 @@ from functools import partial
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_vzero.clean import CleanBlock
-from tl_vzero.distance import change_form, check_finite_distances, relative_difference, wide_dtype
+from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights
 from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.modules import BlockModules
@@ -35,7 +35,7 @@ from tl_vzero.zeroing.chunks import Chunk
 from tl_vzero.zeroing.forms import CleanForm, SeenRows, recognise
 from tl_vzero.zeroing.kept import Kept
 from tl_vzero.zeroing.layout import Run, columns_of, rows_of
-from tl_vzero.zeroing.lost import Vanishing, Zeroed
+from tl_vzero.zeroing.lost import Zeroed
 from tl_vzero.zeroing.packing import Column
 from tl_vzero.zeroing.pairs import PairZeroing, Route
 from tl_vzero.zeroing.products import SAME_PRODUCT, random_direction
@@ -91,9 +91,11 @@ def closed_form_layer(
     for index, chosen in enumerate(query_heads):
         pairs = pairs_of(run.zeroed(block, chosen, weights.w_o.dtype, run.request.taken_in(layer)))
         for chunk, change, vanishing in pairs.changes(columns[index]):
-            distances = measure(chunk, change)
-            if vanishing is not None:
-                distances[vanishing.pairs] = _distances_of(vanishing, run.request, final_norm)
+            distances, little = measure(chunk, change)
+            little |= vanishing
+            if little.any():
+                at = little.nonzero().squeeze(-1)
+                distances[at] = _distances_of(*pairs.outputs(chunk, at), run.request, final_norm)
             maps[index, chunk.cells] *= distances
     check_finite_distances(run.request.distance_name, maps, f"block {layer}")
     by_sentence = maps.split([each[0].numel() for each in felt], dim=1)
@@ -213,25 +215,32 @@ def _cheapest_route(
 
 def _measure(
     block: CleanBlock, run: Run, dtype: torch.dtype, final_norm: FinalNorm | None
-) -> Callable[[Chunk, Tensor], Float[Tensor, "row"]]:
-    """How far `clean - change` is from the clean output, of a chunk's pairs."""
-    outputs, distance = rows_of(block.output, run.rows, dtype), run.request.distance
-    of_change = change_form(distance) if final_norm is None else None
+) -> Callable[[Chunk, Tensor], tuple[Float[Tensor, "row"], Bool[Tensor, "row"]]]:
+    """How far `clean - change` is from the clean output, of a chunk's pairs, and where too little is left to tell."""
+    outputs = rows_of(block.output, run.rows, dtype)
+    of_change = change_form(run.request.distance) if final_norm is None else None
 
-    def measure(chunk: Chunk, change: Tensor) -> Tensor:
+    def measure(chunk: Chunk, change: Tensor) -> tuple[Tensor, Tensor]:
         clean, change = chunk.clean_rows("clean outputs", outputs), chunk.grid(change)
         if of_change is not None:
-            return of_change(clean, change).flatten()
+            distances, little = of_change(clean, change)
+            return distances.flatten(), little.flatten()
         # A difference of float32 outputs would lose what the change still holds.
-        changed = clean.to(wide_dtype(change.device)) - change
-        if final_norm is not None:
-            clean, changed = final_norm(clean), final_norm(changed)
-        return distance(clean.expand_as(changed), changed).flatten()
+        clean = clean.to(wide_dtype(change.device)).expand_as(change)
+        changed = clean - change
+        little = torch.linalg.vector_norm(changed, dim=-1) < LITTLE_LEFT * torch.linalg.vector_norm(clean, dim=-1)
+        return _distances_of(clean, changed, run.request, final_norm).flatten(), little.flatten()
 
     return measure
 
 
-def _distances_of(vanishing: Vanishing, request: Request, final_norm: FinalNorm | None) -> Float[Tensor, "pair"]:
-    """The distances of pairs whose outputs are known themselves."""
-    through = final_norm or (lambda rows: rows)
-    return request.distance(through(vanishing.clean), through(vanishing.changed)).to(wide_dtype(vanishing.clean.device))
+def _distances_of(
+    clean: Float[Tensor, "*pairs feature"],
+    changed: Float[Tensor, "*pairs feature"],
+    request: Request,
+    final_norm: FinalNorm | None,
+) -> Float[Tensor, "*pairs"]:
+    """The distances of outputs that are known themselves, in the widest dtype."""
+    if final_norm is not None:
+        clean, changed = final_norm(clean), final_norm(changed)
+    return request.distance(clean, changed)

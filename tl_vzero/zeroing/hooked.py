@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, chosen_heads, integers
 from tl_vzero.clean import Clean, CleanBlock, check_clean_output
-from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, wide_dtype
+from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
 from tl_vzero.errors import InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
 from tl_vzero.models.final_norm import FinalNorm
@@ -225,9 +225,7 @@ def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
     if of_change is None or clean.dtype not in (torch.float32, torch.float64):
         return request.distance(clean, changed)
     # The same distance in half the passes over memory: two float32 outputs this near differ almost exactly.
-    distances = of_change(clean, clean - changed)
-    norm = torch.linalg.vector_norm
-    little = norm(changed, dim=-1) < LITTLE_LEFT * norm(clean, dim=-1)
+    distances, little = of_change(clean, clean - changed)
     if little.any():
         distances[little] = request.distance(clean[little], changed[little])
     return distances

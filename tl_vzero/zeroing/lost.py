@@ -30,15 +30,6 @@ class Zeroed:
     left: MixedAt
 
 
-@dataclass(frozen=True, eq=False)
-class Vanishing:
-    """Pairs of a chunk of which a difference would tell too little: their outputs themselves, in the widest dtype."""
-
-    pairs: Int[Tensor, "pair"]
-    clean: Float[Tensor, "pair feature"]
-    changed: Float[Tensor, "pair feature"]
-
-
 def attention_outputs(
     zeroed: Zeroed,
     chunk: Chunk,

@@ -61,16 +61,3 @@ class NormChange:
         change.mul_(self.scale.unsqueeze(-1))
         self.chunk.grid(change).addcmul_(self.centred, self.chunk.grid(self.own.unsqueeze(-1)))
         return change.mul_(self.state.norm.weight)
-
-
-def vanishes(
-    clean: Float[Tensor, "clean_row feature"], chunk: Chunk, change: Float[Tensor, "row feature"]
-) -> Bool[Tensor, "row"]:
-    """The pairs of which `clean - change` is nearly nothing."""
-    whole = torch.linalg.vector_norm(clean, dim=-1)[chunk.clean]
-    gone = torch.linalg.vector_norm(change, dim=-1)
-    near: Tensor = (gone - whole).abs() < LITTLE_LEFT * whole
-    if near.any():
-        left = torch.linalg.vector_norm(clean[chunk.clean[near]] - change[near], dim=-1)
-        near[near.clone()] = left < LITTLE_LEFT * whole[near]
-    return near

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_vzero.models.blocks import BlockWeights
@@ -14,8 +14,8 @@ from tl_vzero.zeroing.chunks import Chunk, Workspace
 from tl_vzero.zeroing.forms import CleanForm
 from tl_vzero.zeroing.into_mlp import IntoMlp, into_mlp
 from tl_vzero.zeroing.kept import Kept
-from tl_vzero.zeroing.lost import Group, LostValues, Size, Vanishing, Zeroed, attention_outputs
-from tl_vzero.zeroing.norm_change import NormChange, vanishes
+from tl_vzero.zeroing.lost import Group, LostValues, Size, Zeroed, attention_outputs
+from tl_vzero.zeroing.norm_change import NormChange
 from tl_vzero.zeroing.packing import Column
 
 Route = Literal["direct", "factored", "folded", "modules", "none"]
@@ -58,26 +58,22 @@ class PairZeroing:
 
     def changes(
         self, columns: Sequence[Column]
-    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Vanishing | None]]:
-        """Every pair of the columns with its change, which the caller may overwrite, and what vanishes nearly."""
+    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]:
+        """Every pair of the columns with its change, which the caller may overwrite, and where a norm reads nothing."""
         for group in self.lost.groups(columns):
             tables = self._source_tables(group)
             for chunk in group.chunks():
                 vanishing = torch.zeros(chunk.rows, dtype=torch.bool, device=chunk.clean.device)
-                change = self._output_change(chunk, group.delta(chunk), tables, vanishing)
-                yield chunk, change, self._from_what_is_left(chunk, change, vanishing)
+                yield chunk, self._output_change(chunk, group.delta(chunk), tables, vanishing), vanishing
 
-    def _from_what_is_left(self, chunk: Chunk, change: Tensor, vanishing: Bool[Tensor, "row"]) -> Vanishing | None:
-        if change.dtype != torch.float32 or self.form.again is None:
-            return None
-        if self.form.name != "post_norm":  # an output that is no norm's may vanish itself
-            vanishing |= vanishes(self.form.output, chunk, change)
-        pairs = vanishing.nonzero().squeeze(-1)
-        if not len(pairs):
-            return None
+    def outputs(
+        self, chunk: Chunk, pairs: Int[Tensor, "pair"]
+    ) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+        """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
+        assert self.form.again is not None
         left, whole = attention_outputs(self.zeroed, chunk, pairs, self.weights.w_o, self.weights.b_o)
         rows = chunk.clean[pairs]
-        return Vanishing(pairs, self.form.again(rows, whole), self.form.again(rows, left))
+        return self.form.again(rows, whole), self.form.again(rows, left)
 
     def _through_norms(self, rows: Float[Tensor, "*axes feature"]) -> Float[Tensor, "*axes feature"]:
         """A lost vector as the MLP's norms weigh it, but for their scalars."""
