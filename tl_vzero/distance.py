@@ -20,7 +20,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 # The share of a vector's size below which it must be known itself: as a difference of two float32 vectors it has lost a
 # digit then, and all of them where nothing is left.
-LITTLE_LEFT = 0.2
+LITTLE_LEFT = 0.1
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
