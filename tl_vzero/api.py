@@ -17,7 +17,7 @@ from tl_vzero.methods.plugins import Methods
 from tl_vzero.methods.registry import OTHER_METHODS
 from tl_vzero.methods.run import rollout_rule
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
-from tl_vzero.models.final_norm import final_norm_of
+from tl_vzero.models.final_norm import FinalNorm, final_norm_of
 from tl_vzero.models.provenance import provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
@@ -147,7 +147,7 @@ def value_zeroing(
     return encoded.in_order(scored)
 
 
-def _final_norm(model: nn.Module, sites: Sites, encoded: Inputs) -> nn.Module:
+def _final_norm(model: nn.Module, sites: Sites, encoded: Inputs) -> FinalNorm:
     ids, beside = read_by(model, encoded.sentences[:1])
     return final_norm_of(model, sites, ids, beside.get("decoder_ids"))
 

@@ -1,6 +1,6 @@
-"""Numbers that a caller chose: layers, heads, positions."""
+"""What a caller chose: layers, heads, positions, functions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tl_vzero.errors import InputError, InputTypeError
@@ -70,3 +70,12 @@ def positive(name: str, given: int | None) -> int | None:
     if given < 1:
         raise InputError(f"{name} is {given}: expected at least 1, or None to let the engine choose")
     return given
+
+
+def callable_name(function: Callable[..., Any]) -> str:
+    """What metadata call a function of the caller's: never by a name that the library has for something else.
+
+    >>> callable_name(max), callable_name(lambda rows: rows)
+    ('max (a callable)', '<lambda> (a callable)')
+    """
+    return f"{getattr(function, '__qualname__', type(function).__qualname__)} (a callable)"

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 Columns = Callable[[Any], Tensor]
 
 
-class _StaysWide(TorchFunctionMode):
+class StaysWide(TorchFunctionMode):
     """Within, whoever asks for float32 gets float64: Hugging Face's norms and softmax fall back to float32."""
 
     def __enter__(self) -> Any:
@@ -99,9 +99,10 @@ def plain_value_zeroing(
     value: str,
     columns: Columns | None = None,
     heads: Sequence[int] | None = None,
+    spans: Sequence[Sequence[int]] | None = None,
     run: Callable[[Any, Tensor], object] | None = None,
 ) -> Tensor:
-    """Raw maps `[layer, dest, src]` in float64.
+    """Raw maps `[layer, dest, src]` in float64; a column is of one source, or of a span of them.
 
     `blocks` is the path to the list of blocks, `value` the path within a block to the module that computes values,
     `heads` the value heads that are zeroed (default: all), `run` what calls the model on the ids.
@@ -114,7 +115,7 @@ def plain_value_zeroing(
 
     def outputs() -> list[Tensor]:
         kept: list[Tensor] = []
-        with _StaysWide(), _outputs_kept(layers, kept):
+        with StaysWide(), _outputs_kept(layers, kept):
             call(wide, inputs)
         assert len(kept) == len(layers) and all(each.dtype == torch.float64 for each in kept)
         return kept
@@ -122,8 +123,8 @@ def plain_value_zeroing(
     clean, maps = outputs(), []
     for number, block in enumerate(layers):
         projection, map_columns = module_at(block, value), []
-        for source in range(len(ids)):
-            with _values_zeroed(projection, [source], chosen):
+        for span in spans or [[source] for source in range(len(ids))]:
+            with _values_zeroed(projection, span, chosen):
                 map_columns.append(cosine_distance(clean[number], outputs()[number]))
         maps.append(torch.stack(map_columns, dim=-1))
     return torch.stack(maps)

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from torch import nn
 
 from tl_vzero.api import METHODS
-from tl_vzero.choices import chosen, positive
+from tl_vzero.choices import callable_name, chosen, positive
 from tl_vzero.comparison.plan import plan_of
 from tl_vzero.corpus.arrow import pyarrow
 from tl_vzero.corpus.columns import Columns, Rows
@@ -239,7 +239,7 @@ def _check_reads_text(model: nn.Module) -> None:
 
 def _named(option: object) -> str:
     """An option that is no plain data: a function by its name."""
-    return getattr(option, "__qualname__", repr(option))
+    return callable_name(option) if callable(option) else repr(option)
 
 
 def _folder(given: str | Path) -> Path:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.distance import Distance, cosine, distance_named, wide_dtype
+from tl_vzero.distance import DISTANCES, Distance, cosine, distance_named, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.laid_out import Layout
 from tl_vzero.evaluate.rows import TargetRows, target_rows
@@ -135,5 +135,13 @@ def rows_by_distance(
         for name, each in wanted.items()
     }
     first = next(iter(found.values()))
-    rows = {f"value_zeroing, {name}": own.rows["value_zeroing"] for name, own in found.items()}
+    rows = {
+        f"value_zeroing, {_told_apart(name, wanted[name])}": own.rows["value_zeroing"] for name, own in found.items()
+    }
     return replace(first, rows=rows, settings={**first.settings, "options": {"distances": list(wanted)}})
+
+
+def _told_apart(name: str, distance: str | Distance) -> str:
+    """The name, and where another distance of the library's has it, that this is not that one."""
+    other = name in DISTANCES and distance_named(distance)[1] is not DISTANCES[name]
+    return f"{name} (a callable)" if other else name

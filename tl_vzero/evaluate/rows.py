@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.api import METHODS
-from tl_vzero.choices import chosen
+from tl_vzero.choices import callable_name, chosen
 from tl_vzero.comparison.plan import Planned, plan_of
 from tl_vzero.data.filtering import Skipped
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, PluginError, unknown_name
@@ -113,7 +113,7 @@ def target_rows(
 
 def _named(option: Any) -> Any:
     """An option as plain data: a function by its name."""
-    return getattr(option, "__name__", type(option).__name__) if callable(option) else option
+    return callable_name(option) if callable(option) else option
 
 
 def _plan(layout: Layout, methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:

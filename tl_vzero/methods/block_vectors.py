@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_vzero.distance import relative_difference
+from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.errors import ModelError
 from tl_vzero.methods.layer import Layer
 from tl_vzero.models.blocks import SAME_BLOCK, Activation, Norm
@@ -91,6 +91,29 @@ class BlockVectors:
         wanted = weights.norm2(stream) if self.post_norm else stream
         if relative_difference(wanted, output.to(layer.dtype)) > SAME_BLOCK.get(output.dtype, 0.0):
             raise _undefined(layer, "an MLP of its weights after attention does not give its output")
+        if not self.post_norm and self._is_beside_attention():
+            raise _undefined(layer, "its MLP reads what attention reads")
+
+    def _is_beside_attention(self) -> bool:
+        """Whether an MLP beside attention is nearer to the output than one after it.
+
+        Where the residual stream is large both fit, up to its rounding.
+        """
+        layer, weights = self.layer, self.layer.weights
+        wide = wide_dtype(layer.input.device)
+        written = layer.block.output.to(wide) - layer.middle.to(wide)
+
+        def off(norm: Norm, rows: Tensor) -> float:
+            return float((self._mlp_of(norm(rows)).to(wide) - written).square().sum())
+
+        beside = [off(norm, layer.input) for norm in (weights.norm2, weights.norm1) if norm is not None]
+        assert weights.norm2 is not None
+        return min(beside) < off(weights.norm2, layer.middle)
+
+    def _mlp_of(self, read: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows feature"]:
+        assert self.layer.weights.activation is not None
+        hidden = self.layer.weights.activation(F.linear(read, self.w_in.T, self.b_in))
+        return F.linear(hidden, self.w_out.T, self.b_out)
 
     @property
     def width(self) -> int:

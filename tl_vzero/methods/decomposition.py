@@ -68,11 +68,20 @@ def alti(layer: Layer) -> Float[Tensor, "sentence dest src"]:
         scale = norm1.deviation(norm1.centre(layer.middle)).unsqueeze(-1)
         whole = norm1(layer.middle) * scale
         vectors = layer.vectors(lambda each: norm1.weight * norm1.centre(each), residual=True)
-    parts = [
-        torch.linalg.vector_norm(vector.sub_(whole[:, dest].unsqueeze(2)), ord=1, dim=-1) for dest, vector in vectors
-    ]
-    nearer: Tensor = torch.linalg.vector_norm(whole, ord=1, dim=-1, keepdim=True) - torch.cat(parts, dim=1)
-    return (nearer / scale).clamp(min=0)
+    parts = [_nearer(whole[:, dest].unsqueeze(2), vector) for dest, vector in vectors]
+    return (torch.cat(parts, dim=1) / scale).clamp(min=0)
+
+
+def _nearer(
+    whole: Float[Tensor, "sentence dest 1 feature"], vectors: Float[Tensor, "sentence dest src feature"]
+) -> Float[Tensor, "sentence dest src"]:
+    """|whole| - |whole - vector| in the 1-norm, feature by feature: the two sums are large and nearly equal.
+
+    With s the sign of a feature w, |w| - |w - v| = min(s v, 2 |w| - s v). Overwrites the vectors.
+    """
+    towards = vectors.mul_(torch.where(whole < 0, -1.0, 1.0))
+    nearer: Tensor = torch.minimum(towards, 2.0 * whole.abs() - towards).sum(dim=-1)
+    return nearer
 
 
 def _sizes(

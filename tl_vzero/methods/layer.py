@@ -87,7 +87,8 @@ class Layer:
             for mlp_output in self._mlp_outputs(read):
                 if relative_difference(norm2(read + mlp_output), output) <= tolerance:
                     return "post_norm", read + mlp_output
-        if norm2 is not None:
+        # With a norm behind attention the stream holds other vectors, which a sum would not show where it is large.
+        if norm2 is not None and self.weights.norm2_post is None:
             for mlp_output in self._mlp_outputs(norm2(self.middle)):
                 if relative_difference(self.middle + mlp_output, output) <= tolerance:
                     return "pre_norm", self.middle

@@ -128,10 +128,10 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
         w_out=w_out,
         b_out=b_out,
         activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
-        norm1=_norm(model, block, "ln1", dtype),
-        norm1_post=_norm(model, block, "ln1_post", dtype),
-        norm2=_norm(model, block, "ln2", dtype),
-        norm2_post=_norm(model, block, "ln2_post", dtype),
+        norm1=norm_of(model, block, "ln1", dtype),
+        norm1_post=norm_of(model, block, "ln1_post", dtype),
+        norm2=norm_of(model, block, "ln2", dtype),
+        norm2_post=norm_of(model, block, "ln2_post", dtype),
     )
 
 
@@ -148,8 +148,12 @@ def _matrix(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
     return weight if weight is not None and weight.ndim == 2 else None
 
 
-def _norm(model: nn.Module, block: object, name: str, dtype: torch.dtype) -> Norm | None:
-    module = getattr(block, name, None)
+def norm_of(model: nn.Module, parent: object, name: str, dtype: torch.dtype) -> Norm | None:
+    """The norm of that name on a block or a model; None where there is none with a weight.
+
+    Whether it does what the module does is for the caller to check.
+    """
+    module = getattr(parent, name, None)
     weight = _tensor(module, "w", dtype)
     if weight is None:
         return None

@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_vzero.distance import relative_difference
+from tl_vzero.distance import LITTLE_LEFT, relative_difference, wide_dtype
 from tl_vzero.models.modules import BlockModules, RowFunction
 from tl_vzero.zeroing.chunks import Chunk, Workspace
-from tl_vzero.zeroing.lost import LostValues, Size, Zeroed
+from tl_vzero.zeroing.lost import LostValues, Size, Zeroed, attention_outputs
 from tl_vzero.zeroing.packing import Column
 
+PROBE_ROWS = 4  # tell most forms apart
 WIDEST_MLP = 8  # times d_model: what an MLP of unknown width is taken to hold for a row
 
 Rows = Float[Tensor, "row feature"]
@@ -44,18 +45,32 @@ def module_form(
     block_output: Float[Tensor, "row feature"],
     tolerance: float,
 ) -> ModuleForm | None:
-    """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is.
+    """The form whose output is nearest the block's own, to a relative tolerance of its mean square; None if none is.
 
     What is read and written is in the dtype that the modules compute in.
     """
+    fitting: list[ModuleForm] = []
     for function, adds in _forms(modules):
-        try:
-            output = function(block_input, attention_output)
-        except Exception:  # a module that does not take single positions may fail in any way, and is of no form
+        few = _output(function, block_input[:PROBE_ROWS], attention_output[:PROBE_ROWS])
+        if few is None or relative_difference(few, block_output[:PROBE_ROWS]) > tolerance:
             continue
-        if relative_difference(output, block_output) <= tolerance:
-            return ModuleForm(function, adds, block_input, attention_output, output)
-    return None
+        output = _output(function, block_input, attention_output)
+        if output is not None and relative_difference(output, block_output) <= tolerance:
+            fitting.append(ModuleForm(function, adds, block_input, attention_output, output))
+    # Several fit where the residual stream is large and little is written into it.
+    return min(fitting, key=lambda form: _difference(form.output, block_output), default=None)
+
+
+def _output(function: Form, block_input: Rows, attention_output: Rows) -> Rows | None:
+    try:
+        return function(block_input, attention_output)
+    except Exception:  # a module that does not take single positions may fail in any way, and is of no form
+        return None
+
+
+def _difference(output: Rows, block_output: Rows) -> float:
+    wide = wide_dtype(output.device)
+    return float((output.to(wide) - block_output.to(wide)).square().sum())
 
 
 def _forms(m: BlockModules) -> Iterator[tuple[Form, bool]]:
@@ -109,25 +124,42 @@ class ModulePairs:
         self,
         form: ModuleForm,
         w_o: Float[Tensor, "head d_head feature"],
+        b_o: Float[Tensor, "feature"],
         max_bytes: float,
         workspace: Workspace,
         zeroed: Zeroed,
     ) -> None:
-        self.form = form
+        self.form, self.w_o, self.b_o, self.zeroed = form, w_o, b_o, zeroed
         d_model = w_o.shape[-1]
         a_column = len(zeroed.heads) * d_model
         size = Size.of(max_bytes / w_o.element_size(), a_row=(8 + 2 * WIDEST_MLP) * d_model, a_column=a_column)
         self.lost = LostValues(zeroed, w_o[list(zeroed.heads)], size, workspace)
 
-    def changes(self, columns: Sequence[Column]) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"]]]:
-        """Every pair of the columns with its change, which the caller may overwrite."""
+    def changes(
+        self, columns: Sequence[Column]
+    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]:
+        """Every pair of the columns with its change, which may be overwritten, and where attention falls silent."""
+        whole = torch.linalg.vector_norm(self.form.attention_output, dim=-1)
         for group in self.lost.groups(columns):
             for chunk in group.chunks():
                 delta = group.delta(chunk)
-                yield chunk, delta if self.form.adds else self._change(chunk, delta)
+                if self.form.adds:
+                    yield chunk, delta, torch.zeros(len(delta), dtype=torch.bool, device=delta.device)
+                    continue
+                left = self.form.attention_output[chunk.clean].to(delta.dtype) - delta
+                vanishing = torch.linalg.vector_norm(left, dim=-1) < LITTLE_LEFT * whole[chunk.clean]
+                clean, changed = self._outputs_from(chunk.clean, left)
+                yield chunk, (clean - changed).to(delta.dtype), vanishing
 
-    def _change(self, chunk: Chunk, delta: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
-        form, dtype = self.form, self.form.output.dtype
-        left = (form.attention_output[chunk.clean].to(delta.dtype) - delta).to(dtype)
-        changed = form.function(form.input[chunk.clean], left)
-        return form.output[chunk.clean].to(delta.dtype) - changed.to(delta.dtype)
+    def outputs(
+        self, chunk: Chunk, pairs: Int[Tensor, "pair"]
+    ) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+        """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
+        left, _ = attention_outputs(self.zeroed, chunk, pairs, self.w_o, self.b_o)
+        return self._outputs_from(chunk.clean[pairs], left)
+
+    def _outputs_from(self, rows: Int[Tensor, "row"], left: Rows) -> tuple[Rows, Rows]:
+        """Clean and changed outputs, in the dtype of what is left of attention's; modules compute in their own."""
+        form = self.form
+        changed = form.function(form.input[rows], left.to(form.output.dtype))
+        return form.output[rows].to(left.dtype), changed.to(left.dtype)

@@ -7,7 +7,8 @@
    those rows go through W_in once, not once a pair (routes "factored" and "folded"; "direct" multiplies each
    pair, where there are few).
 4. Only the product with W_out is done for every pair, on differences throughout, so that a distance of 1e-10
-   keeps its digits in float32.
+   keeps its digits in float32. Where a vector loses nearly all of itself, a difference keeps none: such pairs are
+   computed from what is left, in float64.
 5. Pairs that cannot feel the zeroed value are never formed: a causal model costs half.
 
 Where no weights explain a block's MLP, its own modules read each pair instead (by_modules.py, route "modules").
@@ -21,12 +22,13 @@ from functools import partial
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from tl_vzero.clean import CleanBlock
-from tl_vzero.distance import cosine_of_change, relative_difference, wide_dtype
+from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights
+from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.modules import BlockModules
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
 from tl_vzero.zeroing.chunks import Chunk
@@ -67,7 +69,7 @@ def closed_form_layer(
     run: Run,
     layer: int,
     *,
-    final_norm: nn.Module | None = None,
+    final_norm: FinalNorm | None = None,
 ) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
     """Raw maps of one layer, one for each sentence of the run, and the route taken; None if it is not recognised.
 
@@ -87,9 +89,15 @@ def closed_form_layer(
     maps = torch.cat([each.flatten(1) for each in felt], dim=1).to(wide_dtype(felt[0].device))
     measure = _measure(block, run, weights.w_o.dtype, final_norm)
     for index, chosen in enumerate(query_heads):
-        pairs = pairs_of(run.zeroed(block, chosen, weights.w_o.dtype))
-        for chunk, change in pairs.changes(columns[index]):
-            maps[index, chunk.cells] *= measure(chunk, change)
+        pairs = pairs_of(run.zeroed(block, chosen, weights.w_o.dtype, run.request.taken_in(layer)))
+        for chunk, change, vanishing in pairs.changes(columns[index]):
+            distances, little = measure(chunk, change)
+            little |= vanishing
+            if little.any():
+                at = little.nonzero().squeeze(-1)
+                distances[at] = _distances_of(*pairs.outputs(chunk, at), run.request, final_norm)
+            maps[index, chunk.cells] *= distances
+    check_finite_distances(run.request.distance_name, maps, f"block {layer}")
     by_sentence = maps.split([each[0].numel() for each in felt], dim=1)
     return [flat.view(each.shape) for flat, each in zip(by_sentence, felt, strict=True)], route
 
@@ -120,7 +128,7 @@ def _way(
     if module is None:
         return None
     route = "none" if module.adds else "modules"
-    return partial(ModulePairs, module, weights.w_o, budget, run.workspace), route
+    return partial(ModulePairs, module, weights.w_o, weights.b_o, budget, run.workspace), route
 
 
 def _should_explain(weights: BlockWeights, modules: BlockModules) -> bool:
@@ -154,6 +162,8 @@ def _form_of(
         SeenRows(*seen),
         partial(run.kept.vector, layer),
         _tolerance(block),
+        run.kept.forms,
+        layer,
     )
 
 
@@ -204,19 +214,33 @@ def _cheapest_route(
 
 
 def _measure(
-    block: CleanBlock, run: Run, dtype: torch.dtype, final_norm: nn.Module | None
-) -> Callable[[Chunk, Tensor], Float[Tensor, "row"]]:
-    """How far `clean - change` is from the clean output, of a chunk's pairs."""
+    block: CleanBlock, run: Run, dtype: torch.dtype, final_norm: FinalNorm | None
+) -> Callable[[Chunk, Tensor], tuple[Float[Tensor, "row"], Bool[Tensor, "row"]]]:
+    """How far `clean - change` is from the clean output, of a chunk's pairs, and where too little is left to tell."""
     outputs = rows_of(block.output, run.rows, dtype)
+    of_change = change_form(run.request.distance) if final_norm is None else None
 
-    def measure(chunk: Chunk, change: Tensor) -> Tensor:
+    def measure(chunk: Chunk, change: Tensor) -> tuple[Tensor, Tensor]:
         clean, change = chunk.clean_rows("clean outputs", outputs), chunk.grid(change)
-        if final_norm is None and run.request.distance_name == "cosine":
-            return cosine_of_change(clean, change).flatten()
+        if of_change is not None:
+            distances, little = of_change(clean, change)
+            return distances.flatten(), little.flatten()
+        # A difference of float32 outputs would lose what the change still holds.
+        clean = clean.to(wide_dtype(change.device)).expand_as(change)
         changed = clean - change
-        if final_norm is not None:
-            own = next(final_norm.parameters()).dtype
-            clean, changed = final_norm(clean.to(own)), final_norm(changed.to(own))
-        return run.request.distance(clean.expand_as(changed), changed).flatten()
+        little = torch.linalg.vector_norm(changed, dim=-1) < LITTLE_LEFT * torch.linalg.vector_norm(clean, dim=-1)
+        return _distances_of(clean, changed, run.request, final_norm).flatten(), little.flatten()
 
     return measure
+
+
+def _distances_of(
+    clean: Float[Tensor, "*pairs feature"],
+    changed: Float[Tensor, "*pairs feature"],
+    request: Request,
+    final_norm: FinalNorm | None,
+) -> Float[Tensor, "*pairs"]:
+    """The distances of outputs that are known themselves, in the widest dtype."""
+    if final_norm is not None:
+        clean, changed = final_norm(clean), final_norm(changed)
+    return request.distance(clean, changed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tl_vzero.clean import Beside, Clean, CleanBlock, visit_clean_blocks
 from tl_vzero.errors import EndsRun, ModelError
 from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.modules import block_modules
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.closed_form import closed_form_layer, compute_dtype, pairs_bytes
@@ -36,7 +37,7 @@ def closed_maps(
     kept: Kept,
     *,
     clean: Clean | None = None,
-    final_norm: nn.Module | None = None,
+    final_norm: FinalNorm | None = None,
     advance: Callable[[float], object] = lambda sources: None,
     **beside: Unpack[Beside],
 ) -> tuple[list[Float[Tensor, "layer map _ _"]], tuple[str, ...]]:

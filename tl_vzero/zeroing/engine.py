@@ -1,7 +1,8 @@
 """Choosing between the two engines: the closed form where it is known to be right, else hooks."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from tl_vzero.errors import ModelError, unknown_name
 from tl_vzero.inputs import Sentence
 from tl_vzero.models.blocks import acted_on, structure
 from tl_vzero.models.facts import context_length
+from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Sites
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE
@@ -34,6 +36,11 @@ PROBE_LENGTHS = (5, 8)
 # few digits of a small distance, also in float64 where Hugging Face's RMSNorm is float32 inside.
 SAME_SCORE = {torch.float64: (1e-4, 1e-6), torch.float32: (1e-2, 1e-6)}
 SAME_SCORE_HALF = (0.3, 1e-3)
+# How far a block's output is from its true one, relatively, which is all that the hook engine sees: measured up to
+# 3e-7 in float32; half precision rounds to eps.
+OUTPUT_ROUNDING = {torch.float64: 5e-7, torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+# A layer's largest score on a probe from which on hooks show it well; where it is less, more of a value is taken away.
+CLEAR, MOST_TAKEN = 1e-4, 1e8
 
 Maps = list[Float[Tensor, "layer map _ _"]]
 
@@ -60,7 +67,7 @@ class Work:
     wanted: Mapping[int, Wanted]
     engine: str
     weights_sha256: str
-    final_norm: nn.Module | None
+    final_norm: FinalNorm | None
     cache: Any | None
     advance: Callable[[float], object]
 
@@ -186,25 +193,44 @@ def _verdict(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
 
 
 def _probe(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
+    kept.forms.clear()  # they may be of modules that are gone
     probes, wanted = _probes(work.model, sentence)
-    request = default_request(work.sites.n_layers)
-    hooked = [
-        hooked_maps(work.model, work.sites, each.unsqueeze(0), request, one)[0]
-        for each, one in zip(probes, wanted, strict=True)
-    ]
+    n_layers = work.sites.n_layers
 
-    def agrees(which: Sequence[int]) -> bool:
-        ids, asked = [probes[n] for n in which], [wanted[n] for n in which]
-        try:
-            made, _ = closed_maps(work.model, work.sites, ids, asked, request, kept)
-        except PaddingMatters:
-            return False
-        return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(made, which, strict=True))
+    def agreement(request: Request) -> tuple[Verdict, Tensor]:
+        """What the engines' maps show, and each layer's largest score by hooks."""
+        hooked = [
+            hooked_maps(work.model, work.sites, each.unsqueeze(0), request, one)[0]
+            for each, one in zip(probes, wanted, strict=True)
+        ]
+
+        def agrees(which: Sequence[int]) -> bool:
+            ids, asked = [probes[n] for n in which], [wanted[n] for n in which]
+            try:
+                made, _ = closed_maps(work.model, work.sites, ids, asked, request, kept)
+            except PaddingMatters:
+                return False
+            return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(made, which, strict=True))
+
+        largest = torch.stack([maps.flatten(1).amax(-1) for maps in hooked]).amax(0)
+        if agrees(range(len(probes))):
+            return "right, padded too", largest
+        return "right" if all(agrees([n]) for n in range(len(probes))) else "wrong", largest
 
     dtype = next(nn.Module.parameters(work.model)).dtype
-    if agrees(range(len(probes))):
-        return "right, padded too"
-    return "right" if all(agrees([n]) for n in range(len(probes))) else "wrong"
+    request = default_request(n_layers)
+    verdict, largest = agreement(request)
+    taken = {layer: _taken(score) for layer, score in enumerate(largest.tolist()) if score < CLEAR}
+    if verdict != "wrong" and any(times > 1 for times in taken.values()):
+        # Next to the rounding of its outputs a faint layer shows little: the forms hold for any loss, so take more.
+        clearer, _ = agreement(replace(request, taken=taken))
+        return "wrong" if clearer == "wrong" else verdict
+    return verdict
+
+
+def _taken(largest: float) -> float:
+    """How many times a value is taken away so that a layer's largest score is clear: a score goes with its square."""
+    return 1.0 if largest <= 0 else min(MOST_TAKEN, math.sqrt(10 * CLEAR / largest))
 
 
 def _probes(model: nn.Module, sentence: Sentence) -> tuple[list[Tensor], list[Wanted]]:
@@ -224,6 +250,12 @@ def _probes(model: nn.Module, sentence: Sentence) -> tuple[list[Tensor], list[Wa
 
 
 def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two engines' maps are the same up to what rounding explains.
+
+    Where outputs are off by a share r, a distance d is off by up to r sqrt(2 d) + r^2 / 2.
+    """
     relative, of_largest = SAME_SCORE.get(dtype, SAME_SCORE_HALF)
+    rounding = OUTPUT_ROUNDING.get(dtype, OUTPUT_ROUNDING[torch.float32])
     larger = torch.maximum(hooked, closed)
-    return bool(((closed - hooked).abs() <= relative * larger + of_largest * larger.max()).all())
+    allowed = relative * larger + of_largest * larger.max() + rounding * (2 * larger).sqrt() + rounding**2 / 2
+    return bool(((closed - hooked).abs() <= allowed).all())

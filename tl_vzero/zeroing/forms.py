@@ -7,17 +7,19 @@ x is the block's input, o its attention's output, delta what o loses when a valu
     sandwich    m = x + norm1_post(o)          y = m + norm2_post(mlp(norm2(m)))     Gemma
     parallel    y = x + o + mlp(norm(x))       the MLP never sees the change         NeoX
 
-A block is of a form if that form, computed from its weights, gives the output that the block really gave.
+A block is of a form if that form, computed from its weights, gives the output that the block really gave. Where the
+residual stream is large and little is written into it, several forms do, up to rounding: then the nearest one counts.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_vzero.distance import relative_difference
+from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.models.blocks import Activation, BlockWeights, Norm
 from tl_vzero.zeroing.products import Keep, Product
 
@@ -54,12 +56,16 @@ class MlpState:
     output: Float[Tensor, "token feature"]
 
 
+Again = Callable[[Int[Tensor, "row"], Float[Tensor, "row feature"]], Float[Tensor, "row feature"]]
+
+
 @dataclass(frozen=True, eq=False)
 class CleanForm:
     """A recognised block on its clean run, all sentences' tokens in one row axis.
 
     `first` is the norm that reads what loses delta; `between` (sandwich) the norm before the MLP;
-    `last` the norm at the end. Norms and MLP are None where the form has none that sees the change.
+    `last` the norm at the end. Norms and MLP are None where the form has none that sees the change. `again` computes
+    the output of some tokens from another attention output.
     """
 
     name: FormName
@@ -68,6 +74,7 @@ class CleanForm:
     between: NormState | None = None
     mlp: MlpState | None = None
     last: NormState | None = None
+    again: Again | None = None
 
     @property
     def reads_change_itself(self) -> bool:
@@ -99,6 +106,11 @@ class _Reading:
 
     def first(self, count: int) -> "_Reading":
         return replace(self, x=self.x[:count], o=self.o[:count], seen=self.seen.first(count))
+
+    def widened(self) -> "_Reading":
+        """The same in the widest dtype, with nothing taken from what was seen."""
+        wide = wide_dtype(self.x.device)
+        return replace(self, x=self.x.to(wide), o=self.o.to(wide), seen=SeenRows())
 
     def mlp(self, read: Float[Tensor, "token feature"]) -> MlpState | None:
         """The MLP on what it reads; None where its weights are not known."""
@@ -142,23 +154,49 @@ def recognise(
     seen: SeenRows,
     keep: Keep,
     tolerance: float,
+    chosen: dict[int, str],
+    layer: int,
 ) -> CleanForm | None:
-    """The form whose output is the block's own, to a relative tolerance of its mean square; None if none is.
+    """The form whose output is nearest the block's own, to a relative tolerance of its mean square; None if none is.
 
-    What was `seen` of the MLP is used where the weights give just that.
+    What was `seen` of the MLP is used where the weights give just that. `chosen` holds the form of each layer, once
+    it has been compared with the others.
     """
     whole = _Reading(weights, _MlpProducts.of(weights, keep), block_input, attention_output, seen)
-    # A few rows tell the forms apart; the one that fits them must then fit all.
-    few = whole.first(PROBE_ROWS)
-    for build in _BUILDERS:
-        if _fits(build(few), block_output[:PROBE_ROWS], tolerance):
-            form = build(whole)
-            return form if _fits(form, block_output, tolerance) else None
+    for name in (chosen.get(layer), None):
+        build = _BUILDERS[name] if name is not None else _nearest(whole, block_output, tolerance)
+        form = None if build is None else build(whole)
+        if build and form and relative_difference(form.output, block_output) <= tolerance:
+            chosen[layer] = next(name for name, each in _BUILDERS.items() if each is build)
+            return replace(form, again=partial(_again, build, whole))
     return None
 
 
-def _fits(form: CleanForm | None, block_output: Tensor, tolerance: float) -> bool:
-    return form is not None and relative_difference(form.output, block_output) <= tolerance
+def _again(
+    build: FormBuilder, whole: _Reading, rows: Int[Tensor, "row"], attention_output: Float[Tensor, "row feature"]
+) -> Float[Tensor, "row feature"]:
+    """A form's output of some rows, in the dtype of what attention is to have written there."""
+    x = whole.x[rows].to(attention_output.dtype)
+    form = build(replace(whole, x=x, o=attention_output, seen=SeenRows()))
+    assert form is not None
+    return form.output
+
+
+def _nearest(whole: _Reading, block_output: Tensor, tolerance: float) -> FormBuilder | None:
+    """Of the forms that fit a few rows, the one that is nearest on all of them."""
+    few, expected = whole.first(PROBE_ROWS), block_output[:PROBE_ROWS]
+    forms = [(build, build(few)) for build in _BUILDERS.values()]
+    fitting = [b for b, form in forms if form is not None and relative_difference(form.output, expected) <= tolerance]
+    if len(fitting) < 2:
+        return next(iter(fitting), None)
+    # What tells them apart may be less than one rounding of the stream: it shows over many rows, in wide numbers.
+    wide = whole.widened()
+    distances = []
+    for build in fitting:
+        form = build(wide)
+        assert form is not None
+        distances.append(float((form.output - block_output).square().sum()))
+    return fitting[distances.index(min(distances))]
 
 
 def _pre_norm(r: _Reading) -> CleanForm | None:
@@ -206,4 +244,10 @@ def _parallel(norm_name: str) -> FormBuilder:
 
 
 # A parallel MLP may read a norm of its own or attention's.
-_BUILDERS: tuple[FormBuilder, ...] = (_sandwich, _pre_norm, _post_norm, _parallel("norm2"), _parallel("norm1"))
+_BUILDERS: dict[str, FormBuilder] = {
+    "sandwich": _sandwich,
+    "pre_norm": _pre_norm,
+    "post_norm": _post_norm,
+    "parallel, norm2": _parallel("norm2"),
+    "parallel, norm1": _parallel("norm1"),
+}

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, chosen_heads, integers
 from tl_vzero.clean import Beside, Clean, CleanBlock, check_clean_output
-from tl_vzero.distance import cosine, cosine_of_change, wide_dtype
-from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
+from tl_vzero.errors import InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
+from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
@@ -128,7 +129,7 @@ def hooked_maps(
     wanted: Wanted,
     *,
     clean: Clean | None = None,
-    final_norm: nn.Module | None = None,
+    final_norm: FinalNorm | None = None,
     advance: Callable[[float], object] = lambda copies: None,
     **beside: Unpack[Beside],
 ) -> Float[Tensor, "sentence layer head dest src"]:
@@ -156,7 +157,7 @@ def hooked_maps(
             norm = final_norm if layer == sites.n_layers - 1 else None
             hooks += [
                 (sites.inputs[layer], _clean_input(known, sites.inputs[layer], part)),
-                (sites.values[layer], _zero_sources(known, sites.values[layer], part, heads, request)),
+                (sites.values[layer], _zero_sources(known, sites.values[layer], part, heads, request, layer)),
                 (
                     sites.outputs[layer],
                     _measure(known, sites.outputs[layer], part, dest, request, norm, maps[:, index]),
@@ -205,7 +206,7 @@ def _clean_input(known: _CleanActivations, name: str, copies: _Copies) -> Any:
 
 
 def _zero_sources(
-    known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request
+    known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request, layer: int
 ) -> Any:
     all_heads = torch.tensor(heads, device=copies.head.device)
     copy = copies.n_clean + torch.arange(len(copies), device=copies.head.device)[:, None, None]
@@ -214,17 +215,22 @@ def _zero_sources(
     def hook_function(value: Tensor, *, hook: Any) -> Tensor:
         known.at(name, value, copies)
         value = value.clone()
-        value[copy, copies.zeroed.unsqueeze(1), zeroed_heads.unsqueeze(-1)] = 0
+        zeroed = copy, copies.zeroed.unsqueeze(1), zeroed_heads.unsqueeze(-1)
+        value[zeroed] = value[zeroed] * (1.0 - request.taken_in(layer))
         return value
 
     return hook_function
 
 
 def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
-    if request.distance is not cosine or clean.dtype not in (torch.float32, torch.float64):
+    of_change = change_form(request.distance)
+    if of_change is None or clean.dtype not in (torch.float32, torch.float64):
         return request.distance(clean, changed)
     # The same distance in half the passes over memory: two float32 outputs this near differ almost exactly.
-    return cosine_of_change(clean, clean - changed)
+    distances, little = of_change(clean, clean - changed)
+    if little.any():
+        distances[little] = request.distance(clean[little], changed[little])
+    return distances
 
 
 def _measure(
@@ -233,7 +239,7 @@ def _measure(
     copies: _Copies,
     dest: Tensor,
     request: Request,
-    norm: nn.Module | None,
+    norm: FinalNorm | None,
     maps: Tensor,
 ) -> Any:
     def hook_function(output: Tensor, *, hook: Any) -> None:
@@ -242,11 +248,7 @@ def _measure(
         if norm is not None:
             clean, changed = norm(clean), norm(changed)
         distances = _distances(request, clean, changed)
-        if not torch.isfinite(distances).all():
-            raise InputError(
-                f"distance {request.distance_name} gave NaN or infinity at {name}: expected finite numbers; "
-                "check the distance, or the model's dtype"
-            )
+        check_finite_distances(request.distance_name, distances, name)
         maps[copies.sentence, copies.head, :, copies.column] = distances.to(maps.dtype)
 
     return hook_function

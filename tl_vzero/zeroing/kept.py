@@ -15,10 +15,10 @@ Make = Callable[[], Tensor]
 
 
 class Kept:
-    """Of each layer: output matrices folded into the MLP's first products, and vectors that went through a product.
+    """Of each layer: output matrices folded into the MLP's first products, vectors that went through a product, forms.
 
     Folding costs as much as d_model pairs, for a short sentence more than its pairs. Folds are kept up to a number of
-    bytes.
+    bytes. `forms` are the forms that layers were recognised as.
     """
 
     def __init__(self, weights_sha256: str) -> None:
@@ -26,6 +26,7 @@ class Kept:
         self._max_bytes = 0.0
         self._folds: dict[Key, Tensor] = {}
         self._vectors: dict[Key, Tensor] = {}
+        self.forms: dict[int, str] = {}
 
     def has_fold(self, layer: int, matrix: Float[Tensor, "feature d_mlp"]) -> bool:
         """Whether the fold into a layer's first product need not be made again."""

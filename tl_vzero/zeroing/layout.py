@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -9,9 +10,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_vzero.clean import CleanBlock
-from tl_vzero.zeroing.chunks import SentencePart, Workspace
+from tl_vzero.distance import wide_dtype
+from tl_vzero.zeroing.chunks import Chunk, SentencePart, Workspace
 from tl_vzero.zeroing.kept import Kept
-from tl_vzero.zeroing.lost import Zeroed
+from tl_vzero.zeroing.lost import Mixed, Zeroed
 from tl_vzero.zeroing.packing import Column
 from tl_vzero.zeroing.reach import felt_of, pick, reached
 from tl_vzero.zeroing.request import Request, Wanted
@@ -43,8 +45,8 @@ class Run:
         columns, holds = _even(places)
         return cls(tuple(wanted), torch.tensor(rows), columns, holds, request, workspace, kept)
 
-    def zeroed(self, block: CleanBlock, heads: Sequence[int], dtype: torch.dtype) -> Zeroed:
-        """What of a block is zeroed: query heads, once for each position of a span."""
+    def zeroed(self, block: CleanBlock, heads: Sequence[int], dtype: torch.dtype, taken: float) -> Zeroed:
+        """What of a block is zeroed: query heads, once for each position of a span; `taken` times as much."""
         n_members = self.columns.shape[1]
         group = block.pattern.shape[1] // block.value.shape[2]
         flat = self.columns.flatten().to(block.value.device)
@@ -52,7 +54,41 @@ class Run:
         values = rearrange(values, "(column member) head d_head -> column (member head) d_head", member=n_members)
         if not bool(self.holds.all()):
             values = values * self.holds.repeat_interleave(len(heads), dim=1).unsqueeze(-1).to(values)
-        return Zeroed(list(heads) * n_members, values, self._parts(block, list(heads), dtype))
+        if taken != 1.0:
+            values = values * taken
+        left = partial(self._left, block, list(heads), taken)
+        return Zeroed(list(heads) * n_members, values, self._parts(block, list(heads), dtype), left)
+
+    def _left(
+        self, block: CleanBlock, heads: list[int], taken: float, chunk: Chunk, pairs: Int[Tensor, "pair"]
+    ) -> tuple[Mixed, Mixed]:
+        """Of some pairs, what all query heads mix of the values that are not zeroed, and of all values."""
+        wide, device = wide_dtype(block.value.device), block.value.device
+        width = block.pattern.shape[2]
+        places = self.rows.to(device)[chunk.clean[pairs]]
+        sentences = places // width
+        whole = block.pattern[sentences, :, places % width].to(wide)
+        zeroed = self.columns.to(device)[self._column_at(chunk.cells[pairs])] % width
+        left = whole.clone()
+        number = torch.arange(len(pairs), device=device)
+        lost = number[:, None, None], torch.tensor(heads, device=device)[:, None], zeroed[:, None]
+        left[lost] = left[lost] * (1.0 - taken)
+        group = block.pattern.shape[1] // block.value.shape[2]
+        mixed = whole.new_empty(2, *whole.shape[:2], block.value.shape[-1])
+        for sentence in sentences.unique():
+            of_it = sentences == sentence
+            value = block.value[sentence].to(wide).repeat_interleave(group, dim=1)
+            for into, pattern in zip(mixed, (left, whole), strict=True):
+                into[of_it] = torch.einsum("phs,shk->phk", pattern[of_it], value)
+        return mixed[0], mixed[1]
+
+    def _column_at(self, cells: Int[Tensor, "pair"]) -> Int[Tensor, "pair"]:
+        """The column of places in the flat map."""
+        spans = torch.tensor([len(each.spans) for each in self.wanted], device=cells.device)
+        cells_of = torch.tensor([len(each.spans) * len(each.destinations) for each in self.wanted], device=cells.device)
+        sentence = torch.bucketize(cells, cells_of.cumsum(0), right=True)
+        within = cells - (cells_of.cumsum(0) - cells_of)[sentence]
+        return (spans.cumsum(0) - spans)[sentence] + within % spans[sentence]
 
     def _parts(self, block: CleanBlock, heads: list[int], dtype: torch.dtype) -> list[SentencePart]:
         """Each sentence's share of the row axis and of the flat maps, with the patterns of the heads zeroed."""

@@ -1,26 +1,46 @@
 """What attention's output loses: the vectors that a zeroed value no longer brings, pair by pair."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_vzero.zeroing.chunks import Chunk, SentencePart, Workspace
 from tl_vzero.zeroing.packing import Column, Segment, chunks_of, segments_of
+from tl_vzero.zeroing.products import wider_product
 
 ROWS_A_PRODUCT = 1536  # fewer make every small step weigh more; more gain nothing
 COLUMNS_A_TABLE = 256  # longer products run faster, until their result leaves the cache
 
 
+# Of some pairs of a chunk, what heads mix of the values that are not zeroed, and of all: in the widest dtype.
+Mixed = Float[Tensor, "pair head d_head"]
+MixedAt = Callable[[Chunk, Int[Tensor, "pair"]], tuple[Mixed, Mixed]]
+
+
 @dataclass(frozen=True, eq=False)
 class Zeroed:
-    """What is zeroed in a layer: the query heads, their values of each column, and who attends to them."""
+    """What is zeroed in a layer: the query heads, their values of each column, who attends to them, what is left."""
 
     heads: Sequence[int]
     values: Float[Tensor, "column head d_head"]
     parts: Sequence[SentencePart]
+    left: MixedAt
+
+
+def attention_outputs(
+    zeroed: Zeroed,
+    chunk: Chunk,
+    pairs: Int[Tensor, "pair"],
+    w_o: Float[Tensor, "head d_head feature"],
+    b_o: Float[Tensor, "feature"],
+) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+    """What attention still writes at pairs, and what it writes in the clean run, each summed from its own parts."""
+    matrix = w_o.flatten(0, 1)
+    left, whole = (wider_product(mixed.flatten(1), matrix) + b_o for mixed in zeroed.left(chunk, pairs))
+    return left, whole
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_vzero.distance import wide_dtype
+from tl_vzero.distance import LITTLE_LEFT, wide_dtype
 from tl_vzero.zeroing.chunks import Chunk
 from tl_vzero.zeroing.forms import NormState
 
@@ -16,7 +16,8 @@ class NormChange:
     """A norm's change: own * c(clean row) + scale * (change - mean), times the norm's weight.
 
     `shrinks` is own times the clean deviation: the share by which what the norm puts out shrinks by itself.
-    `mean` is None where the change has none or the norm does not centre.
+    `mean` is None where the change has none or the norm does not centre. `vanishing` marks the rows of which too
+    little is left for a difference to tell what.
     """
 
     state: NormState
@@ -26,6 +27,7 @@ class NormChange:
     shrinks: Float[Tensor, "row"]
     scale: Float[Tensor, "row"]
     mean: Float[Tensor, "row"] | None
+    vanishing: Bool[Tensor, "row"]
 
     @classmethod
     def of(
@@ -49,7 +51,8 @@ class NormChange:
         own = step / (deviation * changed * (deviation + changed))
         dtype = change.dtype
         scale = (1.0 / changed).to(dtype)
-        return cls(state, chunk, rows, own.to(dtype), (own * deviation).to(dtype), scale, mean)
+        vanishing = changed < LITTLE_LEFT * deviation
+        return cls(state, chunk, rows, own.to(dtype), (own * deviation).to(dtype), scale, mean, vanishing)
 
     def apply(self, change: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         """Turn the change of the norm's input into that of its output, in place."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_vzero.models.blocks import BlockWeights
@@ -14,7 +14,7 @@ from tl_vzero.zeroing.chunks import Chunk, Workspace
 from tl_vzero.zeroing.forms import CleanForm
 from tl_vzero.zeroing.into_mlp import IntoMlp, into_mlp
 from tl_vzero.zeroing.kept import Kept
-from tl_vzero.zeroing.lost import Group, LostValues, Size, Zeroed
+from tl_vzero.zeroing.lost import Group, LostValues, Size, Zeroed, attention_outputs
 from tl_vzero.zeroing.norm_change import NormChange
 from tl_vzero.zeroing.packing import Column
 
@@ -53,14 +53,27 @@ class PairZeroing:
         # Centred already where only a centring norm reads it.
         if form.first is not None and not form.reads_change_itself:
             w_o = form.first.norm.centre(w_o)
+        self.zeroed = zeroed
         self.lost = LostValues(zeroed, w_o, size, workspace)
 
-    def changes(self, columns: Sequence[Column]) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"]]]:
-        """Every pair of the columns with its change, which the caller may overwrite."""
+    def changes(
+        self, columns: Sequence[Column]
+    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]:
+        """Every pair of the columns with its change, which the caller may overwrite, and where a norm reads nothing."""
         for group in self.lost.groups(columns):
             tables = self._source_tables(group)
             for chunk in group.chunks():
-                yield chunk, self._output_change(chunk, group.delta(chunk), tables)
+                vanishing = torch.zeros(chunk.rows, dtype=torch.bool, device=chunk.clean.device)
+                yield chunk, self._output_change(chunk, group.delta(chunk), tables, vanishing), vanishing
+
+    def outputs(
+        self, chunk: Chunk, pairs: Int[Tensor, "pair"]
+    ) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+        """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
+        assert self.form.again is not None
+        left, whole = attention_outputs(self.zeroed, chunk, pairs, self.weights.w_o, self.weights.b_o)
+        rows = chunk.clean[pairs]
+        return self.form.again(rows, whole), self.form.again(rows, left)
 
     def _through_norms(self, rows: Float[Tensor, "*axes feature"]) -> Float[Tensor, "*axes feature"]:
         """A lost vector as the MLP's norms weigh it, but for their scalars."""
@@ -95,12 +108,16 @@ class PairZeroing:
             tables.append(table.transpose(0, 1))
         return tuple(tables)
 
-    def _output_change(self, chunk: Chunk, delta: Tensor, tables: Sequence[Tensor]) -> Float[Tensor, "row feature"]:
+    def _output_change(
+        self, chunk: Chunk, delta: Tensor, tables: Sequence[Tensor], vanishing: Bool[Tensor, "row"]
+    ) -> Float[Tensor, "row feature"]:
+        """Clean minus changed output; marks the pairs at which a norm reads nearly nothing as `vanishing`."""
         form = self.form
         if form.first is None or form.mlp is None or self.weights.w_out is None:
             return delta
         direct = self.route == "direct"
         first = NormChange.of(form.first, delta, chunk, centred=not form.reads_change_itself)
+        vanishing |= first.vanishing
         own: tuple[Tensor, ...] = (first.shrinks,)
         scale = first.scale
         if form.reads_change_itself:
@@ -110,14 +127,21 @@ class PairZeroing:
             residual = read = first.apply(delta)
         if form.between is not None:
             between = NormChange.of(form.between, residual, chunk)
+            vanishing |= between.vanishing
             own, scale = (between.own, first.own * between.scale), first.scale * between.scale
             read = between.apply(self._copy(residual)) if direct else None
         hidden = self._hidden_change(chunk, read if direct else None, own, scale, tables)
         if form.name == "sandwich" and form.last is not None:
             written = hidden @ self.weights.w_out
-            return residual.add_(NormChange.of(form.last, written, chunk).apply(written))
+            last = NormChange.of(form.last, written, chunk)
+            vanishing |= last.vanishing
+            return residual.add_(last.apply(written))
         change = residual.addmm_(hidden, self.weights.w_out)
-        return change if form.last is None else NormChange.of(form.last, change, chunk).apply(change)
+        if form.last is None:
+            return change
+        last = NormChange.of(form.last, change, chunk)
+        vanishing |= last.vanishing
+        return last.apply(change)
 
     def _copy(self, change: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         return self.workspace.rows("copy", len(change), change).copy_(change)

@@ -16,6 +16,8 @@ Keep = Callable[[str, Tensor, Callable[[], Tensor]], Tensor]
 # is computed: Hugging Face's RMSNorm is float32 inside a float64 model.
 SAME_PRODUCT = {torch.float64: 1e-12, torch.float32: 5e-6}
 
+NUMBERS_WIDENED = 2**21  # of a matrix at a time, 16 MB
+
 
 def random_direction(like: Float[Tensor, "*axes feature"]) -> Float[Tensor, "feature"]:
     """The same random vector each time, as wide as `like`.
@@ -25,6 +27,14 @@ def random_direction(like: Float[Tensor, "*axes feature"]) -> Float[Tensor, "fea
     """
     generator = torch.Generator().manual_seed(0)
     return torch.randn(like.shape[-1], generator=generator, dtype=torch.float64).to(like)
+
+
+def wider_product(
+    rows: Float[Tensor, "row feature"], matrix: Float[Tensor, "feature width"]
+) -> Float[Tensor, "row width"]:
+    """The product in the rows' dtype, some columns of the matrix at a time: it is never widened as a whole."""
+    parts = matrix.split(max(1, NUMBERS_WIDENED // len(matrix)), dim=-1)
+    return torch.cat([rows @ part.to(rows.dtype) for part in parts], dim=-1)
 
 
 class Product:
@@ -39,6 +49,9 @@ class Product:
         """The product of rows; `seen`, if it is that product."""
         if seen is not None and self._gives(rows, seen):
             return seen
+        if rows.dtype != self.matrix.dtype:
+            product = wider_product(rows, self.matrix)
+            return product if self.bias is None else product + self.bias
         return rows @ self.matrix if self.bias is None else torch.addmm(self.bias, rows, self.matrix)
 
     def _gives(self, rows: Tensor, seen: Tensor) -> bool:

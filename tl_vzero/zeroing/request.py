@@ -1,7 +1,7 @@
 """What is asked of Value Zeroing, checked at the door against the model."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tl_vzero.choices import chosen, chosen_heads, integers, positive
@@ -34,7 +34,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Request:
-    """Which maps to compute. `None` means all; positions and names of spans are resolved sentence by sentence."""
+    """Which maps to compute. `None` means all; positions and names of spans are resolved sentence by sentence.
+
+    `taken` is how much of a value is taken away in each layer: once all of it, but in a probe.
+    """
 
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None
@@ -47,6 +50,11 @@ class Request:
     final_norm: bool
     batch_size: int | None
     memory_mb: float
+    taken: Mapping[int, float] = field(default_factory=dict)
+
+    def taken_in(self, layer: int) -> float:
+        """How much of a value is taken away in a layer, as a multiple of it."""
+        return self.taken.get(layer, 1.0)
 
     def wanted(self, sentence: Sentence) -> Wanted:
         """What is asked of a sentence; raises InputError for positions outside it and for spans that overlap."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.corpora import assert_same_corpus, errors_of, left_over, shards_of, table_of, text_file
+from torch import Tensor
 
 import tl_vzero
 from tl_vzero.corpus import run as run_module
@@ -99,6 +100,11 @@ def test_batches_do_not_depend_on_what_came_before(model: Any, source: Path, who
     assert_same_corpus(tmp_path / "out", whole)
 
 
+def euclidean(clean: Tensor, changed: Tensor) -> Tensor:
+    """A distance of the user's by the name of one of the library's."""
+    return 2 * (clean - changed).norm(dim=-1)
+
+
 def test_other_options_are_refused_with_the_difference(model: Any, source: Path, half: Path, tmp_path: Path) -> None:
     for changed, told in [
         ({"methods": ["attention"]}, "options.methods.value_zeroing was {}, is None"),
@@ -106,6 +112,7 @@ def test_other_options_are_refused_with_the_difference(model: Any, source: Path,
         ({"layers": [0, 1]}, r"layers was \[0, 1, 2, 3\], is \[0, 1\]"),
         ({"shard_size": 5}, "options.shard_size was 4, is 5"),
         ({"options": {"value_zeroing": {"distance": "euclidean"}}}, "distance was None, is euclidean"),
+        ({"options": {"value_zeroing": {"distance": euclidean}}}, r"is euclidean \(a callable\)"),
     ]:
         with pytest.raises(InputError, match=told):
             again(model, source, half, **changed)

@@ -97,6 +97,14 @@ def test_rows_by_distance_are_value_zeroings() -> None:
         rows_by_distance(model, layout, {"mine": "cosin"})
 
 
+def test_a_function_under_the_name_of_a_distance_is_told_apart() -> None:
+    _, model = build("load_model", "bert")
+    found = rows_by_distance(
+        model, lay_out(model, EXAMPLES), {"cosine": manhattan, "euclidean": tl_vzero.distance.euclidean}
+    )
+    assert list(found.rows) == ["value_zeroing, cosine (a callable)", "value_zeroing, euclidean"]
+
+
 @pytest.mark.parametrize(
     ("training", "first", "last", "compression"), [("pretrained", 0.1, 0.21, 2.09), ("finetuned", 0.1, 0.22, 2.76)]
 )

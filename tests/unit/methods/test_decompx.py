@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import EVERY_ROUTE, build, hf_bert, hf_gpt2, loaded, randomise
+from support.models import EVERY_ROUTE, build, hf_bert, hf_gpt2, hf_neox, loaded, randomise
 from support.state import left_as_found
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
@@ -223,6 +223,27 @@ def test_undefined_for_an_architecture(architecture: str, reason: str, propagate
     model = build("load_model", architecture)[1]
     with left_as_found(model), pytest.raises(ModelError, match=f"decompx is undefined for this model.*{reason}"):
         decompx(model, propagate=propagate)
+
+
+@pytest.mark.parametrize("propagate", [False, True])
+@pytest.mark.parametrize(("stream", "written"), [(1e3, 1e-2), (1e4, 1.0)])
+def test_an_mlp_beside_attention_is_no_mlp_after_it_though_the_stream_hides_it(
+    stream: float, written: float, propagate: bool
+) -> None:
+    """Both fit up to the rounding of a large residual stream."""
+    for parallel in (True, False):
+        hf_model = hf_neox(width=64, heads=4)
+        hf_model.gpt_neox.embed_in.weight.data *= stream
+        for block in hf_model.gpt_neox.layers:
+            block.use_parallel_residual = parallel
+            for weight in block.mlp.dense_4h_to_h.parameters():
+                weight.data *= written
+        model = loaded(hf_model)
+        if parallel:
+            with pytest.raises(ModelError, match="its MLP reads what attention reads"):
+                decompx(model, propagate=propagate)
+        else:
+            assert decompx(model, propagate=propagate).values.isfinite().all()
 
 
 def test_a_replaced_mlp_and_a_hook_are_refused() -> None:

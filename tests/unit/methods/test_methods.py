@@ -137,13 +137,16 @@ def test_undefined_for_an_architecture(method: str, architecture: str) -> None:
         scores_of(model_in_float64(architecture), IDS, method)
 
 
+@pytest.mark.parametrize("stream", [1.0, 1e7], ids=["", "large stream"])
 @pytest.mark.parametrize("method", ["attention_norm_res", "alti", *POST_NORM_ONLY])
-def test_undefined_where_a_norm_stands_between_attention_and_the_residual_stream(method: str) -> None:
+def test_undefined_where_a_norm_stands_between_attention_and_the_residual_stream(method: str, stream: float) -> None:
     config = Gemma2Config(
         vocab_size=60, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
-    model = tl_vzero.load_model(randomise(Gemma2ForCausalLM(config), 0), dtype=torch.float64)
+    hf_model = randomise(Gemma2ForCausalLM(config), 0)
+    hf_model.model.embed_tokens.weight.data *= stream
+    model = tl_vzero.load_model(hf_model, dtype=torch.float64)
     with pytest.raises(ModelError, match=f"{method} is undefined"):
         scores_of(model, IDS, method)
 

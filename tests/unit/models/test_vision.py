@@ -156,7 +156,7 @@ def test_a_model_is_left_as_it_was(name: str) -> None:
         tl_vzero.score(model, IMAGE, "attention")
         with pytest.raises(InputError):
             tl_vzero.value_zeroing(model, [IMAGE, IMAGE[:2]])
-        with pytest.raises(tl_vzero.TLVZeroError, match="ZeroDivisionError"):
+        with pytest.raises(InputError, match="ZeroDivisionError"):
             tl_vzero.value_zeroing(model, IMAGE, distance=lambda clean, changed: clean[..., 0] / (1 // 0))
 
 
