@@ -20,10 +20,11 @@ _UNREAD = ("masked_spec_embed", "mask_token", "pooler.dense.weight", "pooler.den
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Hugging Face model with a prediction head, and whether that head was trained."""
+    """A Hugging Face model with a prediction head, whether that head was trained, and whose weights it shares."""
 
     model: nn.Module
     head: Head
+    shared_with: nn.Module | None = None
 
 
 def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bool) -> Checkpoint:
@@ -155,12 +156,11 @@ def from_memory(hf_model: nn.Module, device: Any, dtype: torch.dtype | None) -> 
     if moves:
         model = model.to(device=device, dtype=dtype)
     headed = _with_head(model)
-    if hasattr(headed, "set_attn_implementation"):
-        headed.set_attn_implementation("eager")
     _name_architecture(headed)
+    shared_with = None if moves else hf_model
     if headed is model:
-        return Checkpoint(headed, "absent" if _is_bare(headed) else "trained")
-    return Checkpoint(headed, _head_of_wrapper(headed))
+        return Checkpoint(headed, "absent" if _is_bare(headed) else "trained", shared_with)
+    return Checkpoint(headed, _head_of_wrapper(headed), shared_with)
 
 
 def _sharing_copy(model: nn.Module) -> Any:

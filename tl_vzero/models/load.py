@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.models.changes import follow
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, Head, remember
 from tl_vzero.models.hub import Source, find_source
 from tl_vzero.models.hugging_face import Checkpoint, from_folder_or_hub, from_memory
-from tl_vzero.models.same_function import check_same_function, hidden_states
+from tl_vzero.models.same_function import check_same_function, own_hidden_states
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
+from tl_vzero.models.weights import remember_copied
 
 
 def load_model(
@@ -30,7 +32,11 @@ def load_model(
 
     Takes `"agreement-mini"` (embedded), `"all-MiniLM-L6-v2"` (with the extra `minilm`), a local Hugging Face
     folder, a hub name, or an in-memory Hugging Face model, headless base classes too. From memory, the
-    caller's model is left as it is; unless `device` or `dtype` change, the weights are shared with it.
+    caller's model is left as it is. Unless `device` or `dtype` change, the weights are shared with it: weights that
+    are edited in place, in training for one, are edited in both. Nothing else of it is followed: once its modules,
+    hooks, adapters (merged, set, disabled) or weights are replaced, cast or moved, scoring raises ModelError, until it
+    is loaded again or all is as it was; `train()` and `requires_grad` do not matter. Where `device` or `dtype`
+    change, the loaded model is a copy that stays what it was.
     `tokenizer` replaces the one that belongs to the model; without any, ids work and strings raise.
     `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one.
 
@@ -66,7 +72,10 @@ def load_model(
     extractor = None
     if isinstance(signal_read_by(checkpoint.model), Sounds):
         extractor = feature_extractor_of(str(location), local)
-    return _boot(checkpoint, own_tokenizer, str(name), checkpoint.head, extractor)
+    model = _boot(checkpoint, own_tokenizer, str(name), checkpoint.head, extractor)
+    if checkpoint.shared_with is not None:
+        follow(model, checkpoint.shared_with)
+    return model
 
 
 def _check_options(tokenizer: object, device: object, dtype: object) -> None:
@@ -93,7 +102,7 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, head: Head, 
     first = next(hf_model.parameters())
     reads_text = signal_read_by(hf_model) is None
     with torch.no_grad():
-        states = hidden_states(hf_model)
+        states = own_hidden_states(hf_model)
     with tempfile.TemporaryDirectory() as folder:
         try:
             bridge: nn.Module = TransformerBridge.boot_transformers(
@@ -116,7 +125,7 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, head: Head, 
     if not reads_text:
         bridge.processor = extractor  # type: ignore[assignment]  # where TransformerLens keeps it
     bridge.eval()
-    check_same_function(bridge, hf_model, states)
+    remember_copied(bridge, check_same_function(bridge, hf_model, states))
     for stack in stacks_of(bridge) or (None,):
         check_contracts(bridge, stack)
     remember(bridge, Facts(name=name, tokenizer=tokenizer, head=head))
