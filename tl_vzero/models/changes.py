@@ -1,6 +1,5 @@
 """What a model computes beside its weights' content, and whether the model that it shares weights with has changed."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -60,19 +59,28 @@ def _patched(module: nn.Module) -> tuple[object, ...] | None:
     return id(module), tuple(before), numbers, id(forward)
 
 
-def _code_of(modules: Iterable[nn.Module]) -> tuple[object, ...]:
-    """The functions of the modules' classes, which somebody may replace."""
-    classes = dict.fromkeys(base for kind in dict.fromkeys(map(type, modules)) for base in kind.__mro__)
-    return tuple([each for cls in classes for each in vars(cls).values() if type(each) is FunctionType])
+def _code_of(modules: list[nn.Module]) -> tuple[object, ...]:
+    """The modules' classes, and the functions of these, which somebody may replace."""
+    kinds = tuple(map(type, modules))
+    classes = dict.fromkeys(base for kind in dict.fromkeys(kinds) for base in kind.__mro__)
+    return kinds, tuple([each for cls in classes for each in vars(cls).values() if type(each) is FunctionType])
 
 
 @dataclass(frozen=True, eq=False)
 class _Followed:
-    """A Hugging Face model of the caller's, how it was at loading, and its tensors, so that no id is used again."""
+    """A Hugging Face model of the caller's, how it was at loading, and its tensors, so that no id is used again.
+
+    `places` are where those tensors began that the loaded model has views of: a view does not follow `.data =`.
+    """
 
     model: ref[nn.Module]
     before: "_State"
     tensors: list[Tensor]
+    places: list[tuple[Tensor, int]]
+
+    def are_elsewhere(self) -> bool:
+        """Whether a tensor has left the memory that the loaded model looks at."""
+        return any(tensor.data_ptr() != place for tensor, place in self.places)
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,12 @@ _FOLLOWED: WeakKeyDictionary[nn.Module, _Followed] = WeakKeyDictionary()
 def follow(model: nn.Module, caller: nn.Module) -> None:
     """From now on, `check_followed` compares the model that `model` shares weights with to what it is now."""
     tensors = [tensor for module in walk([caller]) for tensor in _tensors_of(module)]
-    _FOLLOWED[model] = _Followed(ref(caller), _state_of(caller), tensors)
+    inside = hf_model_of(model)
+    own = [tensor for module in walk([model] if inside is None else [model, inside]) for tensor in _tensors_of(module)]
+    shared = {id(tensor) for tensor in tensors}
+    views = {tensor.untyped_storage().data_ptr() for tensor in own if id(tensor) not in shared}
+    viewed = [(tensor, tensor.data_ptr()) for tensor in tensors if tensor.untyped_storage().data_ptr() in views]
+    _FOLLOWED[model] = _Followed(ref(caller), _state_of(caller), tensors, viewed)
 
 
 def check_followed(model: nn.Module) -> None:
@@ -105,7 +118,7 @@ def check_followed(model: nn.Module) -> None:
     if followed is None or caller is None:
         return
     now = _state_of(caller)
-    if now != followed.before:
+    if now != followed.before or followed.are_elsewhere():
         raise ModelError(
             f"the {type(caller).__name__} that this model was loaded from has changed since: "
             f"{_difference(followed.before, now, caller)}. It shares its weights with this model, but not its modules, "
@@ -133,9 +146,8 @@ def _tensors_of(module: nn.Module) -> list[Tensor]:
 
 
 def _identity(tensor: Tensor) -> tuple[object, ...]:
-    # What `.to()` and `.data =` change is the tensor's inside; a tensor of another library's may have no address.
-    address = tensor.data_ptr() if type(tensor) in (Tensor, nn.Parameter) else None
-    return id(tensor), address, tensor.dtype, tensor.device
+    # `.to()` and a resized vocabulary leave a parameter the same and change its inside.
+    return id(tensor), tensor.dtype, tensor.device, tensor.shape
 
 
 def _attributes(module: nn.Module) -> list[tuple[str, object]]:
@@ -157,7 +169,7 @@ def _attributes(module: nn.Module) -> list[tuple[str, object]]:
 
 
 def _is_of_training(name: str) -> bool:
-    return name == "training" or "drop" in name or name == "p" or name == "gradient_checkpointing"
+    return name == "training" or "drop" in name or name == "p" or "checkpointing" in name
 
 
 def _difference(before: _State, now: _State, caller: nn.Module) -> str:
@@ -165,16 +177,16 @@ def _difference(before: _State, now: _State, caller: nn.Module) -> str:
     if before.modules != now.modules:
         return "modules were replaced, added or taken away"
     if before.code != now.code:
-        return "a function of a class of its modules was replaced"
+        return "the class of a module, or a function of it, was replaced"
     names = {id(module): name for name, module in caller.named_modules()}
     for place, module in enumerate(walk([caller])):
         where = names.get(id(module)) or "the whole"
         if before.hooks[place] != now.hooks[place]:
             return f"hooks or the forward of {where} were set or removed"
         if before.tensors[place] != now.tensors[place]:
-            return f"weights of {where} were replaced, cast or moved"
+            return f"weights of {where} were replaced, resized, cast or moved"
         if before.attributes[place] != now.attributes[place]:
             one, other = dict(before.attributes[place]), dict(now.attributes[place])
             changed = [name for name in one | other if one.get(name) != other.get(name)]
             return f"{', '.join(changed)} of {where} changed, as when an adapter is merged, set or disabled"
-    return "something of it"
+    return "data of its weights were replaced"

@@ -1,11 +1,10 @@
 """Looking at a model's weights: their hash, their health, and signs of processing."""
 
 import hashlib
-import traceback
+import inspect
 import warnings
 from dataclasses import dataclass, field
 from operator import itemgetter
-from types import FrameType
 from weakref import WeakKeyDictionary
 
 import torch
@@ -161,15 +160,9 @@ def _warn_if_processed(model: nn.Module) -> bool:
 
 
 def _levels_to_the_caller() -> int:
-    """How many frames up the user's own code lies, as warnings count them."""
-    return next(
-        (level for level, (frame, _) in enumerate(traceback.walk_stack(None)) if not _is_ours(frame)),
-        1,
-    )
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "tl_vzero"
+    """How many frames above what warns the code lies that called the package, as warnings count them."""
+    names = [str(frame.frame.f_globals.get("__name__")) for frame in inspect.stack(context=0)]
+    return max(level for level, name in enumerate(names, start=1) if name.partition(".")[0] == "tl_vzero")
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
