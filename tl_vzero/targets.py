@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
+from tl_vzero.inputs import Sentence
 from tl_vzero.models.facts import facts_of, vocabulary_size
 
 TargetToken = int | str
@@ -93,3 +94,32 @@ def _broken(tokenizer: Any, ids: tuple[int, ...], unknown: bool) -> str:
     if len(ids) == 1 and unknown:
         return "is not in the vocabulary"
     return f"breaks into {tokenizer.convert_ids_to_tokens(list(ids))}"
+
+
+def mask_positions(model: nn.Module, sentence: Sentence) -> tuple[int, ...]:
+    """The positions of the model's mask token in a sentence; none where the tokenizer has no such token."""
+    mask_id = getattr(facts_of(model).tokenizer, "mask_token_id", None)
+    return tuple(i for i, number in enumerate(sentence.ids.tolist()) if number == mask_id)
+
+
+def find_target(model: nn.Module, sentence: Sentence, target: int | None) -> int:
+    """The target's position: the one given (negative: from the end), or the only mask token.
+
+    Raises InputError where the position is outside the sentence, or there is not exactly one mask token.
+    """
+    if target is None:
+        masks = mask_positions(model, sentence)
+        if len(masks) != 1:
+            raise InputError(
+                f"no target given, and the sentence has {len(masks)} mask tokens: expected exactly one; "
+                f"give target=, a position from 0 to {len(sentence) - 1}"
+            )
+        return masks[0]
+    if isinstance(target, bool) or not isinstance(target, int):
+        raise InputTypeError(f"target is {type(target).__name__}: expected a position (int)")
+    if not -len(sentence) <= target < len(sentence):
+        raise InputError(
+            f"target {target} is outside the sentence: expected 0 to {len(sentence) - 1}, "
+            f"or -{len(sentence)} to -1 from the end"
+        )
+    return target % len(sentence)

@@ -2,13 +2,15 @@
 
 1. Each token stands somewhere in a text: the user's own, by the tokenizer's offsets, or for ids the text that they
    decode to. Ids are decoded together, never one by one: a token may be a part of a character.
-2. A token's label is its part of that text. `##` marks that it continues a word (WordPiece); tokens that share a
+2. A token's label is its part of that text, in the case and with the accents that the model reads; an unknown token's
+   is what was written. `##` marks that it continues a word (WordPiece); tokens that share a
    character are bytes of it, and each shows its own, such as `<0xE4>`.
 3. Two neighbours are of one word where they share a character, or where the tokenizer puts them into one word and no
    white space stands between them. Special tokens belong to no word, and a mask is one by itself.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, dropwhile, groupby
@@ -106,7 +108,9 @@ def label_tokens(
 
     `places` say where the tokens stand in their text: the tokenizer's offsets, or `decoded_places`.
     """
-    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(ids))]
+    # An embedding may have rows that the tokenizer has no token for.
+    named = zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True)
+    pieces = [str(token if piece is None else piece) for token, piece in named]
     labels: list[str] = []
     word_ids: list[int | None] = []
     word = -1
@@ -140,7 +144,7 @@ def _starts_word(places: Places, i: int) -> bool:
 
 def _label(tokenizer: Any, token: int, pieces: Sequence[str], i: int, places: Places) -> tuple[str, bool]:
     """A token's text, and whether its piece has WordPiece's mark."""
-    piece, part = pieces[i], places.part(i)
+    piece, part = pieces[i], _as_read(tokenizer, token, places.part(i))
     # White space, a part of a character, or offsets that are empty: beside a mask some tokenizers give such.
     blank = not part.strip() or not piece.strip(SPACE_MARK)
     if blank or REPLACEMENT in part or _shares(pieces, i, places):
@@ -149,6 +153,19 @@ def _label(tokenizer: Any, token: int, pieces: Sequence[str], i: int, places: Pl
         return " " + part.lstrip(), False
     written = part.startswith(CONTINUATION) and not piece.startswith(2 * CONTINUATION)
     return part.lstrip(" "), piece.startswith(CONTINUATION) and not written
+
+
+def _as_read(tokenizer: Any, token: int, part: str) -> str:
+    """A part of a text in the case and with the accents that the model reads; as it is where the token says else."""
+    if part.isascii() and part.islower():
+        return part
+    read = _decoded(tokenizer, [token]).strip().removeprefix(CONTINUATION)
+    return part.replace(part.strip(), read) if read and _plain(read) == _plain(part.strip()) else part
+
+
+def _plain(text: str) -> str:
+    """A text without case and accents."""
+    return "".join(c for c in unicodedata.normalize("NFD", text.casefold()) if not unicodedata.combining(c))
 
 
 def _shares(pieces: Sequence[str], i: int, places: Places) -> bool:
@@ -273,5 +290,6 @@ def _decoded(tokenizer: Any, ids: list[int]) -> str:
         # Without a decoder it writes its marks, with spaces between all pieces.
         kinds = {type(inside.model).__name__, type(inside.pre_tokenizer).__name__}
         for kind in kinds & {"WordPiece", "ByteLevel", "Metaspace"}:
-            return str(getattr(decoders, kind)().decode(tokenizer.convert_ids_to_tokens(ids)))
+            pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(ids)]
+            return str(getattr(decoders, kind)().decode(pieces))
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

@@ -90,7 +90,7 @@ REFUSED = (
         "DeepSeek V2",
         "DeepseekV2ForCausalLM",
         {**GROUPED, "num_key_value_heads": 4},
-        r"hook_v has shape \[\d, 4, 5, 4\] on a block input of shape",
+        r"hook_v has shape \[\d+, 4, 5, 4\] on a block input of shape",
         kv_lora_rank=8,
         q_lora_rank=8,
         qk_rope_head_dim=4,

@@ -19,14 +19,14 @@ from tl_vzero.comparison.plan import Planned, plan_of
 from tl_vzero.comparison.result import Comparison
 from tl_vzero.effects import Effect, zero_ablation
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, PluginError
-from tl_vzero.inputs import Ids, Inputs, Sentence, Text, encode, find_target, mask_positions, padded, warned_before
+from tl_vzero.inputs import Ids, Inputs, Sentence, Text, encode, padded, warned_before
 from tl_vzero.methods.method import Method
 from tl_vzero.methods.run import AskedMethod, scores_on_one_run
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Scores
-from tl_vzero.targets import TargetIds, target_tokens
+from tl_vzero.targets import TargetIds, find_target, mask_positions, target_tokens
 
 TOKENS_A_PART = 512
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from tl_vzero.corpus.records import Record, Refused, Source
 from tl_vzero.errors import TLVZeroError
-from tl_vzero.inputs import Sentence, encode, find_target, warned_before
+from tl_vzero.inputs import Sentence, encode, warned_before
+from tl_vzero.targets import find_target
 
 Item = TypeVar("Item")
 

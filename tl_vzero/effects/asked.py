@@ -12,14 +12,14 @@ from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.effects.metric import Metric, token_name
 from tl_vzero.errors import InputTypeError
-from tl_vzero.inputs import Ids, Sentence, Text, encode, find_target
+from tl_vzero.inputs import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, value_heads
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.provenance import result_dtype
 from tl_vzero.models.run import NamedHook, run_logits
 from tl_vzero.models.sites import Sites
 from tl_vzero.paired_inputs import described
-from tl_vzero.targets import check_trained_head
+from tl_vzero.targets import check_trained_head, find_target
 
 PREDICTED_SHOWN = 5
 

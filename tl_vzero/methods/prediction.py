@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from tl_vzero.clean import check_clean_output, ids_of, token_types_of
 from tl_vzero.errors import InputError
-from tl_vzero.inputs import Inputs, Sentence, find_target
+from tl_vzero.inputs import Inputs, Sentence
 from tl_vzero.models.facts import vocabulary_size
 from tl_vzero.models.run import NamedHook
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.target_logits import LOGITS_A_BATCH, TargetLogits
+from tl_vzero.targets import find_target
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.models.sites import hook_points, kind_of
+from tl_vzero.models.changes import walk
+from tl_vzero.models.sites import kind_of
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -135,12 +136,18 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     )
 
 
-def _tensor(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
+def weight_view(module: object, name: str) -> Tensor | None:
+    """A weight in TransformerLens's layout; None where a module lacks it or it cannot be read so."""
     try:
         weight = getattr(module, name, None)
-    except (RuntimeError, ValueError, NotImplementedError):  # a bridge may refuse a view of odd weights
+    except Exception:  # a bridge refuses what is not there, odd weights, heads of several sizes: in errors of its own
         return None
-    return weight.detach().to(dtype) if isinstance(weight, Tensor) else None
+    return weight.detach() if isinstance(weight, Tensor) else None
+
+
+def _tensor(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
+    weight = weight_view(module, name)
+    return None if weight is None else weight.to(dtype)
 
 
 def _matrix(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
@@ -170,19 +177,16 @@ def acted_on(model: nn.Module) -> bool:
 
     TransformerLens's own hooks, which only pass an activation to a second hook point, do not count.
     """
-    points = hook_points(model).values()
-    handles = [handle for point in {id(p): p for p in points}.values() for handle in point.fwd_hooks]
-    return any(not _is_internal(handle) for handle in handles)
+    points = [point for module in walk([model]) if "fwd_hooks" in (point := module.__dict__)]
+    return any(
+        # More hooks of torch's than of TransformerLens's: somebody went past it.
+        len(point["_forward_hooks"]) > len(point["fwd_hooks"])
+        or point["_forward_pre_hooks"]
+        or not all(map(_is_internal, point["fwd_hooks"]))
+        for point in points
+    )
 
 
 def _is_internal(handle: Any) -> bool:
     function = getattr(handle, "user_hook", None)
     return str(getattr(function, "__module__", "")).partition(".")[0] == "transformer_lens"
-
-
-def structure(model: nn.Module) -> tuple[object, ...]:
-    """What changes when a module is replaced, patched or given a hook of torch's own."""
-    return tuple(
-        (name, id(module), "forward" in vars(module), len(module._forward_hooks), len(module._forward_pre_hooks))
-        for name, module in nn.Module.named_modules(model)
-    )

@@ -1,4 +1,4 @@
-"""The contracts that a model must keep before any score of it is believed, checked once a model."""
+"""The contracts that a model must keep before any score of it is believed, checked until it changes."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +10,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError
+from tl_vzero.models.blocks import acted_on
+from tl_vzero.models.changes import check_followed, module_fingerprint
 from tl_vzero.models.facts import context_length, vocabulary_size
 from tl_vzero.models.mixing import check_values_carry_all
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, run_to
 from tl_vzero.models.signals import signal_of
-from tl_vzero.models.sites import Sites, Stack, hook_points, sites_of
-from tl_vzero.models.weights import check_finite, warn_if_processed
+from tl_vzero.models.sites import Sites, Stack, hook_points, kind_of, sites_of
+from tl_vzero.models.weights import check_finite, check_weights
 
 PROBE_LENGTH = 4
+SIGNAL_PROBES = 3  # of the many positions of an image or a sound so many have their values zeroed
+FELT = 1e-2  # a source that some destination gives this weight must show in the block's output
 SAME_EPS = 100  # machine epsilons that rounding in a batch can bring
 
 
@@ -29,35 +33,54 @@ class _Heads:
     attention: int
 
 
-# Of each model the stacks that keep their contracts; None is the only stack of a model that has one.
-_CHECKED: WeakKeyDictionary[nn.Module, dict[Stack | None, _Heads]] = WeakKeyDictionary()
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """A stack that kept its contracts, and the modules it had then."""
+
+    modules: tuple[object, ...]
+    sites: Sites
+    heads: _Heads
+
+
+# Of each model by the stack asked for, and whether hooks of the user's acted: they may hide what is checked.
+_CHECKED: WeakKeyDictionary[nn.Module, dict[tuple[str | None, bool], _Checked]] = WeakKeyDictionary()
 
 
 def check_contracts(model: nn.Module, stack: str | None = None) -> Sites:
-    """Check once that the hooks of a model, or of an encoder-decoder's stack, are there, fire and bite.
+    """Check that the hooks of a model, or of an encoder-decoder's stack, are there, fire and bite.
 
-    Returns where they are. One probing run holds a clean copy and a copy a layer with that layer's first value
-    zeroed. Raises ModelError where a hook does not fire, pattern rows do not sum to one, a zeroed value leaves its
-    block's output as it was, or changes anything before it, or a block mixes positions beside its values; InputError
-    for a stack that the model lacks. Warns of processed weights.
+    Returns where they are. One probing run holds a clean copy and copies with one value of one layer zeroed. What it
+    showed stands while the model's modules are what they were. Raises ModelError where a hook does not fire, pattern
+    rows do not sum to one, a zeroed value leaves its block's output as it was, or changes anything before it, a block
+    mixes positions beside its values, or the model that this one was loaded from has changed; InputError for a stack
+    that the model lacks. Warns of processed weights.
     """
-    sites = sites_of(model, stack)
-    if sites.stack not in _CHECKED.get(model, {}):
-        if model not in _CHECKED:
-            check_finite(model)
-            warn_if_processed(model)
-        with quiet(model), eager_attention(model):
-            seen = _probe(model, sites)
-        _check_fired(sites, seen)
-        _check_labels(model, sites, seen)
-        heads = _check_values(sites, seen)
-        _check_patterns(model, sites, seen)
-        for layer in range(sites.n_layers):
-            _check_bite(sites, seen, layer)
-        with quiet(model):
-            check_values_carry_all(model, sites, _probe_read(model))
-        _CHECKED.setdefault(model, {})[sites.stack] = heads
-    return sites
+    kind_of(model)
+    check_followed(model)
+    modules, asked = module_fingerprint(model), (stack if isinstance(stack, str) else None, acted_on(model))
+    checked = _CHECKED.get(model, {}).get(asked) if stack is None or isinstance(stack, str) else None
+    if checked is None or checked.modules != modules:
+        sites = sites_of(model, stack)
+        checked = _Checked(modules, sites, _check(model, sites))
+        _CHECKED.setdefault(model, {})[asked] = checked
+    return checked.sites
+
+
+def _check(model: nn.Module, sites: Sites) -> _Heads:
+    check_finite(model)
+    check_weights(model)
+    with quiet(model), eager_attention(model):
+        probe = _probe(model, sites)
+    seen = probe.seen
+    _check_fired(sites, seen)
+    _check_labels(model, sites, seen)
+    heads = _check_values(sites, seen)
+    _check_patterns(model, sites, seen)
+    for layer in range(sites.n_layers):
+        _check_bite(sites, probe, layer)
+    with quiet(model):
+        check_values_carry_all(model, sites, _probe_read(model))
+    return heads
 
 
 def value_heads(model: nn.Module, stack: Stack | None = None) -> int:
@@ -71,31 +94,55 @@ def attention_heads(model: nn.Module, stack: Stack | None = None) -> int:
 
 
 def _heads(model: nn.Module, stack: Stack | None) -> _Heads:
-    if stack not in _CHECKED.get(model, {}):
+    checked = [_CHECKED.get(model, {}).get((stack, acted)) for acted in (False, True)]
+    if not any(checked):
         check_contracts(model, stack)
-    return _CHECKED[model][stack]
+        return _heads(model, stack)
+    return next(each.heads for each in checked if each is not None)
 
 
-def _probe(model: nn.Module, sites: Sites) -> dict[str, Tensor]:
-    seen: dict[str, Tensor] = {}
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """Activations by hook name: of a clean copy, then of copies a layer, with each of `positions` zeroed in one."""
+
+    positions: list[int]
+    seen: dict[str, Tensor]
+
+    def copies(self, layer: int) -> range:
+        """Where the copies of a layer lie."""
+        first = 1 + layer * len(self.positions)
+        return range(first, first + len(self.positions))
+
+
+def _probe(model: nn.Module, sites: Sites) -> _Probe:
+    read = _probe_read(model)
+    probe = _Probe(_zeroed_positions(model, read), {})
 
     def keep(activation: Tensor, *, hook: Any, name: str) -> None:
-        seen[name] = activation.detach()
+        probe.seen[name] = activation.detach()
 
-    def zero_first(value: Tensor, *, hook: Any, copy: int) -> Tensor:
+    def zero_each(value: Tensor, *, hook: Any, layer: int) -> Tensor:
         value = value.clone()
-        value[copy, 0] = 0
+        if value.ndim > 1 and value.shape[1] > probe.positions[-1]:  # axes that lie otherwise are refused afterwards
+            value[list(probe.copies(layer)), probe.positions] = 0
         return value
 
     hooks: list[NamedHook] = []
     for layer in range(sites.n_layers):
         for names in (sites.inputs, sites.values, sites.patterns, sites.outputs):
             hooks.append((names[layer], partial(keep, name=names[layer])))
-        hooks.append((sites.values[layer], partial(zero_first, copy=layer + 1)))
-    read = _probe_read(model)
-    copies = read.expand(sites.n_layers + 1, *read.shape)
+        hooks.append((sites.values[layer], partial(zero_each, layer=layer)))
+    copies = read.expand(probe.copies(sites.n_layers - 1).stop, *read.shape)
     run_to(model, copies, hooks, last=sites.outputs[-1], decoder_ids=copies if sites.stack else None)
-    return seen
+    return probe
+
+
+def _zeroed_positions(model: nn.Module, read: Tensor) -> list[int]:
+    signal = signal_of(model)
+    if signal is None:
+        return list(range(len(read)))
+    last = len(signal.labels(tuple(read.shape))) - 1
+    return sorted({last * n // (SIGNAL_PROBES - 1) for n in range(SIGNAL_PROBES)})
 
 
 def _probe_read(model: nn.Module) -> Int[Tensor, "position"] | Float[Tensor, "..."]:
@@ -159,21 +206,31 @@ def _has_sink(model: nn.Module, name: str) -> bool:
     return any(part.rpartition(".")[2] == "sinks" for part, _ in nn.Module.named_parameters(attention))
 
 
-def _check_bite(sites: Sites, seen: dict[str, Tensor], layer: int) -> None:
-    copy = layer + 1
+def _check_bite(sites: Sites, probe: _Probe, layer: int) -> None:
+    seen, copies = probe.seen, list(probe.copies(layer))
     for earlier in range(layer + 1):
         before = seen[sites.inputs[earlier]]
-        if _relative_change(before[0], before[copy]) > SAME_EPS * torch.finfo(before.dtype).eps:
+        if _relative_change(before[:1], before[copies]) > SAME_EPS * _eps_of(before):
             raise ModelError(
                 f"zeroing {sites.values[layer]} changes the input of block {earlier}: expected that it acts "
                 "only on its own block's output and on what follows"
             )
-    value, output = seen[sites.values[layer]], seen[sites.outputs[layer]]
-    if value[0, 0].any() and torch.equal(output[0], output[copy]):
+    value, output, pattern = seen[sites.values[layer]][0], seen[sites.outputs[layer]], seen[sites.patterns[layer]][0]
+    written = [position for position in probe.positions if value[position].any()]
+    # What a source is given is sometimes too little to move any digit of what is added to it.
+    felt = [position for position in written if pattern[..., position].max() > max(FELT, _eps_of(output) * SAME_EPS)]
+    changed = {
+        position for position, copy in zip(probe.positions, copies, strict=True) if not output[copy].equal(output[0])
+    }
+    if (written and not changed) or not changed.issuperset(felt):
         raise ModelError(
             f"zeroing {sites.values[layer]} does not change {sites.outputs[layer]}: this attention ignores its "
             "value hook, so there is nothing to measure"
         )
+
+
+def _eps_of(activation: Tensor) -> float:
+    return torch.finfo(activation.dtype).eps
 
 
 def _relative_change(clean: Tensor, changed: Tensor) -> float:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -27,19 +26,20 @@ class Facts:
     is_classifier: bool = False
 
 
-# Beside the models, not on them: a user's model is left as it was found.
-_FACTS: WeakKeyDictionary[nn.Module, Facts] = WeakKeyDictionary()
+# On the model, so that its copies have it too: these are models that tl_vzero made, and no user's.
+_FACTS = "_tl_vzero_facts"
 
 
 def remember(model: nn.Module, facts: Facts) -> None:
     """Note what is known of a model that tl_vzero loaded."""
-    _FACTS[model] = facts
+    vars(model)[_FACTS] = facts
 
 
 def facts_of(model: nn.Module) -> Facts:
     """What is known of a model; for a user's own, its configured name and tokenizer."""
-    if model in _FACTS:
-        return _FACTS[model]
+    facts = vars(model).get(_FACTS)
+    if isinstance(facts, Facts):
+        return facts
     config = getattr(model, "cfg", None)
     name = getattr(config, "model_name", None) or type(model).__name__
     return Facts(name=str(name), tokenizer=getattr(model, "tokenizer", None), head="unknown")

@@ -28,11 +28,15 @@ ALLOWED_TENSORS = 20_000
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Hugging Face model with a head for words, whether that was trained, and whether it was a classifier's model."""
+    """A Hugging Face model with a head for words, whether that was trained, and whether it was a classifier's model.
+
+    `shared_with` is the caller's model whose weights it shares.
+    """
 
     model: nn.Module
     head: Head
     is_classifier: bool
+    shared_with: nn.Module | None = None
 
 
 def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bool) -> Checkpoint:
@@ -256,11 +260,9 @@ def from_memory(hf_model: Any, device: Any, dtype: torch.dtype | None) -> Checkp
             model = model.to(device=device, dtype=dtype)
     with foreign_errors_as(ModelError, f"this {name} cannot be read"):
         headed, head = _with_head(model)
-        if hasattr(headed, "set_attn_implementation"):
-            headed.set_attn_implementation("eager")
         _name_architecture(headed)
     is_classifier = _names_a_classifier([cls.__name__ for cls in type(hf_model).__mro__])
-    return Checkpoint(headed, head, is_classifier)
+    return Checkpoint(headed, head, is_classifier, None if moves else hf_model)
 
 
 def _sharing_copy(model: nn.Module) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as
+from tl_vzero.models.changes import follow
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
 from tl_vzero.models.hub import Source, find_source
@@ -20,10 +21,11 @@ from tl_vzero.models.hugging_face import (
     from_memory,
     silent_transformers,
 )
-from tl_vzero.models.same_function import check_same_function, hidden_states
+from tl_vzero.models.same_function import check_same_function, own_hidden_states
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.models.unwrapped import unwrapped
+from tl_vzero.models.weights import remember_copied
 
 
 def load_model(
@@ -39,7 +41,11 @@ def load_model(
     Takes `"agreement-mini"` (embedded), `"all-MiniLM-L6-v2"` (with the extra `minilm`), a local Hugging Face
     folder, a hub name, or an in-memory Hugging Face model, headless base classes too. A pipeline, a
     SentenceTransformer and a CrossEncoder give their model and tokenizer; adapters of PEFT are merged into a copy.
-    From memory, the caller's model is left as it is; unless `device` or `dtype` change, the weights are shared.
+    From memory, the caller's model is left as it is. Unless `device` or `dtype` change, the weights are shared with
+    it: weights that are edited in place, in training for one, are edited in both. Nothing else of it is followed: once
+    its modules, hooks, adapters (merged, set, disabled) or weights are replaced, cast or moved, scoring raises
+    ModelError, until it is loaded again or all is as it was; `train()` and `requires_grad` do not matter. Where
+    `device` or `dtype` change, the loaded model is a copy that stays what it was.
     `tokenizer` replaces the one that belongs to the model; without any, ids work and strings raise.
     `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one.
     Nothing is installed, and no code of a folder is run unless `trust_remote_code`.
@@ -73,7 +79,10 @@ def load_model(
         extractor = None
         if isinstance(signal_read_by(checkpoint.model), Sounds):
             extractor = feature_extractor_of(location, local)
-        return _boot(checkpoint, tokenizer, name, extractor)
+        model = _boot(checkpoint, tokenizer, name, extractor)
+    if checkpoint.shared_with is not None:
+        follow(model, checkpoint.shared_with)
+    return model
 
 
 def _check_options(tokenizer: object, device: object, dtype: object) -> None:
@@ -96,7 +105,7 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
     label = name if name == class_name else f"{name} ({class_name})"
     reads_text = signal_read_by(hf_model) is None
     with torch.no_grad(), foreign_errors_as(ModelError, f"{label} cannot be run"):
-        states = hidden_states(hf_model)
+        states = own_hidden_states(hf_model)
     with foreign_errors_as(ModelError, f"TransformerLens {version('transformer-lens')} cannot read {label}"):
         with tempfile.TemporaryDirectory() as folder:
             bridge = _bridge(hf_model, _for_bridge(tokenizer, folder) if reads_text else None, name)
@@ -105,7 +114,7 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
         if not reads_text:
             bridge.processor = extractor  # where TransformerLens keeps it
         bridge.eval()
-        check_same_function(bridge, hf_model, states)
+        remember_copied(bridge, check_same_function(bridge, hf_model, states))
         for stack in stacks_of(bridge) or (None,):
             check_contracts(bridge, stack)
     model: nn.Module = bridge

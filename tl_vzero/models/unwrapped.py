@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tl_vzero.distance import relative_difference
 from tl_vzero.errors import InputTypeError, ModelError, foreign_errors_as
-from tl_vzero.models.same_function import SAME_STATES, SAME_STATES_HALF, hidden_states
+from tl_vzero.models.same_function import SAME_BLOCK, SAME_HALF, hidden_states
 
 EXPECTED = "expected a name, a folder, or an in-memory Hugging Face model"
 
@@ -153,8 +154,9 @@ def _with_adapters_merged(model: Any) -> Any:
             raise ModelError(f"{what}: {left[0]} is still an adapter; expected plain modules after merging")
         after = hidden_states(merged)
     if before is not None and after is not None:
-        apart = ((after - before).double().square().mean() / before.double().square().mean()).sqrt().item()
-        if not apart <= SAME_STATES.get(before.dtype, SAME_STATES_HALF):
+        was, now = before.outputs[""], after.outputs[""]
+        apart = relative_difference(now.double(), was.double())
+        if not apart <= SAME_BLOCK.get(was.dtype, SAME_HALF):
             raise ModelError(
                 f"{what}: merged, it computes other hidden states than before (relative difference {apart:.1g}), "
                 "as with an adapter that is switched off or acts on more than weights"

@@ -1,7 +1,10 @@
 """Looking at a model's weights: their hash, their health, and signs of processing."""
 
 import hashlib
+import inspect
 import warnings
+from dataclasses import dataclass, field
+from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 import torch
@@ -10,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError, ProcessedWeightsWarning
+from tl_vzero.models.blocks import weight_view
 from tl_vzero.models.sites import sites_of, stacks_of
 
 CENTRED_BELOW = 1e-4  # mean of a centred row over its mean size; random rows are at about 1/sqrt(d_model)
@@ -19,19 +23,33 @@ INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 _HASHES: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
+@dataclass(eq=False)
+class _Looked:
+    """The content of a model's weights at the last look, and the contents that were warned of."""
+
+    content: str | None = None
+    warned: set[str] = field(default_factory=set)
+
+
+_LOOKED: WeakKeyDictionary[nn.Module, _Looked] = WeakKeyDictionary()
+
+# Of each model the weights that it runs on a copy of, as TransformerLens splits them, and their content then.
+_COPIED: WeakKeyDictionary[nn.Module, tuple[dict[str, Tensor], str]] = WeakKeyDictionary()
+
+
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 over every parameter and buffer, name by name.
 
     SHA-256 takes long, so it is kept while a fingerprint of all the weights' content stands, which is read at
-    the speed of memory: torch's own version counter misses an edit through `.data`.
+    the speed of memory: torch's own version counter misses an edit through `.data`. Raises ModelError and warns as
+    `check_weights` does.
     """
-    tensors = dict(sorted(_tensors(model).items()))
-    key = _fingerprint(tensors)
+    key = check_weights(model)
     known = _HASHES.get(model)
     if known is not None and known[0] == key:
         return known[1]
     digest = hashlib.sha256()
-    for name, tensor in tensors.items():
+    for name, tensor in _tensors(model).items():
         digest.update(_described(name, tensor))
         digest.update(_bytes_of(tensor.cpu()))
     result = digest.hexdigest()
@@ -39,10 +57,42 @@ def weights_hash(model: nn.Module) -> str:
     return result
 
 
+def check_weights(model: nn.Module) -> str:
+    """Look at a model's weights whenever their content is new, and return a fingerprint of it.
+
+    Warns of processed weights, once for each content. Raises ModelError where weights were edited that the model
+    runs on a copy of.
+    """
+    looked = _LOOKED.setdefault(model, _Looked())
+    content = _fingerprint(_tensors(model))
+    if content != looked.content:
+        _check_copied(model)
+        if content not in looked.warned and _warn_if_processed(model):
+            looked.warned.add(content)
+        looked.content = content
+    return content
+
+
+def remember_copied(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Note the weights, by what their owner calls them, that a model runs on a copy of."""
+    if weights:
+        _COPIED[model] = (weights, _fingerprint(weights))
+
+
+def _check_copied(model: nn.Module) -> None:
+    weights, before = _COPIED.get(model, ({}, ""))
+    if weights and _fingerprint(weights) != before:
+        raise ModelError(
+            f"{next(iter(weights))} or another fused weight was edited after loading: TransformerLens runs on a copy "
+            "of these weights, split into queries, keys and values, and does not see the edit; load the model again "
+            "with tl_vzero.load_model, or edit the parts that it runs on (blocks.0.attn.v.weight and the like)"
+        )
+
+
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     # nn.Module's own walk: a bridge's state_dict renames, and its parameters() may leave some out.
     walk = [*nn.Module.named_parameters(model), *nn.Module.named_buffers(model)]
-    return {name: tensor.detach() for name, tensor in walk if not tensor.is_meta}
+    return {name: tensor.detach() for name, tensor in sorted(walk, key=itemgetter(0)) if not tensor.is_meta}
 
 
 def _described(name: str, tensor: Tensor) -> bytes:
@@ -95,7 +145,7 @@ def check_finite(model: nn.Module) -> None:
         )
 
 
-def warn_if_processed(model: nn.Module) -> None:
+def _warn_if_processed(model: nn.Module) -> bool:
     """Warn where the weights show signs of processing that changes Value Zeroing."""
     reasons = [reason for reason in (_folded_value_biases(model), _centred_writing(model)) if reason]
     if reasons:
@@ -104,8 +154,15 @@ def warn_if_processed(model: nn.Module) -> None:
             "(measured on GPT-2). Load without processing, for instance with tl_vzero.load_model or "
             "from_pretrained_no_processing.",
             ProcessedWeightsWarning,
-            stacklevel=4,
+            stacklevel=_levels_to_the_caller(),
         )
+    return bool(reasons)
+
+
+def _levels_to_the_caller() -> int:
+    """How many frames above what warns the code lies that called the package, as warnings count them."""
+    names = [str(frame.frame.f_globals.get("__name__")) for frame in inspect.stack(context=0)]
+    return max(level for level, name in enumerate(names, start=1) if name.partition(".")[0] == "tl_vzero")
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
@@ -117,15 +174,8 @@ def _attentions(model: nn.Module) -> list[nn.Module]:
 
 
 def _weights(modules: list[nn.Module], name: str) -> list[Tensor]:
-    found = [_weight(module, name) for module in modules]
-    return [weight.detach() for weight in found if isinstance(weight, Tensor)]
-
-
-def _weight(module: nn.Module, name: str) -> object:
-    try:
-        return getattr(module, name, None)
-    except NotImplementedError:  # a bridge refuses what an attention lacks, as latent attention lacks b_V
-        return None
+    views = [weight_view(module, name) for module in modules]
+    return [view for view in views if view is not None]
 
 
 def _folded_value_biases(model: nn.Module) -> str | None:

@@ -11,10 +11,10 @@ from tl_vzero.comparison.plan import plan_of
 from tl_vzero.comparison.together import compare_methods
 from tl_vzero.effects import Effect, PatchingEffect, attribution_patching, value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
-from tl_vzero.inputs import Pair, Sentence, encode, find_target, is_pair, mask_positions, warned_before
+from tl_vzero.inputs import Pair, Sentence, encode, is_pair, warned_before
 from tl_vzero.methods.method import Method
 from tl_vzero.report.result import Report
-from tl_vzero.targets import TargetIds
+from tl_vzero.targets import TargetIds, find_target, mask_positions
 
 BY_DEFAULT = (
     "value_zeroing",

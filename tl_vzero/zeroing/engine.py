@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tl_vzero.clean import clean_from_cache, ids_of, read_by, token_types_of
 from tl_vzero.errors import ModelError, unknown_name
 from tl_vzero.inputs import Sentence
-from tl_vzero.models.blocks import acted_on, structure
+from tl_vzero.models.blocks import acted_on
+from tl_vzero.models.changes import module_fingerprint
 from tl_vzero.models.facts import context_length
 from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.signals import signal_of
@@ -183,11 +184,14 @@ _VERDICTS: WeakKeyDictionary[nn.Module, tuple[object, Verdict]] = WeakKeyDiction
 
 
 def _verdict(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
-    """What a probe at first use showed: does the closed form give the hook engine's maps, of padded sentences too?"""
-    built = structure(work.model)
+    """What a probe showed: does the closed form give the hook engine's maps, of padded sentences too?
+
+    It stands while the model's weights and modules are what they were.
+    """
+    probed = (work.weights_sha256, module_fingerprint(work.model))
     known = _VERDICTS.get(work.model)
-    if known is None or known[0] != built:
-        known = (built, _probe(work, sentence, kept))
+    if known is None or known[0] != probed:
+        known = (probed, _probe(work, sentence, kept))
         _VERDICTS[work.model] = known
     return known[1]
 

@@ -1,0 +1,192 @@
+"""What a model computes beside its weights' content, and whether the model that it shares weights with has changed."""
+
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from torch import Tensor, nn
+
+from tl_vzero.errors import ModelError
+from tl_vzero.models.sites import hf_model_of
+
+_CONFIGURED = ("act_fn", "eps", "normalization_type", "uses_rms_norm", "rmsnorm_uses_offset")
+_TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
+# A hook that Hugging Face sets on embeddings for gradient checkpointing, and leaves there: it computes nothing.
+_FOR_GRADIENTS = "make_inputs_require_grads"
+_PLAIN = frozenset([bool, float, str])
+_COLLECTIONS = frozenset([list, tuple, set, dict])
+
+
+def module_fingerprint(model: nn.Module) -> tuple[object, ...]:
+    """What changes when a module is replaced, patched, by its class too, or given a hook of torch's own.
+
+    Hooks of hook points are left out: they come and go with runs, and `acted_on` tells of them.
+    """
+    modules = walk([root for root in (model, hf_model_of(model)) if root is not None])
+    config = getattr(model, "cfg", None)
+    return (
+        tuple([ref(module) for module in modules]),
+        tuple([patched for patched in map(_patched, modules) if patched is not None]),
+        _code_of(modules),
+        tuple([getattr(config, name, None) for name in _CONFIGURED]),
+        tuple(nn.modules.module._global_forward_hooks),
+        tuple(nn.modules.module._global_forward_pre_hooks),
+    )
+
+
+def walk(roots: list[nn.Module]) -> list[nn.Module]:
+    """Every module once, without the names that make nn.Module's own walk slow."""
+    modules = {id(root): root for root in roots}
+    waiting = roots[::-1]
+    while waiting:
+        for part in waiting.pop().__dict__["_modules"].values():
+            if part is not None and id(part) not in modules:
+                modules[id(part)] = part
+                waiting.append(part)
+    return list(modules.values())
+
+
+def _patched(module: nn.Module) -> tuple[object, ...] | None:
+    own = module.__dict__
+    if "fwd_hooks" in own and "forward" not in own:
+        return None
+    before, after, forward = own["_forward_pre_hooks"], own["_forward_hooks"], own.get("forward")
+    # Torch numbers its hooks, and never gives a number twice.
+    numbers = tuple([number for number, hook in after.items() if getattr(hook, "__name__", "") != _FOR_GRADIENTS])
+    if not before and not numbers and forward is None:
+        return None
+    return id(module), tuple(before), numbers, id(forward)
+
+
+def _code_of(modules: list[nn.Module]) -> tuple[object, ...]:
+    """The modules' classes, and the functions of these, which somebody may replace."""
+    kinds = tuple(map(type, modules))
+    classes = dict.fromkeys(base for kind in dict.fromkeys(kinds) for base in kind.__mro__)
+    return kinds, tuple([each for cls in classes for each in vars(cls).values() if type(each) is FunctionType])
+
+
+@dataclass(frozen=True, eq=False)
+class _Followed:
+    """A Hugging Face model of the caller's, how it was at loading, and its tensors, so that no id is used again.
+
+    `places` are where those tensors began that the loaded model has views of: a view does not follow `.data =`.
+    """
+
+    model: ref[nn.Module]
+    before: "_State"
+    tensors: list[Tensor]
+    places: list[tuple[Tensor, int]]
+
+    def are_elsewhere(self) -> bool:
+        """Whether a tensor has left the memory that the loaded model looks at."""
+        return any(tensor.data_ptr() != place for tensor, place in self.places)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of each module, in one order: what it is, its hooks, its tensors, and what its attributes say."""
+
+    modules: list[ref[nn.Module]]
+    hooks: list[tuple[object, ...] | None]
+    tensors: list[tuple[object, ...]]
+    attributes: list[list[tuple[str, object]]]
+    code: tuple[object, ...]
+
+
+_FOLLOWED: WeakKeyDictionary[nn.Module, _Followed] = WeakKeyDictionary()
+
+
+def follow(model: nn.Module, caller: nn.Module) -> None:
+    """From now on, `check_followed` compares the model that `model` shares weights with to what it is now."""
+    tensors = [tensor for module in walk([caller]) for tensor in _tensors_of(module)]
+    inside = hf_model_of(model)
+    own = [tensor for module in walk([model] if inside is None else [model, inside]) for tensor in _tensors_of(module)]
+    shared = {id(tensor) for tensor in tensors}
+    views = {tensor.untyped_storage().data_ptr() for tensor in own if id(tensor) not in shared}
+    viewed = [(tensor, tensor.data_ptr()) for tensor in tensors if tensor.untyped_storage().data_ptr() in views]
+    _FOLLOWED[model] = _Followed(ref(caller), _state_of(caller), tensors, viewed)
+
+
+def check_followed(model: nn.Module) -> None:
+    """Raise ModelError where the model that it was loaded from has changed in what is not shared.
+
+    Weights that are edited in place are shared. Modules, their hooks and adapters are not.
+    """
+    followed = _FOLLOWED.get(model)
+    caller = None if followed is None else followed.model()
+    if followed is None or caller is None:
+        return
+    now = _state_of(caller)
+    if now != followed.before or followed.are_elsewhere():
+        raise ModelError(
+            f"the {type(caller).__name__} that this model was loaded from has changed since: "
+            f"{_difference(followed.before, now, caller)}. It shares its weights with this model, but not its modules, "
+            "and the two no longer compute the same: expected it as it was, or with weights edited in place; "
+            "load it again with tl_vzero.load_model"
+        )
+
+
+def _state_of(caller: nn.Module) -> _State:
+    modules = walk([caller])
+    return _State(
+        [ref(module) for module in modules],
+        [_patched(module) for module in modules],
+        [tuple([_identity(tensor) for tensor in _tensors_of(module)]) for module in modules],
+        [_attributes(module) for module in modules],
+        _code_of(modules),
+    )
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers; those buffers that are not saved may be made anew by a run, as rotary frequencies are."""
+    own = module.__dict__
+    buffers = [each for name, each in own["_buffers"].items() if name not in own["_non_persistent_buffers_set"]]
+    return [tensor for tensor in (*own["_parameters"].values(), *buffers) if tensor is not None]
+
+
+def _identity(tensor: Tensor) -> tuple[object, ...]:
+    # `.to()` and a resized vocabulary leave a parameter the same and change its inside.
+    return id(tensor), tensor.dtype, tensor.device, tensor.shape
+
+
+def _attributes(module: nn.Module) -> list[tuple[str, object]]:
+    """Numbers and words on a module: an adapter's state, a norm's epsilon. Integers may count runs: left out."""
+    attributes: list[tuple[str, object]] = []
+    if hasattr(
+        type(module), "base_model_prefix"
+    ):  # a whole model of Hugging Face's keeps books, but computes by its parts
+        return attributes
+    for name, value in module.__dict__.items():
+        kind = type(value)
+        if kind in _PLAIN and not _is_of_training(name):
+            attributes.append((name, value))
+        elif kind in _COLLECTIONS and name not in _TORCH_ATTRIBUTES:
+            items: Any = value.items() if kind is dict else value
+            if all(type(item) in _PLAIN for item in (value.values() if kind is dict else value)):
+                attributes.append((name, tuple(items)))
+    return attributes
+
+
+def _is_of_training(name: str) -> bool:
+    return name == "training" or "drop" in name or name == "p" or "checkpointing" in name
+
+
+def _difference(before: _State, now: _State, caller: nn.Module) -> str:
+    """The first thing that differs, in words."""
+    if before.modules != now.modules:
+        return "modules were replaced, added or taken away"
+    if before.code != now.code:
+        return "the class of a module, or a function of it, was replaced"
+    names = {id(module): name for name, module in caller.named_modules()}
+    for place, module in enumerate(walk([caller])):
+        where = names.get(id(module)) or "the whole"
+        if before.hooks[place] != now.hooks[place]:
+            return f"hooks or the forward of {where} were set or removed"
+        if before.tensors[place] != now.tensors[place]:
+            return f"weights of {where} were replaced, resized, cast or moved"
+        if before.attributes[place] != now.attributes[place]:
+            one, other = dict(before.attributes[place]), dict(now.attributes[place])
+            changed = [name for name in one | other if one.get(name) != other.get(name)]
+            return f"{', '.join(changed)} of {where} changed, as when an adapter is merged, set or disabled"
+    return "data of its weights were replaced"
