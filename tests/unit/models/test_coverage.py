@@ -1,6 +1,7 @@
 """The coverage table says what the tests measure, no more and no less."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ def test_encoder_decoders_are_within_their_bounds(name: str) -> None:
 
 
 def test_what_is_refused_is_refused_for_the_reason_in_the_table() -> None:
+    measured_with = coverage()["measured_with"][LINE]["transformers"]
+    if version("transformers") != measured_with:  # where a model fails is its library's choice; that it does is not
+        assert all(each["refused"] for each in refused().values())
+        return
     by_line: dict[str, Any] = {name: each["lines"][LINE] for name, each in coverage()["refused"].items()}
     assert by_line == {name: {"refused": each["refused"]} for name, each in refused().items()}
     for name, row in ROWS.items():
