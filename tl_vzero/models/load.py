@@ -63,7 +63,8 @@ def load_model(
     with silent_transformers():
         if isinstance(wanted, str | Path):
             source = find_source(str(wanted))
-            checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
+            with torch.inference_mode(False):  # weights that are made in it could never be differentiated
+                checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
             if tokenizer is None and signal_read_by(checkpoint.model) is None:
                 tokenizer = _tokenizer_of(source, trust_remote_code)
             name, location, local = source.name, source.location, source.local
@@ -79,7 +80,8 @@ def load_model(
         extractor = None
         if isinstance(signal_read_by(checkpoint.model), Sounds):
             extractor = feature_extractor_of(location, local)
-        model = _boot(checkpoint, tokenizer, name, extractor)
+        with torch.inference_mode(next(checkpoint.model.parameters()).is_inference()):
+            model = _boot(checkpoint, tokenizer, name, extractor)
     if checkpoint.shared_with is not None:
         follow(model, checkpoint.shared_with)
     return model

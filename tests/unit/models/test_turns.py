@@ -260,6 +260,13 @@ def test_a_first_call_in_inference_mode_does_not_spoil_later_ones(method: str) -
         assert not values.is_inference()
 
 
+def test_a_model_read_in_inference_mode_has_gradients_later() -> None:
+    with torch.inference_mode():
+        model = tl_vzero.load_model("agreement-mini")
+    expected = tl_vzero.score(tl_vzero.load_model("agreement-mini"), IDS, "gradient_x_input", target=4).values
+    assert torch.equal(tl_vzero.score(model, IDS, "gradient_x_input", target=4).values, expected)
+
+
 @pytest.mark.parametrize("builder", [hf_bert, hf_gpt2])
 def test_a_model_loaded_in_inference_mode_gives_the_same(builder: Callable[[], Any]) -> None:
     hf_model = builder()
