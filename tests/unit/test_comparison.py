@@ -13,7 +13,7 @@ import torch
 from scipy.stats import spearmanr
 from support.models import build, hf_bert, hf_bert_headless, hf_gpt2, hf_llama, hooked_encoder, loaded
 from support.state import left_as_found, type_checks_off
-from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import tl_vzero
 from tl_vzero.clean import CleanRun, clean_from_cache
@@ -37,21 +37,21 @@ def mini() -> Any:
 
 @contextmanager
 def sentences_run(model: Any) -> Iterator[list[int]]:
-    """How many sentences each pass through the first block holds, once contracts and probes have been run."""
+    """How many sentences each pass through the word embeddings holds, once contracts and probes have been run.
+
+    Counted where torch is called: the package would see a hook, and check the model again.
+    """
     passes: list[int] = []
-    point = model.hook_dict[check_contracts(model).inputs[0]]
 
-    def count(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-        passes.append(len(output))
+    class Counting(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.nn.functional.embedding and len(args[1]) == model.cfg.d_vocab:
+                passes.append(len(args[0]))
+            return function(*args, **(kwargs or {}))
 
-    # A hook of torch's own: the package would see one of TransformerLens's as the user's.
-    handle = point.register_forward_hook(count)
-    try:
-        tl_vzero.value_zeroing(model, CAUSAL)  # they run once a model, and again where torch's hooks on it change
-        passes.clear()
+    tl_vzero.value_zeroing(model, CAUSAL)
+    with Counting():
         yield passes
-    finally:
-        handle.remove()
 
 
 ROUTES = [("load_model", "bert"), ("load_model", "gpt2"), ("load_model", "llama"), ("HookedEncoder", "bert")]

@@ -33,7 +33,7 @@ from tl_vzero.models.facts import context_length, facts_of, library_versions
 from tl_vzero.models.heads import Trainable, trainable_copy
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import quiet, run_logits
-from tl_vzero.models.weights import weights_hash
+from tl_vzero.models.weights import hash_of_tensors
 from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def _settings(
         "n_held_out": len(held_out),
         "train_sha256": _hash_of(training),
         "held_out_sha256": _hash_of(held_out),
-        "start_sha256": weights_hash(trainable.model),
+        "start_sha256": hash_of_tensors(trainable.model.state_dict()),
     }
 
 

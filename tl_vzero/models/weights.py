@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from weakref import WeakKeyDictionary
@@ -48,13 +49,18 @@ def weights_hash(model: nn.Module) -> str:
     known = _HASHES.get(model)
     if known is not None and known[0] == key:
         return known[1]
-    digest = hashlib.sha256()
-    for name, tensor in _tensors(model).items():
-        digest.update(_described(name, tensor))
-        digest.update(_bytes_of(tensor.cpu()))
-    result = digest.hexdigest()
+    result = hash_of_tensors(_tensors(model))
     _HASHES[model] = (key, result)
     return result
+
+
+def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over tensors and their names, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(_described(name, tensor))
+        digest.update(_bytes_of(tensor.detach().cpu()))
+    return digest.hexdigest()
 
 
 def check_weights(model: nn.Module) -> str:
@@ -65,8 +71,8 @@ def check_weights(model: nn.Module) -> str:
     """
     looked = _LOOKED.setdefault(model, _Looked())
     content = _fingerprint(_tensors(model))
+    _check_copied(model)
     if content != looked.content:
-        _check_copied(model)
         if content not in looked.warned and _warn_if_processed(model):
             looked.warned.add(content)
         looked.content = content
@@ -74,18 +80,20 @@ def check_weights(model: nn.Module) -> str:
 
 
 def remember_copied(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Note the weights, by what their owner calls them, that a model runs on a copy of."""
+    """Note further weights, by what their owner calls them, that a model runs on a copy of."""
     if weights:
-        _COPIED[model] = (weights, _fingerprint(weights))
+        copied = _COPIED.get(model, ({}, ""))[0] | weights
+        _COPIED[model] = (copied, _fingerprint(copied))
 
 
 def _check_copied(model: nn.Module) -> None:
     weights, before = _COPIED.get(model, ({}, ""))
     if weights and _fingerprint(weights) != before:
         raise ModelError(
-            f"{next(iter(weights))} or another fused weight was edited after loading: TransformerLens runs on a copy "
-            "of these weights, split into queries, keys and values, and does not see the edit; load the model again "
-            "with tl_vzero.load_model, or edit the parts that it runs on (blocks.0.attn.v.weight and the like)"
+            f"{next(iter(weights))} or another weight like it was edited after loading: this model runs on a copy of "
+            "these weights (fused ones split into queries, keys and values, adapters merged) and does not see the "
+            "edit; load the model again with tl_vzero.load_model, or edit the parts that it runs on "
+            "(blocks.0.attn.v.weight and the like)"
         )
 
 
