@@ -59,7 +59,6 @@ def load_model(
     'TransformerBridge'
     """
     wanted: object = name_or_folder_or_hf_model
-    merged_from: nn.Module | None = None
     _check_options(tokenizer, device, dtype)
     with silent_transformers():
         if isinstance(wanted, str | Path):
@@ -77,20 +76,14 @@ def load_model(
             tokenizer = held.tokenizer if tokenizer is None else tokenizer
             location, local = str(getattr(held.model.config, "name_or_path", "")), True
             name = location or type(held.model).__name__
-            checkpoint, merged_from = from_memory(held.model, device, dtype), held.merged_from
+            checkpoint = from_memory(held.model, device, dtype)
         extractor = None
         if isinstance(signal_read_by(checkpoint.model), Sounds):
             extractor = feature_extractor_of(location, local)
         with torch.inference_mode(next(checkpoint.model.parameters()).is_inference()):
             model = _boot(checkpoint, tokenizer, name, extractor)
-    caller = merged_from or checkpoint.shared_with
-    if caller is not None:
-        follow(model, caller)
-    if merged_from is not None:
-        # Merging and unmerging rounds the weights below; the adapters' own tell of training.
-        plain = {name for name, _ in checkpoint.model.named_parameters()}
-        own = {name: weight for name, weight in merged_from.named_parameters() if "base_layer" not in name}
-        remember_copied(model, {name: weight for name, weight in own.items() if name not in plain})
+    if checkpoint.shared_with is not None:
+        follow(model, checkpoint.shared_with)
     return model
 
 

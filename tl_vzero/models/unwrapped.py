@@ -18,11 +18,10 @@ EXPECTED = "expected a name, a folder, or an in-memory Hugging Face model"
 
 @dataclass(frozen=True)
 class Held:
-    """A Hugging Face model, and the tokenizer that came with it; `merged_from` is what it is a copy of, if any."""
+    """A Hugging Face model, and the tokenizer that came with it."""
 
     model: Any
     tokenizer: Any | None
-    merged_from: nn.Module | None = None
 
 
 def unwrapped(thing: Any) -> Held:
@@ -50,7 +49,7 @@ def unwrapped(thing: Any) -> Held:
         raise InputTypeError(_no_model(held.model))
     _check_weights(held.model)
     if any(_is_of(module, "peft") for module in held.model.modules()):
-        held = Held(_with_adapters_merged(held.model), held.tokenizer, merged_from=held.model)
+        held = Held(_with_adapters_merged(held.model), held.tokenizer)
     return held
 
 
@@ -179,8 +178,7 @@ def _merged_layer(layer: Any) -> nn.Module:
     if hasattr(layer, "unload_and_optionally_merge_module"):  # a module trained whole, or attention as one module
         plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
     else:
-        waiting = set(layer.active_adapters) - set(layer.merged_adapters)
-        if waiting and not layer.disable_adapters:
+        if not layer.disable_adapters:
             layer.merge(safe_merge=True)
         plain = layer.get_base_layer()
     return plain

@@ -71,8 +71,8 @@ def check_weights(model: nn.Module) -> str:
     """
     looked = _LOOKED.setdefault(model, _Looked())
     content = _fingerprint(_tensors(model))
-    _check_copied(model)
     if content != looked.content:
+        _check_copied(model)
         if content not in looked.warned and _warn_if_processed(model):
             looked.warned.add(content)
         looked.content = content
@@ -80,20 +80,18 @@ def check_weights(model: nn.Module) -> str:
 
 
 def remember_copied(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Note further weights, by what their owner calls them, that a model runs on a copy of."""
+    """Note the weights, by what their owner calls them, that a model runs on a copy of."""
     if weights:
-        copied = _COPIED.get(model, ({}, ""))[0] | weights
-        _COPIED[model] = (copied, _fingerprint(copied))
+        _COPIED[model] = (weights, _fingerprint(weights))
 
 
 def _check_copied(model: nn.Module) -> None:
     weights, before = _COPIED.get(model, ({}, ""))
     if weights and _fingerprint(weights) != before:
         raise ModelError(
-            f"{next(iter(weights))} or another weight like it was edited after loading: this model runs on a copy of "
-            "these weights (fused ones split into queries, keys and values, adapters merged) and does not see the "
-            "edit; load the model again with tl_vzero.load_model, or edit the parts that it runs on "
-            "(blocks.0.attn.v.weight and the like)"
+            f"{next(iter(weights))} or another fused weight was edited after loading: TransformerLens runs on a copy "
+            "of these weights, split into queries, keys and values, and does not see the edit; load the model again "
+            "with tl_vzero.load_model, or edit the parts that it runs on (blocks.0.attn.v.weight and the like)"
         )
 
 
