@@ -34,8 +34,16 @@ def module_fingerprint(model: nn.Module) -> tuple[object, ...]:
         tuple([patched for patched in map(_patched, modules) if patched is not None]),
         _code_of(modules),
         tuple([getattr(config, name, None) for name in _CONFIGURED]),
-        tuple(nn.modules.module._global_forward_hooks),
-        tuple(nn.modules.module._global_forward_pre_hooks),
+        _hooks_on_all_modules(),
+    )
+
+
+def _hooks_on_all_modules() -> tuple[object, ...]:
+    """Torch's own are left out: its counters of operations only look on."""
+    before, after = nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks
+    return tuple(
+        tuple([number for number, hook in hooks.items() if not str(hook.__module__).startswith("torch.")])
+        for hooks in (before, after)
     )
 
 
@@ -98,6 +106,7 @@ class _State:
     tensors: list[tuple[object, ...]]
     attributes: list[list[tuple[str, object]]]
     code: tuple[object, ...]
+    hooks_on_all: tuple[object, ...]
 
 
 _FOLLOWED: WeakKeyDictionary[nn.Module, _Followed] = WeakKeyDictionary()
@@ -163,6 +172,7 @@ def _state_of(caller: nn.Module) -> _State:
         [tuple([_identity(tensor) for tensor in _tensors_of(module)]) for module in modules],
         [_attributes(module) for module in modules],
         _code_of(modules),
+        _hooks_on_all_modules(),
     )
 
 
@@ -206,6 +216,8 @@ def _difference(before: _State, now: _State, caller: nn.Module) -> str:
         return "modules were replaced, added or taken away"
     if before.code != now.code:
         return "the class of a module, or a function of it, was replaced"
+    if before.hooks_on_all != now.hooks_on_all:
+        return "hooks on all modules (register_module_forward_hook) were set or removed"
     names = {id(module): name for name, module in caller.named_modules()}
     for place, module in enumerate(walk([caller])):
         where = names.get(id(module)) or "the whole"

@@ -115,6 +115,32 @@ def test_an_edit_that_a_copy_with_merged_adapters_does_not_see_is_noticed(part: 
     assert_refused(model, "weights were edited")
 
 
+def test_a_hook_on_all_modules_is_noticed() -> None:
+    """TransformerLens computes norms by itself, where torch would call the hook."""
+    hf_model = hf_gpt2()
+    model = tl_vzero.load_model(hf_model)
+    before = raw(model)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: output.tanh() if isinstance(module, nn.LayerNorm) else None
+    )
+    try:
+        assert_refused(model, "hooks on all modules")
+    finally:
+        handle.remove()
+    assert torch.equal(raw(model), before)
+
+
+def test_operations_may_be_counted() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    hf_model = hf_gpt2()
+    model = tl_vzero.load_model(hf_model)
+    before = raw(model)
+    with FlopCounterMode(display=False) as counted:
+        assert torch.equal(raw(model), before)
+    assert counted.get_total_flops() > 0
+
+
 # --- modules, hooks and weights of the caller's -----------------------------------------------------------
 
 
