@@ -5,6 +5,9 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import torch
+import xxhash
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError
@@ -14,6 +17,7 @@ _CONFIGURED = ("act_fn", "eps", "normalization_type", "uses_rms_norm", "rmsnorm_
 _TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
 # A hook that Hugging Face sets on embeddings for gradient checkpointing, and leaves there: it computes nothing.
 _FOR_GRADIENTS = "make_inputs_require_grads"
+INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PLAIN = frozenset([bool, float, str])
 _COLLECTIONS = frozenset([list, tuple, set, dict])
 
@@ -30,8 +34,16 @@ def module_fingerprint(model: nn.Module) -> tuple[object, ...]:
         tuple([patched for patched in map(_patched, modules) if patched is not None]),
         _code_of(modules),
         tuple([getattr(config, name, None) for name in _CONFIGURED]),
-        tuple(nn.modules.module._global_forward_hooks),
-        tuple(nn.modules.module._global_forward_pre_hooks),
+        _hooks_on_all_modules(),
+    )
+
+
+def _hooks_on_all_modules() -> tuple[object, ...]:
+    """Torch's own are left out: its counters of operations only look on."""
+    before, after = nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks
+    return tuple(
+        tuple([number for number, hook in hooks.items() if not str(hook.__module__).startswith("torch.")])
+        for hooks in (before, after)
     )
 
 
@@ -71,12 +83,14 @@ class _Followed:
     """A Hugging Face model of the caller's, how it was at loading, and its tensors, so that no id is used again.
 
     `places` are where those tensors began that the loaded model has views of: a view does not follow `.data =`.
+    `copied` is a fingerprint of its weights where the loaded model computes with a copy: that follows no edit.
     """
 
     model: ref[nn.Module]
     before: "_State"
     tensors: list[Tensor]
     places: list[tuple[Tensor, int]]
+    copied: str | None
 
     def are_elsewhere(self) -> bool:
         """Whether a tensor has left the memory that the loaded model looks at."""
@@ -92,20 +106,26 @@ class _State:
     tensors: list[tuple[object, ...]]
     attributes: list[list[tuple[str, object]]]
     code: tuple[object, ...]
+    hooks_on_all: tuple[object, ...]
 
 
 _FOLLOWED: WeakKeyDictionary[nn.Module, _Followed] = WeakKeyDictionary()
 
 
-def follow(model: nn.Module, caller: nn.Module) -> None:
-    """From now on, `check_followed` compares the model that `model` shares weights with to what it is now."""
+def follow(model: nn.Module, caller: nn.Module, *, copied: bool = False) -> None:
+    """From now on, `check_followed` compares the model that `model` came from to what it is now.
+
+    `model` shares its weights, or is `copied` from it, with adapters merged.
+    """
     tensors = [tensor for module in walk([caller]) for tensor in _tensors_of(module)]
     inside = hf_model_of(model)
     own = [tensor for module in walk([model] if inside is None else [model, inside]) for tensor in _tensors_of(module)]
     shared = {id(tensor) for tensor in tensors}
     views = {tensor.untyped_storage().data_ptr() for tensor in own if id(tensor) not in shared}
     viewed = [(tensor, tensor.data_ptr()) for tensor in tensors if tensor.untyped_storage().data_ptr() in views]
-    _FOLLOWED[model] = _Followed(ref(caller), _state_of(caller), tensors, viewed)
+    _FOLLOWED[model] = _Followed(
+        ref(caller), _state_of(caller), tensors, viewed, _content_of(caller) if copied else None
+    )
 
 
 def check_followed(model: nn.Module) -> None:
@@ -118,13 +138,30 @@ def check_followed(model: nn.Module) -> None:
     if followed is None or caller is None:
         return
     now = _state_of(caller)
+    is_copy = followed.copied is not None
     if now != followed.before or followed.are_elsewhere():
-        raise ModelError(
-            f"the {type(caller).__name__} that this model was loaded from has changed since: "
-            f"{_difference(followed.before, now, caller)}. It shares its weights with this model, but not its modules, "
-            "and the two no longer compute the same: expected it as it was, or with weights edited in place; "
-            "load it again with tl_vzero.load_model"
+        difference = _difference(followed.before, now, caller)
+    elif is_copy and _content_of(caller) != followed.copied:
+        difference = "its weights were edited"
+    else:
+        return
+    shared, expected = (
+        ("This model is a copy of it with its adapters merged", "as it was")
+        if is_copy
+        else (
+            "It shares its weights with this model, but not its modules",
+            "as it was, or with weights edited in place",
         )
+    )
+    raise ModelError(
+        f"the {type(caller).__name__} that this model was loaded from has changed since: {difference}. {shared}, "
+        f"and the two no longer compute the same: expected it {expected}; load it again with tl_vzero.load_model"
+    )
+
+
+def _content_of(caller: nn.Module) -> str:
+    tensors = [tensor.detach() for module in walk([caller]) for tensor in _tensors_of(module)]
+    return content_fingerprint({str(place): tensor for place, tensor in enumerate(tensors)})
 
 
 def _state_of(caller: nn.Module) -> _State:
@@ -135,6 +172,7 @@ def _state_of(caller: nn.Module) -> _State:
         [tuple([_identity(tensor) for tensor in _tensors_of(module)]) for module in modules],
         [_attributes(module) for module in modules],
         _code_of(modules),
+        _hooks_on_all_modules(),
     )
 
 
@@ -178,6 +216,8 @@ def _difference(before: _State, now: _State, caller: nn.Module) -> str:
         return "modules were replaced, added or taken away"
     if before.code != now.code:
         return "the class of a module, or a function of it, was replaced"
+    if before.hooks_on_all != now.hooks_on_all:
+        return "hooks on all modules (register_module_forward_hook) were set or removed"
     names = {id(module): name for name, module in caller.named_modules()}
     for place, module in enumerate(walk([caller])):
         where = names.get(id(module)) or "the whole"
@@ -190,3 +230,39 @@ def _difference(before: _State, now: _State, caller: nn.Module) -> str:
             changed = [name for name in one | other if one.get(name) != other.get(name)]
             return f"{', '.join(changed)} of {where} changed, as when an adapter is merged, set or disabled"
     return "data of its weights were replaced"
+
+
+def described(name: str, tensor: Tensor) -> bytes:
+    """A tensor's name, kind and size, as they go into a hash beside its content."""
+    return f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The content of a tensor that is on the CPU."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def content_fingerprint(tensors: dict[str, Tensor]) -> str:
+    """A hash of weights' content at the speed of memory: torch's version counter misses an edit through `.data`."""
+    digest = xxhash.xxh3_128()
+    storages: dict[int, tuple[int, torch.UntypedStorage]] = {}
+    for name, tensor in tensors.items():
+        digest.update(described(name, tensor))
+        if tensor.device.type != "cpu":
+            # Summed where they are: fetching them would take longer than the scores.
+            digest.update(bytes_of(_sums(tensor).cpu()))
+            continue
+        # Views share a storage: its bytes are read once, as they lie, and each view says which part it shows.
+        storage = tensor.untyped_storage()
+        number, _ = storages.setdefault(storage.data_ptr(), (len(storages), storage))
+        digest.update(f"{number} {tensor.storage_offset()} {tensor.stride()}".encode())
+    for _, storage in storages.values():
+        digest.update(bytes_of(torch.empty(0, dtype=torch.uint8).set_(storage)))
+    return digest.hexdigest()
+
+
+def _sums(tensor: Tensor) -> Int[Tensor, "sum"]:
+    """Row and column sums of a tensor's bits, which any one edit changes, and nearly any several."""
+    rows = torch.atleast_2d(tensor.contiguous()).flatten(end_dim=-2)
+    bits = rows.view(INTEGER_OF_SIZE[rows.element_size()])
+    return torch.cat([bits.sum(dim=0), bits.sum(dim=1)])

@@ -40,7 +40,8 @@ def load_model(
 
     Takes `"agreement-mini"` (embedded), `"all-MiniLM-L6-v2"` (with the extra `minilm`), a local Hugging Face
     folder, a hub name, or an in-memory Hugging Face model, headless base classes too. A pipeline, a
-    SentenceTransformer and a CrossEncoder give their model and tokenizer; adapters of PEFT are merged into a copy.
+    SentenceTransformer and a CrossEncoder give their model and tokenizer; adapters of PEFT are merged into a copy,
+    which no edit reaches: after one, scoring raises ModelError too.
     From memory, the caller's model is left as it is. Unless `device` or `dtype` change, the weights are shared with
     it: weights that are edited in place, in training for one, are edited in both. Nothing else of it is followed: once
     its modules, hooks, adapters (merged, set, disabled) or weights are replaced, cast or moved, scoring raises
@@ -59,6 +60,7 @@ def load_model(
     'TransformerBridge'
     """
     wanted: object = name_or_folder_or_hf_model
+    copied_from = None
     _check_options(tokenizer, device, dtype)
     with silent_transformers():
         if isinstance(wanted, str | Path):
@@ -77,13 +79,14 @@ def load_model(
             location, local = str(getattr(held.model.config, "name_or_path", "")), True
             name = location or type(held.model).__name__
             checkpoint = from_memory(held.model, device, dtype)
+            copied_from = held.copied_from
         extractor = None
         if isinstance(signal_read_by(checkpoint.model), Sounds):
             extractor = feature_extractor_of(location, local)
         with torch.inference_mode(next(checkpoint.model.parameters()).is_inference()):
             model = _boot(checkpoint, tokenizer, name, extractor)
     if checkpoint.shared_with is not None:
-        follow(model, checkpoint.shared_with)
+        follow(model, copied_from or checkpoint.shared_with, copied=copied_from is not None)
     return model
 
 

@@ -103,6 +103,22 @@ def check_idle(model: nn.Module) -> None:
         )
 
 
+def check_own_run(model: nn.Module, point: Any, function: Callable[..., object], maker: int) -> None:
+    """Raise InputError where a hook that another thread made, for a run of its own, acts in a run of ours.
+
+    TransformerLens's `run_with_hooks` takes no turn: its hooks are on the model for every thread meanwhile. Those
+    that stay there, by `add_hook`, are meant to act.
+    """
+    if maker == threading.get_ident() or not any(turn.runs_model and turn.model is model for turn in _THREAD.turns):
+        return
+    if any(handle.user_hook is function and handle.context_level for handle in point.fwd_hooks):
+        raise InputError(
+            "another thread runs this model with hooks of value_zeroing_hooks at this moment, and they would act here "
+            "too: expected run_with_hooks, and tl_vzero on the same model, one at a time; share a lock between the "
+            "threads, make the hooks in the thread that uses them, or load a model for each"
+        )
+
+
 class _Interrupts:
     """Ctrl-C, held back while a model is changed. Only the main thread of a program gets it."""
 

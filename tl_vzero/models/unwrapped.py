@@ -18,10 +18,11 @@ EXPECTED = "expected a name, a folder, or an in-memory Hugging Face model"
 
 @dataclass(frozen=True)
 class Held:
-    """A Hugging Face model, and the tokenizer that came with it."""
+    """A Hugging Face model, the tokenizer that came with it, and what it is a copy of, with adapters merged."""
 
     model: Any
     tokenizer: Any | None
+    copied_from: Any | None = None
 
 
 def unwrapped(thing: Any) -> Held:
@@ -49,7 +50,7 @@ def unwrapped(thing: Any) -> Held:
         raise InputTypeError(_no_model(held.model))
     _check_weights(held.model)
     if any(_is_of(module, "peft") for module in held.model.modules()):
-        held = Held(_with_adapters_merged(held.model), held.tokenizer)
+        held = Held(_with_adapters_merged(held.model), held.tokenizer, held.model)
     return held
 
 
@@ -178,7 +179,7 @@ def _merged_layer(layer: Any) -> nn.Module:
     if hasattr(layer, "unload_and_optionally_merge_module"):  # a module trained whole, or attention as one module
         plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
     else:
-        if not layer.disable_adapters:
+        if not (layer.disable_adapters or layer.merged):  # once one is merged, PEFT computes with the merged alone
             layer.merge(safe_merge=True)
         plain = layer.get_base_layer()
     return plain

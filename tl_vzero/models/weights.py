@@ -9,17 +9,14 @@ from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 import torch
-import xxhash
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError, ProcessedWeightsWarning
 from tl_vzero.models.blocks import weight_view
+from tl_vzero.models.changes import bytes_of, content_fingerprint, described
 from tl_vzero.models.sites import sites_of, stacks_of
 
 CENTRED_BELOW = 1e-4  # mean of a centred row over its mean size; random rows are at about 1/sqrt(d_model)
-
-INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _HASHES: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
@@ -58,8 +55,8 @@ def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over tensors and their names, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(_described(name, tensor))
-        digest.update(_bytes_of(tensor.detach().cpu()))
+        digest.update(described(name, tensor))
+        digest.update(bytes_of(tensor.detach().cpu()))
     return digest.hexdigest()
 
 
@@ -70,7 +67,7 @@ def check_weights(model: nn.Module) -> str:
     runs on a copy of.
     """
     looked = _LOOKED.setdefault(model, _Looked())
-    content = _fingerprint(_tensors(model))
+    content = content_fingerprint(_tensors(model))
     if content != looked.content:
         _check_copied(model)
         if content not in looked.warned and _warn_if_processed(model):
@@ -82,12 +79,12 @@ def check_weights(model: nn.Module) -> str:
 def remember_copied(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Note the weights, by what their owner calls them, that a model runs on a copy of."""
     if weights:
-        _COPIED[model] = (weights, _fingerprint(weights))
+        _COPIED[model] = (weights, content_fingerprint(weights))
 
 
 def _check_copied(model: nn.Module) -> None:
     weights, before = _COPIED.get(model, ({}, ""))
-    if weights and _fingerprint(weights) != before:
+    if weights and content_fingerprint(weights) != before:
         raise ModelError(
             f"{next(iter(weights))} or another fused weight was edited after loading: TransformerLens runs on a copy "
             "of these weights, split into queries, keys and values, and does not see the edit; load the model again "
@@ -99,39 +96,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     # nn.Module's own walk: a bridge's state_dict renames, and its parameters() may leave some out.
     walk = [*nn.Module.named_parameters(model), *nn.Module.named_buffers(model)]
     return {name: tensor.detach() for name, tensor in sorted(walk, key=itemgetter(0)) if not tensor.is_meta}
-
-
-def _described(name: str, tensor: Tensor) -> bytes:
-    return f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _fingerprint(tensors: dict[str, Tensor]) -> str:
-    digest = xxhash.xxh3_128()
-    storages: dict[int, tuple[int, torch.UntypedStorage]] = {}
-    for name, tensor in tensors.items():
-        digest.update(_described(name, tensor))
-        if tensor.device.type != "cpu":
-            # Summed where they are: fetching them would take longer than the scores.
-            digest.update(_bytes_of(_sums(tensor).cpu()))
-            continue
-        # Views share a storage: its bytes are read once, as they lie, and each view says which part it shows.
-        storage = tensor.untyped_storage()
-        number, _ = storages.setdefault(storage.data_ptr(), (len(storages), storage))
-        digest.update(f"{number} {tensor.storage_offset()} {tensor.stride()}".encode())
-    for _, storage in storages.values():
-        digest.update(_bytes_of(torch.empty(0, dtype=torch.uint8).set_(storage)))
-    return digest.hexdigest()
-
-
-def _sums(tensor: Tensor) -> Int[Tensor, "sum"]:
-    """Row and column sums of a tensor's bits, which any one edit changes, and nearly any several."""
-    rows = torch.atleast_2d(tensor.contiguous()).flatten(end_dim=-2)
-    bits = rows.view(INTEGER_OF_SIZE[rows.element_size()])
-    return torch.cat([bits.sum(dim=0), bits.sum(dim=1)])
 
 
 def check_finite(model: nn.Module) -> None:

@@ -8,6 +8,7 @@
 One forward pass a batch of copies so serves all layers. Source: Mohebbi et al. 2023, section 3.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
-from tl_vzero.models.turns import takes_turn
+from tl_vzero.models.turns import check_own_run, takes_turn
 from tl_vzero.zeroing.named_spans import Span
 from tl_vzero.zeroing.reach import felt_of, reached
 from tl_vzero.zeroing.request import Request, Wanted
@@ -49,7 +50,8 @@ def value_zeroing_hooks(
     Under grouped-query attention `heads` are key-value heads. Of an encoder-decoder `stack` says which values:
     "encoder", "decoder", or "cross" for what the decoder's layers read at encoder positions.
 
-    Raises InputError for layers, heads or a stack that the model lacks, and in the run for positions outside it.
+    Raises InputError for layers, heads or a stack that the model lacks, and in the run for positions outside it; where
+    another thread calls tl_vzero on the model during such a run, that call raises InputError.
 
     >>> import torch, tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
@@ -64,7 +66,10 @@ def value_zeroing_hooks(
     n_heads = value_heads(model, sites.stack)
     zeroed_heads = chosen_heads(heads, n_heads, attention_heads(model, sites.stack)) or tuple(range(n_heads))
 
+    maker = threading.get_ident()
+
     def zero_values(value: Tensor, hook: Any) -> Tensor:
+        check_own_run(model, hook, zero_values, maker)
         inside = chosen("positions", zeroed, value.shape[1], "the sentence has") if zeroed else ()
         value = value.clone()
         for position in inside or ():

@@ -85,17 +85,60 @@ def test_an_adapter_that_changes_after_loading_is_noticed(change: Callable[[Any]
     assert_refused(model, "")
 
 
-def test_an_adapter_that_is_merged_and_unmerged_again_is_as_it_was() -> None:
+def test_an_adapter_that_is_disabled_and_enabled_again_is_as_it_was() -> None:
     adapted, inside = llama_with_lora()
     model = tl_vzero.load_model(inside)
     before = raw(model)
+    adapted.base_model.disable_adapter_layers()
+    assert_refused(model, "disable_adapters of ")
+    adapted.base_model.enable_adapter_layers()
+    assert torch.equal(raw(model), before)
+
+
+def test_a_model_that_was_loaded_with_its_adapter_merged_does_not_lose_it() -> None:
+    adapted, inside = llama_with_lora()
+    before = raw(tl_vzero.load_model(inside))
     adapted.merge_adapter()
-    assert_refused(model, "merged_adapters of model.layers.*v_proj|merged_adapters")
     loaded_merged = tl_vzero.load_model(inside)
     assert (raw(loaded_merged) - before).abs().max() < 1e-5
     adapted.unmerge_adapter()
-    assert (raw(model) - before).abs().max() < 1e-5
     assert_refused(loaded_merged, "merged_adapters")
+
+
+@pytest.mark.parametrize("part", ["lora_A.default.weight", "input_layernorm.weight"])
+def test_an_edit_that_a_copy_with_merged_adapters_does_not_see_is_noticed(part: str) -> None:
+    """Training goes on in place; through `.data` torch counts no edit."""
+    _, inside = llama_with_lora()
+    model = tl_vzero.load_model(inside)
+    raw(model)
+    next(weight for name, weight in inside.named_parameters() if name.endswith(part)).data.mul_(1.01)
+    assert_refused(model, "weights were edited")
+
+
+def test_a_hook_on_all_modules_is_noticed() -> None:
+    """TransformerLens computes norms by itself, where torch would call the hook."""
+    hf_model = hf_gpt2()
+    model = tl_vzero.load_model(hf_model)
+    before = raw(model)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: output.tanh() if isinstance(module, nn.LayerNorm) else None
+    )
+    try:
+        assert_refused(model, "hooks on all modules")
+    finally:
+        handle.remove()
+    assert torch.equal(raw(model), before)
+
+
+def test_operations_may_be_counted() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    hf_model = hf_gpt2()
+    model = tl_vzero.load_model(hf_model)
+    before = raw(model)
+    with FlopCounterMode(display=False) as counted:
+        assert torch.equal(raw(model), before)
+    assert counted.get_total_flops() > 0
 
 
 # --- modules, hooks and weights of the caller's -----------------------------------------------------------

@@ -58,6 +58,29 @@ def mixed_calls(model: Any) -> list[Callable[[], Tensor]]:
     return calls
 
 
+def test_hooks_of_another_threads_run_are_refused(mini: Any) -> None:
+    """TransformerLens's run_with_hooks takes no turn, and its hooks are on the model for every thread."""
+    before = tl_vzero.value_zeroing(mini, TEXTS[0]).values
+    with ThreadPoolExecutor(1) as another:
+        hooks = another.submit(tl_vzero.value_zeroing_hooks, mini, [1]).result()
+        with mini.hooks(fwd_hooks=hooks), pytest.raises(InputError, match=r"another thread.*a model for each"):
+            tl_vzero.value_zeroing(mini, TEXTS[0])
+        with mini.hooks(fwd_hooks=hooks), pytest.raises(InputError, match="another thread"):
+            tl_vzero.attribution_patching(mini, TEXTS[0])
+    assert torch.equal(tl_vzero.value_zeroing(mini, TEXTS[0]).values, before)
+
+
+def test_hooks_that_another_thread_made_to_stay_act(mini: Any) -> None:
+    before = tl_vzero.value_zeroing(mini, TEXTS[0]).values
+    with ThreadPoolExecutor(1) as another:
+        hooks = another.submit(tl_vzero.value_zeroing_hooks, mini, [1], layers=0).result()
+    try:
+        mini.hook_dict[hooks[0][0]].add_hook(hooks[0][1])
+        assert not torch.allclose(tl_vzero.value_zeroing(mini, TEXTS[0]).values, before)
+    finally:
+        mini.reset_hooks()
+
+
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_four_threads_get_the_numbers_of_one(mini: Any, count: int) -> None:
     calls = mixed_calls(mini)

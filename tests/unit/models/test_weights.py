@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tl_vzero.models.weights import _sums
+from tl_vzero.models.changes import _sums
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
