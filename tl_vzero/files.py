@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, OutputPathError, foreign_errors_as
+from tl_vzero.errors import FileFormatError, InputTypeError, OutputPathError, foreign_errors_as
 
 FORMAT = "tl_vzero.scores"
 FORMAT_VERSION = "1"
@@ -27,9 +27,36 @@ N_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # of the numbers that score
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
+def path_of(path: object) -> Path:
+    """A path that a caller names; raises InputTypeError for what is none.
+
+    >>> path_of(5)
+    Traceback (most recent call last):
+    tl_vzero.errors.InputTypeError: the path is int: expected a path (str or pathlib.Path)
+    """
+    if not isinstance(path, str | Path):
+        raise InputTypeError(f"the path is {type(path).__name__}: expected a path (str or pathlib.Path)")
+    return Path(path)
+
+
+def folder_of(path: object) -> Path:
+    """A folder that a caller names, `~` expanded, and as it is spelt where there is no such user, as in a shell.
+
+    Raises InputTypeError for what is no path.
+    """
+    folder = path_of(path)
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        return folder
+
+
 def check_writable(path: str | Path) -> Path:
-    """Check at the door that a file can be written here; raises OutputPathError with the reason."""
-    target = Path(path)
+    """Check at the door that a file can be written here; raises OutputPathError with the reason.
+
+    Raises InputTypeError for what is no path.
+    """
+    target = path_of(path)
     try:
         mode = target.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -116,10 +143,24 @@ def _open_stream(target: Path) -> int | None:
                 return os.dup(descriptor)
     if target.is_file():
         return None
-    # Without waiting: nobody may ever read a pipe.
-    descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    return _open_at_once(target)
+
+
+def _open_at_once(target: Path, flags: int = 0) -> int:
+    """A descriptor to write to; raises OSError for a pipe without a reader, as nobody may ever read it."""
+    waits_not = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    descriptor = os.open(target, os.O_WRONLY | waits_not | flags, 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, or make it; raises OutputPathError. The lines of several processes do not mix."""
+    with (
+        foreign_errors_as(OutputPathError, f"cannot write {path}"),
+        os.fdopen(_open_at_once(path, os.O_APPEND | os.O_CREAT), "ab", buffering=0) as file,
+    ):
+        file.write(f"{line}\n".encode("utf-8", "backslashreplace"))  # one write a line
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -241,7 +282,7 @@ def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> tuple
     """
     from safetensors.torch import load
 
-    if not Path(path).exists():
+    if not path_of(path).exists():
         raise FileFormatError(f"no file {path}: expected a file written by Scores.save")
     with foreign_errors_as(FileFormatError, f"{path} is no Scores file, as Scores.save writes it"):
         # Read and not mapped: a file that is cut while it is mapped ends the process.

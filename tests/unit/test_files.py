@@ -11,10 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.state import type_checks_off
 
+import tl_vzero
 from tl_vzero import files
-from tl_vzero.errors import FileFormatError, OutputPathError, TLVZeroError
-from tl_vzero.files import check_header, check_writable, open_regular, parse_json, parse_row, read_json, write_text
+from tl_vzero.errors import FileFormatError, InputTypeError, OutputPathError, TLVZeroError
+from tl_vzero.files import (
+    append_line,
+    check_header,
+    check_writable,
+    folder_of,
+    open_regular,
+    parse_json,
+    parse_row,
+    path_of,
+    read_json,
+    write_text,
+)
 
 DEEP = "[" * 200_000
 ROOT = os.geteuid() == 0
@@ -313,3 +326,26 @@ def test_any_other_header_passes(names: list[str], separator: str | None) -> Non
 
 def test_the_errors_are_ours() -> None:
     assert issubclass(FileFormatError, TLVZeroError) and issubclass(OutputPathError, TLVZeroError)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_line_goes_to_a_file_and_never_waits_for_a_pipe(tmp_path: Path) -> None:
+    log, pipe = tmp_path / "log", tmp_path / "pipe"
+    append_line(log, "one")
+    append_line(log, "half \ud83d of a pair")
+    assert log.read_text(encoding="utf-8") == "one\nhalf \\ud83d of a pair\n"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputPathError, match="cannot write"):
+        append_line(pipe, "one")
+
+
+@pytest.mark.parametrize("path", [5, None, b"bytes", ["list"]])
+def test_what_is_no_path_is_told(path: Any) -> None:
+    for use in (path_of, folder_of, check_writable, tl_vzero.Scores.load):
+        with type_checks_off(), pytest.raises(InputTypeError, match="expected a path"):
+            use(path)
+
+
+def test_the_home_of_nobody_is_a_name_like_any_other() -> None:
+    assert folder_of("~no-such-user/x") == Path("~no-such-user/x")
+    assert folder_of("~/x") == Path.home() / "x"

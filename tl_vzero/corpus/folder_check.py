@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tl_vzero.corpus.reading import about_shard
+from tl_vzero.corpus.reading import about_shard, rows_in_shard
 from tl_vzero.corpus.schemas import LARGEST_NOTE, Done, Written, corpus_hash, read_small
 from tl_vzero.corpus.shards import CorpusFolder, check_all_errors, hashes_of, holds_failures, note_beginning, read_note
 from tl_vzero.errors import FileFormatError, OutputPathError
+from tl_vzero.files import open_regular
 
 
 @dataclass
@@ -63,7 +64,7 @@ class _Shard:
         if done is None:
             fault = f"its note {self._named(note)} cannot be read"
         else:
-            fault = self._fault(shard, done.scores) or self._fault(errors, done.errors) or ""
+            fault = self._fault(shard, done.scores) or self._fault(errors, done.errors) or self._miscount(done) or ""
         if shard.exists() and not self._is_our_shard(shard, done):
             raise _foreign(shard)
         if done is not None and not fault:
@@ -96,6 +97,20 @@ class _Shard:
             return f"{self._named(path)} has {n_bytes} bytes, and {written.n_bytes} were written"
         if hashes_of(path).sha256 != written.sha256:
             return f"{self._named(path)} is not what was written: its hash differs"
+        return None
+
+    def _miscount(self, done: Done) -> str | None:
+        """What the note says wrongly of files that are what was written."""
+        errors = self.folder.errors(self.number)
+        failed = 0
+        if errors.exists():
+            with open_regular(errors, follow_links=False) as lines:
+                failed = sum(1 for _ in lines)
+        counted = (rows_in_shard(self.folder.shard(self.number)), failed)
+        if counted != (done.rows, done.failed):
+            return "its note counts {} sentences and {} failed ones, and there are {} and {}".format(
+                done.rows, done.failed, *counted
+            )
         return None
 
     def _is_our_shard(self, shard: Path, done: Done | None) -> bool:

@@ -44,13 +44,15 @@ def prove(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str,
     differs; OutputPathError for a folder of other files; FileFormatError for a manifest of no known kind.
     """
     corpus = corpus_hash(identity)
+    reason: OSError | None = None
     for _ in range(TRIES):
         if not _is_new(folder, corpus):
             return _amiss(folder, identity)
-        if _begin(folder, corpus, _manifest(identity, names)):
+        reason = _begin(folder, corpus, _manifest(identity, names))
+        if reason is None:
             return None
     raise OutputPathError(
-        f"{folder.root} changes while it is looked at: another run begins in it; choose another folder"
+        f"cannot begin in {folder.root}: {reason}; choose another folder, or try again where another run begins in it"
     )
 
 
@@ -89,7 +91,8 @@ def read_manifest(folder: CorpusFolder) -> dict[str, Any]:
         data = parsed_object(content, folder.manifest)
     except FileFormatError as error:
         raise FileFormatError(
-            f"{folder.root} is no corpus, or its manifest is damaged ({error}): the same command again repairs it"
+            f"{folder.root} is no corpus, or its manifest is damaged ({error}): where its shards are whole, the "
+            "command that wrote it writes it anew"
         ) from error
     if data.get("format") != FORMAT:
         raise FileFormatError(f"{folder.manifest} is of another kind: expected that of `tl-vzero corpus`")
@@ -128,18 +131,18 @@ def _is_new(folder: CorpusFolder, corpus: str) -> bool:
     )
 
 
-def _begin(folder: CorpusFolder, corpus: str, manifest: bytes) -> bool:
-    """Write the manifest of a new folder; False where somebody was faster."""
+def _begin(folder: CorpusFolder, corpus: str, manifest: bytes) -> OSError | None:
+    """Write the manifest of a new folder; the reason where it could not be, perhaps as somebody was faster."""
     try:
         if not folder.root.exists():
             folder.root.parent.mkdir(parents=True, exist_ok=True)
             folder.root.mkdir()
         write_new(folder.manifest, corpus, manifest)
-    except (FileExistsError, FileNotFoundError):
-        return False
-    except OSError as error:
+    except (FileExistsError, FileNotFoundError) as error:
+        return error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
         raise OutputPathError(f"cannot make the folder {folder.root}: {error}; choose another one") from error
-    return True
+    return None
 
 
 def _amiss(folder: CorpusFolder, identity: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tl_vzero.errors import OutputPathError
+from tl_vzero.files import append_line
 
 
 class Progress:
@@ -60,12 +60,7 @@ class Progress:
             "memory_mb": memory_mb(),
             **about,
         }
-        try:
-            # One write a line: the lines of several processes do not mix.
-            with self._log.open("ab", buffering=0) as file:
-                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
-        except OSError as error:
-            raise OutputPathError(f"cannot write {self._log}: {error}") from error
+        append_line(self._log, json.dumps(line, ensure_ascii=False))
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -51,6 +51,10 @@ class ShardFile:
             about = _about(file.schema_arrow, self.path)
             if self.verify and (corpus_hash(about.manifest), about.shard) != (self.done.corpus, self.done.shard):
                 raise FileFormatError(f"{self.path} is a shard of another corpus, or another shard: {ANEW}")
+            if self.verify and file.metadata.num_rows != self.done.rows:
+                raise FileFormatError(
+                    f"{self.path} holds {file.metadata.num_rows} sentences, and its note says {self.done.rows}: {ANEW}"
+                )
             yield file, about
 
     def _stream(self) -> Any:
@@ -69,6 +73,12 @@ def about_shard(path: Path) -> About:
     """What a file says of itself as a shard; raises FileFormatError where it is none."""
     with _damage_told(path), open_regular(path, follow_links=False) as stream, _parquet(stream) as file:
         return _about(file.schema_arrow, path)
+
+
+def rows_in_shard(path: Path) -> int:
+    """How many sentences a shard holds; raises FileFormatError where it is none."""
+    with _damage_told(path), open_regular(path, follow_links=False) as stream, _parquet(stream) as file:
+        return int(file.metadata.num_rows)
 
 
 def stored_sentences(shard: ShardFile) -> Iterator[Stored]:

@@ -12,6 +12,7 @@ from tl_vzero.corpus.reading import ShardFile, Stored, stored_numbers, stored_se
 from tl_vzero.corpus.schemas import About, corpus_hash
 from tl_vzero.corpus.shards import CorpusFolder
 from tl_vzero.errors import FileFormatError, InputError, foreign_errors_as, unknown_name
+from tl_vzero.files import folder_of
 from tl_vzero.scores import Scores
 
 
@@ -153,8 +154,8 @@ def read_corpus(folder: str | Path, *, verify: bool = True) -> Corpus:
 
     With `verify=False` shards are not compared with what was written, which saves hashing them.
 
-    Raises FileFormatError for a folder that is none.
+    Raises FileFormatError for a folder that is none, InputTypeError for what is no path.
     """
-    where = Path(folder).expanduser()
+    where = folder_of(folder)
     with foreign_errors_as(FileFormatError, f"{where} is no corpus"):
         return Corpus(where, read_manifest(CorpusFolder(where)), verify)

@@ -45,7 +45,7 @@ from tl_vzero.errors import (
     foreign_errors_as,
     unknown_name,
 )
-from tl_vzero.files import check_writable
+from tl_vzero.files import check_writable, folder_of, path_of
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.provenance import provenance, result_dtype
@@ -244,7 +244,7 @@ def _named(option: object) -> str:
 
 def _folder(given: str | Path) -> Path:
     """The folder, which is not made before it is proven to be new."""
-    folder = Path(given).expanduser()
+    folder = folder_of(given)
     with foreign_errors_as(OutputPathError, f"cannot make the folder {folder}"):
         if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
             raise OutputPathError(f"cannot make the folder {folder}: it is a file; choose another one")
@@ -253,8 +253,9 @@ def _folder(given: str | Path) -> Path:
 
 def _log(given: str | Path, folder: CorpusFolder) -> Path:
     """The file of the JSON log, which may lie in a folder that is yet to be made, and is none of its own files."""
-    path = Path(given)
-    where, named = path.resolve(), CorpusFolder(folder.root.resolve())
+    path = path_of(given)
+    with foreign_errors_as(OutputPathError, f"cannot write the log {path}"):  # links in a circle
+        where, named = path.resolve(), CorpusFolder(folder.root.resolve())
     parts = {named.root / part for part in SUFFIXES} | {named.manifest, named.all_errors}
     if parts & {where, *where.parents}:
         raise OutputPathError(

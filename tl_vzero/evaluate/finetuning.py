@@ -29,6 +29,7 @@ from tl_vzero.evaluate.statistics import Estimate, bootstrap_mean
 from tl_vzero.evaluate.training import Recipe, good_wins, optimizer_of, train_epoch
 from tl_vzero.evaluate.training_folder import State
 from tl_vzero.evaluate.two_forms import ids_of_forms, in_batches
+from tl_vzero.files import folder_of
 from tl_vzero.models.facts import context_length, facts_of, library_versions
 from tl_vzero.models.heads import Trainable, trainable_copy
 from tl_vzero.models.load import load_model
@@ -125,7 +126,7 @@ def finetune(
     """
     recipe = Recipe(epochs, batch_size, learning_rate, head_learning_rate, warm_up, seed)
     _check_recipe(recipe)
-    where = _folder(folder)
+    where = folder_of(folder)
     loaded = load_model(model) if isinstance(model, str | Path) else model
     trainable = trainable_copy(loaded, seed=seed)
     training = _laid_out(loaded, examples, half)
@@ -277,12 +278,6 @@ def _settings(
 def _hash_of(examples: Sequence[LaidOut]) -> str:
     rows = [(each.pieces.ids.tolist(), each.dest, each.pieces.good_id, each.pieces.bad_id) for each in examples]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _folder(given: Any) -> Path:
-    if not isinstance(given, str | Path):
-        raise InputTypeError(f"folder is {type(given).__name__}: expected a path")
-    return Path(given).expanduser()
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError
 from tl_vzero.evaluate.plain_data import from_plain, to_plain
-from tl_vzero.files import read_json, write_text
+from tl_vzero.files import folder_of, read_json, write_text
 
 OPTIONS = "options.json"
 FORMAT = "tl_vzero.evaluation"
@@ -75,10 +75,10 @@ def open_store(folder: str | Path | None, options: Mapping[str, Any]) -> Store:
     """
     if folder is None:
         return Store(None)
-    where = Path(folder).expanduser()
+    where = folder_of(folder)
     try:
         where.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
         raise OutputPathError(f"cannot make the folder {where}: {error}; choose another one") from error
     plain = {"format": FORMAT, "version": FORMAT_VERSION, **to_plain(options)}
     path = where / OPTIONS

@@ -32,6 +32,7 @@ LOG = logging.getLogger(__name__)
 UNEXPECTED = "the explorer failed on this; its terminal has the details"
 BUSY = "the explorer is busy: {} questions wait already; ask again in a moment"
 ENDING = "the explorer is being ended where it was started"
+BODY = "a question to the explorer stands in its address: expected no body with it"
 FOREIGN = "a page of another site asked for this: the explorer answers its own page, and whoever types its address"
 MOST_QUESTIONS = 8  # that wait or are computed: at seconds each, the last still waits less than a minute
 LOOKS_AGAIN = 0.05  # seconds, between looks at who is next, who has gone and whether all ends
@@ -145,7 +146,10 @@ def _in_a_thread(compute: Callable[[], str]) -> "Future[str]":
 
 
 class _Door:
-    """Refuses what pages of other sites ask for, and adds the headers to every answer."""
+    """Refuses what pages of other sites ask for, and what has a body; adds the headers to every answer.
+
+    A body could be endless, or never come, and its question would keep its place in the line.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -156,8 +160,13 @@ class _Door:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        foreign = scope["type"] == "http" and _is_foreign(scope["path"], Headers(scope=scope))
-        app = _error(FOREIGN, 403) if foreign else self.app
+        app = self.app
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            if _is_foreign(scope["path"], headers):
+                app = _error(FOREIGN, 403)
+            elif headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+                app = _error(BODY, 413)
         await app(scope, receive, send_with_headers)
 
 

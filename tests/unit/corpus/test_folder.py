@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.corpora import assert_same_corpus, text_file
+from support.state import type_checks_off
 from support.trees import tree
 from typer.testing import CliRunner
 
@@ -24,7 +25,7 @@ from tl_vzero.corpus.durable import partial_path
 from tl_vzero.corpus.lock import take_lock
 from tl_vzero.corpus.manifest import prove, repair
 from tl_vzero.corpus.shards import CorpusFolder
-from tl_vzero.errors import FileFormatError, InputError, OutputPathError, TLVZeroError
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OutputPathError, TLVZeroError
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
 SHARD_SIZE = 4
@@ -469,3 +470,44 @@ def test_a_finished_corpus_on_a_read_only_disk(model: Any, source: Path, read_on
         again(model, source, read_only)
     with pytest.raises(OutputPathError, match="cannot make the folder"):
         again(model, source, read_only.parent / "new")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_log_that_cannot_be_written_is_told_and_nobody_waits_for_it(model: Any, source: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for log in (tmp_path / "pipe", tmp_path / "circle", tmp_path / "circle" / "log", "\0"):
+        with pytest.raises(OutputPathError, match="cannot write"):
+            run_corpus(model, source, tmp_path / "out", json_log=log)
+
+
+def test_what_is_no_folder_is_told(model: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with type_checks_off(), pytest.raises(InputTypeError, match="expected a path"):
+        run_corpus(model, source, 5)  # type: ignore[arg-type]
+    with type_checks_off(), pytest.raises(InputTypeError, match="expected a path"):
+        read_corpus(None)  # type: ignore[arg-type]
+    with pytest.raises(OutputPathError, match="null byte"):
+        run_corpus(model, source, "\0")
+    with pytest.raises(FileFormatError, match="holds no manifest"):
+        read_corpus("~no-such-user/corpus")
+
+
+def test_a_folder_in_a_file_is_told_as_that(model: Any, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputPathError, match=r"cannot begin in .*file/out: .*Errno"):
+        run_corpus(model, source, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("counts", [{"rows": 10**12}, {"rows": 0}, {"failed": 5}])
+def test_a_note_that_counts_wrongly_does_not_count(
+    model: Any, source: Path, out: Path, whole: Path, counts: dict[str, int]
+) -> None:
+    note = out / "done" / "00000.json"
+    note.write_text(json.dumps(json.loads(note.read_text(encoding="utf-8")) | counts), encoding="utf-8")
+    if "rows" in counts:
+        with pytest.raises(FileFormatError, match="its note says"):
+            list(read_corpus(out).scores())
+    run = again(model, source, out)
+    assert any("its note counts" in each for each in run.notes)
+    assert_same_corpus(out, whole)

@@ -220,3 +220,19 @@ def test_an_error_while_one_is_computed_makes_room_for_the_next() -> None:
     with running(failing) as (address, _):
         for _ in range(MOST_QUESTIONS + 1):
             assert get(address)[0] == 500
+
+
+def test_a_question_with_a_body_keeps_nobody_waiting() -> None:
+    explorer = SlowExplorer()
+    explorer.release.set()
+    with running(explorer) as (address, _):
+        host, port = address.removeprefix("http://").split(":")
+        held = [socket.create_connection((host, int(port)), SOON) for _ in range(MOST_QUESTIONS)]
+        try:
+            for each in held:  # bodies that never come
+                each.sendall(f"GET /report?text=x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n".encode())
+            assert all(each.recv(4096).startswith(b"HTTP/1.1 413") for each in held)
+        finally:
+            for each in held:
+                each.close()
+    assert explorer.computed == []
