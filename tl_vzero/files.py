@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, OutputPathError, foreign_errors_as
+from tl_vzero.errors import FileFormatError, OutputPathError, foreign_errors_as, shown
 
 FORMAT = "tl_vzero.scores"
 FORMAT_VERSION = "1"
@@ -29,7 +29,8 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 def check_writable(path: str | Path) -> Path:
     """Check at the door that a file can be written here; raises OutputPathError with the reason."""
-    target = Path(path)
+    with foreign_errors_as(OutputPathError, f"{shown(path)} is no path"):
+        target = Path(path)
     try:
         mode = target.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -241,8 +242,9 @@ def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> tuple
     """
     from safetensors.torch import load
 
-    if not Path(path).exists():
-        raise FileFormatError(f"no file {path}: expected a file written by Scores.save")
+    with foreign_errors_as(FileFormatError, f"{shown(path)} is no path"):
+        if not Path(path).exists():
+            raise FileFormatError(f"no file {path}: expected a file written by Scores.save")
     with foreign_errors_as(FileFormatError, f"{path} is no Scores file, as Scores.save writes it"):
         # Read and not mapped: a file that is cut while it is mapped ends the process.
         with open_regular(path) as file:
