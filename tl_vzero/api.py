@@ -137,7 +137,7 @@ def value_zeroing(
     metadata = provenance(model, sites.stack) | {"options": _options(request, engine)}
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(wanted, request, progress) as bar:
-        norm = _final_norm(model, sites, encoded) if final_norm else None
+        norm = _final_norm(model, sites, encoded) if request.final_norm else None
         work = Work(model, sites, request, wanted, engine, metadata["weights_sha256"], norm, cache, bar.update)
         for batch in encoded.batches():
             maps, used = zeroed_maps(work, batch)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tl_vzero.errors import InputError, InputTypeError
+import numpy as np
+
+from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shown
 
 
 def chosen(name: str, given: Iterable[int] | int | None, count: int, holder: str) -> tuple[int, ...] | None:
@@ -44,17 +46,39 @@ def integers(name: str, given: Iterable[int] | int | None, *, empty: bool = Fals
     """Read one integer or several from a number, list, range or tensor; `None` stays `None`."""
     if given is None:
         return None
-    if hasattr(given, "tolist"):
-        given = given.tolist()
-    if isinstance(given, str) or not isinstance(given, Iterable | int):
+    read = listed(name, given)
+    if not isinstance(read, list | int):
         raise InputTypeError(f"{name} is {type(given).__name__}: expected integers, such as [0, 3], or None for all")
-    numbers: list[Any] = [given] if isinstance(given, int) else list(given)
+    numbers = read if isinstance(read, list) else [read]
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int):
-            raise InputTypeError(f"{name} holds {number!r} ({type(number).__name__}): expected integers")
+            raise InputTypeError(f"{name} holds {shown(number)} ({type(number).__name__}): expected integers")
     if not numbers and not empty:
         raise InputError(f"{name} is empty: expected at least one, or None for all")
     return tuple(numbers)
+
+
+def listed(name: str, given: Any) -> Any:
+    """What a tensor, an array or another iterable holds, as a list; a number or a string stays what it is.
+
+    >>> listed("layers", range(2)), listed("layers", 3), listed("spans", "words")
+    ([0, 1], 3, 'words')
+    """
+    with foreign_errors_as(InputError, f"{name} cannot be read"):
+        if hasattr(given, "tolist"):
+            return given.tolist()
+        return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else given
+
+
+def flag(name: str, given: bool) -> bool:
+    """Check what is either so or not.
+
+    >>> flag("per_head", True)
+    True
+    """
+    if not isinstance(given, bool | np.bool_):
+        raise InputTypeError(f"{name} is {type(given).__name__}: expected True or False")
+    return bool(given)
 
 
 def positive(name: str, given: int | None) -> int | None:

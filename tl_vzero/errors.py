@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from reprlib import Repr
 
 # Controls but tab and new line, separators of lines, marks that reorder a text, and halves of surrogate pairs.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -83,6 +84,9 @@ class InputWarning(_ToldEscaped, UserWarning):
     """An input is scored as it was given, and may not be what was meant."""
 
 
+_QUOTED = Repr()
+_QUOTED.maxstring = _QUOTED.maxother = 120
+
 LONGEST_CAUSE = 400  # characters of a foreign exception that a message repeats: some print a whole configuration
 
 
@@ -107,6 +111,15 @@ def foreign_errors_as(kind: type[TLVZeroError], what: str) -> Iterator[None]:
         raise kind(f"{what}: {type(error).__name__}: {_in_short(error)}") from error
 
 
+def shown(given: object) -> str:
+    """What was given, as a message quotes it: in short, and also where its own `repr` fails.
+
+    >>> shown("cosin"), shown(list(range(50)))
+    ("'cosin'", '[0, 1, 2, 3, 4, 5, ...]')
+    """
+    return _QUOTED.repr(given)
+
+
 def _in_short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} …"
@@ -127,6 +140,6 @@ def unknown_name(kind: str, given: object, known: Iterable[str]) -> InputError:
     "unknown distance 'cosin': expected one of cosine, euclidean; did you mean 'cosine'?"
     """
     names = list(known)
-    near = get_close_matches(str(given), names, n=1)
+    near = get_close_matches(given, names, n=1) if isinstance(given, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {given!r}: expected one of {', '.join(names)}{hint}")
+    return InputError(f"unknown {kind} {shown(given)}: expected one of {', '.join(names)}{hint}")

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, InputTypeError, OutputPathError, foreign_errors_as
+from tl_vzero.errors import FileFormatError, InputTypeError, OutputPathError, foreign_errors_as, shown
 
 FORMAT = "tl_vzero.scores"
 FORMAT_VERSION = "1"
@@ -282,8 +282,9 @@ def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> tuple
     """
     from safetensors.torch import load
 
-    if not path_of(path).exists():
-        raise FileFormatError(f"no file {path}: expected a file written by Scores.save")
+    with foreign_errors_as(FileFormatError, f"{shown(path)} is no path"):
+        if not path_of(path).exists():
+            raise FileFormatError(f"no file {path}: expected a file written by Scores.save")
     with foreign_errors_as(FileFormatError, f"{path} is no Scores file, as Scores.save writes it"):
         # Read and not mapped: a file that is cut while it is mapped ends the process.
         with open_regular(path) as file:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tl_vzero.choices import flag
 from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, warn_caller
 from tl_vzero.models.facts import context_length, decoder_start, facts_of, segment_count, vocabulary_size
 from tl_vzero.models.signals import signal_of
@@ -182,10 +183,11 @@ def encode(
             f"this model reads {signal.named}, and what is asked for is for models that read tokens: take "
             "value_zeroing, value_zeroing_hooks, or score with a method that reads the clean run, such as attention"
         )
+    bos = flag("prepend_bos", prepend_bos)
     texts = _texts_in(inputs)
     if texts is not None:
         _check_text_alone(attention_mask, token_type_ids)
-        sentences = [_from_text(model, text, row, prepend_bos) for row, text in enumerate(texts)]
+        sentences = [_from_text(model, text, row, bos) for row, text in enumerate(texts)]
         return warned(Inputs(tuple(sentences), single=not isinstance(inputs, list)))
     if isinstance(inputs, Mapping):
         inputs, attention_mask, token_type_ids = _returned_by_tokenizer(inputs, attention_mask, token_type_ids)
@@ -426,6 +428,8 @@ def _is_list_of_rows(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
 def _as_tensor(name: str, value: Any) -> Tensor:
     """A tensor, an array or a list of integers as a tensor; what it holds is checked by whoever asks for it."""
     if isinstance(value, Tensor):
+        if value.is_meta or value.layout is not torch.strided:
+            raise InputTypeError(f"{name} is a tensor on the device 'meta', or a sparse one: expected a dense one")
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
         # Torch has no operations on some of numpy's unsigned integers.

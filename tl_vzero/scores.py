@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index as index_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError, escaped
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError, escaped, foreign_errors_as, shown
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
 from tl_vzero.words import Word, group_words
 
@@ -141,8 +142,10 @@ class Scores:
     def at_layer(self, layer: int) -> "Scores":
         """The maps of one layer; negative numbers count from the end of the layers kept.
 
-        Raises InputError for a layer that was not computed.
+        Raises InputError for a layer that was not computed, InputTypeError for what is no integer.
         """
+        with foreign_errors_as(InputTypeError, f"layer is {shown(layer)}: expected one of {list(self.layers)}"):
+            layer = index_of(layer)
         index = layer + len(self.layers) if layer < 0 else layer
         known = range(len(self.layers)) if layer < 0 else self.layers
         if index not in known:

@@ -1,11 +1,11 @@
 """What a prediction is asked for: a trained head, and tokens as ids or as words that are one token each."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
-from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
+from tl_vzero.choices import listed
+from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, foreign_errors_as, shown
 from tl_vzero.inputs import Sentence
 from tl_vzero.models.facts import facts_of, vocabulary_size
 
@@ -53,17 +53,17 @@ def target_tokens(model: nn.Module, target_ids: TargetIds | None) -> tuple[int, 
 
 
 def _one_or_two(target_ids: Any) -> tuple[Any, ...]:
-    if isinstance(target_ids, int | str):
-        return (target_ids,)
-    tokens = tuple(target_ids) if isinstance(target_ids, Iterable) else ()
-    if len(tokens) not in (1, 2):
-        raise InputTypeError(f"target_ids are {target_ids!r}: expected {EXPECTED}")
-    return tokens
+    read = listed("target_ids", target_ids)
+    if isinstance(read, int | str):
+        return (read,)
+    if not isinstance(read, list) or len(read) not in (1, 2):
+        raise InputTypeError(f"target_ids are {shown(target_ids)}: expected {EXPECTED}")
+    return tuple(read)
 
 
 def _token_id(model: nn.Module, token: Any, target_ids: object) -> int:
     if isinstance(token, bool) or not isinstance(token, int | str):
-        raise InputTypeError(f"target_ids are {target_ids!r}: expected {EXPECTED}")
+        raise InputTypeError(f"target_ids are {shown(target_ids)}: expected {EXPECTED}")
     number = _id_of_word(model, token) if isinstance(token, str) else token
     size = vocabulary_size(model)
     if not 0 <= number < size:
@@ -79,7 +79,8 @@ def _id_of_word(model: nn.Module, word: str) -> int:
         raise InputError(f"target_ids hold {word!r}, no word: expected one token of the vocabulary")
     tried: dict[tuple[int, ...], str] = {}  # by ids: many tokenizers read a word and a space before it alike
     for written in (word, f" {word}"):
-        ids = tuple(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+        with foreign_errors_as(InputError, f"target_ids hold {word!r}, which the tokenizer cannot read"):
+            ids = tuple(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
         unknown = tokenizer.unk_token_id in ids and word != tokenizer.unk_token
         if len(ids) == 1 and not unknown:
             return int(ids[0])

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.models import (
@@ -438,3 +439,80 @@ def test_a_distance_that_returns_something_else(distance: Callable[[Tensor, Tens
     model = model_of("load_model", "bert")
     with left_as_found(model):
         assert_clear_error(lambda: tl_vzero.value_zeroing(model, IDS, distance=distance), "distance")
+
+
+META, SPARSE = torch.ones(2, dtype=torch.long, device="meta"), torch.eye(2, dtype=torch.long).to_sparse()
+
+
+class Hostile:
+    """What fails at whatever is done with it."""
+
+    def __iter__(self) -> Any:
+        raise KeyError("iter")
+
+    def __repr__(self) -> str:
+        raise ValueError("repr")
+
+
+@pytest.mark.parametrize("odd", [META, SPARSE, Hostile()], ids=["meta", "sparse", "hostile"])
+@pytest.mark.parametrize("name", ["layers", "sources", "spans", "destinations", "heads", "engine", "per_head"])
+def test_an_argument_that_cannot_be_read_is_ours(name: str, odd: Any) -> None:
+    model = model_of("load_model", "bert")
+    assert_clear_error(lambda: tl_vzero.value_zeroing(model, IDS, **{name: odd}), name)
+
+
+@pytest.mark.parametrize("odd", [META, SPARSE], ids=["meta", "sparse"])
+def test_ids_that_are_not_here_are_ours(odd: Tensor) -> None:
+    model = model_of("load_model", "bert")
+    assert_clear_error(lambda: tl_vzero.value_zeroing(model, odd), "inputs")
+    assert_clear_error(lambda: tl_vzero.zero_ablation(model, [odd]), "inputs")
+    assert_clear_error(lambda: tl_vzero.value_zeroing(model, IDS, attention_mask=odd), "attention_mask")
+
+
+@pytest.mark.parametrize("name", ["per_head", "final_norm", "prepend_bos"])
+@pytest.mark.parametrize("odd", [None, "no", 1, torch.tensor([]), np.array([])], ids=repr)
+def test_what_is_neither_so_nor_not(name: str, odd: Any) -> None:
+    model = model_of("load_model", "bert")
+    assert_clear_error(lambda: tl_vzero.value_zeroing(model, IDS, **{name: odd}), name, "True or False")
+    if name == "per_head":
+        assert_clear_error(lambda: tl_vzero.zero_ablation(model, IDS, target=1, per_head=odd), name)
+        assert_clear_error(lambda: tl_vzero.score(model, IDS, "attention", per_head=odd), name)
+
+
+@pytest.mark.parametrize("odd", ["\ud800", META, Hostile(), nn.Linear(2, 2)], ids=["half", "meta", "hostile", "module"])
+def test_target_ids_that_cannot_be_read_are_ours(odd: Any) -> None:
+    model = model_of("load_model", "bert")
+    assert_clear_error(lambda: tl_vzero.zero_ablation(model, IDS, target=1, target_ids=odd), "target_ids")
+
+
+def test_target_ids_may_be_numpys_or_torchs() -> None:
+    model = model_of("load_model", "bert")
+    expected = tl_vzero.zero_ablation(model, IDS, target=1, target_ids=(7, 8)).values
+    for same in (torch.tensor([7, 8]), np.array([7, 8])):
+        assert torch.equal(tl_vzero.zero_ablation(model, IDS, target=1, target_ids=same).values, expected)
+
+
+def test_a_name_that_cannot_be_hashed_is_unknown() -> None:
+    assert_clear_error(lambda: tl_vzero.compare(model_of("load_model", "bert"), IDS, [["alti"]]), "unknown method")
+
+
+def test_heads_that_do_not_go_into_each_other() -> None:
+    lies = hf_bert()
+    lies.config.num_attention_heads *= 2
+    assert_clear_error(lambda: tl_vzero.load_model(lies), "heads", "config")
+
+
+@pytest.mark.parametrize("odd", [None, torch.tensor([]), np.array(["a"]), 1.5, [0]], ids=repr)
+def test_what_is_no_layer_no_path_and_no_effect(odd: Any) -> None:
+    model = model_of("load_model", "bert")
+    scores = tl_vzero.value_zeroing(model, IDS)
+    effect = tl_vzero.zero_ablation(model, IDS, target=1)
+    assert_clear_error(lambda: scores.at_layer(odd), "layer")
+    assert_clear_error(lambda: scores.save(odd), "path")
+    assert_clear_error(lambda: tl_vzero.Scores.load(odd), "path")
+    assert_clear_error(lambda: tl_vzero.attribution_error(odd, effect), "approximate")
+    assert_clear_error(lambda: tl_vzero.attribution_error(effect, odd), "exact")
+    assert_clear_error(lambda: tl_vzero.plot.text_view(odd), "Scores")
+    assert_clear_error(lambda: tl_vzero.agreement(scores, effect, seed="odd"), "seed")
+    if odd is not None:
+        assert_clear_error(lambda: tl_vzero.plot.text_view(scores.normalized(), layer=odd), "layer")

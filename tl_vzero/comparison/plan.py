@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, shown, unknown_name
 from tl_vzero.inputs import Sentence, padded
 from tl_vzero.methods.method import Method
 
@@ -58,7 +58,9 @@ def _named(known: Mapping[str, Method], methods: Any) -> list[str]:
     if methods is None:
         return [name for name, method in known.items() if "clean run" in method.needs]
     if isinstance(methods, str) or not isinstance(methods, Sequence):
-        raise InputTypeError(f"methods is {methods!r}: expected a list of names, such as ['value_zeroing', 'alti']")
+        raise InputTypeError(
+            f"methods is {shown(methods)}: expected a list of names, such as ['value_zeroing', 'alti']"
+        )
     if not methods:
         raise InputError(f"methods is empty: expected some of {', '.join(known)}, or None for those of the clean run")
     for name in methods:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import chosen, flag
 from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.effects.metric import Metric, token_name
@@ -111,7 +111,7 @@ def ask(
         target=find_target(model, sentence, target),
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         sources=chosen("sources", sources, len(sentence), "the sentence has") or tuple(range(len(sentence))),
-        heads=tuple(range(value_heads(model))) if per_head else None,
+        heads=tuple(range(value_heads(model))) if flag("per_head", per_head) else None,
     )
 
 

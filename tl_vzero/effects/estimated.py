@@ -14,7 +14,7 @@ from tl_vzero.effects.asked import Asked, Numbers, ask, one_sentence
 from tl_vzero.effects.metric import MakeMetric, MetricFunction, metric_for
 from tl_vzero.effects.ranks import rank_correlation
 from tl_vzero.effects.result import Effect
-from tl_vzero.errors import InputError
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs import Ids, Text
 from tl_vzero.models.run import NamedHook, quiet
 from tl_vzero.models.turns import takes_turn
@@ -107,7 +107,7 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
     `max_abs` is the largest difference, in units of the metric; `relative_rms` the root mean square of the
     differences over that of the exact effect (0 where both are 0 everywhere); `spearman` the rank correlation of
     the signed effects, NaN where one is constant. Per head, a layer's heads count together.
-    Raises InputError where the two are effects of different things.
+    Raises InputError where the two are effects of different things, InputTypeError for what is no Effect.
 
     >>> import tl_vzero
     >>> model, text = tl_vzero.load_model("agreement-mini"), "the authors [MASK] here."
@@ -117,6 +117,9 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    for name, effect in (("approximate", approximate), ("exact", exact)):
+        if not isinstance(effect, Effect):
+            raise InputTypeError(f"{name} is {type(effect).__name__}: expected an Effect")
     for name in ("layers", "heads", "src_positions", "src_tokens", "target", "metric"):
         given, expected = getattr(approximate, name), getattr(exact, name)
         if given != expected:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tl_vzero.choices import positive
 from tl_vzero.effects.result import Effect, PatchingEffect
-from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shown
 from tl_vzero.scores import Scores
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def agreement(
     rows = _picked(scores.row(effect.target), scores.layers, layers, scores.src_positions, sources)
     sizes = _picked(effect.values.abs(), effect.layers, layers, effect.src_positions, sources)
     rho = rank_correlation(rows, sizes) if len(sources) >= FEWEST_SOURCES else np.full(len(layers), np.nan)
-    drawn = np.random.default_rng(seed).integers(0, len(sources), (draws, len(sources)))
+    with foreign_errors_as(InputError, f"no {draws} samples can be drawn with the seed {shown(seed)}"):
+        drawn = np.random.default_rng(seed).integers(0, len(sources), (draws, len(sources)))
     tails = (1 - confidence) / 2, (1 + confidence) / 2
     bounds = [
         (np.nan, np.nan) if np.isnan(each) else _interval(row, size, drawn, tails)

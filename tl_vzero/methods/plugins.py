@@ -55,7 +55,7 @@ class Methods(Mapping[str, Method]):
         return len(self._own) + len(self._found)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own or name in self._found
+        return isinstance(name, str) and (name in self._own or name in self._found)
 
 
 def _package_of(point: EntryPoint) -> str:

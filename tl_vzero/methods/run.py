@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, integers
+from tl_vzero.choices import chosen, flag, integers
 from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs import Ids, Inputs, Sentence, Text
@@ -83,7 +83,7 @@ def layer_scores(
     The common options are those of `value_zeroing`; a method's own are passed on to it. Raises InputError where the
     method has no heads, ModelError where it is undefined for the model, and leaves the model as it was.
     """
-    asked = AskedMethod(name, method, per_head, integers("destinations", destinations), options)
+    asked = AskedMethod(name, method, flag("per_head", per_head), integers("destinations", destinations), options)
     sites = check_contracts(model, stack)
     if sites.stack == "cross" and method.through is not None:
         raise ModelError(

@@ -113,8 +113,10 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     if w_o is None or w_o.ndim != 3:
         return None
     b_o = _tensor(attention, "b_O", dtype)
-    w_gate, w_out = _matrix(mlp, "W_gate", dtype), _matrix(mlp, "W_out", dtype)
-    b_in, b_out = _tensor(mlp, "b_in", dtype), _tensor(mlp, "b_out", dtype)
+    w_in, w_gate, w_out = (_matrix(mlp, name, dtype) for name in ("W_in", "W_gate", "W_out"))
+    b_in, b_gate, b_out = (_tensor(mlp, name, dtype) for name in ("b_in", "b_gate", "b_out"))
+    if not _is_one_mlp(w_o.shape[-1], w_in, w_gate, w_out):
+        w_in = w_gate = w_out = None
     if kind_of(model) == "HookedTransformer" and w_gate is not None and w_out is not None and b_in is not None:
         # Its gated MLP adds b_in after the gate, so that it is a part of what the MLP writes of itself.
         written = b_in @ w_out
@@ -122,10 +124,10 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     return BlockWeights(
         w_o=w_o,
         b_o=torch.zeros(w_o.shape[-1], dtype=dtype, device=w_o.device) if b_o is None else b_o,
-        w_in=_matrix(mlp, "W_in", dtype),
+        w_in=w_in,
         b_in=b_in,
         w_gate=w_gate,
-        b_gate=_tensor(mlp, "b_gate", dtype),
+        b_gate=b_gate,
         w_out=w_out,
         b_out=b_out,
         activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
@@ -134,6 +136,14 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
         norm2=norm_of(model, block, "ln2", dtype),
         norm2_post=norm_of(model, block, "ln2_post", dtype),
     )
+
+
+def _is_one_mlp(feature: int, w_in: Tensor | None, w_gate: Tensor | None, w_out: Tensor | None) -> bool:
+    """Whether what W_in and the gate give is what W_out reads: not where a W_in holds the gate too."""
+    if w_in is None or w_out is None:
+        return False
+    d_mlp = w_out.shape[0]
+    return w_out.shape[1] == feature and all(w.shape == (feature, d_mlp) for w in (w_in, w_gate) if w is not None)
 
 
 def weight_view(module: object, name: str) -> Tensor | None:

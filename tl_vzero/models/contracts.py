@@ -186,6 +186,13 @@ def _check_values(sites: Sites, seen: dict[str, Tensor]) -> _Heads:
             f"{sites.values[0]} has shape {list(value.shape)} on a block input of shape "
             f"{list(seen[sites.inputs[0]].shape)}: expected [batch, position, head, d_head]"
         )
+    for name, patterns in zip(sites.values, sites.patterns, strict=True):
+        value_heads, query_heads = seen[name].shape[2], seen[patterns].shape[1]
+        if query_heads % value_heads:
+            raise ModelError(
+                f"{name} has {value_heads} heads and {patterns} {query_heads}: expected as many, or some query heads "
+                "for each value head; check that the model's config says how many heads its weights have"
+            )
     return _Heads(value=value.shape[2], attention=seen[sites.patterns[0]].shape[1])
 
 

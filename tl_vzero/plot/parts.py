@@ -1,9 +1,10 @@
 """What the figures of Scores share: checks at the door, axes of tokens, titles, colour scales and sliders."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
-from tl_vzero.errors import InputError, ScoresError
+from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.plot.labels import hover_text, tick_text
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme
 from tl_vzero.scores import Scores
@@ -16,7 +17,9 @@ SLIDER_ABOVE = 84  # pixels that a figure keeps for a slider between its title a
 
 
 def refuse_heads(scores: Scores) -> None:
-    """Raise ScoresError for scores per head, where one map a layer is drawn."""
+    """Raise ScoresError for scores per head, where one map a layer is drawn; InputTypeError for what is no Scores."""
+    if not isinstance(scores, Scores):
+        raise InputTypeError(f"a {type(scores).__name__} was to be drawn: expected Scores")
     if scores.heads is not None:
         raise ScoresError(
             f"these scores are per head ({len(scores.heads)} heads): a map shows one head; select it, "
@@ -28,8 +31,8 @@ def layer_index(scores: Scores, layer: int | None) -> int:
     """Where a layer is among those of the scores (default: the first); raises InputError if it is not."""
     if layer is None:
         return 0
-    if layer not in scores.layers:
-        raise InputError(f"layer {layer} is not in these scores: expected one of {list(scores.layers)}")
+    if not isinstance(layer, Integral) or layer not in scores.layers:
+        raise InputError(f"layer {shown(layer)} is not in these scores: expected one of {list(scores.layers)}")
     return scores.layers.index(layer)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.clean import Beside, Clean, CleanBlock, visit_clean_blocks
-from tl_vzero.errors import EndsRun, ModelError
+from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import block_weights
 from tl_vzero.models.final_norm import FinalNorm
 from tl_vzero.models.modules import block_modules
@@ -22,6 +22,10 @@ from tl_vzero.zeroing.request import Request, Wanted
 
 class NotInClosedForm(EndsRun):
     """Why a model's maps cannot be had in closed form; ends the run that found out."""
+
+
+class _AlgebraError(ModelError):
+    """A foreign exception within the closed form."""
 
 
 class PaddingMatters(NotInClosedForm):
@@ -55,11 +59,17 @@ def closed_maps(
     def visit(layer: int, block: CleanBlock) -> None:
         if padding_from_token is not None and bool(((block.pattern != 0) & padding_from_token).any()):
             raise PaddingMatters(f"attention in block {layer} reads padding")
-        weights = block_weights(model, layer, compute_dtype(block.output))
-        if weights is None:
-            raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
         norm = final_norm if layer == sites.n_layers - 1 else None
-        made = closed_form_layer(weights, partial(block_modules, model, layer), block, run, layer, final_norm=norm)
+        try:
+            # The algebra is ours: where a block has parts that it does not fit, the model itself may run well.
+            with foreign_errors_as(_AlgebraError, f"its algebra failed on block {layer}"):
+                weights = block_weights(model, layer, compute_dtype(block.output))
+                if weights is None:
+                    raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
+                modules = partial(block_modules, model, layer)
+                made = closed_form_layer(weights, modules, block, run, layer, final_norm=norm)
+        except _AlgebraError as error:
+            raise NotInClosedForm(str(error)) from error
         if made is None:
             raise NotInClosedForm(
                 f"block {layer} is of no known form: neither its weights nor its modules explain its output"

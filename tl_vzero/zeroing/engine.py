@@ -75,7 +75,7 @@ class Work:
 
 def check_engine(engine: str) -> None:
     """Raise InputError for an engine that does not exist."""
-    if engine not in ENGINES:
+    if not isinstance(engine, str) or engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
 
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from tl_vzero.choices import chosen, chosen_heads, integers, positive
+from tl_vzero.choices import chosen, chosen_heads, flag, integers, listed, positive
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs import Sentence
@@ -100,13 +99,13 @@ def make_request(
     return Request(
         layers=tuple(range(n_layers)) if chosen_layers is None else chosen_layers,
         heads=chosen_heads(heads, n_heads, n_query_heads),
-        per_head=per_head,
+        per_head=flag("per_head", per_head),
         sources=integers("sources", sources),
         spans=_spans(spans),
         destinations=integers("destinations", destinations),
         distance_name=name,
         distance=function,
-        final_norm=final_norm,
+        final_norm=flag("final_norm", final_norm),
         batch_size=positive("batch_size", batch_size),
         memory_mb=_megabytes(memory_mb),
     )
@@ -126,8 +125,8 @@ def _spans(given: str | Iterable[Iterable[int] | int] | None) -> tuple[Span, ...
     if isinstance(given, str):
         check_span_name(given)
         return given
-    several: Any = given.tolist() if hasattr(given, "tolist") else given
-    if not isinstance(several, Iterable):
+    several = listed("spans", given)
+    if not isinstance(several, list):
         raise InputTypeError(
             f"spans is {type(given).__name__}: expected a list with the positions of each span, such as [[1, 2], [4]]"
         )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from support.closed import GROUPED, IDS, SHAPE, assert_same, hooked_transformer, maps
 from support.models import VOCABULARY, randomise
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 import tl_vzero
+from tl_vzero.models import blocks
 from tl_vzero.models.modules import BlockModules
 from tl_vzero.zeroing.by_modules import module_form
 
@@ -87,6 +89,28 @@ def test_blocks_that_only_hooked_transformer_has(shape: dict[str, Any], routes: 
     scores = tl_vzero.value_zeroing(model, IDS, engine="closed_form")
     assert scores.metadata["routes"] == routes
     assert_same(scores.values.double(), maps(model, "hooks"), 1e-9)
+
+
+def test_a_gate_inside_w_in_is_left_to_the_modules() -> None:
+    kind = "ModernBertDecoder"
+    if not hasattr(transformers, f"{kind}Config"):
+        pytest.skip("this transformers has no ModernBERT decoder")
+    marks = {"cls_token_id": 1, "sep_token_id": 2}
+    config = getattr(transformers, f"{kind}Config")(**SHAPE, **marks)
+    model = tl_vzero.load_model(randomise(getattr(transformers, f"{kind}ForCausalLM")(config), 1), dtype=torch.float64)
+    scores = tl_vzero.value_zeroing(model, IDS)
+    assert scores.metadata["routes"] == ["modules"] * 3
+    assert_same(scores.values, maps(model, "hooks"), 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(16, 80), (8, 40)])
+def test_matrices_that_make_no_mlp_are_none(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tl_vzero.load_model(randomise(BertForMaskedLM(BertConfig(**SHAPE)), 1))
+    view = blocks.weight_view
+    monkeypatch.setattr(blocks, "weight_view", lambda of, name: torch.ones(shape) if name == "W_in" else view(of, name))
+    weights = blocks.block_weights(model, 0, torch.float32)
+    assert weights is not None
+    assert weights.w_in is None and weights.w_out is None
 
 
 def test_a_module_that_cannot_read_single_positions_is_of_no_form() -> None:

@@ -220,6 +220,20 @@ def test_a_replaced_module_falls_back_and_says_so(seen_before: bool) -> None:
         tl_vzero.value_zeroing(model, IDS, engine="closed_form")
 
 
+def test_a_failure_of_its_own_algebra_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    model = loaded(hf_bert())
+    monkeypatch.setattr("tl_vzero.zeroing.closed_form.recognise", fails)
+    scores = tl_vzero.value_zeroing(model, IDS)
+    assert scores.metadata["engine"] == "hooks"
+    assert "block 0: RuntimeError: mat1 and mat2" in scores.metadata["engine_reason"]
+    assert torch.equal(scores.values.double(), maps(model, "hooks"))
+    with pytest.raises(ModelError, match="block 0"):
+        tl_vzero.value_zeroing(model, IDS, engine="closed_form")
+
+
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
 def test_edited_weights_are_seen_at_once(architecture: str) -> None:
     model = model_in_float64(architecture)
