@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tl_vzero.models.hugging_face import (
     from_memory,
     silent_transformers,
 )
+from tl_vzero.models.run import leave_modes
 from tl_vzero.models.same_function import check_same_function, own_hidden_states
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
@@ -62,7 +64,10 @@ def load_model(
     wanted: object = name_or_folder_or_hf_model
     copied_from = None
     _check_options(tokenizer, device, dtype)
-    with silent_transformers():
+    with silent_transformers(), ExitStack() as left:
+        # Weights that are made in inference mode have no gradients ever after; autocast rounds what is compared.
+        if not _made_in_inference_mode(wanted):
+            leave_modes(left, "cpu", "cuda")
         if isinstance(wanted, str | Path):
             source = find_source(str(wanted))
             with torch.inference_mode(False):  # weights that are made in it could never be differentiated
@@ -88,6 +93,12 @@ def load_model(
     if checkpoint.shared_with is not None:
         follow(model, copied_from or checkpoint.shared_with, copied=copied_from is not None)
     return model
+
+
+def _made_in_inference_mode(wanted: object) -> bool:
+    """Whether the caller's own weights were: torch lets nothing be made of them outside."""
+    model = wanted if isinstance(wanted, nn.Module) else getattr(wanted, "model", None)
+    return isinstance(model, nn.Module) and any(weight.is_inference() for weight in model.parameters())
 
 
 def _check_options(tokenizer: object, device: object, dtype: object) -> None:

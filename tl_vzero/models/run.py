@@ -88,12 +88,19 @@ def quiet(model: nn.Module) -> Iterator[None]:
             turn.undo_by(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
             left = ExitStack()
             turn.undo_by(left.close)
-            if torch.is_inference_mode_enabled():
-                left.enter_context(torch.inference_mode(False))
-            if torch.is_autocast_enabled(device):
-                left.enter_context(torch.autocast(device, enabled=False))
+            leave_modes(left, device)
             torch.set_grad_enabled(False)
         yield
+
+
+def leave_modes(left: ExitStack, *devices: str) -> None:
+    """Leave the caller's inference mode, and autocast on devices, until `left` is closed."""
+    if torch.is_inference_mode_enabled():
+        left.enter_context(torch.inference_mode(False))
+        left.enter_context(torch.no_grad())  # which inference mode is, too
+    for device in devices:
+        if torch.is_autocast_enabled(device):
+            left.enter_context(torch.autocast(device, enabled=False))
 
 
 def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from support.interrupted import Way, interrupt_at, lines_of
-from support.models import build, hf_bert, hf_gpt2, tokenizer
+from support.models import build, hf_bert, hf_gpt2, hf_neox, tokenizer
 from support.state import every_module, hook_counts, torch_hooks
 from torch import Tensor, nn
 
@@ -263,6 +263,18 @@ def test_an_error_within_a_turn_is_the_users_to_see(training_model: Any, context
 
 
 # --- inference mode -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_a_model_is_loaded_outside_of_the_callers_modes(mode: Callable[[], Any]) -> None:
+    """TransformerLens splits NeoX's fused weights into parts of its own, which are made at loading."""
+    hf_model = hf_neox()
+    with mode():
+        model = tl_vzero.load_model(hf_model)
+    estimate = tl_vzero.attribution_patching(model, IDS, target=3, target_ids=5).values
+    expected = tl_vzero.attribution_patching(tl_vzero.load_model(hf_model), IDS, target=3, target_ids=5).values
+    assert torch.equal(estimate, expected)
+
 
 CALLS = ["value_zeroing", "alti", "decompx", "hta", "gradient_x_input", "integrated_gradients", "deep_lift"]
 
