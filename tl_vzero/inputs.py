@@ -400,6 +400,7 @@ def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = No
         if types is not None:
             sentence = _in_segments(model, sentence, _checked_types(types[row])[is_token])
         notes = _notes_on_segments(model, sentence) if types is None else ()
+        notes += _notes_on_beginning(facts_of(model).tokenizer, sentence)
         notes += _notes_on_ids(model, sentence) if masks is None else ()
         sentences.append(replace(sentence, notes=notes))
     return Inputs(tuple(sentences), single)
@@ -636,6 +637,13 @@ def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, 
             "the model's own, and made for this language"
         )
     return tuple(notes)
+
+
+def _notes_on_beginning(tokenizer: Any, sentence: Sentence) -> tuple[str, ...]:
+    """Whether ids begin with one special token twice, as where a chat template's text is cut once more."""
+    first, known = sentence.ids[:2].tolist(), sorted(_special_tokens(tokenizer, "bos_token", "cls_token"))
+    twice = [token for token in known if first == [tokenizer.convert_tokens_to_ids(token)] * 2]
+    return tuple(f"the ids begin with {token!r} twice: cut a text that has it without adding it" for token in twice[:1])
 
 
 def _special_tokens(tokenizer: Any, *names: str) -> set[str]:

@@ -103,9 +103,10 @@ def test_the_same_token_by_prepend_bos_is_not_twice() -> None:
     assert not seen(gpt2(), "the dogs bark", prepend_bos=True)[0]
 
 
-def test_two_beginnings_that_the_user_wrote() -> None:
+def test_two_beginnings_in_the_ids_of_a_text_that_has_one() -> None:
     ids = torch.tensor(gpt2().tokenizer("<s>the dogs")["input_ids"])
-    assert not seen(gpt2(), ids)[0]
+    assert "begin with '<s>' twice" in only(seen(gpt2(), ids)[0])
+    assert not seen(gpt2(), ids[1:])[0]
 
 
 def test_words_that_the_tokenizer_does_not_know() -> None:
@@ -194,3 +195,13 @@ def test_autocast_changes_no_effect() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = tl_vzero.zero_ablation(model, "the dog [MASK] .", target_ids=5)
     assert torch.equal(plain.values, cast.values) and plain.clean == cast.clean
+
+
+def test_ids_that_begin_twice_are_told() -> None:
+    model = tl_vzero.load_model("agreement-mini")
+    ids = torch.tensor(model.tokenizer("the authors [MASK] here.")["input_ids"])
+    twice = torch.cat([ids[:1], ids])
+    with pytest.warns(InputWarning, match=r"begin with '\[CLS\]' twice"):
+        scores = tl_vzero.value_zeroing(model, twice)
+    assert "twice" in scores.metadata["warnings"][0]
+    assert "warnings" not in tl_vzero.value_zeroing(model, ids).metadata

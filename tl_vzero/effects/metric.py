@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.distance import wide_dtype
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, unknown_name
 from tl_vzero.models.facts import facts_of
 from tl_vzero.targets import TargetIds, target_tokens
 
@@ -86,10 +86,13 @@ def _probability(model: nn.Module, target: int, good: int) -> Metric:
 
 
 def _of_users(function: MetricFunction) -> Metric:
-    def copy_by_copy(logits: Tensor) -> Tensor:
-        return torch.stack([_scalar(function(logits[n : n + 1])) for n in range(len(logits))])
+    name = f"metric {getattr(function, '__name__', type(function).__name__)}"
 
-    return Metric(f"metric {getattr(function, '__name__', type(function).__name__)}", copy_by_copy, None)
+    def copy_by_copy(logits: Tensor) -> Tensor:
+        with foreign_errors_as(InputError, f"the {name} failed"):
+            return torch.stack([_scalar(function(logits[n : n + 1])) for n in range(len(logits))])
+
+    return Metric(name, copy_by_copy, None)
 
 
 def _scalar(measured: Any) -> Tensor:

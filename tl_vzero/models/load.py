@@ -70,8 +70,7 @@ def load_model(
             leave_modes(left, "cpu", "cuda")
         if isinstance(wanted, str | Path):
             source = find_source(str(wanted))
-            with torch.inference_mode(False):  # weights that are made in it could never be differentiated
-                checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
+            checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
             if tokenizer is None and signal_read_by(checkpoint.model) is None:
                 tokenizer = _tokenizer_of(source, trust_remote_code)
             name, location, local = source.name, source.location, source.local
