@@ -82,7 +82,7 @@ def test_a_folder_that_is_a_file_or_holds_something_else(tmp_path: Path) -> None
         with pytest.raises(OutputPathError, match=expected):
             finetune(model, EXAMPLES, tmp_path / name, resume=False, **FAST)
     assert (tmp_path / "full" / "config.json").read_text() == "mine"
-    with type_checks_off(), pytest.raises(InputTypeError, match="folder is NoneType"):
+    with type_checks_off(), pytest.raises(InputTypeError, match="is NoneType: expected a path"):
         finetune(model, EXAMPLES, None, **FAST)  # type: ignore[arg-type]
 
 

@@ -36,9 +36,9 @@ def test_every_kind_of_norm(name: str, distance: str, engine: str) -> None:
         )
     scores = tl_vzero.value_zeroing(loaded(tiny(name)), IDS, final_norm=True, distance=distance, engine=engine)
     measured = scores.values.double()
-    # Hooks see float32 outputs: behind Gemma's norm they are off by 4e-4, and now and then by more than 1e-3.
-    allowed = 3e-3 if engine == "hooks" else 1e-3
-    assert ((measured - expected).abs() <= allowed * expected)[expected >= 1e-7].all()
+    # Hooks see float32 outputs: a euclidean distance is off by their rounding, whatever its own size.
+    rounding = 5e-7 * expected.max() if engine == "hooks" and distance == "euclidean" else 0.0
+    assert ((measured - expected).abs() <= 1e-3 * expected + rounding)[expected >= 1e-7].all()
     assert_close(references.row_normalized(measured), references.row_normalized(expected.clamp(min=0)), 5e-6)
 
 

@@ -189,6 +189,9 @@ from tl_vzero import corpus, evaluate, plot, report
 print(attempts)
 """
 
+# TransformerLens 3.9 warns of its own alias in LLaVA's image encoder, which is not read here.
+pytestmark = pytest.mark.filterwarnings("ignore:Hook alias:UserWarning")
+
 
 def test_importing_and_loading_in_a_fresh_process_start_nothing() -> None:
     """Python's own audit sees what no patch would; platform.machine may ask `uname` of the system."""
