@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs import Inputs, Sentence
 from tl_vzero.models.signals import Images, Sounds, signal_of
+from tl_vzero.models.sites import kind_of
 
 Signals = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -30,6 +31,7 @@ def frames(model: nn.Module, start: float, end: float) -> list[int]:
     >>> tl_vzero.frames(model, 0.1, 0.18)
     [5, 6, 7, 8]
     """
+    kind_of(model)
     signal = signal_of(model)
     if not isinstance(signal, Sounds):
         raise InputError(

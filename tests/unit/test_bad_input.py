@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import tl_vzero
 from tl_vzero import TLVZeroError
+from tl_vzero.errors import InputTypeError
 
 IDS = torch.tensor([2, 5, 9, 10, 3])
 BATCH = torch.tensor([[2, 5, 9, 3], [2, 5, 3, 0]])
@@ -516,3 +517,14 @@ def test_what_is_no_layer_no_path_and_no_effect(odd: Any) -> None:
     assert_clear_error(lambda: tl_vzero.agreement(scores, effect, seed="odd"), "seed")
     if odd is not None:
         assert_clear_error(lambda: tl_vzero.plot.text_view(scores.normalized(), layer=odd), "layer")
+
+
+def test_frames_of_what_is_no_model_and_a_model_as_a_device_are_told_in_short() -> None:
+    model = tl_vzero.load_model("agreement-mini")
+    with type_checks_off():
+        with pytest.raises(InputTypeError, match=r"model is builtins\.NoneType"):
+            tl_vzero.frames(None, 0.0, 1.0)
+        for option in ("device", "dtype"):
+            with pytest.raises(InputTypeError, match=option) as told:
+                tl_vzero.load_model("agreement-mini", **{option: model})
+            assert len(str(told.value)) < 400

@@ -398,7 +398,7 @@ def _writing(folder: CorpusFolder) -> Iterator[None]:
         if isinstance(error, TLVZeroError):
             raise
         if folder.all_errors.is_file():
-            advice = "the corpus is finished: read it by read_corpus, or make the folder writable to have it checked"
+            advice = "it was finished once: read it by read_corpus, or make the folder writable to have it checked"
         else:
             advice = "make room, and the same command goes on from there"
         raise OutputPathError(

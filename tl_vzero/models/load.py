@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as
+from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, shown
 from tl_vzero.models.changes import follow
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
@@ -103,12 +103,16 @@ def _made_in_inference_mode(wanted: object) -> bool:
 def _check_options(tokenizer: object, device: object, dtype: object) -> None:
     """Check at the door what only shows deep inside otherwise; raises InputError or InputTypeError."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise InputTypeError(f"dtype is {dtype!r} ({type(dtype).__name__}): expected a float dtype, as torch.float32")
+        raise InputTypeError(
+            f"dtype is {shown(dtype)} ({type(dtype).__name__}): expected a float dtype, as torch.float32"
+        )
     if device is not None and not isinstance(device, str | torch.device):
-        raise InputTypeError(f"device is {device!r} ({type(device).__name__}): expected a name, as 'cpu' or 'cuda'")
+        raise InputTypeError(
+            f"device is {shown(device)} ({type(device).__name__}): expected a name, as 'cpu' or 'cuda'"
+        )
     if device is not None and torch.device("meta").type == str(device).partition(":")[0]:
         raise InputError("device 'meta' holds no numbers: expected a device that does, as 'cpu' or 'cuda'")
-    with foreign_errors_as(InputError, f"device {device!r} cannot be used"):
+    with foreign_errors_as(InputError, f"device {shown(device)} cannot be used"):
         torch.empty(0, device=device)
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "save_pretrained")):
         raise InputTypeError(f"tokenizer is {type(tokenizer).__name__}: expected a Hugging Face tokenizer")
