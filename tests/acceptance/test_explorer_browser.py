@@ -276,6 +276,7 @@ def test_an_address_that_cannot_be_shown_says_why(visit: Visit) -> None:
     assert told(opened) is None
 
 
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # words that the model does not know are meant
 @pytest.mark.parametrize(
     "text",
     [

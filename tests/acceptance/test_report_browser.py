@@ -217,6 +217,7 @@ def test_a_headless_model_has_no_prediction_panel(show: Callable[..., Opened], m
     assert opened.trace("row")["z"] == four_digits(opened.json["target_row"]["value_zeroing"])
 
 
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # words that the model does not know are meant
 def test_a_sentence_with_a_script_is_text(show: Callable[..., Opened]) -> None:
     report = make_report(tl_vzero.load_model("agreement-mini"), SCRIPT_SENTENCE)
     opened = show(report)
