@@ -182,7 +182,9 @@ def test_autocast_changes_no_number(make: Any, method: str) -> None:
     model, ids = loaded(make()), torch.tensor([2, 5, 9, 10, 3])
     plain = tl_vzero.score(model, ids, method=method)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = tl_vzero.score(model, ids, method=method)
+        with pytest.warns(InputWarning, match="autocast is on: it is left") as told:
+            cast = tl_vzero.score(model, ids, method=method)
+        assert len(told) == 1
         assert torch.is_autocast_enabled("cpu")
     assert isinstance(plain, tl_vzero.Scores) and isinstance(cast, tl_vzero.Scores)
     assert torch.equal(plain.values, cast.values)
@@ -192,7 +194,7 @@ def test_autocast_changes_no_number(make: Any, method: str) -> None:
 def test_autocast_changes_no_effect() -> None:
     model = loaded(hf_bert())
     plain = tl_vzero.zero_ablation(model, "the dog [MASK] .", target_ids=5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(InputWarning, match="autocast"):
         cast = tl_vzero.zero_ablation(model, "the dog [MASK] .", target_ids=5)
     assert torch.equal(plain.values, cast.values) and plain.clean == cast.clean
 

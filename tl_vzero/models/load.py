@@ -22,10 +22,10 @@ from tl_vzero.models.hugging_face import (
     from_memory,
     silent_transformers,
 )
-from tl_vzero.models.run import leave_modes
 from tl_vzero.models.same_function import check_same_function, own_hidden_states
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
+from tl_vzero.models.turns import leave_modes
 from tl_vzero.models.unwrapped import unwrapped
 from tl_vzero.models.weights import remember_copied
 

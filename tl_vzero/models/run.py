@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import hf_model_of, hook_points, kind_of, stacks_of
-from tl_vzero.models.turns import interrupts_wait, turn_on
+from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
 HookFunction = Callable[..., Tensor | None]
 NamedHook = tuple[str, HookFunction]
@@ -91,16 +91,6 @@ def quiet(model: nn.Module) -> Iterator[None]:
             leave_modes(left, device)
             torch.set_grad_enabled(False)
         yield
-
-
-def leave_modes(left: ExitStack, *devices: str) -> None:
-    """Leave the caller's inference mode, and autocast on devices, until `left` is closed."""
-    if torch.is_inference_mode_enabled():
-        left.enter_context(torch.inference_mode(False))
-        left.enter_context(torch.no_grad())  # which inference mode is, too
-    for device in devices:
-        if torch.is_autocast_enabled(device):
-            left.enter_context(torch.autocast(device, enabled=False))
 
 
 def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:

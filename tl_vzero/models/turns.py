@@ -9,15 +9,16 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
-from tl_vzero.errors import InputError
+from tl_vzero.errors import InputError, warn_caller
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -87,11 +88,28 @@ def takes_turn(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]
         model = args[0] if args else kwargs.get("model")
         if not isinstance(model, nn.Module):  # the call itself says what it expects
             return call(*args, **kwargs)
-        with turn_on(model):
+        with turn_on(model) as turn:
             check_idle(model)
+            device = next((weight.device.type for weight in nn.Module.parameters(model)), "cpu")
+            if torch.is_autocast_enabled(device):
+                warn_caller("autocast is on: it is left for this call, and scores are of the weights' own dtype")
+            with interrupts_wait():
+                left = ExitStack()
+                turn.undo_by(left.close)
+                leave_modes(left, device)
             return call(*args, **kwargs)
 
     return in_turn
+
+
+def leave_modes(left: ExitStack, *devices: str) -> None:
+    """Leave the caller's inference mode, and autocast on devices, until `left` is closed."""
+    if torch.is_inference_mode_enabled():
+        left.enter_context(torch.inference_mode(False))
+        left.enter_context(torch.no_grad())  # which inference mode is, too
+    for device in devices:
+        if torch.is_autocast_enabled(device):
+            left.enter_context(torch.autocast(device, enabled=False))
 
 
 def check_idle(model: nn.Module) -> None:

@@ -302,6 +302,13 @@ def test_a_model_read_in_inference_mode_has_gradients_later() -> None:
     assert torch.equal(tl_vzero.score(model, IDS, "gradient_x_input", target=4).values, expected)
 
 
+def test_an_effect_in_inference_mode_is_of_use_outside() -> None:
+    model = tl_vzero.load_model("agreement-mini")
+    with torch.inference_mode():
+        effect = tl_vzero.zero_ablation(model, IDS, target=4)
+    assert not effect.values.is_inference()
+
+
 @pytest.mark.parametrize("builder", [hf_bert, hf_gpt2])
 def test_a_model_loaded_in_inference_mode_gives_the_same(builder: Callable[[], Any]) -> None:
     hf_model = builder()
