@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError, escaped, foreign_errors_as, shown
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
-from tl_vzero.words import Word, group_words
+from tl_vzero.words import Word, encodable, group_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,9 +229,12 @@ class Scores:
         axes |= {"dest": self.dest_positions, "src": range(len(self.src_positions))}
         frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
         frame["value"] = self.values.detach().cpu().reshape(-1).numpy()
-        dest_labels = dict(zip(self.dest_positions, self.dest_tokens, strict=True))
+        # A table holds text that can be encoded, and a token may be half of a character.
+        dest_labels = {
+            place: encodable(token) for place, token in zip(self.dest_positions, self.dest_tokens, strict=True)
+        }
         frame["dest_token"] = frame["dest"].map(dest_labels)
-        frame["src_token"] = frame["src"].map(dict(enumerate(self.src_tokens)))
+        frame["src_token"] = frame["src"].map(dict(enumerate(map(encodable, self.src_tokens))))
         frame["src"] = frame["src"].map(dict(enumerate(self.src_positions)))
         frame["method"], frame["stage"] = self.method, self.stage
         return frame
@@ -357,6 +360,8 @@ class _Labels(BaseModel):
             "src_positions": ([] if self.src_spans else self.src_positions, n_sources),
             **{f"src_spans[{index}]": (span, n_sources) for index, span in enumerate(self.src_spans or [])},
         }
+        if not self.method.isprintable():
+            return "method is no name that can be shown"
         for name, (numbers, count) in counted.items():
             if len(set(numbers)) < len(numbers):
                 return f"{name} holds a number twice"

@@ -79,10 +79,15 @@ def join_pieces(labels: Sequence[str]) -> str:
     """
     visible = list(dropwhile(lambda label: not label.strip(SPACE_MARK), labels)) or labels
     first = visible[0].removeprefix(CONTINUATION) if len(visible) < len(labels) else visible[0]
-    plain = [first, *(label.removeprefix(CONTINUATION) for label in visible[1:])]
+    plain = [encodable(label) for label in (first, *(label.removeprefix(CONTINUATION) for label in visible[1:]))]
     # Python writes a byte that is no whole character as a surrogate.
     escaped = "".join(BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), label) for label in plain)
     return _readable(escaped.encode("utf-8", "surrogateescape")).strip() or "".join(labels)
+
+
+def encodable(label: str) -> str:
+    """A label in which half of a character, which no text can hold, is written out."""
+    return label.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _readable(raw: bytes) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from support.scores import WORD_LABELS, make_scores, partial_scores, per_head_scores, random_values
@@ -495,7 +495,10 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=2000)
+@example(build=make_scores, name="method", place=None, value="\ud800")
+@example(build=make_scores, name="method", place=None, value="\ud7fc")
+@example(build=make_scores, name="dest_tokens", place=1, value="\ud800")
+@settings(max_examples=100, deadline=2000, derandomize=True)
 @given(
     build=st.sampled_from([make_scores, partial_scores, per_head_scores, spans_scores, crossing_scores]),
     name=st.sampled_from(sorted(make_scores().labels())),
