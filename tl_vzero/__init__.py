@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_vzero.api import METHODS, compare, score, value_zeroing
-    from tl_vzero.both_stacks import joint_rollout
     from tl_vzero.comparison import Comparison
-    from tl_vzero.effects import (
-        Agreement,
-        Effect,
-        agreement,
-        attribution_error,
-        attribution_patching,
-        value_patching,
-        zero_ablation,
-    )
+    from tl_vzero.effects.ablation import attribution_error, attribution_patching, zero_ablation
+    from tl_vzero.effects.agreement import Agreement, agreement
+    from tl_vzero.effects.measure import Effect
+    from tl_vzero.effects.patching import value_patching
     from tl_vzero.errors import TLVZeroError
+    from tl_vzero.inputs.media import frames
     from tl_vzero.models.load import load_model
-    from tl_vzero.scores import Scores
-    from tl_vzero.signals import frames
+    from tl_vzero.scores import Scores, joint_rollout
     from tl_vzero.tables import head_importance, span_interaction
     from tl_vzero.zeroing.hooked import value_zeroing_hooks
 
@@ -30,25 +24,25 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "METHODS": "tl_vzero.api",
-    "Agreement": "tl_vzero.effects",
+    "Agreement": "tl_vzero.effects.agreement",
     "Comparison": "tl_vzero.comparison",
-    "Effect": "tl_vzero.effects",
+    "Effect": "tl_vzero.effects.measure",
     "Scores": "tl_vzero.scores",
     "TLVZeroError": "tl_vzero.errors",
-    "agreement": "tl_vzero.effects",
-    "attribution_error": "tl_vzero.effects",
-    "attribution_patching": "tl_vzero.effects",
+    "agreement": "tl_vzero.effects.agreement",
+    "attribution_error": "tl_vzero.effects.ablation",
+    "attribution_patching": "tl_vzero.effects.ablation",
     "compare": "tl_vzero.api",
-    "frames": "tl_vzero.signals",
+    "frames": "tl_vzero.inputs.media",
     "head_importance": "tl_vzero.tables",
-    "joint_rollout": "tl_vzero.both_stacks",
+    "joint_rollout": "tl_vzero.scores",
     "load_model": "tl_vzero.models.load",
     "score": "tl_vzero.api",
     "span_interaction": "tl_vzero.tables",
-    "value_patching": "tl_vzero.effects",
+    "value_patching": "tl_vzero.effects.patching",
     "value_zeroing": "tl_vzero.api",
     "value_zeroing_hooks": "tl_vzero.zeroing.hooked",
-    "zero_ablation": "tl_vzero.effects",
+    "zero_ablation": "tl_vzero.effects.ablation",
 }
 
 __all__ = [

@@ -7,24 +7,20 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.clean import read_by
-from tl_vzero.comparison.result import Comparison
-from tl_vzero.comparison.together import compare_methods
+from tl_vzero.comparison import Comparison, compare_methods
 from tl_vzero.distance import Distance
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
-from tl_vzero.inputs import Ids, Inputs, Sentence, Text
-from tl_vzero.methods.method import Method
-from tl_vzero.methods.plugins import Methods
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
+from tl_vzero.inputs.media import Signals
+from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
+from tl_vzero.methods.apply import rollout_rule
+from tl_vzero.methods.method import Method, Methods
 from tl_vzero.methods.registry import OTHER_METHODS
-from tl_vzero.methods.run import rollout_rule
-from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
-from tl_vzero.models.final_norm import FinalNorm, final_norm_of
-from tl_vzero.models.provenance import provenance, result_dtype
-from tl_vzero.models.run import quiet
+from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype, value_heads
+from tl_vzero.models.run import FinalNorm, final_norm_of, quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
-from tl_vzero.paired_inputs import DecoderInputs, described, encode_for
 from tl_vzero.scores import Scores
-from tl_vzero.signals import Signals
 from tl_vzero.targets import TargetIds
 from tl_vzero.words import span_label
 from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps

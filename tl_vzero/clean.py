@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.inputs import Sentence, padded
+from tl_vzero.inputs.text import Sentence, padded
 from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites

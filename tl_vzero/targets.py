@@ -6,7 +6,7 @@ from torch import nn
 
 from tl_vzero.choices import listed
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, foreign_errors_as, shown
-from tl_vzero.inputs import Sentence
+from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.facts import facts_of, vocabulary_size
 
 TargetToken = int | str

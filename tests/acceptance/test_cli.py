@@ -13,7 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import tl_vzero
-from tl_vzero.cli import DEFAULT_TEXT, app
+from tl_vzero.cli import app
+from tl_vzero.cli.common import DEFAULT_TEXT
 from tl_vzero.methods.method import Method
 
 RUNNER = CliRunner()
@@ -308,8 +309,8 @@ def test_a_cell_of_csv_is_data_whatever_it_begins_with(tmp_path: Path) -> None:
     table = tmp_path / "models.csv"
     covered = {"architectures": {"=1+1": {"class": "@SUM(A1)", "lines": {"-4": {"normalised": -0.5}}}}, "refused": {}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tl_vzero.models.coverage.coverage", lambda: covered | {"measured_with": {}})
-        patch.setattr("tl_vzero.cli_models._table", lambda covered: "")
+        patch.setattr("tl_vzero.cli.listings.coverage", lambda: covered | {"measured_with": {}})
+        patch.setattr("tl_vzero.cli.listings._table", lambda covered: "")
         code, _ = run("models", "--csv", table)
     assert code == 0
     read = pd.read_csv(table)

@@ -14,7 +14,7 @@ from support.corpora import assert_same_corpus, errors_of, left_over, table_of, 
 from typer.testing import CliRunner
 
 from tl_vzero.cli import app
-from tl_vzero.corpus import run as run_module
+from tl_vzero.corpus import write as run_module
 
 RUNNER = CliRunner()
 COMMAND = [sys.executable, "-m", "tl_vzero", "corpus"]

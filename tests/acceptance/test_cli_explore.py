@@ -38,13 +38,13 @@ main()
 # Products of matrices, as a sentence's computation is, without an end.
 SLOW = """
 import sys, torch
-from tl_vzero.explore import explorer
+from tl_vzero import explore
 def make_report(*given, **options):
     print("computing", flush=True)
     matrix = torch.rand(600, 600)
     while True:
         matrix = torch.nn.functional.normalize(matrix @ matrix)
-explorer.make_report = make_report
+explore.make_report = make_report
 sys.argv = ["tl-vzero", "explore", "--port", "0"]
 from tl_vzero.cli import main
 main()

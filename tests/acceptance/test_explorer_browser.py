@@ -17,8 +17,7 @@ from tl_vzero.report import make_report
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'tl-vzero[explore]'")
 import uvicorn
 
-from tl_vzero.explore import Explorer, bound_socket, explorer_app
-from tl_vzero.explore.app import BUSY
+from tl_vzero.explore import BUSY, Explorer, bound_socket, explorer_app
 
 pytestmark = pytest.mark.browser
 

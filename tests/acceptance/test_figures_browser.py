@@ -14,7 +14,7 @@ from support.made_up import ODD_TOKENS, PIECES, made_up_scores
 
 from tl_vzero.plot import flow_graph, head_grid, layer_grid, method_comparison, patch_overlay, save_figure, text_view
 from tl_vzero.plot.export import page_of
-from tl_vzero.plot.labels import visible
+from tl_vzero.plot.parts import visible
 from tl_vzero.scores import Scores
 
 pytestmark = pytest.mark.browser

@@ -8,7 +8,7 @@ import pytest
 from support.evaluated import reproduction
 
 from tl_vzero.plot.maps import label_of
-from tl_vzero.reproduction_page import render_reproduction
+from tl_vzero.report.reproduction_page import render_reproduction
 
 pytestmark = pytest.mark.browser
 

@@ -32,10 +32,10 @@ from support import blimp  # noqa: E402
 
 import tl_vzero  # noqa: E402
 from tl_vzero.corpus import run_corpus  # noqa: E402
-from tl_vzero.corpus.run import SHARD_SIZE  # noqa: E402
-from tl_vzero.data.embedded import agreement_examples  # noqa: E402
-from tl_vzero.inputs import encode  # noqa: E402
-from tl_vzero.zeroing.kept import forget_kept  # noqa: E402
+from tl_vzero.corpus.write import SHARD_SIZE  # noqa: E402
+from tl_vzero.data.agreement_mini import agreement_examples  # noqa: E402
+from tl_vzero.inputs.text import encode  # noqa: E402
+from tl_vzero.zeroing.cache import forget_kept  # noqa: E402
 
 
 def blimp_sentences(count: int) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 def main() -> None:
     warnings.simplefilter("ignore")
     import tl_vzero
-    from tl_vzero.corpus import run as run_module
     from tl_vzero.corpus import run_corpus
+    from tl_vzero.corpus import write as run_module
 
     real = run_module._write_part
     held = False

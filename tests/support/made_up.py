@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from tl_vzero.comparison import Comparison
-from tl_vzero.effects import Effect, PatchingEffect
+from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.report import Report
-from tl_vzero.report.result import EFFECTS
+from tl_vzero.report.report import EFFECTS
 from tl_vzero.scores import Scores
 
 SPECIAL = ("[CLS]", "[SEP]", "[MASK]")

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 import tl_vzero
 from tl_vzero.clean import CleanRun, clean_from_cache
-from tl_vzero.comparison.summary import _spearman
+from tl_vzero.comparison import _spearman
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, TLVZeroError
-from tl_vzero.inputs import encode
+from tl_vzero.inputs.text import encode
 from tl_vzero.methods.layer import Layer
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import quiet
@@ -85,7 +85,7 @@ def test_methods_share_each_layer_of_it(monkeypatch: pytest.MonkeyPatch) -> None
         made.append(arguments[0])
         return Layer(*arguments)
 
-    monkeypatch.setattr("tl_vzero.methods.run.Layer", counted)
+    monkeypatch.setattr("tl_vzero.methods.apply.Layer", counted)
     tl_vzero.compare(loaded(hf_bert()), CAUSAL, [name for name, each in tl_vzero.METHODS.items() if each.layer])
     assert made == [0, 1, 2]
 
@@ -130,7 +130,7 @@ def test_long_lists_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_gpt2())
     rows = CAUSAL.repeat(5, 1) + torch.arange(10, 15).unsqueeze(1)
     whole = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
-    monkeypatch.setattr("tl_vzero.comparison.together.TOKENS_A_PART", 2 * len(CAUSAL))
+    monkeypatch.setattr("tl_vzero.comparison.TOKENS_A_PART", 2 * len(CAUSAL))
     with sentences_run(model) as passes:
         parts = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
     assert passes == [2, 2, 1]

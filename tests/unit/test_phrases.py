@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tl_vzero import phrases
+from tl_vzero import words
 from tl_vzero.errors import DependencyError
-from tl_vzero.phrases import Phrase, noun_chunks, root_subtrees
+from tl_vzero.words import Phrase, noun_chunks, root_subtrees
 
 MASKED = "the pictures of some hat [MASK] scaring marcus."
 
@@ -31,7 +31,7 @@ def test_each_sentence_has_its_root() -> None:
 
 
 def test_a_subtree_may_have_a_gap() -> None:
-    partition = phrases._partition([(0, 1), (2, 3), (4, 5), (6, 7)], [[3, 0], [1]])
+    partition = words._partition([(0, 1), (2, 3), (4, 5), (6, 7)], [[3, 0], [1]])
     assert partition == (((0, 1), (6, 7)), ((2, 3),), ((4, 5),))
 
 
@@ -52,10 +52,10 @@ def test_every_word_is_in_one_phrase(kind, text: str) -> None:
 
 @pytest.fixture
 def no_parser(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(phrases, "find_spec", lambda _: None)
-    phrases.english_parser.cache_clear()
+    monkeypatch.setattr(words, "find_spec", lambda _: None)
+    words.english_parser.cache_clear()
     yield
-    phrases.english_parser.cache_clear()
+    words.english_parser.cache_clear()
 
 
 @pytest.mark.usefixtures("no_parser")

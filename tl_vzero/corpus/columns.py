@@ -7,15 +7,31 @@ length of `tokens` give the shape back; a target's row is `[layer, src]`; a summ
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from tl_vzero.comparison.summary import shares_by_layer
-from tl_vzero.corpus.arrow import pyarrow
+from tl_vzero.comparison import shares_by_layer
 from tl_vzero.corpus.scoring import Scored
+from tl_vzero.errors import DependencyError
 from tl_vzero.scores import Scores
+
+# pyarrow, which the extra `corpus` brings.
+
+
+def pyarrow() -> ModuleType:
+    """The package pyarrow, with its Parquet module; raises DependencyError where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DependencyError(
+            "a corpus is written as Parquet, and pyarrow is not installed: pip install 'tl-vzero[corpus]'"
+        ) from error
+    return pyarrow  # type: ignore[no-any-return]
+
 
 Rows = Literal["target", "all", "summary"]
 SUMMARIES = ("entropy", "self_weight", "special_weight")

@@ -1,8 +1,65 @@
 """What a corpus is read as: records in order, those that can be used and those that cannot."""
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, runtime_checkable
+
+from tl_vzero.corpus.hashed import CheckedFile
+from tl_vzero.errors import FileFormatError
+from tl_vzero.files import check_header, parse_row
+
+# Lines of a file as bytes, of which a huge one is never held.
+
+LONGEST_LINE = 2**20  # bytes
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """A line that was passed over: how many bytes it has."""
+
+    n_bytes: int
+
+    @property
+    def reason(self) -> str:
+        """Why it is refused."""
+        return f"the line has {self.n_bytes} bytes: expected at most {LONGEST_LINE}"
+
+
+class Lines:
+    """An iterator over a file's lines without their ends; `number` counts what was read, from 1."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.number = 0
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> bytes | TooLong:
+        line = self._file.readline(LONGEST_LINE + 2)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if self.number == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        content = line.removesuffix(b"\n").removesuffix(b"\r")
+        if len(content) <= LONGEST_LINE:
+            return content
+        return TooLong(len(content) if line.endswith(b"\n") else len(line) + self._rest())
+
+    def _rest(self) -> int:
+        """Pass over the rest of a line, and count it."""
+        passed = 0
+        while part := self._file.readline(LONGEST_LINE):
+            if part.endswith(b"\n"):
+                return passed + len(part) - 1
+            passed += len(part)
+        return passed
+
 
 LONGEST_ID = 1000  # characters
 LONGEST_TEXT = 2**20  # characters: far past any context, and no memory to speak of
@@ -142,3 +199,201 @@ def _escaped(character: str) -> str:
     """A surrogate in words: a byte that decoding kept, or half of a pair."""
     code = ord(character)
     return f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half of a surrogate pair, U+{code:04X},"
+
+
+# Plain text, JSON lines and CSV as sources: whatever a record holds, the next one is read.
+
+LOOKED_AT = 100  # lines, for the name of the column with the text
+
+
+@dataclass(frozen=True)
+class _ByLine:
+    """A file whose records are its lines."""
+
+    file: CheckedFile
+    origin: Origin
+
+    def raws(self) -> Iterator[bytes | TooLong]:
+        """Every line, the empty ones too."""
+        with self.file.open() as file:
+            yield from Lines(file)
+
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where the file changed; each byte was compared when it was read."""
+        self.file.check()
+
+
+@dataclass(frozen=True)
+class TextLines(_ByLine):
+    """A sentence on each line; its id is its position."""
+
+    def record(self, position: int, raw: bytes | TooLong) -> Record | Refused:
+        """The line as text."""
+        text = _decoded(position, raw)
+        return text if isinstance(text, Refused) else checked(position, text)
+
+
+@dataclass(frozen=True)
+class JsonLines(_ByLine):
+    """A JSON object on each line, with the sentence in the column `origin.text_column`."""
+
+    def record(self, position: int, raw: bytes | TooLong) -> Record | Refused:
+        """The object's text or pair, and id."""
+        text = _decoded(position, raw)
+        if isinstance(text, Refused):
+            return text
+        row = _object(text)
+        if isinstance(row, str):
+            return Refused(position, str(position), row)
+        given_id = row.get(self.origin.id_column or ID_NAME)
+        if self.origin.text_column not in row:
+            found = checked(position, "", given_id)
+            return Refused(position, found.id, f"no column {self.origin.text_column!r}")
+        found = checked(position, row[self.origin.text_column], given_id)
+        second = self.origin.second_text_column
+        return found if second is None else with_second(found, row.get(second))
+
+
+def json_columns(checked: CheckedFile) -> list[str]:
+    """The columns of the first object of a file of JSON lines that hold text; none where no line is an object."""
+    with checked.open() as file:
+        for line in islice(Lines(file), LOOKED_AT):
+            text = _decoded(0, line)
+            row = _object(text) if isinstance(text, str) else None
+            if isinstance(row, dict) and row:
+                return [name for name, value in row.items() if isinstance(value, str)]
+    return []
+
+
+def _decoded(position: int, raw: bytes | TooLong) -> str | Refused:
+    if isinstance(raw, TooLong):
+        return Refused(position, str(position), raw.reason)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"the line is no UTF-8: byte 0x{raw[error.start]:02x} at {error.start}"
+        return Refused(position, str(position), reason)
+
+
+def _object(text: str) -> dict[str, Any] | str:
+    """A JSON object, or why the text is none."""
+    if not text.strip():
+        return "the line is empty"
+    try:
+        row = parse_row(text)
+    except ValueError as error:
+        return f"the line is no JSON: {error}"
+    return row if isinstance(row, dict) else f"the line is {type(row).__name__}: expected an object with columns"
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row of a CSV file that cannot be read."""
+
+    reason: str
+
+
+class _LineTooLong(Exception):
+    """Ends a CSV row in which a line is too long."""
+
+
+class _CsvLines:
+    """Lines as the csv module takes them. Bytes that are no UTF-8 are kept, for the check of the cell they are in."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+
+    def __iter__(self) -> "_CsvLines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        if isinstance(line, TooLong):
+            raise _LineTooLong(line.reason)
+        return line.decode("utf-8", "surrogateescape") + "\n"
+
+
+@dataclass(frozen=True)
+class CsvRows:
+    """A table with a header, with the sentence in the column `origin.text_column`."""
+
+    file: CheckedFile
+    origin: Origin
+    header: tuple[str, ...]
+
+    def raws(self) -> Iterator[list[str] | BadRow]:
+        """Every row after the header, and what cannot be read as one."""
+        with self.file.open() as file:
+            lines = Lines(file)
+            rows = _rows(self.file.path, lines)
+            next(rows, None)
+            yield from rows
+
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where the file changed; each byte was compared when it was read."""
+        self.file.check()
+
+    def record(self, position: int, raw: list[str] | BadRow) -> Record | Refused:
+        """The row's text and id."""
+        if isinstance(raw, BadRow):
+            return Refused(position, str(position), raw.reason)
+        if not raw:
+            return Refused(position, str(position), "the line is empty")
+        row = dict(zip(self.header, raw, strict=False))
+        found = checked(position, row.get(self.origin.text_column or ""), row.get(self.origin.id_column or ID_NAME))
+        if self.origin.second_text_column is not None:
+            found = with_second(found, row.get(self.origin.second_text_column))
+        if len(raw) != len(self.header):
+            reason = f'{len(raw)} cells for {len(self.header)} columns: expected a sentence with commas in "quotes"'
+            return Refused(position, found.id, reason)
+        return found
+
+
+def csv_header(checked: CheckedFile) -> tuple[str, ...]:
+    """The header of a table; raises FileFormatError where there is none."""
+    path = checked.path
+    with checked.open() as file:
+        header = next(_rows(path, Lines(file)), BadRow("the file has no lines"))
+    if isinstance(header, BadRow) or not header:
+        reason = header.reason if isinstance(header, BadRow) else "the first line is empty"
+        raise FileFormatError(f"{path} has no header that can be read ({reason}): expected the names of its columns")
+    check_header(path, header, _separator(path))
+    return tuple(header)
+
+
+def _rows(path: Path, lines: Lines) -> Iterator[list[str] | BadRow]:
+    reader = csv.reader(_CsvLines(lines), strict=True, delimiter=_separator(path))
+    while True:
+        first = lines.number + 1
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, _LineTooLong) as error:
+            # A quote that is never closed takes many lines with it: all are named.
+            where = f"line {first}" if lines.number <= first else f"lines {first} to {lines.number}"
+            yield BadRow(f"{where}: {error}")
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def column_of(path: object, given: str | None, columns: list[str]) -> str:
+    """The column with the sentence: the one named, `text` or `sentence`, or the only one that may be.
+
+    Raises FileFormatError where it is not there or there are several.
+    """
+    if given is not None:
+        if given not in columns:
+            raise FileFormatError(
+                f"{path} has no column {given!r} with text: expected one of {', '.join(columns) or 'none found'}"
+            )
+        return given
+    usual = [name for name in TEXT_NAMES if name in columns]
+    if usual or len(columns) == 1:
+        return (usual or columns)[0]
+    raise FileFormatError(
+        f"{path} has the columns {', '.join(columns) or 'none'}: which holds the sentence? Expected its name as "
+        "text_column (--text-column)"
+    )

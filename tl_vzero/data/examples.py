@@ -1,11 +1,141 @@
 """One sentence of an evaluation: a target word, the cues that decide its form, and what competes with them."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 from tl_vzero.data.lexicon import Number
-from tl_vzero.data.sentence_text import write_words
-from tl_vzero.errors import InputError
+from tl_vzero.errors import InputError, escaped, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# The grammatical number that a target's form shows, read off the pair of its forms.
+
+SINGULAR = frozenset({"is", "was", "has", "does", "this", "that", "himself", "herself", "itself", "myself", "yourself"})
+PLURAL = frozenset({"are", "were", "have", "do", "these", "those", "themselves", "ourselves", "yourselves"})
+
+
+def number_of(good: str, bad: str | None) -> Number | None:
+    """The number of `good`: by a list of forms, or, for a verb, by which of the two has the ending -s.
+
+    Returns None where neither says.
+
+    >>> number_of("scares", "scare"), number_of("were", "is"), number_of("cat", "dog")
+    ('singular', 'plural', None)
+    """
+    if good.lower() in SINGULAR:
+        return "singular"
+    if good.lower() in PLURAL:
+        return "plural"
+    if bad is None:
+        return None
+    if _third_person_of(good.lower(), bad.lower()):
+        return "singular"
+    if _third_person_of(bad.lower(), good.lower()):
+        return "plural"
+    return None
+
+
+def _third_person_of(form: str, base: str) -> bool:
+    return form in (f"{base}s", f"{base}es") or (base.endswith("y") and form == f"{base[:-1]}ies")
+
+
+# Sentences as words and back: where words end, and the contractions that hide one word in another.
+
+CANNOT = ("cannot", "can not")
+
+CLOSING_MARKS = ".,;:!?"
+_CLOSING = re.compile(rf"^(.*[^{CLOSING_MARKS}])([{CLOSING_MARKS}]+)$")
+_NEGATED = re.compile(r"^(?P<verb>.+)n['’]t$", re.IGNORECASE)
+# Where the verb is not what is left when "n't" is taken away.
+_IRREGULAR = {"wo": "will", "sha": "shall"}
+# "ain't" stands for am, is, are, has and have.
+_AMBIGUOUS = {"ai"}
+
+
+@dataclass(frozen=True, slots=True)
+class SpacedText:
+    """A sentence written out, and where each of its words begins and ends in it, in characters."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The words of a sentence; closing punctuation is a word of its own.
+
+    >>> split_words("Susan's dogs, they bark.")
+    ("Susan's", 'dogs', ',', 'they', 'bark', '.')
+    """
+    return tuple(word for chunk in text.split() for word in _without_closing_marks(chunk))
+
+
+def word_of_chunk(text: str) -> tuple[int, ...]:
+    """For each chunk between spaces, the index of its word as `split_words` counts.
+
+    >>> word_of_chunk("The dogs, they bark.")
+    (0, 1, 3, 4)
+    """
+    indices, count = [], 0
+    for chunk in text.split():
+        indices.append(count)
+        count += len(_without_closing_marks(chunk))
+    return tuple(indices)
+
+
+def _without_closing_marks(chunk: str) -> tuple[str, ...]:
+    found = _CLOSING.match(chunk)
+    return (chunk,) if found is None else (found[1], found[2])
+
+
+def write_words(words: Sequence[str]) -> SpacedText:
+    """Words as running text, closing punctuation without a space before it.
+
+    >>> write_words(["Dogs", "bark", "."])
+    SpacedText(text='Dogs bark.', spans=((0, 4), (5, 9), (9, 10)))
+    """
+    text, spans = "", []
+    for word in words:
+        if text and word.strip(CLOSING_MARKS):
+            text += " "
+        spans.append((len(text), len(text) + len(word)))
+        text += word
+    return SpacedText(text, tuple(spans))
+
+
+def expand_contractions(words: Sequence[str], *, cannot: str = "cannot") -> tuple[str, ...]:
+    """Write negated verbs out, so that "isn't" and "aren't" differ in the verb alone.
+
+    Returns the words with each "n't" as a word "not"; "can't" becomes one word or two, as `cannot` says. Other
+    contractions stay: "'s" may be a possessive.
+    Raises InputError for one that stands for several verbs (ain't).
+
+    >>> expand_contractions(["Dogs", "won't", "bark"])
+    ('Dogs', 'will', 'not', 'bark')
+    """
+    return tuple(part for word in words for part in _expanded(word, cannot))
+
+
+def _expanded(word: str, cannot: str) -> tuple[str, ...]:
+    found = _NEGATED.match(word)
+    if found is None:
+        return (word,)
+    verb = found["verb"]
+    if verb.lower() in _AMBIGUOUS:
+        raise InputError(f"the contraction {word!r} stands for several verbs: expected it written out")
+    if verb.lower() == "ca":
+        return tuple(_cased_like(word, cannot).split())
+    return (_cased_like(word, _IRREGULAR.get(verb.lower(), verb)), "not")
+
+
+def _cased_like(word: str, replacement: str) -> str:
+    return replacement[0].upper() + replacement[1:] if word[0].isupper() else replacement
+
 
 CueSource = Literal["template", "spacy", "given"]
 Half = Literal["train", "test"]
@@ -84,3 +214,148 @@ class Example:
         forms = self.good if self.bad is None else f"{self.good}|{self.bad}"
         cue = " ".join(self.words[index] for index in self.cue)
         return f"Example({self.id!r}: {self.with_target(f'[{forms}]')!r}, cue {cue!r})"
+
+
+# Examples, and the account of how many were left after each filter and why the others were not.
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A filter by its name, and how many of each paradigm were left after it."""
+
+    name: str
+    kept: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """One example that a filter took out, and the reason."""
+
+    id: str
+    paradigm: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilterReport:
+    """The filters in their order; the first stage counts what was read."""
+
+    stages: tuple[Stage, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas table: a row for each paradigm and one for all, a column for each stage, counts."""
+        import pandas as pd
+
+        table = pd.DataFrame({stage.name: pd.Series(dict(stage.kept), dtype="int64") for stage in self.stages})
+        table.index.name = "paradigm"
+        table.loc[ALL] = table.sum()
+        return table
+
+    def skipped_frame(self) -> "pd.DataFrame":
+        """A pandas table of what was taken out: id, paradigm, stage, reason."""
+        import pandas as pd
+
+        columns = ["id", "paradigm", "stage", "reason"]
+        return pd.DataFrame([[getattr(each, name) for name in columns] for each in self.skipped], columns=columns)
+
+    def after(self, stage: Stage, skipped: Iterable[Skipped]) -> "FilterReport":
+        """The report with one more stage."""
+        return FilterReport((*self.stages, stage), (*self.skipped, *skipped))
+
+
+@dataclass(frozen=True, repr=False)
+class ExampleSet(Sequence[Example]):
+    """Examples in the order of their source, with the report of the filters they passed.
+
+    `split_seed` is the seed of the split into halves; None if there is no split, or the source gave it.
+    """
+
+    examples: tuple[Example, ...]
+    report: FilterReport
+    split_seed: int | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Example, ...]: ...
+    def __getitem__(self, index: int | slice) -> Example | tuple[Example, ...]:
+        return self.examples[index]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{paradigm}: {count}" for paradigm, count in self.counts().items())
+        return escaped(f"ExampleSet({len(self)} examples; {counts})")
+
+    def counts(self) -> dict[str, int]:
+        """How many examples each paradigm has, in the order of their first example."""
+        return dict(Counter(example.paradigm for example in self.examples))
+
+    def half(self, split: str) -> tuple[Example, ...]:
+        """The examples of one half.
+
+        Raises InputError for an unknown half, and where the examples were never split.
+        """
+        if split not in HALVES:
+            raise unknown_name("half", split, HALVES)
+        if all(example.split is None for example in self.examples):
+            raise InputError("these examples have no halves: expected split_in_halves(examples, seed=...) before")
+        return tuple(example for example in self.examples if example.split == split)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas table, one row for each example, with all its fields."""
+        import pandas as pd
+
+        columns = [field.name for field in fields(Example)]
+        return pd.DataFrame([[getattr(each, name) for name in columns] for each in self.examples], columns=columns)
+
+    def filtered(self, stage: str, why_not: Callable[[Example], str | None]) -> "ExampleSet":
+        """The examples for which `why_not` gives no reason; the others are listed in the report with theirs."""
+        reasons = [why_not(example) for example in self.examples]
+        kept = tuple(each for each, reason in zip(self.examples, reasons, strict=True) if reason is None)
+        skipped = [
+            Skipped(each.id, each.paradigm, stage, reason)
+            for each, reason in zip(self.examples, reasons, strict=True)
+            if reason is not None
+        ]
+        counts = Counter(each.paradigm for each in kept)
+        # A paradigm of which nothing is left still counts, with 0.
+        paradigms = self.report.stages[0].kept
+        report = self.report.after(Stage(stage, {paradigm: counts[paradigm] for paradigm in paradigms}), skipped)
+        return replace(self, examples=kept, report=report)
+
+
+# The seeded split of examples into a train and a test half.
+
+
+def split_in_halves(examples: ExampleSet, *, seed: int = 0) -> ExampleSet:
+    """Put half of each paradigm's pairs into `train`, the others into `test`; of an odd number, one more into `test`.
+
+    Pairs are ranked by a hash of seed, paradigm and pair, so that the split is the same on any machine, and nearly
+    the same for the examples that another tokenizer leaves. The seed is kept as `split_seed`.
+
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> halves = split_in_halves(agreement_examples(), seed=3)
+    >>> len(halves.half("train")), len(halves.half("test"))
+    (248, 252)
+    """
+    train: set[tuple[str, str]] = set()
+    for paradigm in examples.counts():
+        pairs = sorted({each.pair for each in examples if each.paradigm == paradigm})
+        ranked = sorted(pairs, key=lambda pair: _rank(seed, paradigm, pair))
+        train.update((paradigm, pair) for pair in ranked[: len(ranked) // 2])
+    placed = tuple(replace(each, split="train" if _key(each) in train else "test") for each in examples)
+    return replace(examples, examples=placed, split_seed=seed)
+
+
+def _key(example: Example) -> tuple[str, str]:
+    return example.paradigm, example.pair
+
+
+def _rank(seed: int, paradigm: str, pair: str) -> str:
+    return hashlib.sha256(f"{seed} {paradigm} {pair}".encode()).hexdigest()

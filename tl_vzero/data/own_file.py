@@ -7,12 +7,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
-from tl_vzero.data.examples import HALVES, CueSource, Example
-from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
+from tl_vzero.data.examples import (
+    HALVES,
+    CueSource,
+    Example,
+    ExampleSet,
+    FilterReport,
+    Stage,
+    number_of,
+    split_words,
+    word_of_chunk,
+)
 from tl_vzero.data.lexicon import Number
-from tl_vzero.data.number import number_of
 from tl_vzero.data.parsed_cues import cues_by_parse
-from tl_vzero.data.sentence_text import split_words, word_of_chunk
 from tl_vzero.errors import FileFormatError, InputError, unknown_name
 from tl_vzero.files import check_header, parse_row, read_text
 

@@ -9,10 +9,8 @@ paper seems to have made both choices. That is inferred from the counts, it is n
 from dataclasses import replace
 from typing import Any
 
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import ExampleSet
-from tl_vzero.data.pieces import pieces_of
-from tl_vzero.data.sentence_text import CLOSING_MARKS
+from tl_vzero.data.examples import CLOSING_MARKS, Example, ExampleSet
+from tl_vzero.data.tokens import pieces_of
 
 ONE_PIECE_CUE = "cue is one token"
 
@@ -23,7 +21,7 @@ def keep_one_piece_cues(examples: ExampleSet, tokenizer: Any) -> ExampleSet:
     Raises InputError as `pieces_of` does: first keep targets of one token.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> len(keep_one_piece_cues(agreement_examples(), tl_vzero.load_model("agreement-mini").tokenizer))
     500
     """
@@ -41,7 +39,7 @@ def _why_not_one_piece(example: Example, tokenizer: Any) -> str | None:
 def without_closing_mark(examples: ExampleSet) -> ExampleSet:
     """The same examples without the punctuation that ends their sentences.
 
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> without_closing_mark(agreement_examples())[2].text
     'her professor is praising the polite lawyer'
     """

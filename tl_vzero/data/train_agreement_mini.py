@@ -1,6 +1,6 @@
 """Trains the embedded default model: ``python -m tl_vzero.data.train_agreement_mini --out DIR``.
 
-A small BERT learns the sentences of ``tl_vzero.data.agreement`` as a masked language model, the target masked
+A small BERT learns the sentences of ``tl_vzero.data.agreement_mini`` as a masked language model, the target masked
 most of the time. The folder written can be loaded by transformers and TransformerLens; its files are
 the same, bit for bit, for the same seed, machine and versions.
 """
@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from tl_vzero.data.agreement import (
-    HELD_OUT_SEED,
-    HELD_OUT_SIZE,
-    PARADIGMS,
-    AgreementSentence,
-    generate,
-    vocabulary,
-    words_of,
-)
+from tl_vzero.data.agreement_mini import HELD_OUT_SEED, HELD_OUT_SIZE, AgreementSentence, generate, vocabulary, words_of
+from tl_vzero.data.grammar import PARADIGMS
 
 if TYPE_CHECKING:
     import torch

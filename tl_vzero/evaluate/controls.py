@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tl_vzero.distance import DISTANCES, Distance, cosine, distance_named, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.evaluate.laid_out import Layout
 from tl_vzero.evaluate.rows import TargetRows, target_rows
+from tl_vzero.evaluate.tokenized import Layout
 from tl_vzero.models.facts import Facts, facts_of, remember
 from tl_vzero.models.load import load_model
 from tl_vzero.models.sites import hf_model_of
@@ -117,8 +117,8 @@ def rows_by_distance(
     `mass_of`. Raises InputError for none or an unknown one.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
-    >>> from tl_vzero.evaluate.laid_out import lay_out
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.tokenized import lay_out
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> list(rows_by_distance(model, lay_out(model, agreement_examples()[:3]), {"L2": "euclidean"}).rows)
     ['value_zeroing, L2']

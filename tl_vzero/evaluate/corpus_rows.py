@@ -16,14 +16,13 @@ from tqdm.auto import tqdm
 from tl_vzero.api import METHODS
 from tl_vzero.choices import chosen
 from tl_vzero.corpus import Corpus
+from tl_vzero.corpus.folder import Stored
 from tl_vzero.corpus.manifest import tokenizer_hash
-from tl_vzero.corpus.reading import Stored
 from tl_vzero.errors import InputError, ModelError, unknown_name
-from tl_vzero.evaluate.laid_out import LaidOut, Layout
 from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, row_of
-from tl_vzero.models.contracts import check_contracts
+from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.models.contracts import check_contracts, provenance
 from tl_vzero.models.facts import facts_of
-from tl_vzero.models.provenance import provenance
 
 OTHER_LOGIT = (
     "the corpus explains the logit of the token that the model finds likeliest, and an evaluation asks for the right "
@@ -57,8 +56,8 @@ def corpus_rows(
     >>> import tempfile, tl_vzero
     >>> from pathlib import Path
     >>> from tl_vzero.corpus import read_corpus, run_corpus
-    >>> from tl_vzero.data.embedded import agreement_examples
-    >>> from tl_vzero.evaluate.laid_out import lay_out
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.tokenized import lay_out
     >>> model, examples = tl_vzero.load_model("agreement-mini"), agreement_examples()[:3]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     source = Path(folder) / "three.txt"

@@ -18,17 +18,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.corpus import Corpus
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import ALL, Skipped
-from tl_vzero.data.pieces import WhichPieces
+from tl_vzero.data.examples import ALL, Example, Skipped
+from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError, unknown_name
-from tl_vzero.evaluate.chance import expected_average_precision, expected_dot
 from tl_vzero.evaluate.corpus_rows import corpus_rows
-from tl_vzero.evaluate.laid_out import LaidOut, Protocol, lay_out
 from tl_vzero.evaluate.published import Published, Training, published_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.statistics import Estimate
-from tl_vzero.evaluate.summaries import Interval, columns_of, estimates, paradigms_of, plain_skip
+from tl_vzero.evaluate.statistics import (
+    Estimate,
+    Interval,
+    columns_of,
+    estimates,
+    expected_average_precision,
+    expected_dot,
+    paradigms_of,
+    plain_skip,
+)
+from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +133,7 @@ def cue_alignment(
     Source: Mohebbi et al. 2023, section 5.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> found = cue_alignment(model, agreement_examples()[:20], ["value_zeroing", "random"])
     >>> table = found.to_frame().query("paradigm == 'all' and measure == 'dot' and layer == 2").set_index("method")

@@ -12,7 +12,7 @@ others (sufficiency: it should be small); the mean over k is the AOPC.
 Source: Abnar & Zuidema 2020 (blank-out); DeYoung et al. 2020, "ERASER", section 4.2 (the curves).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -21,23 +21,153 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
+from tl_vzero.api import METHODS
 from tl_vzero.corpus import Corpus
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import ALL, Skipped
-from tl_vzero.effects.ranks import rank_correlation
-from tl_vzero.evaluate.blanking import Blank, Conventions, probabilities, replacing_token
-from tl_vzero.evaluate.erasure import FRACTIONS, KINDS, Curve, blanks_of, check_fractions, curves_of
-from tl_vzero.evaluate.laid_out import LaidOut, Protocol, lay_out
+from tl_vzero.data.examples import ALL, Example, Skipped
+from tl_vzero.effects.agreement import rank_correlation
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
+from tl_vzero.evaluate.blanking import (
+    FRACTIONS,
+    KINDS,
+    Blank,
+    Conventions,
+    Curve,
+    blanks_of,
+    check_fractions,
+    curves_of,
+    probabilities,
+    replacing_token,
+)
+from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.published import Training, published_of
-from tl_vzero.evaluate.ranked_rows import RankedRows, ranked_rows
-from tl_vzero.evaluate.rows import check_wrong_forms
-from tl_vzero.evaluate.statistics import Estimate
-from tl_vzero.evaluate.summaries import Array, Interval, columns_of, estimates, paradigms_of, plain_skip
+from tl_vzero.evaluate.rows import DEAR, TargetRows, check_wrong_forms, target_rows
+from tl_vzero.evaluate.statistics import Array, Estimate, Interval, columns_of, estimates, paradigms_of, plain_skip
+from tl_vzero.evaluate.tokenized import LaidOut, Layout, Protocol, lay_out
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# The one row of each method that is ranked against the prediction: rolled out, or of one layer.
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class RankedRows:
+    """The row `[src]` of each method and example, and where each method's was read: (layer, rolled out)."""
+
+    rows: Mapping[str, tuple[Array, ...]]
+    places: Mapping[str, tuple[int, bool]]
+    left_out: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows of some methods, the index of the layer that is read of them, and whether they are rolled out."""
+
+    rows: TargetRows
+    index: int
+    rolled_out: bool
+
+
+def ranked_rows(
+    model: nn.Module,
+    layout: Layout,
+    methods: Sequence[str] | None,
+    *,
+    options: Options | None,
+    corpus: Corpus | None,
+    layer: int,
+    rolled_out: bool,
+    progress: bool,
+) -> RankedRows:
+    """The target's row of each method at a layer, rolled out to it or by itself; read from a corpus where one is given.
+
+    A method that gives the target's row only has no rollout: it is read at the first block's output, the nearest to
+    the tokens. Raises what `target_rows` or `corpus_rows` raises, and InputError or InputTypeError for a layer that is
+    not there.
+    """
+    at = _layer_number(layer, check_contracts(model).n_layers)
+    left_out: dict[str, str] = {}
+    if corpus is None:
+        parts = list(_parts(model, layout, methods, options or {}, at, rolled_out, progress, left_out))
+    else:
+        layers = None if rolled_out else [at]
+        rows = corpus_rows(
+            corpus, model, layout, methods, options=options, layers=layers, rolled_out=rolled_out, progress=progress
+        )
+        left_out |= rows.left_out
+        parts = [_Part(rows, at if rolled_out else 0, rolled_out)]
+    found = {name: part for part in parts for name in part.rows.rows}
+    return RankedRows(
+        rows={
+            name: tuple(row[found[name].index].numpy() for row in found[name].rows.rows[name])
+            for name in methods or (METHODS if corpus is None else found)
+            if name in found
+        },
+        places={name: (part.rows.layers[part.index], part.rolled_out) for name, part in found.items()},
+        left_out={name: reason for name, reason in left_out.items() if name not in found},
+        settings={
+            **parts[0].rows.settings,
+            "options": {name: own for part in parts for name, own in part.rows.settings["options"].items()},
+        },
+    )
+
+
+def _parts(
+    model: nn.Module,
+    layout: Layout,
+    methods: Sequence[str] | None,
+    options: Options,
+    at: int,
+    rolled_out: bool,
+    progress: bool,
+    left_out: dict[str, str],
+) -> Iterator[_Part]:
+    """Rows of the methods that have a rollout, then of each that has none; what is undefined goes to `left_out`."""
+    alone = _without_rollout(methods, options) if rolled_out else []
+    others = methods if methods is None else [name for name in methods if name not in alone]
+    if others is None or others or not alone:
+        own = {name: each for name, each in options.items() if name not in alone}
+        layers = None if rolled_out else [at]
+        rows = target_rows(model, layout, others, options=own, layers=layers, rolled_out=rolled_out, progress=progress)
+        left_out |= rows.left_out
+        yield _Part(rows, at if rolled_out else 0, rolled_out)
+    for name in alone:
+        try:
+            rows = target_rows(
+                model,
+                layout,
+                [name],
+                options={name: options[name]} if name in options else None,
+                layers=[0],
+                progress=progress,
+            )
+        except (ModelError, DependencyError) as error:
+            if methods is not None:
+                raise
+            left_out[name] = str(error)
+        else:
+            yield _Part(rows, 0, rolled_out=False)
+
+
+def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
+    """The methods that give the target's row only; by default without the dearest."""
+    wanted = [name for name in METHODS if name in options or name not in DEAR] if methods is None else methods
+    return [name for name in wanted if name in METHODS and "target" in METHODS[name].needs]
+
+
+def _layer_number(layer: Any, n_layers: int) -> int:
+    if isinstance(layer, bool) or not isinstance(layer, int):
+        raise InputTypeError(f"layer is {type(layer).__name__}: expected a number from 0 to {n_layers - 1}, or -1")
+    if not -n_layers <= layer < n_layers:
+        raise InputError(f"layer is {layer}: expected 0 to {n_layers - 1}, or -{n_layers} to -1 from the end")
+    return layer % n_layers
+
 
 FEWEST_TOKENS = 3  # two points always lie on a line
 
@@ -139,7 +269,7 @@ def faithfulness(
     or a form that is not there, what `lay_out`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> found = faithfulness(model, agreement_examples()[:10], ["value_zeroing"], fractions=[0.2])
     >>> found.correlations[-1].paradigm, found.correlations[-1].rho.n

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from tl_vzero.effects.ranks import rank_correlation
+from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.mass import Mass, Place
 from tl_vzero.evaluate.reproduction import Reproduction

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from tl_vzero.clean import device_of
 from tl_vzero.data.examples import HALVES, Example, Half
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
-from tl_vzero.evaluate import training_folder
-from tl_vzero.evaluate.laid_out import LaidOut, lay_out
-from tl_vzero.evaluate.rows import check_wrong_forms
+from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
+from tl_vzero.evaluate import store
+from tl_vzero.evaluate.rows import check_wrong_forms, padded
 from tl_vzero.evaluate.statistics import Estimate, bootstrap_mean
-from tl_vzero.evaluate.training import Recipe, good_wins, optimizer_of, train_epoch
-from tl_vzero.evaluate.training_folder import State
-from tl_vzero.evaluate.two_forms import ids_of_forms, in_batches
+from tl_vzero.evaluate.store import State
+from tl_vzero.evaluate.tokenized import LaidOut, lay_out
 from tl_vzero.files import folder_of
 from tl_vzero.models.facts import context_length, facts_of, library_versions
 from tl_vzero.models.heads import Trainable, trainable_copy
@@ -39,6 +39,149 @@ from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# The logits of an example's two forms at its mask, by a plain Hugging Face model that may be in training.
+
+
+def logits_of_forms(hf_model: Any, examples: Sequence[LaidOut]) -> Float[Tensor, "example form"]:
+    """The logits [good, bad] of each example, in one padded batch.
+
+    The head reads the target's position only: the logits of all others would cost as much as the encoder.
+    """
+    device = next(hf_model.parameters()).device
+    ids, mask = (each.to(device) for each in padded(examples))
+    rows = torch.arange(len(examples), device=device)
+    targets = torch.tensor([each.dest for each in examples], device=device)
+
+    def at_target(_module: Any, _inputs: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[rows, targets].unsqueeze(1)
+        return output
+
+    handle = getattr(hf_model, hf_model.base_model_prefix).register_forward_hook(at_target)
+    try:
+        logits: Tensor = hf_model(input_ids=ids, attention_mask=mask.long()).logits
+    finally:
+        handle.remove()
+    return logits[:, 0].gather(1, ids_of_forms(examples).to(device))
+
+
+def ids_of_forms(examples: Sequence[LaidOut]) -> Int[Tensor, "example form"]:
+    """The ids [good, bad] of each example."""
+    return torch.tensor([[each.pieces.good_id, each.pieces.bad_id] for each in examples])
+
+
+def in_batches(examples: Sequence[LaidOut], size: int) -> list[list[LaidOut]]:
+    """Examples in their order, some at a time."""
+    return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+
+# One epoch of fine-tuning: seeded batches, AdamW, a learning rate that rises and then falls linearly.
+#
+# An epoch draws from numbers of its own, so that training goes on after an interruption with the same batches and the
+# same dropout, and gives the same weights.
+
+# Sentences of near lengths go together, within so many batches: less padding, and the order stays random.
+BATCHES_SORTED_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is fine-tuned; `warm_up` is the part of all steps in which the learning rate rises."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    warm_up: float
+    seed: int
+
+    def steps_an_epoch(self, examples: int) -> int:
+        return -(-examples // self.batch_size)
+
+
+def optimizer_of(trainable: Trainable, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over all weights; those of a fresh head, far from where they will end, take larger steps."""
+    named = dict(trainable.model.named_parameters())
+    groups = [
+        ([each for name, each in named.items() if name not in trainable.fresh], recipe.learning_rate),
+        ([each for name, each in named.items() if name in trainable.fresh], recipe.head_learning_rate),
+    ]
+    return torch.optim.AdamW([{"params": own, "lr": rate, "peak": rate} for own, rate in groups if own])
+
+
+def share_of_peak(step: int, steps: int, warm_up: float) -> float:
+    """The learning rate of a step, counted from 0, as a share of its peak.
+
+    >>> [share_of_peak(step, 10, 0.2) for step in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.125]
+    """
+    rising = round(warm_up * steps)
+    return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
+
+
+def batches_of(examples: Sequence[LaidOut], recipe: Recipe, epoch: int) -> list[list[LaidOut]]:
+    """All examples once, in an order that seed and epoch decide."""
+    generator = torch.Generator().manual_seed(_seed_of(recipe.seed, epoch, "order"))
+    shuffled = [examples[number] for number in torch.randperm(len(examples), generator=generator).tolist()]
+    window = BATCHES_SORTED_TOGETHER * recipe.batch_size
+    ordered = [each for part in in_batches(shuffled, window) for each in sorted(part, key=len)]
+    batches = in_batches(ordered, recipe.batch_size)
+    return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def train_epoch(
+    trainable: Trainable,
+    optimizer: torch.optim.AdamW,
+    examples: Sequence[LaidOut],
+    recipe: Recipe,
+    epoch: int,
+    bar: Any,
+) -> float:
+    """Train on all examples once; `epoch` counts from 1. Returns the mean loss, in nats.
+
+    Raises ModelError where the loss is no longer finite.
+    """
+    model, total = trainable.model, 0.0
+    a_epoch = recipe.steps_an_epoch(len(examples))
+    model.train()
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(_seed_of(recipe.seed, epoch, "dropout"))
+        for step, batch in enumerate(batches_of(examples, recipe, epoch), start=(epoch - 1) * a_epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share_of_peak(step, recipe.epochs * a_epoch, recipe.warm_up)
+            optimizer.zero_grad()
+            loss = _loss(logits_of_forms(model, batch))
+            if not torch.isfinite(loss):
+                raise ModelError(
+                    f"the loss is {loss.item()} in epoch {epoch}: expected a finite number; take a lower "
+                    f"learning_rate than {recipe.learning_rate:g}, head_learning_rate than "
+                    f"{recipe.head_learning_rate:g}"
+                )
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(batch)
+            bar.update()
+    return total / len(examples)
+
+
+def _loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of the right form, the first, over the two."""
+    return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def good_wins(trainable: Trainable, examples: Sequence[LaidOut], batch_size: int) -> list[bool]:
+    """Whether the right form has the higher logit, for each example, without dropout."""
+    trainable.model.eval()
+    with torch.no_grad():
+        logits = [logits_of_forms(trainable.model, batch) for batch in in_batches(examples, batch_size)]
+    return [bool(good > bad) for good, bad in torch.cat(logits)]
+
+
+def _seed_of(seed: int, epoch: int, what: str) -> int:
+    digest = hashlib.sha256(f"{seed} {epoch} {what}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
 
 BATCH_SIZE = 32
 # The paper's, for weights that were trained before; a fresh head learns little at it in three epochs.
@@ -118,7 +261,7 @@ def finetune(
     model; OutputPathError for a folder that cannot be written or holds other files.
 
     >>> import tempfile
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tuned = finetune("agreement-mini", agreement_examples()[:8], folder, half=None, epochs=1)
     ...     tuned.history[1].number, accuracy(tuned.load(), agreement_examples()[8:40], half=None).n
@@ -132,16 +275,16 @@ def finetune(
     training = _laid_out(loaded, examples, half)
     held_out = _held_out(loaded, examples, half)
     settings = _settings(recipe, trainable, training, held_out)
-    training_folder.prepare(where)
-    state = training_folder.read_state(where) if resume else None
+    store.prepare(where)
+    state = store.read_state(where) if resume else None
     if state is None:
         about = {"model": facts_of(loaded).name, "versions": library_versions()}
-        state = training_folder.begin(where, settings, about)
-    training_folder.check_same_settings(where, state, settings)
+        state = store.begin(where, settings, about)
+    store.check_same_settings(where, state, settings)
     if not state.finished:
         job = _Job(where, trainable, recipe, training, held_out, facts_of(loaded).tokenizer)
         state = job.run(state, progress)
-    training_folder.check_published(where)
+    store.check_published(where)
     return FineTuned(where, tuple(_epoch(record) for record in state.history), state.settings)
 
 
@@ -156,7 +299,7 @@ def accuracy(
     examples in the half, examples without a wrong form, or a form that is not one token.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> accuracy(tl_vzero.load_model("agreement-mini"), agreement_examples()[:50], half=None).mean
     1.0
     """
@@ -195,28 +338,28 @@ class _Job:
         if not state.history:
             state = self._wrote(state, self._record(0, None))
         if done:
-            training_folder.read_checkpoint(self.folder, done, done * a_epoch, model, optimizer)
+            store.read_checkpoint(self.folder, done, done * a_epoch, model, optimizer)
         total = self.recipe.epochs * a_epoch
         with tqdm(total=total, initial=done * a_epoch, disable=not progress, desc="fine-tuning", unit="batch") as bar:
             for epoch in range(done + 1, self.recipe.epochs + 1):
                 loss = train_epoch(self.trainable, optimizer, self.training, self.recipe, epoch, bar)
                 record = self._record(epoch, loss)
-                training_folder.write_checkpoint(self.folder, epoch, model, optimizer)
+                store.write_checkpoint(self.folder, epoch, model, optimizer)
                 state = self._wrote(state, record)
-                training_folder.drop_checkpoints(self.folder, but=epoch)
+                store.drop_checkpoints(self.folder, but=epoch)
         return self._finish(state)
 
     def _wrote(self, state: State, record: dict[str, Any]) -> State:
         """The state with one more record, as it is in the folder from now on."""
         further = State(state.settings, (*state.history, record), False, state.about)
-        training_folder.write_state(self.folder, further)
+        store.write_state(self.folder, further)
         return further
 
     def _finish(self, state: State) -> State:
-        training_folder.publish(self.folder, self.trainable.model.eval(), self.tokenizer)
+        store.publish(self.folder, self.trainable.model.eval(), self.tokenizer)
         finished = State(state.settings, state.history, True, state.about)
-        training_folder.write_state(self.folder, finished)
-        training_folder.drop_checkpoints(self.folder)
+        store.write_state(self.folder, finished)
+        store.drop_checkpoints(self.folder)
         return finished
 
     def _record(self, number: int, loss: float | None) -> dict[str, Any]:

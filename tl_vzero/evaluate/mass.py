@@ -11,14 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import Skipped
-from tl_vzero.data.pieces import WhichPieces
+from tl_vzero.data.examples import Example, Skipped
+from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError, unknown_name
-from tl_vzero.evaluate.laid_out import LaidOut, Protocol, lay_out
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.statistics import Estimate
-from tl_vzero.evaluate.summaries import Interval, columns_of, estimates, paradigms_of, plain_skip
+from tl_vzero.evaluate.statistics import Estimate, Interval, columns_of, estimates, paradigms_of, plain_skip
+from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +99,7 @@ def mass(
     Source: Mohebbi et al. 2023, section 5, the example maps.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> table = mass(model, agreement_examples()[:20], ["attention"]).to_frame()
     >>> table.query("paradigm == 'all' and layer == 0")["mean"].sum().round(6).item()

@@ -20,38 +20,36 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import positive
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import ExampleSet
-from tl_vzero.data.halves import split_in_halves
+from tl_vzero.data.examples import Example, ExampleSet, split_in_halves
+from tl_vzero.data.parsed_cues import check_cues
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
-from tl_vzero.evaluate.cue_check import check_cues
 from tl_vzero.evaluate.faithfulness import faithfulness
 from tl_vzero.evaluate.finetuning import FineTuned, accuracy, finetune
-from tl_vzero.evaluate.laid_out import Layout, lay_out
-from tl_vzero.evaluate.layer_probing import probe_number
 from tl_vzero.evaluate.mass import mass_of
-from tl_vzero.evaluate.probing import ModeName
-from tl_vzero.evaluate.protocol_parts import (
+from tl_vzero.evaluate.probing import ModeName, probe_number
+from tl_vzero.evaluate.published import Training, published_of
+from tl_vzero.evaluate.reproduction import (
+    Controls,
     KeptAccuracy,
     KeptCueCheck,
     KeptFaithfulness,
     KeptProbing,
     KeptScores,
+    Reproduction,
     links_of,
     merged_alignment,
     merged_mass,
     some_rows,
 )
-from tl_vzero.evaluate.published import Training, published_of
-from tl_vzero.evaluate.reproduction import Controls, Reproduction
 from tl_vzero.evaluate.rows import target_rows
 from tl_vzero.evaluate.sentences import Sentences, limited, sentences_for
+from tl_vzero.evaluate.statistics import Interval
 from tl_vzero.evaluate.store import Store, open_store
-from tl_vzero.evaluate.summaries import Interval
+from tl_vzero.evaluate.tokenized import Layout, lay_out
+from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
-from tl_vzero.models.provenance import provenance
 
 # Methods that are too dear for a default elsewhere, and on how many sentences they are evaluated here.
 DEAR = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}

@@ -15,15 +15,14 @@ from tqdm.auto import tqdm
 
 from tl_vzero.api import METHODS
 from tl_vzero.choices import callable_name, chosen
-from tl_vzero.comparison.plan import Planned, plan_of
-from tl_vzero.data.filtering import Skipped
+from tl_vzero.comparison import Planned, plan_of
+from tl_vzero.data.examples import Skipped
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, PluginError, unknown_name
-from tl_vzero.evaluate.chance import random_row
-from tl_vzero.evaluate.laid_out import LaidOut, Layout
-from tl_vzero.inputs import encode
-from tl_vzero.methods.run import AskedMethod, scores_on_one_run
-from tl_vzero.models.contracts import check_contracts
-from tl_vzero.models.provenance import provenance
+from tl_vzero.evaluate.statistics import random_row
+from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.inputs.text import encode
+from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
+from tl_vzero.models.contracts import check_contracts, provenance
 from tl_vzero.scores import Scores
 
 Logit = Literal["good", "difference"]
@@ -76,8 +75,8 @@ def target_rows(
     model, ScoresError where its rows cannot be normalised or rolled out, and leaves the model as it was.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
-    >>> from tl_vzero.evaluate.laid_out import lay_out
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.tokenized import lay_out
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> found = target_rows(model, lay_out(model, agreement_examples()[:3]), ["value_zeroing"])
     >>> [list(row.shape) for row in found.rows["value_zeroing"]]

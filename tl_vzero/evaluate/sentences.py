@@ -8,13 +8,13 @@ from pathlib import Path
 from torch import nn
 
 from tl_vzero.choices import positive
+from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import read_blimp
-from tl_vzero.data.embedded import agreement_examples
-from tl_vzero.data.filtering import ExampleSet, Stage
+from tl_vzero.data.examples import ExampleSet, Stage
 from tl_vzero.data.own_file import read_examples
-from tl_vzero.data.pieces import keep_one_piece_targets
+from tl_vzero.data.tokens import keep_one_piece_targets
 from tl_vzero.errors import InputError
-from tl_vzero.evaluate.laid_out import PROTOCOLS, Protocol
+from tl_vzero.evaluate.tokenized import PROTOCOLS, Protocol
 from tl_vzero.models.facts import facts_of
 
 CHOSEN = "chosen by limit"

@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.choices import positive
-from tl_vzero.effects.ranks import rank_correlation
+from tl_vzero.data.examples import ALL, Skipped
+from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.evaluate.tokenized import LaidOut
+from tl_vzero.rollout import normalize_rows, roll_out
 
 RESAMPLES = 2000
 FEWEST_PAIRS = 3  # two points always lie on a line
@@ -201,3 +206,103 @@ def _numbers(name: str, given: Any, *, dims: int) -> Array:
     if wrong:
         raise InputError(f"{name} has {wrong} numbers of {numbers.size} that are not finite: leave these examples out")
     return numbers
+
+
+# Means of one number per example, with intervals, for each paradigm and for all examples together.
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How the intervals of means are made."""
+
+    confidence: float = 0.95
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+def paradigms_of(examples: Sequence[LaidOut]) -> dict[str, list[int]]:
+    """The numbers of the examples of each paradigm, in the order of their first one, and of all."""
+    numbers: dict[str, list[int]] = {}
+    for number, each in enumerate(examples):
+        numbers.setdefault(each.example.paradigm, []).append(number)
+    return numbers | {ALL: list(range(len(examples)))}
+
+
+def estimates(values: Array, interval: Interval) -> Sequence[Estimate | None]:
+    """The mean of each column of `[example, column]` over the examples where it is defined; None where none is.
+
+    A number that is NaN is undefined for its example.
+    """
+    defined = ~np.isnan(values)
+    found: list[Estimate | None] = [None] * values.shape[1]
+    # Columns that are defined for the same examples share their draws.
+    alike: dict[bytes, list[int]] = {}
+    for column in range(values.shape[1]):
+        alike.setdefault(defined[:, column].tobytes(), []).append(column)
+    for columns in alike.values():
+        rows = defined[:, columns[0]]
+        if rows.any():
+            means = bootstrap_means(
+                values[rows][:, columns],
+                confidence=interval.confidence,
+                resamples=interval.resamples,
+                seed=interval.seed,
+            )
+            for column, mean in zip(columns, means, strict=True):
+                found[column] = mean
+    return found
+
+
+def columns_of(estimate: Estimate | None) -> dict[str, float | int | None]:
+    """An estimate as columns of a table; None where there is none."""
+    if estimate is None:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    bounds = {"low": estimate.low, "high": estimate.high}
+    return {"mean": estimate.mean, **{name: None if np.isnan(b) else b for name, b in bounds.items()}, "n": estimate.n}
+
+
+def plain_skip(skipped: Skipped) -> dict[str, str]:
+    """A skipped example as plain JSON types."""
+    return {"id": skipped.id, "paradigm": skipped.paradigm, "reason": skipped.reason}
+
+
+# What chance gives: random rows, and the expectations of the two measures of cue alignment.
+
+
+def random_row(
+    length: int, dest: int, n_layers: int, *, causal: bool, rolled_out: bool, normalized: bool, seed: Sequence[int]
+) -> Float[Tensor, "layer src"]:
+    """A destination's row of uniform random maps, drawn anew for each seed.
+
+    The method `random` gives every sentence of one length the same map; as a sample of examples that is one draw, and
+    its mean may be far from what chance gives.
+    """
+    drawn = torch.from_numpy(np.random.default_rng(seed).random((n_layers, length, length)))
+    maps = drawn.tril() if causal else drawn
+    if rolled_out:
+        maps = roll_out(normalize_rows(maps), identity=False)
+    elif normalized:
+        maps = normalize_rows(maps)
+    return maps[:, dest]
+
+
+def expected_dot(n_cues: int, n_sources: int) -> float:
+    """The mean of s·c over random rows s that sum to one: each source has the same share.
+
+    >>> expected_dot(1, 8)
+    0.125
+    """
+    return n_cues / n_sources
+
+
+def expected_average_precision(n_cues: int, n_sources: int) -> float:
+    """The mean average precision over random orders of the sources.
+
+    A cue stands at each rank r with the same probability, and of the r - 1 sources before it (cues - 1) / (sources - 1)
+    are cues in the mean.
+
+    >>> expected_average_precision(1, 2), expected_average_precision(3, 3)
+    (0.75, 1.0)
+    """
+    others = (n_cues - 1) / (n_sources - 1) if n_sources > 1 else 0.0
+    return sum((1 + (rank - 1) * others) / rank for rank in range(1, n_sources + 1)) / n_sources

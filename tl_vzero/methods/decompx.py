@@ -1,28 +1,214 @@
 """DecompX: how large is each source's vector in a block's decomposed output?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
 from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
-from tl_vzero.inputs import Ids, Sentence, Text, encode
-from tl_vzero.methods.block_vectors import Vectors, carry_through, output_vectors
+from tl_vzero.distance import relative_difference, wide_dtype
+from tl_vzero.errors import ModelError
+from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.methods.apply import labelled, layer_scores, rows_by_sentence
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.method import VECTORS, LayerMethod
-from tl_vzero.methods.run import labelled, layer_scores, rows_by_sentence
-from tl_vzero.models.blocks import acted_on, block_weights
-from tl_vzero.models.contracts import check_contracts
-from tl_vzero.models.provenance import provenance, result_dtype
+from tl_vzero.models.blocks import SAME_BLOCK, Activation, Norm, ValueWeights, acted_on, block_weights, value_weights
+from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
-from tl_vzero.models.values import value_weights
 from tl_vzero.rollout import normalize_rows
 from tl_vzero.scores import Scores
+
+# A block as linear maps of vectors: what becomes of each source's share of the residual stream (DecompX).
+#
+# A residual stream is held as vectors `[sentence, dest, src, feature]` that sum over sources to the stream itself. The
+# clean run fixes what is not linear: the attention pattern, the norms' scales, and the slope act(z) / z of each neuron.
+# A bias b is shared over the sources by |<u, b>|, u being the vectors it is added to (Modarressi et al. 2023, section
+# 3).
+
+SMALLEST_INPUT = 1e-12  # to an activation, where its slope is taken; 0 has no act(z) / z
+
+Vectors = Float[Tensor, "sentence dest src feature"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A norm with the scale that it had in the clean run, a linear map but for its bias."""
+
+    norm: Norm
+    scale: Float[Tensor, "sentence position"]
+
+    @classmethod
+    def at(cls, norm: Norm, clean: Float[Tensor, "sentence position feature"]) -> "Fixed":
+        return cls(norm, norm.deviation(norm.centre(clean)))
+
+    def __call__(self, vectors: Vectors, dest: slice) -> Vectors:
+        return (self.norm.weight * self.norm.centre(vectors)).div_(self.scale[:, dest, None, None])
+
+
+def output_vectors(
+    layer: Layer, share_biases: bool, chosen: Sequence[int] | None = None
+) -> Iterator[tuple[slice, Vectors]]:
+    """A block's output as vectors, where each source begins with its own input; some destinations at a time.
+
+    `chosen` are destinations in order, by default all.
+    """
+    block = BlockVectors(layer, share_biases)
+    for dest, vectors in layer.vectors(residual=True, width=block.width, chosen=chosen):
+        yield dest, block.after_attention(vectors, layer.weights.b_o, dest)
+
+
+def carry_through(layer: Layer, vectors: Vectors, weights: ValueWeights | None, share_biases: bool) -> None:
+    """Turn the vectors of a block's input into those of its output, in place.
+
+    Raises ModelError where the weights of the values do not give the values of the clean run.
+    """
+    block = BlockVectors(layer, share_biases)
+    bias = block.attend(vectors, block.checked(weights))
+    for dest in layer.destinations(block.width):
+        vectors[:, dest] = block.after_attention(vectors[:, dest], bias, dest)
+
+
+class BlockVectors:
+    """One block's way with vectors. Raises ModelError where the block is of a kind that has no such way.
+
+    Published for blocks that end in a norm (BERT). Blocks that begin with norms follow the same rules, the MLP's norm
+    and the attention's taken at their clean scales; a gated MLP multiplies two parts of its input and has no slope.
+    """
+
+    def __init__(self, layer: Layer, share_biases: bool) -> None:
+        layer.check_sums("decompx")
+        self.layer, self.share_biases = layer, share_biases
+        weights = layer.weights
+        if weights.w_gate is not None:
+            raise _undefined(layer, "its MLP is gated: a product of two parts of its input has no share of one source")
+        if weights.w_in is None or weights.w_out is None or weights.activation is None or weights.norm2 is None:
+            raise _undefined(layer, "its MLP is not two matrices around an activation that tl_vzero knows")
+        self.w_in, self.b_in, self.w_out, self.b_out = weights.w_in, weights.b_in, weights.w_out, weights.b_out
+        middle = layer.middle
+        self.post_norm = layer.order == "post_norm"
+        self.norm1 = Fixed.at(weights.norm1, middle if self.post_norm else layer.input) if weights.norm1 else None
+        read = weights.norm1(middle) if self.post_norm and weights.norm1 else weights.norm2(middle)
+        linear = F.linear(read, self.w_in.T, self.b_in)
+        hidden = weights.activation(linear.clone())
+        stream = (read if self.post_norm else middle) + F.linear(hidden, self.w_out.T, self.b_out)
+        self.norm2 = Fixed.at(weights.norm2, stream if self.post_norm else middle)
+        self.slope = slope(weights.activation, linear)
+        output = layer.block.output
+        wanted = weights.norm2(stream) if self.post_norm else stream
+        if relative_difference(wanted, output.to(layer.dtype)) > SAME_BLOCK.get(output.dtype, 0.0):
+            raise _undefined(layer, "an MLP of its weights after attention does not give its output")
+        if not self.post_norm and self._is_beside_attention():
+            raise _undefined(layer, "its MLP reads what attention reads")
+
+    def _is_beside_attention(self) -> bool:
+        """Whether an MLP beside attention is nearer to the output than one after it.
+
+        Where the residual stream is large both fit, up to its rounding.
+        """
+        layer, weights = self.layer, self.layer.weights
+        wide = wide_dtype(layer.input.device)
+        written = layer.block.output.to(wide) - layer.middle.to(wide)
+
+        def off(norm: Norm, rows: Tensor) -> float:
+            return float((self._mlp_of(norm(rows)).to(wide) - written).square().sum())
+
+        beside = [off(norm, layer.input) for norm in (weights.norm2, weights.norm1) if norm is not None]
+        assert weights.norm2 is not None
+        return min(beside) < off(weights.norm2, layer.middle)
+
+    def _mlp_of(self, read: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows feature"]:
+        assert self.layer.weights.activation is not None
+        hidden = self.layer.weights.activation(F.linear(read, self.w_in.T, self.b_in))
+        return F.linear(hidden, self.w_out.T, self.b_out)
+
+    @property
+    def width(self) -> int:
+        """The largest feature axis of a vector inside the block."""
+        return max(self.w_in.shape)
+
+    def after_attention(self, vectors: Vectors, bias: Float[Tensor, "feature"], dest: slice) -> Vectors:
+        """From the residual stream after attention, without its bias, to the block's output; may overwrite."""
+        vectors = self._shared(vectors, bias, dest)
+        if not self.post_norm:
+            return vectors.add_(self._mlp(self._through(self.norm2, vectors, dest), dest))
+        assert self.norm1 is not None
+        vectors = self._through(self.norm1, vectors, dest)
+        vectors = self._mlp(vectors, dest).add_(vectors)
+        return self._through(self.norm2, vectors, dest)
+
+    def checked(self, weights: ValueWeights | None) -> ValueWeights:
+        """The weights of the values; raises ModelError where they do not give the values of the clean run."""
+        layer = self.layer
+        if weights is not None:
+            norm1 = None if self.post_norm else layer.weights.norm1
+            read = layer.input if norm1 is None else norm1(layer.input)
+            value, clean = torch.einsum("sjd,hdk->sjhk", read, weights[0]) + weights[1], layer.block.value
+            same = value.shape == clean.shape
+            if same and relative_difference(value, clean.to(layer.dtype)) <= SAME_BLOCK.get(clean.dtype, 0.0):
+                return weights
+        raise _undefined(layer, "its value weights do not give its values, so that it carries no vectors through")
+
+    def attend(self, vectors: Vectors, weights: ValueWeights) -> Float[Tensor, "feature"]:
+        """Add in place what attention brings of each vector; gives the bias that is still to be shared."""
+        w_v, b_v = weights
+        value = self._values(vectors, w_v)
+        w_o = self.layer.weights.w_o
+        members = len(w_o) // len(w_v)
+        flat = vectors.view(-1, vectors.shape[-1])
+        for head, of_head in enumerate(w_o):
+            own = value[..., head // members, :].flatten(start_dim=2)
+            flat.addmm_((self.layer.pattern[:, head] @ own).view(-1, w_o.shape[1]), of_head)
+        return self.layer.weights.b_o + torch.einsum("hk,hkd->d", b_v.repeat_interleave(members, dim=0), w_o)
+
+    def _values(self, vectors: Vectors, w_v: Tensor) -> Float[Tensor, "sentence dest src value_head d_head"]:
+        n_heads, features, d_head = w_v.shape
+        together = w_v.transpose(0, 1).reshape(features, n_heads * d_head)
+        value = vectors.new_empty(*vectors.shape[:3], n_heads, d_head)
+        for token in self.layer.destinations():
+            read = vectors[:, token]
+            if not self.post_norm and self.norm1 is not None:
+                read = self._through(self.norm1, read, token)
+            value[:, token] = (read @ together).unflatten(-1, (n_heads, d_head))
+        return value
+
+    def _mlp(self, vectors: Vectors, dest: slice) -> Vectors:
+        hidden = self._shared(vectors @ self.w_in, self.b_in, dest).mul_(self.slope[:, dest].unsqueeze(2))
+        return self._shared(hidden @ self.w_out, self.b_out, dest)
+
+    def _through(self, norm: Fixed, vectors: Vectors, dest: slice) -> Vectors:
+        return self._shared(norm(vectors, dest), norm.norm.bias, dest)
+
+    def _shared(self, vectors: Vectors, bias: Float[Tensor, "feature"] | None, dest: slice) -> Vectors:
+        if bias is None or not self.share_biases:
+            return vectors
+        is_itself = torch.eye(vectors.shape[2], dtype=torch.bool, device=vectors.device)[dest]
+        return vectors.addcmul_(shares(vectors, bias, is_itself).unsqueeze(-1), bias)
+
+
+def shares(
+    vectors: Vectors, bias: Float[Tensor, "feature"], is_itself: Bool[Tensor, "dest src"]
+) -> Float[Tensor, "sentence dest src"]:
+    """Each source's part of a bias; rows sum to one. A bias that no vector points along is the destination's own."""
+    along = (vectors @ bias).abs()
+    whole = along.sum(dim=-1, keepdim=True)
+    return torch.where(whole == 0, is_itself.to(along), along / torch.where(whole == 0, 1.0, whole))
+
+
+def slope(activation: Activation, before: Float[Tensor, "*rows neuron"]) -> Float[Tensor, "*rows neuron"]:
+    """act(z) / z, and at 0 its limit from above."""
+    safe = torch.where(before.abs() < SMALLEST_INPUT, SMALLEST_INPUT, before)
+    return activation(safe.clone()) / safe
+
+
+def _undefined(layer: Layer, reason: str) -> ModelError:
+    return ModelError(f"decompx is undefined for this model: block {layer.number} cannot be taken apart, {reason}")
 
 
 @takes_turn

@@ -12,20 +12,68 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, unknown_name
-from tl_vzero.inputs import Ids, Sentence, Text, encode
-from tl_vzero.methods.baseline import Baseline, baseline_at, check_baseline, name_of
-from tl_vzero.methods.prediction import Prediction, predict, targets_of
-from tl_vzero.methods.rescale_rule import Readout, check_rescale_rule, nothing_left_on, rescaled_above
-from tl_vzero.methods.straight_path import integrate
-from tl_vzero.models.contracts import check_contracts
-from tl_vzero.models.provenance import provenance, result_dtype
-from tl_vzero.models.run import quiet
+from tl_vzero.inputs.encoder_decoder import described
+from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.methods.captum_parts import (
+    Prediction,
+    Readout,
+    check_rescale_rule,
+    integrate,
+    nothing_left_on,
+    predict,
+    rescaled_above,
+    targets_of,
+)
+from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
+from tl_vzero.models.facts import vocabulary_size
+from tl_vzero.models.run import TargetLogits, quiet
 from tl_vzero.models.sites import Sites
-from tl_vzero.models.target_logits import TargetLogits
 from tl_vzero.models.turns import takes_turn
-from tl_vzero.paired_inputs import described
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, target_tokens
+
+# What an attribution starts from: zero, a vector of the caller's, or what the block writes for a token.
+
+Baseline = int | Float[Tensor, "feature"] | None
+
+
+def check_baseline(model: nn.Module, baseline: Baseline) -> None:
+    """Raise InputError or InputTypeError for what is no baseline of the model."""
+    if baseline is None:
+        return
+    if isinstance(baseline, Tensor):
+        width = int(model.cfg.d_model)  # type: ignore[union-attr, arg-type]
+        if list(baseline.shape) != [width] or not bool(torch.isfinite(baseline).all()):
+            raise InputError(
+                f"baseline has shape {list(baseline.shape)}: expected [{width}], one finite number a feature"
+            )
+        return
+    if isinstance(baseline, bool) or not isinstance(baseline, int):
+        raise InputTypeError(
+            f"baseline is {type(baseline).__name__}: expected a token's id, a tensor [feature], or None for zero"
+        )
+    size = vocabulary_size(model)
+    if not 0 <= baseline < size:
+        raise InputError(f"baseline is token {baseline}: expected 0 to {size - 1}, the model's vocabulary")
+
+
+def baseline_at(
+    prediction: Prediction, layer: int, output: Float[Tensor, "1 position feature"], baseline: Baseline
+) -> Float[Tensor, "1 position feature"]:
+    """The baseline of a block's output."""
+    if baseline is None:
+        return torch.zeros_like(output)
+    if isinstance(baseline, Tensor):
+        return baseline.detach().to(output).expand_as(output)
+    return prediction.output_for(baseline, layer)
+
+
+def name_of(baseline: Baseline) -> str:
+    """What the metadata calls it."""
+    if baseline is None:
+        return "zero"
+    return "vector" if isinstance(baseline, Tensor) else f"token {baseline}"
+
 
 Numbers = Iterable[int] | int | None
 Target = int | Sequence[int] | None

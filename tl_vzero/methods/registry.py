@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
-from tl_vzero.methods.attention import attention, attention_flow, attention_heads, attention_rollout
-from tl_vzero.methods.chance import random
-from tl_vzero.methods.decomposition import (
+from tl_vzero.methods.apply import layer_scores
+from tl_vzero.methods.attention import attention, attention_flow, attention_heads, attention_rollout, random
+from tl_vzero.methods.decompx import LAYER_BY_LAYER, decompx
+from tl_vzero.methods.gradients import deep_lift, gradient_x_input, integrated_gradients
+from tl_vzero.methods.hta import hta
+from tl_vzero.methods.method import VECTORS, LayerMethod, Method, Need
+from tl_vzero.methods.norms import (
     alti,
     attention_norm,
     attention_norm_heads,
@@ -14,11 +18,6 @@ from tl_vzero.methods.decomposition import (
     attention_norm_res_ln,
     globenc,
 )
-from tl_vzero.methods.decompx import LAYER_BY_LAYER, decompx
-from tl_vzero.methods.gradients import deep_lift, gradient_x_input, integrated_gradients
-from tl_vzero.methods.jacobian import hta
-from tl_vzero.methods.method import VECTORS, LayerMethod, Method, Need
-from tl_vzero.methods.run import layer_scores
 
 ANY = "any block with an attention pattern"
 SUMS = "blocks that add attention's output to the residual stream as it is"

@@ -12,17 +12,68 @@ from torch import Tensor, nn
 from tl_vzero.errors import ModelError
 from tl_vzero.models.blocks import acted_on
 from tl_vzero.models.changes import check_followed, module_fingerprint
-from tl_vzero.models.facts import context_length, vocabulary_size
-from tl_vzero.models.mixing import check_values_carry_all
+from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, run_to
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Sites, Stack, hook_points, kind_of, sites_of
-from tl_vzero.models.weights import check_finite, check_weights
+from tl_vzero.models.weights import check_finite, check_weights, weights_hash
+
+# Whether values are all that carries information between the positions of a block.
+
+SAME_EPS = 100  # machine epsilons that rounding in a batch can bring
+
+
+def check_values_carry_all(model: nn.Module, sites: Sites, read: Tensor) -> None:
+    """Raise ModelError where a block still mixes positions when all its values are zero.
+
+    Such a block has a state space, a convolution or a second attention beside the one whose values can be zeroed, and
+    zeroing values would show a part of its mixing as the whole. `read` is a sentence of at least two positions, an
+    image or a sound. It is run twice; the second time each block reads another vector at its first position. Hooks of
+    the user's may mix on purpose: then nothing is checked.
+    """
+    is_text = not read.is_floating_point()
+    # A decoder block with cross-attention also has self-attention, and that mixes as it should.
+    if sites.stack == "cross" or (is_text and len(read) < 2) or acted_on(model):
+        return
+    two = torch.stack([read, read])
+    seen: dict[str, Tensor] = {}
+    hooks: list[NamedHook] = [(name, _differ_at_first) for name in sites.inputs]
+    hooks += [(name, _zero) for name in sites.values]
+    hooks += [_keep(name, seen) for name in sites.outputs]
+    run_to(model, two, hooks, last=sites.outputs[-1], decoder_ids=two if sites.stack else None)
+    for layer, name in enumerate(sites.outputs):
+        first, second = seen[name][:, 1:].float()
+        size = first.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        if (first - second).abs().max() / size > SAME_EPS * torch.finfo(seen[name].dtype).eps:
+            raise ModelError(
+                f"block {layer} mixes positions by other means than the values of {sites.values[layer]} (a state "
+                "space, a convolution or another attention beside it): Value Zeroing would show only a part of what "
+                "this layer mixes; expected blocks in which attention alone does"
+            )
+
+
+def _differ_at_first(x: Tensor, *, hook: Any) -> Tensor:
+    """Two copies of a block's input that differ at the first position and nowhere else, whatever came before."""
+    x = x.clone()
+    x[1] = x[0]
+    x[1, 0] = x[0, -1]
+    return x
+
+
+def _zero(value: Tensor, *, hook: Any) -> Tensor:
+    return torch.zeros_like(value)
+
+
+def _keep(name: str, seen: dict[str, Tensor]) -> NamedHook:
+    def hook_function(output: Tensor, *, hook: Any) -> None:
+        seen[name] = output.detach()
+
+    return name, hook_function
+
 
 PROBE_LENGTH = 4
 SIGNAL_PROBES = 3  # of the many positions of an image or a sound so many have their values zeroed
 FELT = 1e-2  # a source that some destination gives this weight must show in the block's output
-SAME_EPS = 100  # machine epsilons that rounding in a batch can bring
 
 
 @dataclass(frozen=True)
@@ -243,3 +294,27 @@ def _eps_of(activation: Tensor) -> float:
 def _relative_change(clean: Tensor, changed: Tensor) -> float:
     size = clean.float().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return ((clean.float() - changed.float()).abs().max() / size).item()
+
+
+# What a Scores says of the model it came from.
+
+
+def provenance(model: nn.Module, stack: Stack | None = None) -> dict[str, Any]:
+    """Name, class, weights and versions, as plain data for a file; of an encoder-decoder also the stack."""
+    facts = facts_of(model)
+    grouped = attention_heads(model, stack) != value_heads(model, stack)
+    return {
+        "model": facts.name,
+        "model_class": kind_of(model),
+        "model_head": facts.head,
+        "weights_sha256": weights_hash(model),
+        "dtype": str(next(nn.Module.parameters(model)).dtype).removeprefix("torch."),
+        "value_heads": "key-value" if grouped else "query",
+        "versions": library_versions(),
+    }
+
+
+def result_dtype(model: nn.Module) -> torch.dtype:
+    """What scores are given in: float64 for a float64 model, else float32."""
+    own = next(nn.Module.parameters(model)).dtype
+    return torch.float64 if own == torch.float64 else torch.float32

@@ -2,17 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
+from tl_vzero.distance import relative_difference, wide_dtype
+from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
+from tl_vzero.models.blocks import SAME_BLOCK, norm_of
 from tl_vzero.models.signals import Read
-from tl_vzero.models.sites import hf_model_of, hook_points, kind_of, stacks_of
+from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
 HookFunction = Callable[..., Tensor | None]
@@ -194,3 +196,185 @@ def run_logits(
         logits = model(ids, return_type="logits", **_segment_argument(token_types))
     assert isinstance(logits, Tensor)
     return logits
+
+
+# The norm after the last block, where a model has one.
+
+# By stack, and what the classes call it there. The norm of a speech encoder stands behind its embeddings or, where the
+# blocks are pre-norm, behind its blocks, by one name.
+_NAMES = {
+    None: ("ln_final", "embed_ln"),
+    "encoder": ("encoder_ln_final", "encoder_final_ln"),
+    "decoder": ("decoder_ln_final", "decoder_final_ln"),
+    "cross": ("decoder_ln_final", "decoder_final_ln"),
+}
+
+
+# The norm as a function of rows in any float dtype; gives them in the widest.
+FinalNorm = Callable[[Float[Tensor, "*rows feature"]], Float[Tensor, "*rows feature"]]
+
+
+class _Reached(EndsRun):
+    """Ends the probing run at the candidate norm."""
+
+
+def final_norm_of(
+    model: nn.Module,
+    sites: Sites,
+    ids: Read,
+    decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
+) -> FinalNorm:
+    """Find the norm that reads the output of a stack's last block directly, and give what it computes.
+
+    A module called `ln_final` is not enough: in a bridged BERT it is the norm inside the prediction
+    head. So the model is run once on `ids`, and the norm must be handed the last block's output.
+    Where its weights explain what it does they are taken, in the widest dtype: two float32 results
+    differ by their rounding, and a small distance between them would be lost.
+    Raises InputError where there is no such norm.
+    """
+    arguments = decoder_arguments(model, ids, decoder_ids)
+    for name in _NAMES[sites.stack]:
+        norm = getattr(model, name, None)
+        if isinstance(norm, nn.Module):
+            read = _last_output_as_read(model, sites, norm, ids, arguments)
+            if read is not None:
+                return _function_of(model, name, norm, read)
+    raise InputError(
+        f"final_norm=True, and this {kind_of(model)} has no norm after its last block (its block outputs "
+        "are what the head reads): leave final_norm=False"
+    )
+
+
+def _function_of(model: nn.Module, name: str, norm: nn.Module, read: Float[Tensor, "*rows feature"]) -> FinalNorm:
+    """By the norm's weights where they explain what it does to `read`, else by the module itself."""
+    wide = wide_dtype(read.device)
+    exact = norm_of(model, model, name, wide)
+    expected = norm(read).to(wide)
+    tolerance = SAME_BLOCK.get(read.dtype, SAME_BLOCK[torch.float32])
+    if exact is not None and relative_difference(exact(read.to(wide)), expected) <= tolerance:
+        return lambda rows: exact(rows.to(wide))
+    return lambda rows: norm(rows.to(read.dtype)).to(wide)
+
+
+def _last_output_as_read(
+    model: nn.Module, sites: Sites, norm: nn.Module, ids: Tensor, arguments: dict[str, Tensor]
+) -> Float[Tensor, "*rows feature"] | None:
+    """The last block's output, if that is what the norm reads."""
+    seen: dict[str, Tensor] = {}
+
+    def keep_output(activation: Tensor, *, hook: Any) -> None:
+        seen["output"] = activation
+
+    def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen["norm input"] = inputs[0]
+        raise _Reached
+
+    hooks = [(sites.outputs[-1], keep_output)]
+    with (
+        suppress(_Reached),
+        temporary_pre_hooks(model, [norm], keep_input),
+        temporary_hooks(model, hooks),
+        told_by_us(model),
+    ):
+        model(ids, return_type="logits", **arguments)
+    reads_it = len(seen) == 2 and torch.equal(seen["output"], seen["norm input"])
+    return seen["output"] if reads_it else None
+
+
+# Logits at one position of each copy of a sentence, at no more cost than the model makes necessary.
+
+UNEMBEDDED = "unembed.hook_in"
+LOGITS_A_BATCH = 2**24  # numbers held at once: a vocabulary is wide, and a gradient holds what made them
+SAME = 1e-3  # what two orders of summing may differ by in a logit, far less than another token's logit does
+
+
+class TargetLogits:
+    """Runs copies of sentences to the logits at one position of each.
+
+    What the unembedding reads is cut to that position, and blocks below one whose output is overwritten run once for
+    all copies, wherever a first run shows that the model gives the same logits so.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._cuts: bool | None = None
+        self._spreads: bool | None = None
+
+    def positions_unembedded(self, ids: Int[Tensor, "copy position"]) -> int:
+        """At how many positions of a sentence logits are computed: one, or all of them."""
+        return 1 if self._may_cut(ids[:1]) else ids.shape[1]
+
+    def at(
+        self,
+        ids: Int[Tensor, "copy position"],
+        positions: Int[Tensor, "copy"],
+        hooks: Sequence[NamedHook] = (),
+        token_types: Int[Tensor, "copy position"] | None = None,
+    ) -> Float[Tensor, "copy vocabulary"]:
+        """The logits of each copy at its position; `token_types` are segments."""
+        return self._at(ids, positions, hooks, token_types)
+
+    def _at(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None) -> Tensor:
+        """The same, also where hooks make several copies of one."""
+        if self._may_cut(ids[:1]):
+            return self._cut_logits(ids, positions, hooks, token_types)[:, 0]
+        logits = run_logits(self._model, ids, hooks, token_types)
+        return logits[torch.arange(len(logits), device=logits.device), positions]
+
+    def after(
+        self,
+        site: str,
+        outputs: Float[Tensor, "copy position feature"],
+        ids: Int[Tensor, "position"],
+        position: int,
+        token_types: Int[Tensor, "1 position"] | None = None,
+    ) -> Float[Tensor, "copy vocabulary"]:
+        """The logits at one position of a sentence, with the activation at a hook overwritten by each of several."""
+
+        def overwrite(_: Tensor, *, hook: Any) -> Tensor:
+            return outputs
+
+        positions = torch.full((len(outputs),), position, device=ids.device)
+        hooks = [(site, overwrite)]
+        if self._may_spread(site, outputs, ids, position):
+            return self._at(ids.unsqueeze(0), positions, hooks, token_types)
+        copies = len(outputs)
+        types = None if token_types is None else token_types.expand(copies, -1)
+        return self._at(ids.expand(copies, -1), positions, hooks, types)
+
+    def _cut_logits(
+        self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None = None
+    ) -> Tensor:
+        def cut(final: Tensor, *, hook: Any) -> Tensor:
+            return final[torch.arange(len(final), device=final.device), positions].unsqueeze(1)
+
+        return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], token_types)
+
+    def _may_cut(self, ids: Int[Tensor, "1 position"]) -> bool:
+        """Whether the model unembeds each position by itself where its hook says so."""
+        if self._cuts is None:
+            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+            self._cuts = UNEMBEDDED in hook_points(self._model) and _same(
+                lambda: self._cut_logits(ids, last, []), lambda: run_logits(self._model, ids, [])[:, -1:]
+            )
+        return self._cuts
+
+    def _may_spread(self, site: str, outputs: Tensor, ids: Tensor, position: int) -> bool:
+        """Whether blocks above a hook take more copies than there were below it."""
+        if self._spreads is None:
+            two = torch.cat([outputs[:1], outputs[:1] / 2]).detach()
+            self._spreads = False
+            plain = self.after(site, two, ids, position)
+            self._spreads = True
+            self._spreads = _same(lambda: self.after(site, two, ids, position), lambda: plain)
+        return self._spreads
+
+
+def _same(quick: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:
+    with torch.no_grad():
+        try:
+            found = quick()
+        except (RuntimeError, IndexError, ValueError):  # something in the model counts on the whole
+            return False
+        expected = plain()
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=SAME, atol=SAME)

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from tl_vzero.plot.export import save_figure
     from tl_vzero.plot.flows import flow_graph
     from tl_vzero.plot.maps import effect_map, heatmap, target_row
-    from tl_vzero.plot.patches import patch_overlay
+    from tl_vzero.plot.overlays import patch_overlay, time_map
     from tl_vzero.plot.sentence_view import text_view
     from tl_vzero.plot.small_maps import head_grid, layer_grid, method_comparison
     from tl_vzero.plot.theme import DARK, LIGHT, Theme
-    from tl_vzero.plot.times import time_map
 
 _HOMES = {
     "DARK": "theme",
@@ -38,11 +37,11 @@ _HOMES = {
     "layer_grid": "small_maps",
     "mass_bars": "evaluations",
     "method_comparison": "small_maps",
-    "patch_overlay": "patches",
+    "patch_overlay": "overlays",
     "save_figure": "export",
     "target_row": "maps",
     "text_view": "sentence_view",
-    "time_map": "times",
+    "time_map": "overlays",
 }
 
 __all__ = [

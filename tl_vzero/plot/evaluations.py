@@ -12,8 +12,8 @@ from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.statistics import Estimate
-from tl_vzero.plot.labels import plotly_text
 from tl_vzero.plot.maps import label_of
+from tl_vzero.plot.parts import plotly_text
 from tl_vzero.plot.theme import LIGHT, Theme, template
 
 # Told apart with any kind of colour vision, by colour and by sign; readable on light and on dark.
@@ -35,7 +35,7 @@ def alignment_curves(
     Raises InputError for a paradigm that was not evaluated.
 
     >>> import tl_vzero
-    >>> from tl_vzero.data.embedded import agreement_examples
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> from tl_vzero.evaluate.cue_alignment import cue_alignment
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> found = cue_alignment(model, agreement_examples()[:4], ["value_zeroing", "attention"])

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.labels import hover_text
 from tl_vzero.plot.maps import method_name, sentence
-from tl_vzero.plot.parts import dest_index, refuse_heads, step_slider, titled, token_axis
+from tl_vzero.plot.parts import dest_index, hover_text, refuse_heads, step_slider, titled, token_axis
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.scores import Scores
 from tl_vzero.words import group_words

@@ -7,9 +7,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.effects import Effect, PatchingEffect
+from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import InputError
-from tl_vzero.plot.labels import hover_text, plotly_text, short, visible
 from tl_vzero.plot.parts import (
     Step,
     axis_titles,
@@ -18,12 +17,16 @@ from tl_vzero.plot.parts import (
     from_zero,
     gaps,
     hover_labels,
+    hover_text,
     layer_index,
+    plotly_text,
     refuse_heads,
+    short,
     source_places,
     step_slider,
     titled,
     token_axis,
+    visible,
 )
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
@@ -137,7 +140,7 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
     Raises InputError for an effect per head.
 
     >>> import torch
-    >>> from tl_vzero.effects import Effect, PatchingEffect
+    >>> from tl_vzero.effects.measure import Effect, PatchingEffect
     >>> effect = Effect(torch.tensor([[-2.0, 0.5]]), 3.0, "logit of is", 1, "is", (), (0,), ("a", "b"), (0, 1))
     >>> figure = effect_map(effect)
     >>> figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax

@@ -1,13 +1,135 @@
 """What the figures of Scores share: checks at the door, axes of tokens, titles, colour scales and sliders."""
 
+import json
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from numbers import Integral
 from typing import Any
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
-from tl_vzero.plot.labels import hover_text, tick_text
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme
 from tl_vzero.scores import Scores
+
+# Token text in pictures: everything visible, nothing taken for markup.
+
+JOINERS = "\u200c\u200d"
+BLANK_LETTERS = "\u034f\u115f\u1160\u2800\u3164\uffa0"
+TICK_LENGTH = 16
+WORD_START = "▁"
+
+
+def visible(token: str) -> str:
+    r"""Write a token so that all of it can be seen: white space and invisible characters get a sign.
+
+    Plain spaces around a token, and SentencePiece's mark, are dropped, as they only mark where a word starts.
+    (Byte-level BPE's mark, Ġ, is a letter of Maltese; tokens are decoded, so that it stands for itself.) Joiners
+    inside a token stay, because emoji and many scripts need them.
+
+    >>> visible(" hat"), visible(" "), visible("a\nb"), visible("a\u200b")
+    ('hat', '␣', 'a⏎b', 'a‹U+200B›')
+    >>> visible("")
+    '‹empty›'
+    """
+    core = token.rstrip(" ").lstrip(f" {WORD_START}")
+    if not core:
+        return "␣" * len(token) or "‹empty›"
+    last = len(core) - 1
+    return "".join(_visible_character(c, inside=0 < i < last, first=i == 0) for i, c in enumerate(core))
+
+
+def _visible_character(character: str, *, inside: bool, first: bool) -> str:
+    if character == " " or (character in JOINERS and inside):
+        return character
+    if character in "\n\t":
+        return "⏎" if character == "\n" else "⇥"
+    category = unicodedata.category(character)
+    if category[0] in "CZ" or character in BLANK_LETTERS:
+        return f"‹U+{ord(character):04X}›"
+    if category[0] == "M" and first:
+        return f"◌{character}"
+    return character
+
+
+def short(text: str, length: int = TICK_LENGTH) -> str:
+    """Cut a long text for an axis; the hover label keeps all of it.
+
+    >>> short("internationalisation", 10)
+    'internati…'
+    """
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def plotly_text(text: str) -> str:
+    """Escape a text for plotly, which reads a subset of HTML, and TeX between dollar signs, in any label.
+
+    A right-to-left text is isolated, so that it cannot reorder the label around it.
+
+    >>> plotly_text("<b>&amp; $x$")
+    '&lt;b&gt;&amp;amp; &#36;x&#36;'
+    """
+    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
+        text = text.replace(sign, entity)
+    right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL", "AN") for character in text)
+    return f"\u2068{text}\u2069" if right_to_left else text
+
+
+def tick_text(token: str) -> str:
+    """The label of a token on an axis, for plotly.
+
+    >>> tick_text(" <s>")
+    '&lt;s&gt;'
+    """
+    return plotly_text(short(visible(token)))
+
+
+def hover_text(token: str, position: int, unit: str = "token") -> str:
+    """The label of a token in a hover box, for plotly: its text and its place.
+
+    >>> hover_text(" hat", 5)
+    'hat · position 5'
+    """
+    place = "word" if unit == "word" else "position"
+    return f"{plotly_text(visible(token))} · {place} {position}"
+
+
+# A piece of HTML that a notebook shows and `save_figure` writes.
+
+
+@dataclass(frozen=True, repr=False)
+class Snippet:
+    """HTML that stands in any page: its style and script touch nothing but itself."""
+
+    html: str
+    title: str
+    theme: Theme
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return f"Snippet({self.title!r}, {len(self.html)} characters of HTML)"
+
+    def to_page(self) -> str:
+        """A whole page with nothing else on it."""
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width">'
+            f"<title>{escape(self.title)}</title></head>"
+            f'<body style="margin:16px;background:{self.theme.page}">\n{self.html}\n</body></html>\n'
+        )
+
+
+def script_data(data: Any) -> str:
+    """Plain data as JSON that a script element can hold: nothing in it ends the element.
+
+    >>> script_data("</script>")
+    '"\\\\u003c/script>"'
+    """
+    # A lone surrogate is no UTF-8; as an escape it is.
+    return json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+
 
 CELL_GAP_LIMIT = 40
 SLANTED_LABELS_LIMIT = 24

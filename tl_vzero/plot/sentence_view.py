@@ -4,10 +4,8 @@ from functools import partial
 from html import escape
 from uuid import uuid4
 
-from tl_vzero.plot.labels import visible
 from tl_vzero.plot.maps import VALUE_NAMES, method_name, rounded
-from tl_vzero.plot.parts import crosses, dest_index, layer_index, refuse_heads
-from tl_vzero.plot.snippet import Snippet, script_data
+from tl_vzero.plot.parts import Snippet, crosses, dest_index, layer_index, refuse_heads, script_data, visible
 from tl_vzero.plot.theme import FONT, LIGHT, RAMP_POWER, Theme
 from tl_vzero.scores import Scores
 from tl_vzero.words import CONTINUATION

@@ -9,21 +9,23 @@ from jaxtyping import Float
 from torch import Tensor, stack
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.labels import TICK_LENGTH, plotly_text, visible
 from tl_vzero.plot.maps import VALUE_NAMES, label_of, method_name, rounded, sentence, top
 from tl_vzero.plot.parts import (
     SLIDER_ABOVE,
+    TICK_LENGTH,
     Step,
     axis_titles,
     from_zero,
     gaps,
     hover_labels,
     layer_index,
+    plotly_text,
     refuse_heads,
     source_places,
     step_slider,
     titled,
     token_axis,
+    visible,
 )
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.scores import Scores

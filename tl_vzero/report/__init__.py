@@ -1,6 +1,6 @@
 """The main job: one sentence, Value Zeroing beside every other method and beside the effects on the prediction."""
 
 from tl_vzero.report.make import make_report
-from tl_vzero.report.result import Report
+from tl_vzero.report.report import Report
 
 __all__ = ["Report", "make_report"]

@@ -1,11 +1,23 @@
 """What the page's script draws: labels, layouts, colours and the numbers that are not packed."""
 
+import base64
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from math import isfinite, nan
 from typing import Any
 
-from tl_vzero.effects import Effect
+import torch
+from jaxtyping import Float
+from plotly.offline import get_plotlyjs
+from torch import Tensor
+
+from tl_vzero.api import METHODS
+from tl_vzero.effects.measure import Effect
+from tl_vzero.errors import ScoresError
 from tl_vzero.plot.flows import LABELLED_ALL, LARGEST_NODE, SMALLEST_NODE, THRESHOLDS, flow_axes, line_styles
-from tl_vzero.plot.labels import hover_text, visible
 from tl_vzero.plot.maps import (
     EFFECT_NAMES,
     VALUE_NAMES,
@@ -21,12 +33,129 @@ from tl_vzero.plot.maps import (
     row_hover,
     source_axis,
 )
-from tl_vzero.plot.parts import source_places
+from tl_vzero.plot.parts import hover_text, source_places, visible
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
-from tl_vzero.report.drawn import Drawn
-from tl_vzero.report.packed import SHOWN_DIGITS
-from tl_vzero.report.result import Report
+from tl_vzero.report.report import Report
 from tl_vzero.scores import Scores
+
+# Numbers and scripts in as few bytes as a page can hold them, unpacked by the browser.
+
+SHOWN_DIGITS = 4
+
+
+def pack(data: bytes) -> str:
+    """Pack bytes for a browser to unpack.
+
+    >>> gzip.decompress(base64.b64decode(pack(b"maps")))
+    b'maps'
+    """
+    return base64.b64encode(gzip.compress(data, compresslevel=6, mtime=0)).decode()
+
+
+def decimal_codes(maps: Sequence[Float[Tensor, "..."]]) -> bytes:
+    """Write numbers as 16-bit decimal mantissas of 4 digits, one after the other, then their 16-bit exponents.
+
+    Less than half of what digits or float32 take once packed, and exactly what the page shows.
+
+    >>> import torch
+    >>> list(memoryview(decimal_codes([torch.tensor([[0.1, 0.0]])])).cast("h"))
+    [1000, 0, -4, 0]
+    """
+    numbers = torch.cat([values.detach().cpu().flatten() for values in maps]).double()
+    sizes = torch.where(numbers == 0, 1.0, numbers.abs())
+    exponents = torch.floor(torch.log10(sizes)) - (SHOWN_DIGITS - 1)
+    mantissas = torch.round(numbers / 10.0**exponents)
+    exponents = torch.where(numbers == 0, 0.0, exponents)
+    return torch.cat([mantissas, exponents]).to(torch.int16).numpy().astype("<i2").tobytes()
+
+
+@cache
+def packed_plotly() -> str:
+    """The plotly.js that the installed plotly has."""
+    return pack(get_plotlyjs().encode())
+
+
+def script_json(data: dict[str, Any]) -> str:
+    """JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+# The maps that a page draws: which methods, at which stages, and what it says of each.
+
+# Two methods in 12 layers of 128 tokens, each per layer and rolled out, over pieces and over words: 3.8 MB packed.
+NUMBERS_DRAWN = 1_500_000
+ALWAYS_DRAWN = 2  # Value Zeroing and one method beside it
+RULES = {True: "identity added (half of each token stays where it is)", False: "no identity added"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A method of the page: its maps by view ("layer", "rollout"), and a sentence on each view."""
+
+    scores: Scores
+    views: Mapping[str, Scores]
+    notes: Mapping[str, str]
+
+    def to_page(self, units: tuple[str, ...]) -> dict[str, Any]:
+        """What the page's script needs of it beside the numbers."""
+        method = METHODS.get(self.scores.method)
+        return {
+            "name": self.scores.method,
+            "label": method_name(self.scores),
+            "about": "" if method is None else f"{method.summary} ({method.reference})",
+            "views": list(self.views),
+            "notes": dict(self.notes),
+            "rows": {unit: list(_over(unit, self.scores).dest_positions) for unit in units},
+        }
+
+    def maps(self, unit: str) -> Iterator[Tensor]:
+        """Its maps `[layer, dest, src]` over one unit, view by view."""
+        for scores in self.views.values():
+            yield _over(unit, scores).values
+
+
+def _over(unit: str, scores: Scores) -> Scores:
+    return scores.words() if unit == "words" else scores
+
+
+def drawn_methods(report: Report, units: tuple[str, ...]) -> tuple[list[Drawn], dict[str, str]]:
+    """The methods that the page draws, and why each of the others is not there.
+
+    A long sentence has room for few maps; methods are taken in their order.
+    """
+    drawn: list[Drawn] = []
+    absent = dict(report.comparison.left_out)
+    room = NUMBERS_DRAWN
+    for name, scores in report.comparison.items():
+        try:
+            each = _drawn(scores, report.value_zeroing)
+        except ScoresError as error:
+            absent[name] = str(error)
+            continue
+        size = sum(values.numel() for unit in units for values in each.maps(unit))
+        if len(drawn) >= ALWAYS_DRAWN and size > room:
+            absent[name] = "its maps of a sentence this long have no room on the page: name fewer methods"
+            continue
+        room -= size
+        drawn.append(each)
+    return drawn, absent
+
+
+def _drawn(scores: Scores, reference: Scores) -> Drawn:
+    if scores.layers != reference.layers or scores.src_positions != reference.src_positions:
+        raise ScoresError("it was computed for some layers or sources only")
+    rule = RULES[scores.identity]
+    if scores.stage == "rollout":
+        note = f"It is rolled out already, {rule}, and so the same per layer and rolled out."
+        return Drawn(scores, {"rollout": scores}, {"layer": note, "rollout": note})
+    shares = scores.normalized()
+    try:
+        rolled = scores.rollout()
+    except ScoresError as error:
+        return Drawn(scores, {"layer": shares}, {"layer": "", "rollout": f"Shown per layer: {error}."})
+    return Drawn(scores, {"layer": shares, "rollout": rolled}, {"layer": "", "rollout": f"Rolled out: {rule}."})
+
 
 TITLE_HEIGHT = 50
 FLOW_START = 0.03  # one of the thresholds

@@ -6,14 +6,14 @@ from dataclasses import replace
 from torch import nn
 
 from tl_vzero.api import METHODS
-from tl_vzero.comparison import Comparison
-from tl_vzero.comparison.plan import plan_of
-from tl_vzero.comparison.together import compare_methods
-from tl_vzero.effects import Effect, PatchingEffect, attribution_patching, value_patching
+from tl_vzero.comparison import Comparison, compare_methods, plan_of
+from tl_vzero.effects.ablation import attribution_patching
+from tl_vzero.effects.measure import Effect, PatchingEffect
+from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
-from tl_vzero.inputs import Pair, Sentence, encode, is_pair, warned_before
+from tl_vzero.inputs.text import Pair, Sentence, encode, is_pair, warned_before
 from tl_vzero.methods.method import Method
-from tl_vzero.report.result import Report
+from tl_vzero.report.report import Report
 from tl_vzero.targets import TargetIds, find_target, mask_positions
 
 BY_DEFAULT = (

@@ -12,10 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_vzero.distance import LITTLE_LEFT, relative_difference, wide_dtype
-from tl_vzero.models.modules import BlockModules, RowFunction
-from tl_vzero.zeroing.chunks import Chunk, Workspace
-from tl_vzero.zeroing.lost import LostValues, Size, Zeroed, attention_outputs
-from tl_vzero.zeroing.packing import Column
+from tl_vzero.models.blocks import BlockModules, RowFunction
+from tl_vzero.zeroing.chunks import Chunk, Column, LostValues, Size, Workspace, Zeroed, attention_outputs
 
 PROBE_ROWS = 4  # tell most forms apart
 WIDEST_MLP = 8  # times d_model: what an MLP of unknown width is taken to hold for a row

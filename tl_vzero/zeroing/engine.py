@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from tl_vzero.clean import clean_from_cache, ids_of, read_by, token_types_of
 from tl_vzero.errors import ModelError, unknown_name
-from tl_vzero.inputs import Sentence
+from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.blocks import acted_on
 from tl_vzero.models.changes import module_fingerprint
 from tl_vzero.models.facts import context_length
-from tl_vzero.models.final_norm import FinalNorm
+from tl_vzero.models.run import FinalNorm
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Sites
-from tl_vzero.zeroing.closed_form import FOLDS_SHARE
-from tl_vzero.zeroing.closed_run import NotInClosedForm, PaddingMatters, closed_maps
+from tl_vzero.zeroing.cache import Kept, kept_of
+from tl_vzero.zeroing.closed_form import FOLDS_SHARE, NotInClosedForm, PaddingMatters, closed_maps
 from tl_vzero.zeroing.hooked import hooked_maps
-from tl_vzero.zeroing.kept import Kept, kept_of
 from tl_vzero.zeroing.request import Request, Wanted, default_request
 
 EngineName = Literal["auto", "hooks", "closed_form"]

@@ -23,14 +23,12 @@ from tl_vzero.clean import Beside, Clean, CleanBlock, check_clean_output
 from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
 from tl_vzero.errors import InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
-from tl_vzero.models.final_norm import FinalNorm
-from tl_vzero.models.run import NamedHook, eager_attention, run_to
+from tl_vzero.models.run import FinalNorm, NamedHook, eager_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import check_own_run, takes_turn
-from tl_vzero.zeroing.named_spans import Span
-from tl_vzero.zeroing.reach import felt_of, reached
-from tl_vzero.zeroing.request import Request, Wanted
+from tl_vzero.zeroing.layout import felt_of, reached
+from tl_vzero.zeroing.request import Request, Span, Wanted
 
 TOKENS_A_BATCH = 768
 

@@ -21,10 +21,9 @@ from typer.testing import CliRunner
 import tl_vzero
 from tl_vzero.cli import app
 from tl_vzero.corpus import read_corpus, run_corpus
-from tl_vzero.corpus.durable import partial_path
-from tl_vzero.corpus.lock import take_lock
+from tl_vzero.corpus.folder import CorpusFolder, partial_path
 from tl_vzero.corpus.manifest import prove, repair
-from tl_vzero.corpus.shards import CorpusFolder
+from tl_vzero.corpus.processes import take_lock
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OutputPathError, TLVZeroError
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")

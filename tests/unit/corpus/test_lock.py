@@ -17,10 +17,9 @@ from filelock import FileLock
 from support.corpora import assert_same_corpus, text_file
 
 import tl_vzero
-from tl_vzero.corpus import run as run_module
 from tl_vzero.corpus import run_corpus
-from tl_vzero.corpus.lock import take_lock
-from tl_vzero.corpus.ranks import Ranks
+from tl_vzero.corpus import write as run_module
+from tl_vzero.corpus.processes import Ranks, take_lock
 from tl_vzero.errors import InputError, OutputPathError, TLVZeroError
 
 Start = Callable[..., "subprocess.Popen[str]"]

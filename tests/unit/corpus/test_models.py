@@ -9,9 +9,9 @@ from support import paired, signal_rows
 from support.corpora import text_file
 from support.models import hf_bert, loaded
 
-from tl_vzero.corpus import run as run_module
 from tl_vzero.corpus import run_corpus
-from tl_vzero.corpus.kernels import no_kernels_kept
+from tl_vzero.corpus import write as run_module
+from tl_vzero.corpus.write import no_kernels_kept
 from tl_vzero.errors import ModelError, OutputPathError
 
 

@@ -18,10 +18,10 @@ import tl_vzero
 from tl_vzero.corpus import read_corpus, run_corpus
 from tl_vzero.corpus.records import Record, Refused
 from tl_vzero.corpus.source import open_source
-from tl_vzero.data.embedded import agreement_examples
+from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.evaluate.corpus_rows import corpus_rows
-from tl_vzero.evaluate.laid_out import lay_out
+from tl_vzero.evaluate.tokenized import lay_out
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "premise": "the dog [MASK] near.", "hypothesis": "a hat of some dogs"},

@@ -16,12 +16,12 @@ from support.corpora import assert_same_corpus, errors_of, left_over, shards_of,
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.corpus import run as run_module
 from tl_vzero.corpus import run_corpus
-from tl_vzero.corpus.durable import partial_path
+from tl_vzero.corpus import write as run_module
+from tl_vzero.corpus.folder import partial_path
 from tl_vzero.corpus.hashed import HashedFile
-from tl_vzero.corpus.ranks import Ranks
-from tl_vzero.corpus.result import CorpusRun
+from tl_vzero.corpus.processes import Ranks
+from tl_vzero.corpus.read import CorpusRun
 from tl_vzero.errors import InputError, OutputPathError
 
 COUNT, SHARD_SIZE, SHARDS = 14, 4, 4

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tl_vzero.corpus import lines as lines_module
+from tl_vzero.corpus import records as lines_module
 from tl_vzero.corpus.records import Record, Refused
 from tl_vzero.corpus.source import open_source
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError

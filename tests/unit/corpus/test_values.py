@@ -182,7 +182,7 @@ def test_a_sentence_that_makes_a_method_fail_takes_no_other_with_it(
 
 
 def test_parts_of_a_shard_are_one_shard(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tl_vzero.corpus import run as run_module
+    from tl_vzero.corpus import write as run_module
 
     monkeypatch.setattr(run_module, "CELLS_A_PART", 4 * 300)
     source = text_file(tmp_path, 17)

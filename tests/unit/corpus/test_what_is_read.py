@@ -14,7 +14,7 @@ from support.corpora import assert_same_corpus, sentences, shards_of
 
 import tl_vzero
 from tl_vzero.corpus import hashed, read_corpus, run_corpus
-from tl_vzero.corpus import run as run_module
+from tl_vzero.corpus import write as run_module
 from tl_vzero.corpus.source import open_source
 from tl_vzero.errors import FileFormatError, InputError
 
@@ -313,7 +313,7 @@ def test_a_reader_may_take_what_is_there(whole: Path, other: Path, tmp_path: Pat
 
 def test_a_shard_that_changes_while_it_is_read(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashed, "BLOCK", 1000)
-    monkeypatch.setattr("tl_vzero.corpus.reading.ROWS_AT_ONCE", 1)
+    monkeypatch.setattr("tl_vzero.corpus.folder.ROWS_AT_ONCE", 1)
     out = shutil.copytree(whole, tmp_path / "out")
     scores = read_corpus(out).scores()
     next(scores)

@@ -6,7 +6,7 @@ import pytest
 from support.blimp import ABSENT, FOLDER
 
 from tl_vzero.data.blimp import read_blimp
-from tl_vzero.data.filtering import ExampleSet
+from tl_vzero.data.examples import ExampleSet
 
 
 @pytest.fixture(scope="session")

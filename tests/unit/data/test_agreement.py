@@ -8,14 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from tl_vzero.data.agreement import (
-    PARADIGMS,
-    AgreementSentence,
-    generate,
-    load_held_out,
-    vocabulary,
-    words_of,
-)
+from tl_vzero.data.agreement_mini import AgreementSentence, generate, load_held_out, vocabulary, words_of
+from tl_vzero.data.grammar import PARADIGMS
 from tl_vzero.data.lexicon import NAMES, NOUNS, VERBS
 
 WITH_ATTRACTOR = ("subject_verb_pp", "subject_verb_relative")
@@ -35,7 +29,7 @@ SINGULAR_TARGETS |= {verb.third for verb in VERBS}
 def in_another_process(arguments: str) -> list[AgreementSentence]:
     """What generate gives there; also faster, without the run-time type checks of the tests."""
     program = (
-        "import json, sys; from dataclasses import asdict; from tl_vzero.data.agreement import generate;"
+        "import json, sys; from dataclasses import asdict; from tl_vzero.data.agreement_mini import generate;"
         f"json.dump([asdict(sentence) for sentence in generate({arguments})], sys.stdout)"
     )
     command = [sys.executable, "-c", program]
@@ -192,7 +186,7 @@ def test_packaged_sentences_are_the_generated_ones(held_out: list[AgreementSente
 )
 def test_wrong_arguments_are_named(arguments: str, message: str) -> None:
     """In a process of its own: the tests' run-time type checks would refuse the value first."""
-    program = f"from tl_vzero.data.agreement import generate; generate({arguments})"
+    program = f"from tl_vzero.data.agreement_mini import generate; generate({arguments})"
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
     assert f"InputError: {message}" in outcome.stderr
 
@@ -203,5 +197,5 @@ def test_errors_are_value_errors() -> None:
 
 
 def test_importing_the_generator_loads_no_torch() -> None:
-    program = "import sys, tl_vzero.data.agreement; sys.exit('torch' in sys.modules)"
+    program = "import sys, tl_vzero.data.agreement_mini; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

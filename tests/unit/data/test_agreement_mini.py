@@ -13,14 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tl_vzero.data.agreement import (
-    PARADIGMS,
-    AgreementSentence,
-    generate,
-    load_held_out,
-    vocabulary,
-    words_of,
-)
+from tl_vzero.data.agreement_mini import AgreementSentence, generate, load_held_out, vocabulary, words_of
+from tl_vzero.data.grammar import PARADIGMS
 
 FOLDER = Path(str(files("tl_vzero") / "assets" / "agreement-mini"))
 FILES = {

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from tl_vzero.data.blimp import FIVE, read_blimp
-from tl_vzero.data.blimp_pairs import PARADIGM_FILES
+from tl_vzero.data.blimp import FIVE, PARADIGM_FILES, read_blimp
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError
 
 RPSV = PARADIGM_FILES["rpsv"]

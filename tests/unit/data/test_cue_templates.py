@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tl_vzero.data.blimp import FIVE, _example
-from tl_vzero.data.blimp_pairs import MinimalPair
-from tl_vzero.data.cue_templates import cue_by_template
-from tl_vzero.data.filtering import ExampleSet
+from tl_vzero.data.blimp import FIVE, MinimalPair, _example, cue_by_template
+from tl_vzero.data.examples import ExampleSet
 from tl_vzero.errors import InputError
 
 LIST = json.loads((Path(__file__).parent / "hand_checked.json").read_text(encoding="utf-8"))

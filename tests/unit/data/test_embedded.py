@@ -1,8 +1,7 @@
 """The embedded agreement sentences as examples, against the generator's own records."""
 
-from tl_vzero.data.agreement import load_held_out
-from tl_vzero.data.embedded import agreement_examples
-from tl_vzero.data.halves import split_in_halves
+from tl_vzero.data.agreement_mini import agreement_examples, load_held_out
+from tl_vzero.data.examples import split_in_halves
 
 
 def test_every_sentence_is_an_example() -> None:

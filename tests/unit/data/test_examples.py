@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
-from tl_vzero.data.halves import split_in_halves
+from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage, split_in_halves
 from tl_vzero.errors import InputError
 
 

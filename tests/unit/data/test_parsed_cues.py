@@ -6,8 +6,7 @@ from spacy.tokens import Doc
 
 from tl_vzero.data import parsed_cues
 from tl_vzero.data.blimp import FIVE
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
+from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage
 from tl_vzero.data.parsed_cues import cue_agreement, cue_disagreements, cues_by_parse, with_parsed_cues
 
 

@@ -5,12 +5,11 @@ from support.golden import minilm_folder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import FIVE
-from tl_vzero.data.embedded import agreement_examples
-from tl_vzero.data.examples import Example
-from tl_vzero.data.filtering import ExampleSet, FilterReport, Stage
+from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage
 from tl_vzero.data.paper_choices import keep_one_piece_cues, without_closing_mark
-from tl_vzero.data.pieces import keep_one_piece_targets, pieces_of
+from tl_vzero.data.tokens import keep_one_piece_targets, pieces_of
 from tl_vzero.errors import InputError
 
 WORDS = ("The", "grandmothers", "of", "Kayla", "are", "not", "moping", ".")

@@ -12,7 +12,7 @@ from support.state import left_as_found
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.effects import attribution_error
+from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.errors import InputError
 from tl_vzero.models.contracts import value_heads
 

@@ -14,7 +14,7 @@ from support.state import type_checks_off
 
 import tl_vzero
 from tl_vzero import Scores
-from tl_vzero.effects.ranks import rank_correlation
+from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.errors import InputError, InputTypeError
 
 TOKENS = tuple("abcdefghijkl")

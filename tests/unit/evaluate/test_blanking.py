@@ -11,8 +11,8 @@ from support.state import left_as_found, type_checks_off
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate import blanking
 from tl_vzero.evaluate.blanking import Conventions, Replacement, probabilities, replacing_token
-from tl_vzero.evaluate.laid_out import LaidOut, lay_out
-from tl_vzero.models.target_logits import TargetLogits
+from tl_vzero.evaluate.tokenized import LaidOut, lay_out
+from tl_vzero.models.run import TargetLogits
 
 BLANKS = [frozenset(), frozenset({0}), frozenset({1, 2}), frozenset({1, 2, 4})]
 TOKENS = {"mask": "[MASK]", "unk": "[UNK]", "pad": "[PAD]"}

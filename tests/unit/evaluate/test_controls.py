@@ -16,10 +16,10 @@ from tl_vzero.evaluate.controls import (
     standardised_euclidean,
     unit_euclidean,
 )
-from tl_vzero.evaluate.laid_out import lay_out
 from tl_vzero.evaluate.mass import mass
 from tl_vzero.evaluate.published import published, published_of
 from tl_vzero.evaluate.rows import target_rows
+from tl_vzero.evaluate.tokenized import lay_out
 from tl_vzero.models.facts import facts_of
 
 

@@ -12,13 +12,12 @@ from support.models import build, hf_bert_headless, loaded
 from support.state import left_as_found, type_checks_off
 
 import tl_vzero
-from tl_vzero.data.embedded import agreement_examples
+from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
-from tl_vzero.evaluate.blanking import Conventions
-from tl_vzero.evaluate.erasure import blanks_of
+from tl_vzero.evaluate.blanking import Conventions, blanks_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness
-from tl_vzero.evaluate.laid_out import LaidOut, lay_out
-from tl_vzero.evaluate.summaries import Interval
+from tl_vzero.evaluate.statistics import Interval
+from tl_vzero.evaluate.tokenized import LaidOut, lay_out
 
 QUICK = Interval(resamples=20)
 

@@ -18,19 +18,23 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, BertForMaskedLM
 
 import tl_vzero
-from tl_vzero.data.embedded import agreement_examples
-from tl_vzero.data.examples import Example
-from tl_vzero.data.halves import split_in_halves
-from tl_vzero.data.pieces import pieces_of
-from tl_vzero.errors import (
-    HeadlessModelError,
-    InputError,
+from tl_vzero.data.agreement_mini import agreement_examples
+from tl_vzero.data.examples import Example, split_in_halves
+from tl_vzero.data.tokens import pieces_of
+from tl_vzero.errors import HeadlessModelError, InputError
+from tl_vzero.evaluate import finetuning, store
+from tl_vzero.evaluate.finetuning import (
+    FineTuned,
+    Recipe,
+    accuracy,
+    batches_of,
+    finetune,
+    logits_of_forms,
+    optimizer_of,
+    share_of_peak,
+    train_epoch,
 )
-from tl_vzero.evaluate import training, training_folder
-from tl_vzero.evaluate.finetuning import FineTuned, accuracy, finetune
-from tl_vzero.evaluate.laid_out import LaidOut, lay_out
-from tl_vzero.evaluate.training import Recipe, batches_of, optimizer_of, share_of_peak, train_epoch
-from tl_vzero.evaluate.two_forms import logits_of_forms
+from tl_vzero.evaluate.tokenized import LaidOut, lay_out
 from tl_vzero.models.heads import trainable_copy
 
 
@@ -190,14 +194,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
 @pytest.mark.parametrize(
     ("module", "name", "call", "epochs_done"),
     [
-        pytest.param(training, "logits_of_forms", 2, 0, id="before all"),
-        pytest.param(training, "_loss", 3, 0, id="in epoch 1"),
-        pytest.param(training, "_loss", 6, 1, id="in epoch 2"),
-        pytest.param(training_folder, "write_checkpoint", 2, 1, id="before checkpoint 2"),
-        pytest.param(training_folder, "write_state", 4, 1, id="between checkpoint and state"),
-        pytest.param(training_folder, "drop_checkpoints", 2, 2, id="before the old checkpoint goes"),
-        pytest.param(training_folder, "publish", 1, 3, id="before the model is written"),
-        pytest.param(training_folder, "write_state", 6, 3, id="after the model is written"),
+        pytest.param(finetuning, "logits_of_forms", 2, 0, id="before all"),
+        pytest.param(finetuning, "_loss", 3, 0, id="in epoch 1"),
+        pytest.param(finetuning, "_loss", 6, 1, id="in epoch 2"),
+        pytest.param(store, "write_checkpoint", 2, 1, id="before checkpoint 2"),
+        pytest.param(store, "write_state", 4, 1, id="between checkpoint and state"),
+        pytest.param(store, "drop_checkpoints", 2, 2, id="before the old checkpoint goes"),
+        pytest.param(store, "publish", 1, 3, id="before the model is written"),
+        pytest.param(store, "write_state", 6, 3, id="after the model is written"),
     ],
 )
 def test_interrupted_it_goes_on_to_the_same_weights(
@@ -214,7 +218,7 @@ def test_interrupted_it_goes_on_to_the_same_weights(
         stop_at(patched, module, name, call)
         with pytest.raises(Stop):
             finetune(model, EXAMPLES, tmp_path, **FAST)
-    state = training_folder.read_state(tmp_path)
+    state = store.read_state(tmp_path)
     assert state is not None and not state.finished and state.epochs_done == epochs_done
     resumed = finetune(model, EXAMPLES, tmp_path, **FAST)
     assert_equal_weights(whole.folder, tmp_path)
@@ -227,7 +231,7 @@ def test_a_fresh_head_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = loaded(hf_bert_headless(dropout=0.2))
     finetune(model, EXAMPLES, tmp_path / "whole", **FAST)
     with monkeypatch.context() as patched:
-        stop_at(patched, training, "_loss", 6)
+        stop_at(patched, finetuning, "_loss", 6)
         with pytest.raises(Stop):
             finetune(model, EXAMPLES, tmp_path / "stopped", **FAST)
     finetune(model, EXAMPLES, tmp_path / "stopped", **FAST)
@@ -238,7 +242,7 @@ def test_what_is_finished_is_read_and_resume_false_starts_anew(tmp_path: Path, m
     model = loaded(hf_bert())
     first = finetune(model, EXAMPLES, tmp_path, **FAST)
     with monkeypatch.context() as patched:
-        stop_at(patched, training, "logits_of_forms", 1)
+        stop_at(patched, finetuning, "logits_of_forms", 1)
         assert finetune(model, EXAMPLES, tmp_path, **FAST) == first
         with pytest.raises(Stop):
             finetune(model, EXAMPLES, tmp_path, resume=False, **FAST)

@@ -15,9 +15,9 @@ from support.state import left_as_found, type_checks_off
 
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelError, OutputPathError
-from tl_vzero.evaluate import training, training_folder
+from tl_vzero.evaluate import finetuning, store
 from tl_vzero.evaluate.finetuning import accuracy, finetune
-from tl_vzero.evaluate.training_folder import read_state
+from tl_vzero.evaluate.store import read_state
 
 
 def changed(**changes: Any) -> list[Example]:
@@ -89,7 +89,7 @@ def test_a_folder_that_is_a_file_or_holds_something_else(tmp_path: Path) -> None
 def test_a_damaged_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_bert())
     with monkeypatch.context() as patched:
-        stop_at(patched, training, "_loss", 6)
+        stop_at(patched, finetuning, "_loss", 6)
         with pytest.raises(Stop):
             finetune(model, EXAMPLES, tmp_path, **FAST)
     (tmp_path / "epoch-1.safetensors").write_bytes(b"broken")
@@ -158,12 +158,12 @@ def test_a_checkpoint_of_other_tensors_says_so_and_changes_nothing(tmp_path: Pat
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(3)).sum().backward()
     optimizer.step()
-    training_folder.write_checkpoint(tmp_path, 1, model, optimizer)
+    store.write_checkpoint(tmp_path, 1, model, optimizer)
     path = tmp_path / "epoch-1.safetensors"
     save_file(load_file(path) | change, path)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(FileFormatError, match="is not the checkpoint"):
-        training_folder.read_checkpoint(tmp_path, 1, 1, model, optimizer)
+        store.read_checkpoint(tmp_path, 1, 1, model, optimizer)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -171,7 +171,7 @@ def test_a_checkpoint_that_is_a_pipe_says_so(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
     os.mkfifo(tmp_path / "epoch-1.safetensors")
     with pytest.raises(FileFormatError, match="pipe"):
-        training_folder.read_checkpoint(tmp_path, 1, 1, model, torch.optim.AdamW(model.parameters()))
+        store.read_checkpoint(tmp_path, 1, 1, model, torch.optim.AdamW(model.parameters()))
 
 
 def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from support.state import left_as_found, type_checks_off
 
 import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.evaluate.laid_out import lay_out
+from tl_vzero.evaluate.tokenized import lay_out
 
 
 def test_a_masked_example() -> None:

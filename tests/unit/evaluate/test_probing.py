@@ -13,8 +13,8 @@ from support.state import type_checks_off
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.evaluate import online_code, probing
-from tl_vzero.evaluate.online_code import MODES, block_ends, fewest_examples, label_lengths
+from tl_vzero.evaluate import mdl, probing
+from tl_vzero.evaluate.mdl import MODES, block_ends, fewest_examples, label_lengths
 from tl_vzero.evaluate.probing import ProbingResult, online_code_length, probe_layers
 
 BOTH = ["correct", "paper"]
@@ -185,7 +185,7 @@ def test_a_layer_is_coded_as_if_alone(mode: Any) -> None:
 
 def test_a_layer_out_of_patience_stays_with_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the training goes on for the sake of others, in which it might do better after all."""
-    monkeypatch.setattr(online_code.Correct, "patience", 1)
+    monkeypatch.setattr(mdl.Correct, "patience", 1)
     representations, labels = layered()
     together = probe_layers(representations, labels).code_length
     alone = [online_code_length(representations[:, layer], labels) for layer in range(3)]
@@ -372,6 +372,6 @@ def test_bad_input_is_refused_before_any_probe_is_trained(
     def trained(*_: Any, **__: Any) -> None:
         raise AssertionError("a probe was trained")
 
-    monkeypatch.setattr(online_code, "_train_one_epoch", trained)
+    monkeypatch.setattr(mdl, "_train_one_epoch", trained)
     with type_checks_off(), pytest.raises(error, match=says):
         call()

@@ -16,12 +16,11 @@ from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelEr
 from tl_vzero.evaluate import protocol
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.findings import findings
-from tl_vzero.evaluate.plain_data import from_plain, to_plain
 from tl_vzero.evaluate.protocol import reproduce
 from tl_vzero.evaluate.reproduction import Controls, Link, Reproduction
 from tl_vzero.evaluate.sentences import sentences_for
 from tl_vzero.evaluate.statistics import Correlation, Estimate
-from tl_vzero.evaluate.store import OPTIONS, open_store
+from tl_vzero.evaluate.store import OPTIONS, from_plain, open_store, to_plain
 from tl_vzero.models.facts import Facts, facts_of, remember
 
 LIMIT = 4

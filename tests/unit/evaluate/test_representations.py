@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import InputError, ModelError
-from tl_vzero.evaluate.laid_out import Layout, Protocol, lay_out
-from tl_vzero.evaluate.representations import layer_numbers, number_labels, representations, with_number
+from tl_vzero.evaluate.probing import layer_numbers, number_labels, representations, with_number
+from tl_vzero.evaluate.tokenized import Layout, Protocol, lay_out
 from tl_vzero.models.sites import sites_of
 
 SENTENCES = [
@@ -83,7 +83,7 @@ def test_batches_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = build("load_model", "bert")
     layout = lay_out(model, examples() * 3)
     whole = representations(model, layout)
-    monkeypatch.setattr("tl_vzero.evaluate.representations.TOKENS_A_BATCH", 1)
+    monkeypatch.setattr("tl_vzero.evaluate.probing.TOKENS_A_BATCH", 1)
     assert torch.allclose(representations(model, layout), whole, atol=1e-5)
     assert torch.allclose(whole[: len(SENTENCES)], whole[len(SENTENCES) : 2 * len(SENTENCES)], atol=1e-5)
 

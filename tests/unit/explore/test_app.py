@@ -13,8 +13,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 from plotly.offline import get_plotlyjs
 from starlette.testclient import TestClient
 
-from tl_vzero.explore import Asked, Explorer, explorer_app, hosts_of
-from tl_vzero.explore.app import UNEXPECTED
+from tl_vzero.explore import UNEXPECTED, Asked, Explorer, explorer_app, hosts_of
 
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 ADDRESS = "http://127.0.0.1"

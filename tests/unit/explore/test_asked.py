@@ -3,8 +3,7 @@
 import pytest
 
 from tl_vzero.errors import InputError
-from tl_vzero.explore import Asked
-from tl_vzero.explore.asked import LONGEST_TEXT, read_asked
+from tl_vzero.explore import LONGEST_TEXT, Asked, read_asked
 
 TWO = {"model": "agreement-mini", "text": "the hat [MASK] here."}
 

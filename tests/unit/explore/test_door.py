@@ -19,8 +19,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 import uvicorn
 from torch import nn
 
-from tl_vzero.explore import Asked, Explorer, bound_socket, explorer_app
-from tl_vzero.explore.app import MOST_QUESTIONS
+from tl_vzero.explore import MOST_QUESTIONS, Asked, Explorer, bound_socket, explorer_app
 
 SOON = 20.0  # seconds, on a machine that others use too
 

@@ -11,10 +11,9 @@ from support.models import build
 from support.state import left_as_found
 
 import tl_vzero
+from tl_vzero import explore as explorer_module
 from tl_vzero.errors import InputError, TLVZeroError
-from tl_vzero.explore import Asked, Explorer
-from tl_vzero.explore import explorer as explorer_module
-from tl_vzero.explore.explorer import KEPT
+from tl_vzero.explore import KEPT, Asked, Explorer
 from tl_vzero.report import make_report
 from tl_vzero.report.page import page_payload
 

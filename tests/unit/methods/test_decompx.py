@@ -14,13 +14,12 @@ from transformers import BertConfig, BertForMaskedLM
 import tl_vzero
 from tl_vzero.clean import CleanBlock, visit_clean_blocks
 from tl_vzero.errors import ModelError
-from tl_vzero.methods.block_vectors import carry_through, output_vectors, shares, slope
-from tl_vzero.methods.decomposition import attention_norm, attention_norm_res
+from tl_vzero.methods.decompx import carry_through, output_vectors, shares, slope
 from tl_vzero.methods.layer import Layer
-from tl_vzero.models.blocks import ACTIVATIONS, BlockWeights, block_weights
+from tl_vzero.methods.norms import attention_norm, attention_norm_res
+from tl_vzero.models.blocks import ACTIVATIONS, BlockWeights, block_weights, value_weights
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import sites_of
-from tl_vzero.models.values import value_weights
 
 IDS = torch.tensor([2, 5, 17, 9, 9, 31, 3])
 UNGATED = [route for route in EVERY_ROUTE if route.values[1] in ("bert", "gpt2")]

@@ -10,7 +10,7 @@ from support.models import hf_gpt2, tokenizer
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.methods.decomposition import _nearer
+from tl_vzero.methods.norms import _nearer
 
 # Measured with 64 tokens: 1.4e-6 for Value Zeroing in MiniLM, at most 6e-7 for every other score.
 ALLOWED = 2e-6

@@ -12,8 +12,7 @@ import torch
 
 import tl_vzero
 from tl_vzero.errors import MethodNameWarning, PluginError
-from tl_vzero.methods.method import Method
-from tl_vzero.methods.plugins import Methods
+from tl_vzero.methods.method import Method, Methods
 
 OWN = {"attention": Method(lambda model, inputs: [], "own", "own", "own")}
 GOOD = '''

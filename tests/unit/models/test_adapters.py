@@ -21,7 +21,7 @@ from support.models import tokenizer
 
 import tl_vzero
 from tl_vzero.models.adapters import ADAPTERS, register
-from tl_vzero.models.adapters.fused import Part, SplitLinear, split_in_place
+from tl_vzero.models.adapters.modernbert import Part, SplitLinear, split_in_place
 
 OURS = ["RoBERTa", "XLM-RoBERTa", "CamemBERT", "ELECTRA", "DistilBERT", "MPNet", "ModernBERT"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import tl_vzero
 from tl_vzero import Scores
+from tl_vzero.cli.listings import coverage
 from tl_vzero.errors import InputError
-from tl_vzero.models.coverage import coverage
 
 # Two value heads for four query heads, or one for all, in a projection of their own or fused with the queries.
 GROUPED = ["Llama", "Gemma 2", "Phi 3", "Falcon", "GPT-BigCode"]

@@ -15,7 +15,7 @@ from support.refused_rows import REFUSED
 from typer.testing import CliRunner
 
 from tl_vzero.cli import app
-from tl_vzero.models.coverage import coverage, coverage_rows
+from tl_vzero.cli.listings import coverage, coverage_rows
 
 TABLE = coverage()["architectures"]
 MEASURE = "run tests/bench/measure_coverage.py on both lines"

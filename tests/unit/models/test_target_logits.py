@@ -7,9 +7,8 @@ import torch
 from support.models import MOST_ROUTES, build, hf_bert, loaded
 from torch import Tensor
 
-from tl_vzero.models.run import quiet, run_logits
+from tl_vzero.models.run import TargetLogits, quiet, run_logits
 from tl_vzero.models.sites import sites_of
-from tl_vzero.models.target_logits import TargetLogits
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5], [5, 5, 6, 6, 7]])
 POSITIONS = torch.tensor([0, 4, 2])

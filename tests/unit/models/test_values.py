@@ -7,10 +7,9 @@ import torch
 from support.models import EVERY_ROUTE, build, hf_bert, loaded
 
 from tl_vzero.clean import clean_run
-from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.blocks import block_weights, value_weights
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import sites_of
-from tl_vzero.models.values import value_weights
 
 IDS = torch.tensor([[2, 5, 17, 9, 31, 3]])
 

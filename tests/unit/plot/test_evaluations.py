@@ -10,15 +10,9 @@ from support.page import Page
 
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.findings import findings
-from tl_vzero.plot.evaluations import (
-    alignment_curves,
-    compression_curves,
-    control_curves,
-    faithfulness_bars,
-    mass_bars,
-)
+from tl_vzero.plot.evaluations import alignment_curves, compression_curves, control_curves, faithfulness_bars, mass_bars
 from tl_vzero.plot.theme import DARK
-from tl_vzero.reproduction_page import render_reproduction
+from tl_vzero.report.reproduction_page import render_reproduction
 
 MEANS = {"value_zeroing": [0.1, 0.2], "attention": [0.3, 0.4]}
 

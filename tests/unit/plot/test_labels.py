@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_vzero.plot.labels import hover_text, plotly_text, short, tick_text, visible
+from tl_vzero.plot.parts import hover_text, plotly_text, short, tick_text, visible
 
 ISOLATES = "\u2068\u2069"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from support.made_up import PIECES, made_up_scores
 
-from tl_vzero.plot import notebook
-from tl_vzero.plot.notebook import notebook_bundle
+from tl_vzero.plot import export
+from tl_vzero.plot.export import notebook_bundle
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
@@ -32,8 +32,8 @@ def ipython(monkeypatch: pytest.MonkeyPatch) -> Any:
         return loads
 
     renderers = {"notebook": Renderer(), "plotly_mimetype": pio.renderers["plotly_mimetype"]}
-    monkeypatch.setattr(notebook, "pio", SimpleNamespace(renderers=renderers))
-    monkeypatch.setattr(notebook, "_loaded_for", set())
+    monkeypatch.setattr(export, "pio", SimpleNamespace(renderers=renderers))
+    monkeypatch.setattr(export, "_loaded_for", set())
     return run_in
 
 

@@ -10,7 +10,9 @@ from support.models import build
 from support.page import Page, as_json
 
 import tl_vzero
-from tl_vzero.effects import agreement, attribution_error, attribution_patching, value_patching
+from tl_vzero.effects.ablation import attribution_error, attribution_patching
+from tl_vzero.effects.agreement import agreement
+from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.report import make_report
 

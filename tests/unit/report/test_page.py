@@ -5,9 +5,9 @@ import torch
 from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_patching, made_up_report, made_up_scores
 from support.page import Page, as_json, flat, page_numbers, unpacked
 
-from tl_vzero.plot.labels import visible
+from tl_vzero.plot.parts import visible
+from tl_vzero.report.figures import decimal_codes
 from tl_vzero.report.make import BY_DEFAULT
-from tl_vzero.report.packed import decimal_codes
 
 PAGE_LIMIT = 6_000_000
 
@@ -157,7 +157,7 @@ def test_a_long_sentence_on_a_large_model_stays_under_the_limit() -> None:
 
 
 def test_a_long_sentence_has_room_for_few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tl_vzero.report.drawn.NUMBERS_DRAWN", 1)
+    monkeypatch.setattr("tl_vzero.report.figures.NUMBERS_DRAWN", 1)
     names = ["value_zeroing", "attention", "alti"]
     page = Page(made_up_report(scores=[made_up_scores(method=name) for name in names]).to_html())
     assert [method["name"] for method in page.data()["methods"]] == names[:2]

@@ -21,7 +21,7 @@ from transformers import (
 
 import tl_vzero
 from tl_vzero.models import blocks
-from tl_vzero.models.modules import BlockModules
+from tl_vzero.models.blocks import BlockModules
 from tl_vzero.zeroing.by_modules import module_form
 
 UNKNOWN = "mish"  # an activation without a formula here

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tl_vzero.zeroing.chunks import Chunk, Place, SentencePart, Workspace
-from tl_vzero.zeroing.packing import Column, Segment, chunks_of, segments_of
+from tl_vzero.zeroing.chunks import Chunk, Column, Place, Segment, SentencePart, Workspace, chunks_of, segments_of
 
 HEADS, WIDTH = 2, 3
 LIKE = torch.zeros(1, WIDTH)

@@ -13,8 +13,8 @@ from support.models import HF_BUILDERS, hf_bert, hf_gpt2, hooked_encoder, hooked
 from torch import Tensor, nn
 
 import tl_vzero
-from tl_vzero.zeroing import closed_form, kept
-from tl_vzero.zeroing.kept import Kept, kept_of, workspace_of
+from tl_vzero.zeroing import cache, closed_form
+from tl_vzero.zeroing.cache import Kept, kept_of, workspace_of
 
 IDS = torch.tensor([5, 17, 42, 8, 8, 31, 3, 59])
 LAYER = 1
@@ -41,7 +41,7 @@ def maps(model: Any, engine: str = "closed_form", **options: Any) -> Tensor:
 
 
 def folds_of(model: nn.Module) -> list[Tensor]:
-    return list(kept._KEPT[model]._folds.values())
+    return list(cache._KEPT[model]._folds.values())
 
 
 def assert_same(closed: Tensor, hooked: Tensor, tolerance: float) -> None:
@@ -190,15 +190,15 @@ def test_a_new_hash_starts_anew_and_the_same_one_does_not() -> None:
 @pytest.mark.usefixtures("folded")
 def test_what_is_kept_dies_with_its_model() -> None:
     gc.collect()
-    before = len(kept._KEPT), len(kept._SPARE)
+    before = len(cache._KEPT), len(cache._SPARE)
     model = model_in_float64("bert")
     maps(model)
-    left = [weakref.ref(each) for each in (model, kept._KEPT[model], *folds_of(model), *kept._SPARE[model])]
+    left = [weakref.ref(each) for each in (model, cache._KEPT[model], *folds_of(model), *cache._SPARE[model])]
     assert len(left) == 6
     del model
     gc.collect()
     assert [ref() for ref in left] == [None] * 6
-    assert (len(kept._KEPT), len(kept._SPARE)) == before
+    assert (len(cache._KEPT), len(cache._SPARE)) == before
 
 
 LIKE = torch.zeros(1, 8)

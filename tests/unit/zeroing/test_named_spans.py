@@ -13,8 +13,8 @@ from support.state import left_as_found, type_checks_off
 import tl_vzero
 from tl_vzero import Scores
 from tl_vzero.errors import DependencyError, InputError
-from tl_vzero.inputs import encode
-from tl_vzero.zeroing import named_spans
+from tl_vzero.inputs.text import encode
+from tl_vzero.zeroing import request
 
 NAMES = ["words", "noun_chunks", "subtrees"]
 MASKED = "the pictures of some hat [MASK] scaring marcus."
@@ -146,7 +146,7 @@ def test_no_parser(mini: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> Any:
         raise DependencyError("no English dependency parser")
 
-    monkeypatch.setitem(named_spans.PHRASES, "noun_chunks", missing)
+    monkeypatch.setitem(request.PHRASES, "noun_chunks", missing)
     with type_checks_off(), pytest.raises(DependencyError, match="no English dependency parser"):
         tl_vzero.value_zeroing(mini, MASKED, spans="noun_chunks")
 
@@ -154,4 +154,4 @@ def test_no_parser(mini: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tokenizer_without_offsets(mini: Any) -> None:
     sentence = encode(mini, MASKED).sentences[0]
     with pytest.raises(InputError, match="fast tokenizer"):
-        named_spans.named_spans("subtrees", replace(sentence, offsets=None))
+        request.named_spans("subtrees", replace(sentence, offsets=None))

@@ -12,7 +12,7 @@ from support.references import row_normalized
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.models.modules import BlockModules
+from tl_vzero.models.blocks import BlockModules
 from tl_vzero.zeroing import forms
 from tl_vzero.zeroing.by_modules import module_form
 

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_vzero.zeroing.packing import Column, chunks_of, segments_of
+from tl_vzero.zeroing.chunks import Column, chunks_of, segments_of
 
 SPANS = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted)
 ALL = 10**6

@@ -10,7 +10,7 @@ from support.references import blocks_of, row_normalized, value_zeroing
 
 import tl_vzero
 from tl_vzero.errors import ModelError
-from tl_vzero.zeroing.lost import Group
+from tl_vzero.zeroing.chunks import Group
 from tl_vzero.zeroing.pairs import PairZeroing
 
 IDS = torch.tensor([5, 17, 42, 8, 31, 3, 59, 20])

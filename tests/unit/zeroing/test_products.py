@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tl_vzero.distance import relative_difference
-from tl_vzero.zeroing.kept import Kept
-from tl_vzero.zeroing.products import Keep, Product, random_direction
+from tl_vzero.zeroing.cache import Kept
+from tl_vzero.zeroing.forms import Keep, Product, random_direction
 
 ROWS, FEATURES, WIDTH = 9, 12, 20
 DTYPES = [torch.float32, torch.float64]

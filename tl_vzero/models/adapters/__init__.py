@@ -12,11 +12,8 @@ from transformer_lens.factories import architecture_adapter_factory as factory
 from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.utilities.architectures import MASKED_LM_ARCHITECTURES
 
-from tl_vzero.models.adapters.distilbert import DistilBertAdapter
-from tl_vzero.models.adapters.electra import ElectraAdapter
 from tl_vzero.models.adapters.modernbert import ModernBertAdapter
-from tl_vzero.models.adapters.mpnet import MPNetAdapter
-from tl_vzero.models.adapters.roberta import RobertaAdapter
+from tl_vzero.models.adapters.post_norm import DistilBertAdapter, ElectraAdapter, MPNetAdapter, RobertaAdapter
 
 ADAPTERS: dict[str, type[ArchitectureAdapter]] = {
     "CamembertForMaskedLM": RobertaAdapter,

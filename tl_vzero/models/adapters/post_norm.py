@@ -109,3 +109,88 @@ class PostNormEncoderAdapter(ArchitectureAdapter):
             hook_alias_overrides={"hook_mlp_in": "mlp.in.hook_in", "hook_mlp_out": "mlp.out.hook_out"},
             submodules={"attn": attention, "ln1": self._norm(names.norm1), "mlp": mlp, "ln2": self._norm(names.norm2)},
         )
+
+
+# RoBERTa (Liu et al., 2019) and its kin: BERT's blocks; positions count from behind the padding's.
+
+
+class RobertaAdapter(PostNormEncoderAdapter):
+    """`RobertaForMaskedLM`, `XLMRobertaForMaskedLM`, `CamembertForMaskedLM`."""
+
+    base = "roberta"
+    head = HeadNames("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
+
+    def prepare_model(self, hf_model: Any) -> None:
+        """A table of 514 positions holds 512 tokens: the first rows, up to the padding's, are never a token's."""
+        super().prepare_model(hf_model)
+        table = hf_model.get_submodule(f"{self.base}.embeddings.position_embeddings")
+        self.cfg.n_ctx = table.num_embeddings - (table.padding_idx + 1)
+
+
+# DistilBERT (Sanh et al., 2019): BERT's blocks under other names, and no token types.
+
+# Hugging Face's constant, which the configuration does not name.
+EPS = 1e-12
+
+
+class DistilBertAdapter(PostNormEncoderAdapter):
+    """`DistilBertForMaskedLM`."""
+
+    base = "distilbert"
+    blocks = "transformer.layer"
+    block = BlockNames(
+        query="q_lin",
+        key="k_lin",
+        value="v_lin",
+        output="out_lin",
+        norm1="sa_layer_norm",
+        mlp="ffn",
+        mlp_in="lin1",
+        mlp_out="lin2",
+        norm2="output_layer_norm",
+    )
+    head = HeadNames("vocab_transform", "vocab_layer_norm", "vocab_projector")
+    has_token_types = False
+
+    def prepare_model(self, hf_model: Any) -> None:
+        """Read what DistilBERT's configuration calls by names of its own."""
+        super().prepare_model(hf_model)
+        self.cfg.eps = EPS
+        self.cfg.act_fn = hf_model.config.activation
+        self.cfg.d_mlp = hf_model.config.hidden_dim
+
+
+# ELECTRA (Clark et al., ICLR 2020): BERT's blocks, embeddings of a width of their own, and a generator's head.
+
+
+class ElectraAdapter(PostNormEncoderAdapter):
+    """`ElectraForMaskedLM`, the generator; a discriminator has the same encoder under a head without words."""
+
+    base = "electra"
+    head = HeadNames("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head")
+
+    def prepare_model(self, hf_model: Any) -> None:
+        """Take in the projection of the embeddings, which is there where they are narrower than the blocks."""
+        super().prepare_model(hf_model)
+        if hasattr(hf_model.electra, "embeddings_project"):
+            self.components["embed_project"] = LinearBridge(name="electra.embeddings_project")
+
+
+# MPNet (Song et al., NeurIPS 2020): BERT's blocks with a bias by relative position, absolute ones as RoBERTa's.
+
+
+class PatternOnRequest(AttentionBridge):
+    """Asks for the pattern, which this attention hands out to those only who ask."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the attention on its arguments, as its block gives them."""
+        return super().forward(*args, **{**kwargs, "output_attentions": True})
+
+
+class MPNetAdapter(RobertaAdapter):
+    """`MPNetForMaskedLM`."""
+
+    base = "mpnet"
+    block = BlockNames(query="attn.q", key="attn.k", value="attn.v", output="attn.o", norm1="attention.LayerNorm")
+    has_token_types = False
+    attention_bridge = PatternOnRequest

@@ -1,0 +1,155 @@
+"""tl-vzero corpus: scores of many sentences into a folder. Heavy imports stay inside the command."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_vzero.cli.common import DEFAULT_MODEL, ModelOption, QuietOption, errors_in_words, say
+
+if TYPE_CHECKING:
+    from tl_vzero.corpus import CorpusRun
+
+
+SOME_FAILED = 1
+NOT_COMPLETE = 3
+
+
+class RowsName(StrEnum):
+    """What is kept of each map."""
+
+    all = "all"
+    target = "target"
+    summary = "summary"
+
+
+class FormatName(StrEnum):
+    """How the input is read."""
+
+    text = "text"
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+    datasets = "datasets"
+
+
+def corpus_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A file (.txt, .jsonl, .csv, .tsv, .parquet), a folder of the package datasets, or with "
+            "--format datasets a name on the hub.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write; started again with it, the command goes on.")],
+    model: ModelOption = DEFAULT_MODEL,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--methods", "--method", help="Names that `tl-vzero methods` lists, between commas; may be repeated."
+        ),
+    ] = None,
+    rows: Annotated[
+        RowsName, typer.Option(help="Whole maps, the target's row of each layer, or means over rows.")
+    ] = RowsName.all,
+    layer: Annotated[list[int] | None, typer.Option(help="A layer, from 0; may be repeated. Default: all.")] = None,
+    target: Annotated[
+        int | None, typer.Option(help="Position of the target, negative: from the end. Default: the only [MASK].")
+    ] = None,
+    input_format: Annotated[
+        FormatName | None, typer.Option("--format", help="How INPUT is read. Default: by its suffix.")
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="The column with the sentence. Default: text.")] = None,
+    second_text_column: Annotated[
+        str | None, typer.Option(help="The column with the second text of pairs. Default: no pairs.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="The column with the ids. Default: id.")] = None,
+    config: Annotated[str | None, typer.Option(help="The configuration of a dataset.")] = None,
+    split: Annotated[str | None, typer.Option(help="The split of a dataset.")] = None,
+    shard_size: Annotated[int, typer.Option(help="Records of INPUT in a shard: what an interruption may cost.")] = 1000,
+    json_log: Annotated[Path | None, typer.Option(help="Add JSON lines about the progress to this file.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Scores of every sentence of a corpus, as Parquet shards in a folder; streamed, and resumed where it was.
+
+    Sentences that cannot be scored go to errors.jsonl in the folder, with their id and the reason; the code of the
+    exit is then 1. Started by torchrun or accelerate launch, processes share the shards; code 3 says that one of them
+    ended early.
+    """
+    with errors_in_words(), _terminated_as_interrupted():
+        from tl_vzero.corpus import run_corpus
+        from tl_vzero.models.load import load_model
+
+        run = run_corpus(
+            load_model(model, device=_device()),
+            source,
+            out,
+            [name.strip() for each in methods or ["value_zeroing"] for name in each.split(",")],
+            rows=rows.value,
+            layers=layer or None,
+            target=target,
+            input_format=None if input_format is None else input_format.value,
+            text_column=text_column,
+            second_text_column=second_text_column,
+            id_column=id_column,
+            config=config,
+            split=split,
+            shard_size=shard_size,
+            progress=not quiet,
+            json_log=json_log,
+            say=say,
+        )
+        if os.environ.get("RANK", "0") == "0":
+            say(_told(run))
+    if not run.complete:
+        raise typer.Exit(NOT_COMPLETE)
+    # A launcher takes a code for the failure of a process, and ends the others: many processes say it in words only.
+    if run.failed and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise typer.Exit(SOME_FAILED)
+
+
+def _device() -> str | None:
+    """This process's own GPU, where a launcher started several."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is None:
+        return None
+    import torch
+
+    return f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Within, SIGTERM ends the work as Ctrl-C does: launchers and schedulers send it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before: Any = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _told(run: "CorpusRun") -> str:
+    lines = [
+        f"{run.folder}: {run.sentences} sentences in {run.shards} shards, {run.computed} of them computed now in "
+        f"{run.seconds:.1f} s"
+    ]
+    if run.failed:
+        lines.append(f"failed: {run.failed} sentences; ids and reasons: {run.folder / 'errors.jsonl'}")
+    if not run.complete:
+        lines.append("not complete: another process of this launch ended early; the same command goes on")
+    return "\n".join(lines)

@@ -1,0 +1,252 @@
+"""Zero ablation: the values that Value Zeroing zeroes layer by layer, zeroed in the running model.
+
+1. A batch of copies of the sentence runs through the model; each copy zeroes one place: a layer, a source, or one head.
+2. Nothing is restored: later blocks see the change, and it runs to the logits.
+3. The effect is the metric of the copy minus the metric of the clean run.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from tl_vzero.choices import positive
+from tl_vzero.effects.agreement import rank_correlation
+from tl_vzero.effects.measure import (
+    Asked,
+    Effect,
+    MakeMetric,
+    Metric,
+    MetricFunction,
+    Numbers,
+    Place,
+    ask,
+    metric_for,
+    one_sentence,
+)
+from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.inputs.text import Ids, Text
+from tl_vzero.models.facts import vocabulary_size
+from tl_vzero.models.run import NamedHook, quiet
+from tl_vzero.models.sites import Sites
+from tl_vzero.models.turns import takes_turn
+from tl_vzero.targets import TargetIds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+LOGITS_A_BATCH = 2**25  # numbers held at once: a vocabulary is wide, and logits come for every position
+
+
+@takes_turn
+def zero_ablation(
+    model: nn.Module,
+    inputs: Text,
+    *,
+    target: int | None = None,
+    target_ids: TargetIds | None = None,
+    metric: str | MetricFunction = "logit",
+    layers: Numbers = None,
+    sources: Numbers = None,
+    per_head: bool = False,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+    prepend_bos: bool = False,
+) -> Effect:
+    """Zero each value position, layer by layer, in the running model, and follow it to the target's prediction.
+
+    Unlike Value Zeroing, later blocks see the change. `inputs` is one sentence or pair, with `attention_mask` and
+    `token_type_ids` as in `value_zeroing`; a 2-D tensor has a single row. `target` is a position (default: the only
+    mask token). `target_ids` are one token or a pair (good, bad), ids or words; default: the clean run's likeliest
+    token at the target. `metric` is "logit" (of a pair the difference), "probability" (of a pair the good one's), or a
+    function from one sentence's logits `[1, position, vocabulary]` to a scalar, applied copy by copy as in
+    TransformerLens's patching.
+    Values are `[layer, src]`, or `[layer, head, src]` with `per_head`, in units of the metric; heads are those that
+    values have. `layers` and `sources` choose a part, negative numbers count from the end.
+
+    Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
+    not one token, or a metric that returns no scalar; InputTypeError for several sentences.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> effect = tl_vzero.zero_ablation(model, "the authors [MASK] here.", target_ids=("are", "is"))
+    >>> effect.target_token, effect.metric
+    ('[MASK]', "logit of 'are' minus logit of 'is'")
+    """
+    sentence = one_sentence(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
+    asked = ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    make_metric = metric_for(model, metric, target_ids)
+    size = positive("batch_size", batch_size) or _batch_size(model, len(asked.sentence))
+    with quiet(model):
+        logits = asked.logits([])
+        measure = make_metric(asked.target, logits[0, asked.target])
+        clean = measure(logits)
+        after = _ablated(asked, measure, size, progress)
+    labels = asked.labels(measure, clean, logits)
+    return Effect(values=asked.as_values(after - clean), **labels)
+
+
+def _batch_size(model: nn.Module, length: int) -> int:
+    return max(1, min(256, LOGITS_A_BATCH // (length * vocabulary_size(model))))
+
+
+def _ablated(asked: Asked, metric: Metric, size: int, progress: bool) -> Float[Tensor, "place"]:
+    """The metric with each place zeroed; copies of all layers share forward passes."""
+    places, measured = asked.places(), []
+    with tqdm(total=len(places), disable=not progress, desc="zero ablation", unit="source", leave=False) as bar:
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            logits = asked.logits(_zero_each(asked.sites, part), copies=len(part))
+            measured.append(metric(logits))
+            bar.update(len(part))
+    return torch.cat(measured)
+
+
+def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:
+    def zero(layer: int) -> NamedHook:
+        own = [(copy, head, source) for copy, (at, head, source) in enumerate(copies) if at == layer]
+
+        def hook_function(value: Tensor, *, hook: Any) -> Tensor:
+            value = value.clone()
+            for copy, head, source in own:
+                value[copy, source, slice(None) if head is None else head] = 0
+            return value
+
+        return sites.values[layer], hook_function
+
+    return [zero(layer) for layer in sorted({layer for layer, _, _ in copies})]
+
+
+# Attribution patching: zero ablation of every value position estimated by one backward pass.
+#
+# The metric m is taken as linear in each value v[l,j]: zeroing it changes m by about -<dm/dv[l,j], v[l,j]>, gradients
+# running through all later blocks. Its error against zero ablation is `attribution_error`.
+
+
+@takes_turn
+def attribution_patching(
+    model: nn.Module,
+    inputs: Text,
+    *,
+    target: int | None = None,
+    target_ids: TargetIds | None = None,
+    metric: str | MetricFunction = "logit",
+    layers: Numbers = None,
+    sources: Numbers = None,
+    per_head: bool = False,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    prepend_bos: bool = False,
+) -> Effect:
+    """Estimate `zero_ablation` of all value positions to first order, by one forward and one backward pass.
+
+    Takes what `zero_ablation` takes and gives an Effect of the same shape and unit: `[layer, src]`, or
+    `[layer, head, src]` with `per_head`, where heads sum to the whole. A function as metric must be differentiable.
+    `attribution_error` tells how far the estimate is off.
+
+    Raises what `zero_ablation` raises, and InputError for a metric without a gradient.
+    Source: Nanda 2023, "Attribution Patching: Activation Patching At Industrial Scale".
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> tl_vzero.attribution_patching(model, "the authors [MASK] here.", target_ids=("are", "is")).values.shape
+    torch.Size([4, 7])
+    """
+    sentence = one_sentence(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
+    asked = ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    make_metric = metric_for(model, metric, target_ids)
+    with quiet(model):
+        products, labels = _value_times_gradient(asked, make_metric)
+    # Products are [layer, position, head]; their sum over heads is the effect of the whole position.
+    at = products[:, list(asked.sources)]
+    estimate = -at.sum(dim=-1) if asked.heads is None else -at.transpose(1, 2)
+    return Effect(values=asked.as_values(estimate.flatten()), method="attribution_patching", **labels)
+
+
+def _value_times_gradient(
+    asked: Asked, make_metric: MakeMetric
+) -> tuple[Float[Tensor, "layer position head"], dict[str, Any]]:
+    """<v, dm/dv> of each value, and the labels of the clean run, in which m is the metric.
+
+    A zero that needs a gradient is added to each value: weights may be frozen, and their gradients stay as they are.
+    """
+    values: dict[int, Tensor] = {}
+    added: dict[int, Tensor] = {}
+
+    def add_zero(layer: int) -> NamedHook:
+        def hook_function(value: Tensor, *, hook: Any) -> Tensor:
+            values[layer] = value.detach()
+            added[layer] = torch.zeros_like(values[layer]).requires_grad_()
+            return value + added[layer]
+
+        return asked.sites.values[layer], hook_function
+
+    with torch.enable_grad():
+        logits = asked.logits([add_zero(layer) for layer in asked.layers])
+        measure = make_metric(asked.target, logits[0, asked.target].detach())
+        measured = measure(logits)
+        if not measured.requires_grad:
+            raise InputError(
+                f"the {measure.name} has no gradient: expected a differentiable function of the logits (no argmax, "
+                "item or detach); zero_ablation takes any function"
+            )
+        leaves = [added[layer] for layer in asked.layers]
+        gradients = torch.autograd.grad(measured.sum(), leaves, allow_unused=True, materialize_grads=True)
+    wide = measured.dtype
+    pairs = zip(asked.layers, gradients, strict=True)
+    products = [(values[layer].to(wide) * gradient.to(wide)).sum(dim=-1)[0] for layer, gradient in pairs]
+    return torch.stack(products), asked.labels(measure, measured.detach(), logits.detach())
+
+
+def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
+    """How far an estimated effect is off, layer by layer: a table of layer, max_abs, relative_rms, spearman.
+
+    `max_abs` is the largest difference, in units of the metric; `relative_rms` the root mean square of the
+    differences over that of the exact effect (0 where both are 0 everywhere); `spearman` the rank correlation of
+    the signed effects, NaN where one is constant. Per head, a layer's heads count together.
+    Raises InputError where the two are effects of different things, InputTypeError for what is no Effect.
+
+    >>> import tl_vzero
+    >>> model, text = tl_vzero.load_model("agreement-mini"), "the authors [MASK] here."
+    >>> exact, estimate = tl_vzero.zero_ablation(model, text), tl_vzero.attribution_patching(model, text)
+    >>> tl_vzero.attribution_error(estimate, exact).columns.tolist()
+    ['layer', 'max_abs', 'relative_rms', 'spearman']
+    """
+    import pandas as pd
+
+    for name, effect in (("approximate", approximate), ("exact", exact)):
+        if not isinstance(effect, Effect):
+            raise InputTypeError(f"{name} is {type(effect).__name__}: expected an Effect")
+    for name in ("layers", "heads", "src_positions", "src_tokens", "target", "metric"):
+        given, expected = getattr(approximate, name), getattr(exact, name)
+        if given != expected:
+            raise InputError(
+                f"{name}: {given!r} in the approximate and {expected!r} in the exact effect: expected two effects on "
+                "one prediction, computed with the same options"
+            )
+    segments = [effect.metadata.get("token_types") for effect in (approximate, exact)]
+    if segments[0] != segments[1]:
+        raise InputError(
+            f"token_types: {segments[0]} in the approximate and {segments[1]} in the exact effect: expected two "
+            "effects of one sentence, with the same segments"
+        )
+    guessed, true = (effect.values.detach().cpu().double().flatten(1) for effect in (approximate, exact))
+    off = guessed - true
+    rms, size = off.square().mean(-1).sqrt(), true.square().mean(-1).sqrt()
+    return pd.DataFrame(
+        {
+            "layer": exact.layers,
+            "max_abs": off.abs().amax(-1).numpy(),
+            "relative_rms": torch.where(rms == 0, rms, rms / size).numpy(),
+            "spearman": rank_correlation(guessed.numpy(), true.numpy()),
+        }
+    )

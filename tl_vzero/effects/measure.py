@@ -1,0 +1,299 @@
+"""The effects of single value positions on one prediction."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tl_vzero.choices import chosen, flag
+from tl_vzero.clean import ids_of, token_types_of
+from tl_vzero.distance import wide_dtype
+from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, unknown_name
+from tl_vzero.inputs.encoder_decoder import described
+from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
+from tl_vzero.models.facts import facts_of
+from tl_vzero.models.run import NamedHook, run_logits
+from tl_vzero.models.sites import Sites
+from tl_vzero.targets import TargetIds, check_trained_head, find_target, target_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """The effect on one prediction of changing each value position in each layer of the running model.
+
+    `values[layer, src]`, or `values[layer, head, src]` per head, is the metric with the position changed minus the
+    metric without: where values are zeroed, negative where the source supported the prediction. `metric` names it in
+    words; `clean` is its value in the clean run. `predicted` are the likeliest tokens at the target with their
+    probabilities, in the clean run. `method` says what was done to the values. Per head, `heads` are numbers of the
+    heads that values have, and `head_kind` says which those are: under grouped-query attention key-value heads.
+    """
+
+    values: Float[Tensor, "layer *head src"]
+    clean: float
+    metric: str
+    target: int
+    target_token: str
+    predicted: tuple[tuple[str, float], ...]
+    layers: tuple[int, ...]
+    src_tokens: tuple[str, ...]
+    src_positions: tuple[int, ...]
+    word_ids: tuple[int | None, ...] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    method: Literal["zero_ablation", "value_patching", "attribution_patching"] = "zero_ablation"
+    heads: tuple[int, ...] | None = None
+    head_kind: Literal["query", "key-value"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingEffect(Effect):
+    """The effect on a corrupted sentence of each value position of a clean one.
+
+    `values` are the metric of the patched run minus `corrupted`, the metric of the corrupted sentence. `src_tokens`
+    are the clean sentence's, `corrupted_tokens` what stands at the same positions of the corrupted one.
+    """
+
+    corrupted: float = field(kw_only=True)
+    corrupted_tokens: tuple[str, ...] = field(kw_only=True)
+
+    @property
+    def recovered(self) -> Float[Tensor, "layer *head src"]:
+        """The share of the way from the corrupted metric to the clean one; 1 where all of it is restored.
+
+        Raises InputError where both sentences have the same metric, so that there is no way to go.
+        """
+        if self.clean == self.corrupted:
+            raise InputError(
+                f"the {self.metric} is {self.clean:.6g} for the clean and for the corrupted sentence: expected a "
+                "metric that tells them apart; look at values, or choose other target_ids"
+            )
+        return self.values / (self.clean - self.corrupted)
+
+
+# What is measured of a prediction: a logit, a probability, or a function of the user's.
+
+# As in TransformerLens's patching: logits [1, position, vocabulary] -> scalar.
+MetricFunction = Callable[[Tensor], Tensor]
+
+NAMES = ("logit", "probability")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number a copy of the sentence: `function` reads logits `[copy, position, vocabulary]`, `name` says it in words.
+
+    `target_ids` are the tokens it is about, None for a function of the user's.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    target_ids: tuple[int, ...] | None
+
+    def __call__(self, logits: Float[Tensor, "copy position vocabulary"]) -> Float[Tensor, "copy"]:
+        return self.function(logits).to(wide_dtype(logits.device))
+
+
+MakeMetric = Callable[[int, Tensor], Metric]
+
+
+def metric_for(model: nn.Module, metric: str | MetricFunction, target_ids: TargetIds | None) -> MakeMetric:
+    """Check what is to be measured, before any run; returns what makes the metric of (target, its clean logits).
+
+    Without `target_ids` it is about the likeliest token of the clean run. Raises InputError or InputTypeError.
+    """
+    if isinstance(metric, str):
+        if metric not in NAMES:
+            raise unknown_name("metric", metric, (*NAMES, "or a function"))
+        wanted = target_tokens(model, target_ids)
+
+        def make(target: int, clean: Tensor) -> Metric:
+            good, bad = wanted or (int(clean.argmax()), None)
+            return _logit(model, target, good, bad) if metric == "logit" else _probability(model, target, good)
+
+        return make
+    if not callable(metric):
+        raise InputTypeError(
+            f"metric is {type(metric).__name__}: expected 'logit', 'probability', or a function from logits "
+            "[1, position, vocabulary] to a scalar tensor"
+        )
+    if target_ids is not None:
+        raise InputError(
+            f"target_ids {target_ids!r} given with a function as metric: expected one of both; read the tokens' "
+            "logits in the function"
+        )
+    own = _of_users(metric)
+    return lambda target, clean: own
+
+
+def _logit(model: nn.Module, target: int, good: int, bad: int | None) -> Metric:
+    if bad is None:
+        return Metric(f"logit of {token_name(model, good)!r}", lambda logits: logits[:, target, good], (good,))
+
+    def difference(logits: Tensor) -> Tensor:
+        wide = logits[:, target].to(wide_dtype(logits.device))
+        return wide[:, good] - wide[:, bad]
+
+    name = f"logit of {token_name(model, good)!r} minus logit of {token_name(model, bad)!r}"
+    return Metric(name, difference, (good, bad))
+
+
+def _probability(model: nn.Module, target: int, good: int) -> Metric:
+    def probability(logits: Tensor) -> Tensor:
+        return logits[:, target].to(wide_dtype(logits.device)).softmax(dim=-1)[:, good]
+
+    return Metric(f"probability of {token_name(model, good)!r}", probability, (good,))
+
+
+def _of_users(function: MetricFunction) -> Metric:
+    name = f"metric {getattr(function, '__name__', type(function).__name__)}"
+
+    def copy_by_copy(logits: Tensor) -> Tensor:
+        with foreign_errors_as(InputError, f"the {name} failed"):
+            return torch.stack([_scalar(function(logits[n : n + 1])) for n in range(len(logits))])
+
+    return Metric(name, copy_by_copy, None)
+
+
+def _scalar(measured: Any) -> Tensor:
+    if not isinstance(measured, Tensor):
+        raise InputTypeError(f"the metric returned {type(measured).__name__}: expected a scalar tensor, shape []")
+    if measured.ndim:
+        raise InputError(
+            f"the metric returned a tensor of shape {list(measured.shape)}: expected a scalar, shape []; it is given "
+            "the logits [1, position, vocabulary] of one sentence"
+        )
+    return measured
+
+
+def token_name(model: nn.Module, number: int) -> str:
+    """A token of the vocabulary as text; its number where there is no tokenizer."""
+    tokenizer = facts_of(model).tokenizer
+    return str(number) if tokenizer is None else str(tokenizer.decode([number]))
+
+
+# What is asked of an effect, checked at the door: one sentence, its target, and the value positions to act on.
+
+PREDICTED_SHOWN = 5
+
+Numbers = Iterable[int] | int | None
+Place = tuple[int, int | None, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One sentence, the target whose prediction is measured, and where values are changed; `heads` None: in all."""
+
+    model: nn.Module
+    sites: Sites
+    sentence: Sentence
+    target: int
+    layers: tuple[int, ...]
+    sources: tuple[int, ...]
+    heads: tuple[int, ...] | None
+
+    @property
+    def ids(self) -> Int[Tensor, "1 position"]:
+        return ids_of(self.model, [self.sentence])
+
+    def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
+        """The logits of copies of the sentence that run with hooks."""
+        token_types = token_types_of(self.model, [self.sentence])
+        types = None if token_types is None else token_types.expand(copies, -1)
+        return run_logits(self.model, self.ids.expand(copies, -1), hooks, types)
+
+    @property
+    def shape(self) -> list[int]:
+        """Of the values: layer, head if per head, source."""
+        head_axis = [] if self.heads is None else [len(self.heads)]
+        return [len(self.layers), *head_axis, len(self.sources)]
+
+    def places(self) -> list[Place]:
+        """(layer, head or None for all, source) of each value, in their order."""
+        heads = self.heads or (None,)
+        return [(layer, head, source) for layer in self.layers for head in heads for source in self.sources]
+
+    def labels(
+        self, metric: Metric, clean: Float[Tensor, "1"], logits: Float[Tensor, "1 position vocabulary"]
+    ) -> dict[str, Any]:
+        """Everything of an Effect but its values; `clean` is the metric of the clean run, `logits` are its logits."""
+        return {
+            "clean": clean.item(),
+            "metric": metric.name,
+            "target": self.target,
+            "target_token": self.sentence.tokens[self.target],
+            "predicted": _likeliest(self.model, logits[0, self.target]),
+            "layers": self.layers,
+            "src_tokens": tuple(self.sentence.tokens[i] for i in self.sources),
+            "src_positions": self.sources,
+            "word_ids": self.sentence.word_ids,
+            "metadata": {
+                "model": facts_of(self.model).name,
+                "target_ids": None if metric.target_ids is None else list(metric.target_ids),
+                **described(self.sites.stack, self.sentence),
+            },
+            "heads": self.heads,
+            "head_kind": None if self.heads is None else _head_kind(self.model),
+        }
+
+    def as_values(self, measured: Float[Tensor, "place"]) -> Float[Tensor, "layer *head src"]:
+        """One number a place as the values of an Effect."""
+        return measured.reshape(self.shape).to(result_dtype(self.model))
+
+
+def ask(
+    model: nn.Module,
+    sentence: Sentence,
+    *,
+    target: int | None,
+    layers: Numbers,
+    sources: Numbers,
+    per_head: bool,
+) -> Asked:
+    """Check everything that does not depend on the metric.
+
+    Raises HeadlessModelError for a model whose head was never trained, InputError for a target, layers or sources that
+    are not there.
+    """
+    sites = check_contracts(model)
+    check_trained_head(model)
+    return Asked(
+        model=model,
+        sites=sites,
+        sentence=sentence,
+        target=find_target(model, sentence, target),
+        layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
+        sources=chosen("sources", sources, len(sentence), "the sentence has") or tuple(range(len(sentence))),
+        heads=tuple(range(value_heads(model))) if flag("per_head", per_head) else None,
+    )
+
+
+def one_sentence(
+    model: nn.Module,
+    inputs: Text,
+    *,
+    attention_mask: Ids | None,
+    token_type_ids: Ids | None,
+    prepend_bos: bool,
+) -> Sentence:
+    """The one sentence or pair that is given; raises InputTypeError for several."""
+    encoded = encode(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
+    is_list = isinstance(inputs, list | tuple) and not encoded.single
+    if is_list or len(encoded.sentences) != 1:
+        raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
+    return encoded.sentences[0]
+
+
+def _head_kind(model: nn.Module) -> Literal["query", "key-value"]:
+    heads = value_heads(model)
+    return "query" if getattr(model.cfg, "n_heads", heads) == heads else "key-value"
+
+
+def _likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
+    top = logits.to(wide_dtype(logits.device)).softmax(dim=-1).topk(min(PREDICTED_SHOWN, len(logits)))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return tuple((token_name(model, number), probability) for number, probability in pairs)

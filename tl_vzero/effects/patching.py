@@ -1,0 +1,187 @@
+"""Value patching: TransformerLens's own, from a clean sentence into a corrupted one, position by position.
+
+1. The clean sentence runs once, and every block's values are kept.
+2. The corrupted sentence runs once for each place, with the clean value put in there; later blocks see the change.
+3. The effect is the metric of the patched run minus the metric of the corrupted sentence.
+
+`transformer_lens.patching` forwards tokens only, shows a bar of its own, and in 3.9 takes away hooks that a user left
+behind. So it is given sentences without padding, which need no mask, and a model that runs its one sentence, segments
+included, with our own temporary hooks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import RLock
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from tl_vzero.choices import integers
+from tl_vzero.clean import device_of
+from tl_vzero.effects.measure import (
+    Asked,
+    Metric,
+    MetricFunction,
+    Numbers,
+    PatchingEffect,
+    ask,
+    metric_for,
+    one_sentence,
+)
+from tl_vzero.errors import InputError
+from tl_vzero.inputs.text import Ids, Sentence, Text
+from tl_vzero.models.run import NamedHook, quiet
+from tl_vzero.models.turns import takes_turn, turn_on
+from tl_vzero.targets import TargetIds
+
+_ONE_BAR = RLock()
+
+
+@takes_turn
+def value_patching(
+    model: nn.Module,
+    clean: Text,
+    corrupted: Text,
+    *,
+    target: int | None = None,
+    target_ids: TargetIds | None = None,
+    metric: str | MetricFunction = "logit",
+    layers: Numbers = None,
+    sources: Numbers = None,
+    per_head: bool = False,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    corrupted_attention_mask: Ids | None = None,
+    corrupted_token_type_ids: Ids | None = None,
+    progress: bool = False,
+    prepend_bos: bool = False,
+) -> PatchingEffect:
+    """Run the corrupted sentence with one position's value taken from the clean sentence, layer by layer.
+
+    Both are one sentence each, of as many tokens: a minimal pair is a ready one. `target` is a position, the same
+    in both (default: the only mask token). `target_ids`, `metric`, `layers`, `sources` and `per_head` are those of
+    `zero_ablation`; the likeliest token is the clean sentence's. Values are `[layer, src]`, or `[layer, head, src]`,
+    in units of the metric; `recovered` are shares of the way to the clean metric. Costs one forward pass a value.
+
+    Raises InputError for sentences of different length or of the same tokens, and what `zero_ablation` raises.
+    Source: TransformerLens, `transformer_lens.patching`.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> clean, corrupted = "the authors [MASK] here.", "the author [MASK] here."
+    >>> effect = tl_vzero.value_patching(model, clean, corrupted, target_ids=("are", "is"))
+    >>> effect.clean > 0 > effect.corrupted
+    True
+    """
+    inputs = (clean, attention_mask, token_type_ids), (corrupted, corrupted_attention_mask, corrupted_token_type_ids)
+    both = [
+        one_sentence(model, text, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
+        for text, mask, token_types in inputs
+    ]
+    # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
+    _check_lengths(*both)
+    layers, sources = integers("layers", layers), integers("sources", sources)
+    source, asked = (
+        ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head) for sentence in both
+    )
+    _check_targets(source, asked)
+    make_metric = metric_for(model, metric, target_ids)
+    with quiet(model):
+        values, logits = _clean_values(source)
+        measure = make_metric(asked.target, logits[0, asked.target])
+        clean_metric = measure(logits)
+        before = measure(asked.logits([]))
+        after = _patched(asked, values, measure, progress)
+    labels = source.labels(measure, clean_metric, logits)
+    return PatchingEffect(
+        values=asked.as_values(after - before),
+        method="value_patching",
+        corrupted=before.item(),
+        corrupted_tokens=tuple(asked.sentence.tokens[i] for i in asked.sources),
+        **labels,
+    )
+
+
+def _check_lengths(clean: Sentence, corrupted: Sentence) -> None:
+    if len(clean) != len(corrupted):
+        raise InputError(
+            f"the clean sentence has {len(clean)} tokens and the corrupted one {len(corrupted)}: expected as many, so "
+            f"that each position has its counterpart; {_shown(clean, corrupted)}"
+        )
+
+
+def _shown(clean: Sentence, corrupted: Sentence) -> str:
+    return f"clean {list(clean.tokens)}, corrupted {list(corrupted.tokens)}"
+
+
+def _check_targets(clean: Asked, corrupted: Asked) -> None:
+    shown = _shown(clean.sentence, corrupted.sentence)
+    if clean.sentence.identity == corrupted.sentence.identity:
+        raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {shown}")
+    if clean.target != corrupted.target:
+        raise InputError(
+            f"the target is position {clean.target} of the clean and {corrupted.target} of the corrupted sentence: "
+            f"expected the same; give target=; {shown}"
+        )
+
+
+def _clean_values(asked: Asked) -> tuple[dict[str, Tensor], Float[Tensor, "1 position vocabulary"]]:
+    """Each block's values in the clean run by hook name, and its logits."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> NamedHook:
+        def hook_function(value: Tensor, *, hook: Any) -> None:
+            seen[name] = value.detach().clone()
+
+        return name, hook_function
+
+    logits = asked.logits([keep(asked.sites.values[layer]) for layer in asked.layers])
+    return seen, logits
+
+
+def _patched(asked: Asked, values: dict[str, Tensor], metric: Metric, progress: bool) -> Float[Tensor, "place"]:
+    import pandas as pd
+    from transformer_lens import patching
+
+    places = pd.DataFrame(asked.places(), columns=["layer", "head", "pos"])
+    by_position = places[["layer", "pos"]] if asked.heads is None else places[["layer", "pos", "head"]]
+    setter = patching.layer_pos_patch_setter if asked.heads is None else patching.layer_pos_head_vector_patch_setter
+    measured: list[Tensor] = []
+
+    def measure(logits: Tensor) -> Tensor:
+        """Keep the number itself: the library's table is float32 whatever the model is."""
+        measured.append(metric(logits)[0])
+        return measured[-1]
+
+    with _bar_of_ours(asked.model, patching, progress):
+        patch: Any = patching.generic_activation_patch  # its types ask for more than it uses
+        patch(_OneSentenceModel(asked), asked.ids, values, measure, setter, "v", index_df=by_position)
+    return torch.stack(measured)
+
+
+class _OneSentenceModel:
+    """What TransformerLens's patching uses of a model, which runs one sentence; a user's own hooks on it stay."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self.cfg = SimpleNamespace(device=device_of(asked.model))
+
+    def run_with_hooks(self, ids: Tensor, fwd_hooks: Sequence[NamedHook]) -> Tensor:
+        return self._asked.logits(fwd_hooks)
+
+
+@contextmanager
+def _bar_of_ours(model: nn.Module, patching: Any, progress: bool) -> Iterator[None]:
+    """TransformerLens always shows its bar: put ours, which can be silent, in its place for a while.
+
+    There is one place for the bars of all models, so their patchings take turns.
+    """
+    with _ONE_BAR, turn_on(model) as turn:
+        turn.undo_by(partial(setattr, patching, "tqdm", patching.tqdm))
+        patching.tqdm = partial(tqdm, disable=not progress, desc="value patching", unit="source", leave=False)
+        yield

@@ -1,0 +1,149 @@
+"""What the two halves of an encoder-decoder read: each sentence of the decoder with the encoder's beside it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.inputs.media import Signals, check_no_rate, encode_signals
+from tl_vzero.inputs.text import (
+    Ids,
+    Inputs,
+    Sentence,
+    Text,
+    encode,
+    from_ids,
+    pieces_of,
+    sentence_of,
+    tokenizer_for,
+    warned,
+)
+from tl_vzero.models.facts import decoder_start
+from tl_vzero.models.signals import signal_of
+from tl_vzero.models.sites import Stack
+
+EXPECTED = (
+    "a string, a list of strings, a 1-D tensor of ids, a list of such tensors, or a 2-D tensor of ids without padding"
+)
+DecoderInputs = str | Sequence[str] | Sequence[Tensor] | Tensor
+
+
+def encode_for(
+    model: nn.Module,
+    stack: Stack | None,
+    inputs: Text | Signals,
+    decoder_inputs: DecoderInputs | None,
+    *,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    prepend_bos: bool = False,
+    sampling_rate: int | None = None,
+) -> Inputs:
+    """Read inputs at the door for a stack; None is the only stack of a model that is no encoder-decoder.
+
+    For the decoder's stacks the sentences are what the decoder reads. Of its text, as of labels in training, the
+    last special token goes and the token that starts the decoder comes first; its ids are taken as they are.
+
+    Raises InputError or InputTypeError, as `encode` does, and where decoder inputs are missing, given without need, or
+    of another number than the inputs.
+    """
+    _check_needed(stack, decoder_inputs)
+    signal = signal_of(model)
+    if signal is not None:
+        if token_type_ids is not None:
+            raise InputError(f"token_type_ids given with {signal.named}: expected none; segments are of token ids")
+        return encode_signals(signal, inputs, attention_mask=attention_mask, sampling_rate=sampling_rate)
+    check_no_rate(sampling_rate)
+    given = encode(model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos)
+    if decoder_inputs is None:
+        return given
+    try:
+        read = _decoder_sentences(model, decoder_inputs)
+    except (InputError, InputTypeError) as error:
+        raise type(error)(f"of the decoder's inputs: {error}") from error
+    if read.single != given.single or len(read.sentences) != len(given.sentences):
+        raise InputError(
+            f"inputs are {_counted(given)} and decoder_inputs {_counted(read)}: expected as many for the decoder as "
+            "for the encoder, one sentence for one sentence and a list for a list"
+        )
+    pairs = zip(warned(read).sentences, given.sentences, strict=True)
+    beside = (replace(own, encoder=encoder, cross=stack == "cross") for own, encoder in pairs)
+    return Inputs(tuple(beside), single=given.single)
+
+
+def _check_needed(stack: Stack | None, decoder_inputs: object) -> None:
+    if stack in ("decoder", "cross"):
+        if decoder_inputs is None:
+            raise InputError(
+                f"stack={stack!r}, and no decoder_inputs given: expected what the decoder reads, {EXPECTED}"
+            )
+    elif decoder_inputs is not None:
+        raise InputError(
+            "decoder_inputs given, and "
+            + ('stack="encoder" reads' if stack else "this model reads")
+            + ' no second sequence: leave them out; they belong to stack="decoder" and stack="cross" of an '
+            "encoder-decoder"
+        )
+
+
+def _counted(inputs: Inputs) -> str:
+    return "one sentence" if inputs.single else f"a list of {len(inputs.sentences)}"
+
+
+def _decoder_sentences(model: nn.Module, given: Any) -> Inputs:
+    if isinstance(given, Tensor):
+        return from_ids(model, given, None)
+    if isinstance(given, str):
+        return Inputs((_shifted(model, given, 0),), single=True)
+    if isinstance(given, list | tuple) and given and all(isinstance(each, str) for each in given):
+        return Inputs(tuple(_shifted(model, text, row) for row, text in enumerate(given)), single=False)
+    if isinstance(given, list | tuple) and given and all(isinstance(each, Tensor) for each in given):
+        return Inputs(tuple(_row_of_ids(model, ids, row) for row, ids in enumerate(given)), single=False)
+    kind = type(given).__name__
+    if isinstance(given, list | tuple):
+        kind = f"a {kind} of {', '.join(sorted({type(each).__name__ for each in given})) or 'nothing'}"
+    raise InputTypeError(f"decoder_inputs are {kind}: expected {EXPECTED}")
+
+
+def _row_of_ids(model: nn.Module, ids: Tensor, row: int) -> Sentence:
+    read = from_ids(model, ids, None)
+    if not read.single:
+        raise InputError(f"decoder_inputs[{row}] has {ids.ndim} dimensions: expected 1, the ids of one sentence")
+    return replace(read.sentences[0], row=row)
+
+
+def _shifted(model: nn.Module, text: str, row: int) -> Sentence:
+    """A text as the decoder reads it in training: each position reads the token before the one it is to predict."""
+    tokenizer = tokenizer_for(model, text, f"decoder_inputs[{row}]")
+    start = decoder_start(model)
+    if start is None:
+        raise InputError(
+            "text given, and the model's configuration names no token that starts its decoder "
+            "(decoder_start_token_id): pass ids, the starting token first"
+        )
+    pieces = pieces_of(tokenizer, text, as_target=True)
+    if pieces.ids and pieces.ids[-1] in tokenizer.all_special_ids:
+        pieces = pieces.without_last()
+    return sentence_of(model, text, row, pieces.behind(start))
+
+
+def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
+    """What a Scores says of warnings, the stack, what was read beside its own sentences, segments, image or sound."""
+    notes = [*sentence.notes, *(() if sentence.encoder is None else sentence.encoder.notes)]
+    said: dict[str, Any] = {"warnings": notes} if notes else {}
+    if stack is None:
+        if sentence.token_types is not None:
+            said["token_types"] = list(sentence.token_types)
+        return said | ({"signal": dict(sentence.about)} if sentence.about else {})
+    said["stack"] = stack
+    if sentence.encoder is not None:
+        said["decoder_inputs"] = (
+            "ids as given"
+            if sentence.text is None
+            else f"text behind {sentence.tokens[0]!r}, which starts the decoder, without its last special token"
+        )
+        said["encoder_tokens"] = list(sentence.encoder.tokens)
+        said["encoder_special"] = list(sentence.encoder.special)
+    return said

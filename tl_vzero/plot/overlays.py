@@ -1,0 +1,284 @@
+"""What a vision model draws on, laid over its picture."""
+
+import base64
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Shaped
+from torch import Tensor
+
+from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.plot.maps import VALUE_NAMES, method_name, rounded, top
+from tl_vzero.plot.parts import (
+    Step,
+    dest_index,
+    from_zero,
+    layer_index,
+    plotly_text,
+    refuse_heads,
+    step_slider,
+    titled,
+    visible,
+)
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme, template
+from tl_vzero.scores import Scores
+
+DIGITS = 4
+PICTURE_HEIGHT = 420
+SLIDER_ROOM = 100
+AROUND = 88 + COLOUR_BAR_HEIGHT + SLIDER_ROOM  # title, colour bar and slider, in pixels
+STRONGEST = 0.85  # how much of the picture the largest value covers
+RAMP_STEPS = 9
+_PATCH = re.compile(r"r(\d+)c(\d+)")
+Picture = Shaped[np.ndarray, "height width 3"] | Shaped[Tensor, "height width 3"]
+
+
+def patch_overlay(
+    scores: Scores, image: Picture, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT
+) -> go.Figure:
+    """Lay what a destination draws on over the picture, a square a patch, with a layer slider.
+
+    `image` is `[height, width, 3]`, bytes from 0 to 255 or floats from 0 to 1; sources are patches labelled by row and
+    column ("r2c5"), from which the grid is read, and others such as [CLS] are left out. The colour is clear at 0 and
+    strongest at the largest value of a patch in the layer shown. A destination that is a patch has a frame.
+    Raises ScoresError for scores per head or without patches, InputError and InputTypeError for what is no such image,
+    and for a destination or layer that is not there.
+
+    >>> import numpy as np, torch
+    >>> from tl_vzero.scores import Scores
+    >>> tokens = ("[CLS]", "r0c0", "r0c1")
+    >>> scores = Scores(torch.eye(3)[None], "attention", (0,), tokens, tokens, (0, 1, 2), (0, 1, 2), 1, 3)
+    >>> figure = patch_overlay(scores, np.zeros((8, 16, 3)), "r0c1")
+    >>> [list(row) for row in figure.data[0].z]
+    [[0.0, 1.0]]
+    """
+    refuse_heads(scores)
+    start, row = layer_index(scores, layer), dest_index(scores, dest)
+    pixels = _pixels(image)
+    patches = _patches(scores.src_tokens)
+    rows, columns = (1 + max(place[axis] for place in patches.values()) for axis in (0, 1))
+    height, width = pixels.shape[0] / rows, pixels.shape[1] / columns
+    grids = [_grid(values, patches, rows, columns) for values in rounded(scores.values[:, row], DIGITS)]
+    target = scores.dest_tokens[row].strip()
+    figure = go.Figure(
+        go.Heatmap(
+            z=grids[start],
+            x0=width / 2,
+            dx=width,
+            y0=height / 2,
+            dy=height,
+            coloraxis="coloraxis",
+            customdata=[[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
+            hovertemplate=_patch_hover(scores.layers[start], target),
+            hoverongaps=False,
+        )
+    )
+    figure.update_layout(
+        template=template(theme),
+        # A title that makes its own room moves the picture, and plotly leaves the patches where they were.
+        title=titled(f"{method_name(scores)}, {scores.stage}: what {_named(target)} draws on", "laid over the picture")
+        | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
+        margin={"l": 24, "r": 24, "t": 88, "b": COLOUR_BAR_HEIGHT + SLIDER_ROOM},
+        images=[_below(pixels)],
+        height=PICTURE_HEIGHT + AROUND,
+        xaxis={"range": [0, pixels.shape[1]], "visible": False, "constrain": "domain"},
+        yaxis={"range": [pixels.shape[0], 0], "visible": False, "scaleanchor": "x", "constrain": "domain"},
+        coloraxis={
+            "colorscale": _see_through(theme),
+            "cmin": 0,
+            "cmax": _top(grids[start]),
+            "colorbar": {"title": {"text": VALUE_NAMES[scores.stage]}},
+        },
+        sliders=[step_slider(_steps(scores.layers, grids, target), start, theme)],
+    )
+    framed = _PATCH.fullmatch(target)
+    if framed:
+        at = [int(number) for number in framed.groups()]
+        frame = {"x0": at[1] * width, "x1": (at[1] + 1) * width, "y0": at[0] * height, "y1": (at[0] + 1) * height}
+        figure.add_shape(type="rect", line={"color": theme.accent, "width": 3}, **frame)
+    return figure
+
+
+def _pixels(image: Any) -> np.ndarray:
+    given = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if not isinstance(given, np.ndarray):
+        raise InputTypeError(f"image is {type(image).__name__}: expected an array [height, width, 3]")
+    if given.ndim != 3 or given.shape[-1] != 3 or 0 in given.shape:
+        hint = "; call .permute(1, 2, 0) on it" if given.ndim == 3 and given.shape[0] == 3 else ""
+        raise InputError(f"image has shape {list(given.shape)}: expected [height, width, 3]{hint}")
+    if given.dtype == np.uint8:
+        return given
+    if not np.issubdtype(given.dtype, np.floating):
+        raise InputTypeError(f"image is of {given.dtype}: expected bytes (uint8), or floats from 0 to 1")
+    if not (given.min() >= 0 and given.max() <= 1):
+        raise InputError(
+            f"image goes from {given.min():.3g} to {given.max():.3g}: expected floats from 0 to 1; undo the image "
+            "processor's normalisation, or give the picture as it was"
+        )
+    bytes_: np.ndarray = np.rint(given * 255).astype(np.uint8)
+    return bytes_
+
+
+def _patches(tokens: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """The row and column of each source that is a patch."""
+    found = {}
+    for index, token in enumerate(tokens):
+        match = _PATCH.fullmatch(token.strip())
+        if match:
+            found[index] = (int(match[1]), int(match[2]))
+    if not found:
+        raise ScoresError(
+            f"no source is a patch: expected labels of row and column such as r2c5, and found {list(tokens[:4])}; "
+            "compute the scores of a vision model on an image"
+        )
+    return found
+
+
+def _grid(
+    row: Sequence[float], patches: dict[int, tuple[int, int]], rows: int, columns: int
+) -> list[list[float | None]]:
+    """A row's values where the patches are; None where a source was left out."""
+    grid: list[list[float | None]] = [[None] * columns for _ in range(rows)]
+    for index, (r, c) in patches.items():
+        grid[r][c] = row[index]
+    return grid
+
+
+def _steps(layers: Sequence[int], grids: Sequence[list[list[float | None]]], target: str) -> list[Step]:
+    return [
+        (str(layer), {"z": [grid], "hovertemplate": [_patch_hover(layer, target)]}, {"coloraxis.cmax": _top(grid)})
+        for layer, grid in zip(layers, grids, strict=True)
+    ]
+
+
+def _top(grid: list[list[float | None]]) -> float:
+    return top([[value or 0.0 for value in row] for row in grid])
+
+
+def _named(target: str) -> str:
+    return plotly_text(visible(target))
+
+
+def _patch_hover(layer: int, target: str) -> str:
+    return (
+        f"<b>%{{z:.4~g}}</b>  layer {layer}<br>destination  {_named(target)}<br>source  %{{customdata}}<extra></extra>"
+    )
+
+
+def _see_through(theme: Theme) -> list[list[float | str]]:
+    """One colour from clear to strong, so that the picture is seen where little is drawn on."""
+    red, green, blue = (int(theme.mark[i : i + 2], 16) for i in (1, 3, 5))
+    parts = [step / (RAMP_STEPS - 1) for step in range(RAMP_STEPS)]
+    return [[round(part**RAMP_POWER, 4), f"rgba({red},{green},{blue},{round(part * STRONGEST, 3)})"] for part in parts]
+
+
+def _below(pixels: np.ndarray) -> dict[str, Any]:
+    return {
+        "source": "data:image/png;base64," + base64.b64encode(_png(pixels)).decode(),
+        "xref": "x",
+        "yref": "y",
+        "x": 0,
+        "y": 0,
+        "sizex": pixels.shape[1],
+        "sizey": pixels.shape[0],
+        "sizing": "stretch",
+        "layer": "below",
+    }
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Pixels as a PNG file (ISO/IEC 15948): a header, the lines without a filter, an end."""
+    height, width, _ = pixels.shape
+    lines = b"".join(b"\0" + line.tobytes() for line in np.ascontiguousarray(pixels))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines))]
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in [*parts, (b"IEND", b"")]
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+# Maps of sounds: rows and columns are frames, and the axes are time.
+
+HEIGHT = 560
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?) s")
+
+
+def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
+    """Draw a speech encoder's `[layer, dest, src]` over time in seconds, with a layer slider.
+
+    A frame is labelled by when it begins ("0.32 s"), and its cell reaches to the next; time runs down the rows, which
+    are destinations, and to the right. `layer` is the one shown first.
+    Raises ScoresError for scores per head, of spans or whose labels are no times, InputError for a layer that the
+    scores do not have.
+
+    >>> import torch
+    >>> from tl_vzero.scores import Scores
+    >>> frames = ("0.00 s", "0.02 s")
+    >>> scores = Scores(torch.eye(2)[None], "attention", (0,), frames, frames, (0, 1), (0, 1), 1, 2)
+    >>> time_map(scores).data[0].x
+    (0.01, 0.03)
+    """
+    refuse_heads(scores)
+    if scores.src_spans is not None:
+        raise ScoresError("these columns are spans of frames, which have no one length; draw them by heatmap")
+    start = layer_index(scores, layer)
+    sources, destinations = _times(scores.src_tokens), _times(scores.dest_tokens)
+    grids = [rounded(values, DIGITS) for values in scores.values]
+    figure = go.Figure(
+        go.Heatmap(
+            z=grids[start],
+            x=_middles(sources, destinations),
+            y=_middles(destinations, sources),
+            coloraxis="coloraxis",
+            customdata=[[[dest, source] for source in scores.src_tokens] for dest in scores.dest_tokens],
+            hovertemplate=_time_hover(scores.layers[start]),
+        )
+    )
+    steps: list[Step] = [
+        (str(layer), {"z": [grid], "hovertemplate": [_time_hover(layer)]}, {"coloraxis.cmax": top(grid)})
+        for layer, grid in zip(scores.layers, grids, strict=True)
+    ]
+    figure.update_layout(
+        template=template(theme),
+        title=titled(f"{method_name(scores)}, {scores.stage}", f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
+        xaxis=_time_axis("source (column)") | {"side": "top"},
+        yaxis=_time_axis("destination (row)") | {"autorange": "reversed"},
+        coloraxis=from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
+        sliders=[step_slider(steps, start, theme)],
+        height=HEIGHT + COLOUR_BAR_HEIGHT + 150,
+    )
+    return figure
+
+
+def _times(labels: Sequence[str]) -> list[float]:
+    found = [_SECONDS.fullmatch(label.strip()) for label in labels]
+    if not labels or None in found:
+        raise ScoresError(
+            f"these positions are no frames of a sound: expected labels such as '0.32 s', and found "
+            f"{list(labels[:4])}; compute the scores of a speech encoder, or draw them by heatmap"
+        )
+    return [float(match[1]) for match in found if match is not None]
+
+
+def _middles(times: Sequence[float], others: Sequence[float]) -> list[float]:
+    """The middles of the frames' cells: half the shortest step after each begins."""
+    steps = [after - before for each in (times, others) for before, after in pairwise(each)]
+    return [round(time + min(steps, default=0.02) / 2, 6) for time in times]
+
+
+def _time_axis(title: str) -> dict[str, Any]:
+    return {"type": "linear", "ticksuffix": " s", "title": {"text": f"{title}, when the frame begins"}}
+
+
+def _time_hover(layer: int) -> str:
+    return (
+        f"<b>%{{z:.4~g}}</b>  layer {layer}<br>destination  %{{customdata[0]}}<br>source  %{{customdata[1]}}"
+        "<extra></extra>"
+    )
