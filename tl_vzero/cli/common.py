@@ -30,7 +30,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 def say(text: str, *, err: bool = False) -> None:
     """Print a text so that no token, file or model that it names can act on the terminal."""
-    typer.echo(escaped(text), err=err)
+    typer.echo(escaped(text), err=err)  # noqa: TID251
 
 
 _show_as_python = warnings.showwarning
