@@ -19,6 +19,9 @@ LINE = "3.9" if version("transformer-lens").startswith("3.") else "4.3"
 IDS = [17, 5, 41, 9, 31, 28, 9, 52, 12]
 WINDOW = 4
 
+# For Gemma 2: its default in Transformers before 5.21 is sdpa, which leaves its soft caps out.
+WITH_CAPS = {"attn_implementation": "eager"}
+
 
 @dataclass(frozen=True)
 class Architecture:

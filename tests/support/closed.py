@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from support.architecture_row import WITH_CAPS
 from support.models import HF_BUILDERS, VOCABULARY, legacy, randomise, third_party_warnings_ignored
 from torch import Tensor
 from transformers import (
@@ -31,7 +32,7 @@ SHAPE = {
 }
 GROUPED = {**SHAPE, "num_key_value_heads": 2, "head_dim": 8}
 MORE = {
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**GROUPED)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**GROUPED, **WITH_CAPS)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4)),
 }

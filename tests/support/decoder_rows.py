@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from support.architecture_row import (
     WINDOW,
+    WITH_CAPS,
     Architecture,
     after_queries_and_keys,
     last_third,
@@ -123,6 +124,7 @@ DECODERS = (
             # Low enough to bend the scores and logits of so small a model.
             attn_logit_softcapping=2.0,
             final_logit_softcapping=3.0,
+            **WITH_CAPS,
         ),
         *V_PROJ,
     ),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support import references
+from support.architecture_row import WITH_CAPS
 from support.models import HF_BUILDERS, build, hf_bert, hf_gpt2, is_causal, loaded, randomise
 from support.state import left_as_found
 from torch import Tensor
@@ -142,7 +143,7 @@ def test_undefined_for_an_architecture(method: str, architecture: str) -> None:
 def test_undefined_where_a_norm_stands_between_attention_and_the_residual_stream(method: str, stream: float) -> None:
     config = Gemma2Config(
         vocab_size=60, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+        num_key_value_heads=2, head_dim=8, pad_token_id=0, bos_token_id=2, eos_token_id=3, **WITH_CAPS,
     )  # fmt: skip
     hf_model = randomise(Gemma2ForCausalLM(config), 0)
     hf_model.model.embed_tokens.weight.data *= stream

@@ -180,6 +180,7 @@ def test_a_tokenizer_of_ones_own_is_not_looked_for_on_the_hub(watched: list[str]
 
 AUDITED = """
 import sys
+import numpy.testing  # NumPy before 2.2 runs lscpu here; scikit-learn imports it, and Transformers that
 attempts = []
 WATCHED = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"}
 sys.addaudithook(lambda event, arguments: event in WATCHED and attempts.append((event, arguments)))

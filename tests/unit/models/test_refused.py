@@ -32,7 +32,7 @@ def test_a_bridge_of_the_users_own_is_refused_at_the_first_score() -> None:
         tl_vzero.value_zeroing(bridge(row.build()), torch.tensor(IDS))
 
 
-@pytest.mark.parametrize(("wanting", "lacking"), [("Jamba", "1 of 2 blocks"), ("Mamba", "2 of 2 blocks")])
+@pytest.mark.parametrize(("wanting", "lacking"), [("LFM 2", "1 of 2 blocks"), ("Mamba", "2 of 2 blocks")])
 def test_it_says_how_many_blocks_have_no_attention(wanting: str, lacking: str) -> None:
     (row,) = [row for row in REFUSED if row.name == wanting]
     with pytest.raises(ModelError, match=lacking):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.architecture_row import tiny_model
+from support.architecture_row import WITH_CAPS, tiny_model
 from support.laws import assert_close
 from support.models import CONTEXT, hf_bert, hf_neox, loaded
 from support.plain_hooks import module_at, plain_value_zeroing
@@ -40,8 +40,8 @@ BERT = ("bert.encoder.layer", "attention.self.value", "attention.output.dense", 
 NEOX = ("gpt_neox.layers", "attention.query_key_value", "attention.dense", "gpt_neox.embed_in")
 # How a model is made, and the paths to its blocks, and in a block to what makes values and what writes them.
 MODELS: dict[str, tuple[Callable[[], Any], tuple[str, str, str, str]]] = {
-    "Gemma 2": (partial(decoder, "Gemma2"), LLAMA),
-    "Gemma 2, by modules": (partial(decoder, "Gemma2", **UNKNOWN), LLAMA),
+    "Gemma 2": (partial(decoder, "Gemma2", **WITH_CAPS), LLAMA),
+    "Gemma 2, by modules": (partial(decoder, "Gemma2", **WITH_CAPS, **UNKNOWN), LLAMA),
     "Gemma 3": (partial(decoder, "Gemma3Text"), LLAMA),
     "GLM 4": (partial(decoder, "Glm4"), LLAMA),
     "GLM 4, by modules": (partial(decoder, "Glm4", **UNKNOWN), LLAMA),
