@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, get_args, overload
 
-from tl_vzero.data.lexicon import Number
 from tl_vzero.errors import InputError, escaped, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+Number = Literal["singular", "plural"]
 
 # The grammatical number that a target's form shows, read off the pair of its forms.
 

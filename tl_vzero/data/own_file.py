@@ -13,12 +13,12 @@ from tl_vzero.data.examples import (
     Example,
     ExampleSet,
     FilterReport,
+    Number,
     Stage,
     number_of,
     split_words,
     word_of_chunk,
 )
-from tl_vzero.data.lexicon import Number
 from tl_vzero.data.parsed_cues import cues_by_parse
 from tl_vzero.errors import FileFormatError, InputError, unknown_name
 from tl_vzero.files import check_header, parse_row, read_text

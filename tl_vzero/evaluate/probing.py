@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import integers
 from tl_vzero.clean import check_clean_output, device_of
-from tl_vzero.data.lexicon import Number
+from tl_vzero.data.examples import Number
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
 from tl_vzero.evaluate.mdl import (
     MODES,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demos.agreement_mini.lexicon import VERBS
 from tl_vzero.data.examples import expand_contractions, number_of, split_words, word_of_chunk, write_words
-from tl_vzero.data.lexicon import VERBS
 from tl_vzero.errors import InputError
 
 CONTRACTED = {
