@@ -239,6 +239,10 @@ class Skipped:
     stage: str
     reason: str
 
+    def to_dict(self) -> dict[str, str]:
+        """The example and the reason as plain JSON types."""
+        return {"id": self.id, "paradigm": self.paradigm, "reason": self.reason}
+
 
 @dataclass(frozen=True, slots=True)
 class FilterReport:

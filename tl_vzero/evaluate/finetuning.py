@@ -26,7 +26,6 @@ from tl_vzero.data.examples import HALVES, Example, Half
 from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
 from tl_vzero.evaluate import store
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
-from tl_vzero.evaluate.statistics import Estimate, bootstrap_mean
 from tl_vzero.evaluate.store import State
 from tl_vzero.evaluate.tokenized import LaidOut, lay_out
 from tl_vzero.files import folder_of
@@ -35,6 +34,7 @@ from tl_vzero.models.heads import Trainable, trainable_copy
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import quiet, run_logits
 from tl_vzero.models.weights import hash_of_tensors
+from tl_vzero.statistics import Estimate, bootstrap_mean
 from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:

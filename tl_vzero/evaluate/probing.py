@@ -25,10 +25,10 @@ from tl_vzero.evaluate.mdl import (
     label_lengths,
     online_logits,
 )
-from tl_vzero.evaluate.statistics import RESAMPLES, bootstrap_means, check_bootstrap
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import NamedHook, quiet, run_to
+from tl_vzero.statistics import RESAMPLES, Interval, bootstrap_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,7 +239,7 @@ def probe_layers(
     _check(representations, labels, rules)
     numbers = _layer_numbers(layers, representations.shape[1])
     _check_seed(seed)
-    check_bootstrap(confidence, resamples)
+    Interval(confidence, resamples)  # refused before the probes are trained
     kinds, classes = torch.unique(labels, return_inverse=True)
     lengths = _lengths(representations, classes, len(kinds), rules, seed, progress)
     ends = block_ends(len(labels))

@@ -45,11 +45,11 @@ from tl_vzero.evaluate.reproduction import (
 )
 from tl_vzero.evaluate.rows import target_rows
 from tl_vzero.evaluate.sentences import Sentences, limited, sentences_for
-from tl_vzero.evaluate.statistics import Interval
 from tl_vzero.evaluate.store import Store, open_store
 from tl_vzero.evaluate.tokenized import Layout, lay_out
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
+from tl_vzero.statistics import Interval
 
 # Methods that are too dear for a default elsewhere, and on how many sentences they are evaluated here.
 DEAR = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}

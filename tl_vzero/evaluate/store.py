@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError
-from tl_vzero.evaluate.statistics import Estimate
 from tl_vzero.files import folder_of, open_regular, read_json, write_atomically, write_text
 from tl_vzero.models.hugging_face import silent_transformers
+from tl_vzero.statistics import Estimate
 
 # Result dataclasses as plain JSON types, and back.
 
@@ -27,7 +27,7 @@ from tl_vzero.models.hugging_face import silent_transformers
 def to_plain(value: Any) -> Any:
     """A result as plain JSON types; a number that is not finite becomes None.
 
-    >>> from tl_vzero.evaluate.statistics import Estimate
+    >>> from tl_vzero.statistics import Estimate
     >>> to_plain(Estimate(0.5, float("nan"), 1.0, 1))
     {'mean': 0.5, 'low': None, 'high': 1.0, 'n': 1, 'confidence': 0.95}
     """
@@ -47,7 +47,7 @@ def from_plain(kind: Any, plain: Any) -> Any:
 
     Raises KeyError, TypeError or ValueError for what it did not write, such as a text for a number.
 
-    >>> from tl_vzero.evaluate.statistics import Estimate
+    >>> from tl_vzero.statistics import Estimate
     >>> from_plain(Estimate, {"mean": 0.5, "low": None, "high": 1.0, "n": 1, "confidence": 0.95})
     Estimate(mean=0.5, low=nan, high=1.0, n=1, confidence=0.95)
     """
