@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from tl_vzero.errors import (
     shown,
     unknown_name,
 )
+from tl_vzero.files import to_plain
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
 from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
 from tl_vzero.methods.method import Method
@@ -297,12 +297,8 @@ class Comparison(Mapping[str, Scores]):
             "effect": None if self.effect is None else _effect_dict(self.effect),
             "no_effect_reason": self.no_effect_reason,
             "left_out": dict(self.left_out),
-            "table": [_without_nan(row) for row in self.table().to_dict("records")],
+            "table": to_plain(self.table().to_dict("records")),
         }
-
-
-def _without_nan(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): None if isinstance(value, float) and isnan(value) else value for name, value in row.items()}
 
 
 def _effect_dict(effect: Effect) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tl_vzero.choices import positive
+from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shown
 
 RESAMPLES = 2000  # enough for the percentiles of a 95 % interval (Efron & Tibshirani: 1000 or more)
@@ -70,8 +70,7 @@ class Interval:
             raise InputTypeError(f"confidence is {type(confidence).__name__}: expected a number between 0 and 1")
         if not 0 < confidence < 1:
             raise InputError(f"confidence is {confidence}: expected a number between 0 and 1, such as 0.95")
-        if positive("resamples", self.resamples) is None:
-            raise InputTypeError("resamples is None: expected a positive integer")
+        at_least_one("resamples", self.resamples)
 
 
 def bootstrap_mean(values: Numbers, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:

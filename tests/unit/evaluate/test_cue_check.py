@@ -8,7 +8,7 @@ from tl_vzero.data.parsed_cues import CueCheck, check_cues
 from tl_vzero.errors import DependencyError
 from tl_vzero.evaluate.protocol import reproduce
 from tl_vzero.evaluate.sentences import limited
-from tl_vzero.evaluate.store import from_plain, to_plain
+from tl_vzero.files import from_plain, to_plain
 
 
 def test_every_example_is_the_same_or_listed() -> None:
