@@ -4,11 +4,10 @@ The grammar that they come from, and the training of the model, are in `demos/ag
 """
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 
-from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Number, Stage, number_of
+from tl_vzero.data.examples import Example, ExampleSet, Number, number_of
 
 FULL_STOP = "."
 # Where the ending -s misleads about the sentences' nouns and names; a test holds the rule against the whole lexicon.
@@ -63,9 +62,7 @@ def agreement_examples() -> ExampleSet:
     >>> agreement_examples().counts()["subject_verb_pp"]
     83
     """
-    examples = tuple(_example(row, sentence) for row, sentence in enumerate(load_held_out()))
-    counts = dict(Counter(example.paradigm for example in examples))
-    return ExampleSet(examples, FilterReport((Stage("read", counts),)))
+    return ExampleSet.as_read(_example(row, sentence) for row, sentence in enumerate(load_held_out()))
 
 
 def noun_number(noun: str) -> Number:

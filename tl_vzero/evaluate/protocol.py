@@ -154,7 +154,7 @@ def _metadata(
         "weights_sha256": own["weights_sha256"],
         "fine_tuned": fine_tuned,
         "sentences": sentences.source,
-        "filters": [{"name": stage.name, "kept": dict(stage.kept)} for stage in split.report.stages],
+        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in split.report.stages],
         "split_seed": split.split_seed,
         "halves": halves,
         "evaluated": which,

@@ -7,7 +7,7 @@ from spacy.tokens import Doc
 from tl_vzero.data import parsed_cues
 from tl_vzero.data.blimp import FIVE
 from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage
-from tl_vzero.data.parsed_cues import cue_agreement, cue_disagreements, cues_by_parse, with_parsed_cues
+from tl_vzero.data.parsed_cues import CueCount, check_cues, compare_cues, cues_by_parse, with_parsed_cues
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,9 @@ def test_agreement_counts() -> None:
         example(4, (0,), (0,), "other"),
     )
     given = ExampleSet(examples, FilterReport((Stage("read", {"sv": 4, "other": 1}),)))
-    assert cue_agreement(given).to_dict("index") == {
-        "sv": {"parsed": 3, "same": 1, "other": 1, "none": 1},
-        "other": {"parsed": 1, "same": 1, "other": 0, "none": 0},
-        "all": {"parsed": 4, "same": 2, "other": 1, "none": 1},
-    }
-    listed = cue_disagreements(given)
+    check = compare_cues(given)
+    assert check.counts == (CueCount("sv", 3, 1, 1, 1), CueCount("other", 1, 1, 0, 0), CueCount("all", 4, 2, 1, 1))
+    listed = check.disagreements_frame()
     assert listed[["id", "cue", "parsed_cue"]].to_numpy().tolist() == [["sv-1", "dogs", "cats"], ["sv-2", "dogs", ""]]
 
 
@@ -74,7 +71,7 @@ def test_the_template_stays_the_cue() -> None:
 
 def test_blimp(blimp: ExampleSet) -> None:
     """The parse agrees in most sentences of each paradigm; what it misses is why templates decide."""
-    table = cue_agreement(with_parsed_cues(blimp))
+    table = check_cues(blimp).to_frame().set_index("paradigm")
     assert (table["same"] + table["other"] + table["none"] == table["parsed"]).all()
     assert table.loc[list(FIVE), "parsed"].tolist() == [1000] * 5
     assert (table.loc[list(FIVE), "same"] >= 900).all()
