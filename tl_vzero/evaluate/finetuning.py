@@ -404,7 +404,7 @@ def finetune(
         store.check_same(where, "a fine-tuning", state.settings, settings, f", or {store.ANEW}")
         if not state.finished:
             check_writable(where / store.STATE)
-            state = _Run(where, trainable, recipe, training, held_out).go_on(state, progress)
+            state = _train(where, trainable, recipe, training, held_out, state, progress)
             store.publish(where, trainable.model.eval(), facts_of(loaded).tokenizer)
             state = replace(state, finished=True)
             store.write_state(where, state)
@@ -446,44 +446,40 @@ def _good_wins(model: nn.Module, batch: Sequence[LaidOut]) -> list[float]:
     return (forms[:, 0] > forms[:, 1]).double().tolist()
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """The epochs of one fine-tuning."""
+def _train(
+    folder: Path,
+    trainable: Trainable,
+    recipe: Recipe,
+    training: Sequence[LaidOut],
+    held_out: Sequence[LaidOut],
+    state: State,
+    progress: bool,
+) -> State:
+    """Train on from the folder's state to the last epoch; whatever is finished is in the folder at once."""
+    done, steps = state.epochs_done, recipe.steps_per_epoch(len(training))
+    optimizer = optimizer_of(trainable, recipe)
 
-    folder: Path
-    trainable: Trainable
-    recipe: Recipe
-    training: Sequence[LaidOut]
-    held_out: Sequence[LaidOut]
+    def measured(epoch: int, loss: float | None) -> Epoch:
+        wins = good_wins(trainable, held_out, recipe.batch_size) if held_out else []
+        return Epoch(epoch, loss, bootstrap_mean([float(win) for win in wins]) if wins else None)
 
-    def go_on(self, state: State, progress: bool) -> State:
-        done, steps = state.epochs_done, self.recipe.steps_per_epoch(len(self.training))
-        model, optimizer = self.trainable.model, optimizer_of(self.trainable, self.recipe)
-        if not state.history:
-            state = self._written(state, Epoch(0, None, self._accuracy()))
-        if done:
-            store.read_checkpoint(self.folder, done, done * steps, model, optimizer)
-        total = self.recipe.epochs * steps
-        with tqdm(total=total, initial=done * steps, disable=not progress, desc="fine-tuning", unit="batch") as bar:
-            for epoch in range(done + 1, self.recipe.epochs + 1):
-                loss = train_epoch(self.trainable, optimizer, self.training, self.recipe, epoch, bar)
-                record = Epoch(epoch, loss, self._accuracy())
-                store.write_checkpoint(self.folder, epoch, model, optimizer)
-                state = self._written(state, record)
-                store.drop_checkpoints(self.folder, but=epoch)
-        return state
-
-    def _written(self, state: State, record: Epoch) -> State:
-        """The state with one more epoch, as it is in the folder from now on."""
+    def written(record: Epoch) -> State:
         further = replace(state, history=(*state.history, record))
-        store.write_state(self.folder, further)
+        store.write_state(folder, further)
         return further
 
-    def _accuracy(self) -> Estimate | None:
-        if not self.held_out:
-            return None
-        wins = good_wins(self.trainable, self.held_out, self.recipe.batch_size)
-        return bootstrap_mean([float(win) for win in wins])
+    if not state.history:
+        state = written(measured(0, None))
+    if done:
+        store.read_checkpoint(folder, done, done * steps, trainable.model, optimizer)
+    total = recipe.epochs * steps
+    with tqdm(total=total, initial=done * steps, disable=not progress, desc="fine-tuning", unit="batch") as bar:
+        for epoch in range(done + 1, recipe.epochs + 1):
+            record = measured(epoch, train_epoch(trainable, optimizer, training, recipe, epoch, bar))
+            store.write_checkpoint(folder, epoch, trainable.model, optimizer)
+            state = written(record)
+            store.drop_checkpoints(folder, but=epoch)
+    return state
 
 
 def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
@@ -509,10 +505,9 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
 
 
 def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
-    for other in HALVES:
-        if half is not None and other != half and any(example.split == other for example in examples):
-            return _laid_out(model, examples, other)
-    return ()
+    other: Half = "test" if half == "train" else "train"
+    held_out = half is not None and any(example.split == other for example in examples)
+    return _laid_out(model, examples, other) if held_out else ()
 
 
 def _settings(
