@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import (
     CANNOT,
     CLOSING_MARKS,
@@ -24,7 +25,7 @@ from tl_vzero.data.examples import (
     split_words,
 )
 from tl_vzero.data.own_file import json_rows
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError, unknown_name
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError
 from tl_vzero.models.hugging_face import why_no_hub
 
 # Cues by the template that the sentences were generated from: rules on the surface, no parser. Indices count words
@@ -238,8 +239,7 @@ def read_blimp(
     Traceback (most recent call last):
     tl_vzero.errors.FileFormatError: no folder /nowhere: expected the folder with BLiMP's JSONL files
     """
-    if cannot not in CANNOT:
-        raise unknown_name("writing of can't", cannot, CANNOT)
+    one_of("writing of can't", cannot, CANNOT)
     names = _short_names(paradigms)
     pairs = [
         pair for name in names for pair in (pairs_on_hub(name) if folder is None else pairs_in_folder(folder, name))
@@ -253,10 +253,7 @@ def _short_names(paradigms: Sequence[str]) -> tuple[str, ...]:
     if not paradigms:
         raise InputError(f"paradigms is empty: expected some of {', '.join(FIVE)}")
     short = {file: name for name, file in PARADIGM_FILES.items()}
-    for name in paradigms:
-        if name not in FIVE and name not in short:
-            raise unknown_name("paradigm", name, [*FIVE, *short])
-    names = tuple(short.get(name, name) for name in paradigms)
+    names = tuple(short.get(name, name) for name in (one_of("paradigm", name, [*FIVE, *short]) for name in paradigms))
     if len(set(names)) != len(names):
         raise InputError(f"paradigms are {list(paradigms)}: expected each at most once")
     return names

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
-from tl_vzero.errors import InputError, escaped, unknown_name
+from tl_vzero.choices import one_of
+from tl_vzero.errors import InputError, escaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,10 +247,7 @@ class FilterReport:
 
     def skipped_frame(self) -> "pd.DataFrame":
         """A pandas table of what was taken out: id, paradigm, stage, reason."""
-        import pandas as pd
-
-        columns = [field.name for field in fields(Skipped)]
-        return pd.DataFrame([asdict(skipped) for skipped in self.skipped], columns=columns)
+        return frame_of(Skipped, self.skipped)
 
     def after(self, stage: Stage, skipped: Iterable[Skipped]) -> "FilterReport":
         """The report with one more stage."""
@@ -297,18 +295,14 @@ class ExampleSet(Sequence[Example]):
 
         Raises InputError for an unknown half, and where the examples were never split.
         """
-        if split not in HALVES:
-            raise unknown_name("half", split, HALVES)
+        one_of("half", split, HALVES)
         if all(example.split is None for example in self.examples):
             raise InputError("these examples have no halves: expected split_in_halves(examples, seed=...) before")
         return tuple(example for example in self.examples if example.split == split)
 
     def to_frame(self) -> "pd.DataFrame":
         """A pandas table, one row per example, with all its fields."""
-        import pandas as pd
-
-        columns = [field.name for field in fields(Example)]
-        return pd.DataFrame([asdict(example) for example in self.examples], columns=columns)
+        return frame_of(Example, self.examples)
 
     def filtered(self, stage: str, why_not: Callable[[Example], str | None]) -> "ExampleSet":
         """The examples for which `why_not` gives no reason; the others are listed in the report with theirs."""
@@ -323,6 +317,13 @@ class ExampleSet(Sequence[Example]):
         # A paradigm of which nothing is left still counts, with 0.
         of_stage = Stage(stage, {paradigm: counts[paradigm] for paradigm in self.report.stages[0].counts})
         return replace(self, examples=tuple(left), report=self.report.after(of_stage, skipped))
+
+
+def frame_of(kind: Any, rows: Sequence[Any]) -> "pd.DataFrame":
+    """A pandas table of dataclasses of one kind, a column per field, also where there is no row."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(kind)])
 
 
 def split_in_halves(examples: ExampleSet, *, seed: int = 0) -> ExampleSet:

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import (
     HALVES,
     CueSource,
@@ -19,7 +20,7 @@ from tl_vzero.data.examples import (
     word_of_chunk,
 )
 from tl_vzero.data.parsed_cues import cues_by_parse
-from tl_vzero.errors import FileFormatError, InputError, unknown_name
+from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.files import check_header, parse_row, read_text
 
 MASK = "[MASK]"
@@ -53,8 +54,7 @@ def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
     ...     read_examples(path)[0]
     Example('mine-2': 'The dogs near us [bark|barks].', cue 'dogs')
     """
-    if cues not in REQUIRED:
-        raise unknown_name("source of cues", cues, REQUIRED)
+    one_of("source of cues", cues, REQUIRED)
     source = Path(path)
     lines = [_Line(source, line, row) for line, row in _rows(source)]
     if not lines:
@@ -218,9 +218,7 @@ class _Line:
 
     def _one_of(self, column: str, choices: tuple[Any, ...]) -> Any:
         cell = self.row.get(column)
-        if cell is not None and cell not in choices:
-            raise unknown_name(column, cell, choices)
-        return cell
+        return None if cell is None else one_of(column, cell, choices)
 
     def _indices(self, column: str) -> tuple[int, ...]:
         cell = self.row.get(column, ())

@@ -1,10 +1,10 @@
 """Cues by spaCy's dependency parse: for free text, and to check the cues that a rule or a user gives."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tl_vzero.data.examples import ALL, Example, ExampleSet
+from tl_vzero.data.examples import ALL, Example, ExampleSet, frame_of
 from tl_vzero.words import english_parser
 
 if TYPE_CHECKING:
@@ -98,16 +98,11 @@ class CueCheck:
 
     def to_frame(self) -> "pd.DataFrame":
         """A pandas table of the counts, one row per paradigm and one for all."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(count) for count in self.counts])
+        return frame_of(CueCount, self.counts)
 
     def disagreements_frame(self) -> "pd.DataFrame":
         """A pandas table of the examples in which rule and parse differ."""
-        import pandas as pd
-
-        columns = [field.name for field in fields(Disagreement)]
-        return pd.DataFrame([asdict(example) for example in self.disagreements], columns=columns)
+        return frame_of(Disagreement, self.disagreements)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain types."""

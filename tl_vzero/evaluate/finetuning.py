@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import at_least_one, integer
+from tl_vzero.choices import at_least_one, integer, one_of
 from tl_vzero.clean import device_of
 from tl_vzero.data.examples import HALVES, Example, Half
-from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate import store
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
 from tl_vzero.evaluate.store import Epoch, State
@@ -484,8 +484,8 @@ def _train(
 
 def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
     """The examples of a half on the model's tokens, each with two forms."""
-    if half is not None and half not in HALVES:
-        raise unknown_name("half", half, HALVES)
+    if half is not None:
+        one_of("half", half, HALVES)
     chosen = [example for example in examples if half is None or example.split == half]
     if examples and not chosen:
         raise InputError(
