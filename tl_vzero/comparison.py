@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 from tl_vzero.choices import chosen
 from tl_vzero.clean import CleanRun
 from tl_vzero.effects.ablation import zero_ablation
-from tl_vzero.effects.agreement import FEWEST_SOURCES, agreement
+from tl_vzero.effects.agreement import agreement
 from tl_vzero.effects.measure import Effect
 from tl_vzero.errors import (
     HeadlessModelError,
@@ -25,6 +24,7 @@ from tl_vzero.errors import (
     shown,
     unknown_name,
 )
+from tl_vzero.files import to_plain
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
 from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
 from tl_vzero.methods.method import Method
@@ -32,6 +32,7 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Scores
+from tl_vzero.statistics import FEWEST_PAIRS, rank_correlation
 from tl_vzero.targets import TargetIds, find_target, mask_positions, target_tokens
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _rank_with(scores: Scores, reference: Scores | None) -> Array:
     dest = [p for p in scores.dest_positions if p in reference.dest_positions]
     src = [p for p in scores.src_positions if p in reference.src_positions]
     layers = [layer for layer in scores.layers if layer in reference.layers]
-    if not dest or len(src) < FEWEST_SOURCES or not layers:
+    if not dest or len(src) < FEWEST_PAIRS or not layers:
         return undefined
     found = _mean(_spearman(*(_picked(each, layers, dest, src) for each in (scores, reference))))
     by_layer = dict(zip(layers, found, strict=True))
@@ -218,20 +219,9 @@ def _picked(scores: Scores, layers: list[int], dest: list[int], src: list[int]) 
 
 def _spearman(first: Array, second: Array) -> Array:
     """Of each row, over the sources at which not both are zero: where attention cannot reach, all methods agree."""
-    from scipy.stats import rankdata
-
-    kept = (first != 0) | (second != 0)
-    count = np.maximum(kept.sum(axis=-1, keepdims=True), 1)
-
-    def centred_ranks(rows: Array) -> Array:
-        # What is not kept comes first in both, and so moves all other ranks alike.
-        ranks = np.where(kept, rankdata(np.where(kept, rows, -np.inf), axis=-1), 0)
-        return np.where(kept, ranks - ranks.sum(axis=-1, keepdims=True) / count, 0)
-
-    one, other = centred_ranks(first), centred_ranks(second)
-    spread = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
-    defined = (spread > 0) & (kept.sum(axis=-1) >= FEWEST_SOURCES)
-    return np.where(defined, (one * other).sum(axis=-1) / np.where(defined, spread, 1), np.nan)
+    reached = (first != 0) | (second != 0)
+    rho = rank_correlation(first, second, where=reached)
+    return np.where(reached.sum(axis=-1) >= FEWEST_PAIRS, rho, np.nan)
 
 
 def _rank_with_effect(scores: Scores, effect: Effect | None, resamples: int) -> dict[str, Array]:
@@ -307,12 +297,8 @@ class Comparison(Mapping[str, Scores]):
             "effect": None if self.effect is None else _effect_dict(self.effect),
             "no_effect_reason": self.no_effect_reason,
             "left_out": dict(self.left_out),
-            "table": [_without_nan(row) for row in self.table().to_dict("records")],
+            "table": to_plain(self.table().to_dict("records")),
         }
-
-
-def _without_nan(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): None if isinstance(value, float) and isnan(value) else value for name, value in row.items()}
 
 
 def _effect_dict(effect: Effect) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reading and writing files whole or not at all."""
+"""Reading and writing files whole or not at all, and values as plain JSON types."""
 
 import json
 import os
@@ -7,11 +7,13 @@ import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from math import isfinite, prod
+from dataclasses import fields, is_dataclass
+from math import isfinite, nan, prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from types import UnionType
+from typing import Any, BinaryIO, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
 from torch import Tensor
@@ -241,6 +243,56 @@ def _short(value: object) -> str:
 
 def _repeated(names: Sequence[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def to_plain(value: Any) -> Any:
+    """A result as plain JSON types; a number that is not finite becomes None.
+
+    >>> to_plain({"low": float("nan"), "layers": (0, 1)})
+    {'low': None, 'layers': [0, 1]}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [to_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def from_plain(kind: Any, plain: Any) -> Any:
+    """The value of a type that `to_plain` wrote; None stands for NaN where the type is float.
+
+    Raises KeyError, TypeError or ValueError for what it did not write, such as a text for a number.
+
+    >>> from_plain(tuple[float, ...], [0.5, None])
+    (0.5, nan)
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        (other,) = (argument for argument in arguments if argument is not type(None))
+        return None if plain is None else from_plain(other, plain)
+    if origin is tuple:
+        return tuple(from_plain(arguments[0], entry) for entry in _of_type(plain, list))
+    if origin is Literal:
+        if plain not in arguments:
+            raise ValueError(f"{plain!r} is none of {', '.join(map(repr, arguments))}")
+        return plain
+    if origin is not None and issubclass(origin, Mapping):
+        return {key: from_plain(arguments[1], entry) for key, entry in _of_type(plain, dict).items()}
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints, record = get_type_hints(kind), _of_type(plain, dict)
+        return kind(**{field.name: from_plain(hints[field.name], record[field.name]) for field in fields(kind)})
+    if kind is float:
+        return nan if plain is None else float(_of_type(plain, int, float))
+    return _of_type(plain, kind) if kind in (int, str, bool) else plain
+
+
+def _of_type(plain: Any, *kinds: type) -> Any:
+    # Not isinstance: true is no number.
+    if type(plain) not in kinds:
+        raise TypeError(f"{str(plain)[:80]!r} is {type(plain).__name__}: expected {kinds[-1].__name__}")
+    return plain
 
 
 def check_header(path: object, names: Sequence[str], separator: str | None = None) -> None:

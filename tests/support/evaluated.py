@@ -8,7 +8,7 @@ from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.reproduction import Controls, Reproduction
-from tl_vzero.evaluate.statistics import Estimate
+from tl_vzero.statistics import Estimate
 
 
 def estimate(mean: float, half: float = 0.01, n: int = 50) -> Estimate:

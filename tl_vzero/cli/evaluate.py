@@ -356,7 +356,7 @@ def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName
 
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:
     """Which sentences these are, how many each filter left, and which methods are not there."""
-    stages = ", ".join(f"{stage.name} {sum(stage.kept.values())}" for stage in sentences.examples.report.stages)
+    stages = ", ".join(f"{stage.name} {sum(stage.counts.values())}" for stage in sentences.examples.report.stages)
     say(f"sentences: {sentences.source}; {stages}")
     if skipped:
         say(f"skipped: {skipped} sentences that the protocol cannot hold; reasons: --json")
@@ -368,7 +368,7 @@ def _account(sentences: "Sentences") -> dict[str, Any]:
     report = sentences.examples.report
     return {
         "source": sentences.source,
-        "filters": [{"name": stage.name, "kept": dict(stage.kept)} for stage in report.stages],
+        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in report.stages],
         "filtered_out": [
             {"id": each.id, "paradigm": each.paradigm, "stage": each.stage, "reason": each.reason}
             for each in report.skipped

@@ -4,15 +4,14 @@ Data: Warstadt et al. (2020), *BLiMP: The Benchmark of Linguistic Minimal Pairs 
 paradigms are those of Mohebbi et al. (2023).
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import (
     CANNOT,
     CLOSING_MARKS,
@@ -25,13 +24,12 @@ from tl_vzero.data.examples import (
     number_of,
     split_words,
 )
-from tl_vzero.errors import DependencyError, FileFormatError, InputError, InputTypeError, OfflineError, unknown_name
-from tl_vzero.files import parse_row, read_text
+from tl_vzero.data.own_file import json_rows
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError
+from tl_vzero.models.hugging_face import why_no_hub
 
-# Cues of BLiMP sentences by the template that they were generated from: rules on the surface, no parser.
-#
-# Indices count words after contractions are written out. Where a noun is a compound ("college campuses"), the cue is
-# its last word, the one with the ending.
+# Cues by the template that the sentences were generated from: rules on the surface, no parser. Indices count words
+# after contractions are written out. Of a compound ("college campuses") the cue is the last word, which has the ending.
 
 DETERMINERS = frozenset("a an the this that these those some many most all every each no".split())
 DEMONSTRATIVES = frozenset({"this", "that", "these", "those"})
@@ -76,9 +74,7 @@ def _head_of_first_phrase(words: tuple[str, ...], target: int) -> TemplateCue:
 
 
 def _after_determiner(words: tuple[str, ...]) -> int:
-    if _is_quantifier(words, 0):
-        return len(QUANTIFIER)
-    return int(words[0].lower() in DETERMINERS)
+    return len(QUANTIFIER) if _is_quantifier(words, 0) else int(words[0].lower() in DETERMINERS)
 
 
 def _is_quantifier(words: tuple[str, ...], start: int) -> bool:
@@ -119,9 +115,9 @@ _RULES: Mapping[str, Callable[[tuple[str, ...], int], TemplateCue]] = MappingPro
 )
 
 
-# BLiMP's minimal pairs as published: from a folder of JSONL files, or from the Hugging Face hub.
+# The minimal pairs as published: from a folder of JSONL files, or from the Hugging Face hub.
 
-# The paper's short names, and the names that BLiMP's files and its configurations on the hub have.
+# The paper's short names, and the names of BLiMP's files and of its configurations on the hub.
 PARADIGM_FILES: Mapping[str, str] = MappingProxyType(
     {
         "ana": "anaphor_number_agreement",
@@ -131,9 +127,8 @@ PARADIGM_FILES: Mapping[str, str] = MappingProxyType(
         "rpsv": "regular_plural_subject_verb_agreement_1",
     }
 )
-PAIRS_A_PARADIGM = 1000
+PAIRS_PER_PARADIGM = 1000
 HUB_NAME = "nyu-mll/blimp"
-PROBE_SECONDS = 1.5
 # The published files and the hub's tables name the pair differently.
 _PAIR_COLUMNS = ("pairID", "pair_id")
 _OTHER_WAY = "or give folder=, where BLiMP's JSONL files lie (data/ of github.com/alexwarstadt/blimp)"
@@ -147,6 +142,10 @@ class MinimalPair:
     pair: str
     good: str
     bad: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.paradigm}-{self.pair}"
 
 
 def pairs_in_folder(folder: str | Path, paradigm: str) -> list[MinimalPair]:
@@ -163,29 +162,15 @@ def pairs_in_folder(folder: str | Path, paradigm: str) -> list[MinimalPair]:
         raise FileFormatError(
             f"no file {path.name} in {where}: expected BLiMP's JSONL files as published, for the paradigm {paradigm}"
         )
-    # Not splitlines: JSON may hold what separates lines elsewhere.
-    lines = read_text(path).removesuffix("\n").split("\n")
-    records = [(f"{path}, line {number}", _parsed(path, number, line)) for number, line in enumerate(lines, start=1)]
+    records = [(f"{path}, line {line}", record) for line, record in json_rows(path)]
     return _pairs(records, paradigm, str(path))
-
-
-def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = parse_row(line)
-    except ValueError as error:
-        raise FileFormatError(f"{path}, line {number} is no JSON ({error}): expected one pair on each line") from error
-    if not isinstance(record, dict):
-        raise FileFormatError(
-            f"{path}, line {number} is {type(record).__name__}: expected an object with named columns"
-        )
-    return record
 
 
 def _pairs(records: Iterable[tuple[str, Mapping[str, Any]]], paradigm: str, source: str) -> list[MinimalPair]:
     pairs = [_pair(record, paradigm, place) for place, record in records]
-    if len(pairs) != PAIRS_A_PARADIGM:
+    if len(pairs) != PAIRS_PER_PARADIGM:
         raise FileFormatError(
-            f"{source} holds {len(pairs)} pairs: expected the published {PAIRS_A_PARADIGM}; fetch it again"
+            f"{source} holds {len(pairs)} pairs: expected the published {PAIRS_PER_PARADIGM}; fetch it again"
         )
     if len({pair.pair for pair in pairs}) != len(pairs):
         raise FileFormatError(f"{source} holds a pair number twice: expected the published file; fetch it again")
@@ -193,89 +178,49 @@ def _pairs(records: Iterable[tuple[str, Mapping[str, Any]]], paradigm: str, sour
 
 
 def _pair(record: Mapping[str, Any], paradigm: str, place: str) -> MinimalPair:
-    number = next((name for name in _PAIR_COLUMNS if name in record), _PAIR_COLUMNS[0])
-    missing = [name for name in ("sentence_good", "sentence_bad", "UID", number) if name not in record]
+    column = next((name for name in _PAIR_COLUMNS if name in record), _PAIR_COLUMNS[0])
+    missing = [name for name in ("sentence_good", "sentence_bad", "UID", column) if name not in record]
     if missing:
         raise FileFormatError(f"{place} has no column {', '.join(missing)}: expected BLiMP's columns as published")
     if record["UID"] != PARADIGM_FILES[paradigm]:
         raise FileFormatError(
             f"{place} is of the paradigm {record['UID']}: expected {PARADIGM_FILES[paradigm]}, as the name says"
         )
-    good, bad = record["sentence_good"], record["sentence_bad"]
-    if not isinstance(good, str) or not isinstance(bad, str) or type(record[number]) not in (str, int):
+    pair, good, bad = record[column], record["sentence_good"], record["sentence_bad"]
+    if not isinstance(good, str) or not isinstance(bad, str) or type(pair) not in (str, int):
         raise FileFormatError(
-            f"{place} has {number}={record[number]!r}, sentence_good={good!r}, sentence_bad={bad!r}: expected a number "
-            "and two texts, as published"
+            f"{place} has {column}={pair!r}, sentence_good={good!r}, sentence_bad={bad!r}: expected a number and two "
+            "texts, as published"
         )
-    return MinimalPair(paradigm, str(record[number]), good, bad)
+    return MinimalPair(paradigm, str(pair), good, bad)
 
 
 def pairs_on_hub(paradigm: str) -> list[MinimalPair]:
     """Read a paradigm of `nyu-mll/blimp` by `datasets`, from its cache or over the network.
 
-    Raises DependencyError without the package, OfflineError where the hub is not reached and nothing is cached,
-    FileFormatError for another count than the published 1000.
+    Raises OfflineError where the hub is not reached and nothing is cached, FileFormatError for another count than the
+    published 1000.
     """
-    if find_spec("datasets") is None:
-        raise DependencyError(
-            f"BLiMP from the hub needs the package datasets: pip install 'tl-vzero[datasets]', {_OTHER_WAY}"
-        )
-    _check_reachable(paradigm)
-    from datasets import load_dataset
+    from datasets import config, load_dataset
 
     name = PARADIGM_FILES[paradigm]
+    source = f"{HUB_NAME} ({name})"
+    reason = why_no_hub(f"datasets/{HUB_NAME}", "HF_DATASETS_OFFLINE")
+    if reason is not None and not (Path(config.HF_DATASETS_CACHE) / HUB_NAME.replace("/", "___") / name).is_dir():
+        raise OfflineError(
+            f"cannot load {source} from the Hugging Face hub: {reason}, and it is not in the local cache; try again "
+            f"with a network, {_OTHER_WAY}"
+        )
     try:
         table = load_dataset(HUB_NAME, name, split="train")
     except OSError as error:
-        raise OfflineError(f"cannot load {HUB_NAME} ({name}) from the hub: {error}; try again, {_OTHER_WAY}") from error
-    source = f"{HUB_NAME} ({name})"
+        raise OfflineError(f"cannot load {source} from the hub: {error}; try again, {_OTHER_WAY}") from error
     return _pairs([(f"{source}, row {row}", record) for row, record in enumerate(table)], paradigm, source)
-
-
-def _check_reachable(paradigm: str) -> None:
-    """Ask the hub once, briefly: the library's own retries take 23 seconds to say no."""
-    reason = "HF_HUB_OFFLINE is set" if _switched_off() else _why_unreachable()
-    if reason is not None and not _is_cached(paradigm):
-        raise OfflineError(
-            f"cannot load {HUB_NAME} ({PARADIGM_FILES[paradigm]}) from the Hugging Face hub: {reason}, and it is not "
-            f"in the local cache; try again with a network, {_OTHER_WAY}"
-        )
-
-
-def _switched_off() -> bool:
-    variables = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in variables)
-
-
-def _why_unreachable() -> str | None:
-    import httpx
-    from huggingface_hub import constants
-
-    try:
-        httpx.head(f"{constants.ENDPOINT}/datasets/{HUB_NAME}", timeout=PROBE_SECONDS)
-    except httpx.HTTPError as error:
-        return f"the hub cannot be reached ({type(error).__name__})"
-    return None
-
-
-def _is_cached(paradigm: str) -> bool:
-    from datasets import config
-
-    prepared = Path(config.HF_DATASETS_CACHE) / HUB_NAME.replace("/", "___") / PARADIGM_FILES[paradigm]
-    return prepared.is_dir()
 
 
 FIVE = tuple(PARADIGM_FILES)
 # In the order in which a pair passes them; another tokenizer's filter comes later, see `pieces`.
 READ, EXPANDED, ONE_WORD, CUE = "read", "contractions expanded", "differ in one word", "cue found"
-
-
-class _NotUsable(Exception):
-    """A pair stops at a stage; the reason goes into the report."""
-
-    def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(reason)
-        self.stage = stage
 
 
 def read_blimp(
@@ -294,8 +239,7 @@ def read_blimp(
     Traceback (most recent call last):
     tl_vzero.errors.FileFormatError: no folder /nowhere: expected the folder with BLiMP's JSONL files
     """
-    if cannot not in CANNOT:
-        raise unknown_name("writing of can't", cannot, CANNOT)
+    one_of("writing of can't", cannot, CANNOT)
     names = _short_names(paradigms)
     pairs = [
         pair for name in names for pair in (pairs_on_hub(name) if folder is None else pairs_in_folder(folder, name))
@@ -309,54 +253,45 @@ def _short_names(paradigms: Sequence[str]) -> tuple[str, ...]:
     if not paradigms:
         raise InputError(f"paradigms is empty: expected some of {', '.join(FIVE)}")
     short = {file: name for name, file in PARADIGM_FILES.items()}
-    for given in paradigms:
-        if given not in FIVE and given not in short:
-            raise unknown_name("paradigm", given, [*FIVE, *short])
-    names = tuple(short.get(given, given) for given in paradigms)
+    names = tuple(short.get(name, name) for name in (one_of("paradigm", name, [*FIVE, *short]) for name in paradigms))
     if len(set(names)) != len(names):
         raise InputError(f"paradigms are {list(paradigms)}: expected each at most once")
     return names
 
 
 def _examples(pairs: Sequence[MinimalPair], names: tuple[str, ...], cannot: str) -> ExampleSet:
-    examples, skipped = [], []
-    for pair in pairs:
-        try:
-            examples.append(_example(pair, cannot))
-        except _NotUsable as stop:
-            skipped.append(Skipped(_id(pair), pair.paradigm, stop.stage, str(stop)))
+    outcomes = [_example(pair, cannot) for pair in pairs]
+    skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, Skipped))
     left = Counter(pair.paradigm for pair in pairs)
-    stages = [Stage(READ, {name: left[name] for name in names})]
-    for stage in (EXPANDED, ONE_WORD, CUE):
+    stages = []
+    for stage in (READ, EXPANDED, ONE_WORD, CUE):
         left.subtract(skip.paradigm for skip in skipped if skip.stage == stage)
         stages.append(Stage(stage, {name: left[name] for name in names}))
-    return ExampleSet(tuple(examples), FilterReport(tuple(stages), tuple(skipped)))
+    examples = tuple(outcome for outcome in outcomes if isinstance(outcome, Example))
+    return ExampleSet(examples, FilterReport(tuple(stages), skipped))
 
 
-def _id(pair: MinimalPair) -> str:
-    return f"{pair.paradigm}-{pair.pair}"
-
-
-def _example(pair: MinimalPair, cannot: str) -> Example:
+def _example(pair: MinimalPair, cannot: str) -> Example | Skipped:
+    """The pair as an example, or the stage that stops it."""
+    stage = EXPANDED
     try:
         good, bad = (expand_contractions(split_words(sentence), cannot=cannot) for sentence in (pair.good, pair.bad))
+        stage = ONE_WORD
+        target = _differing_word(good, bad)
+        stage = CUE
+        template = cue_by_template(pair.paradigm, good, target)
     except InputError as error:
-        raise _NotUsable(EXPANDED, str(error)) from error
-    target = _differing_word(good, bad)
-    try:
-        found = cue_by_template(pair.paradigm, good, target)
-    except InputError as error:
-        raise _NotUsable(CUE, str(error)) from error
+        return Skipped(pair.id, pair.paradigm, stage, str(error))
     return Example(
-        id=_id(pair),
+        id=pair.id,
         paradigm=pair.paradigm,
         words=good,
         target=target,
         good=good[target],
         bad=bad[target],
-        cue=found.cue,
+        cue=template.cue,
         cue_source="template",
-        attractor=found.attractor,
+        attractor=template.attractor,
         pair=pair.pair,
         number=number_of(good[target], bad[target]),
     )
@@ -364,8 +299,8 @@ def _example(pair: MinimalPair, cannot: str) -> Example:
 
 def _differing_word(good: tuple[str, ...], bad: tuple[str, ...]) -> int:
     if len(good) != len(bad):
-        raise _NotUsable(ONE_WORD, f"{len(good)} words in the good sentence, {len(bad)} in the bad one")
+        raise InputError(f"{len(good)} words in the good sentence, {len(bad)} in the bad one")
     differing = [index for index, (one, other) in enumerate(zip(good, bad, strict=True)) if one != other]
     if len(differing) != 1:
-        raise _NotUsable(ONE_WORD, f"the sentences differ in {len(differing)} words")
+        raise InputError(f"the sentences differ in {len(differing)} words")
     return differing[0]

@@ -4,15 +4,18 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal, get_args, overload
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
-from tl_vzero.data.lexicon import Number
-from tl_vzero.errors import InputError, escaped, unknown_name
+from tl_vzero.choices import one_of
+from tl_vzero.errors import InputError, escaped
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+Number = Literal["singular", "plural"]
 
 # The grammatical number that a target's form shows, read off the pair of its forms.
 
@@ -28,17 +31,10 @@ def number_of(good: str, bad: str | None) -> Number | None:
     >>> number_of("scares", "scare"), number_of("were", "is"), number_of("cat", "dog")
     ('singular', 'plural', None)
     """
-    if good.lower() in SINGULAR:
+    right, wrong = good.lower(), None if bad is None else bad.lower()
+    if right in SINGULAR or (wrong is not None and right not in PLURAL and _third_person_of(right, wrong)):
         return "singular"
-    if good.lower() in PLURAL:
-        return "plural"
-    if bad is None:
-        return None
-    if _third_person_of(good.lower(), bad.lower()):
-        return "singular"
-    if _third_person_of(bad.lower(), good.lower()):
-        return "plural"
-    return None
+    return "plural" if right in PLURAL or (wrong is not None and _third_person_of(wrong, right)) else None
 
 
 def _third_person_of(form: str, base: str) -> bool:
@@ -52,10 +48,8 @@ CANNOT = ("cannot", "can not")
 CLOSING_MARKS = ".,;:!?"
 _CLOSING = re.compile(rf"^(.*[^{CLOSING_MARKS}])([{CLOSING_MARKS}]+)$")
 _NEGATED = re.compile(r"^(?P<verb>.+)n['’]t$", re.IGNORECASE)
-# Where the verb is not what is left when "n't" is taken away.
-_IRREGULAR = {"wo": "will", "sha": "shall"}
-# "ain't" stands for am, is, are, has and have.
-_AMBIGUOUS = {"ai"}
+_IRREGULAR = {"wo": "will", "sha": "shall"}  # what is left without "n't" is no verb
+_AMBIGUOUS = {"ai"}  # "ain't" stands for am, is, are, has and have
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +75,13 @@ def word_of_chunk(text: str) -> tuple[int, ...]:
     >>> word_of_chunk("The dogs, they bark.")
     (0, 1, 3, 4)
     """
-    indices, count = [], 0
-    for chunk in text.split():
-        indices.append(count)
-        count += len(_without_closing_marks(chunk))
-    return tuple(indices)
+    lengths = [len(_without_closing_marks(chunk)) for chunk in text.split()]
+    return tuple(accumulate(lengths, initial=0))[:-1]
 
 
 def _without_closing_marks(chunk: str) -> tuple[str, ...]:
-    found = _CLOSING.match(chunk)
-    return (chunk,) if found is None else (found[1], found[2])
+    closed = _CLOSING.match(chunk)
+    return (chunk,) if closed is None else (closed[1], closed[2])
 
 
 def write_words(words: Sequence[str]) -> SpacedText:
@@ -122,10 +113,10 @@ def expand_contractions(words: Sequence[str], *, cannot: str = "cannot") -> tupl
 
 
 def _expanded(word: str, cannot: str) -> tuple[str, ...]:
-    found = _NEGATED.match(word)
-    if found is None:
+    negated = _NEGATED.match(word)
+    if negated is None:
         return (word,)
-    verb = found["verb"]
+    verb = negated["verb"]
     if verb.lower() in _AMBIGUOUS:
         raise InputError(f"the contraction {word!r} stands for several verbs: expected it written out")
     if verb.lower() == "ca":
@@ -139,7 +130,6 @@ def _cased_like(word: str, replacement: str) -> str:
 
 CueSource = Literal["template", "spacy", "given"]
 Half = Literal["train", "test"]
-CUE_SOURCES: tuple[CueSource, ...] = get_args(CueSource)
 HALVES: tuple[Half, ...] = get_args(Half)
 
 
@@ -177,9 +167,13 @@ class Example:
     parsed_cue: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        self._check_indices("target", (self.target,))
-        self._check_indices("cue", self.cue)
-        self._check_indices("attractor", self.attractor)
+        for name, indices in (("target", (self.target,)), ("cue", self.cue), ("attractor", self.attractor)):
+            for index in indices:
+                if not 0 <= index < len(self.words):
+                    raise InputError(
+                        f"{self.id} has {name} {index} outside the sentence {self.text!r}: "
+                        f"expected 0 to {len(self.words) - 1}, counting words"
+                    )
         if not self.cue:
             raise InputError(f"{self.id} has no cue: expected the index of at least one word")
         if self.target in (*self.cue, *self.attractor):
@@ -188,14 +182,6 @@ class Example:
             raise InputError(f"{self.id} has {self.words[self.target]!r} at its target: expected {self.good!r}, `good`")
         if self.good == self.bad:
             raise InputError(f"{self.id} has {self.good!r} as good and bad: expected two forms")
-
-    def _check_indices(self, name: str, indices: tuple[int, ...]) -> None:
-        for index in indices:
-            if not 0 <= index < len(self.words):
-                raise InputError(
-                    f"{self.id} has {name} {index} outside the sentence {self.text!r}: "
-                    f"expected 0 to {len(self.words) - 1}, counting words"
-                )
 
     @property
     def text(self) -> str:
@@ -226,7 +212,7 @@ class Stage:
     """A filter by its name, and how many of each paradigm were left after it."""
 
     name: str
-    kept: Mapping[str, int]
+    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +224,10 @@ class Skipped:
     stage: str
     reason: str
 
+    def to_dict(self) -> dict[str, str]:
+        """The example and the reason as plain JSON types."""
+        return {"id": self.id, "paradigm": self.paradigm, "reason": self.reason}
+
 
 @dataclass(frozen=True, slots=True)
 class FilterReport:
@@ -247,20 +237,17 @@ class FilterReport:
     skipped: tuple[Skipped, ...] = ()
 
     def to_frame(self) -> "pd.DataFrame":
-        """A pandas table: a row for each paradigm and one for all, a column for each stage, counts."""
+        """A pandas table of counts: one row per paradigm and one for all, one column per stage."""
         import pandas as pd
 
-        table = pd.DataFrame({stage.name: pd.Series(dict(stage.kept), dtype="int64") for stage in self.stages})
+        table = pd.DataFrame({stage.name: pd.Series(dict(stage.counts), dtype="int64") for stage in self.stages})
         table.index.name = "paradigm"
         table.loc[ALL] = table.sum()
         return table
 
     def skipped_frame(self) -> "pd.DataFrame":
         """A pandas table of what was taken out: id, paradigm, stage, reason."""
-        import pandas as pd
-
-        columns = ["id", "paradigm", "stage", "reason"]
-        return pd.DataFrame([[getattr(each, name) for name in columns] for each in self.skipped], columns=columns)
+        return frame_of(Skipped, self.skipped)
 
     def after(self, stage: Stage, skipped: Iterable[Skipped]) -> "FilterReport":
         """The report with one more stage."""
@@ -277,6 +264,13 @@ class ExampleSet(Sequence[Example]):
     examples: tuple[Example, ...]
     report: FilterReport
     split_seed: int | None = None
+
+    @classmethod
+    def as_read(cls, examples: Iterable[Example]) -> "ExampleSet":
+        """Examples that no filter has seen; the report's one stage counts them."""
+        read = tuple(examples)
+        counts = dict(Counter(example.paradigm for example in read))
+        return cls(read, FilterReport((Stage("read", counts),)))
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -301,43 +295,42 @@ class ExampleSet(Sequence[Example]):
 
         Raises InputError for an unknown half, and where the examples were never split.
         """
-        if split not in HALVES:
-            raise unknown_name("half", split, HALVES)
+        one_of("half", split, HALVES)
         if all(example.split is None for example in self.examples):
             raise InputError("these examples have no halves: expected split_in_halves(examples, seed=...) before")
         return tuple(example for example in self.examples if example.split == split)
 
     def to_frame(self) -> "pd.DataFrame":
-        """A pandas table, one row for each example, with all its fields."""
-        import pandas as pd
-
-        columns = [field.name for field in fields(Example)]
-        return pd.DataFrame([[getattr(each, name) for name in columns] for each in self.examples], columns=columns)
+        """A pandas table, one row per example, with all its fields."""
+        return frame_of(Example, self.examples)
 
     def filtered(self, stage: str, why_not: Callable[[Example], str | None]) -> "ExampleSet":
         """The examples for which `why_not` gives no reason; the others are listed in the report with theirs."""
-        reasons = [why_not(example) for example in self.examples]
-        kept = tuple(each for each, reason in zip(self.examples, reasons, strict=True) if reason is None)
-        skipped = [
-            Skipped(each.id, each.paradigm, stage, reason)
-            for each, reason in zip(self.examples, reasons, strict=True)
-            if reason is not None
-        ]
-        counts = Counter(each.paradigm for each in kept)
+        left, skipped = [], []
+        for example in self.examples:
+            reason = why_not(example)
+            if reason is None:
+                left.append(example)
+            else:
+                skipped.append(Skipped(example.id, example.paradigm, stage, reason))
+        counts = Counter(example.paradigm for example in left)
         # A paradigm of which nothing is left still counts, with 0.
-        paradigms = self.report.stages[0].kept
-        report = self.report.after(Stage(stage, {paradigm: counts[paradigm] for paradigm in paradigms}), skipped)
-        return replace(self, examples=kept, report=report)
+        of_stage = Stage(stage, {paradigm: counts[paradigm] for paradigm in self.report.stages[0].counts})
+        return replace(self, examples=tuple(left), report=self.report.after(of_stage, skipped))
 
 
-# The seeded split of examples into a train and a test half.
+def frame_of(kind: Any, rows: Sequence[Any]) -> "pd.DataFrame":
+    """A pandas table of dataclasses of one kind, a column per field, also where there is no row."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(kind)])
 
 
 def split_in_halves(examples: ExampleSet, *, seed: int = 0) -> ExampleSet:
     """Put half of each paradigm's pairs into `train`, the others into `test`; of an odd number, one more into `test`.
 
     Pairs are ranked by a hash of seed, paradigm and pair, so that the split is the same on any machine, and nearly
-    the same for the examples that another tokenizer leaves. The seed is kept as `split_seed`.
+    the same for the examples that another tokenizer leaves. The seed stays as `split_seed`.
 
     >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> halves = split_in_halves(agreement_examples(), seed=3)
@@ -346,16 +339,9 @@ def split_in_halves(examples: ExampleSet, *, seed: int = 0) -> ExampleSet:
     """
     train: set[tuple[str, str]] = set()
     for paradigm in examples.counts():
-        pairs = sorted({each.pair for each in examples if each.paradigm == paradigm})
-        ranked = sorted(pairs, key=lambda pair: _rank(seed, paradigm, pair))
-        train.update((paradigm, pair) for pair in ranked[: len(ranked) // 2])
-    placed = tuple(replace(each, split="train" if _key(each) in train else "test") for each in examples)
+        pairs = sorted({example.pair for example in examples if example.paradigm == paradigm})
+        hashes = {pair: hashlib.sha256(f"{seed} {paradigm} {pair}".encode()).hexdigest() for pair in pairs}
+        train.update((paradigm, pair) for pair in sorted(pairs, key=hashes.__getitem__)[: len(pairs) // 2])
+    halves: list[Half] = ["train" if (example.paradigm, example.pair) in train else "test" for example in examples]
+    placed = tuple(replace(example, split=half) for example, half in zip(examples, halves, strict=True))
     return replace(examples, examples=placed, split_seed=seed)
-
-
-def _key(example: Example) -> tuple[str, str]:
-    return example.paradigm, example.pair
-
-
-def _rank(seed: int, paradigm: str, pair: str) -> str:
-    return hashlib.sha256(f"{seed} {paradigm} {pair}".encode()).hexdigest()

@@ -3,24 +3,24 @@
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import (
     HALVES,
     CueSource,
     Example,
     ExampleSet,
-    FilterReport,
-    Stage,
+    Number,
     number_of,
     split_words,
     word_of_chunk,
 )
-from tl_vzero.data.lexicon import Number
 from tl_vzero.data.parsed_cues import cues_by_parse
-from tl_vzero.errors import FileFormatError, InputError, unknown_name
+from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.files import check_header, parse_row, read_text
 
 MASK = "[MASK]"
@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 
 
 def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
-    """Sentences from a file `.csv` or `.jsonl`, one on each row; empty cells count as left out.
+    """Sentences from a file `.csv` or `.jsonl`, one per row; empty cells count as left out.
 
     - `sentence`: the text, with [MASK] at the target or with its right form
     - `target`: the target word, or its index; needed where the sentence has no [MASK]
@@ -54,29 +54,30 @@ def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
     ...     read_examples(path)[0]
     Example('mine-2': 'The dogs near us [bark|barks].', cue 'dogs')
     """
-    if cues not in REQUIRED:
-        raise unknown_name("source of cues", cues, REQUIRED)
+    one_of("source of cues", cues, REQUIRED)
     source = Path(path)
-    rows = [_Line(source, number, row) for number, row in _rows(source)]
-    if not rows:
-        raise FileFormatError(f"{source} has no sentences: expected a row for each")
-    _check_columns(source, rows, cues)
-    found = [line.cue() for line in rows] if cues == "given" else _parsed(rows)
-    examples = tuple(line.example(cue, cues) for line, cue in zip(rows, found, strict=True))
-    _check_ids(source, examples)
-    counts = dict(Counter(example.paradigm for example in examples))
-    return ExampleSet(examples, FilterReport((Stage("read", counts),)))
+    lines = [_Line(source, line, row) for line, row in _rows(source)]
+    if not lines:
+        raise FileFormatError(f"{source} has no sentences: expected one per row")
+    _check_columns(source, lines, cues)
+    cue_words = [line.cue() for line in lines] if cues == "given" else _parsed(lines)
+    examples = ExampleSet.as_read(line.example(cue, cues) for line, cue in zip(lines, cue_words, strict=True))
+    ids = Counter(example.id for example in examples)
+    repeated = [name for name, count in ids.items() if count > 1]
+    if repeated:
+        raise InputError(f"{source} has the id {repeated[0]!r} more than once: expected another for every sentence")
+    return examples
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Each row with the line it ends on, cells that are left out taken away."""
+    """The rows with the line they end on, without empty cells."""
     if not path.is_file():
         raise FileFormatError(f"no file {path}: expected sentences as .csv or .jsonl")
-    reader = {".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
+    reader = {".csv": _csv_rows, ".jsonl": json_rows}.get(path.suffix.lower())
     if reader is None:
         raise FileFormatError(f"{path} ends with {path.suffix or 'no suffix'}: expected .csv or .jsonl")
-    for number, row in reader(path):
-        yield number, {name: cell for name, cell in row.items() if cell is not None and cell != ""}
+    for line, row in reader(path):
+        yield line, {name: cell for name, cell in row.items() if cell is not None and cell != ""}
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -96,22 +97,23 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise FileFormatError(f"{path}, line {reader.line_num} is no row of a CSV file: {error}") from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """The object on every line of a file, with the line, from 1; raises FileFormatError for anything else."""
     # Not splitlines: JSON may hold what separates lines elsewhere.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
+        if not text.strip():
             continue
         try:
-            row = parse_row(line)
+            row = parse_row(text)
         except ValueError as error:
-            raise FileFormatError(f"{path}, line {number} is no JSON ({error}): expected one object a line") from error
+            raise FileFormatError(f"{path}, line {line} is no JSON ({error}): expected one object per line") from error
         if not isinstance(row, dict):
-            raise FileFormatError(f"{path}, line {number} is {type(row).__name__}: expected an object with columns")
-        yield number, row
+            raise FileFormatError(f"{path}, line {line} is {type(row).__name__}: expected an object with columns")
+        yield line, row
 
 
-def _check_columns(path: Path, rows: Sequence["_Line"], cues: str) -> None:
-    present = {name for line in rows for name in line.row}
+def _check_columns(path: Path, lines: Sequence["_Line"], cues: str) -> None:
+    present = {name for line in lines for name in line.row}
     missing = [name for name in REQUIRED[cues] if name not in present]
     if missing:
         hint = ', or cues="spacy" to have cues found by a dependency parse' if "cue" in missing else ""
@@ -121,29 +123,24 @@ def _check_columns(path: Path, rows: Sequence["_Line"], cues: str) -> None:
         )
 
 
-def _check_ids(path: Path, examples: Sequence[Example]) -> None:
-    counts = Counter(example.id for example in examples)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        raise InputError(f"{path} has the id {repeated[0]!r} more than once: expected each sentence to have its own")
-
-
-def _parsed(rows: Sequence["_Line"]) -> list[tuple[int, ...]]:
-    parsed = list(cues_by_parse([line.good_words for line in rows], [line.target for line in rows]))
-    for line, cue in zip(rows, parsed, strict=True):
+def _parsed(lines: Sequence["_Line"]) -> list[tuple[int, ...]]:
+    parsed = list(cues_by_parse([line.good_words for line in lines], [line.target for line in lines]))
+    for line, cue in zip(lines, parsed, strict=True):
         if not cue:
             raise line.error(f"the parse finds no cue of the target {line.good!r}; give the cues of all rows instead")
     return parsed
 
 
+@dataclass(frozen=True)
 class _Line:
-    """One row, read step by step so that each fault is told with its line."""
+    """One row, read step by step so that an error names its line."""
 
-    def __init__(self, path: Path, number: int, row: Row) -> None:
-        self.path, self.number, self.row = path, number, row
+    path: Path
+    line: int
+    row: Row
 
     def error(self, message: str) -> InputError:
-        return InputError(f"{self.path}, line {self.number}: {message}")
+        return InputError(f"{self.path}, line {self.line}: {message}")
 
     @property
     def sentence(self) -> str:
@@ -165,14 +162,12 @@ class _Line:
         masks = [index for index, word in enumerate(self.words) if word == MASK]
         if len(masks) > 1:
             raise self.error(f"{len(masks)} words are {MASK}: expected one target")
-        if masks:
-            return masks[0]
-        found = self._indices("target")
-        if len(found) != 1:
+        targets = masks or self._indices("target")
+        if len(targets) != 1:
             raise self.error(
                 f"the target is {self.row.get('target')!r}: expected one word or index, or {MASK} in the sentence"
             )
-        return found[0]
+        return targets[0]
 
     @property
     def good(self) -> str:
@@ -194,7 +189,7 @@ class _Line:
 
     def example(self, cue: tuple[int, ...], cues: str) -> Example:
         source: CueSource = "spacy" if cues == "spacy" else "given"
-        row, name = self.row, f"{self.path.stem}-{self.number}"
+        row, name = self.row, f"{self.path.stem}-{self.line}"
         bad = self._text("bad", row["bad"]) if "bad" in row else None
         words, target, good, attractor = self.good_words, self.target, self.good, self._indices("attractor")
         try:
@@ -222,16 +217,14 @@ class _Line:
         return str(cell)
 
     def _one_of(self, column: str, choices: tuple[Any, ...]) -> Any:
-        given = self.row.get(column)
-        if given is not None and given not in choices:
-            raise unknown_name(column, given, choices)
-        return given
+        cell = self.row.get(column)
+        return None if cell is None else one_of(column, cell, choices)
 
     def _indices(self, column: str) -> tuple[int, ...]:
-        given = self.row.get(column, ())
-        parts = given.split() if isinstance(given, str) else [given] if isinstance(given, int) else given
+        cell = self.row.get(column, ())
+        parts = cell.split() if isinstance(cell, str) else [cell] if isinstance(cell, int) else cell
         if not isinstance(parts, list | tuple):
-            raise self.error(f"{column} is {given!r}: expected words or indices")
+            raise self.error(f"{column} is {cell!r}: expected words or indices")
         return tuple(self._index(column, part) for part in parts)
 
     def _index(self, column: str, part: object) -> int:
@@ -244,10 +237,9 @@ class _Line:
                     f"{column} {part} is outside the sentence {self.sentence!r}: expected 0 to {len(chunks) - 1}"
                 )
             return chunks[int(part)]
-        found = [index for index, word in enumerate(self.words) if word == part]
-        if len(found) != 1:
+        if self.words.count(part) != 1:
             raise self.error(
-                f"the {column} {part!r} occurs {len(found)} times in the sentence {self.sentence!r}: expected a word "
-                "that occurs once, or an index"
+                f"the {column} {part!r} occurs {self.words.count(part)} times in the sentence {self.sentence!r}: "
+                "expected a word that occurs once, or an index"
             )
-        return found[0]
+        return self.words.index(part)

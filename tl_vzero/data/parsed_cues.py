@@ -1,13 +1,10 @@
-"""Cues by spaCy's dependency parse, for free text, and beside the templates of BLiMP.
-
-The parser reads the words as they are given, so that its indices are ours.
-"""
+"""Cues by spaCy's dependency parse: for free text, and to check the cues that a rule or a user gives."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tl_vzero.data.examples import ALL, ExampleSet
+from tl_vzero.data.examples import ALL, Example, ExampleSet, frame_of
 from tl_vzero.words import english_parser
 
 if TYPE_CHECKING:
@@ -33,6 +30,7 @@ def cues_by_parse(sentences: Sequence[Sequence[str]], targets: Sequence[int]) ->
     from spacy.tokens import Doc
 
     parser = english_parser()
+    # Built from words, so that the parser cuts none again and its indices are ours.
     documents = (Doc(parser.vocab, words=list(words)) for words in sentences)
     for document, target in zip(parser.pipe(documents), targets, strict=True):
         yield _cue(document[target])
@@ -43,44 +41,9 @@ def with_parsed_cues(examples: ExampleSet) -> ExampleSet:
 
     Raises DependencyError without an English parser.
     """
-    parsed = cues_by_parse([each.words for each in examples], [each.target for each in examples])
-    return replace(
-        examples,
-        examples=tuple(replace(each, parsed_cue=cue) for each, cue in zip(examples, parsed, strict=True)),
-    )
-
-
-def cue_agreement(examples: ExampleSet) -> "pd.DataFrame":
-    """How often template and parse agree, as a pandas table of counts.
-
-    A row for each paradigm and one for all; columns `parsed` (examples that were parsed), `same`, `other` (the parse
-    finds another word), `none` (it finds no cue).
-    """
-    import pandas as pd
-
-    rows: dict[str, dict[str, int]] = {}
-    for paradigm in examples.counts():
-        parsed = [each for each in examples if each.paradigm == paradigm and each.parsed_cue is not None]
-        same = sum(each.parsed_cue == each.cue for each in parsed)
-        none = sum(not each.parsed_cue for each in parsed)
-        rows[paradigm] = {"parsed": len(parsed), "same": same, "other": len(parsed) - same - none, "none": none}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["parsed", "same", "other", "none"]).astype("int64")
-    table.index.name = "paradigm"
-    table.loc[ALL] = table.sum()
-    return table
-
-
-def cue_disagreements(examples: ExampleSet) -> "pd.DataFrame":
-    """The examples in which the parse finds another cue or none: id, paradigm, text, cue and parsed cue as words."""
-    import pandas as pd
-
-    columns = ["id", "paradigm", "text", "cue", "parsed_cue"]
-    rows = [
-        [each.id, each.paradigm, each.text, *(" ".join(each.words[i] for i in cue) for cue in (each.cue, other))]
-        for each in examples
-        if (other := each.parsed_cue) is not None and other != each.cue
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    cues = cues_by_parse([example.words for example in examples], [example.target for example in examples])
+    parsed = tuple(replace(example, parsed_cue=cue) for example, cue in zip(examples, cues, strict=True))
+    return replace(examples, examples=parsed)
 
 
 def _cue(token: Any) -> tuple[int, ...]:
@@ -92,22 +55,16 @@ def _cue(token: Any) -> tuple[int, ...]:
 
 
 def _nearest_subject(token: Any) -> tuple[int, ...]:
-    for ancestor in token.ancestors:
-        if subjects := _subjects_of(ancestor):
-            return subjects
-    return ()
+    return next((subjects for ancestor in token.ancestors if (subjects := _subjects_of(ancestor))), ())
 
 
 def _subjects_of_group(verb: Any) -> tuple[int, ...]:
-    own = _subjects_of(verb)
-    return _subjects_of_group(verb.head) if not own and verb.dep_ in SHARING else own
+    subjects = _subjects_of(verb)
+    return _subjects_of_group(verb.head) if not subjects and verb.dep_ in SHARING else subjects
 
 
 def _subjects_of(verb: Any) -> tuple[int, ...]:
     return tuple(child.i for child in verb.children if child.dep_ in SUBJECTS)
-
-
-# Cues by the rule of their source beside those of a dependency parse: how often they agree, and where they do not.
 
 
 @dataclass(frozen=True)
@@ -140,28 +97,20 @@ class CueCheck:
     disagreements: tuple[Disagreement, ...]
 
     def to_frame(self) -> "pd.DataFrame":
-        """A pandas table of the counts, a row for each paradigm and one for all."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(each) for each in self.counts])
+        """A pandas table of the counts, one row per paradigm and one for all."""
+        return frame_of(CueCount, self.counts)
 
     def disagreements_frame(self) -> "pd.DataFrame":
         """A pandas table of the examples in which rule and parse differ."""
-        import pandas as pd
-
-        columns = ["id", "paradigm", "text", "cue", "parsed_cue"]
-        return pd.DataFrame([asdict(each) for each in self.disagreements], columns=columns)
+        return frame_of(Disagreement, self.disagreements)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain types."""
-        return {
-            "counts": [asdict(each) for each in self.counts],
-            "disagreements": [asdict(each) for each in self.disagreements],
-        }
+        return {name: [asdict(entry) for entry in getattr(self, name)] for name in ("counts", "disagreements")}
 
 
 def check_cues(examples: ExampleSet) -> CueCheck:
-    """Parse each example and compare the cue found with its own, which stays the one that is evaluated.
+    """Parse each example and compare the parse's cue with the example's, which stays the one that is evaluated.
 
     Raises DependencyError without an English parser.
 
@@ -170,12 +119,29 @@ def check_cues(examples: ExampleSet) -> CueCheck:
     >>> check_cues(limited(agreement_examples(), 2, 0)).counts[-1].parsed
     2
     """
-    parsed = with_parsed_cues(examples)
+    return compare_cues(with_parsed_cues(examples))
+
+
+def compare_cues(examples: ExampleSet) -> CueCheck:
+    """How often the parse of the examples that were parsed gives the same cue, and where it does not."""
+    parsed = [example for example in examples if example.parsed_cue is not None]
+    by_paradigm = {name: [example for example in parsed if example.paradigm == name] for name in examples.counts()}
     return CueCheck(
-        tuple(CueCount(**row) for row in _records(cue_agreement(parsed).reset_index())),
-        tuple(Disagreement(**row) for row in _records(cue_disagreements(parsed))),
+        tuple(_count(name, part) for name, part in (by_paradigm | {ALL: parsed}).items()),
+        tuple(
+            _disagreement(example, cue)
+            for example in parsed
+            if (cue := example.parsed_cue) is not None and cue != example.cue
+        ),
     )
 
 
-def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+def _disagreement(example: Example, parsed_cue: tuple[int, ...]) -> Disagreement:
+    rule, parse = (" ".join(example.words[index] for index in cue) for cue in (example.cue, parsed_cue))
+    return Disagreement(example.id, example.paradigm, example.text, rule, parse)
+
+
+def _count(paradigm: str, parsed: Sequence[Example]) -> CueCount:
+    same = sum(example.parsed_cue == example.cue for example in parsed)
+    none = sum(not example.parsed_cue for example in parsed)
+    return CueCount(paradigm, len(parsed), same, len(parsed) - same - none, none)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import positive
-from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.effects.measure import (
     Asked,
     Effect,
@@ -32,6 +31,7 @@ from tl_vzero.models.facts import vocabulary_size
 from tl_vzero.models.run import NamedHook, quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
+from tl_vzero.statistics import rank_correlation
 from tl_vzero.targets import TargetIds
 
 if TYPE_CHECKING:

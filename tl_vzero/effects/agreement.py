@@ -10,17 +10,15 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from tl_vzero.choices import positive
 from tl_vzero.effects.measure import Effect, PatchingEffect
-from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shown
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.scores import Scores
+from tl_vzero.statistics import RESAMPLES, Interval, bootstrap_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-FEWEST_SOURCES = 3  # two points always lie on a line
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Agreement:
 
 
 def agreement(
-    scores: Scores, effect: Effect, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    scores: Scores, effect: Effect, *, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Agreement:
     """Rank correlation of a method's row of the target with the size of each source's effect, per layer.
 
@@ -70,12 +68,12 @@ def agreement(
 
     >>> import tl_vzero
     >>> model, text = tl_vzero.load_model("agreement-mini"), "the pictures of some hat [MASK] scaring marcus."
-    >>> found = tl_vzero.agreement(tl_vzero.value_zeroing(model, text), tl_vzero.zero_ablation(model, text))
-    >>> found.layers, all(low <= rho <= high for low, rho, high in zip(found.low, found.rho, found.high))
+    >>> result = tl_vzero.agreement(tl_vzero.value_zeroing(model, text), tl_vzero.zero_ablation(model, text))
+    >>> result.layers, all(low <= rho <= high for low, rho, high in zip(result.low, result.rho, result.high))
     ((0, 1, 2, 3), True)
     """
-    _check(scores, effect, confidence)
-    draws = positive("resamples", resamples) or 1
+    _check(scores, effect)
+    interval = Interval(confidence, resamples, seed)
     layers = [layer for layer in scores.layers if layer in effect.layers]
     sources = _common_sources(scores, effect)
     if not layers:
@@ -84,52 +82,29 @@ def agreement(
         )
     rows = _picked(scores.row(effect.target), scores.layers, layers, scores.src_positions, sources)
     sizes = _picked(effect.values.abs(), effect.layers, layers, effect.src_positions, sources)
-    rho = rank_correlation(rows, sizes) if len(sources) >= FEWEST_SOURCES else np.full(len(layers), np.nan)
-    with foreign_errors_as(InputError, f"no {draws} samples can be drawn with the seed {shown(seed)}"):
-        drawn = np.random.default_rng(seed).integers(0, len(sources), (draws, len(sources)))
-    tails = (1 - confidence) / 2, (1 + confidence) / 2
-    bounds = [
-        (np.nan, np.nan) if np.isnan(each) else _interval(row, size, drawn, tails)
-        for each, row, size in zip(rho, rows, sizes, strict=True)
+    correlations = [
+        bootstrap_correlation("spearman", row, size, interval) for row, size in zip(rows, sizes, strict=True)
     ]
     return Agreement(
         method=scores.method,
         effect=effect.method,
         target=effect.target,
         layers=tuple(layers),
-        rho=tuple(rho.tolist()),
-        low=tuple(low for low, _ in bounds),
-        high=tuple(high for _, high in bounds),
+        rho=tuple(correlation.value for correlation in correlations),
+        low=tuple(correlation.low for correlation in correlations),
+        high=tuple(correlation.high for correlation in correlations),
         n=len(sources),
         confidence=confidence,
     )
 
 
-def rank_correlation(first: Any, second: Any) -> Any:
-    """Spearman correlation of each row of `[..., n]` with its counterpart; NaN where a row is constant or has NaN."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(rows, axis=-1) for rows in (first, second)]
-    one, other = (each - each.mean(axis=-1, keepdims=True) for each in ranks)
-    spread = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
-    with np.errstate(invalid="ignore"):
-        return np.where(spread == 0, np.nan, (one * other).sum(axis=-1) / np.where(spread == 0, 1, spread))
-
-
-def _interval(row: Any, size: Any, drawn: Any, tails: tuple[float, float]) -> tuple[float, float]:
-    again = rank_correlation(row[drawn], size[drawn])
-    known = again[~np.isnan(again)]
-    low, high = np.quantile(known, tails).tolist() if len(known) else (np.nan, np.nan)
-    return low, high
-
-
-def _check(scores: Any, effect: Any, confidence: Any) -> None:
+def _check(scores: Any, effect: Any) -> None:
     if not isinstance(scores, Scores) or not isinstance(effect, Effect):
         raise InputTypeError(
             f"given {type(scores).__name__} and {type(effect).__name__}: expected one sentence's Scores and an Effect"
         )
     if scores.heads is not None or effect.heads is not None:
-        raise InputError("scores or effect are per head: expected one row a layer; compute them without per_head")
+        raise InputError("scores or effect are per head: expected one row per layer; compute them without per_head")
     if scores.unit != "token":
         raise InputError("the scores are over words and the effect over tokens: expected the scores before words()")
     if effect.target not in scores.dest_positions:
@@ -137,21 +112,17 @@ def _check(scores: Any, effect: Any, confidence: Any) -> None:
             f"the effect's target {effect.target} ({effect.target_token!r}) is not among the destinations "
             f"{list(scores.dest_positions)} of the scores: expected its row; compute the scores with it"
         )
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
-        raise InputTypeError(f"confidence is {type(confidence).__name__}: expected a number between 0 and 1")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}: expected a number between 0 and 1, such as 0.95")
 
 
 def _common_sources(scores: Scores, effect: Effect) -> list[int]:
     """The reached sources that both have; of value patching, the scores may be those of either sentence."""
-    ours = dict(zip(scores.src_positions, scores.src_tokens, strict=True))
-    common = [position for position in effect.src_positions if position in ours]
+    tokens_scored = dict(zip(scores.src_positions, scores.src_tokens, strict=True))
+    common = [position for position in effect.src_positions if position in tokens_scored]
     sentences = [effect.src_tokens]
     if isinstance(effect, PatchingEffect):
         sentences.append(effect.corrupted_tokens)
     labelled = [dict(zip(effect.src_positions, tokens, strict=True)) for tokens in sentences]
-    if not common or all(any(tokens[p] != ours[p] for p in common) for tokens in labelled):
+    if not common or all(any(tokens[p] != tokens_scored[p] for p in common) for tokens in labelled):
         raise InputError(
             f"the scores are over the sources {list(scores.src_tokens)} at {list(scores.src_positions)}, the effect "
             f"over {list(effect.src_tokens)} at {list(effect.src_positions)}: expected the same sentence"
@@ -162,9 +133,8 @@ def _common_sources(scores: Scores, effect: Effect) -> list[int]:
 
 def _is_causal(scores: Scores) -> bool:
     """Whether no destination draws on a later source, anywhere in the map."""
-    dest, src = np.array(scores.dest_positions), np.array(scores.src_positions)
-    later = src > dest[:, None]
-    return not bool((scores.values.detach().cpu().double().numpy()[:, later] != 0).any())
+    later = torch.tensor(scores.src_positions) > torch.tensor(scores.dest_positions)[:, None]
+    return not scores.values[:, later.to(scores.values.device)].any()
 
 
 def _picked(values: Any, layers: Any, wanted: list[int], positions: Any, sources: list[int]) -> Any:

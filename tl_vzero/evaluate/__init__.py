@@ -1,7 +1,7 @@
 """The paper's evaluations of scores, and the intervals that go with them."""
 
 from tl_vzero.evaluate.probing import ProbingResult, online_code_length, probe_layers
-from tl_vzero.evaluate.statistics import (
+from tl_vzero.statistics import (
     Correlation,
     Estimate,
     bootstrap_mean,

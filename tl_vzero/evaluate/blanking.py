@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from tl_vzero.clean import device_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
-from tl_vzero.evaluate.statistics import Array, Estimate, Interval, columns_of, estimates, paradigms_of
-from tl_vzero.evaluate.tokenized import LaidOut
+from tl_vzero.evaluate.tokenized import LaidOut, paradigms_of
 from tl_vzero.models.facts import facts_of, vocabulary_size
 from tl_vzero.models.run import LOGITS_A_BATCH, TargetLogits, quiet
+from tl_vzero.statistics import Array, Estimate, Interval, columns_of, estimates
 
 Replacement = Literal["mask", "unk", "pad", "removed"]
 Change = Literal["signed", "absolute"]

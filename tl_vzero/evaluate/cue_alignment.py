@@ -24,17 +24,8 @@ from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.published import Published, Training, published_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.statistics import (
-    Estimate,
-    Interval,
-    columns_of,
-    estimates,
-    expected_average_precision,
-    expected_dot,
-    paradigms_of,
-    plain_skip,
-)
-from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out
+from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out, paradigms_of
+from tl_vzero.statistics import Estimate, Interval, columns_of, estimates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +79,7 @@ class CueAlignment:
         return {
             "cells": [_record(cell) for cell in self.cells],
             "left_out": dict(self.left_out),
-            "skipped": [plain_skip(each) for each in self.skipped],
+            "skipped": [each.to_dict() for each in self.skipped],
             "settings": dict(self.settings),
         }
 
@@ -300,3 +291,25 @@ def _estimated(measured: Array, interval: Interval) -> Array:
     found = np.empty(len(flat), dtype=object)
     found[:] = flat
     return found.reshape(measured.shape[1:])
+
+
+def expected_dot(n_cues: int, n_sources: int) -> float:
+    """The mean of s·c over random rows s that sum to one: each source has the same share.
+
+    >>> expected_dot(1, 8)
+    0.125
+    """
+    return n_cues / n_sources
+
+
+def expected_average_precision(n_cues: int, n_sources: int) -> float:
+    """The mean average precision over random orders of the sources.
+
+    A cue stands at each rank r with the same probability, and of the r - 1 sources before it (cues - 1) / (sources - 1)
+    are cues in the mean.
+
+    >>> expected_average_precision(1, 2), expected_average_precision(3, 3)
+    (0.75, 1.0)
+    """
+    others = (n_cues - 1) / (n_sources - 1) if n_sources > 1 else 0.0
+    return sum((1 + (rank - 1) * others) / rank for rank in range(1, n_sources + 1)) / n_sources

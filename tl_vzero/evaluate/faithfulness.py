@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from tl_vzero.api import METHODS
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import ALL, Example, Skipped
-from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.blanking import (
     FRACTIONS,
@@ -41,9 +40,9 @@ from tl_vzero.evaluate.blanking import (
 from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.published import Training, published_of
 from tl_vzero.evaluate.rows import DEAR, TargetRows, check_wrong_forms, target_rows
-from tl_vzero.evaluate.statistics import Array, Estimate, Interval, columns_of, estimates, paradigms_of, plain_skip
-from tl_vzero.evaluate.tokenized import LaidOut, Layout, Protocol, lay_out
+from tl_vzero.evaluate.tokenized import LaidOut, Layout, Protocol, lay_out, paradigms_of
 from tl_vzero.models.contracts import check_contracts
+from tl_vzero.statistics import Array, Estimate, Interval, columns_of, estimates, rank_correlation
 from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ class Faithfulness:
             "curves": [record for curve in self.curves for record in curve.records()],
             "p_clean": self.p_clean,
             "left_out": dict(self.left_out),
-            "skipped": [plain_skip(each) for each in self.skipped],
+            "skipped": [each.to_dict() for each in self.skipped],
             "settings": dict(self.settings),
         }
 

@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.mass import Mass, Place
 from tl_vzero.evaluate.reproduction import Reproduction
-from tl_vzero.evaluate.statistics import Estimate
+from tl_vzero.statistics import Estimate, rank_correlation
 
 Verdict = Literal["agrees", "does not agree", "undecided", "not measured"]
 MEASURE_NAMES: Mapping[Measure, str] = {"dot": "dot product", "average_precision": "average precision"}

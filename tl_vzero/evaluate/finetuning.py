@@ -7,10 +7,11 @@
 Source: Mohebbi et al. (2023), *Quantifying Context Mixing in Transformers*, section 4.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,38 +22,197 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from tl_vzero.choices import at_least_one, integer, one_of
 from tl_vzero.clean import device_of
 from tl_vzero.data.examples import HALVES, Example, Half
-from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate import store
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
-from tl_vzero.evaluate.statistics import Estimate, bootstrap_mean
-from tl_vzero.evaluate.store import State
+from tl_vzero.evaluate.store import Epoch, State
 from tl_vzero.evaluate.tokenized import LaidOut, lay_out
-from tl_vzero.files import folder_of
-from tl_vzero.models.facts import context_length, facts_of, library_versions
-from tl_vzero.models.heads import Trainable, trainable_copy
+from tl_vzero.files import check_writable, folder_of
+from tl_vzero.models.contracts import PROBE_LENGTH, check_contracts
+from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import quiet, run_logits
+from tl_vzero.models.sites import hf_model_of, kind_of
 from tl_vzero.models.weights import hash_of_tensors
+from tl_vzero.statistics import Estimate, bootstrap_mean
 from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# Sentences of near lengths go together, within so many batches: less padding, and the order stays random.
+BATCHES_SORTED_TOGETHER = 8
+BATCH_SIZE = 32
+# The paper's, for weights that were trained before; a fresh head learns little at it in three epochs.
+LEARNING_RATE = 3e-5
+HEAD_LEARNING_RATE = 1e-3
 
-# The logits of an example's two forms at its mask, by a plain Hugging Face model that may be in training.
+# What TransformerLens puts between a module's name and its weights.
+_WRAPPED = "_original_component."
+_SAME = 1e-3  # relative; two orders of summing differ by far less, another model by far more
+_NORMAL = 0.02  # BERT's own spread, where a config names none
+
+
+# A model's weights as a plain Hugging Face model that can be trained, with a fresh head where it has none.
+
+
+@dataclass(frozen=True, eq=False)
+class Trainable:
+    """A Hugging Face masked language model; `fresh` names the parameters that start untrained."""
+
+    model: Any
+    fresh: frozenset[str]
+
+
+def trainable_copy(model: nn.Module, *, seed: int = 0) -> Trainable:
+    """Copy the masked language model inside a bridge, to train it; one without a trained head gets a fresh one.
+
+    The copy has its own weights, in float64 or else float32, and the model is left as it was. A fresh head is tied to
+    the embeddings. Its square matrix starts as the identity, so that the head first compares the representation
+    itself with the embeddings; only a matrix of another shape is drawn, by `seed`.
+
+    Raises InputTypeError for what is no TransformerLens model, ModelError for one that is not masked, has no Hugging
+    Face weights inside, or computes something else than those (hooks of the user's, processed weights).
+    """
+    inside = _masked_model_in(model)
+    # Its constructor draws random weights, and the user's own draws must not change by that.
+    with torch.random.fork_rng():
+        copied: Any = type(inside)(copy.deepcopy(inside.config))
+    first = next(inside.parameters())
+    copied.to(device=first.device, dtype=first.dtype)
+    weights = {name.replace(_WRAPPED, ""): tensor for name, tensor in inside.state_dict().items()}
+    missing = sorted(set(copied.state_dict()) - set(weights))
+    if missing:
+        raise ModelError(
+            f"the Hugging Face model inside {facts_of(model).name} has no {missing[0]}: expected the weights of a "
+            f"{type(inside).__name__}, as tl_vzero.load_model gives"
+        )
+    copied.load_state_dict({name: weights[name] for name in copied.state_dict()})
+    copied.tie_weights()
+    _check_same(model, copied.eval())
+    copied.to(torch.float64 if first.dtype == torch.float64 else torch.float32).requires_grad_(True)
+    is_headless = facts_of(model).head == "absent"
+    return Trainable(copied, _give_fresh_head(copied, seed) if is_headless else frozenset())
+
+
+def _masked_model_in(model: nn.Module) -> Any:
+    from transformers import PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    inside = hf_model_of(model)
+    name = facts_of(model).name
+    if not isinstance(inside, PreTrainedModel):
+        raise ModelError(
+            f"{name} ({kind_of(model)}) holds no Hugging Face model to fine-tune: expected what tl_vzero.load_model "
+            "gives for a name, a folder or a Hugging Face model"
+        )
+    masked: Any = MODEL_FOR_MASKED_LM_MAPPING
+    config = type(inside.config)
+    if config not in masked or not isinstance(inside, masked[config]):
+        raise ModelError(
+            f"{name} is a {type(inside).__name__}, and fine-tuning asks for two words at a mask: expected a masked "
+            "language model; a causal model is evaluated as it is, with the target as the next token "
+            '(protocol="causal")'
+        )
+    return inside
+
+
+def _check_same(model: nn.Module, copied: Any) -> None:
+    """Compare the copy with what the model really computes: the last block's input, and the logits."""
+    sites = check_contracts(model)
+    ids = (torch.arange(PROBE_LENGTH, device=device_of(model)) % vocabulary_size(model)).unsqueeze(0)
+    inputs: list[Tensor] = []
+
+    def look(activation: Tensor, *, hook: Any) -> None:
+        inputs.append(activation.detach())
+
+    with quiet(model):
+        logits = run_logits(model, ids, [(sites.inputs[-1], look)])
+        by_copy = copied(input_ids=ids, output_hidden_states=True)
+    if not (_close(inputs[0], by_copy.hidden_states[sites.n_layers - 1]) and _close(logits, by_copy.logits)):
+        raise ModelError(
+            f"{facts_of(model).name} computes something else than the Hugging Face weights inside it: hooks act on it, "
+            "or its weights were processed; expected a model fresh from tl_vzero.load_model"
+        )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    # One model in half precision, or with fused attention, adds up in another order.
+    size = max(one.abs().max().item(), torch.finfo(torch.float32).tiny)
+    return (one - other).abs().max().item() <= max(_SAME, 10 * torch.finfo(one.dtype).eps) * size
+
+
+def _give_fresh_head(model: Any, seed: int) -> frozenset[str]:
+    """Fill every parameter outside the base model; returns their names."""
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    of_base = {id(parameter) for parameter in getattr(model, model.base_model_prefix).parameters()}
+    fresh = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in of_base}
+    generator = torch.Generator().manual_seed(seed)
+    spread = getattr(model.config, "initializer_range", _NORMAL)
+    with torch.no_grad():
+        for name, parameter in fresh.items():
+            parameter.copy_(_start_of(name, parameter, spread, generator))
+    return frozenset(fresh)
+
+
+def _start_of(name: str, parameter: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+    if parameter.ndim == 1:
+        return torch.zeros(parameter.shape) if name.endswith("bias") else torch.ones(parameter.shape)
+    if parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]:
+        return torch.eye(len(parameter))
+    return spread * torch.randn(parameter.shape, generator=generator)
+
+
+# One epoch: seeded batches, AdamW, a learning rate that rises and then falls linearly.
+#
+# An epoch draws from seeds of its own, so that training goes on after an interruption with the same batches and the
+# same dropout, and gives the same weights.
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is fine-tuned; `warm_up` is the part of all steps in which the learning rate rises.
+
+    Raises InputError or InputTypeError for a value that cannot be used.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    warm_up: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        at_least_one("epochs", self.epochs)
+        at_least_one("batch_size", self.batch_size)
+        for name in ("learning_rate", "head_learning_rate", "warm_up"):
+            rate = getattr(self, name)
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise InputTypeError(f"{name} is {type(rate).__name__}: expected a number")
+            if not (isfinite(rate) and rate >= 0) or (rate == 0 and name != "warm_up"):
+                raise InputError(f"{name} is {rate}: expected a finite number above 0")
+        if self.warm_up >= 1:
+            raise InputError(f"warm_up is {self.warm_up}: expected a part of all steps, from 0 to below 1")
+        integer("seed", self.seed)
+
+    def steps_per_epoch(self, n_examples: int) -> int:
+        return -(-n_examples // self.batch_size)
 
 
 def logits_of_forms(hf_model: Any, examples: Sequence[LaidOut]) -> Float[Tensor, "example form"]:
-    """The logits [good, bad] of each example, in one padded batch.
+    """The logits [good, bad] of each example at its mask, in one padded batch; the model may be in training.
 
     The head reads the target's position only: the logits of all others would cost as much as the encoder.
     """
     device = next(hf_model.parameters()).device
-    ids, mask = (each.to(device) for each in padded(examples))
+    ids, mask = (part.to(device) for part in padded(examples))
     rows = torch.arange(len(examples), device=device)
-    targets = torch.tensor([each.dest for each in examples], device=device)
+    targets = torch.tensor([example.dest for example in examples], device=device)
 
     def at_target(_module: Any, _inputs: Any, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state[rows, targets].unsqueeze(1)
@@ -68,46 +228,19 @@ def logits_of_forms(hf_model: Any, examples: Sequence[LaidOut]) -> Float[Tensor,
 
 def ids_of_forms(examples: Sequence[LaidOut]) -> Int[Tensor, "example form"]:
     """The ids [good, bad] of each example."""
-    return torch.tensor([[each.pieces.good_id, each.pieces.bad_id] for each in examples])
-
-
-def in_batches(examples: Sequence[LaidOut], size: int) -> list[list[LaidOut]]:
-    """Examples in their order, some at a time."""
-    return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
-
-
-# One epoch of fine-tuning: seeded batches, AdamW, a learning rate that rises and then falls linearly.
-#
-# An epoch draws from numbers of its own, so that training goes on after an interruption with the same batches and the
-# same dropout, and gives the same weights.
-
-# Sentences of near lengths go together, within so many batches: less padding, and the order stays random.
-BATCHES_SORTED_TOGETHER = 8
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is fine-tuned; `warm_up` is the part of all steps in which the learning rate rises."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    head_learning_rate: float
-    warm_up: float
-    seed: int
-
-    def steps_an_epoch(self, examples: int) -> int:
-        return -(-examples // self.batch_size)
+    return torch.tensor([[example.pieces.good_id, example.pieces.bad_id] for example in examples])
 
 
 def optimizer_of(trainable: Trainable, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over all weights; those of a fresh head, far from where they will end, take larger steps."""
     named = dict(trainable.model.named_parameters())
     groups = [
-        ([each for name, each in named.items() if name not in trainable.fresh], recipe.learning_rate),
-        ([each for name, each in named.items() if name in trainable.fresh], recipe.head_learning_rate),
+        ([named[name] for name in named if name not in trainable.fresh], recipe.learning_rate),
+        ([named[name] for name in named if name in trainable.fresh], recipe.head_learning_rate),
     ]
-    return torch.optim.AdamW([{"params": own, "lr": rate, "peak": rate} for own, rate in groups if own])
+    return torch.optim.AdamW(
+        [{"params": parameters, "lr": rate, "peak": rate} for parameters, rate in groups if parameters]
+    )
 
 
 def share_of_peak(step: int, steps: int, warm_up: float) -> float:
@@ -120,14 +253,19 @@ def share_of_peak(step: int, steps: int, warm_up: float) -> float:
     return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 
 
+def in_batches(examples: Sequence[LaidOut], size: int) -> list[list[LaidOut]]:
+    """Examples in their order, some at a time."""
+    return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+
 def batches_of(examples: Sequence[LaidOut], recipe: Recipe, epoch: int) -> list[list[LaidOut]]:
     """All examples once, in an order that seed and epoch decide."""
     generator = torch.Generator().manual_seed(_seed_of(recipe.seed, epoch, "order"))
-    shuffled = [examples[number] for number in torch.randperm(len(examples), generator=generator).tolist()]
+    shuffled = [examples[index] for index in torch.randperm(len(examples), generator=generator).tolist()]
     window = BATCHES_SORTED_TOGETHER * recipe.batch_size
-    ordered = [each for part in in_batches(shuffled, window) for each in sorted(part, key=len)]
+    ordered = [example for part in in_batches(shuffled, window) for example in sorted(part, key=len)]
     batches = in_batches(ordered, recipe.batch_size)
-    return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+    return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def train_epoch(
@@ -143,13 +281,13 @@ def train_epoch(
     Raises ModelError where the loss is no longer finite.
     """
     model, total = trainable.model, 0.0
-    a_epoch = recipe.steps_an_epoch(len(examples))
+    steps = recipe.steps_per_epoch(len(examples))
     model.train()
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(_seed_of(recipe.seed, epoch, "dropout"))
-        for step, batch in enumerate(batches_of(examples, recipe, epoch), start=(epoch - 1) * a_epoch):
+        for step, batch in enumerate(batches_of(examples, recipe, epoch), start=(epoch - 1) * steps):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share_of_peak(step, recipe.epochs * a_epoch, recipe.warm_up)
+                group["lr"] = group["peak"] * share_of_peak(step, recipe.epochs * steps, recipe.warm_up)
             optimizer.zero_grad()
             loss = _loss(logits_of_forms(model, batch))
             if not torch.isfinite(loss):
@@ -183,22 +321,7 @@ def _seed_of(seed: int, epoch: int, what: str) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-BATCH_SIZE = 32
-# The paper's, for weights that were trained before; a fresh head learns little at it in three epochs.
-LEARNING_RATE = 3e-5
-HEAD_LEARNING_RATE = 1e-3
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch: its mean loss in nats, and the accuracy after it on the held-out examples; number 0 is before all.
-
-    `loss` is None for number 0, `accuracy` where nothing was held out.
-    """
-
-    number: int
-    loss: float | None
-    accuracy: Estimate | None
+# The whole of a fine-tuning, which goes on from wherever its folder says it is.
 
 
 @dataclass(frozen=True)
@@ -219,13 +342,12 @@ class FineTuned:
         return load_model(self.folder, device=device)
 
     def to_frame(self) -> "pd.DataFrame":
-        """A pandas table, one row for each epoch: loss, accuracy, its interval and n."""
+        """A pandas table, one row per epoch: loss, accuracy, its interval and n."""
         import pandas as pd
 
         rows = [
-            {"epoch": each.number, "loss": each.loss}
-            | ({} if each.accuracy is None else {"accuracy": each.accuracy.mean, **asdict(each.accuracy)})
-            for each in self.history
+            asdict(record) | ({"accuracy": rate.mean, **asdict(rate)} if (rate := record.accuracy) else {})
+            for record in self.history
         ]
         columns = ["epoch", "loss", "accuracy", "low", "high", "n"]
         return pd.DataFrame(rows).reindex(columns=columns).set_index("epoch")
@@ -257,35 +379,38 @@ def finetune(
     its last whole epoch, and ends with the same weights; a finished one is read. `resume=False` starts anew.
 
     Raises InputError or InputTypeError for a bad option, no examples in the half, examples without a wrong form,
-    a form that is not one token, or a folder with a fine-tuning of other data or options; ModelError for a causal
-    model; OutputPathError for a folder that cannot be written or holds other files.
+    a form that is not one token, or a folder that another run is working in or that holds a fine-tuning of other data
+    or options; ModelError for a causal model; OutputPathError for a folder that cannot be written or holds other files.
 
     >>> import tempfile
     >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tuned = finetune("agreement-mini", agreement_examples()[:8], folder, half=None, epochs=1)
-    ...     tuned.history[1].number, accuracy(tuned.load(), agreement_examples()[8:40], half=None).n
+    ...     tuned.history[1].epoch, accuracy(tuned.load(), agreement_examples()[8:40], half=None).n
     (1, 32)
     """
     recipe = Recipe(epochs, batch_size, learning_rate, head_learning_rate, warm_up, seed)
-    _check_recipe(recipe)
     where = folder_of(folder)
     loaded = load_model(model) if isinstance(model, str | Path) else model
     trainable = trainable_copy(loaded, seed=seed)
     training = _laid_out(loaded, examples, half)
     held_out = _held_out(loaded, examples, half)
     settings = _settings(recipe, trainable, training, held_out)
-    store.prepare(where)
-    state = store.read_state(where) if resume else None
-    if state is None:
-        about = {"model": facts_of(loaded).name, "versions": library_versions()}
-        state = store.begin(where, settings, about)
-    store.check_same_settings(where, state, settings)
-    if not state.finished:
-        job = _Job(where, trainable, recipe, training, held_out, facts_of(loaded).tokenizer)
-        state = job.run(state, progress)
-    store.check_published(where)
-    return FineTuned(where, tuple(_epoch(record) for record in state.history), state.settings)
+    store.make_folder(where, store.STATE)
+    with store.claimed(where):
+        state = store.read_state(where) if resume else None
+        if state is None:
+            state = store.begin(where, settings, {"model": facts_of(loaded).name, "versions": library_versions()})
+        store.check_same(where, "a fine-tuning", state.settings, settings, f", or {store.ANEW}")
+        if not state.finished:
+            check_writable(where / store.STATE)
+            state = _train(where, trainable, recipe, training, held_out, state, progress)
+            store.publish(where, trainable.model.eval(), facts_of(loaded).tokenizer)
+            state = replace(state, finished=True)
+            store.write_state(where, state)
+            store.drop_checkpoints(where)
+        store.check_published(where)
+    return FineTuned(where, state.history, state.settings)
 
 
 def accuracy(
@@ -303,11 +428,11 @@ def accuracy(
     >>> accuracy(tl_vzero.load_model("agreement-mini"), agreement_examples()[:50], half=None).mean
     1.0
     """
-    _check_count("batch_size", batch_size)
+    at_least_one("batch_size", batch_size)
     check_trained_head(model)
     by_length: dict[int, list[LaidOut]] = {}
-    for each in _laid_out(model, examples, half):
-        by_length.setdefault(len(each), []).append(each)
+    for example in _laid_out(model, examples, half):
+        by_length.setdefault(len(example), []).append(example)
     # Sentences of one length need no padding, and so every class of model takes them alike.
     batches = [batch for group in by_length.values() for batch in in_batches(group, batch_size)]
     with quiet(model):
@@ -315,70 +440,53 @@ def accuracy(
 
 
 def _good_wins(model: nn.Module, batch: Sequence[LaidOut]) -> list[float]:
-    ids = torch.stack([each.pieces.ids for each in batch]).to(device_of(model))
-    logits = run_logits(model, ids, [])[range(len(batch)), [each.dest for each in batch]]
+    ids = torch.stack([example.pieces.ids for example in batch]).to(device_of(model))
+    logits = run_logits(model, ids, [])[range(len(batch)), [example.dest for example in batch]]
     forms = logits.gather(1, ids_of_forms(batch).to(logits.device))
     return (forms[:, 0] > forms[:, 1]).double().tolist()
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """One fine-tuning, from wherever its folder says it is to its end."""
+def _train(
+    folder: Path,
+    trainable: Trainable,
+    recipe: Recipe,
+    training: Sequence[LaidOut],
+    held_out: Sequence[LaidOut],
+    state: State,
+    progress: bool,
+) -> State:
+    """Train on from the folder's state to the last epoch; whatever is finished is in the folder at once."""
+    done, steps = state.epochs_done, recipe.steps_per_epoch(len(training))
+    optimizer = optimizer_of(trainable, recipe)
 
-    folder: Path
-    trainable: Trainable
-    recipe: Recipe
-    training: Sequence[LaidOut]
-    held_out: Sequence[LaidOut]
-    tokenizer: Any
+    def measured(epoch: int, loss: float | None) -> Epoch:
+        wins = good_wins(trainable, held_out, recipe.batch_size) if held_out else []
+        return Epoch(epoch, loss, bootstrap_mean([float(win) for win in wins]) if wins else None)
 
-    def run(self, state: State, progress: bool) -> State:
-        done, a_epoch = state.epochs_done, self.recipe.steps_an_epoch(len(self.training))
-        model, optimizer = self.trainable.model, optimizer_of(self.trainable, self.recipe)
-        if not state.history:
-            state = self._wrote(state, self._record(0, None))
-        if done:
-            store.read_checkpoint(self.folder, done, done * a_epoch, model, optimizer)
-        total = self.recipe.epochs * a_epoch
-        with tqdm(total=total, initial=done * a_epoch, disable=not progress, desc="fine-tuning", unit="batch") as bar:
-            for epoch in range(done + 1, self.recipe.epochs + 1):
-                loss = train_epoch(self.trainable, optimizer, self.training, self.recipe, epoch, bar)
-                record = self._record(epoch, loss)
-                store.write_checkpoint(self.folder, epoch, model, optimizer)
-                state = self._wrote(state, record)
-                store.drop_checkpoints(self.folder, but=epoch)
-        return self._finish(state)
-
-    def _wrote(self, state: State, record: dict[str, Any]) -> State:
-        """The state with one more record, as it is in the folder from now on."""
-        further = State(state.settings, (*state.history, record), False, state.about)
-        store.write_state(self.folder, further)
+    def written(record: Epoch) -> State:
+        further = replace(state, history=(*state.history, record))
+        store.write_state(folder, further)
         return further
 
-    def _finish(self, state: State) -> State:
-        store.publish(self.folder, self.trainable.model.eval(), self.tokenizer)
-        finished = State(state.settings, state.history, True, state.about)
-        store.write_state(self.folder, finished)
-        store.drop_checkpoints(self.folder)
-        return finished
-
-    def _record(self, number: int, loss: float | None) -> dict[str, Any]:
-        if not self.held_out:
-            return {"epoch": number, "loss": loss, "accuracy": None}
-        wins = good_wins(self.trainable, self.held_out, self.recipe.batch_size)
-        return {"epoch": number, "loss": loss, "accuracy": asdict(bootstrap_mean([float(win) for win in wins]))}
-
-
-def _epoch(record: Mapping[str, Any]) -> Epoch:
-    measured = record["accuracy"]
-    return Epoch(record["epoch"], record["loss"], None if measured is None else Estimate(**measured))
+    if not state.history:
+        state = written(measured(0, None))
+    if done:
+        store.read_checkpoint(folder, done, done * steps, trainable.model, optimizer)
+    total = recipe.epochs * steps
+    with tqdm(total=total, initial=done * steps, disable=not progress, desc="fine-tuning", unit="batch") as bar:
+        for epoch in range(done + 1, recipe.epochs + 1):
+            record = measured(epoch, train_epoch(trainable, optimizer, training, recipe, epoch, bar))
+            store.write_checkpoint(folder, epoch, trainable.model, optimizer)
+            state = written(record)
+            store.drop_checkpoints(folder, but=epoch)
+    return state
 
 
 def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
     """The examples of a half on the model's tokens, each with two forms."""
-    if half is not None and half not in HALVES:
-        raise unknown_name("half", half, HALVES)
-    chosen = [each for each in examples if half is None or each.split == half]
+    if half is not None:
+        one_of("half", half, HALVES)
+    chosen = [example for example in examples if half is None or example.split == half]
     if examples and not chosen:
         raise InputError(
             f"none of {len(examples)} examples is in the {half} half: expected split_in_halves(examples, seed=...) "
@@ -387,7 +495,7 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
     laid = lay_out(model, chosen).examples
     check_wrong_forms(laid, "the choice at the mask")
     longest = context_length(model)
-    too_long = [each.example.id for each in laid if longest is not None and len(each) > longest]
+    too_long = [example.example.id for example in laid if longest is not None and len(example) > longest]
     if too_long:
         raise InputError(
             f"{len(too_long)} examples are longer than the model's context of {longest} tokens, first {too_long[0]}: "
@@ -397,10 +505,9 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
 
 
 def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
-    for other in HALVES:
-        if half is not None and other != half and any(each.split == other for each in examples):
-            return _laid_out(model, examples, other)
-    return ()
+    other: Half = "test" if half == "train" else "train"
+    held_out = half is not None and any(example.split == other for example in examples)
+    return _laid_out(model, examples, other) if held_out else ()
 
 
 def _settings(
@@ -419,27 +526,8 @@ def _settings(
 
 
 def _hash_of(examples: Sequence[LaidOut]) -> str:
-    rows = [(each.pieces.ids.tolist(), each.dest, each.pieces.good_id, each.pieces.bad_id) for each in examples]
+    rows = [
+        (example.pieces.ids.tolist(), example.dest, example.pieces.good_id, example.pieces.bad_id)
+        for example in examples
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _check_recipe(recipe: Recipe) -> None:
-    _check_count("epochs", recipe.epochs)
-    _check_count("batch_size", recipe.batch_size)
-    for name in ("learning_rate", "head_learning_rate", "warm_up"):
-        given = getattr(recipe, name)
-        if isinstance(given, bool) or not isinstance(given, int | float):
-            raise InputTypeError(f"{name} is {type(given).__name__}: expected a number")
-        if not (isfinite(given) and given >= 0) or (given == 0 and name != "warm_up"):
-            raise InputError(f"{name} is {given}: expected a finite number above 0")
-    if recipe.warm_up >= 1:
-        raise InputError(f"warm_up is {recipe.warm_up}: expected a part of all steps, from 0 to below 1")
-    if isinstance(recipe.seed, bool) or not isinstance(recipe.seed, int):
-        raise InputTypeError(f"seed is {type(recipe.seed).__name__}: expected an integer")
-
-
-def _check_count(name: str, given: Any) -> None:
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise InputTypeError(f"{name} is {type(given).__name__}: expected a positive integer")
-    if given < 1:
-        raise InputError(f"{name} is {given}: expected at least 1")

@@ -15,8 +15,8 @@ from tl_vzero.data.examples import Example, Skipped
 from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.statistics import Estimate, Interval, columns_of, estimates, paradigms_of, plain_skip
-from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out
+from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out, paradigms_of
+from tl_vzero.statistics import Estimate, Interval, columns_of, estimates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ class Mass:
             "shares": [_record(each) for each in self.shares],
             "empty_rows": dict(self.empty_rows),
             "left_out": dict(self.left_out),
-            "skipped": [plain_skip(each) for each in self.skipped],
+            "skipped": [each.to_dict() for each in self.skipped],
             "settings": dict(self.settings),
         }
 

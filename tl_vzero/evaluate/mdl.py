@@ -1,28 +1,43 @@
-"""The probe, one for each layer and all trained in one batched computation.
+"""The online code of minimum description length probing, and its probes.
 
-Dropout 0.2, linear to 128 features, ReLU, LayerNorm, dropout 0.3, linear to the classes. All layers' probes start from
-the same weights and drop the same features of the same examples, so that layers differ by their representations only,
-and a layer's probe is the same whatever other layers are probed beside it.
+1. Labels are sent block by block; the first with the uniform code: log2 K bits for each label of K classes.
+2. For each further block, a probe is trained on all that was sent, and the block is sent with its predictions.
+3. The code length is the sum over blocks; compression is that of the uniform code, N log2 K, over it.
+
+Two modes say how a probe is trained and what a label costs. `correct`: cross-entropy of the logits, in bits; the
+training's length is chosen on a tenth of what was sent. `paper`: as the public program of Mohebbi et al. (2023) does.
+
+Source: Voita & Titov 2020, "Information-Theoretic Probing with Minimum Description Length", section 3.2.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from math import log, log2, sqrt
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+# All of the paper: the blocks, the probe and its training; but for the tenth that is held out.
+PERCENT_SENT = (0.8, 1.6, 3.2, 6.25, 12.5, 25.0, 50.0, 100.0)
 WIDTH = 128
 INPUT_DROPOUT = 0.2
 HIDDEN_DROPOUT = 0.3
+BATCH = 128
+RATE = 1e-3
+HELD_OUT = 0.1
 
 
 class Probes:
-    """One probe per layer: `parameters` have a leading layer axis."""
+    """One probe per layer, all trained in one batched computation: `parameters` have a leading layer axis.
+
+    Dropout, linear to 128 features, ReLU, LayerNorm, dropout, linear to the classes. All layers' probes start from the
+    same weights and drop the same features of the same examples, so that layers differ by their representations only,
+    and a layer's probe is the same whatever other layers are probed beside it.
+    """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = tuple(parameters)
@@ -37,16 +52,16 @@ class Probes:
             torch.zeros(WIDTH),
             *_linear(WIDTH, classes, generator),
         ]
-        return cls([each.to(representations).repeat(layers, *[1] * each.dim()).requires_grad_() for each in one])
+        return cls([part.to(representations).repeat(layers, *[1] * part.dim()).requires_grad_() for part in one])
 
     def predict_uniformly(self) -> None:
         """Let the untrained probes give each class the same probability, by last linear maps of zeros."""
         with torch.no_grad():
-            for each in self.parameters[-2:]:
-                each.zero_()
+            for parameter in self.parameters[-2:]:
+                parameter.zero_()
 
     def copy(self) -> "Probes":
-        return Probes([each.detach().clone() for each in self.parameters])
+        return Probes([parameter.detach().clone() for parameter in self.parameters])
 
     def take(self, other: "Probes", layers: Bool[Tensor, "layer"]) -> None:
         """Copy the probes of some layers from another."""
@@ -61,9 +76,8 @@ class Probes:
         self, representations: Float[Tensor, "layer example feature"], generator: Generator
     ) -> Float[Tensor, "layer example class"]:
         """What the probes predict with features dropped at random, the same ones for every layer."""
-        kept = _kept(representations, INPUT_DROPOUT, generator)
-        hidden = self._hidden(representations * kept)
-        return self._read(hidden * _kept(hidden, HIDDEN_DROPOUT, generator))
+        hidden = self._hidden(representations * _dropout(representations, INPUT_DROPOUT, generator))
+        return self._read(hidden * _dropout(hidden, HIDDEN_DROPOUT, generator))
 
     def _hidden(self, representations: Tensor) -> Tensor:
         weight, bias, gain, shift, _, _ = self.parameters
@@ -82,52 +96,13 @@ def _linear(inputs: int, outputs: int, generator: Generator) -> tuple[Tensor, Te
     return weight, torch.empty(outputs).uniform_(-bound, bound, generator=generator)
 
 
-def _kept(activation: Tensor, dropout: float, generator: Generator) -> Float[Tensor, "example feature"]:
+def _dropout(activation: Tensor, share: float, generator: Generator) -> Float[Tensor, "example feature"]:
     """What dropout multiplies `[layer, example, feature]` by."""
-    kept = torch.rand(activation.shape[1:], generator=generator) >= dropout
-    return kept.to(activation) / (1 - dropout)
+    stays = torch.rand(activation.shape[1:], generator=generator) >= share
+    return stays.to(activation) / (1 - share)
 
-
-# The online code: labels are sent block by block, each with a probe trained on the blocks before it.
-#
-# 1. The first block is sent with the uniform code: log2 K bits for each label of K classes.
-# 2. For each further block, a probe is trained on all that was sent, and the block is sent with its predictions.
-# 3. The code length is the sum over blocks; compression is that of the uniform code, N log2 K, over it.
-#
-# Two modes say how a probe is trained and what a label costs. `correct`: cross-entropy of the logits, in bits; the
-# training's length is chosen on a tenth of what was sent. `paper`: as the public program of Mohebbi et al. (2023) does.
-#
-# Source: Voita & Titov 2020, "Information-Theoretic Probing with Minimum Description Length", section 3.2.
-
-PERCENT_SENT = (0.8, 1.6, 3.2, 6.25, 12.5, 25.0, 50.0, 100.0)
-BATCH = 128
-RATE = 1e-3
-HELD_OUT = 0.1
 
 Tick = Callable[[int], object]
-
-
-@runtime_checkable
-class Mode(Protocol):
-    """How a probe is trained on what was sent, and what a label then costs.
-
-    `most_epochs` bounds a training; `fewest_sent` is what it needs to have been sent; `bits_per_loss` is what a loss
-    of one counts in the code.
-    """
-
-    most_epochs: ClassVar[int]
-    fewest_sent: ClassVar[int]
-    bits_per_loss: ClassVar[float]
-
-    def loss(
-        self, logits: Float[Tensor, "layer example class"], labels: Int[Tensor, "example"]
-    ) -> Float[Tensor, "layer example"]:
-        """What training makes small, example by example."""
-        ...
-
-    def trained(self, sent: "Sent", classes: int, generator: Generator, tick: Tick) -> Probes:
-        """Probes trained on what was sent; `tick` is told the examples of each epoch."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +117,11 @@ class Sent:
 
     def part(self, start: int, end: int) -> "Sent":
         return Sent(self.representations[:, start:end], self.labels[start:end])
+
+
+# A mode is how a probe is trained on what was sent, and what a label then costs: `most_epochs` bounds a training,
+# `fewest_sent` is what it needs to have been sent, `bits_per_loss` is what a loss of one counts in the code. `loss` is
+# what training makes small, example by example; `trained` gives the probes, and `tick` counts an epoch's examples.
 
 
 class Correct:
@@ -163,15 +143,15 @@ class Correct:
         return _cross_entropy(logits, labels)
 
     def trained(self, sent: Sent, classes: int, generator: Generator, tick: Tick) -> Probes:
-        seen = len(sent) - max(1, round(HELD_OUT * len(sent)))
-        seen_part, held_out = sent.part(0, seen), sent.part(seen, len(sent))
+        n_trained = len(sent) - max(1, round(HELD_OUT * len(sent)))
+        training, held_out = sent.part(0, n_trained), sent.part(n_trained, len(sent))
         probes = Probes.start(sent.representations, classes, generator)
         probes.predict_uniformly()
         best, least = probes.copy(), self._mean_loss(probes, held_out)
         epochs_since = torch.zeros_like(least)
         optimizer = _adamw(probes)
         for _ in range(self.most_epochs):
-            _train_one_epoch(self, probes, optimizer, seen_part, generator, rate=lambda _: RATE)
+            _train_one_epoch(self, probes, optimizer, training, generator, rate=lambda _: RATE)
             tick(len(sent))
             loss = self._mean_loss(probes, held_out)
             better = (loss < least) & (epochs_since < self.patience)
@@ -214,6 +194,7 @@ class Paper:
         return probes
 
 
+Mode = Correct | Paper
 MODES: Mapping[str, Mode] = {"correct": Correct(), "paper": Paper()}
 
 
@@ -232,10 +213,7 @@ def fewest_examples(mode: Mode) -> int:
     >>> fewest_examples(MODES["correct"]), fewest_examples(MODES["paper"])
     (188, 63)
     """
-    n = 1
-    while block_ends(n)[0] < mode.fewest_sent:
-        n += 1
-    return n
+    return next(n for n in count(1) if block_ends(n)[0] >= mode.fewest_sent)
 
 
 def online_logits(
@@ -283,14 +261,14 @@ def _train_one_epoch(
     mode: Mode,
     probes: Probes,
     optimizer: torch.optim.Optimizer,
-    seen: Sent,
+    training: Sent,
     generator: Generator,
     *,
     rate: Callable[[int], float],
 ) -> None:
     """Go through the examples once, in their (random) order; `rate` is the learning rate of each step."""
-    for step, start in enumerate(range(0, len(seen), BATCH)):
-        batch = seen.part(start, start + BATCH)
+    for step, start in enumerate(range(0, len(training), BATCH)):
+        batch = training.part(start, start + BATCH)
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
         loss = mode.loss(probes.logits_in_training(batch.representations, generator), batch.labels)

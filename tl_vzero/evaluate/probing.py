@@ -1,7 +1,10 @@
-"""How much of a label is in a layer's representations: minimum description length probing."""
+"""How much of a label is in a layer's representations: probing by minimum description length.
+
+The representations at the target, and the compression of a label by them; the online code and its probes: `mdl.py`.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log2
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import integers
+from tl_vzero.choices import integer, integers, one_of
 from tl_vzero.clean import check_clean_output, device_of
-from tl_vzero.data.lexicon import Number
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.data.examples import Number
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.evaluate.mdl import (
     MODES,
     PERCENT_SENT,
@@ -25,10 +28,11 @@ from tl_vzero.evaluate.mdl import (
     label_lengths,
     online_logits,
 )
-from tl_vzero.evaluate.statistics import RESAMPLES, bootstrap_means, check_bootstrap
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.files import to_plain
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import NamedHook, quiet, run_to
+from tl_vzero.statistics import RESAMPLES, Interval, bootstrap_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +40,8 @@ if TYPE_CHECKING:
 
 # What each layer makes of the target: the representations that probes read, and the labels that they should tell.
 
-EMBEDDINGS = -1  # the number that a probing result gives to what the first block reads
-TOKENS_A_BATCH = 4096
+EMBEDDINGS = -1  # the layer of what the first block reads, in a probing result
+TOKENS_PER_BATCH = 4096  # of one run of the model, so that its memory does not grow with the examples
 LABELS: dict[Number, int] = {"singular": 0, "plural": 1}
 
 
@@ -61,14 +65,14 @@ def representations(
     """
     sites = check_contracts(model)
     names = (sites.inputs[0], *sites.outputs)
-    found: list[Tensor | None] = [None] * len(layout.examples)
-    with quiet(model), tqdm(total=len(found), disable=not progress, desc="representations", leave=False) as bar:
-        for numbers in _batches(layout.examples):
-            batch = [layout.examples[number] for number in numbers]
-            for number, own in zip(numbers, _at_targets(model, names, batch), strict=True):
-                found[number] = own
-            bar.update(len(numbers))
-    return torch.stack([own for own in found if own is not None])
+    read: dict[int, Tensor] = {}
+    total = len(layout.examples)
+    with quiet(model), tqdm(total=total, disable=not progress, desc="representations", leave=False) as bar:
+        for indices in _batches(layout.examples):
+            at_targets = _at_targets(model, names, [layout.examples[index] for index in indices])
+            read.update(zip(indices, at_targets, strict=True))
+            bar.update(len(indices))
+    return torch.stack([read[index] for index in range(total)])
 
 
 def layer_numbers(n_blocks: int) -> tuple[int, ...]:
@@ -85,13 +89,13 @@ def with_number(layout: Layout) -> Layout:
 
     Raises InputError where none does.
     """
-    kept = tuple(each for each in layout.examples if each.example.number is not None)
-    if not kept:
+    numbered = tuple(laid for laid in layout.examples if laid.example.number is not None)
+    if not numbered:
         raise InputError(
             f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a "
             "column number, or forms that show it, such as is and are"
         )
-    return Layout(kept, layout.protocol, layout.skipped)
+    return replace(layout, examples=numbered)
 
 
 def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
@@ -100,39 +104,39 @@ def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
     Raises InputError for an example that shows none; see `with_number`.
     """
     labels = []
-    for each in examples:
-        if each.example.number is None:
-            raise InputError(f"{each.example.id} shows no grammatical number: leave it out, see with_number")
-        labels.append(LABELS[each.example.number])
+    for laid in examples:
+        if laid.example.number is None:
+            raise InputError(f"{laid.example.id} shows no grammatical number: leave it out, see with_number")
+        labels.append(LABELS[laid.example.number])
     return torch.tensor(labels, dtype=torch.long)
 
 
 def _batches(examples: Sequence[LaidOut]) -> Iterator[list[int]]:
-    """Numbers of examples of one length, as many as may share a run: no class of model has to know of padding."""
+    """Indices of examples of one length, as many as may share a run: no class of model has to know of padding."""
     by_length: dict[int, list[int]] = {}
-    for number, each in enumerate(examples):
-        by_length.setdefault(len(each), []).append(number)
-    for length, numbers in sorted(by_length.items()):
-        size = max(1, TOKENS_A_BATCH // length)
-        yield from (numbers[start : start + size] for start in range(0, len(numbers), size))
+    for index, laid in enumerate(examples):
+        by_length.setdefault(len(laid), []).append(index)
+    for length, indices in sorted(by_length.items()):
+        size = max(1, TOKENS_PER_BATCH // length)
+        yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 def _at_targets(
     model: nn.Module, names: Sequence[str], batch: Sequence[LaidOut]
 ) -> Float[Tensor, "batch layer feature"]:
-    rows, targets = list(range(len(batch))), [each.dest for each in batch]
-    seen: dict[str, Tensor] = {}
+    rows, targets = list(range(len(batch))), [laid.dest for laid in batch]
+    at_targets: dict[str, Tensor] = {}
 
-    def keep(name: str) -> NamedHook:
+    def remembering(name: str) -> NamedHook:
         def hook_function(activation: Tensor, *, hook: Any) -> None:
             check_clean_output(name, activation)
-            seen[name] = activation.detach()[rows, targets].cpu()
+            at_targets[name] = activation.detach()[rows, targets].cpu()
 
         return name, hook_function
 
-    ids = torch.stack([each.pieces.ids for each in batch]).to(device_of(model))
-    run_to(model, ids, [keep(name) for name in names], last=names[-1])
-    stacked = torch.stack([seen[name] for name in names], dim=1)
+    ids = torch.stack([laid.pieces.ids for laid in batch]).to(device_of(model))
+    run_to(model, ids, [remembering(name) for name in names], last=names[-1])
+    stacked = torch.stack([at_targets[name] for name in names], dim=1)
     return stacked if stacked.dtype == torch.float64 else stacked.float()
 
 
@@ -173,35 +177,13 @@ class ProbingResult:
         """A pandas table: mode, layer, compression, low, high, code_length, n."""
         import pandas as pd
 
-        columns = {
-            "layer": self.layers,
-            "compression": self.compression,
-            "low": self.low,
-            "high": self.high,
-            "code_length": self.code_length,
-            "n": self.n,
-        }
-        return pd.DataFrame({"mode": self.mode} | columns)
+        of_layers = {name: getattr(self, name) for name in ("compression", "low", "high", "code_length")}
+        return pd.DataFrame({"mode": self.mode, "layer": self.layers, **of_layers, "n": self.n})
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types."""
-        return {
-            "format": "tl_vzero.probing",
-            "format_version": FORMAT_VERSION,
-            "mode": self.mode,
-            "layers": list(self.layers),
-            "compression": list(self.compression),
-            "low": list(self.low),
-            "high": list(self.high),
-            "code_length": list(self.code_length),
-            "block_lengths": [list(lengths) for lengths in self.block_lengths],
-            "block_sizes": list(self.block_sizes),
-            "uniform_length": self.uniform_length,
-            "n": self.n,
-            "classes": self.classes,
-            "seed": self.seed,
-            "confidence": self.confidence,
-        }
+        about = {"format": "tl_vzero.probing", "format_version": FORMAT_VERSION}
+        return {**about, **to_plain(self), "uniform_length": self.uniform_length}
 
 
 def probe_layers(
@@ -219,8 +201,8 @@ def probe_layers(
 
     `labels` are any integers, one per example. Examples are put into a random order by `seed`, which also draws the
     probes. Mode `correct` is a code; mode `paper` repeats the public program of Mohebbi et al., to compare with
-    the curve they published (see `online_code.Paper`). `layers` are the numbers that the result gives the layers, 0
-    and up if None. Computed in float32, or in float64 where the representations are.
+    the curve they published (see `mdl.Paper`). `layers` are the layers' indices in the result, 0 and up if None.
+    Computed in float32, or in float64 where the representations are.
 
     Raises InputError for shapes that do not fit, fewer examples than the blocks need, labels of one class,
     representations that are not finite, an unknown mode; InputTypeError for what is no tensor of numbers.
@@ -229,17 +211,18 @@ def probe_layers(
 
     >>> import torch
     >>> labels = torch.arange(400) % 2
-    >>> told, untold = labels * 2.0 - 1, torch.zeros(400)
-    >>> representations = torch.stack([told, untold], dim=1)[:, :, None].expand(-1, -1, 8)
-    >>> found = probe_layers(representations, labels)
-    >>> found.compression[0] > 3, 0.9 < found.compression[1] < 1.1
+    >>> telling, silent = labels * 2.0 - 1, torch.zeros(400)
+    >>> representations = torch.stack([telling, silent], dim=1)[:, :, None].expand(-1, -1, 8)
+    >>> result = probe_layers(representations, labels)
+    >>> result.compression[0] > 3, 0.9 < result.compression[1] < 1.1
     (True, True)
     """
-    rules = _mode(mode)
+    rules = MODES[one_of("mode", mode, MODES)]
     _check(representations, labels, rules)
-    numbers = _layer_numbers(layers, representations.shape[1])
-    _check_seed(seed)
-    check_bootstrap(confidence, resamples)
+    named = _layers(layers, representations.shape[1])
+    if integer("seed", seed) < 0:
+        raise InputError(f"seed is {seed}: expected 0 or more")
+    Interval(confidence, resamples)  # refused before the probes are trained
     kinds, classes = torch.unique(labels, return_inverse=True)
     lengths = _lengths(representations, classes, len(kinds), rules, seed, progress)
     ends = block_ends(len(labels))
@@ -251,10 +234,10 @@ def probe_layers(
     first = ends[0] * log2(len(kinds))
     return ProbingResult(
         mode=mode,
-        layers=numbers,
+        layers=named,
         compression=tuple(uniform / total for total in totals.tolist()),
-        low=tuple(uniform / (first + each.n * each.high) for each in coded),
-        high=tuple(uniform / (first + each.n * each.low) for each in coded),
+        low=tuple(uniform / (first + mean.n * mean.high) for mean in coded),
+        high=tuple(uniform / (first + mean.n * mean.low) for mean in coded),
         code_length=tuple(totals.tolist()),
         block_lengths=tuple(tuple(lengths) for lengths in blocks.tolist()),
         block_sizes=tuple(sizes),
@@ -296,12 +279,12 @@ def _lengths(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(classes), generator=generator).to(representations.device)
     seeds = torch.randint(2**62, (len(PERCENT_SENT) - 1,), generator=generator)
-    planned = mode.most_epochs * sum(block_ends(len(classes))[:-1])
+    total = mode.most_epochs * sum(block_ends(len(classes))[:-1])
     # Copies made here take part in gradients, also where the caller is in inference mode.
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        tqdm(total=planned, disable=not progress, desc="probing", unit="example", leave=False) as bar,
+        tqdm(total=total, disable=not progress, desc="probing", unit="example", leave=False) as bar,
     ):
         sent = Sent(
             representations.detach()[order].to(dtype).transpose(0, 1).clone(memory_format=torch.contiguous_format),
@@ -309,12 +292,6 @@ def _lengths(
         )
         logits = online_logits(sent, kinds, mode, seeds, bar.update)
         return label_lengths(logits.cpu().double(), sent.labels.cpu(), mode)
-
-
-def _mode(name: Any) -> Mode:
-    if not isinstance(name, str) or name not in MODES:
-        raise unknown_name("mode", name, MODES)
-    return MODES[name]
 
 
 def _check(representations: Any, labels: Any, mode: Mode) -> None:
@@ -353,28 +330,16 @@ def _check(representations: Any, labels: Any, mode: Mode) -> None:
         )
 
 
-def _not_a_tensor(name: str, given: Any, expected: str) -> InputTypeError:
-    what = f"a tensor of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+def _not_a_tensor(name: str, value: Any, expected: str) -> InputTypeError:
+    what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
     return InputTypeError(f"{name} is {what}: expected a tensor, {expected}")
 
 
-def _layer_numbers(given: Iterable[int] | None, count: int) -> tuple[int, ...]:
-    numbers = integers("layers", given)
-    if numbers is None:
-        return tuple(range(count))
-    if len(numbers) != count or len(set(numbers)) != count:
-        raise InputError(f"layers is {list(numbers)}: expected a number of its own for each of {count} layers")
-    return numbers
-
-
-def _check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
-    if seed < 0:
-        raise InputError(f"seed is {seed}: expected 0 or more")
-
-
-# Probing the target's representation for its grammatical number, layer by layer.
+def _layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
+    named = integers("layers", layers) or tuple(range(count))
+    if len(named) != count or len(set(named)) != count:
+        raise InputError(f"layers is {list(named)}: expected a number of its own for each of {count} layers")
+    return named
 
 
 def probe_number(
@@ -390,8 +355,8 @@ def probe_number(
     >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> from tl_vzero.evaluate.tokenized import lay_out
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> found = probe_number(model, lay_out(model, agreement_examples()[:200]))
-    >>> found.compression[-1] > found.compression[0]
+    >>> result = probe_number(model, lay_out(model, agreement_examples()[:200]))
+    >>> result.compression[-1] > result.compression[0]
     True
     """
     numbered = with_number(layout)

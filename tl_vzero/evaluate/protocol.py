@@ -45,11 +45,11 @@ from tl_vzero.evaluate.reproduction import (
 )
 from tl_vzero.evaluate.rows import target_rows
 from tl_vzero.evaluate.sentences import Sentences, limited, sentences_for
-from tl_vzero.evaluate.statistics import Interval
-from tl_vzero.evaluate.store import Store, open_store
+from tl_vzero.evaluate.store import Store, claimed, open_store
 from tl_vzero.evaluate.tokenized import Layout, lay_out
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
+from tl_vzero.statistics import Interval
 
 # Methods that are too dear for a default elsewhere, and on how many sentences they are evaluated here.
 DEAR = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
@@ -106,19 +106,20 @@ def reproduce(
     evaluated = asked if limit is None else limited(asked, limit, seed)
     lay_out(model, evaluated)  # a causal model is told at the door
     metadata = _metadata(model, sentences, split, evaluated, "all" if whole else "test half", seed, limit, fine_tuned)
-    store = open_store(None if folder is None else Path(folder) / "parts", metadata)
-    tuned = _tuned(model, split, folder, seed, progress) if fine_tuned else None
-    job = _Job(
-        model=model if tuned is None else tuned.load(),
-        examples=evaluated,
-        training=_training(model, fine_tuned),
-        published=published_of(facts_of(model).name, _training(model, fine_tuned)),
-        seed=seed,
-        store=store,
-        progress=progress,
-    )
-    history = None if tuned is None else [list(row) for row in tuned.to_frame().reset_index().values.tolist()]
-    return job.run({**metadata, "fine_tuning": history})
+    with claimed(folder):
+        store = open_store(None if folder is None else Path(folder) / "parts", metadata)
+        tuned = _tuned(model, split, folder, seed, progress) if fine_tuned else None
+        job = _Job(
+            model=model if tuned is None else tuned.load(),
+            examples=evaluated,
+            training=_training(model, fine_tuned),
+            published=published_of(facts_of(model).name, _training(model, fine_tuned)),
+            seed=seed,
+            store=store,
+            progress=progress,
+        )
+        history = None if tuned is None else [list(row) for row in tuned.to_frame().reset_index().values.tolist()]
+        return job.run({**metadata, "fine_tuning": history})
 
 
 def _has_halves(examples: ExampleSet) -> bool:
@@ -153,7 +154,7 @@ def _metadata(
         "weights_sha256": own["weights_sha256"],
         "fine_tuned": fine_tuned,
         "sentences": sentences.source,
-        "filters": [{"name": stage.name, "kept": dict(stage.kept)} for stage in split.report.stages],
+        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in split.report.stages],
         "split_seed": split.split_seed,
         "halves": halves,
         "evaluated": which,

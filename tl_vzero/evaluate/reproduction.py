@@ -10,8 +10,8 @@ from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.rows import TargetRows
-from tl_vzero.evaluate.statistics import FEWEST_PAIRS, Correlation, Estimate, bootstrap_pearson, bootstrap_spearman
-from tl_vzero.evaluate.store import to_plain
+from tl_vzero.files import to_plain
+from tl_vzero.statistics import FEWEST_PAIRS, Correlation, Estimate, bootstrap_pearson, bootstrap_spearman
 
 if TYPE_CHECKING:
     import pandas as pd

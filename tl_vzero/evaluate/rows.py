@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -18,11 +19,11 @@ from tl_vzero.choices import callable_name, chosen
 from tl_vzero.comparison import Planned, plan_of
 from tl_vzero.data.examples import Skipped
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, PluginError, unknown_name
-from tl_vzero.evaluate.statistics import random_row
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
 from tl_vzero.inputs.text import encode
 from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
 from tl_vzero.models.contracts import check_contracts, provenance
+from tl_vzero.rollout import normalize_rows, roll_out
 from tl_vzero.scores import Scores
 
 Logit = Literal["good", "difference"]
@@ -303,6 +304,23 @@ def random_rows(
         )[list(layers)]
         for number, each in enumerate(examples)
     )
+
+
+def random_row(
+    length: int, dest: int, n_layers: int, *, causal: bool, rolled_out: bool, normalized: bool, seed: Sequence[int]
+) -> Float[Tensor, "layer src"]:
+    """A destination's row of uniform random maps, drawn anew for each seed.
+
+    The method `random` gives every sentence of one length the same map; as a sample of examples that is one draw, and
+    its mean may be far from what chance gives.
+    """
+    drawn = torch.from_numpy(np.random.default_rng(seed).random((n_layers, length, length)))
+    maps = drawn.tril() if causal else drawn
+    if rolled_out:
+        maps = roll_out(normalize_rows(maps), identity=False)
+    elif normalized:
+        maps = normalize_rows(maps)
+    return maps[:, dest]
 
 
 def _in_order(found: Mapping[int, Tensor]) -> tuple[Tensor, ...]:

@@ -87,5 +87,5 @@ def limited(examples: ExampleSet, limit: int, seed: int) -> ExampleSet:
     chosen = {name for _, _, name in sorted(turns)[:limit]}
     kept = tuple(each for each in examples if each.id in chosen)
     counts = Counter(each.paradigm for each in kept)
-    stage = Stage(CHOSEN, {paradigm: counts[paradigm] for paradigm in examples.report.stages[0].kept})
+    stage = Stage(CHOSEN, {paradigm: counts[paradigm] for paradigm in examples.report.stages[0].counts})
     return replace(examples, examples=kept, report=examples.report.after(stage, ()))

@@ -1,100 +1,81 @@
-"""A folder of finished parts, so that a long evaluation goes on where it was.
+"""Folders that a long evaluation goes on in: one run at a time, finished parts, and the state of a fine-tuning.
 
-1. `options.json` says of what the parts are; a folder of other options is refused.
-2. Each part is one JSON file, written whole or not at all as soon as it is finished.
+1. `options.json`, or a fine-tuning's `finetuning.json`, says whose the folder is; other options are refused.
+2. Whatever is finished is written at once, whole or not at all, and read by the next run.
 """
 
 import json
+import os
 import tempfile
-import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from math import isfinite, nan
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, InputError, OutputPathError
-from tl_vzero.evaluate.statistics import Estimate
-from tl_vzero.files import folder_of, open_regular, read_json, write_atomically, write_text
+from tl_vzero.corpus.processes import take_lock
+from tl_vzero.errors import FileFormatError, InputError, OutputPathError, foreign_errors_as
+from tl_vzero.files import folder_of, from_plain, open_regular, read_json, to_plain, write_atomically, write_text
 from tl_vzero.models.hugging_face import silent_transformers
+from tl_vzero.statistics import Estimate
 
-# Result dataclasses as plain JSON types, and back.
-
-
-def to_plain(value: Any) -> Any:
-    """A result as plain JSON types; a number that is not finite becomes None.
-
-    >>> from tl_vzero.evaluate.statistics import Estimate
-    >>> to_plain(Estimate(0.5, float("nan"), 1.0, 1))
-    {'mean': 0.5, 'low': None, 'high': 1.0, 'n': 1, 'confidence': 0.95}
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [to_plain(each) for each in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value
-
-
-def from_plain(kind: Any, plain: Any) -> Any:
-    """The value of a type that `to_plain` wrote; None stands for NaN where the type is float.
-
-    Raises KeyError, TypeError or ValueError for what it did not write, such as a text for a number.
-
-    >>> from tl_vzero.evaluate.statistics import Estimate
-    >>> from_plain(Estimate, {"mean": 0.5, "low": None, "high": 1.0, "n": 1, "confidence": 0.95})
-    Estimate(mean=0.5, low=nan, high=1.0, n=1, confidence=0.95)
-    """
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return None if plain is None else from_plain(_only_other(kind), plain)
-    if origin is tuple:
-        inner = get_args(kind)[0]
-        return tuple(from_plain(inner, each) for each in _of_type(plain, list))
-    if origin is Literal:
-        if plain not in get_args(kind):
-            raise ValueError(f"{plain!r} is none of {', '.join(map(repr, get_args(kind)))}")
-        return plain
-    if origin is not None and issubclass(origin, Mapping):
-        inner = get_args(kind)[1]
-        return {key: from_plain(inner, each) for key, each in _of_type(plain, dict).items()}
-    if is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        record = _of_type(plain, dict)
-        return kind(**{field.name: from_plain(hints[field.name], record[field.name]) for field in fields(kind)})
-    if kind is float:
-        return nan if plain is None else float(_of_type(plain, int, float))
-    return _of_type(plain, kind) if kind in (int, str, bool) else plain
-
-
-def _of_type(plain: Any, *kinds: type) -> Any:
-    # Not isinstance: true is no number.
-    if type(plain) not in kinds:
-        raise TypeError(f"{str(plain)[:80]!r} is {type(plain).__name__}: expected {kinds[-1].__name__}")
-    return plain
-
-
-def _only_other(kind: Any) -> Any:
-    (other,) = (each for each in get_args(kind) if each is not type(None))
-    return other
-
-
+LOCKS = "locks"
 OPTIONS = "options.json"
 FORMAT = "tl_vzero.evaluation"
 FORMAT_VERSION = "1"
 
 Part = TypeVar("Part")
+Settings = Mapping[str, Any]
+
+
+@contextmanager
+def claimed(folder: str | Path | None) -> Iterator[None]:
+    """Make a folder and hold it for this run alone, by a lock file as that of a corpus; None holds nothing.
+
+    Raises InputError where another run holds it, OutputPathError where it cannot be made or locked.
+    """
+    with ExitStack() as undo:
+        if folder is not None:
+            where = make_folder(folder)
+            if os.access(where, os.W_OK):  # in any other folder nothing can change
+                with foreign_errors_as(OutputPathError, f"cannot lock {where}"):
+                    (where / LOCKS).mkdir(exist_ok=True)
+                    take_lock(where / LOCKS / "00000.lock", undo)
+        yield
+
+
+def make_folder(folder: str | Path, marker: str | None = None) -> Path:
+    """Make a folder, `~` expanded; raises OutputPathError where that fails, or it holds other files and no `marker`."""
+    where = folder_of(folder)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in where.iterdir()} - {LOCKS}
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
+        raise OutputPathError(f"cannot make the folder {where}: {error}; choose another one") from error
+    if marker is not None and names and marker not in names:
+        raise OutputPathError(
+            f"{where} holds files, and no {marker}: expected a new or empty folder, or one to go on in"
+        )
+    return where
+
+
+def check_same(folder: Path, what: str, before: Settings, now: Settings, instead: str = "") -> None:
+    """Raise InputError where a folder holds an evaluation of other settings, naming what differs."""
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if differing:
+        changes = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in differing)
+        raise InputError(
+            f"{folder} holds {what} of other data or options ({changes}): expected the same to go on; choose another "
+            f"folder{instead}"
+        )
 
 
 @dataclass(frozen=True)
 class Store:
-    """Parts by name, in a folder; without a folder nothing is kept."""
+    """Finished parts by name, one JSON file per part in a folder; without a folder nothing stays."""
 
     folder: Path | None
 
@@ -103,22 +84,23 @@ class Store:
         return self.folder is not None and self._path(name).is_file()
 
     def part(self, name: str, kind: type[Part], compute: Callable[[], Part]) -> Part:
-        """A part that was finished before, or else computed now and kept.
+        """A part that was finished before, or else computed now and stored.
 
         Raises FileFormatError for a file that holds no such part.
         """
+        finished = self.has(name)
         # Also what is computed now goes through plain types: a result does not show whether it was interrupted.
-        plain = self._read(name) if self.has(name) else json.loads(json.dumps(to_plain(compute()), allow_nan=False))
+        plain = self._read(name) if finished else json.loads(json.dumps(to_plain(compute()), allow_nan=False))
         try:
-            made: Part = from_plain(kind, plain)
+            part: Part = from_plain(kind, plain)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(
                 f"{self._path(name)} is no {kind.__name__} ({type(error).__name__}: {error}): delete it to have it "
                 "computed again"
             ) from error
-        if self.folder is not None and not self.has(name):
+        if self.folder is not None and not finished:
             write_text(self._path(name), json.dumps(plain, ensure_ascii=False, allow_nan=False))
-        return made
+        return part
 
     def _path(self, name: str) -> Path:
         return Path(self.folder or ".") / f"{name}.json"
@@ -131,56 +113,34 @@ class Store:
             raise FileFormatError(f"{path} cannot be read ({error}): delete it to have it computed again") from error
 
 
-def open_store(folder: str | Path | None, options: Mapping[str, Any]) -> Store:
-    """The store in a folder, made if it is not there; None keeps nothing.
+def open_store(folder: str | Path | None, options: Settings) -> Store:
+    """The store in a folder, made if it is not there; None stores nothing.
 
     Raises InputError for a folder of other options, naming what differs, OutputPathError for one that cannot be
     written or holds other files.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     open_store(folder, {"seed": 0}).part("number", int, lambda: 3)
-    ...     open_store(folder, {"seed": 0}).part("number", int, lambda: 4)
+    ...     open_store(folder, {"seed": 0}).part("three", int, lambda: 3)
+    ...     open_store(folder, {"seed": 0}).part("three", int, lambda: 4)
     3
     3
     """
     if folder is None:
         return Store(None)
-    where = folder_of(folder)
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
-        raise OutputPathError(f"cannot make the folder {where}: {error}; choose another one") from error
+    where = make_folder(folder, OPTIONS)
     plain = {"format": FORMAT, "version": FORMAT_VERSION, **to_plain(options)}
     path = where / OPTIONS
-    if path.is_file():
-        _check_same(where, _options(path), plain)
-    elif any(where.iterdir()):
-        raise OutputPathError(
-            f"{where} holds files, and no {OPTIONS}: expected a new or empty folder, or one to go on in"
-        )
-    else:
+    if not path.is_file():
         write_text(path, json.dumps(plain, ensure_ascii=False, indent=2) + "\n")
-    return Store(where)
-
-
-def _options(path: Path) -> Mapping[str, Any]:
     try:
-        read = read_json(path)
+        before = read_json(path)
     except FileFormatError as error:
         raise FileFormatError(f"{path} cannot be read ({error}): choose another folder") from error
-    if not isinstance(read, dict):
+    if not isinstance(before, dict):
         raise FileFormatError(f"{path} holds no options: choose another folder")
-    return read
-
-
-def _check_same(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if differing:
-        told = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in differing)
-        raise InputError(
-            f"{where} holds an evaluation of other options ({told}): expected the same to go on; choose another folder"
-        )
+    check_same(where, "an evaluation", before, plain)
+    return Store(where)
 
 
 # The folder of a fine-tuning: what was done so far, the last epoch's checkpoint, and in the end the model.
@@ -194,28 +154,15 @@ TRAINING_FORMAT = "tl_vzero.finetuning"
 TRAINING_FORMAT_VERSION = "1"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-Settings = Mapping[str, Any]
-Record = dict[str, Any]
+ANEW = "start anew with resume=False"
 
 
 @dataclass(frozen=True)
-class State:
-    """How far a fine-tuning came: a record of the start, number 0, then one of each epoch; none at the very first."""
+class Epoch:
+    """An epoch: its mean loss in nats, and the accuracy after it on the held-out examples; epoch 0 is before all.
 
-    settings: Settings
-    history: tuple[Record, ...]
-    finished: bool
-    about: Settings
-
-    @property
-    def epochs_done(self) -> int:
-        return max(0, len(self.history) - 1)
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    """A record as it stands in the file."""
+    `loss` is None for epoch 0, `accuracy` where nothing was held out.
+    """
 
     epoch: int
     loss: float | None
@@ -223,34 +170,23 @@ class _Epoch:
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A state as it stands in the file."""
+class State:
+    """How far a fine-tuning came: epoch 0, the start, then every finished epoch; none at the very first."""
 
     settings: Settings
-    history: tuple[_Epoch, ...]
+    history: tuple[Epoch, ...]
     finished: bool
     about: Settings
 
     def __post_init__(self) -> None:
-        if [each.epoch for each in self.history] != [*range(len(self.history))]:
+        if [record.epoch for record in self.history] != [*range(len(self.history))]:
             raise ValueError("the epochs of its history are not 0, 1, 2, ...")
         if self.finished and not self.history:
             raise ValueError("it is finished, and has no epoch")
 
-
-def prepare(folder: Path) -> None:
-    """Make the folder; raises OutputPathError where it cannot be written, or holds what is not ours to replace."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputPathError(f"cannot write {folder}: it is a file; give a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OutputPathError(f"cannot write into {folder}: {error}; choose another folder") from error
-    if any(folder.iterdir()) and not (folder / STATE).is_file():
-        raise OutputPathError(
-            f"{folder} holds files, and no {STATE} of a fine-tuning: expected a new or empty folder, or one to go on in"
-        )
+    @property
+    def epochs_done(self) -> int:
+        return max(0, len(self.history) - 1)
 
 
 def read_state(folder: Path) -> State | None:
@@ -259,30 +195,16 @@ def read_state(folder: Path) -> State | None:
     if not path.is_file():
         return None
     try:
-        read = read_json(path)
-        if (read["format"], read["version"]) != (TRAINING_FORMAT, TRAINING_FORMAT_VERSION):
-            raise ValueError(
-                f"it has format {read['format']} {read['version']}, and this version reads "
-                f"{TRAINING_FORMAT} {TRAINING_FORMAT_VERSION}"
-            )
-        state = from_plain(_Written, read)
-        return State(state.settings, tuple(map(asdict, state.history)), state.finished, state.about)
+        record = read_json(path)
+        written, readable = (record["format"], record["version"]), (TRAINING_FORMAT, TRAINING_FORMAT_VERSION)
+        if written != readable:
+            raise ValueError(f"it has format {written[0]} {written[1]}, and this version reads {' '.join(readable)}")
+        state: State = from_plain(State, record)
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(
-            f"{path} is no state of a fine-tuning ({type(error).__name__}: {error}): give another folder, or start "
-            "anew with resume=False"
+            f"{path} is no state of a fine-tuning ({type(error).__name__}: {error}): give another folder, or {ANEW}"
         ) from error
-
-
-def check_same_settings(folder: Path, state: State, settings: Settings) -> None:
-    """Raise InputError where the fine-tuning in a folder is another one, naming what differs."""
-    differing = [name for name in settings if state.settings.get(name) != settings[name]]
-    if differing:
-        told = "; ".join(f"{name} was {state.settings.get(name)}, is {settings[name]}" for name in differing)
-        raise InputError(
-            f"{folder} holds a fine-tuning of other data or options ({told}): expected the same to go on; give "
-            "another folder, or start anew with resume=False"
-        )
+    return state
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -290,11 +212,11 @@ def write_state(folder: Path, state: State) -> None:
     plain = {
         "format": TRAINING_FORMAT,
         "version": TRAINING_FORMAT_VERSION,
-        "settings": dict(state.settings),
+        "settings": state.settings,
         "epochs_done": state.epochs_done,
-        "history": list(state.history),
+        "history": state.history,
         "finished": state.finished,
-        "about": dict(state.about),
+        "about": state.about,
     }
     write_text(folder / STATE, json.dumps(to_plain(plain), indent=2) + "\n")
 
@@ -341,9 +263,7 @@ def read_checkpoint(folder: Path, epoch: int, steps: int, model: Any, optimizer:
                     moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
                     optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise FileFormatError(
-            f"{path} is not the checkpoint that {STATE} names ({error}): start anew with resume=False"
-        ) from error
+        raise FileFormatError(f"{path} is not the checkpoint that {STATE} names ({error}): {ANEW}") from error
 
 
 def _check_shapes(model: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -359,7 +279,7 @@ def _check_shapes(model: Any, tensors: Mapping[str, Tensor]) -> None:
 
 
 def drop_checkpoints(folder: Path, *, but: int | None = None) -> None:
-    """Take checkpoints away, all or all but one."""
+    """Delete checkpoints, all or all but one."""
     for path in _checkpoints(folder):
         if but is None or path != _checkpoint(folder, but):
             path.unlink()
@@ -382,9 +302,7 @@ def check_published(folder: Path) -> None:
     """Raise FileFormatError where the state says finished, and the model is not there."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise FileFormatError(
-                f"{folder} holds no {name}, though {STATE} says finished: start anew with resume=False"
-            )
+            raise FileFormatError(f"{folder} holds no {name}, though {STATE} says finished: {ANEW}")
 
 
 def _checkpoint(folder: Path, epoch: int) -> Path:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tl_vzero.clean import CleanBlock, device_of, visit_clean_blocks
-from tl_vzero.data.examples import Example, Skipped, write_words
+from tl_vzero.data.examples import ALL, Example, Skipped, write_words
 from tl_vzero.data.tokens import Pieces, WhichPieces, pieces_of
 from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError, unknown_name
 from tl_vzero.inputs.text import encode, warned_before
@@ -119,6 +119,14 @@ class LaidOut:
             pieces = [position for position, owner in enumerate(self.pieces.word_ids) if owner == word]
             found += pieces[:1] if which == "first" else pieces
         return tuple(found)
+
+
+def paradigms_of(examples: Sequence[LaidOut]) -> dict[str, list[int]]:
+    """The indices of the examples of each paradigm, in the order of their first one, and of all."""
+    indices: dict[str, list[int]] = {}
+    for index, laid_out in enumerate(examples):
+        indices.setdefault(laid_out.example.paradigm, []).append(index)
+    return indices | {ALL: list(range(len(examples)))}
 
 
 @dataclass(frozen=True, eq=False)

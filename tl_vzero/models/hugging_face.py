@@ -193,7 +193,7 @@ def _hub_source(name: str) -> Source:
         cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
     except HFValidationError as error:
         raise ModelError(f"{name!r} is no folder and no hub name ({error}); {offline_choices()}") from error
-    reason = "HF_HUB_OFFLINE is set" if _hub_switched_off() else _why_unreachable(name)
+    reason = why_no_hub(f"{name}/resolve/main/config.json")
     if reason is not None and not cached:
         raise OfflineError(
             f"cannot load {name!r} from the Hugging Face hub: {reason}, and it is not in the local cache"
@@ -207,20 +207,16 @@ def _near(name: str) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _hub_switched_off() -> bool:
-    return any(
-        os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
-        for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
-
-
-def _why_unreachable(name: str) -> str | None:
-    """Ask the hub once, briefly; the libraries' own retries would take half a minute to say no."""
+def why_no_hub(path: str, *switches: str) -> str | None:
+    """Why the hub cannot be asked for a path; asked briefly, as its libraries take half a minute to say no."""
     import httpx
     from huggingface_hub import constants
 
+    switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", *switches)
+    if any(os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE") for variable in switches):
+        return "HF_HUB_OFFLINE is set"
     try:
-        httpx.head(f"{constants.ENDPOINT}/{name}/resolve/main/config.json", timeout=PROBE_SECONDS)
+        httpx.head(f"{constants.ENDPOINT}/{path}", timeout=PROBE_SECONDS)
     except httpx.HTTPError as error:
         return f"the hub cannot be reached ({type(error).__name__})"
     return None

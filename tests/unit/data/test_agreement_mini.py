@@ -1,4 +1,4 @@
-"""The embedded model as its users get it, read with transformers only."""
+"""The embedded model as its users get it, read with transformers only, and its sentences as examples."""
 
 import json
 import re
@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tl_vzero.data.agreement_mini import AgreementSentence, generate, load_held_out, vocabulary, words_of
-from tl_vzero.data.grammar import PARADIGMS
+from demos.agreement_mini.grammar import PARADIGMS
+from demos.agreement_mini.sentences import generate, vocabulary
+from tl_vzero.data.agreement_mini import AgreementSentence, agreement_examples, load_held_out, words_of
+from tl_vzero.data.examples import split_in_halves
 
 FOLDER = Path(str(files("tl_vzero") / "assets" / "agreement-mini"))
 FILES = {
@@ -156,3 +158,24 @@ def test_held_out_file_is_regenerated_from_its_seed() -> None:
     lines = "".join(json.dumps(asdict(sentence)) + "\n" for sentence in sentences)
     assert (FOLDER / "held_out.jsonl").read_text(encoding="utf-8") == lines
     assert len({(sentence.text, sentence.good) for sentence in sentences}) == 500
+
+
+def test_every_sentence_is_an_example() -> None:
+    for example, sentence in zip(agreement_examples(), load_held_out(), strict=True):
+        assert example.with_target("[MASK]") == sentence.text
+        assert (example.good, example.bad, example.cue) == (sentence.good, sentence.bad, sentence.cues)
+        assert example.paradigm == sentence.paradigm
+        assert set(example.attractor) <= set(sentence.attractors)
+        assert bool(example.attractor) == sentence.conflicting
+
+
+def test_number_is_known() -> None:
+    """Both numbers occur, neither seldom, so that a probe has something to tell apart."""
+    numbers = [example.number for example in agreement_examples()]
+    assert None not in numbers
+    assert 200 <= numbers.count("plural") <= 300
+
+
+def test_halves_of_the_default() -> None:
+    halves = split_in_halves(agreement_examples(), seed=0)
+    assert abs(len(halves.half("train")) - len(halves.half("test"))) <= len(halves.counts())

@@ -1,13 +1,15 @@
-"""BLiMP as read from files and from the hub: made-up files of the published form, then the real ones."""
+"""BLiMP as read from files and from the hub, made-up and real; its cues against a list written by hand."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from tl_vzero.data.blimp import FIVE, PARADIGM_FILES, read_blimp
+from tl_vzero.data.blimp import FIVE, PARADIGM_FILES, MinimalPair, _example, cue_by_template, read_blimp
+from tl_vzero.data.examples import ExampleSet
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError
 
 RPSV = PARADIGM_FILES["rpsv"]
@@ -201,3 +203,54 @@ def test_blimp_itself(blimp) -> None:
     assert blimp.report.to_frame().loc["all"].tolist() == [5000] * 4
     assert not [each.id for each in blimp if any(word.endswith(("n't", "n’t")) for word in each.words)]
     assert not [each.id for each in blimp if each.number is None]
+
+
+LIST = json.loads((Path(__file__).parent / "hand_checked.json").read_text(encoding="utf-8"))
+
+
+def cue_of(example) -> tuple:
+    return example.target, example.cue, example.attractor
+
+
+def expected(entry: dict) -> tuple:
+    return entry["target"], (entry["cue"],), tuple(entry["attractor"])
+
+
+def test_the_list_is_long_enough() -> None:
+    counts = Counter(entry["paradigm"] for entry in LIST["blimp"])
+    assert all(counts[paradigm] >= 20 for paradigm in FIVE)
+    assert len({(entry["paradigm"], entry["pair"]) for entry in LIST["blimp"]}) == len(LIST["blimp"])
+
+
+def test_blimp_as_checked_by_hand(blimp: ExampleSet) -> None:
+    by_id = {example.id: example for example in blimp}
+    wrong = {}
+    for entry in LIST["blimp"]:
+        example = by_id[f"{entry['paradigm']}-{entry['pair']}"]
+        if cue_of(example) != expected(entry):
+            wrong[example.id] = (cue_of(example), expected(entry))
+    assert not wrong
+
+
+@pytest.mark.parametrize("entry", LIST["own"], ids=lambda entry: entry["good"])
+def test_sentences_of_ours(entry: dict) -> None:
+    pair = MinimalPair(entry["paradigm"], "0", entry["good"], entry["bad"])
+    assert cue_of(_example(pair, "cannot")) == expected(entry)
+
+
+@pytest.mark.parametrize(
+    ("paradigm", "sentence", "target", "reason"),
+    [
+        ("ana", "Susan saw them .", 2, "no reflexive"),
+        ("ana", "The themselves .", 1, "no noun phrase"),
+        ("dna", "Susan saw the dog .", 2, "no demonstrative"),
+        ("dnaa", "Susan saw this .", 2, "no noun after"),
+        ("darn", "A lot of dogs bark .", 4, "no about or of"),
+        ("darn", "The dogs bark .", 2, "no about or of"),
+        ("rpsv", "The bark .", 1, "no noun before"),
+        ("rpsv", "A lot of bark .", 3, "no noun before"),
+    ],
+)
+def test_sentences_of_another_template(paradigm: str, sentence: str, target: int, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        cue_by_template(paradigm, sentence.split(), target)

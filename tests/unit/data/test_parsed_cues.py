@@ -1,13 +1,18 @@
-"""Cues by spaCy's parse: what the rule reads off a parse, and how it stands beside the templates of BLiMP."""
+"""Cues by spaCy's parse: what the rule reads off a parse, and how it stands beside the cues of a rule."""
 
 import pytest
 import spacy
 from spacy.tokens import Doc
 
 from tl_vzero.data import parsed_cues
+from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import FIVE
 from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage
-from tl_vzero.data.parsed_cues import cue_agreement, cue_disagreements, cues_by_parse, with_parsed_cues
+from tl_vzero.data.parsed_cues import CueCheck, CueCount, check_cues, compare_cues, cues_by_parse, with_parsed_cues
+from tl_vzero.errors import DependencyError
+from tl_vzero.evaluate.protocol import reproduce
+from tl_vzero.evaluate.sentences import limited
+from tl_vzero.files import from_plain, to_plain
 
 
 @pytest.mark.parametrize(
@@ -57,12 +62,9 @@ def test_agreement_counts() -> None:
         example(4, (0,), (0,), "other"),
     )
     given = ExampleSet(examples, FilterReport((Stage("read", {"sv": 4, "other": 1}),)))
-    assert cue_agreement(given).to_dict("index") == {
-        "sv": {"parsed": 3, "same": 1, "other": 1, "none": 1},
-        "other": {"parsed": 1, "same": 1, "other": 0, "none": 0},
-        "all": {"parsed": 4, "same": 2, "other": 1, "none": 1},
-    }
-    listed = cue_disagreements(given)
+    check = compare_cues(given)
+    assert check.counts == (CueCount("sv", 3, 1, 1, 1), CueCount("other", 1, 1, 0, 0), CueCount("all", 4, 2, 1, 1))
+    listed = check.disagreements_frame()
     assert listed[["id", "cue", "parsed_cue"]].to_numpy().tolist() == [["sv-1", "dogs", "cats"], ["sv-2", "dogs", ""]]
 
 
@@ -74,8 +76,37 @@ def test_the_template_stays_the_cue() -> None:
 
 def test_blimp(blimp: ExampleSet) -> None:
     """The parse agrees in most sentences of each paradigm; what it misses is why templates decide."""
-    table = cue_agreement(with_parsed_cues(blimp))
+    table = check_cues(blimp).to_frame().set_index("paradigm")
     assert (table["same"] + table["other"] + table["none"] == table["parsed"]).all()
     assert table.loc[list(FIVE), "parsed"].tolist() == [1000] * 5
     assert (table.loc[list(FIVE), "same"] >= 900).all()
     assert table.loc["all", "same"] < 5000
+
+
+def test_every_example_is_the_same_or_listed() -> None:
+    examples = limited(agreement_examples(), 24, 0)
+    found = check_cues(examples)
+    (*paradigms, whole) = found.counts
+    assert {each.paradigm: each.parsed for each in paradigms} == examples.counts()
+    assert whole.parsed == 24 == whole.same + whole.other + whole.none
+    assert len(found.disagreements) == whole.other + whole.none == len(found.disagreements_frame())
+    by_id = {each.id: each for each in examples}
+    for each in found.disagreements:
+        own = by_id[each.id]
+        assert each.cue == " ".join(own.words[i] for i in own.cue) != each.parsed_cue
+
+
+def test_it_comes_back_from_plain_types() -> None:
+    found = check_cues(limited(agreement_examples(), 6, 0))
+    assert from_plain(CueCheck, to_plain(found)) == found
+
+
+def test_without_a_parser_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tl_vzero
+
+    def no_parser() -> None:
+        raise DependencyError("no English dependency parser")
+
+    monkeypatch.setattr(parsed_cues, "english_parser", no_parser)
+    found = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
+    assert found.cue_check is None and found.missing["cues"] == "no English dependency parser"

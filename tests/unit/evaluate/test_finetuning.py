@@ -33,9 +33,9 @@ from tl_vzero.evaluate.finetuning import (
     optimizer_of,
     share_of_peak,
     train_epoch,
+    trainable_copy,
 )
 from tl_vzero.evaluate.tokenized import LaidOut, lay_out
-from tl_vzero.models.heads import trainable_copy
 
 
 def weights_in(folder: Path) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     model = loaded(hf_bert(dropout=0.1))
     with left_as_found(model):
         tuned = finetune(model, EXAMPLES, tmp_path / "new" / "tuned", **FAST)
-    assert [each.number for each in tuned.history] == [0, 1, 2, 3]
+    assert [epoch.epoch for epoch in tuned.history] == [0, 1, 2, 3]
 
 
 def test_the_folder_holds_a_hugging_face_model_with_a_trained_head(tmp_path: Path) -> None:
@@ -265,6 +265,13 @@ def test_another_model_other_data_or_options_are_refused(tmp_path: Path) -> None
         with pytest.raises(InputError, match=f"other data or options .*{expected}.*resume=False"):
             finetune(given, examples, tmp_path, **(FAST | options))
     assert all(torch.equal(before[name], tensor) for name, tensor in weights_in(tmp_path).items())
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with store.claimed(tmp_path), pytest.raises(InputError, match="is in use: another run holds locks"):
+        finetune(loaded(hf_bert()), EXAMPLES, tmp_path, **FAST)
+    assert {path.name for path in tmp_path.iterdir()} == {"locks"}
+    assert finetune(loaded(hf_bert()), EXAMPLES, tmp_path, **FAST).history
 
 
 def test_the_state_says_what_was_done(tmp_path: Path) -> None:

@@ -77,7 +77,11 @@ def test_a_folder_that_is_a_file_or_holds_something_else(tmp_path: Path) -> None
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "config.json").write_text("mine")
-    cases = {"file": "it is a file", "file/below": "cannot write into", "full": "expected a new or empty folder"}
+    cases = {
+        "file": "cannot make the folder",
+        "file/below": "cannot make the folder",
+        "full": "expected a new or empty folder",
+    }
     for name, expected in cases.items():
         with pytest.raises(OutputPathError, match=expected):
             finetune(model, EXAMPLES, tmp_path / name, resume=False, **FAST)

@@ -19,9 +19,10 @@ from tl_vzero.evaluate.findings import findings
 from tl_vzero.evaluate.protocol import reproduce
 from tl_vzero.evaluate.reproduction import Controls, Link, Reproduction
 from tl_vzero.evaluate.sentences import sentences_for
-from tl_vzero.evaluate.statistics import Correlation, Estimate
-from tl_vzero.evaluate.store import OPTIONS, from_plain, open_store, to_plain
+from tl_vzero.evaluate.store import OPTIONS, open_store
+from tl_vzero.files import from_plain, to_plain
 from tl_vzero.models.facts import Facts, facts_of, remember
+from tl_vzero.statistics import Correlation, Estimate
 
 LIMIT = 4
 

@@ -83,7 +83,7 @@ def test_batches_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = build("load_model", "bert")
     layout = lay_out(model, examples() * 3)
     whole = representations(model, layout)
-    monkeypatch.setattr("tl_vzero.evaluate.probing.TOKENS_A_BATCH", 1)
+    monkeypatch.setattr("tl_vzero.evaluate.probing.TOKENS_PER_BATCH", 1)
     assert torch.allclose(representations(model, layout), whole, atol=1e-5)
     assert torch.allclose(whole[: len(SENTENCES)], whole[len(SENTENCES) : 2 * len(SENTENCES)], atol=1e-5)
 

@@ -15,8 +15,7 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, PluginError, ScoresError
 from tl_vzero.evaluate import rows as rows_module
-from tl_vzero.evaluate.rows import DEAR, target_rows
-from tl_vzero.evaluate.statistics import random_row
+from tl_vzero.evaluate.rows import DEAR, random_row, target_rows
 from tl_vzero.evaluate.tokenized import LaidOut, Layout, lay_out
 
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]

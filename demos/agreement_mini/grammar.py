@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, get_args
 
-from tl_vzero.data import lexicon
-from tl_vzero.data.lexicon import Kind, Noun, Number, Verb
+from demos.agreement_mini import lexicon
+from demos.agreement_mini.lexicon import Kind, Noun, Verb
+from tl_vzero.data.examples import Number
 
 Paradigm = Literal[
     "determiner_noun",

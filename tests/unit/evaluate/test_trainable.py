@@ -18,7 +18,7 @@ from transformers import (
 
 import tl_vzero
 from tl_vzero.errors import InputTypeError, ModelError
-from tl_vzero.models.heads import _give_fresh_head, trainable_copy
+from tl_vzero.evaluate.finetuning import _give_fresh_head, trainable_copy
 
 IDS = torch.tensor([[2, 5, 6, 7, 30, 11, 3]])
 BRIDGES = {

@@ -8,7 +8,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import FIVE
 from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage
-from tl_vzero.data.paper_choices import keep_one_piece_cues, without_closing_mark
 from tl_vzero.data.tokens import keep_one_piece_targets, pieces_of
 from tl_vzero.errors import InputError
 
@@ -132,19 +131,6 @@ def test_unknown_choice_of_pieces(wordpiece) -> None:
         pieces_of(example(), wordpiece, which="frist")
 
 
-def test_without_the_closing_mark(wordpiece) -> None:
-    plain = without_closing_mark(set_of(example()))
-    assert plain[0].words == WORDS[:-1]
-    assert without_closing_mark(plain)[0] == plain[0]
-    assert len(pieces_of(plain[0], wordpiece).ids) == len(pieces_of(example(), wordpiece).ids) - 1
-
-
-def test_cues_in_pieces_can_be_left_out(wordpiece) -> None:
-    kept = keep_one_piece_cues(set_of(example(), example(cue=(3,), attractor=())), wordpiece)
-    assert [each.cue for each in kept] == [(3,)]
-    assert kept.report.skipped[0].reason == "the cue 'grandmothers' is 2 tokens: grandmother ##s"
-
-
 @pytest.fixture(scope="module")
 def fitting(blimp, wordpiece) -> ExampleSet:
     return keep_one_piece_targets(blimp, wordpiece)
@@ -162,10 +148,3 @@ def test_blimp_under_the_vocabulary_of_bert_base_uncased(fitting: ExampleSet, wo
     pieces = [pieces_of(each, wordpiece) for each in fitting]
     chance = sum(len(each.cue) / len(each.ids) for each in pieces) / len(pieces)
     assert chance == pytest.approx(chance_by_hand(fitting, wordpiece)) == pytest.approx(0.1103, abs=5e-5)
-
-
-def test_blimp_as_the_paper_seems_to_have_it(fitting: ExampleSet, wordpiece) -> None:
-    """The paper: 4,276 examples, and .12 to .13 for a random score."""
-    paper = without_closing_mark(keep_one_piece_cues(fitting, wordpiece))
-    assert len(paper) == 4273
-    assert chance_by_hand(paper, wordpiece) == pytest.approx(0.1262, abs=5e-5)

@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from support.state import type_checks_off
 
+from tl_vzero import statistics
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.evaluate import statistics
-from tl_vzero.evaluate.statistics import bootstrap_mean, bootstrap_means, bootstrap_pearson, bootstrap_spearman
+from tl_vzero.statistics import bootstrap_mean, bootstrap_means, bootstrap_pearson, bootstrap_spearman, rank_correlation
 
 RNG = np.random.default_rng(5)
 FIRST = RNG.normal(size=40)
@@ -107,6 +107,22 @@ def test_constant_draws_are_left_out(correlate: Any) -> None:
     """Of three pairs, one draw in nine is constant."""
     found = correlate([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])
     assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+def test_ties_share_their_rank() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 4, (5, 20)), rng.integers(0, 4, (5, 20))
+    expected = [stats.spearmanr(one, other).statistic for one, other in zip(first, second, strict=True)]
+    assert rank_correlation(first, second) == pytest.approx(expected)
+
+
+def test_only_marked_numbers_are_ranked() -> None:
+    rng = np.random.default_rng(1)
+    first, second, marked = rng.normal(size=(4, 12)), rng.normal(size=(4, 12)), rng.random((4, 12)) < 0.6
+    expected = [
+        stats.spearmanr(one[w], other[w]).statistic for one, other, w in zip(first, second, marked, strict=True)
+    ]
+    assert rank_correlation(first, second, where=marked) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Trains the embedded default model: ``python -m tl_vzero.data.train_agreement_mini --out DIR``.
+"""Trains the embedded model, from the top of the repository: ``python -m demos.agreement_mini.train --out DIR``.
 
-A small BERT learns the sentences of ``tl_vzero.data.agreement_mini`` as a masked language model, the target masked
+A small BERT learns the sentences of ``demos.agreement_mini.sentences`` as a masked language model, the target masked
 most of the time. The folder written can be loaded by transformers and TransformerLens; its files are
 the same, bit for bit, for the same seed, machine and versions.
 """
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from tl_vzero.data.agreement_mini import HELD_OUT_SEED, HELD_OUT_SIZE, AgreementSentence, generate, vocabulary, words_of
-from tl_vzero.data.grammar import PARADIGMS
+from demos.agreement_mini.grammar import PARADIGMS
+from demos.agreement_mini.sentences import generate, vocabulary
+from tl_vzero.data.agreement_mini import AgreementSentence, words_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,9 @@ MAX_POSITIONS = 64
 TARGET_ROUND_SHARE = 0.75
 MASK_SHARE_BESIDE_TARGET = 0.08
 MASK_SHARE_WITHOUT_TARGET = 0.15
-UNSEEN_SHARE = 0.2
+HIDDEN_SHARE = 0.2
+HELD_OUT_SIZE = 500
+HELD_OUT_SEED = 0
 LARGER_SAMPLE_SIZE = 2000
 LARGER_SAMPLE_SEED = 1
 EXAMPLE = "the pictures of some hat [MASK] scaring marcus."
@@ -124,7 +127,7 @@ def hide_words(batch: Batch, generator: "torch.Generator") -> tuple["Tensor", "T
     return shown, torch.where(drawn | certain, batch.ids, NO_LABEL)
 
 
-def unseen_words(batch: Batch, generator: "torch.Generator") -> "Tensor":
+def hide_positions(batch: Batch, generator: "torch.Generator") -> "Tensor":
     """The attention mask with random positions taken out, for all layers alike; never the target's own.
 
     What reaches the target over a relay needs both the cue and the relay in sight, what comes straight from the
@@ -132,7 +135,7 @@ def unseen_words(batch: Batch, generator: "torch.Generator") -> "Tensor":
     """
     import torch
 
-    dropped = torch.rand(batch.ids.shape, generator=generator) < UNSEEN_SHARE
+    dropped = torch.rand(batch.ids.shape, generator=generator) < HIDDEN_SHARE
     is_target = torch.arange(batch.ids.shape[1]) == batch.target[:, None]
     return batch.attention_mask * (is_target | ~dropped)
 
@@ -170,8 +173,8 @@ def train(model: "BertForMaskedLM", steps: int, seed: int) -> None:
     with typer.progressbar(training_batches(steps, seed), length=steps, label="training") as batches:
         for batch in batches:
             shown, labels = hide_words(batch, generator)
-            seen = unseen_words(batch, generator)
-            loss = model(input_ids=shown, attention_mask=seen, labels=labels).loss
+            visible = hide_positions(batch, generator)
+            loss = model(input_ids=shown, attention_mask=visible, labels=labels).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -204,15 +207,15 @@ def accuracies(model: "BertForMaskedLM", sentences: list[AgreementSentence]) -> 
     wins = good_wins(model, sentences)
     table: dict[str, Accuracy] = {}
     for paradigm in PARADIGMS:
-        own = [
+        results = [
             (win, sentence.conflicting)
             for win, sentence in zip(wins, sentences, strict=True)
             if sentence.paradigm == paradigm
         ]
-        hard = [win for win, conflicting in own if conflicting]
+        hard = [win for win, conflicting in results if conflicting]
         table[paradigm] = Accuracy(
-            len(own),
-            sum(win for win, _ in own) / len(own),
+            len(results),
+            sum(win for win, _ in results) / len(results),
             len(hard),
             sum(hard) / len(hard) if hard else None,
         )
@@ -246,8 +249,8 @@ def save(model: "BertForMaskedLM", out: Path) -> None:
         ("tokenizer_config.json", ("name_or_path",), {}),
     ):
         record = json.loads((out / name).read_text(encoding="utf-8"))
-        kept = {key: value for key, value in record.items() if key not in remove}
-        (out / name).write_text(json.dumps(kept | put, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        clean = {key: value for key, value in record.items() if key not in remove}
+        (out / name).write_text(json.dumps(clean | put, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_as_shipped(folder: Path) -> "BertForMaskedLM":
@@ -300,9 +303,9 @@ be tried, tested and taught offline, on a model whose right answer is known: in 
 depends on one noun, the cue. Licence: MIT, as the package.
 
 ## Data
-Trained from scratch on {steps * BATCH_SIZE:,} sentences of the grammar in `tl_vzero/data/agreement.py`, drawn
+Trained from scratch on {steps * BATCH_SIZE:,} sentences of the grammar in `demos/agreement_mini/sentences.py`, drawn
 afresh for every batch, and nothing else. Paradigms, in equal parts: {", ".join(PARADIGMS)}.
-Lower case, one token a word; a word outside the vocabulary becomes [UNK]. One in five combinations of the
+Lower case, one token per word; a word outside the vocabulary becomes [UNK]. One in five combinations of the
 cue's lexeme with the target's or an attractor's was kept out of training; the docstring of that file says
 which. `held_out.jsonl` holds {HELD_OUT_SIZE} sentences of held-out combinations only.
 
@@ -322,7 +325,7 @@ def card_of_training(model: "BertForMaskedLM", seed: int, steps: int) -> str:
     options = f"--seed {seed} --layers {model.config.num_hidden_layers} --steps {steps}"
     return f"""
 ## Training
-    python -m tl_vzero.data.train_agreement_mini --out DIR {options}
+    python -m demos.agreement_mini.train --out DIR {options}
 
 Some minutes on one CPU core. Made with torch {torch.__version__} and transformers {transformers.__version__}
 on one thread; the same command gives the same bits on the same machine and versions. AdamW, learning rate
@@ -330,7 +333,7 @@ on one thread; the same command gives the same bits on the same machine and vers
 batches of {BATCH_SIZE}. In {TARGET_ROUND_SHARE:.0%} of the sentences the target is masked, with
 {MASK_SHARE_BESIDE_TARGET:.0%} of the other words; in the rest, {MASK_SHARE_WITHOUT_TARGET:.0%} of all words.
 
-In every step, {UNSEEN_SHARE:.0%} of the positions, drawn at random, are hidden from attention, in all layers alike and
+In every step, {HIDDEN_SHARE:.0%} of the positions, drawn at random, are hidden from attention, in all layers alike and
 never the target's own. Without this the number of a subject mostly reaches its verb over relays (the determiner,
 [CLS], the word after the target); with it the target reads the cue itself more, and the maps show that. The cue's
 place never enters the training, but depth and length were chosen, among a few tried, for Value Zeroing maps in which
@@ -376,7 +379,7 @@ def main(
     model = build_model(layers)
     started = time.perf_counter()
     train(model, steps, seed)
-    typer.echo(f"trained in {time.perf_counter() - started:.0f} s")
+    print(f"trained in {time.perf_counter() - started:.0f} s")
 
     out.mkdir(parents=True, exist_ok=True)
     save(model, out)
@@ -386,7 +389,7 @@ def main(
     accuracy = card_of_accuracy(shipped)
     card = card_of_data(shipped, steps) + card_of_training(shipped, seed, steps) + accuracy
     (out / "README.md").write_text(card, encoding="utf-8")
-    typer.echo(accuracy)
+    print(accuracy)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from tl_vzero.data.agreement_mini import AgreementSentence, generate, load_held_out, vocabulary, words_of
-from tl_vzero.data.grammar import PARADIGMS
-from tl_vzero.data.lexicon import NAMES, NOUNS, VERBS
+from demos.agreement_mini.grammar import PARADIGMS
+from demos.agreement_mini.lexicon import NAMES, NOUNS, VERBS
+from demos.agreement_mini.sentences import generate, vocabulary
+from tl_vzero.data.agreement_mini import AgreementSentence, load_held_out, noun_number, words_of
+
+REPOSITORY = Path(__file__).parents[3]
 
 WITH_ATTRACTOR = ("subject_verb_pp", "subject_verb_relative")
 # Written out again here, so that the split is recomputed without the generator's own bookkeeping.
@@ -29,12 +33,12 @@ SINGULAR_TARGETS |= {verb.third for verb in VERBS}
 def in_another_process(arguments: str) -> list[AgreementSentence]:
     """What generate gives there; also faster, without the run-time type checks of the tests."""
     program = (
-        "import json, sys; from dataclasses import asdict; from tl_vzero.data.agreement_mini import generate;"
+        "import json, sys; from dataclasses import asdict; from demos.agreement_mini.sentences import generate;"
         f"json.dump([asdict(sentence) for sentence in generate({arguments})], sys.stdout)"
     )
     command = [sys.executable, "-c", program]
     outcome = subprocess.run(
-        command, capture_output=True, check=True, text=True, env=os.environ | {"PYTHONHASHSEED": "5"}
+        command, cwd=REPOSITORY, capture_output=True, check=True, text=True, env=os.environ | {"PYTHONHASHSEED": "5"}
     )
     records = json.loads(outcome.stdout)
     return [
@@ -109,13 +113,13 @@ def test_every_noun_and_present_verb_is_trained_in_both_numbers(train: list[Agre
 
 
 def test_every_vocabulary_word_is_trained(train: list[AgreementSentence]) -> None:
-    seen = {word for sentence in train for word in (*words_of(sentence), sentence.good)}
-    assert seen == set(vocabulary()) - {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}
+    occurring = {word for sentence in train for word in (*words_of(sentence), sentence.good)}
+    assert occurring == set(vocabulary()) - {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_every_sentence_is_well_formed(split: str, request: pytest.FixtureRequest) -> None:
-    known = set(vocabulary())
+    tokens = set(vocabulary())
     for sentence in request.getfixturevalue(split):
         words = words_of(sentence)
         assert sentence.text.endswith(".")
@@ -124,7 +128,7 @@ def test_every_sentence_is_well_formed(split: str, request: pytest.FixtureReques
         assert words[sentence.target] == "[MASK]"
         assert words[-1] == "."
         assert words.count(".") == 1
-        assert known.issuperset([*words, sentence.good, sentence.bad])
+        assert tokens.issuperset([*words, sentence.good, sentence.bad])
         assert len(words) <= 62
 
 
@@ -172,6 +176,12 @@ def test_no_form_is_both_noun_and_verb() -> None:
     assert not verb_forms & SINGULAR_OF.keys()
 
 
+def test_the_rule_of_plurals_holds_for_the_whole_lexicon() -> None:
+    for noun in (*NOUNS, *NAMES):
+        assert noun_number(noun.singular) == "singular"
+        assert noun.plural is None or noun_number(noun.plural) == "plural"
+
+
 def test_packaged_sentences_are_the_generated_ones(held_out: list[AgreementSentence]) -> None:
     assert load_held_out() == held_out[:500]
 
@@ -186,8 +196,10 @@ def test_packaged_sentences_are_the_generated_ones(held_out: list[AgreementSente
 )
 def test_wrong_arguments_are_named(arguments: str, message: str) -> None:
     """In a process of its own: the tests' run-time type checks would refuse the value first."""
-    program = f"from tl_vzero.data.agreement_mini import generate; generate({arguments})"
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+    program = f"from demos.agreement_mini.sentences import generate; generate({arguments})"
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, check=False, text=True
+    )
     assert f"InputError: {message}" in outcome.stderr
 
 
@@ -197,5 +209,5 @@ def test_errors_are_value_errors() -> None:
 
 
 def test_importing_the_generator_loads_no_torch() -> None:
-    program = "import sys, tl_vzero.data.agreement_mini; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    program = "import sys, demos.agreement_mini.sentences; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0

@@ -7,9 +7,9 @@ has several uses: determiner, relative pronoun and conjunction.
 from functools import cache
 from typing import Literal, NamedTuple
 
+from tl_vzero.data.examples import Number
 from tl_vzero.errors import InputError
 
-Number = Literal["singular", "plural"]
 Kind = Literal["person", "animal", "thing", "picture"]
 Gender = Literal["male", "female", "any"]
 

@@ -14,7 +14,6 @@ from support.state import type_checks_off
 
 import tl_vzero
 from tl_vzero import Scores
-from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.errors import InputError, InputTypeError
 
 TOKENS = tuple("abcdefghijkl")
@@ -54,13 +53,6 @@ def test_the_interval_is_scipys_percentile_bootstrap() -> None:
             random_state=np.random.default_rng(7),
         ).confidence_interval
         assert (found.low[layer], found.high[layer]) == pytest.approx((interval.low, interval.high))
-
-
-def test_ties_share_their_rank() -> None:
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(0, 4, (5, 20)), rng.integers(0, 4, (5, 20))
-    expected = [stats.spearmanr(one, other).statistic for one, other in zip(first, second, strict=True)]
-    assert rank_correlation(first, second) == pytest.approx(expected)
 
 
 def test_sources_that_a_causal_target_cannot_reach_are_left_out() -> None:
