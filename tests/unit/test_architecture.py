@@ -13,6 +13,7 @@ import tl_vzero
 PACKAGE = Path(tl_vzero.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 ROOMS = [
+    "lazy",
     "errors",
     "choices",
     "files",
@@ -22,6 +23,7 @@ ROOMS = [
     "scores",
     "models",
     "inputs",
+    "registry",
     "targets",
     "clean",
     "zeroing",
@@ -29,7 +31,6 @@ ROOMS = [
     "effects",
     "comparison",
     "api",
-    "tables",
     "corpus",
     "data",
     "evaluate",
@@ -43,7 +44,7 @@ SAME_ROOM = {
 }
 # (importing room, imported room) that may be reached inside a function, where the notebook asks for a figure.
 LAZY = {("scores", "plot")}
-PLOT_MAY_USE = {"plot", "scores", "effects", "errors", "files", "words", "evaluate"}
+PLOT_MAY_USE = {"plot", "lazy", "registry", "scores", "effects", "errors", "files", "words", "evaluate"}
 MODEL_CLASSES = {"HookedEncoder", "HookedTransformer", "HookedEncoderDecoder", "TransformerBridge"}
 HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "pandas", "spacy")
 
@@ -201,6 +202,11 @@ def heavy_modules_after(program: str) -> list[str]:
 
 def test_importing_the_package_imports_no_torch() -> None:
     assert heavy_modules_after("import tl_vzero; dir(tl_vzero)") == []
+
+
+def test_reading_the_registry_imports_no_torch() -> None:
+    program = "from tl_vzero.registry import METHODS, label_of; [m.summary for m in METHODS.values()]; label_of('alti')"
+    assert heavy_modules_after(program) == []
 
 
 def test_help_imports_no_torch() -> None:

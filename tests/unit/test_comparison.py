@@ -80,12 +80,13 @@ def test_one_clean_run_serves_all(architecture: str) -> None:
 
 def test_methods_share_each_layer_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
+    make = Layer.__init__
 
-    def counted(*arguments: Any) -> Layer:
+    def counted(layer: Layer, *arguments: Any) -> None:
         made.append(arguments[0])
-        return Layer(*arguments)
+        make(layer, *arguments)
 
-    monkeypatch.setattr("tl_vzero.methods.apply.Layer", counted)
+    monkeypatch.setattr(Layer, "__init__", counted)
     tl_vzero.compare(loaded(hf_bert()), CAUSAL, [name for name, each in tl_vzero.METHODS.items() if each.layer])
     assert made == [0, 1, 2]
 
@@ -130,7 +131,7 @@ def test_long_lists_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_gpt2())
     rows = CAUSAL.repeat(5, 1) + torch.arange(10, 15).unsqueeze(1)
     whole = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
-    monkeypatch.setattr("tl_vzero.comparison.TOKENS_A_PART", 2 * len(CAUSAL))
+    monkeypatch.setattr("tl_vzero.comparison.TOKENS_PER_PART", 2 * len(CAUSAL))
     with sentences_run(model) as passes:
         parts = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
     assert passes == [2, 2, 1]
@@ -177,7 +178,7 @@ def test_undefined_methods_are_left_out_with_the_reason_and_raise_when_named() -
             tl_vzero.compare(model, CAUSAL, [name])
 
 
-def test_what_is_dear_is_left_out_of_long_sentences_unless_named() -> None:
+def test_what_costs_much_is_left_out_of_long_sentences_unless_named() -> None:
     model = loaded(hf_gpt2())
     ids = torch.arange(33) % 50 + 5
     compared = tl_vzero.compare(model, ids, layers=0)

@@ -12,9 +12,9 @@ from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.statistics import Estimate
-from tl_vzero.plot.maps import label_of
 from tl_vzero.plot.parts import plotly_text
 from tl_vzero.plot.theme import LIGHT, Theme, template
+from tl_vzero.registry import label_of
 
 # Told apart with any kind of colour vision, by colour and by sign; readable on light and on dark.
 COLOURS = ("#2f7ed8", "#d1690e", "#1a9a78", "#c05a98", "#8f8412", "#7a66d9", "#3d9cc4", "#8d6e63")

@@ -15,9 +15,11 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, PluginError, ScoresError
 from tl_vzero.evaluate import rows as rows_module
-from tl_vzero.evaluate.rows import DEAR, target_rows
+from tl_vzero.evaluate.rows import target_rows
 from tl_vzero.evaluate.statistics import random_row
 from tl_vzero.evaluate.tokenized import LaidOut, Layout, lay_out
+
+SLOW = {name for name, method in tl_vzero.METHODS.items() if method.slow}
 
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]
 TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]
@@ -106,8 +108,8 @@ def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPa
 def test_by_default_every_method_that_is_not_dear() -> None:
     model, layout = tiny()
     found = target_rows(model, layout)
-    assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in DEAR]
-    assert {*found.left_out} == {*DEAR}
+    assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]
+    assert {*found.left_out} == {*SLOW}
     assert found.layers == (0, 1, 2)
     assert found.settings["protocol"] == "masked" and len(found.settings["weights_sha256"]) == 64
 
@@ -150,7 +152,7 @@ def test_progress_counts_every_row(rolled_out: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rows_module, "tqdm", noted)
     target_rows(model, layout, rolled_out=rolled_out, progress=True)
     (bar,) = bars
-    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(DEAR)) * len(layout.examples)
+    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(SLOW)) * len(layout.examples)
 
 
 def test_random_rows_are_drawn_for_each_example() -> None:

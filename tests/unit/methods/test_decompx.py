@@ -20,6 +20,7 @@ from tl_vzero.methods.norms import attention_norm, attention_norm_res
 from tl_vzero.models.blocks import ACTIVATIONS, BlockWeights, block_weights, value_weights
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import sites_of
+from tl_vzero.registry import METHODS, resolved
 
 IDS = torch.tensor([2, 5, 17, 9, 9, 31, 3])
 UNGATED = [route for route in EVERY_ROUTE if route.values[1] in ("bert", "gpt2")]
@@ -52,7 +53,7 @@ def sums_and_outputs(model: Any, *, propagate: bool) -> list[tuple[Tensor, Tenso
 
     def visit(layer: Layer) -> None:
         if propagate and carried:
-            carry_through(layer, carried[0], value_weights(model, layer.number, layer.dtype), True)
+            carry_through(layer, carried[0], value_weights(model, layer.index, layer.dtype), True)
         else:
             carried[:] = [torch.cat([vectors for _, vectors in output_vectors(layer, True)], dim=1)]
         found.append((carried[0].sum(dim=2), layer.block.output))
@@ -260,7 +261,7 @@ def test_a_replaced_mlp_and_a_hook_are_refused() -> None:
 def test_values_that_their_weights_do_not_give_are_refused() -> None:
     def visit(layer: Layer) -> None:
         vectors = torch.zeros(1, len(IDS), len(IDS), 16).double()
-        w_v, b_v = value_weights(model, layer.number, torch.float64)
+        w_v, b_v = value_weights(model, layer.index, torch.float64)
         for weights in (None, (w_v, b_v + 1), (w_v[:1], b_v[:1])):
             with pytest.raises(ModelError, match="its value weights do not give its values"):
                 carry_through(layer, vectors, weights, True)
@@ -318,17 +319,15 @@ def test_the_residual_connection_is_in_the_diagonal_only() -> None:
 
 
 def test_a_layer_that_several_methods_share_stays_as_it_is() -> None:
-    from tl_vzero.methods.registry import LAYER_METHODS
-
     vectors_read = ("attention_norm", "attention_norm_res", "attention_norm_res_ln", "globenc", "alti")
 
     def visit(layer: Layer) -> None:
-        first = {name: LAYER_METHODS[name].maps(layer) for name in vectors_read}
+        first = {name: resolved(METHODS[name].layer.maps)(layer) for name in vectors_read}
         before = {name: held.clone() for name, held in vars(layer).items() if isinstance(held, Tensor)}
         for _ in output_vectors(layer, True):
             pass
         for name, values in first.items():
-            assert torch.equal(LAYER_METHODS[name].maps(layer), values)
+            assert torch.equal(resolved(METHODS[name].layer.maps)(layer), values)
         assert {"input", "pattern", "value", "written", "middle"} <= before.keys()
         assert all(torch.equal(getattr(layer, name), held) for name, held in before.items())
 
