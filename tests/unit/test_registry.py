@@ -68,12 +68,12 @@ def test_a_function_becomes_a_method(folder: Path) -> None:
     assert list(methods) == ["attention", "halves"] and len(methods) == 2
     assert "halves" in methods and "attention" in methods and "other" not in methods and 3 not in methods
     assert "good_pack" not in sys.modules  # listing names imports nothing
-    found = methods["halves"]
-    assert found.summary == "Half of attention" and "good_pack 1.2" in found.reference and found.needs == ()
-    assert found.options == ("layers", "share")
-    assert methods["halves"] is found
+    halves = methods["halves"]
+    assert halves.summary == "Half of attention" and "good_pack 1.2" in halves.reference and halves.needs == ()
+    assert halves.options == ("layers", "share")
+    assert methods["halves"] is halves
     model = tl_vzero.load_model("agreement-mini")
-    scores: Any = found(model, "the authors here.")
+    scores: Any = halves(model, "the authors here.")
     whole: Any = tl_vzero.score(model, "the authors here.", method="attention")
     assert scores.method == "halves" and torch.equal(2 * scores.values, whole.values)
 
@@ -81,8 +81,8 @@ def test_a_function_becomes_a_method(folder: Path) -> None:
 def test_a_method_with_all_that_is_said_of_it(folder: Path) -> None:
     code = "from tl_vzero.registry import Method\ntold = Method(print, 'a summary', 'a paper', 'all', ('clean run',))\n"
     install(folder, "told_pack", code, {"told": "told_pack:told"})
-    found = Methods(PLAIN)["told"]
-    assert (found.summary, found.reference, found.needs) == ("a summary", "a paper", ("clean run",))
+    method = Methods(PLAIN)["told"]
+    assert (method.summary, method.reference, method.needs) == ("a summary", "a paper", ("clean run",))
 
 
 def test_the_packages_own_name_stays(folder: Path) -> None:

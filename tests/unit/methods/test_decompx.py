@@ -39,8 +39,8 @@ def visit_layers(model: Any, visit: Callable[[Layer], None]) -> None:
     dtype = next(model.parameters()).dtype
     layers = range(sites_of(model).n_layers)
 
-    def show(number: int, block: CleanBlock) -> None:
-        visit(Layer(number, block, dtype, block_weights(model, number, dtype)))
+    def show(layer_index: int, block: CleanBlock) -> None:
+        visit(Layer(layer_index, block, dtype, block_weights(model, layer_index, dtype)))
 
     with quiet(model):
         visit_clean_blocks(model, sites_of(model), IDS.unsqueeze(0), layers, show)
@@ -48,7 +48,7 @@ def visit_layers(model: Any, visit: Callable[[Layer], None]) -> None:
 
 def sums_and_outputs(model: Any, *, propagate: bool) -> list[tuple[Tensor, Tensor]]:
     """Of each layer, what its decomposed vectors sum to, and the block's real output."""
-    found: list[tuple[Tensor, Tensor]] = []
+    sums: list[tuple[Tensor, Tensor]] = []
     carried: list[Tensor] = []
 
     def visit(layer: Layer) -> None:
@@ -56,10 +56,10 @@ def sums_and_outputs(model: Any, *, propagate: bool) -> list[tuple[Tensor, Tenso
             carry_through(layer, carried[0], value_weights(model, layer.index, layer.dtype), True)
         else:
             carried[:] = [torch.cat([vectors for _, vectors in output_vectors(layer, True)], dim=1)]
-        found.append((carried[0].sum(dim=2), layer.block.output))
+        sums.append((carried[0].sum(dim=2), layer.block.output))
 
     visit_layers(model, visit)
-    return found
+    return sums
 
 
 class Loops:
@@ -114,11 +114,11 @@ def in_plain_loops(hf_model: Any, *, propagate: bool = False, share_biases: bool
     model.set_attn_implementation("eager")
     run = model.bert(IDS.unsqueeze(0), output_hidden_states=True, output_attentions=True)
     sizes, vectors = [], torch.empty(0)
-    for number, block in enumerate(model.bert.encoder.layer):
-        x, begins = run.hidden_states[number][0], number == 0 or not propagate
+    for layer_index, block in enumerate(model.bert.encoder.layer):
+        x, begins = run.hidden_states[layer_index][0], layer_index == 0 or not propagate
         if begins:
             vectors = torch.diag_embed(x.T).permute(1, 2, 0)
-        loops = Loops(block, x, run.attentions[number][0], share_biases)
+        loops = Loops(block, x, run.attentions[layer_index][0], share_biases)
         rows = [torch.stack(loops.row(i, vectors, begins)) for i in range(len(x))]
         vectors = torch.stack(rows)
         sizes.append(vectors.norm(dim=-1))
