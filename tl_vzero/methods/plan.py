@@ -14,17 +14,8 @@ from tl_vzero.methods.layer import Layer
 from tl_vzero.registry import METHODS, LayerMaps, Method, resolved
 from tl_vzero.scores import Scores
 
-OF_ALL_METHODS = (
-    "attention_mask",
-    "cache",
-    "layers",
-    "prepend_bos",
-    "progress",
-    "target",
-    "target_ids",
-    "token_type_ids",
-)
-OTHER_AXES = ("per_head", "spans")
+OF_ALL_METHODS = "attention_mask cache layers prepend_bos progress target target_ids token_type_ids".split()
+OTHER_AXES = ["per_head", "spans"]
 
 
 @dataclass(frozen=True)
@@ -163,6 +154,5 @@ def _check_option(method: Method, name: str, option: str) -> None:
         )
     takes = method.options
     if takes is not None and option not in takes:
-        raise unknown_name(
-            f"option of {name}", option, [taken for taken in takes if taken not in OF_ALL_METHODS + OTHER_AXES]
-        )
+        others = [taken for taken in takes if taken not in OF_ALL_METHODS + OTHER_AXES]
+        raise unknown_name(f"option of {name}", option, others)
