@@ -14,10 +14,10 @@ from tl_vzero.distance import Distance
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
-from tl_vzero.inputs.text import Ids, Sentence, Text
+from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype, value_heads
-from tl_vzero.models.run import final_norm_of, quiet
+from tl_vzero.models.run import FinalNorm, final_norm_of, quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.registry import METHODS
@@ -135,24 +135,20 @@ def value_zeroing(
     metadata = provenance(model, sites.stack) | {"options": _options(request, engine)}
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(wanted, request, progress) as bar:
-        norm = None
-        if request.final_norm:
-            ids, beside = read_by(model, encoded.sentences[:1])
-            norm = final_norm_of(model, sites, ids, beside.get("decoder_ids"))
+        norm = _final_norm(model, sites, encoded) if request.final_norm else None
         work = Work(model, sites, request, wanted, engine, metadata["weights_sha256"], norm, cache, bar.update)
         for batch in encoded.batches():
             maps, used = zeroed_maps(work, batch)
-            engine_used = {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
+            how = {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
             for sentence, values in zip(batch, maps, strict=True):
-                scored[sentence.row] = _zeroing_scores(
-                    sites,
-                    request,
-                    wanted[sentence.row],
-                    sentence,
-                    values.to(result_dtype(model)),
-                    metadata | engine_used,
-                )
+                values = values.to(result_dtype(model))
+                scored[sentence.row] = _zeroing_scores(work, sentence, values, metadata | how)
     return encoded.in_order(scored)
+
+
+def _final_norm(model: nn.Module, sites: Sites, encoded: Inputs) -> FinalNorm:
+    ids, beside = read_by(model, encoded.sentences[:1])
+    return final_norm_of(model, sites, ids, beside.get("decoder_ids"))
 
 
 def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool) -> Any:
@@ -160,9 +156,8 @@ def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool)
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
 
 
-def _zeroing_scores(
-    sites: Sites, request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
-) -> Scores:
+def _zeroing_scores(work: Work, sentence: Sentence, values: Tensor, metadata: dict[str, Any]) -> Scores:
+    request, wanted = work.request, work.wanted[sentence.row]
     heads = request.heads or tuple(range(values.shape[1]))
     sources = sentence.sources
     labels = tuple(sources.tokens[span[0]] for span in wanted.spans)
@@ -173,7 +168,7 @@ def _zeroing_scores(
         values if request.per_head else values.squeeze(1),
         request.layers,
         wanted.destinations,
-        sites,
+        work.sites,
         sentence,
         metadata,
         heads=heads if request.per_head else None,
@@ -247,7 +242,7 @@ SET_BY_SPANS = {"sources": "the table has a row for each span, and compares it w
 def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataFrame":
     """How much of each layer's mixing goes when one head's value is zeroed, as a pandas table.
 
-    A row for each layer and value head. Let D(H) be a layer's raw map where only the heads H are zeroed, and |D| its
+    One row per layer and value head. Let D(H) be a layer's raw map where only the heads H are zeroed, and |D| its
     mixing: the sum over sources, averaged over destinations, then over sentences. Columns:
 
     - `mixing`: |D({h})|, in units of the distance: what zeroing this head alone moves;
@@ -259,7 +254,7 @@ def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataF
     - `n`: the number of sentences.
 
     A part of nothing is 0. `options` are those of `value_zeroing` but `heads` and `per_head`. It costs about two maps
-    a head. Raises what `value_zeroing` raises, and leaves the model as it was.
+    per head. Raises what `value_zeroing` raises, and leaves the model as it was.
     Source: the maps are those of Mohebbi et al. 2023, section 3, with some heads zeroed.
 
     >>> import tl_vzero
@@ -330,7 +325,7 @@ def span_interaction(
 ) -> "pd.DataFrame":
     """How far zeroing a span jointly is from the sum of zeroing its positions one by one, as a pandas table.
 
-    A row for each sentence, layer, destination and span; `spans` are as in `value_zeroing`. Columns: `sentence`,
+    One row per sentence, layer, destination and span; `spans` are as in `value_zeroing`. Columns: `sentence`,
     `layer`, (`head` with `per_head`,) `dest`, `dest_token`, `span` (its words), `positions`, and raw distances:
 
     - `joint`: the distance when the values of all its positions are zeroed together;

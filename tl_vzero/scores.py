@@ -126,7 +126,7 @@ class Scores:
                 "with the maps of encoder and decoder"
             )
         if self.heads is not None:
-            return "it needs one map a layer, and this has one a head; call it on scores without per_head"
+            return "it needs one map per layer, and this has one per head; call it on scores without per_head"
         if self.unit == "word":
             return "pieces must be rolled out before they are joined; use scores.rollout().words()"
         if self.partial:
@@ -474,7 +474,7 @@ def _check_whole(stack: str, scores: object) -> None:
     if scores.stage != "raw":
         reason = f"it is {scores.stage}, and raw maps are needed: a row is divided by the sum of both its maps"
     elif scores.heads is not None:
-        reason = "it has a map a head; compute it without per_head"
+        reason = "it has one map per head; compute it without per_head"
     elif scores.unit != "token":
         reason = "its pieces are joined to words; call words() on the joint rollout"
     elif scores.partial or scores.layers != tuple(range(scores.n_layers)):

@@ -353,7 +353,7 @@ def test_to_dict_is_json_with_maps_and_table(mini: Any) -> None:
         ({"options": {"hta": {"to": "layer"}}}, InputError, "method in options 'hta'"),
         ({"methods": ["hta"], "options": {"hta": {"too": "layer"}}}, InputError, "did you mean 'to'"),
         ({"options": {"value_zeroing": {"layers": [0]}}}, InputError, "compare itself"),
-        ({"options": {"attention": {"per_head": True}}}, InputError, "one map a layer"),
+        ({"options": {"attention": {"per_head": True}}}, InputError, "one map per layer"),
         ({"options": {"attention": {"sed": 1}}}, InputError, "option of attention 'sed'"),
         ({"options": [("attention", {})]}, InputTypeError, "options is"),
         ({"options": {"attention": True}}, InputTypeError, "options is"),

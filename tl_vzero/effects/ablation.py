@@ -224,19 +224,17 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
     for name, effect in (("approximate", approximate), ("exact", exact)):
         if not isinstance(effect, Effect):
             raise InputTypeError(f"{name} is {type(effect).__name__}: expected an Effect")
-    for name in ("layers", "heads", "src_positions", "src_tokens", "target", "metric"):
-        guess, truth = getattr(approximate, name), getattr(exact, name)
-        if guess != truth:
+    names = ("layers", "heads", "src_positions", "src_tokens", "target", "metric")
+    estimated, measured = (
+        {name: getattr(effect, name) for name in names} | {"token_types": effect.metadata.get("token_types")}
+        for effect in (approximate, exact)
+    )
+    for name, expected in measured.items():
+        if estimated[name] != expected:
             raise InputError(
-                f"{name}: {guess!r} in the approximate and {truth!r} in the exact effect: expected two effects on "
-                "one prediction, computed with the same options"
+                f"{name}: {estimated[name]!r} in the approximate and {expected!r} in the exact effect: expected two "
+                "effects of one sentence, with the same segments, on one prediction, computed with the same options"
             )
-    segments = [effect.metadata.get("token_types") for effect in (approximate, exact)]
-    if segments[0] != segments[1]:
-        raise InputError(
-            f"token_types: {segments[0]} in the approximate and {segments[1]} in the exact effect: expected two "
-            "effects of one sentence, with the same segments"
-        )
     guessed, true = (effect.values.detach().cpu().double().flatten(1) for effect in (approximate, exact))
     off = guessed - true
     rms, size = off.square().mean(-1).sqrt(), true.square().mean(-1).sqrt()

@@ -66,7 +66,7 @@ def value_patching(
     Both are one sentence each, of as many tokens: a minimal pair is a ready one. `target` is a position, the same
     in both (default: the only mask token). `target_ids`, `metric`, `layers`, `sources` and `per_head` are those of
     `zero_ablation`; the likeliest token is the clean sentence's. Values are `[layer, src]`, or `[layer, head, src]`,
-    in units of the metric; `recovered` are shares of the way to the clean metric. Costs one forward pass a value.
+    in units of the metric; `recovered` are shares of the way to the clean metric. Costs one forward pass per value.
 
     Raises InputError for sentences of different length or of the same tokens, and what `zero_ablation` raises.
     Source: TransformerLens, `transformer_lens.patching`.

@@ -77,7 +77,7 @@ def _check_options(planned: Planned) -> None:
     assert planned.layer is not None
     if planned.per_head and planned.layer.heads is None:
         raise InputError(
-            f"per_head=True, and {planned.name} has one map a layer: leave per_head out, or take attention's"
+            f"per_head=True, and {planned.name} has one map per layer: leave per_head out, or take attention's"
         )
     takes = planned.method.options or ()
     for option in planned.options:

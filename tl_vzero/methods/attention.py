@@ -39,8 +39,8 @@ def attention_flow(
 ) -> Float[Tensor, "layer dest position"]:
     """The largest flow from a destination down to each input token, as a share of the row (Abnar & Zuidema 2020).
 
-    Attention with half of each token staying is the capacity of a pipe. One flow problem an entry: T problems a layer
-    and destination, on T nodes for each layer below.
+    Attention with half of each token staying is the capacity of a pipe. Solves one flow problem per entry, T per
+    layer and destination, on T nodes for each layer below.
     """
     n_layers, length = len(maps), maps.shape[-1]
     held = normalize_rows(normalize_rows(maps) + torch.eye(length, dtype=maps.dtype, device=maps.device))

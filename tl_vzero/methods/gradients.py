@@ -108,7 +108,7 @@ def gradient_x_input(
     The one row is that of `target`: a position (default: the only mask token), or a list with one for each sentence.
     The logit is that of `target_ids` there, one token or a pair (good, bad) for a difference of logits; by default of
     the clean run's likeliest token. `aggregate` puts a token's features together: "norm" is their Euclidean size,
-    "sum" their sum, which has a sign and must not be normalised. Costs a forward and a backward pass a layer.
+    "sum" their sum, which has a sign and must not be normalised. Costs a forward and a backward pass per layer.
 
     Raises HeadlessModelError for a model whose head was never trained, DependencyError without Captum, InputError or
     InputTypeError for arguments that cannot be used, and leaves the model as it was.
@@ -154,7 +154,7 @@ def integrated_gradients(
     The path is integrated by Gauss and Legendre's rule with `steps` points. Where the attributions then miss more than
     a thousandth of the change (a norm near the zero vector does that), the path is cut into pieces of `steps` points
     each, at most 16. `metadata` has the pieces and what is missed, `convergence_delta`, for each layer.
-    Costs forward and backward passes of `steps` copies of the sentence a layer, and twice that for each cut.
+    Costs forward and backward passes of `steps` copies of the sentence per layer, and twice that for each cut.
 
     Raises what `gradient_x_input` raises, and InputError for less than one step.
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", equation 1; Captum's
@@ -206,7 +206,7 @@ def deep_lift(
     where there are none, as in BERT and GPT-2, this is gradient times (output - baseline), and with the zero vector
     for a baseline it equals `gradient_x_input`. `metadata["convergence_delta"]` is what the contributions miss of the
     change from the baseline, which plain gradients may leave large. `baseline` and the other options are those of
-    `integrated_gradients`. Costs forward and backward passes of two copies of the sentence a layer.
+    `integrated_gradients`. Costs forward and backward passes of two copies of the sentence per layer.
 
     Raises what `gradient_x_input` raises, and ModelError where the model computes an activation with a rescale rule
     by a function, which Captum cannot see, or runs one module in several blocks.
@@ -308,7 +308,7 @@ def _check_baseline(model: nn.Module, baseline: Baseline) -> None:
         width = int(model.cfg.d_model)  # type: ignore[union-attr, arg-type]
         if list(baseline.shape) != [width] or not bool(torch.isfinite(baseline).all()):
             raise InputError(
-                f"baseline has shape {list(baseline.shape)}: expected [{width}], one finite number a feature"
+                f"baseline has shape {list(baseline.shape)}: expected [{width}], one finite number per feature"
             )
     elif isinstance(baseline, bool) or not isinstance(baseline, int | None):
         raise InputTypeError(

@@ -76,7 +76,7 @@ class Planned:
     def called(self, model: nn.Module, inputs: Any, count: int, **arguments: Any) -> list[Scores]:
         """The method's scores of several sentences, called as a user calls it.
 
-        Raises PluginError where another package's method gives anything but one map a layer of each.
+        Raises PluginError where another package's method gives anything but one map per layer of each.
         """
         scored: Any = self.method(model, inputs, **{**self.options, **arguments})
         fits = isinstance(scored, list) and len(scored) == count
@@ -149,7 +149,7 @@ def _check_option(method: Method, name: str, option: str) -> None:
         raise InputError(f"options of {name} hold {option!r}: it is one for all methods; give it to compare itself")
     if option in OTHER_AXES:
         raise InputError(
-            f"options of {name} hold {option!r}: expected none, as methods are compared by one map a layer; call "
+            f"options of {name} hold {option!r}: expected none, as methods are compared by one map per layer; call "
             f"score(model, inputs, {name!r}, {option}=...) for it"
         )
     takes = method.options
