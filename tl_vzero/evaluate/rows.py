@@ -111,13 +111,13 @@ def _named(option: Any) -> Any:
 
 def _plan(layout: Layout, methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:
     if methods is not None:
-        return plan_of(methods, options), {}
+        return plan_of(methods, options, METHODS), {}
     longest = max(len(each) for each in layout.examples)
     left_out = {name: method.slow for name, method in METHODS.items() if method.slow and name not in (options or {})}
     for name, method in METHODS.items():
         if longest > (method.compared_up_to or longest):
             left_out[name] = f"a sentence has {longest} tokens, and its cost grows fast past {method.compared_up_to}"
-    plan = plan_of([name for name in METHODS if name not in left_out], options)
+    plan = plan_of([name for name in METHODS if name not in left_out], options, METHODS)
     return [replace(planned, named=planned.name in (options or {})) for planned in plan], left_out
 
 

@@ -96,16 +96,16 @@ def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPa
 
     def spy(model: Any, inputs: Any, **options: Any) -> Any:
         asked.append(options["destinations"])
-        return method.function(model, inputs, **options)
+        return method(model, inputs, **options)
 
-    spied = type(method)(spy, "", "", "", ("clean run",))
+    spied = type(method)(spy, "", "", "", ("clean run",), name="value_zeroing")
     monkeypatch.setattr(type(spied), "options", property(lambda self: ("destinations",)))
     monkeypatch.setattr(rows_module, "METHODS", {"value_zeroing": spied})
     target_rows(model, layout, ["value_zeroing"])
     assert sorted(asked) == sorted({(each.dest,) for each in layout.examples})
 
 
-def test_by_default_every_method_that_is_not_dear() -> None:
+def test_by_default_every_method_that_is_not_slow() -> None:
     model, layout = tiny()
     found = target_rows(model, layout)
     assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]
@@ -130,8 +130,8 @@ def test_another_packages_method_answers_as_expected(monkeypatch: pytest.MonkeyP
     model, layout = tiny()
     attention = tl_vzero.METHODS["attention"]
     theirs = {
-        "good": type(attention)(attention.function, "", "", ""),
-        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", ""),
+        "good": type(attention)(attention, "", "", "", name="good"),
+        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", "", name="odd"),
     }
     monkeypatch.setattr(rows_module, "METHODS", theirs)
     found = target_rows(model, layout, ["good"]).rows["good"]
