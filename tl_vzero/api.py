@@ -1,39 +1,41 @@
-"""The calls that users make: value_zeroing, score, compare, and the registry METHODS."""
+"""Value Zeroing as users call it: the maps, `score` for every method, and tables made of several maps."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.clean import read_by
-from tl_vzero.comparison import Comparison, compare_methods
 from tl_vzero.distance import Distance
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
-from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
-from tl_vzero.methods.apply import rollout_rule
-from tl_vzero.methods.method import Method, Methods
-from tl_vzero.methods.registry import OTHER_METHODS
+from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype, value_heads
 from tl_vzero.models.run import FinalNorm, final_norm_of, quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
+from tl_vzero.registry import METHODS
 from tl_vzero.scores import Scores
-from tl_vzero.targets import TargetIds
 from tl_vzero.words import span_label
-from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
+from tl_vzero.zeroing.engine import Work, check_engine, zeroed_maps
 from tl_vzero.zeroing.request import MEMORY_MB, Request, Wanted, make_request
 
-Given = Text | Signals
+if TYPE_CHECKING:
+    import pandas as pd
+
 Numbers = Iterable[int] | int | None
 
 
 @takes_turn
 def value_zeroing(
     model: nn.Module,
-    inputs: Given,
+    inputs: Text | Signals,
     *,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
@@ -137,9 +139,10 @@ def value_zeroing(
         work = Work(model, sites, request, wanted, engine, metadata["weights_sha256"], norm, cache, bar.update)
         for batch in encoded.batches():
             maps, used = zeroed_maps(work, batch)
+            how = {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
             for sentence, values in zip(batch, maps, strict=True):
-                own, asked = values.to(result_dtype(model)), wanted[sentence.row]
-                scored[sentence.row] = _zeroing_scores(sites, request, asked, sentence, own, metadata | _how(used))
+                values = values.to(result_dtype(model))
+                scored[sentence.row] = _zeroing_scores(work, sentence, values, metadata | how)
     return encoded.in_order(scored)
 
 
@@ -148,49 +151,31 @@ def _final_norm(model: nn.Module, sites: Sites, encoded: Inputs) -> FinalNorm:
     return final_norm_of(model, sites, ids, beside.get("decoder_ids"))
 
 
-def _how(used: Used) -> dict[str, Any]:
-    return {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
-
-
 def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool) -> Any:
-    n_sources = sum(len(each.spans) for each in wanted.values())
-    total = n_sources * len(request.layers)
+    total = len(request.layers) * sum(len(of_sentence.spans) for of_sentence in wanted.values())
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
 
 
-def _zeroing_scores(
-    sites: Sites, request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
-) -> Scores:
-    heads = None
-    if request.per_head:
-        heads = request.heads or tuple(range(values.shape[1]))
+def _zeroing_scores(work: Work, sentence: Sentence, values: Tensor, metadata: dict[str, Any]) -> Scores:
+    request, wanted = work.request, work.wanted[sentence.row]
+    heads = request.heads or tuple(range(values.shape[1]))
     sources = sentence.sources
-    return Scores(
-        values=values if request.per_head else values.squeeze(1),
-        method="value_zeroing",
-        layers=request.layers,
-        heads=heads,
-        dest_tokens=tuple(sentence.tokens[i] for i in wanted.destinations),
-        src_tokens=_source_labels(request, wanted, sources),
-        dest_positions=wanted.destinations,
+    labels = tuple(sources.tokens[span[0]] for span in wanted.spans)
+    if request.spans is not None:
+        labels = tuple(span_label(span, sources.tokens, sources.word_ids) for span in wanted.spans)
+    return labelled(
+        "value_zeroing",
+        values if request.per_head else values.squeeze(1),
+        request.layers,
+        wanted.destinations,
+        work.sites,
+        sentence,
+        metadata,
+        heads=heads if request.per_head else None,
+        src_tokens=labels,
         src_positions=tuple(span[0] for span in wanted.spans),
         src_spans=None if request.spans is None else wanted.spans,
-        n_layers=sites.n_layers,
-        n_positions=len(sentence),
-        word_ids=sentence.word_ids,
-        n_src_positions=len(sources) if sentence.cross else None,
-        src_word_ids=sources.word_ids if sentence.cross else None,
-        identity=False,
-        metadata=metadata
-        | {"special": list(sentence.special), "rollout": rollout_rule(identity=False)}
-        | described(sites.stack, sentence),
     )
-
-
-def _source_labels(request: Request, wanted: Wanted, sources: Sentence) -> tuple[str, ...]:
-    if request.spans is None:
-        return tuple(sources.tokens[span[0]] for span in wanted.spans)
-    return tuple(span_label(span, sources.tokens, sources.word_ids) for span in wanted.spans)
 
 
 def _options(request: Request, engine: str) -> dict[str, Any]:
@@ -205,73 +190,10 @@ def _options(request: Request, engine: str) -> dict[str, Any]:
     }
 
 
-METHODS: Mapping[str, Method] = Methods(
-    {
-        "value_zeroing": Method(
-            value_zeroing,
-            "distance of each block output when one source's value is zeroed",
-            "Mohebbi et al. 2023",
-            "any block with values to zero",
-            ("clean run",),
-        ),
-        **OTHER_METHODS,
-    }
-)
-
-
 @takes_turn
-def compare(
-    model: nn.Module,
-    inputs: Text,
-    methods: Sequence[str] | None = None,
-    *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    attention_mask: Ids | None = None,
-    token_type_ids: Ids | None = None,
-    layers: Numbers = None,
-    target: int | Sequence[int] | None = None,
-    target_ids: TargetIds | None = None,
-    prepend_bos: bool = False,
-    progress: bool = False,
-) -> Comparison | list[Comparison]:
-    """Several methods side by side, from one clean run, with the effect on the prediction.
-
-    `methods` are names of `METHODS`; by default Value Zeroing and every method that reads the clean run, is defined
-    for the model and is not too dear for the sentence (`left_out` says which are not, and why). `options` are a
-    method's own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and
-    `layers` are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each
-    sentence (default: the only mask token), and `target_ids` are as in `zero_ablation`. A Comparison is a mapping from
-    a method's name to its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
-
-    Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
-    the model, and leaves the model as it was.
-
-    >>> import tl_vzero
-    >>> model = tl_vzero.load_model("agreement-mini")
-    >>> compared = tl_vzero.compare(model, "the authors [MASK] here.", ["value_zeroing", "attention"], layers=[1])
-    >>> compared["attention"].values.shape
-    torch.Size([1, 7, 7])
-    >>> compared.table()[["method", "layer"]].to_dict("records")
-    [{'method': 'value_zeroing', 'layer': 1}, {'method': 'attention', 'layer': 1}]
-    """
-    return compare_methods(
-        METHODS,
-        model,
-        inputs,
-        methods,
-        options=options,
-        attention_mask=attention_mask,
-        token_type_ids=token_type_ids,
-        layers=layers,
-        target=target,
-        target_ids=target_ids,
-        prepend_bos=prepend_bos,
-        progress=progress,
-    )
-
-
-@takes_turn
-def score(model: nn.Module, inputs: Given, method: str = "value_zeroing", **options: Any) -> Scores | list[Scores]:
+def score(
+    model: nn.Module, inputs: Text | Signals, method: str = "value_zeroing", **options: Any
+) -> Scores | list[Scores]:
     """Compute the scores of one method, in the shape that every method shares.
 
     `inputs` are those of `value_zeroing`, `options` the method's own. Raises InputError for a method that is not in
@@ -286,10 +208,168 @@ def score(model: nn.Module, inputs: Given, method: str = "value_zeroing", **opti
         raise InputTypeError(f"method is {type(method).__name__}: expected a name, one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    chosen = METHODS[method]
-    if options.get("stack") is not None and chosen.layer is None and "stack" not in (chosen.options or ("stack",)):
+    entry = METHODS[method]
+    if options.get("stack") is not None and entry.layer is None and "stack" not in (entry.options or ("stack",)):
         raise InputError(
             f"stack={options['stack']!r} given, and {method} is for models with one stack of blocks: take "
             "value_zeroing or attention for an encoder-decoder"
         )
-    return chosen(model, inputs, **options)
+    return entry(model, inputs, **options)
+
+
+# Tables made of several maps with the same options: which heads mix, and what is more in a span than in its positions.
+
+
+def _shared_options(options: Mapping[str, Any], table_sets: Mapping[str, str]) -> dict[str, Any]:
+    """Options that several calls can read; raises InputError, with its reason, for one that the table sets itself."""
+    for name, reason in table_sets.items():
+        if name in options:
+            raise InputError(f"{name}={options[name]!r} given: {reason}; leave it out")
+    return {name: list(value) if isinstance(value, Iterator) else value for name, value in options.items()}
+
+
+def _maps(model: nn.Module, inputs: Text, **options: Any) -> list[Scores]:
+    """The map of each sentence, also of one alone."""
+    scores = value_zeroing(model, inputs, **options)
+    return scores if isinstance(scores, list) else [scores]
+
+
+SET_BY_HEADS = dict.fromkeys(("heads", "per_head"), "the table has a row for each head of each layer")
+SET_BY_SPANS = {"sources": "the table has a row for each span, and compares it with its own positions"}
+
+
+@takes_turn
+def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataFrame":
+    """How much of each layer's mixing goes when one head's value is zeroed, as a pandas table.
+
+    One row per layer and value head. Let D(H) be a layer's raw map where only the heads H are zeroed, and |D| its
+    mixing: the sum over sources, averaged over destinations, then over sentences. Columns:
+
+    - `mixing`: |D({h})|, in units of the distance: what zeroing this head alone moves;
+    - `share`: `mixing` divided by its sum over the layer's heads;
+    - `lost`: 1 - |D(all but h)| / |D(all)|, the part of the layer's mixing that goes without this head. Distances are
+      not additive, so that `lost` need not sum to one, and is negative where the other heads mix more without it;
+    - `context`: the part of `mixing` that comes from other positions than the destination's own;
+    - `query_heads`: how many query heads read this value head: 1, or more under grouped-query attention;
+    - `n`: the number of sentences.
+
+    A part of nothing is 0. `options` are those of `value_zeroing` but `heads` and `per_head`. It costs about two maps
+    per head. Raises what `value_zeroing` raises, and leaves the model as it was.
+    Source: the maps are those of Mohebbi et al. 2023, section 3, with some heads zeroed.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> table = tl_vzero.head_importance(model, "the authors [MASK] here.", layers=[1])
+    >>> list(table.columns)
+    ['layer', 'head', 'query_heads', 'mixing', 'share', 'lost', 'context', 'n']
+    >>> round(float(table["share"].sum()), 6)
+    1.0
+    """
+    import pandas as pd
+
+    options = _shared_options(options, SET_BY_HEADS)
+    of_heads = _maps(model, inputs, per_head=True, **options)
+    layers, heads = of_heads[0].layers, of_heads[0].heads
+    assert heads is not None
+    mixing, context = _mixing(of_heads), _mixing(of_heads, elsewhere=True)
+    whole = _mixing(_maps(model, inputs, **options)).unsqueeze(1)
+    without = torch.stack([_mixing_without(head, heads, whole, model, inputs, options) for head in heads], dim=1)
+    table = pd.MultiIndex.from_product([layers, heads], names=["layer", "head"]).to_frame(index=False)
+    table["query_heads"] = attention_heads(model, options.get("stack")) // len(heads)
+    columns = {
+        "mixing": mixing,
+        "share": _part(mixing, mixing.sum(dim=1, keepdim=True)),
+        "lost": _part(whole - without, whole),
+        "context": _part(context, mixing),
+    }
+    for name, values in columns.items():
+        table[name] = values.flatten().numpy()
+    table["n"] = len(of_heads)
+    return table
+
+
+def _mixing_without(
+    head: int, heads: Sequence[int], whole: Tensor, model: nn.Module, inputs: Text, options: dict[str, Any]
+) -> Float[Tensor, "layer"]:
+    others = [other for other in heads if other != head]
+    if not others:
+        return torch.zeros_like(whole).squeeze(1)
+    return _mixing(_maps(model, inputs, heads=others, **options))
+
+
+def _mixing(maps: Sequence[Scores], *, elsewhere: bool = False) -> Float[Tensor, "layer *head"]:
+    """Summed over sources, averaged over destinations, then over sentences; `elsewhere` leaves out a row's own."""
+    sums = []
+    for scores in maps:
+        values = scores.values.detach().cpu().double()
+        counted = values * _is_elsewhere(scores) if elsewhere else values
+        sums.append(counted.sum(dim=-1).mean(dim=-1))
+    return torch.stack(sums).mean(dim=0)
+
+
+def _is_elsewhere(scores: Scores) -> Bool[Tensor, "dest src"]:
+    """Whether a column leaves the destination's own value in; all do where the sources are another sequence."""
+    columns = scores.src_spans or [(position,) for position in scores.src_positions]
+    apart = scores.metadata.get("stack") == "cross"
+    return torch.tensor([[apart or dest not in column for column in columns] for dest in scores.dest_positions])
+
+
+def _part(values: Tensor, whole: Tensor) -> Tensor:
+    """Values as parts of a whole; of a whole that is exactly 0, 0."""
+    return torch.where(whole == 0, torch.zeros_like(values), values / whole)
+
+
+@takes_turn
+def span_interaction(
+    model: nn.Module, inputs: Text, spans: str | Iterable[Iterable[int] | int], **options: Any
+) -> "pd.DataFrame":
+    """How far zeroing a span jointly is from the sum of zeroing its positions one by one, as a pandas table.
+
+    One row per sentence, layer, destination and span; `spans` are as in `value_zeroing`. Columns: `sentence`,
+    `layer`, (`head` with `per_head`,) `dest`, `dest_token`, `span` (its words), `positions`, and raw distances:
+
+    - `joint`: the distance when the values of all its positions are zeroed together;
+    - `sum`: the sum of the distances when each is zeroed by itself;
+    - `interaction`: `joint` - `sum`: above 0 where the positions' parts add up, below 0 where they stand in for one
+      another or cancel, and 0 for a span of one position, but for rounding. A cosine distance grows with about the
+      square of a small change, so that two positions that bring the same have `joint` at twice the `sum`.
+
+    `options` are those of `value_zeroing` but `sources`. Raises what `value_zeroing` raises, and leaves the model as
+    it was. Source: the maps are those of Mohebbi et al. 2023, section 3, with several positions zeroed.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> table = tl_vzero.span_interaction(model, "the authors [MASK] here.", [[1, 2], [4]], layers=[1])
+    >>> table["span"].unique().tolist(), len(table)
+    (['the authors', 'here'], 14)
+    >>> bool((table["interaction"] == table["joint"] - table["sum"]).all())
+    True
+    """
+    import pandas as pd
+
+    if spans is None:
+        raise InputTypeError(
+            'spans is None: expected positions, such as [[1, 2], [4]], or "words", "noun_chunks" or "subtrees"'
+        )
+    options = _shared_options(options, SET_BY_SPANS)
+    joint = _maps(model, inputs, spans=spans, **options)
+    apart = _maps(model, inputs, **options)
+    tables = [_interactions(index, *maps) for index, maps in enumerate(zip(joint, apart, strict=True))]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _interactions(index: int, joint: Scores, apart: Scores) -> "pd.DataFrame":
+    spans = joint.src_spans
+    assert spans is not None
+    joint = replace(joint, values=joint.values.double())
+    single = apart.values.double()
+    summed = torch.stack([single[..., list(span)].sum(dim=-1) for span in spans], dim=-1)
+    table = joint.to_frame()
+    n_rows = len(table) // len(spans)
+    table.insert(0, "sentence", index)
+    table["positions"] = list(spans) * n_rows
+    table["sum"] = replace(joint, values=summed).to_frame()["value"]
+    table["interaction"] = table["value"] - table["sum"]
+    table = table.drop(columns=["src", "method", "stage"]).rename(columns={"value": "joint", "src_token": "span"})
+    first = [name for name in ("sentence", "layer", "head", "dest", "dest_token") if name in table]
+    return table[[*first, "span", "positions", "joint", "sum", "interaction"]]

@@ -1,11 +1,17 @@
-"""Several methods on one sentence, from one clean run, and the table that sets them side by side."""
+"""Several methods side by side on one clean run, and the table that compares them.
+
+1. Sentences go in parts, short ones together, so that little of the clean run is held at a time.
+2. A part's clean run is made once, if any method reads it; the methods that read a layer by itself share its Layer.
+3. Every other method is called as a user would call it, with the clean run as `cache=` where it reads it.
+4. Of a part only maps and effects are kept.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import chosen
@@ -13,230 +19,28 @@ from tl_vzero.clean import CleanRun
 from tl_vzero.effects.ablation import zero_ablation
 from tl_vzero.effects.agreement import agreement
 from tl_vzero.effects.measure import Effect
-from tl_vzero.errors import (
-    HeadlessModelError,
-    InputError,
-    InputTypeError,
-    ModelError,
-    PluginError,
-    ScoresError,
-    escaped,
-    shown,
-    unknown_name,
-)
+from tl_vzero.errors import HeadlessModelError, ModelError, ScoresError, escaped
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
-from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
-from tl_vzero.methods.method import Method
+from tl_vzero.methods.apply import scores_on_one_run
+from tl_vzero.methods.plan import Planned, plan_of
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
+from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.statistics import FEWEST_PAIRS, rank_correlation
-from tl_vzero.targets import TargetIds, find_target, mask_positions, target_tokens
+from tl_vzero.targets import TargetIds, find_target, mask_positions, one_per_sentence, target_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# What a comparison is to compute, checked before any work.
-
-BY_COMPARE = ("attention_mask", "cache", "layers", "prepend_bos", "progress", "target", "target_ids", "token_type_ids")
-OTHER_AXES = ("per_head", "spans")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A method with its own options; one that was not named is left out where it is undefined."""
-
-    name: str
-    method: Method
-    named: bool
-    options: Mapping[str, Any]
-
-    def read(self, sentences: Sequence[Sentence]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sentences as ids to call the method with, padded, and their mask and segments where it needs them.
-
-        Raises InputError for segments that another package's method does not take.
-        """
-        ids, mask, token_types = padded(sentences)
-        beside = {} if bool(mask.all()) else {"attention_mask": mask}
-        takes, has_segments = self.method.options, bool(token_types.any())
-        if "token_type_ids" in (takes or ()) or (takes is None and has_segments):
-            # Also where all are 0: that says that one segment is meant.
-            beside["token_type_ids"] = token_types
-        elif has_segments:
-            raise InputError(
-                f"the method {self.name!r} takes no token_type_ids, and a sentence has several segments: leave the "
-                "method out, or give sentences of one segment"
-            )
-        return ids, beside
-
-
-def plan_of(
-    known: Mapping[str, Method], methods: Sequence[str] | None, options: Mapping[str, Mapping[str, Any]] | None
-) -> list[Planned]:
-    """The methods in order, by default all that read the clean run; raises InputError or InputTypeError."""
-    names = _named(known, methods)
-    own = _checked_options(known, names, options)
-    # Value Zeroing is what the others are compared with: where it is undefined, there is nothing to leave it out of.
-    return [
-        Planned(name, known[name], methods is not None or name == "value_zeroing", own.get(name, {})) for name in names
-    ]
-
-
-def _named(known: Mapping[str, Method], methods: Any) -> list[str]:
-    if methods is None:
-        return [name for name, method in known.items() if "clean run" in method.needs]
-    if isinstance(methods, str) or not isinstance(methods, Sequence):
-        raise InputTypeError(
-            f"methods is {shown(methods)}: expected a list of names, such as ['value_zeroing', 'alti']"
-        )
-    if not methods:
-        raise InputError(f"methods is empty: expected some of {', '.join(known)}, or None for those of the clean run")
-    for name in methods:
-        if name not in known:
-            raise unknown_name("method", name, known)
-    repeated = sorted({name for name in methods if list(methods).count(name) > 1})
-    if repeated:
-        raise InputError(f"methods holds {', '.join(repeated)} more than once: expected each at most once")
-    return list(methods)
-
-
-def _checked_options(known: Mapping[str, Method], names: list[str], options: Any) -> dict[str, Mapping[str, Any]]:
-    if options is None:
-        return {}
-    if not isinstance(options, Mapping) or not all(isinstance(own, Mapping) for own in options.values()):
-        raise InputTypeError(
-            f"options is {options!r}: expected each method's own by its name, such as {{'hta': {{'to': 'embeddings'}}}}"
-        )
-    for name, own in options.items():
-        if name not in names:
-            raise unknown_name("method in options", name, names)
-        for option in own:
-            _check_option(name, known[name], option)
-    return dict(options)
-
-
-def _check_option(name: str, method: Method, option: str) -> None:
-    if option in BY_COMPARE:
-        raise InputError(f"options of {name} hold {option!r}: it is one for all methods; give it to compare itself")
-    if option in OTHER_AXES:
-        raise InputError(
-            f"options of {name} hold {option!r}: expected none, as methods are compared by one map a layer; call "
-            f"score(model, inputs, {name!r}, {option}=...) for it"
-        )
-    takes = method.options
-    if takes is not None and option not in takes:
-        raise unknown_name(f"option of {name}", option, [each for each in takes if each not in BY_COMPARE + OTHER_AXES])
-
-
-# A comparison as a table: what each method's maps are like, layer by layer, and how their ranks agree.
-
-RESAMPLES = 2000
+FORMAT_VERSION = 1  # of `Comparison.to_dict`
+RESAMPLES = 2000  # of a bootstrap interval
+TOKENS_PER_PART = 512  # of whose clean run all is held at a time
 
 # numpy's own types would need each step's dtype; these are float64, [layer, dest, src] or [layer, dest].
 Array = Any
-
-
-def summarised(
-    by_method: Mapping[str, Scores], special: Sequence[bool], effect: Effect | None, *, resamples: int
-) -> "pd.DataFrame":
-    """One row for each method and layer; the columns are those that `Comparison.table` describes."""
-    import pandas as pd
-
-    reference = by_method.get("value_zeroing")
-    parts = [
-        pd.DataFrame(
-            {"method": name, "layer": scores.layers}
-            | shares_by_layer(scores, special)
-            | {"rank_with_value_zeroing": _rank_with(scores, reference)}
-            | _rank_with_effect(scores, effect, resamples)
-        )
-        for name, scores in by_method.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def shares_by_layer(scores: Scores, special: Sequence[bool]) -> dict[str, Array]:
-    """Entropy in bits, weight on the token itself and on special tokens: of each layer, its rows' mean."""
-    shares = _shares(scores)
-    held = shares > 0
-    entropy = np.where(np.isnan(shares), np.nan, -shares * np.log2(shares, where=held, out=np.zeros_like(shares)))
-    own = [
-        (row, scores.src_positions.index(p)) for row, p in enumerate(scores.dest_positions) if p in scores.src_positions
-    ]
-    rows, columns = [row for row, _ in own], [column for _, column in own]
-    is_special = [special[position] for position in scores.src_positions]
-    return {
-        "entropy": _mean(entropy.sum(axis=-1)),
-        "self_weight": _mean(shares[:, rows, columns]),
-        "special_weight": _mean(shares[:, :, is_special].sum(axis=-1)),
-    }
-
-
-def _shares(scores: Scores) -> Array:
-    """Rows that sum to one; NaN where a row is empty or holds negative scores."""
-    values = scores.values.detach().cpu().double().numpy()
-    total = values.sum(axis=-1, keepdims=True)
-    is_distribution = (values >= 0).all(axis=-1, keepdims=True) & (total > 0)
-    return np.where(is_distribution, values / np.where(is_distribution, total, 1), np.nan)
-
-
-def _mean(values: Array) -> Array:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=-1)
-    total = np.where(known, values, 0).sum(axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _rank_with(scores: Scores, reference: Scores | None) -> Array:
-    """Spearman correlation with the reference's rows, averaged over destinations, layer by layer."""
-    undefined = np.full(len(scores.layers), np.nan)
-    if reference is None:
-        return undefined
-    if scores.stage == "rollout":
-        try:
-            reference = reference.rollout()
-        except ScoresError:
-            return undefined
-    dest = [p for p in scores.dest_positions if p in reference.dest_positions]
-    src = [p for p in scores.src_positions if p in reference.src_positions]
-    layers = [layer for layer in scores.layers if layer in reference.layers]
-    if not dest or len(src) < FEWEST_PAIRS or not layers:
-        return undefined
-    found = _mean(_spearman(*(_picked(each, layers, dest, src) for each in (scores, reference))))
-    by_layer = dict(zip(layers, found, strict=True))
-    return np.array([by_layer.get(layer, np.nan) for layer in scores.layers])
-
-
-def _picked(scores: Scores, layers: list[int], dest: list[int], src: list[int]) -> Array:
-    values = scores.values.detach().cpu().double().numpy()
-    axes = (scores.layers, layers), (scores.dest_positions, dest), (scores.src_positions, src)
-    return values[np.ix_(*([known.index(each) for each in wanted] for known, wanted in axes))]
-
-
-def _spearman(first: Array, second: Array) -> Array:
-    """Of each row, over the sources at which not both are zero: where attention cannot reach, all methods agree."""
-    reached = (first != 0) | (second != 0)
-    rho = rank_correlation(first, second, where=reached)
-    return np.where(reached.sum(axis=-1) >= FEWEST_PAIRS, rho, np.nan)
-
-
-def _rank_with_effect(scores: Scores, effect: Effect | None, resamples: int) -> dict[str, Array]:
-    names = ("rank_with_effect", "rank_with_effect_low", "rank_with_effect_high")
-    if effect is None or effect.target not in scores.dest_positions:
-        return dict.fromkeys(names, np.nan)
-    found = agreement(scores, effect, resamples=resamples)
-    by_layer = dict(zip(found.layers, zip(found.rho, found.low, found.high, strict=True), strict=True))
-    columns = zip(*(by_layer.get(layer, (np.nan,) * 3) for layer in scores.layers), strict=True)
-    return dict(zip(names, columns, strict=True))
-
-
-# What a comparison found for one sentence.
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -283,7 +87,19 @@ class Comparison(Mapping[str, Scores]):
 
         Empty rows are left out of averages, and so are rows with negative scores, which are no shares.
         """
-        return summarised(self.scores, self.special, self.effect, resamples=resamples)
+        import pandas as pd
+
+        reference = self.scores.get("value_zeroing")
+        parts = [
+            pd.DataFrame(
+                {"method": name, "layer": scores.layers}
+                | shares_by_layer(scores, self.special)
+                | {"rank_with_value_zeroing": _rank_with(scores, reference)}
+                | _rank_with_effect(scores, self.effect, resamples)
+            )
+            for name, scores in self.scores.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Maps, effect and table as plain JSON types; NaN in the table becomes None."""
@@ -294,14 +110,14 @@ class Comparison(Mapping[str, Scores]):
             "special": list(self.special),
             "target": self.target,
             "scores": {name: scores.to_dict() for name, scores in self.scores.items()},
-            "effect": None if self.effect is None else _effect_dict(self.effect),
+            "effect": None if self.effect is None else _plain(self.effect),
             "no_effect_reason": self.no_effect_reason,
             "left_out": dict(self.left_out),
             "table": to_plain(self.table().to_dict("records")),
         }
 
 
-def _effect_dict(effect: Effect) -> dict[str, Any]:
+def _plain(effect: Effect) -> dict[str, Any]:
     return {
         "method": effect.method,
         "metric": effect.metric,
@@ -315,43 +131,160 @@ def _effect_dict(effect: Effect) -> dict[str, Any]:
     }
 
 
-# Running several methods on one clean run.
-#
-# 1. Sentences go in parts, short ones together, so that little of the clean run is held at a time.
-# 2. A part's clean run is made once, if any method reads it; the methods that read a layer by itself share its Layer.
-# 3. Every other method is called as a user would call it, with the clean run as `cache=` where it reads it.
-# 4. Of a part only maps and effects are kept.
-
-TOKENS_A_PART = 512
+# The columns of the table: what each method's maps are like, layer by layer, and how their ranks agree.
 
 
-def compare_methods(
-    known: Mapping[str, Method],
+def shares_by_layer(scores: Scores, special: Sequence[bool]) -> dict[str, Array]:
+    """Entropy in bits, weight on the token itself and on special tokens: of each layer, its rows' mean."""
+    shares = _shares(scores)
+    logarithms = np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
+    entropy = np.where(np.isnan(shares), np.nan, -shares * logarithms)
+    both = [position for position in scores.dest_positions if position in scores.src_positions]
+    rows = [scores.dest_positions.index(position) for position in both]
+    columns = [scores.src_positions.index(position) for position in both]
+    is_special = [special[position] for position in scores.src_positions]
+    return {
+        "entropy": _mean(entropy.sum(axis=-1)),
+        "self_weight": _mean(shares[:, rows, columns]),
+        "special_weight": _mean(shares[:, :, is_special].sum(axis=-1)),
+    }
+
+
+def _shares(scores: Scores) -> Array:
+    """Rows that sum to one; NaN where a row is empty or holds negative scores."""
+    values = scores.values.detach().cpu().double().numpy()
+    total = values.sum(axis=-1, keepdims=True)
+    is_distribution = (values >= 0).all(axis=-1, keepdims=True) & (total > 0)
+    return np.where(is_distribution, values / np.where(is_distribution, total, 1), np.nan)
+
+
+def _mean(values: Array) -> Array:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=-1)
+    total = np.where(defined, values, 0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _rank_with(scores: Scores, reference: Scores | None) -> Array:
+    """Spearman correlation with the reference's rows, averaged over destinations, layer by layer."""
+    undefined = np.full(len(scores.layers), np.nan)
+    if reference is None:
+        return undefined
+    if scores.stage == "rollout":
+        try:
+            reference = reference.rollout()
+        except ScoresError:
+            return undefined
+    dest = [p for p in scores.dest_positions if p in reference.dest_positions]
+    src = [p for p in scores.src_positions if p in reference.src_positions]
+    layers = [layer for layer in scores.layers if layer in reference.layers]
+    if not dest or len(src) < FEWEST_PAIRS or not layers:
+        return undefined
+    means = _mean(_spearman(_picked(scores, layers, dest, src), _picked(reference, layers, dest, src)))
+    by_layer = dict(zip(layers, means, strict=True))
+    return np.array([by_layer.get(layer, np.nan) for layer in scores.layers])
+
+
+def _picked(scores: Scores, layers: list[int], dest: list[int], src: list[int]) -> Array:
+    values = scores.values.detach().cpu().double().numpy()
+    axes = (scores.layers, layers), (scores.dest_positions, dest), (scores.src_positions, src)
+    return values[np.ix_(*([present.index(label) for label in wanted] for present, wanted in axes))]
+
+
+def _spearman(first: Array, second: Array) -> Array:
+    """Of each row, over the sources at which not both are zero: where attention cannot reach, all methods agree."""
+    reached = (first != 0) | (second != 0)
+    rho = rank_correlation(first, second, where=reached)
+    return np.where(reached.sum(axis=-1) >= FEWEST_PAIRS, rho, np.nan)
+
+
+def _rank_with_effect(scores: Scores, effect: Effect | None, resamples: int) -> dict[str, Array]:
+    names = ("rank_with_effect", "rank_with_effect_low", "rank_with_effect_high")
+    if effect is None or effect.target not in scores.dest_positions:
+        return dict.fromkeys(names, np.nan)
+    ranks = agreement(scores, effect, resamples=resamples)
+    by_layer = dict(zip(ranks.layers, zip(ranks.rho, ranks.low, ranks.high, strict=True), strict=True))
+    columns = zip(*(by_layer.get(layer, (np.nan,) * 3) for layer in scores.layers), strict=True)
+    return dict(zip(names, columns, strict=True))
+
+
+# Running the methods.
+
+
+@takes_turn
+def compare(
     model: nn.Module,
     inputs: Text,
-    methods: Sequence[str] | None,
+    methods: Sequence[str] | None = None,
     *,
-    options: Mapping[str, Mapping[str, Any]] | None,
-    attention_mask: Ids | None,
-    token_type_ids: Ids | None,
-    layers: Iterable[int] | int | None,
-    target: int | Sequence[int] | None,
-    target_ids: TargetIds | None,
-    prepend_bos: bool,
-    progress: bool,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    layers: Iterable[int] | int | None = None,
+    target: int | Sequence[int] | None = None,
+    target_ids: TargetIds | None = None,
+    prepend_bos: bool = False,
+    progress: bool = False,
 ) -> Comparison | list[Comparison]:
-    """The comparison that `tl_vzero.compare` describes, of methods that are `known` by name."""
-    plan = plan_of(known, methods, options)
+    """Several methods side by side, from one clean run, with the effect on the prediction.
+
+    `methods` are names of `METHODS`; by default Value Zeroing and every method that reads the clean run, is defined
+    for the model and is not too slow for the sentence (`left_out` says which are not, and why). `options` are a
+    method's own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and
+    `layers` are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each
+    sentence (default: the only mask token), and `target_ids` are as in `zero_ablation`. A Comparison is a mapping from
+    a method's name to its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
+
+    Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
+    the model, and leaves the model as it was.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> compared = tl_vzero.compare(model, "the authors [MASK] here.", ["value_zeroing", "attention"], layers=[1])
+    >>> compared["attention"].values.shape
+    torch.Size([1, 7, 7])
+    >>> compared.table()[["method", "layer"]].to_dict("records")
+    [{'method': 'value_zeroing', 'layer': 1}, {'method': 'attention', 'layer': 1}]
+    """
+    return compare_planned(
+        plan_of(methods, options),
+        model,
+        inputs,
+        attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
+        layers=layers,
+        target=target,
+        target_ids=target_ids,
+        prepend_bos=prepend_bos,
+        progress=progress,
+    )
+
+
+def compare_planned(
+    plan: Sequence[Planned],
+    model: nn.Module,
+    inputs: Text,
+    *,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    layers: Iterable[int] | int | None = None,
+    target: int | Sequence[int] | None = None,
+    target_ids: TargetIds | None = None,
+    prepend_bos: bool = False,
+    progress: bool = False,
+) -> Comparison | list[Comparison]:
+    """What `compare` gives, of a plan."""
     sites = check_contracts(model)
-    numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
+    chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(
         model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
     target_tokens(model, target_ids)
-    needed = target_ids is not None or any("target" in each.method.needs for each in plan)
+    needed = target_ids is not None or any("target" in planned.method.needs for planned in plan)
     targets = _targets(model, encoded.sentences, target, needed=needed)
     short, too_long = _within_cost(plan, encoded.sentences)
-    run = _Run(model, sites, numbers, targets, target_ids, prepend_bos)
+    run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos)
     compared: dict[int, Comparison] = {}
     parts = list(_parts(encoded.sentences))
     bar = tqdm(total=len(parts) * len(short), disable=not progress, desc="compare", unit="method", leave=False)
@@ -366,36 +299,30 @@ def _targets(
     model: nn.Module, sentences: Sequence[Sentence], target: int | Sequence[int] | None, *, needed: bool
 ) -> dict[int, int | None]:
     """Each sentence's target by its row; None where none is given or needed and none is masked."""
-    each: list[Any] = list(target) if isinstance(target, list | tuple) else [target] * len(sentences)
-    if len(each) != len(sentences):
-        raise InputError(
-            f"target holds {len(each)} positions for {len(sentences)} sentences: expected one position for all, or "
-            "one for each"
-        )
     return {
         sentence.row: None
-        if own is None and not needed and len(mask_positions(model, sentence)) != 1
-        else find_target(model, sentence, own)
-        for sentence, own in zip(sentences, each, strict=True)
+        if position is None and not needed and len(mask_positions(model, sentence)) != 1
+        else find_target(model, sentence, position)
+        for sentence, position in zip(sentences, one_per_sentence(target, len(sentences)), strict=True)
     }
 
 
-def _within_cost(plan: list[Planned], sentences: Sequence[Sentence]) -> tuple[list[Planned], dict[str, str]]:
-    """The methods that are not too dear for the longest sentence, or were named; and why the others are left out."""
+def _within_cost(plan: Sequence[Planned], sentences: Sequence[Sentence]) -> tuple[list[Planned], dict[str, str]]:
+    """The methods that are quick enough for the longest sentence, or were named; and why the others are left out."""
     longest = max(len(sentence) for sentence in sentences)
     left_out = {
-        each.name: f"a sentence has {longest} tokens, and its cost grows fast past {each.method.compared_up_to}: "
+        planned.name: f"a sentence has {longest} tokens, and its cost grows fast past {planned.method.compared_up_to}: "
         "name it among methods to have it"
-        for each in plan
-        if not each.named and longest > (each.method.compared_up_to or longest)
+        for planned in plan
+        if not planned.named and longest > (planned.method.compared_up_to or longest)
     }
-    return [each for each in plan if each.name not in left_out], left_out
+    return [planned for planned in plan if planned.name not in left_out], left_out
 
 
 def _parts(sentences: Sequence[Sentence]) -> Iterator[list[Sentence]]:
     part: list[Sentence] = []
     for sentence in sorted(sentences, key=len):
-        if part and sum(len(each) for each in part) + len(sentence) > TOKENS_A_PART:
+        if part and sum(map(len, part)) + len(sentence) > TOKENS_PER_PART:
             yield part
             part = []
         part.append(sentence)
@@ -416,60 +343,47 @@ class _Run:
     def compared(
         self, plan: list[Planned], part: list[Sentence], too_long: Mapping[str, str], bar: Any
     ) -> list[Comparison]:
-        clean = self._clean_run(part) if any("clean run" in each.method.needs for each in plan) else None
-        scored, left_out = self._of_layers(plan, part, clean)
-        bar.update(len(scored) + len(left_out))
-        for each in plan:
-            if each.method.layer is None:
-                try:
-                    scored[each.name] = self._called(each, part, clean)
-                except ModelError as error:
-                    left_out[each.name] = _reason(each, error)
-                bar.update()
-        del clean
+        clean = None
+        if any("clean run" in planned.method.needs for planned in plan):
+            with quiet(self.model):
+                clean = CleanRun(self.model, self.sites, part, last=max(self.layers))
+        encoded = Inputs(tuple(part), single=False)
+        of_layers = scores_on_one_run(plan, self.model, self.sites, encoded, self.layers, clean)
+        scored: dict[str, list[Scores]] = {}
+        left_out = dict(too_long)
+        for planned in plan:
+            by_row = of_layers.get(planned.name)
+            try:
+                if isinstance(by_row, ModelError):
+                    raise by_row
+                scored[planned.name] = (
+                    [by_row[sentence.row] for sentence in part] if by_row else self._called(planned, part, clean)
+                )
+            except ModelError as error:
+                left_out[planned.name] = planned.reason(error)
+            bar.update()
+        del clean, of_layers
         effects = [self._effect(sentence) for sentence in part]
         return [
             Comparison(
-                scores={each.name: scored[each.name][index] for each in plan if each.name in scored},
+                scores={name: scores[index] for name, scores in scored.items()},
                 tokens=sentence.tokens,
                 special=sentence.special,
                 target=self.targets[sentence.row],
                 effect=effect,
                 no_effect_reason=reason,
-                left_out={**too_long, **left_out},
+                left_out=left_out,
             )
             for index, (sentence, (effect, reason)) in enumerate(zip(part, effects, strict=True))
         ]
 
-    def _clean_run(self, part: list[Sentence]) -> CleanRun:
-        with quiet(self.model):
-            return CleanRun(self.model, self.sites, part, last=max(self.layers))
-
-    def _of_layers(
-        self, plan: list[Planned], part: list[Sentence], clean: CleanRun | None
-    ) -> tuple[dict[str, list[Scores]], dict[str, str]]:
-        """Scores of the methods that read a layer by itself, and the reasons of those that are undefined."""
-        planned = {each.name: each for each in plan}
-        asked = [
-            AskedMethod(each.name, each.method.layer, options=each.options)
-            for each in plan
-            if each.method.layer is not None
-        ]
-        scored: dict[str, list[Scores]] = {}
-        undefined: dict[str, str] = {}
-        if asked:
-            encoded = Inputs(tuple(part), single=False)
-            found = scores_on_one_run(asked, self.model, self.sites, encoded, self.layers, clean)
-            for name, by_row in found.items():
-                if isinstance(by_row, ModelError):
-                    undefined[name] = _reason(planned[name], by_row)
-                else:
-                    scored[name] = [by_row[sentence.row] for sentence in part]
-        return scored, undefined
-
     def _called(self, planned: Planned, part: list[Sentence], clean: CleanRun | None) -> list[Scores]:
-        inputs, beside = self._inputs_of(planned, part)
-        arguments: dict[str, Any] = {**planned.options, **beside}
+        """A method's scores, called with the sentences as the caller gave them: text, or ids and what is beside."""
+        texts = [sentence.original for sentence in part]
+        arguments: dict[str, Any] = {}
+        inputs: Any = texts
+        if None in texts:
+            inputs, arguments = planned.read(part)
         if self.prepend_bos:
             arguments["prepend_bos"] = True
         if self.layers != tuple(range(self.sites.n_layers)):
@@ -477,13 +391,9 @@ class _Run:
         if "clean run" in planned.method.needs:
             arguments["cache"] = clean
         if "target" in planned.method.needs:
-            arguments |= {"target": [self.targets[each.row] for each in part], "target_ids": self.target_ids}
-        return _one_each(planned.name, planned.method(self.model, inputs, **arguments), part)
-
-    def _inputs_of(self, planned: Planned, part: list[Sentence]) -> tuple[Text, Mapping[str, Any]]:
-        """Some sentences as the caller gave them, for a method to read: text, or ids and what stands beside them."""
-        texts = [sentence.original for sentence in part]
-        return planned.read(part) if None in texts else (texts, {})
+            targets = [self.targets[sentence.row] for sentence in part]
+            arguments |= {"target": targets, "target_ids": self.target_ids}
+        return planned.called(self.model, inputs, len(part), **arguments)
 
     def _effect(self, sentence: Sentence) -> tuple[Effect | None, str | None]:
         target = self.targets[sentence.row]
@@ -491,37 +401,15 @@ class _Run:
             masks = len(mask_positions(self.model, sentence))
             return None, f"the sentence has {masks} mask tokens, and no target was given"
         (ids,), _, (token_types,) = padded([sentence])
-        alone = {"inputs": ids, "token_type_ids": token_types}
+        alone: dict[str, Any] = {"inputs": ids, "token_type_ids": token_types}
         if sentence.original is not None:
             alone = {"inputs": sentence.original}
+        options: dict[str, Any] = {
+            "target_ids": self.target_ids,
+            "layers": self.layers,
+            "prepend_bos": self.prepend_bos,
+        }
         try:
-            effect = zero_ablation(
-                self.model,
-                **alone,
-                target=target,
-                target_ids=self.target_ids,
-                layers=self.layers,
-                prepend_bos=self.prepend_bos,
-            )
+            return zero_ablation(self.model, target=target, **alone, **options), None
         except HeadlessModelError as error:
             return None, str(error)
-        return effect, None
-
-
-def _reason(planned: Planned, error: ModelError) -> str:
-    """Why a method is left out; raises the error where it was named."""
-    if planned.named:
-        raise error
-    return str(error)
-
-
-def _one_each(name: str, scored: Any, part: list[Sentence]) -> list[Scores]:
-    """A method's answers to several sentences; another package's may be of another kind."""
-    given = scored if isinstance(scored, list) else []
-    fitting = [each for each in given if isinstance(each, Scores) and each.heads is None]
-    if len(fitting) != len(part) or len(given) != len(part):
-        raise PluginError(
-            f"the method {name!r} gave {type(scored).__name__} for {len(part)} sentences: expected a list of one "
-            "Scores each, without heads"
-        )
-    return fitting

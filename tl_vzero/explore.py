@@ -25,10 +25,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import nn
 
-from tl_vzero.api import METHODS
-from tl_vzero.comparison import plan_of
 from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import encode, warned_before
+from tl_vzero.methods.plan import plan_of
 from tl_vzero.plot.export import SHARED
 from tl_vzero.report import make_report
 from tl_vzero.report.figures import script_json
@@ -155,7 +154,7 @@ class Explorer:
     ) -> None:
         self.models = dict(models)
         if methods is not None:
-            plan_of(METHODS, methods, None)
+            plan_of(methods)
         self.methods = methods
         self.most_tokens = most_tokens
         self._answers: OrderedDict[Asked, str] = OrderedDict()

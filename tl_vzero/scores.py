@@ -84,11 +84,9 @@ class Scores:
     @property
     def empty_rows(self) -> tuple[tuple[int, ...], ...]:
         """The rows in which nothing moved: (layer, dest), or (layer, head, dest) per head."""
-        found = torch.nonzero(empty_rows(self.values)).tolist()
-        axes: list[Sequence[int]] = [self.layers, self.dest_positions]
-        if self.heads is not None:
-            axes.insert(1, self.heads)
-        return tuple(tuple(axis[i] for axis, i in zip(axes, row, strict=True)) for row in found)
+        axes = [self.layers, *([] if self.heads is None else [self.heads]), self.dest_positions]
+        rows = torch.nonzero(empty_rows(self.values)).tolist()
+        return tuple(tuple(axis[i] for axis, i in zip(axes, row, strict=True)) for row in rows)
 
     def normalized(self) -> "Scores":
         """Divide each row by its sum; rows sum to one, and an empty row stays zero (see `empty_rows`).
@@ -128,7 +126,7 @@ class Scores:
                 "with the maps of encoder and decoder"
             )
         if self.heads is not None:
-            return "it needs one map a layer, and this has one a head; call it on scores without per_head"
+            return "it needs one map per layer, and this has one per head; call it on scores without per_head"
         if self.unit == "word":
             return "pieces must be rolled out before they are joined; use scores.rollout().words()"
         if self.partial:
@@ -141,23 +139,23 @@ class Scores:
         return None
 
     def at_layer(self, layer: int) -> "Scores":
-        """The maps of one layer; negative numbers count from the end of the layers kept.
+        """The maps of one layer; negative numbers count from the end of those of the scores.
 
         Raises InputError for a layer that was not computed, InputTypeError for what is no integer.
         """
         with foreign_errors_as(InputTypeError, f"layer is {shown(layer)}: expected one of {list(self.layers)}"):
             layer = index_of(layer)
-        index = layer + len(self.layers) if layer < 0 else layer
-        known = range(len(self.layers)) if layer < 0 else self.layers
-        if index not in known:
+        at = layer + len(self.layers)
+        if layer >= 0:
+            at = self.layers.index(layer) if layer in self.layers else -1
+        if at < 0:
             raise InputError(f"layer {layer} is not among the layers {list(self.layers)}: expected one of them")
-        at = index if layer < 0 else self.layers.index(index)
         return replace(self, values=self.values[at : at + 1], layers=(self.layers[at],))
 
     def row(self, dest: int | str) -> Float[Tensor, "*axes src"]:
         """The scores of one destination in every layer: `[layer, src]`, or `[layer, head, src]` per head.
 
-        `dest` is a position in the sentence (negative: from the end of the destinations kept)
+        `dest` is a position in the sentence (negative: from the end of the destinations)
         or the text of a destination token that occurs once. Raises InputError for one that is not there.
         """
         return self.values[..., self._dest_index(dest), :]
@@ -166,13 +164,13 @@ class Scores:
         if isinstance(dest, bool) or not isinstance(dest, int | str):
             raise InputTypeError(f"dest is {type(dest).__name__}: expected a position (int) or a token (str)")
         if isinstance(dest, str):
-            found = [i for i, token in enumerate(self.dest_tokens) if token.strip() == dest.strip()]
-            if len(found) != 1:
+            rows = [i for i, token in enumerate(self.dest_tokens) if token.strip() == dest.strip()]
+            if len(rows) != 1:
                 raise InputError(
-                    f"dest {dest!r} occurs {len(found)} times among the destinations {list(self.dest_tokens)}: "
+                    f"dest {dest!r} occurs {len(rows)} times among the destinations {list(self.dest_tokens)}: "
                     "expected once; give its position instead"
                 )
-            return found[0]
+            return rows[0]
         if -len(self.dest_positions) <= dest < 0:
             return len(self.dest_positions) + dest
         if dest not in self.dest_positions:
@@ -202,8 +200,8 @@ class Scores:
                 "words() joins single positions, and these columns are spans already; give each word as a span, or "
                 "compute without spans"
             )
-        dests = _words_of(self.word_ids, self.dest_positions, self.dest_tokens)
-        sources = _words_of(src_word_ids, self.src_positions, self.src_tokens)
+        dests = group_words([self.word_ids[p] for p in self.dest_positions], self.dest_tokens)
+        sources = group_words([src_word_ids[p] for p in self.src_positions], self.src_tokens)
         summed = _pool([w.positions for w in sources], self.values, dim=-1)
         counts = torch.tensor([len(w.positions) for w in dests], dtype=summed.dtype, device=summed.device)
         values = _pool([w.positions for w in dests], summed, dim=-2) / counts.unsqueeze(-1)
@@ -212,10 +210,10 @@ class Scores:
             values=values,
             dest_tokens=tuple(w.label for w in dests),
             src_tokens=tuple(w.label for w in sources),
-            dest_positions=_word_numbers(self.word_ids, dests, self.dest_positions),
-            src_positions=_word_numbers(src_word_ids, sources, self.src_positions),
-            n_positions=_count_words(self.word_ids),
-            n_src_positions=None if self.n_src_positions is None else _count_words(src_word_ids),
+            dest_positions=_word_positions(self.word_ids, dests, self.dest_positions),
+            src_positions=_word_positions(src_word_ids, sources, self.src_positions),
+            n_positions=len(_whole_words(self.word_ids)),
+            n_src_positions=None if self.n_src_positions is None else len(_whole_words(src_word_ids)),
             unit="word",
         )
 
@@ -223,18 +221,15 @@ class Scores:
         """A long pandas table: layer, (head,) dest, src, value, dest_token, src_token, method, stage."""
         import pandas as pd
 
-        axes: dict[str, Sequence[int]] = {"layer": self.layers}
-        if self.heads is not None:
-            axes["head"] = self.heads
-        # Two spans may begin at one position, so columns are told apart by their number.
-        axes |= {"dest": self.dest_positions, "src": range(len(self.src_positions))}
+        heads = {} if self.heads is None else {"head": self.heads}
+        # Two spans may begin at one position, so columns are told apart by their index.
+        columns = range(len(self.src_positions))
+        axes = {"layer": self.layers, **heads, "dest": self.dest_positions, "src": columns}
         frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
         frame["value"] = self.values.detach().cpu().reshape(-1).numpy()
         # A table holds text that can be encoded, and a token may be half of a character.
-        dest_labels = {
-            place: encodable(token) for place, token in zip(self.dest_positions, self.dest_tokens, strict=True)
-        }
-        frame["dest_token"] = frame["dest"].map(dest_labels)
+        dest_tokens = dict(zip(self.dest_positions, map(encodable, self.dest_tokens), strict=True))
+        frame["dest_token"] = frame["dest"].map(dest_tokens)
         frame["src_token"] = frame["src"].map(dict(enumerate(map(encodable, self.src_tokens))))
         frame["src"] = frame["src"].map(dict(enumerate(self.src_positions)))
         frame["method"], frame["stage"] = self.method, self.stage
@@ -242,25 +237,8 @@ class Scores:
 
     def labels(self) -> dict[str, Any]:
         """Everything but the values, as plain JSON types."""
-        return {
-            "method": self.method,
-            "stage": self.stage,
-            "unit": self.unit,
-            "identity": self.identity,
-            "layers": list(self.layers),
-            "heads": None if self.heads is None else list(self.heads),
-            "dest_tokens": list(self.dest_tokens),
-            "src_tokens": list(self.src_tokens),
-            "dest_positions": list(self.dest_positions),
-            "src_positions": list(self.src_positions),
-            "src_spans": None if self.src_spans is None else [list(span) for span in self.src_spans],
-            "word_ids": None if self.word_ids is None else list(self.word_ids),
-            "n_layers": self.n_layers,
-            "n_positions": self.n_positions,
-            "n_src_positions": self.n_src_positions,
-            "src_word_ids": None if self.src_word_ids is None else list(self.src_word_ids),
-            "metadata": dict(self.metadata),
-        }
+        labels = {name: getattr(self, name) for name in _Labels.model_fields}
+        return {name: _as_list(value) for name, value in labels.items()} | {"metadata": dict(self.metadata)}
 
     def to_dict(self) -> dict[str, Any]:
         """Labels and values as plain JSON types; `values` is a nested list."""
@@ -381,7 +359,7 @@ class _Labels(BaseModel):
             ("src_word_ids", self.src_word_ids, self.n_src_positions),
         ):
             if word_ids is not None:
-                n_units = len(word_ids) if self.unit == "token" else _count_words(tuple(word_ids))
+                n_units = len(word_ids) if self.unit == "token" else len(_whole_words(word_ids))
                 if n_units != count:
                     return f"{name} are of {n_units} positions, and the sentence has {count}"
         return None
@@ -396,7 +374,7 @@ def _described_shape(path: object, labels: object) -> list[int]:
 
 
 def _fault_of_labels(labels: object) -> str | None:
-    """Why these are no labels of a map that can be read, if they are none."""
+    """What is wrong with the labels of a map, None if nothing is."""
     try:
         return _Labels.model_validate(labels).contradiction()
     except ValidationError as error:
@@ -406,44 +384,39 @@ def _fault_of_labels(labels: object) -> str | None:
 
 def _are_all(numbers: Sequence[int], count: int) -> bool:
     """Whether these are 0 to count - 1 in order; a file may say any count."""
-    return len(numbers) == count and all(number == index for index, number in enumerate(numbers))
+    return len(numbers) == count and list(numbers) == list(range(count))
 
 
-def _words_of(
-    word_ids: tuple[int | None, ...], positions: tuple[int, ...], tokens: tuple[str, ...]
-) -> tuple[Word, ...]:
-    return group_words([word_ids[p] for p in positions], tokens)
+def _whole_words(word_ids: Sequence[int | None]) -> tuple[Word, ...]:
+    return group_words(word_ids, [""] * len(word_ids))
 
 
-def _word_numbers(
-    word_ids: tuple[int | None, ...], words: Sequence[Word], positions: tuple[int, ...]
+def _word_positions(
+    word_ids: Sequence[int | None], words: Sequence[Word], positions: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The numbers, in the whole sentence, of words whose pieces are numbered among the positions kept."""
-    whole = group_words(word_ids, [""] * len(word_ids))
-    number_of = {position: number for number, word in enumerate(whole) for position in word.positions}
-    return tuple(number_of[positions[word.positions[0]]] for word in words)
-
-
-def _count_words(word_ids: tuple[int | None, ...]) -> int:
-    return len(group_words(word_ids, [""] * len(word_ids)))
+    """Where words stand among the whole sentence's, by their pieces' places among some of its positions."""
+    word_at = {piece: index for index, word in enumerate(_whole_words(word_ids)) for piece in word.positions}
+    return tuple(word_at[positions[word.positions[0]]] for word in words)
 
 
 def _pool(groups: Sequence[Sequence[int]], values: Tensor, dim: int) -> Tensor:
-    return torch.stack([values.index_select(dim, _index(g, values)).sum(dim) for g in groups], dim=dim)
+    indices = [torch.tensor(list(group), device=values.device) for group in groups]
+    return torch.stack([values.index_select(dim, index).sum(dim) for index in indices], dim=dim)
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return value
+    return [_as_list(item) for item in value]
 
 
 def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(each) for each in value) if isinstance(value, list) else value
-
-
-def _index(group: Sequence[int], values: Tensor) -> Tensor:
-    return torch.tensor(list(group), device=values.device)
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 # The rollout through both stacks of an encoder-decoder.
 
-# What must have been asked for alike, for a row of both maps to have one sum.
-SAME_MEASURE = ("distance", "heads", "final_norm")
+SAME_MEASURE = ("distance", "heads", "final_norm")  # options without which a row of both maps has no one sum
 
 
 def joint_rollout(encoder: Scores, decoder: Scores, cross: Scores) -> Scores:
@@ -494,14 +467,14 @@ def _check_whole(stack: str, scores: object) -> None:
         raise InputTypeError(
             f"{stack} is {type(scores).__name__}: expected the Scores of one sentence pair with stack={stack!r}"
         )
-    given = scores.metadata.get("stack")
-    if given != stack:
-        raise ScoresError(f"{stack} holds a map of stack={given!r}: expected the Scores of stack={stack!r}")
+    actual = scores.metadata.get("stack")
+    if actual != stack:
+        raise ScoresError(f"{stack} holds a map of stack={actual!r}: expected the Scores of stack={stack!r}")
     reason = None
     if scores.stage != "raw":
         reason = f"it is {scores.stage}, and raw maps are needed: a row is divided by the sum of both its maps"
     elif scores.heads is not None:
-        reason = "it has a map a head; compute it without per_head"
+        reason = "it has one map per head; compute it without per_head"
     elif scores.unit != "token":
         reason = "its pieces are joined to words; call words() on the joint rollout"
     elif scores.partial or scores.layers != tuple(range(scores.n_layers)):
@@ -515,12 +488,12 @@ def _check_alike(maps: dict[str, Scores]) -> None:
     weights = {scores.metadata.get("weights_sha256") for scores in maps.values()}
     if len({scores.method for scores in maps.values()}) > 1 or len(weights) > 1:
         raise ScoresError("the maps are of several methods or models: expected one method of one model")
-    asked = [scores.metadata.get("options", {}) for scores in (decoder, cross)]
     for option in SAME_MEASURE:
-        if asked[0].get(option) != asked[1].get(option):
+        of_decoder, of_cross = (scores.metadata.get("options", {}).get(option) for scores in (decoder, cross))
+        if of_decoder != of_cross:
             raise ScoresError(
-                f"decoder map with {option}={asked[0].get(option)!r}, cross map with {asked[1].get(option)!r}: "
-                "expected the same, as their rows are summed together"
+                f"decoder map with {option}={of_decoder!r}, cross map with {of_cross!r}: expected the same, as their "
+                "rows are summed together"
             )
     read = decoder.metadata.get("encoder_tokens", list(cross.src_tokens))
     same_rows = decoder.dest_tokens == cross.dest_tokens and decoder.n_layers == cross.n_layers

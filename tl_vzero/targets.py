@@ -1,5 +1,6 @@
 """What a prediction is asked for: a trained head, and tokens as ids or as words that are one token each."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -124,3 +125,14 @@ def find_target(model: nn.Module, sentence: Sentence, target: int | None) -> int
             f"or -{len(sentence)} to -1 from the end"
         )
     return target % len(sentence)
+
+
+def one_per_sentence(target: int | Sequence[int] | None, count: int) -> list[Any]:
+    """A target for each of several sentences: one position for all, or a list with one for each."""
+    targets = list(target) if isinstance(target, list | tuple | range) else [target] * count
+    if len(targets) != count:
+        raise InputError(
+            f"target holds {len(targets)} positions for {count} sentences: expected one position for all, or one for "
+            "each"
+        )
+    return targets

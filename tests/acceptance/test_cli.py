@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import tl_vzero
 from tl_vzero.cli import app
 from tl_vzero.cli.common import DEFAULT_TEXT
-from tl_vzero.methods.method import Method
+from tl_vzero.registry import Method
 
 RUNNER = CliRunner()
 
@@ -269,7 +269,7 @@ def test_no_name_acts_on_the_terminal(tmp_path: Path) -> None:
 
 def test_no_method_of_a_plugin_acts_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = Method(lambda: None, ACTING, ACTING, ACTING)
-    monkeypatch.setattr("tl_vzero.api.METHODS", {f"evil{ACTING}": evil})
+    monkeypatch.setattr("tl_vzero.registry.METHODS", {f"evil{ACTING}": evil})
     code, output = run("methods")
     assert code == 0 and "evil" in output and not acts(output)
 

@@ -7,8 +7,9 @@ from support.made_up import ODD_TOKENS, made_up_report
 from support.opened import Opened, as_number, four_digits, two
 
 import tl_vzero
-from tl_vzero.plot.maps import EFFECT_NAMES, METHOD_NAMES
+from tl_vzero.plot.maps import EFFECT_NAMES
 from tl_vzero.plot.parts import visible
+from tl_vzero.registry import label_of
 from tl_vzero.report import Report, make_report
 
 pytestmark = pytest.mark.browser
@@ -182,7 +183,7 @@ def test_every_effect_is_shown_with_its_agreement(show: Callable[..., Opened], p
         assert opened.trace("effect")["z"] == four_digits(opened.json["effects"][effect]["values"])
         lines = opened.table_of("agreement-body")
         for line, (method, found) in zip(lines, opened.json["agreement"][effect].items(), strict=True):
-            assert line[0] == METHOD_NAMES[method]
+            assert line[0] == label_of(method)
             triples = zip(found["rho"], found["low"], found["high"], strict=True)
             assert line[1:] == [
                 "–" if rho is None else f"{two(rho)}{two(low)} to {two(high)}" for rho, low, high in triples
@@ -203,7 +204,7 @@ def test_the_table_of_methods_is_that_of_the_layer_in_view(show: Callable[..., O
     opened.page.locator("#layer").fill("1")
     rows = [row for row in opened.json["table"] if row["layer"] == 1]
     for line, row in zip(opened.table_of("table-body"), rows, strict=True):
-        assert line[0] == METHOD_NAMES[row["method"]]
+        assert line[0] == label_of(row["method"])
         averages = [row[name] for name in ("entropy", "self_weight", "special_weight")]
         assert [as_number(cell) for cell in line[1:4]] == four_digits(averages)
         ranks = [row["rank_with_value_zeroing"], row["rank_with_effect"]]

@@ -34,10 +34,10 @@ def tiny_t5(dtype: torch.dtype) -> Any:
 
 
 def scored(path: Path, stack: str, dtype: torch.dtype = torch.float32, **options: Any) -> Scores:
-    told = golden.read(path)
+    stored = golden.read(path)
     if stack != "encoder":
-        options["decoder_inputs"] = torch.as_tensor(told["decoder_input_ids"])
-    return tl_vzero.value_zeroing(tiny_t5(dtype), torch.as_tensor(told["input_ids"]), stack=stack, **options)
+        options["decoder_inputs"] = torch.as_tensor(stored["decoder_input_ids"])
+    return tl_vzero.value_zeroing(tiny_t5(dtype), torch.as_tensor(stored["input_ids"]), stack=stack, **options)
 
 
 @each_dtype
@@ -45,8 +45,8 @@ def scored(path: Path, stack: str, dtype: torch.dtype = torch.float32, **options
 @pytest.mark.parametrize("final_norm", [False, True], ids=["block_outputs", "final_norm"])
 @each_file
 def test_against_plain_hooks_in_float64(path: Path, final_norm: bool, stack: str, dtype: torch.dtype) -> None:
-    told = golden.read(path)[f"indep64_{NAMES[stack]}" + ("_finalnorm" if final_norm else "")]
-    raw = golden.tensor(told).nan_to_num(0.0)
+    stored = golden.read(path)[f"indep64_{NAMES[stack]}" + ("_finalnorm" if final_norm else "")]
+    raw = golden.tensor(stored).nan_to_num(0.0)
     scores = scored(path, stack, dtype, final_norm=final_norm)
     assert_close(scores.values, raw, TOLERANCE[dtype])
     assert_close(scores.normalized().values, row_normalized(raw), TOLERANCE[dtype])
@@ -56,9 +56,11 @@ def test_against_plain_hooks_in_float64(path: Path, final_norm: bool, stack: str
 @each_file
 def test_against_inseq(path: Path, stack: str) -> None:
     """inseq computes 1 - cos in float32, so only its raw distances are good to 5e-6."""
-    told = golden.read(path)
+    stored = golden.read(path)
     assert_close(
-        scored(path, stack, final_norm=True).values, golden.tensor(told[f"raw_{NAMES[stack]}"]).nan_to_num(0.0), 5e-6
+        scored(path, stack, final_norm=True).values,
+        golden.tensor(stored[f"raw_{NAMES[stack]}"]).nan_to_num(0.0),
+        5e-6,
     )
 
 
@@ -66,13 +68,18 @@ def test_against_inseq(path: Path, stack: str) -> None:
 def test_both_texts_are_read_as_inseq_read_them(path: Path) -> None:
     if LINE == "3.9":
         pytest.skip("the HookedEncoderDecoder of these tests has another tokenizer")
-    told = golden.read(path)
+    stored = golden.read(path)
     by_ids = scored(path, "cross")
     by_text = tl_vzero.value_zeroing(
-        tiny_t5(torch.float32), str(told["text"]), stack="cross", decoder_inputs=str(told["target_text"])
+        tiny_t5(torch.float32),
+        str(stored["text"]),
+        stack="cross",
+        decoder_inputs=str(stored["target_text"]),
     )
     assert torch.equal(by_text.values, by_ids.values)
     assert by_text.dest_tokens == by_ids.dest_tokens and by_text.src_tokens == by_ids.src_tokens
-    assert by_text.dest_tokens == tuple(token.strip("▁") or token for token in told["out_target_tokens"].tolist()[:-1])
+    assert by_text.dest_tokens == tuple(
+        token.strip("▁") or token for token in stored["out_target_tokens"].tolist()[:-1]
+    )
     assert "starts the decoder" in by_text.metadata["decoder_inputs"]
     assert by_ids.metadata["decoder_inputs"] == "ids as given"

@@ -10,7 +10,8 @@ from support.golden import assert_close
 
 import tl_vzero
 
-# method -> golden file, and how far a method may be off in float64 and float32.
+# method -> golden file, and how far a method may be off in float64 and float32. Where a method's file has its name and
+# the tolerances are those of most, the file is all that it takes.
 FILES = {
     "attention": ("attn", 1e-9, 1e-6),
     "attention_rollout": ("rollout", 1e-9, 1e-6),
@@ -18,8 +19,13 @@ FILES = {
     "attention_norm": ("attn_norm", 1e-9, 1e-6),
     "attention_norm_res": ("attn_norm_res", 1e-9, 1e-6),
     "attention_norm_res_ln": ("attn_norm_res_ln", 1e-9, 1e-6),
-    "globenc": ("globenc", 1e-9, 1e-6),
     "alti": ("alti_exact", 1e-9, 1e-6),
+}
+WITH_OPTIONS = ("hta", "decompx")  # tested below
+FILES |= {
+    name: (name, 1e-9, 1e-6)
+    for name in tl_vzero.METHODS
+    if name not in (*FILES, *WITH_OPTIONS) and (golden.HERE / f"tiny-bert__{name}.npz").is_file()
 }
 DTYPES = [pytest.param(torch.float32, id="float32"), pytest.param(torch.float64, id="float64")]
 ROUTES = ["load_model", "HookedEncoder", "TransformerBridge"]
@@ -45,43 +51,43 @@ def test_tiny_bert(route: str, method: str, dtype: torch.dtype) -> None:
     name, in_float64, in_float32 = FILES[method]
     tolerance = in_float64 if dtype == torch.float64 else in_float32
     wanted = expected(name)
-    for number, ids in enumerate(golden.tiny_bert_ids()):
-        if f"norm{number}" not in wanted:
+    for index, ids in enumerate(golden.tiny_bert_ids()):
+        if f"norm{index}" not in wanted:
             continue
         scores = tl_vzero.score(tiny_bert(route, dtype), torch.tensor(ids), method=method)
-        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), tolerance)
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{index}"]), tolerance)
 
 
 @pytest.mark.parametrize("method", ["attention_norm", "attention_norm_res", "attention_norm_res_ln", "globenc", "alti"])
 def test_what_is_not_normalised(method: str) -> None:
     wanted = expected(FILES[method][0])
-    for number, ids in enumerate(golden.tiny_bert_ids()):
+    for index, ids in enumerate(golden.tiny_bert_ids()):
         scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method=method)
-        assert_close(scores.values, golden.tensor(wanted[f"raw{number}"]), 1e-9 * wanted[f"raw{number}"].max())
+        assert_close(scores.values, golden.tensor(wanted[f"raw{index}"]), 1e-9 * wanted[f"raw{index}"].max())
 
 
 @pytest.mark.parametrize("method", ["globenc", "alti"])
 def test_rollouts(method: str) -> None:
     wanted = expected(FILES[method][0])
-    for number, ids in enumerate(golden.tiny_bert_ids()):
+    for index, ids in enumerate(golden.tiny_bert_ids()):
         scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method=method)
-        assert_close(scores.rollout().values, golden.tensor(wanted[f"rollout{number}"]), 1e-9)
+        assert_close(scores.rollout().values, golden.tensor(wanted[f"rollout{index}"]), 1e-9)
 
 
 def test_rollout_of_the_norms_as_the_program_of_alti_has_it() -> None:
     wanted = expected("kob_rollouts_alti_repo")
-    for number, ids in enumerate(golden.tiny_bert_ids()):
+    for index, ids in enumerate(golden.tiny_bert_ids()):
         model = tiny_bert("load_model", torch.float64)
         scores = tl_vzero.score(model, torch.tensor(ids), method="attention_norm_res_ln")
-        assert_close(scores.rollout().values, golden.tensor(wanted[f"rollout{number}"]), 1e-9)
+        assert_close(scores.rollout().values, golden.tensor(wanted[f"rollout{index}"]), 1e-9)
 
 
 def test_alti_as_its_program_has_it() -> None:
     """The program adds 1e-6 to every coordinate of a difference before it takes the norm."""
     wanted = expected("alti")
-    for number, ids in enumerate(golden.tiny_bert_ids()):
+    for index, ids in enumerate(golden.tiny_bert_ids()):
         scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method="alti")
-        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), 1e-4)
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{index}"]), 1e-4)
 
 
 HTA = {
@@ -97,10 +103,10 @@ HTA = {
 @pytest.mark.parametrize("route", ROUTES)
 def test_hidden_token_attribution(route: str, name: str, dtype: torch.dtype) -> None:
     wanted = expected(name)
-    for number, ids in enumerate(golden.tiny_bert_ids()):
+    for index, ids in enumerate(golden.tiny_bert_ids()):
         scores = tl_vzero.score(tiny_bert(route, dtype), torch.tensor(ids), method="hta", **HTA[name])
         tolerance = 1e-9 if dtype == torch.float64 else 1e-6
-        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{number}"]), tolerance)
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"norm{index}"]), tolerance)
 
 
 DECOMPX = {
@@ -115,16 +121,16 @@ DECOMPX = {
 @pytest.mark.parametrize("route", ROUTES)
 def test_decompx(route: str, name: str, dtype: torch.dtype) -> None:
     wanted = expected("decompx")
-    for number, ids in enumerate(golden.tiny_bert_ids()):
+    for index, ids in enumerate(golden.tiny_bert_ids()):
         scores = tl_vzero.score(tiny_bert(route, dtype), torch.tensor(ids), method="decompx", **DECOMPX[name])
         tolerance = 1e-9 if dtype == torch.float64 else 1e-6
-        assert_close(scores.normalized().values, golden.tensor(wanted[f"{name}_norm{number}"]), tolerance)
+        assert_close(scores.normalized().values, golden.tensor(wanted[f"{name}_norm{index}"]), tolerance)
 
 
 def test_decompx_before_it_is_normalised() -> None:
     wanted = expected("decompx")
-    for number, ids in enumerate(golden.tiny_bert_ids()):
+    for index, ids in enumerate(golden.tiny_bert_ids()):
         scores = tl_vzero.score(tiny_bert("load_model", torch.float64), torch.tensor(ids), method="decompx")
         assert_close(
-            scores.values, golden.tensor(wanted[f"local_raw{number}"]), 1e-9 * wanted[f"local_raw{number}"].max()
+            scores.values, golden.tensor(wanted[f"local_raw{index}"]), 1e-9 * wanted[f"local_raw{index}"].max()
         )

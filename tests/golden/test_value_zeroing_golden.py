@@ -72,9 +72,11 @@ def test_minilm_reads_the_text_as_its_own_tokenizer_does(path: Path) -> None:
 
 def test_minilm_sentences_of_different_length_together() -> None:
     expected = [golden.read(path) for path in MINILM_FILES]
-    together = tl_vzero.value_zeroing(minilm("load_model", torch.float32), [str(each["text"]) for each in expected])
-    for scores, each in zip(together, expected, strict=True):
-        assert_close(scores.normalized().values, golden.tensor(each["normalized"]), 5e-6)
+    together = tl_vzero.value_zeroing(
+        minilm("load_model", torch.float32), [str(sentence["text"]) for sentence in expected]
+    )
+    for scores, sentence in zip(together, expected, strict=True):
+        assert_close(scores.normalized().values, golden.tensor(sentence["normalized"]), 5e-6)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -82,8 +84,8 @@ def test_minilm_sentences_of_different_length_together() -> None:
 @pytest.mark.parametrize("route", BERT_ROUTES)
 def test_tiny_bert(route: str, dtype: torch.dtype, engine: str) -> None:
     model, expected = tiny_bert(route, dtype), golden.read(golden.files("tiny-bert__value_zeroing_toolkit.npz")[0])
-    for number, ids in enumerate(golden.tiny_bert_ids()):
-        normalized = golden.tensor(expected[f"norm{number}"])
+    for index, ids in enumerate(golden.tiny_bert_ids()):
+        normalized = golden.tensor(expected[f"norm{index}"])
         scores = tl_vzero.value_zeroing(model, torch.tensor(ids), engine=engine)
         assert_close(scores.normalized().values, normalized, TOLERANCE[dtype])
         assert_close(scores.rollout().values, rolled_out(normalized), TOLERANCE[dtype])

@@ -84,6 +84,11 @@ def test_importing_the_package_imports_no_torch() -> None:
     assert heavy_modules_after("import tl_vzero; dir(tl_vzero)") == []
 
 
+def test_reading_the_registry_imports_no_torch() -> None:
+    program = "from tl_vzero.registry import METHODS, label_of; [m.summary for m in METHODS.values()]; label_of('alti')"
+    assert heavy_modules_after(program) == []
+
+
 def test_help_imports_no_torch() -> None:
     program = """
 import sys

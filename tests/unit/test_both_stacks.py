@@ -28,11 +28,11 @@ def maps() -> dict[str, Scores]:
 def by_loops(maps: dict[str, Scores], identity: bool) -> Tensor:
     """What a decoder position draws on, followed token by token through the layers."""
     encoder = maps["encoder"].rollout().values[-1].double().tolist()
-    own, cross = maps["decoder"].values.double().tolist(), maps["cross"].values.double().tolist()
-    n_dest, n_src = len(own[0]), len(encoder)
+    decoder, cross = maps["decoder"].values.double().tolist(), maps["cross"].values.double().tolist()
+    n_dest, n_src = len(decoder[0]), len(encoder)
     below = [[float(i == j) for j in range(n_dest + n_src)] for i in range(n_dest)]
     layers = []
-    for self_map, cross_map in zip(own, cross, strict=True):
+    for self_map, cross_map in zip(decoder, cross, strict=True):
         here = []
         for i in range(n_dest):
             total = sum(self_map[i]) + sum(cross_map[i])

@@ -79,15 +79,16 @@ def test_one_clean_run_serves_all(architecture: str) -> None:
 
 
 def test_methods_share_each_layer_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    layers_made: list[int] = []
+    make = Layer.__init__
 
-    def counted(*arguments: Any) -> Layer:
-        made.append(arguments[0])
-        return Layer(*arguments)
+    def counted(layer: Layer, *arguments: Any) -> None:
+        layers_made.append(arguments[0])
+        make(layer, *arguments)
 
-    monkeypatch.setattr("tl_vzero.methods.apply.Layer", counted)
-    tl_vzero.compare(loaded(hf_bert()), CAUSAL, [name for name, each in tl_vzero.METHODS.items() if each.layer])
-    assert made == [0, 1, 2]
+    monkeypatch.setattr(Layer, "__init__", counted)
+    tl_vzero.compare(loaded(hf_bert()), CAUSAL, [name for name, method in tl_vzero.METHODS.items() if method.layer])
+    assert layers_made == [0, 1, 2]
 
 
 def test_the_hook_engine_takes_the_same_clean_run() -> None:
@@ -104,14 +105,14 @@ def test_sentences_of_one_length_share_the_run(mini: Any) -> None:
     alone = [tl_vzero.compare(mini, text) for text in texts]
     with sentences_run(mini) as passes:
         together = tl_vzero.compare(mini, texts)
-    effects = [1, 4 * 7, 1, 4 * 7, 1, 4 * 10]  # each a clean run to the logits, and a copy a layer and source
+    effects = [1, 4 * 7, 1, 4 * 7, 1, 4 * 10]  # each a clean run to the logits, and one copy per layer and source
     assert isinstance(together, list) and passes == [2, 1, *effects]
-    for one, each, text in zip(alone, together, texts, strict=True):
-        assert each.tokens == one.tokens and each.effect is not None
-        assert torch.allclose(each.effect.values, one.effect.values, atol=1e-5)
+    for one, of_batch, text in zip(alone, together, texts, strict=True):
+        assert of_batch.tokens == one.tokens and of_batch.effect is not None
+        assert torch.allclose(of_batch.effect.values, one.effect.values, atol=1e-5)
         for name in one:
-            found, expected = each[name].normalized().values, one[name].normalized().values
-            assert torch.allclose(found, expected, atol=1e-5), (name, text)
+            measured, expected = of_batch[name].normalized().values, one[name].normalized().values
+            assert torch.allclose(measured, expected, atol=1e-5), (name, text)
 
 
 def test_a_padded_batch_equals_the_sentences_alone() -> None:
@@ -130,7 +131,7 @@ def test_long_lists_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_gpt2())
     rows = CAUSAL.repeat(5, 1) + torch.arange(10, 15).unsqueeze(1)
     whole = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
-    monkeypatch.setattr("tl_vzero.comparison.TOKENS_A_PART", 2 * len(CAUSAL))
+    monkeypatch.setattr("tl_vzero.comparison.TOKENS_PER_PART", 2 * len(CAUSAL))
     with sentences_run(model) as passes:
         parts = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
     assert passes == [2, 2, 1]
@@ -177,7 +178,7 @@ def test_undefined_methods_are_left_out_with_the_reason_and_raise_when_named() -
             tl_vzero.compare(model, CAUSAL, [name])
 
 
-def test_what_is_dear_is_left_out_of_long_sentences_unless_named() -> None:
+def test_what_costs_much_is_left_out_of_long_sentences_unless_named() -> None:
     model = loaded(hf_gpt2())
     ids = torch.arange(33) % 50 + 5
     compared = tl_vzero.compare(model, ids, layers=0)
@@ -226,8 +227,10 @@ def test_effect_and_why_there_is_none(mini: Any) -> None:
     assert compared.no_effect_reason is None
     unmasked = tl_vzero.compare(mini, "the authors here.", ["attention"])
     assert unmasked.target is None and unmasked.effect is None and "0 mask tokens" in unmasked.no_effect_reason
-    given = tl_vzero.compare(mini, ["the authors here.", "the hat."], ["attention"], target=[1, -2])
-    assert [each.target for each in given] == [1, 3] and all(each.effect is not None for each in given)
+    with_targets = tl_vzero.compare(mini, ["the authors here.", "the hat."], ["attention"], target=[1, -2])
+    assert [compared.target for compared in with_targets] == [1, 3] and all(
+        compared.effect is not None for compared in with_targets
+    )
     headless = tl_vzero.compare(loaded(hf_bert_headless()), IDS, ["attention"])
     assert (
         headless.target == 4 and headless.effect is None and "no trained prediction head" in headless.no_effect_reason
@@ -245,19 +248,19 @@ def test_a_gradient_method_that_is_named_raises_without_a_head() -> None:
 
 def slow_entropy(scores: Any, layer: int) -> float:
     rows = scores.normalized().values[layer].double().tolist()
-    each = [-sum(p * math.log2(p) for p in row if p > 0) for row in rows if sum(row) > 0]
-    return sum(each) / len(each)
+    entropies = [-sum(p * math.log2(p) for p in row if p > 0) for row in rows if sum(row) > 0]
+    return sum(entropies) / len(entropies)
 
 
 def slow_rank(scores: Any, other: Any, layer: int) -> float:
-    each = []
+    correlations = []
     for dest, sources in itertools.product([layer], zip(scores.values[layer], other.values[layer], strict=True)):
         assert dest == layer
         pairs = [(a, b) for a, b in zip(*(row.tolist() for row in sources), strict=True) if a != 0 or b != 0]
         mine, others = [a for a, _ in pairs], [b for _, b in pairs]
         if len(pairs) >= 3 and len({*mine}) > 1 and len({*others}) > 1:
-            each.append(spearmanr(mine, others).statistic)
-    return sum(each) / len(each)
+            correlations.append(spearmanr(mine, others).statistic)
+    return sum(correlations) / len(correlations)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
@@ -279,8 +282,8 @@ def test_the_table_is_what_plain_loops_give(architecture: str) -> None:
             reference = reference.rollout()
         assert row["rank_with_value_zeroing"] == pytest.approx(slow_rank(scores, reference, layer), rel=1e-6)
         sizes = compared.effect.values[layer].abs()
-        seen = slice(compared.target + 1) if architecture == "gpt2" else slice(None)
-        rho = spearmanr(scores.row(compared.target)[layer, seen], sizes[seen]).statistic
+        reached = slice(compared.target + 1) if architecture == "gpt2" else slice(None)
+        rho = spearmanr(scores.row(compared.target)[layer, reached], sizes[reached]).statistic
         assert row["rank_with_effect"] == pytest.approx(rho, rel=1e-6)
         assert row["rank_with_effect_low"] <= row["rank_with_effect_high"]
     ones = table[table["method"] == "value_zeroing"]["rank_with_value_zeroing"]
@@ -305,8 +308,8 @@ def test_empty_rows_and_chosen_rows(mini: Any) -> None:
     compared = tl_vzero.compare(mini, TEXT, ["value_zeroing", "attention"], options=options)
     table = compared.table(resamples=10).set_index(["method", "layer"])
     shares = compared["value_zeroing"].normalized().values[1].double()
-    own = (shares[0, 2] + shares[1, 1]) / 2
-    assert table.loc[("value_zeroing", 1), "self_weight"] == pytest.approx(own.item(), rel=1e-6)
+    of_itself = (shares[0, 2] + shares[1, 1]) / 2
+    assert table.loc[("value_zeroing", 1), "self_weight"] == pytest.approx(of_itself.item(), rel=1e-6)
     assert table["rank_with_value_zeroing"].notna().all()
 
 
@@ -315,8 +318,8 @@ def test_tied_and_unreached_sources_have_the_ranks_of_scipy() -> None:
     first = torch.randint(0, 4, (50, 9), generator=generator).double().numpy()
     second = torch.randint(0, 4, (50, 9), generator=generator).double().numpy()
     for mine, one, other in zip(_spearman(first, second), first, second, strict=True):
-        kept = (one != 0) | (other != 0)
-        assert mine == pytest.approx(spearmanr(one[kept], other[kept]).statistic)
+        reached = (one != 0) | (other != 0)
+        assert mine == pytest.approx(spearmanr(one[reached], other[reached]).statistic)
 
 
 def test_signed_rows_are_no_shares_and_still_have_ranks(mini: Any) -> None:
@@ -350,7 +353,7 @@ def test_to_dict_is_json_with_maps_and_table(mini: Any) -> None:
         ({"options": {"hta": {"to": "layer"}}}, InputError, "method in options 'hta'"),
         ({"methods": ["hta"], "options": {"hta": {"too": "layer"}}}, InputError, "did you mean 'to'"),
         ({"options": {"value_zeroing": {"layers": [0]}}}, InputError, "compare itself"),
-        ({"options": {"attention": {"per_head": True}}}, InputError, "one map a layer"),
+        ({"options": {"attention": {"per_head": True}}}, InputError, "one map per layer"),
         ({"options": {"attention": {"sed": 1}}}, InputError, "option of attention 'sed'"),
         ({"options": [("attention", {})]}, InputTypeError, "options is"),
         ({"options": {"attention": True}}, InputTypeError, "options is"),
@@ -366,9 +369,9 @@ def test_to_dict_is_json_with_maps_and_table(mini: Any) -> None:
 def test_bad_input_is_told_before_any_run(
     mini: Any, arguments: dict[str, Any], kind: type[TLVZeroError], said: str
 ) -> None:
-    given = {"inputs": TEXT, **arguments}
+    wrong = {"inputs": TEXT, **arguments}
     with type_checks_off(), sentences_run(mini) as passes, pytest.raises(kind, match=said):
-        tl_vzero.compare(mini, **given)
+        tl_vzero.compare(mini, **wrong)
     assert passes == []
 
 

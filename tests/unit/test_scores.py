@@ -67,10 +67,10 @@ def test_an_empty_row_stays_zero_and_is_listed() -> None:
     values[1, 0] = 0
     values[2, 5] = 0
     scores = make_scores(values)
-    for each in (scores, scores.normalized()):
-        assert set(each.empty_rows) == {(1, 0), (2, 5)}
-        assert torch.equal(each.values[1, 0], torch.zeros(7, dtype=torch.float64))
-        assert not each.values.isnan().any()
+    for some in (scores, scores.normalized()):
+        assert set(some.empty_rows) == {(1, 0), (2, 5)}
+        assert torch.equal(some.values[1, 0], torch.zeros(7, dtype=torch.float64))
+        assert not some.values.isnan().any()
 
 
 def test_empty_rows_are_named_by_layer_and_destination_of_the_model() -> None:

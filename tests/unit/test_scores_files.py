@@ -436,7 +436,7 @@ def test_a_link_to_scores_is_read_and_written_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"metadata": {"baseline": torch.zeros(2)}}, "not what JSON holds"),
         ({"metadata": {"a": float("nan")}}, "not what JSON holds"),
@@ -447,8 +447,8 @@ def test_a_link_to_scores_is_read_and_written_through(tmp_path: Path) -> None:
         ({"word_ids": (0,)}, "word_ids are of 1 positions, and the sentence has 7"),
     ],
 )
-def test_what_would_not_be_read_back_is_not_saved(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(ScoresError, match=told):
+def test_what_would_not_be_read_back_is_not_saved(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ScoresError, match=message):
         make_scores(**changes).save(tmp_path / "scores.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -245,10 +245,11 @@ def show_map(
 ) -> None:
     """One map of a sentence or pair: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
     with errors_in_words():
-        from tl_vzero.api import METHODS, score
+        from tl_vzero.api import score
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
         from tl_vzero.plot.maps import heatmap
+        from tl_vzero.registry import METHODS
 
         for path in (json_file, html):
             if path is not None:
@@ -290,7 +291,7 @@ def compare(
 ) -> None:
     """Methods side by side: a row a method and layer, with rank correlations. JSON has the maps too."""
     with errors_in_words():
-        from tl_vzero.api import compare as compare_methods
+        from tl_vzero.comparison import compare as compare_methods
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
 
@@ -317,8 +318,8 @@ def compare(
 def methods(json_file: JsonOption = None) -> None:
     """The context-mixing methods there are: what each measures, its paper, what it is defined for and what it needs."""
     with errors_in_words():
-        from tl_vzero.api import METHODS
         from tl_vzero.files import check_writable, write_text
+        from tl_vzero.registry import METHODS
 
         if json_file is not None:
             check_writable(json_file)

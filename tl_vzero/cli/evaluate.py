@@ -89,7 +89,9 @@ CuesOption = Annotated[
 ]
 MethodOption = Annotated[
     list[str] | None,
-    typer.Option("--method", help="A name that `tl-vzero methods` lists; may be repeated. Default: all but the dear."),
+    typer.Option(
+        "--method", help="A name that `tl-vzero methods` lists; may be repeated. Default: all except the slow ones."
+    ),
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", help="Take so many sentences, spread over the paradigms. Default: all.")

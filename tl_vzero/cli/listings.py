@@ -84,9 +84,9 @@ def heads_command(
     context: the part of mixing from other positions than the destination's own.
     """
     with errors_in_words():
+        from tl_vzero.api import head_importance
         from tl_vzero.files import check_writable, write_text
         from tl_vzero.models.load import load_model
-        from tl_vzero.tables import head_importance
 
         for path in (json_file, csv_file):
             if path is not None:

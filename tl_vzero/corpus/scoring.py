@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from tl_vzero.comparison import Planned
 from tl_vzero.corpus.records import Record, Refused, Source
-from tl_vzero.errors import ModelError, PluginError, TLVZeroError
+from tl_vzero.errors import ModelError, TLVZeroError
 from tl_vzero.inputs.text import Inputs, Sentence, encode, warned_before
-from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
+from tl_vzero.methods.apply import scores_on_one_run
+from tl_vzero.methods.plan import Planned
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.scores import Scores
 from tl_vzero.targets import find_target
@@ -187,17 +187,9 @@ class Scorer:
 
     def _of_layers(self, sentences: list[Any], dest: int | None) -> dict[str, list[Scores]]:
         """Methods that read a layer by itself, all on the same clean runs."""
-        asked = [
-            AskedMethod(
-                each.name, each.method.layer, destinations=None if dest is None else (dest,), options=each.options
-            )
-            for each in self.plan
-            if each.method.layer is not None
-        ]
-        if not asked:
-            return {}
+        plan = [replace(planned, destinations=None if dest is None else (dest,)) for planned in self.plan]
         encoded = Inputs(tuple(sentences), single=False)
-        found = scores_on_one_run(asked, self.model, check_contracts(self.model), encoded, self.layers, None)
+        found = scores_on_one_run(plan, self.model, check_contracts(self.model), encoded, self.layers)
         scored: dict[str, list[Scores]] = {}
         for name, by_row in found.items():
             if isinstance(by_row, ModelError):
@@ -212,21 +204,10 @@ class Scorer:
             if each.method.layer is not None:
                 continue
             ids, beside = each.read(sentences)
-            arguments: dict[str, Any] = {**each.options, **beside, "layers": self.layers}
+            arguments: dict[str, Any] = {**beside, "layers": self.layers}
             if "target" in each.method.needs:
                 arguments["target"] = targets
             elif dest is not None and "destinations" in (each.method.options or ()):
                 arguments["destinations"] = (dest,)
-            scored[each.name] = _one_each(each.name, each.method(self.model, ids, **arguments), len(sentences))
+            scored[each.name] = each.called(self.model, ids, len(sentences), **arguments)
         return scored
-
-
-def _one_each(name: str, scored: Any, count: int) -> list[Scores]:
-    """A method's answers to several sentences; another package's may be of another kind."""
-    given = scored if isinstance(scored, list) else []
-    if len(given) != count or not all(isinstance(each, Scores) and each.heads is None for each in given):
-        raise PluginError(
-            f"the method {name!r} gave {type(scored).__name__} for {count} sentences: expected a list of one Scores "
-            "each, without heads"
-        )
-    return given

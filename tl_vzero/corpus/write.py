@@ -11,9 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from tl_vzero.api import METHODS
 from tl_vzero.choices import callable_name, chosen, positive
-from tl_vzero.comparison import plan_of
 from tl_vzero.corpus.columns import SUMMARIES, Columns, Rows, pyarrow
 from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, ShardWriter, forget_shards, join_errors
 from tl_vzero.corpus.hashed import InputChanged
@@ -34,6 +32,7 @@ from tl_vzero.errors import (
     unknown_name,
 )
 from tl_vzero.files import check_writable, folder_of, path_of
+from tl_vzero.methods.plan import plan_of
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.signals import signal_of
@@ -269,7 +268,7 @@ def _job(
 ) -> Job:
     if rows not in get_args(Rows):
         raise unknown_name("rows", rows, get_args(Rows))
-    plan = plan_of(METHODS, list(methods) if isinstance(methods, tuple) else methods, options)
+    plan = plan_of(list(methods) if isinstance(methods, tuple) else methods, options)
     _check_reads_text(model)
     sites = check_contracts(model)
     numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))

@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import positive
 from tl_vzero.effects.measure import (
-    Asked,
     Effect,
+    Intervention,
     MakeMetric,
     Metric,
     MetricFunction,
     Numbers,
     Place,
-    ask,
+    intervene,
     metric_for,
     one_sentence,
 )
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-LOGITS_A_BATCH = 2**25  # numbers held at once: a vocabulary is wide, and logits come for every position
+LOGITS_PER_BATCH = 2**25  # numbers held at once: a vocabulary is wide, and logits come for every position
+MOST_COPIES = 256  # of the sentence in one batch
 
 
 @takes_turn
@@ -81,29 +82,26 @@ def zero_ablation(
     sentence = one_sentence(
         model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
-    asked = ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    intervention = intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
     make_metric = metric_for(model, metric, target_ids)
-    size = positive("batch_size", batch_size) or _batch_size(model, len(asked.sentence))
+    fitting = LOGITS_PER_BATCH // (len(intervention.sentence) * vocabulary_size(model))
+    size = positive("batch_size", batch_size) or max(1, min(MOST_COPIES, fitting))
     with quiet(model):
-        logits = asked.logits([])
-        measure = make_metric(asked.target, logits[0, asked.target])
+        logits = intervention.logits([])
+        measure = make_metric(intervention.target, logits[0, intervention.target])
         clean = measure(logits)
-        after = _ablated(asked, measure, size, progress)
-    labels = asked.labels(measure, clean, logits)
-    return Effect(values=asked.as_values(after - clean), **labels)
+        after = _ablated(intervention, measure, size, progress)
+    labels = intervention.labels(measure, clean, logits)
+    return Effect(values=intervention.as_values(after - clean), **labels)
 
 
-def _batch_size(model: nn.Module, length: int) -> int:
-    return max(1, min(256, LOGITS_A_BATCH // (length * vocabulary_size(model))))
-
-
-def _ablated(asked: Asked, metric: Metric, size: int, progress: bool) -> Float[Tensor, "place"]:
+def _ablated(intervention: Intervention, metric: Metric, size: int, progress: bool) -> Float[Tensor, "place"]:
     """The metric with each place zeroed; copies of all layers share forward passes."""
-    places, measured = asked.places(), []
+    places, measured = intervention.places(), []
     with tqdm(total=len(places), disable=not progress, desc="zero ablation", unit="source", leave=False) as bar:
         for start in range(0, len(places), size):
             part = places[start : start + size]
-            logits = asked.logits(_zero_each(asked.sites, part), copies=len(part))
+            logits = intervention.logits(_zero_each(intervention.sites, part), copies=len(part))
             measured.append(metric(logits))
             bar.update(len(part))
     return torch.cat(measured)
@@ -111,11 +109,11 @@ def _ablated(asked: Asked, metric: Metric, size: int, progress: bool) -> Float[T
 
 def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:
     def zero(layer: int) -> NamedHook:
-        own = [(copy, head, source) for copy, (at, head, source) in enumerate(copies) if at == layer]
+        of_layer = [(copy, head, source) for copy, (at, head, source) in enumerate(copies) if at == layer]
 
         def hook_function(value: Tensor, *, hook: Any) -> Tensor:
             value = value.clone()
-            for copy, head, source in own:
+            for copy, head, source in of_layer:
                 value[copy, source, slice(None) if head is None else head] = 0
             return value
 
@@ -162,18 +160,18 @@ def attribution_patching(
     sentence = one_sentence(
         model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
-    asked = ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    intervention = intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
     make_metric = metric_for(model, metric, target_ids)
     with quiet(model):
-        products, labels = _value_times_gradient(asked, make_metric)
+        products, labels = _value_times_gradient(intervention, make_metric)
     # Products are [layer, position, head]; their sum over heads is the effect of the whole position.
-    at = products[:, list(asked.sources)]
-    estimate = -at.sum(dim=-1) if asked.heads is None else -at.transpose(1, 2)
-    return Effect(values=asked.as_values(estimate.flatten()), method="attribution_patching", **labels)
+    at = products[:, list(intervention.sources)]
+    estimate = -at.sum(dim=-1) if intervention.heads is None else -at.transpose(1, 2)
+    return Effect(values=intervention.as_values(estimate.flatten()), method="attribution_patching", **labels)
 
 
 def _value_times_gradient(
-    asked: Asked, make_metric: MakeMetric
+    intervention: Intervention, make_metric: MakeMetric
 ) -> tuple[Float[Tensor, "layer position head"], dict[str, Any]]:
     """<v, dm/dv> of each value, and the labels of the clean run, in which m is the metric.
 
@@ -188,23 +186,23 @@ def _value_times_gradient(
             added[layer] = torch.zeros_like(values[layer]).requires_grad_()
             return value + added[layer]
 
-        return asked.sites.values[layer], hook_function
+        return intervention.sites.values[layer], hook_function
 
     with torch.enable_grad():
-        logits = asked.logits([add_zero(layer) for layer in asked.layers])
-        measure = make_metric(asked.target, logits[0, asked.target].detach())
+        logits = intervention.logits([add_zero(layer) for layer in intervention.layers])
+        measure = make_metric(intervention.target, logits[0, intervention.target].detach())
         measured = measure(logits)
         if not measured.requires_grad:
             raise InputError(
                 f"the {measure.name} has no gradient: expected a differentiable function of the logits (no argmax, "
                 "item or detach); zero_ablation takes any function"
             )
-        leaves = [added[layer] for layer in asked.layers]
+        leaves = [added[layer] for layer in intervention.layers]
         gradients = torch.autograd.grad(measured.sum(), leaves, allow_unused=True, materialize_grads=True)
     wide = measured.dtype
-    pairs = zip(asked.layers, gradients, strict=True)
+    pairs = zip(intervention.layers, gradients, strict=True)
     products = [(values[layer].to(wide) * gradient.to(wide)).sum(dim=-1)[0] for layer, gradient in pairs]
-    return torch.stack(products), asked.labels(measure, measured.detach(), logits.detach())
+    return torch.stack(products), intervention.labels(measure, measured.detach(), logits.detach())
 
 
 def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
@@ -226,19 +224,17 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
     for name, effect in (("approximate", approximate), ("exact", exact)):
         if not isinstance(effect, Effect):
             raise InputTypeError(f"{name} is {type(effect).__name__}: expected an Effect")
-    for name in ("layers", "heads", "src_positions", "src_tokens", "target", "metric"):
-        given, expected = getattr(approximate, name), getattr(exact, name)
-        if given != expected:
+    names = ("layers", "heads", "src_positions", "src_tokens", "target", "metric")
+    estimated, measured = (
+        {name: getattr(effect, name) for name in names} | {"token_types": effect.metadata.get("token_types")}
+        for effect in (approximate, exact)
+    )
+    for name, expected in measured.items():
+        if estimated[name] != expected:
             raise InputError(
-                f"{name}: {given!r} in the approximate and {expected!r} in the exact effect: expected two effects on "
-                "one prediction, computed with the same options"
+                f"{name}: {estimated[name]!r} in the approximate and {expected!r} in the exact effect: expected two "
+                "effects of one sentence, with the same segments, on one prediction, computed with the same options"
             )
-    segments = [effect.metadata.get("token_types") for effect in (approximate, exact)]
-    if segments[0] != segments[1]:
-        raise InputError(
-            f"token_types: {segments[0]} in the approximate and {segments[1]} in the exact effect: expected two "
-            "effects of one sentence, with the same segments"
-        )
     guessed, true = (effect.values.detach().cpu().double().flatten(1) for effect in (approximate, exact))
     off = guessed - true
     rms, size = off.square().mean(-1).sqrt(), true.square().mean(-1).sqrt()

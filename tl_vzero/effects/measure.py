@@ -1,7 +1,8 @@
-"""The effects of single value positions on one prediction."""
+"""What effects on a prediction share: the result, the metric, and the values of one sentence that are changed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -83,7 +84,7 @@ NAMES = ("logit", "probability")
 
 @dataclass(frozen=True)
 class Metric:
-    """A number a copy of the sentence: `function` reads logits `[copy, position, vocabulary]`, `name` says it in words.
+    """One number per copy of the sentence, from logits `[copy, position, vocabulary]`; `name` says it in words.
 
     `target_ids` are the tokens it is about, None for a function of the user's.
     """
@@ -107,10 +108,10 @@ def metric_for(model: nn.Module, metric: str | MetricFunction, target_ids: Targe
     if isinstance(metric, str):
         if metric not in NAMES:
             raise unknown_name("metric", metric, (*NAMES, "or a function"))
-        wanted = target_tokens(model, target_ids)
+        tokens = target_tokens(model, target_ids)
 
         def make(target: int, clean: Tensor) -> Metric:
-            good, bad = wanted or (int(clean.argmax()), None)
+            good, bad = tokens or (int(clean.argmax()), None)
             return _logit(model, target, good, bad) if metric == "logit" else _probability(model, target, good)
 
         return make
@@ -124,8 +125,8 @@ def metric_for(model: nn.Module, metric: str | MetricFunction, target_ids: Targe
             f"target_ids {target_ids!r} given with a function as metric: expected one of both; read the tokens' "
             "logits in the function"
         )
-    own = _of_users(metric)
-    return lambda target, clean: own
+    of_users = _of_users(metric)
+    return lambda target, clean: of_users
 
 
 def _logit(model: nn.Module, target: int, good: int, bad: int | None) -> Metric:
@@ -168,23 +169,23 @@ def _scalar(measured: Any) -> Tensor:
     return measured
 
 
-def token_name(model: nn.Module, number: int) -> str:
-    """A token of the vocabulary as text; its number where there is no tokenizer."""
+def token_name(model: nn.Module, token_id: int) -> str:
+    """A token of the vocabulary as text; its id where there is no tokenizer."""
     tokenizer = facts_of(model).tokenizer
-    return str(number) if tokenizer is None else str(tokenizer.decode([number]))
+    return str(token_id) if tokenizer is None else str(tokenizer.decode([token_id]))
 
 
-# What is asked of an effect, checked at the door: one sentence, its target, and the value positions to act on.
+# Where values are changed, checked before any run: one sentence, its target, and the value positions to act on.
 
-PREDICTED_SHOWN = 5
+PREDICTED_SHOWN = 5  # likeliest tokens
 
 Numbers = Iterable[int] | int | None
-Place = tuple[int, int | None, int]
+Place = tuple[int, int | None, int]  # layer, head or None for all, source
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """One sentence, the target whose prediction is measured, and where values are changed; `heads` None: in all."""
+class Intervention:
+    """Values to change in one sentence, and the target whose prediction is measured; `heads` None: in all heads."""
 
     model: nn.Module
     sites: Sites
@@ -196,6 +197,7 @@ class Asked:
 
     @property
     def ids(self) -> Int[Tensor, "1 position"]:
+        """The sentence as the model reads it."""
         return ids_of(self.model, [self.sentence])
 
     def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
@@ -204,16 +206,9 @@ class Asked:
         types = None if token_types is None else token_types.expand(copies, -1)
         return run_logits(self.model, self.ids.expand(copies, -1), hooks, types)
 
-    @property
-    def shape(self) -> list[int]:
-        """Of the values: layer, head if per head, source."""
-        head_axis = [] if self.heads is None else [len(self.heads)]
-        return [len(self.layers), *head_axis, len(self.sources)]
-
     def places(self) -> list[Place]:
-        """(layer, head or None for all, source) of each value, in their order."""
-        heads = self.heads or (None,)
-        return [(layer, head, source) for layer in self.layers for head in heads for source in self.sources]
+        """The place of each value, in their order."""
+        return list(product(self.layers, self.heads or (None,), self.sources))
 
     def labels(
         self, metric: Metric, clean: Float[Tensor, "1"], logits: Float[Tensor, "1 position vocabulary"]
@@ -239,19 +234,14 @@ class Asked:
         }
 
     def as_values(self, measured: Float[Tensor, "place"]) -> Float[Tensor, "layer *head src"]:
-        """One number a place as the values of an Effect."""
-        return measured.reshape(self.shape).to(result_dtype(self.model))
+        """One number per place as the values of an Effect."""
+        head_axis = [] if self.heads is None else [len(self.heads)]
+        return measured.reshape(len(self.layers), *head_axis, len(self.sources)).to(result_dtype(self.model))
 
 
-def ask(
-    model: nn.Module,
-    sentence: Sentence,
-    *,
-    target: int | None,
-    layers: Numbers,
-    sources: Numbers,
-    per_head: bool,
-) -> Asked:
+def intervene(
+    model: nn.Module, sentence: Sentence, *, target: int | None, layers: Numbers, sources: Numbers, per_head: bool
+) -> Intervention:
     """Check everything that does not depend on the metric.
 
     Raises HeadlessModelError for a model whose head was never trained, InputError for a target, layers or sources that
@@ -259,7 +249,7 @@ def ask(
     """
     sites = check_contracts(model)
     check_trained_head(model)
-    return Asked(
+    return Intervention(
         model=model,
         sites=sites,
         sentence=sentence,
@@ -271,14 +261,9 @@ def ask(
 
 
 def one_sentence(
-    model: nn.Module,
-    inputs: Text,
-    *,
-    attention_mask: Ids | None,
-    token_type_ids: Ids | None,
-    prepend_bos: bool,
+    model: nn.Module, inputs: Text, *, attention_mask: Ids | None, token_type_ids: Ids | None, prepend_bos: bool
 ) -> Sentence:
-    """The one sentence or pair that is given; raises InputTypeError for several."""
+    """The only sentence or pair of the inputs; raises InputTypeError for several."""
     encoded = encode(
         model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
@@ -296,4 +281,4 @@ def _head_kind(model: nn.Module) -> Literal["query", "key-value"]:
 def _likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
     top = logits.to(wide_dtype(logits.device)).softmax(dim=-1).topk(min(PREDICTED_SHOWN, len(logits)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return tuple((token_name(model, number), probability) for number, probability in pairs)
+    return tuple((token_name(model, token_id), probability) for token_id, probability in pairs)

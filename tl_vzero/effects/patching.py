@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 from tl_vzero.choices import integers
 from tl_vzero.clean import device_of
 from tl_vzero.effects.measure import (
-    Asked,
+    Intervention,
     Metric,
     MetricFunction,
     Numbers,
     PatchingEffect,
-    ask,
+    intervene,
     metric_for,
     one_sentence,
 )
@@ -66,7 +66,7 @@ def value_patching(
     Both are one sentence each, of as many tokens: a minimal pair is a ready one. `target` is a position, the same
     in both (default: the only mask token). `target_ids`, `metric`, `layers`, `sources` and `per_head` are those of
     `zero_ablation`; the likeliest token is the clean sentence's. Values are `[layer, src]`, or `[layer, head, src]`,
-    in units of the metric; `recovered` are shares of the way to the clean metric. Costs one forward pass a value.
+    in units of the metric; `recovered` are shares of the way to the clean metric. Costs one forward pass per value.
 
     Raises InputError for sentences of different length or of the same tokens, and what `zero_ablation` raises.
     Source: TransformerLens, `transformer_lens.patching`.
@@ -86,24 +86,24 @@ def value_patching(
     # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
     _check_lengths(*both)
     layers, sources = integers("layers", layers), integers("sources", sources)
-    source, asked = (
-        ask(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head) for sentence in both
+    from_clean, into_corrupted = (
+        intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+        for sentence in both
     )
-    _check_targets(source, asked)
+    _check_targets(from_clean, into_corrupted)
     make_metric = metric_for(model, metric, target_ids)
     with quiet(model):
-        values, logits = _clean_values(source)
-        measure = make_metric(asked.target, logits[0, asked.target])
+        values, logits = _clean_values(from_clean)
+        measure = make_metric(into_corrupted.target, logits[0, into_corrupted.target])
         clean_metric = measure(logits)
-        before = measure(asked.logits([]))
-        after = _patched(asked, values, measure, progress)
-    labels = source.labels(measure, clean_metric, logits)
+        before = measure(into_corrupted.logits([]))
+        after = _patched(into_corrupted, values, measure, progress)
     return PatchingEffect(
-        values=asked.as_values(after - before),
+        values=into_corrupted.as_values(after - before),
         method="value_patching",
         corrupted=before.item(),
-        corrupted_tokens=tuple(asked.sentence.tokens[i] for i in asked.sources),
-        **labels,
+        corrupted_tokens=tuple(into_corrupted.sentence.tokens[i] for i in into_corrupted.sources),
+        **from_clean.labels(measure, clean_metric, logits),
     )
 
 
@@ -119,7 +119,7 @@ def _shown(clean: Sentence, corrupted: Sentence) -> str:
     return f"clean {list(clean.tokens)}, corrupted {list(corrupted.tokens)}"
 
 
-def _check_targets(clean: Asked, corrupted: Asked) -> None:
+def _check_targets(clean: Intervention, corrupted: Intervention) -> None:
     shown = _shown(clean.sentence, corrupted.sentence)
     if clean.sentence.identity == corrupted.sentence.identity:
         raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {shown}")
@@ -130,27 +130,31 @@ def _check_targets(clean: Asked, corrupted: Asked) -> None:
         )
 
 
-def _clean_values(asked: Asked) -> tuple[dict[str, Tensor], Float[Tensor, "1 position vocabulary"]]:
+def _clean_values(intervention: Intervention) -> tuple[dict[str, Tensor], Float[Tensor, "1 position vocabulary"]]:
     """Each block's values in the clean run by hook name, and its logits."""
-    seen: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
 
     def keep(name: str) -> NamedHook:
         def hook_function(value: Tensor, *, hook: Any) -> None:
-            seen[name] = value.detach().clone()
+            values[name] = value.detach().clone()
 
         return name, hook_function
 
-    logits = asked.logits([keep(asked.sites.values[layer]) for layer in asked.layers])
-    return seen, logits
+    logits = intervention.logits([keep(intervention.sites.values[layer]) for layer in intervention.layers])
+    return values, logits
 
 
-def _patched(asked: Asked, values: dict[str, Tensor], metric: Metric, progress: bool) -> Float[Tensor, "place"]:
+def _patched(
+    intervention: Intervention, values: dict[str, Tensor], metric: Metric, progress: bool
+) -> Float[Tensor, "place"]:
     import pandas as pd
     from transformer_lens import patching
 
-    places = pd.DataFrame(asked.places(), columns=["layer", "head", "pos"])
-    by_position = places[["layer", "pos"]] if asked.heads is None else places[["layer", "pos", "head"]]
-    setter = patching.layer_pos_patch_setter if asked.heads is None else patching.layer_pos_head_vector_patch_setter
+    places = pd.DataFrame(intervention.places(), columns=["layer", "head", "pos"])
+    by_position = places[["layer", "pos"]] if intervention.heads is None else places[["layer", "pos", "head"]]
+    setter = (
+        patching.layer_pos_patch_setter if intervention.heads is None else patching.layer_pos_head_vector_patch_setter
+    )
     measured: list[Tensor] = []
 
     def measure(logits: Tensor) -> Tensor:
@@ -158,21 +162,21 @@ def _patched(asked: Asked, values: dict[str, Tensor], metric: Metric, progress: 
         measured.append(metric(logits)[0])
         return measured[-1]
 
-    with _bar_of_ours(asked.model, patching, progress):
+    with _bar_of_ours(intervention.model, patching, progress):
         patch: Any = patching.generic_activation_patch  # its types ask for more than it uses
-        patch(_OneSentenceModel(asked), asked.ids, values, measure, setter, "v", index_df=by_position)
+        patch(_OneSentenceModel(intervention), intervention.ids, values, measure, setter, "v", index_df=by_position)
     return torch.stack(measured)
 
 
 class _OneSentenceModel:
     """What TransformerLens's patching uses of a model, which runs one sentence; a user's own hooks on it stay."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-        self.cfg = SimpleNamespace(device=device_of(asked.model))
+    def __init__(self, intervention: Intervention) -> None:
+        self._intervention = intervention
+        self.cfg = SimpleNamespace(device=device_of(intervention.model))
 
     def run_with_hooks(self, ids: Tensor, fwd_hooks: Sequence[NamedHook]) -> Tensor:
-        return self._asked.logits(fwd_hooks)
+        return self._intervention.logits(fwd_hooks)
 
 
 @contextmanager

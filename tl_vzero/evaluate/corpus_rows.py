@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.api import METHODS
 from tl_vzero.choices import chosen
 from tl_vzero.corpus import Corpus
 from tl_vzero.corpus.folder import Stored
@@ -23,6 +22,7 @@ from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, ro
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
 from tl_vzero.models.contracts import check_contracts, provenance
 from tl_vzero.models.facts import facts_of
+from tl_vzero.registry import METHODS
 
 OTHER_LOGIT = (
     "the corpus explains the logit of the token that the model finds likeliest, and an evaluation asks for the right "

@@ -21,7 +21,6 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from tl_vzero.api import METHODS
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import ALL, Example, Skipped
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
@@ -39,9 +38,10 @@ from tl_vzero.evaluate.blanking import (
 )
 from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.published import Training, published_of
-from tl_vzero.evaluate.rows import DEAR, TargetRows, check_wrong_forms, target_rows
+from tl_vzero.evaluate.rows import TargetRows, check_wrong_forms, target_rows
 from tl_vzero.evaluate.tokenized import LaidOut, Layout, Protocol, lay_out, paradigms_of
 from tl_vzero.models.contracts import check_contracts
+from tl_vzero.registry import METHODS
 from tl_vzero.statistics import Array, Estimate, Interval, columns_of, estimates, rank_correlation
 from tl_vzero.targets import check_trained_head
 
@@ -155,8 +155,8 @@ def _parts(
 
 
 def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
-    """The methods that give the target's row only; by default without the dearest."""
-    wanted = [name for name in METHODS if name in options or name not in DEAR] if methods is None else methods
+    """The methods that give the target's row only; by default without the slow ones."""
+    wanted = [name for name in METHODS if name in options or not METHODS[name].slow] if methods is None else methods
     return [name for name in wanted if name in METHODS and "target" in METHODS[name].needs]
 
 

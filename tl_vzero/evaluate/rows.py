@@ -5,7 +5,7 @@ group asks every method for that one destination. A rollout needs whole maps.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,27 +14,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.api import METHODS
 from tl_vzero.choices import callable_name, chosen
-from tl_vzero.comparison import Planned, plan_of
 from tl_vzero.data.examples import Skipped
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, PluginError, unknown_name
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, unknown_name
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
 from tl_vzero.inputs.text import encode
-from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
+from tl_vzero.methods.apply import scores_on_one_run
+from tl_vzero.methods.plan import Planned, plan_of
 from tl_vzero.models.contracts import check_contracts, provenance
+from tl_vzero.registry import METHODS
 from tl_vzero.rollout import normalize_rows, roll_out
 from tl_vzero.scores import Scores
 
 Logit = Literal["good", "difference"]
 
 SENTENCES_A_CALL = 128
-# Methods that are left out unless they are named.
-DEAR = {
-    "hta": "it costs a backward pass for each feature of each target: name it among methods to have it",
-    "integrated_gradients": "it costs passes of 50 copies of the sentence and more a layer: name it to have it",
-    "deep_lift": "it costs twice what gradient_x_input does, and equals it in models without ReLU and its kin: name it",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +61,10 @@ def target_rows(
 ) -> TargetRows:
     """The target's row of each method and layer, for every example of a layout (see `lay_out`).
 
-    `methods` are names of `METHODS`; by default all but the dearest, and what is undefined for the model is left out
-    with the reason. `options` are a method's own by its name. Rows are normalised, or rolled out to each layer, or as
-    the method gives them. Gradient methods explain the logit of the right form, or its difference to the wrong one.
-    `random` is drawn anew for each example.
+    `methods` are names of `METHODS`; by default all except the slow ones (hta, integrated_gradients, deep_lift), and
+    what is undefined for the model is left out with the reason. `options` are a method's own by its name. Rows are
+    normalised, or rolled out to each layer, or as the method gives them. Gradient methods explain the logit of the
+    right form, or its difference to the wrong one. `random` is drawn anew for each example.
 
     Raises InputError or InputTypeError for a bad argument, ModelError where a named method is undefined for the
     model, ScoresError where its rows cannot be normalised or rolled out, and leaves the model as it was.
@@ -118,14 +112,14 @@ def _named(option: Any) -> Any:
 
 def _plan(layout: Layout, methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:
     if methods is not None:
-        return plan_of(METHODS, methods, options), {}
+        return plan_of(methods, options, METHODS), {}
     longest = max(len(each) for each in layout.examples)
-    left_out = {name: reason for name, reason in DEAR.items() if name not in (options or {})}
+    left_out = {name: method.slow for name, method in METHODS.items() if method.slow and name not in (options or {})}
     for name, method in METHODS.items():
         if longest > (method.compared_up_to or longest):
             left_out[name] = f"a sentence has {longest} tokens, and its cost grows fast past {method.compared_up_to}"
-    plan = plan_of(METHODS, [name for name in METHODS if name not in left_out], options)
-    return [Planned(each.name, each.method, each.name in (options or {}), each.options) for each in plan], left_out
+    plan = plan_of([name for name in METHODS if name not in left_out], options, METHODS)
+    return [replace(planned, named=planned.name in (options or {})) for planned in plan], left_out
 
 
 def _check_logit(layout: Layout, plan: Sequence[Planned], logit: Any) -> None:
@@ -186,7 +180,7 @@ class _Asked:
             try:
                 rows[each.name] = self._called(each, bar)
             except (ModelError, DependencyError) as error:
-                undefined[each.name] = _reason(each, error)
+                undefined[each.name] = each.reason(error)
                 bar.update(len(self.examples))
         return rows, undefined
 
@@ -218,18 +212,16 @@ class _Asked:
         for group in self._groups(lambda each: each.dest):
             ids, mask = padded([self.examples[number] for number in group])
             encoded = encode(self.model, ids, attention_mask=mask)
-            asked = [
-                AskedMethod(
-                    each.name, each.method.layer, destinations=self._destinations(each, group), options=each.options
-                )
-                for each in plan
-                if each.method.layer is not None and each.name not in undefined
+            of_group = [
+                replace(planned, destinations=self._destinations(planned, group))
+                for planned in plan
+                if planned.name not in undefined
             ]
-            scored = scores_on_one_run(asked, self.model, sites, encoded, self.layers, None)
+            scored = scores_on_one_run(of_group, self.model, sites, encoded, self.layers)
             for each in plan:
                 by_row = scored.get(each.name, {})
                 if isinstance(by_row, ModelError):
-                    undefined[each.name] = _reason(each, by_row)
+                    undefined[each.name] = each.reason(by_row)
                 else:
                     found[each.name] |= {group[row]: self._row(own, group[row]) for row, own in by_row.items()}
             bar.update(len(group) * len(plan))
@@ -240,7 +232,7 @@ class _Asked:
         needs_target = "target" in planned.method.needs
         found: dict[int, Tensor] = {}
         for group in self._groups(self._target_ids if needs_target else lambda each: each.dest):
-            arguments: dict[str, Any] = dict(planned.options)
+            arguments: dict[str, Any] = {}
             if needs_target:
                 target_ids = self._target_ids(self.examples[group[0]])
                 arguments |= {"target": [self.examples[number].dest for number in group], "target_ids": target_ids}
@@ -249,11 +241,8 @@ class _Asked:
             if not self.rolled_out:
                 arguments["layers"] = self.layers
             ids, mask = padded([self.examples[number] for number in group])
-            scored = planned.method(self.model, ids, attention_mask=mask, **arguments)
-            found |= {
-                number: self._row(own, number)
-                for number, own in zip(group, _one_each(planned.name, scored, len(group)), strict=True)
-            }
+            scored = planned.called(self.model, ids, len(group), attention_mask=mask, **arguments)
+            found |= {number: self._row(own, number) for number, own in zip(group, scored, strict=True)}
             bar.update(len(group))
         return _in_order(found)
 
@@ -325,19 +314,3 @@ def random_row(
 
 def _in_order(found: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
     return tuple(found[number] for number in sorted(found))
-
-
-def _reason(planned: Planned, error: ModelError | DependencyError) -> str:
-    """Why a method is left out; raises the error where it was named."""
-    if planned.named:
-        raise error
-    return str(error)
-
-
-def _one_each(name: str, scored: Any, count: int) -> list[Scores]:
-    """A method's answers to several sentences; another package's may be of another kind."""
-    if isinstance(scored, list) and len(scored) == count and all(isinstance(each, Scores) for each in scored):
-        return scored
-    raise PluginError(
-        f"the method {name!r} gave {type(scored).__name__} for {count} sentences: expected a list of one Scores each"
-    )

@@ -1,7 +1,6 @@
 """Running methods that read their maps off the clean run, several on one run."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, product
 from typing import Any
 
@@ -16,55 +15,20 @@ from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.layer import Layer
-from tl_vzero.methods.method import LayerMethod
+from tl_vzero.methods.plan import Planned
 from tl_vzero.models.blocks import acted_on, block_weights
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
+from tl_vzero.registry import Method, resolved
 from tl_vzero.scores import Scores, Stage
 
 
-@dataclass(frozen=True)
-class AskedMethod:
-    """A method with the options that it is asked for with; raises InputError or InputTypeError for bad ones."""
-
-    name: str
-    method: LayerMethod
-    per_head: bool = False
-    destinations: tuple[int, ...] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.per_head and self.method.heads is None:
-            raise InputError(
-                f"per_head=True, and {self.name} has one map a layer: leave per_head out, or take attention's"
-            )
-        unknown = [option for option in self.options if option not in self.method.options]
-        if unknown:
-            own = ", ".join(self.method.options) or "none"
-            raise InputTypeError(f"{self.name} has no option {unknown[0]!r}: expected one of its own ({own})")
-
-    def rows_in(self, length: int) -> tuple[int, ...]:
-        """The destinations of a sentence; raises InputError for positions outside it."""
-        return chosen("destinations", self.destinations, length, "the sentence has") or tuple(range(length))
-
-    def map_of(self, layer: Layer) -> Float[Tensor, "sentence *head dest src"]:
-        """The raw map of a layer, or with `per_head` each head's; whole where it is to be followed through layers."""
-        rows = self.rows_in(layer.block.input.shape[1])
-        if self.per_head and self.method.heads is not None:
-            return self.method.heads(layer)[..., list(rows), :]
-        if self.destinations is not None and self.method.rows is not None:
-            return self.method.rows(layer, rows, **self.options)
-        whole = self.method.maps(layer, **self.options)
-        return whole if self.method.through or self.destinations is None else whole[..., list(rows), :]
-
-
 def layer_scores(
-    name: str,
-    method: LayerMethod,
     model: nn.Module,
     inputs: Text | Signals,
     *,
+    method: Method,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
     decoder_inputs: DecoderInputs | None = None,
@@ -77,19 +41,22 @@ def layer_scores(
     prepend_bos: bool = False,
     **options: Any,
 ) -> Scores | list[Scores]:
-    """Scores of a method of the registry: `[layer, dest, src]`, or `[layer, head, dest, src]` with `per_head`.
+    """Scores of a method that is LayerMaps: `[layer, dest, src]`, or `[layer, head, dest, src]` with `per_head`.
 
     The common options are those of `value_zeroing`; a method's own are passed on to it. Raises InputError where the
     method has no heads, ModelError where it is undefined for the model, and leaves the model as it was.
     """
-    asked = AskedMethod(name, method, flag("per_head", per_head), integers("destinations", destinations), options)
+    planned = Planned(
+        method, options, per_head=flag("per_head", per_head), destinations=integers("destinations", destinations)
+    )
+    _check_options(planned)
     sites = check_contracts(model, stack)
-    if sites.stack == "cross" and method.through is not None:
+    if sites.stack == "cross" and planned.layer is not None and planned.layer.through is not None:
         raise ModelError(
-            f"{name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
+            f"{method.name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
             'sequences; take the map itself, or stack="encoder" or "decoder"'
         )
-    numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
+    chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode_for(
         model,
         sites.stack,
@@ -100,108 +67,150 @@ def layer_scores(
         prepend_bos=prepend_bos,
         sampling_rate=sampling_rate,
     )
-    found = scores_on_one_run([asked], model, sites, encoded, numbers, cache)[name]
-    if isinstance(found, ModelError):
-        raise found
-    return encoded.in_order(found)
+    scored = scores_on_one_run([planned], model, sites, encoded, chosen_layers, cache)[method.name]
+    if isinstance(scored, ModelError):
+        raise scored
+    return encoded.in_order(scored)
+
+
+def _check_options(planned: Planned) -> None:
+    assert planned.layer is not None
+    if planned.per_head and planned.layer.heads is None:
+        raise InputError(
+            f"per_head=True, and {planned.name} has one map per layer: leave per_head out, or take attention's"
+        )
+    takes = planned.method.options or ()
+    for option in planned.options:
+        if option not in takes:
+            raise InputTypeError(
+                f"{planned.name} has no option {option!r}: expected one of its own ({', '.join(takes) or 'none'})"
+            )
 
 
 def scores_on_one_run(
-    asked: Sequence[AskedMethod],
+    plan: Sequence[Planned],
     model: nn.Module,
     sites: Sites,
     encoded: Inputs,
     layers: tuple[int, ...],
-    cache: Any | None,
+    cache: Any | None = None,
 ) -> dict[str, dict[int, Scores] | ModelError]:
-    """Of each method its scores, by the sentence's row, or why it is undefined for the model.
+    """Of each method that reads a layer by itself its scores by the sentence's row, or why it is undefined.
 
-    All methods read the same run, and the same Layer of it; of a layer only maps are kept.
+    All these methods read the same run, and the same Layer of it; of a layer only maps are kept. The plan's other
+    methods are passed over.
     """
-    for sentence, each in product(encoded.sentences, asked):
-        each.rows_in(len(sentence))
+    plan = [planned for planned in plan if planned.layer is not None]
+    for sentence, planned in product(encoded.sentences, plan):
+        planned.rows_in(len(sentence))
+    if not plan:
+        return {}
     metadata = provenance(model, sites.stack) | {"engine": "clean run"}
-    read = {each.name: tuple(range(max(layers) + 1)) if each.method.through else layers for each in asked}
-    found: dict[str, dict[int, Scores] | ModelError] = {each.name: {} for each in asked}
+    scored: dict[str, dict[int, Scores]] = {planned.name: {} for planned in plan}
+    undefined: dict[str, ModelError] = {}
     with quiet(model):
-        for group in (
-            list(group) for batch in encoded.batches() for _, group in groupby(batch, key=lambda each: each.shape)
-        ):
-            for each, maps in _maps(asked, model, sites, group, read, cache):
-                scored = found[each.name]
-                if isinstance(maps, ModelError) or isinstance(scored, ModelError):
-                    found[each.name] = maps if isinstance(maps, ModelError) else scored
-                    continue
-                for sentence, values in zip(group, maps, strict=True):
-                    rows = each.rows_in(len(sentence))
-                    own = values if each.method.through is None else each.method.through(values, rows)
-                    picked = own[[read[each.name].index(layer) for layer in layers]].to(result_dtype(model))
-                    scored[sentence.row] = _own_scores(each, picked, layers, sites, sentence, metadata)
-    return found
+        for batch in encoded.batches():
+            for _, alike in groupby(batch, key=lambda sentence: sentence.shape):
+                group = list(alike)
+                maps = _maps_by_layer(plan, model, sites, group, layers, cache, undefined)
+                for planned in plan:
+                    if planned.name not in undefined:
+                        scored[planned.name] |= _scores_of_group(
+                            planned, maps.pop(planned.name), model, sites, group, layers, metadata
+                        )
+    return {**scored, **undefined}
 
 
-def _own_scores(
-    asked: AskedMethod,
-    values: Tensor,
-    layers: tuple[int, ...],
-    sites: Sites,
-    sentence: Sentence,
-    metadata: dict[str, Any],
-) -> Scores:
-    return labelled(
-        asked.name,
-        values,
-        layers,
-        asked.rows_in(len(sentence)),
-        sites,
-        sentence,
-        metadata | {"options": {"per_head": asked.per_head, **asked.options}},
-        identity=asked.method.identity,
-        stage="rollout" if asked.method.through else "raw",
-    )
+def _layers_read(planned: Planned, layers: tuple[int, ...]) -> tuple[int, ...]:
+    assert planned.layer is not None
+    return tuple(range(max(layers) + 1)) if planned.layer.through else layers
 
 
-def _maps(
-    asked: Sequence[AskedMethod],
+def _maps_by_layer(
+    plan: Sequence[Planned],
     model: nn.Module,
     sites: Sites,
     group: list[Sentence],
-    read: Mapping[str, tuple[int, ...]],
+    layers: tuple[int, ...],
     cache: Any | None,
-) -> Iterator[tuple[AskedMethod, Float[Tensor, "sentence layer *head dest src"] | ModelError]]:
-    by_layer: dict[str, dict[int, Tensor]] = {each.name: {} for each in asked}
-    undefined: dict[str, ModelError] = {}
+    undefined: dict[str, ModelError],
+) -> dict[str, dict[int, Float[Tensor, "sentence *head dest src"]]]:
+    """Each method's maps of the layers that it reads; the error of one that is undefined goes to `undefined`."""
+    read = {planned.name: _layers_read(planned, layers) for planned in plan}
+    maps: dict[str, dict[int, Tensor]] = {planned.name: {} for planned in plan}
+
+    def visit(layer: Layer) -> None:
+        for planned in plan:
+            if layer.index in read[planned.name] and planned.name not in undefined:
+                try:
+                    maps[planned.name][layer.index] = planned.map_of(layer)
+                except ModelError as error:
+                    undefined[planned.name] = error
+                    del maps[planned.name]
+
+    visit_layers(model, sites, group, sorted({layer for some in read.values() for layer in some}), cache, visit)
+    return maps
+
+
+def visit_layers(
+    model: nn.Module,
+    sites: Sites,
+    group: list[Sentence],
+    layers: Sequence[int],
+    cache: Any | None,
+    visit: Callable[[Layer], None],
+) -> None:
+    """Show chosen layers of the clean run of sentences of one shape, in order, run now or read from a cache."""
     hooks_act = acted_on(model)
 
-    def visit(number: int, block: CleanBlock) -> None:
-        wide = torch.float64 if block.output.dtype == torch.float64 else torch.float32
-        weights = None if hooks_act or sites.stack is not None else block_weights(model, number, wide)
-        layer = Layer(number, block, wide, weights)
-        for each in asked:
-            if number in read[each.name] and each.name not in undefined:
-                try:
-                    by_layer[each.name][number] = each.map_of(layer)
-                except ModelError as error:
-                    undefined[each.name] = error
-                    del by_layer[each.name]
+    def show(index: int, block: CleanBlock) -> None:
+        dtype = torch.float64 if block.output.dtype == torch.float64 else torch.float32
+        weights = None if hooks_act or sites.stack is not None else block_weights(model, index, dtype)
+        visit(Layer(index, block, dtype, weights))
 
-    layers = sorted({number for numbers in read.values() for number in numbers})
     if cache is None:
         ids, beside = read_by(model, group)
-        visit_clean_blocks(model, sites, ids, layers, visit, **beside)
+        visit_clean_blocks(model, sites, ids, layers, show, **beside)
     else:
-        for number, block in clean_from_cache(cache, model, sites, group, layers).items():
-            visit(number, block)
-    for each in asked:
-        maps = by_layer.pop(each.name, {})
-        yield each, undefined.get(each.name) or torch.stack([maps[number] for number in read[each.name]], dim=1)
+        for index, block in clean_from_cache(cache, model, sites, group, layers).items():
+            show(index, block)
+
+
+def _scores_of_group(
+    planned: Planned,
+    maps: dict[int, Float[Tensor, "sentence *head dest src"]],
+    model: nn.Module,
+    sites: Sites,
+    group: list[Sentence],
+    layers: tuple[int, ...],
+    metadata: dict[str, Any],
+) -> dict[int, Scores]:
+    assert planned.layer is not None
+    read, through = _layers_read(planned, layers), planned.layer.through
+    scored = {}
+    for sentence, values in zip(group, torch.stack([maps[layer] for layer in read], dim=1), strict=True):
+        rows = planned.rows_in(len(sentence))
+        followed = values if through is None else resolved(through)(values, rows)
+        scored[sentence.row] = labelled(
+            planned.name,
+            followed[[read.index(layer) for layer in layers]].to(result_dtype(model)),
+            layers,
+            rows,
+            sites,
+            sentence,
+            metadata | {"options": {"per_head": planned.per_head, **planned.options}},
+            identity=planned.method.identity,
+            stage="rollout" if through else "raw",
+        )
+    return scored
 
 
 def rows_by_sentence(encoded: Inputs, destinations: Iterable[int] | int | None) -> dict[int, tuple[int, ...]]:
     """The destinations chosen in each sentence, by its row; raises InputError for positions outside it."""
-    numbers = integers("destinations", destinations)
+    positions = integers("destinations", destinations)
     return {
-        sentence.row: chosen("destinations", numbers, len(sentence), "the sentence has") or tuple(range(len(sentence)))
+        sentence.row: chosen("destinations", positions, len(sentence), "the sentence has")
+        or tuple(range(len(sentence)))
         for sentence in encoded.sentences
     }
 
@@ -217,18 +226,22 @@ def labelled(
     *,
     identity: bool = False,
     stage: Stage = "raw",
+    **columns: Any,
 ) -> Scores:
-    """Maps of one sentence as Scores, over all sources."""
+    """Maps of one sentence as Scores, over all sources and heads; `columns` are the labels where they are others."""
     sources = sentence.sources
+    labels: dict[str, Any] = {
+        "heads": tuple(range(values.shape[1])) if values.ndim == 4 else None,
+        "src_tokens": sources.tokens,
+        "src_positions": tuple(range(len(sources))),
+    }
+    rule = "identity added" if identity else "no identity"
     return Scores(
         values=values,
         method=name,
         layers=layers,
-        heads=tuple(range(values.shape[1])) if values.ndim == 4 else None,
         dest_tokens=tuple(sentence.tokens[i] for i in destinations),
-        src_tokens=sources.tokens,
         dest_positions=destinations,
-        src_positions=tuple(range(len(sources))),
         n_layers=sites.n_layers,
         n_positions=len(sentence),
         word_ids=sentence.word_ids,
@@ -236,12 +249,6 @@ def labelled(
         src_word_ids=sources.word_ids if sentence.cross else None,
         identity=identity,
         stage=stage,
-        metadata=metadata
-        | {"special": list(sentence.special), "rollout": rollout_rule(identity)}
-        | described(sites.stack, sentence),
+        metadata={"rollout": rule} | metadata | {"special": list(sentence.special)} | described(sites.stack, sentence),
+        **(labels | columns),
     )
-
-
-def rollout_rule(identity: bool) -> str:
-    """A method's residual convention in words, as its metadata names it."""
-    return "identity added" if identity else "no identity"

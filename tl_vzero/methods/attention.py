@@ -39,8 +39,8 @@ def attention_flow(
 ) -> Float[Tensor, "layer dest position"]:
     """The largest flow from a destination down to each input token, as a share of the row (Abnar & Zuidema 2020).
 
-    Attention with half of each token staying is the capacity of a pipe. One flow problem an entry: T problems a layer
-    and destination, on T nodes for each layer below.
+    Attention with half of each token staying is the capacity of a pipe. Solves one flow problem per entry, T per
+    layer and destination, on T nodes for each layer below.
     """
     n_layers, length = len(maps), maps.shape[-1]
     held = normalize_rows(normalize_rows(maps) + torch.eye(length, dtype=maps.dtype, device=maps.device))
@@ -71,6 +71,6 @@ def random(layer: Layer, seed: int = 0) -> Float[Tensor, "sentence dest src"]:
     """Uniform between 0 and 1 where attention can reach at all; the same for a sentence alone and in a batch."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
-    generator = torch.Generator().manual_seed(seed * 10_007 + layer.number)
+    generator = torch.Generator().manual_seed(seed * 10_007 + layer.index)
     one = torch.rand(*layer.pattern.shape[-2:], generator=generator, dtype=torch.float64).to(layer.pattern)
     return one * (layer.pattern != 0).any(dim=1)

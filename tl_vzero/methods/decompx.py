@@ -1,7 +1,13 @@
-"""DecompX: how large is each source's vector in a block's decomposed output?"""
+"""DecompX: how large is each source's vector in a block's output, taken apart into one vector for each source?
+
+A residual stream is held as vectors `[sentence, dest, src, feature]` that sum over sources to the stream itself. The
+clean run fixes what is not linear: the attention pattern, the norms' scales, and the slope act(z) / z of each neuron.
+A bias b is shared over the sources by |<u, b>|, u being the vectors that it is added to (Modarressi et al. 2023,
+section 3).
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,46 +16,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
-from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
 from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.errors import ModelError
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
-from tl_vzero.methods.apply import labelled, layer_scores, rows_by_sentence
+from tl_vzero.methods.apply import labelled, layer_scores, rows_by_sentence, visit_layers
 from tl_vzero.methods.layer import Layer
-from tl_vzero.methods.method import VECTORS, LayerMethod
-from tl_vzero.models.blocks import SAME_BLOCK, Activation, Norm, ValueWeights, acted_on, block_weights, value_weights
+from tl_vzero.models.blocks import SAME_BLOCK, Activation, Norm, ValueWeights, value_weights
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
+from tl_vzero.registry import METHODS, LayerMaps
 from tl_vzero.rollout import normalize_rows
 from tl_vzero.scores import Scores
-
-# A block as linear maps of vectors: what becomes of each source's share of the residual stream (DecompX).
-#
-# A residual stream is held as vectors `[sentence, dest, src, feature]` that sum over sources to the stream itself. The
-# clean run fixes what is not linear: the attention pattern, the norms' scales, and the slope act(z) / z of each neuron.
-# A bias b is shared over the sources by |<u, b>|, u being the vectors it is added to (Modarressi et al. 2023, section
-# 3).
 
 SMALLEST_INPUT = 1e-12  # to an activation, where its slope is taken; 0 has no act(z) / z
 
 Vectors = Float[Tensor, "sentence dest src feature"]
-
-
-@dataclass(frozen=True, eq=False)
-class Fixed:
-    """A norm with the scale that it had in the clean run, a linear map but for its bias."""
-
-    norm: Norm
-    scale: Float[Tensor, "sentence position"]
-
-    @classmethod
-    def at(cls, norm: Norm, clean: Float[Tensor, "sentence position feature"]) -> "Fixed":
-        return cls(norm, norm.deviation(norm.centre(clean)))
-
-    def __call__(self, vectors: Vectors, dest: slice) -> Vectors:
-        return (self.norm.weight * self.norm.centre(vectors)).div_(self.scale[:, dest, None, None])
+Fixed = tuple[
+    Norm, Float[Tensor, "sentence position"]
+]  # a norm with its scale of the clean run: linear but for the bias
 
 
 def output_vectors(
@@ -93,16 +79,16 @@ class BlockVectors:
         self.w_in, self.b_in, self.w_out, self.b_out = weights.w_in, weights.b_in, weights.w_out, weights.b_out
         middle = layer.middle
         self.post_norm = layer.order == "post_norm"
-        self.norm1 = Fixed.at(weights.norm1, middle if self.post_norm else layer.input) if weights.norm1 else None
+        self.norm1 = _fixed(weights.norm1, middle if self.post_norm else layer.input) if weights.norm1 else None
         read = weights.norm1(middle) if self.post_norm and weights.norm1 else weights.norm2(middle)
         linear = F.linear(read, self.w_in.T, self.b_in)
         hidden = weights.activation(linear.clone())
         stream = (read if self.post_norm else middle) + F.linear(hidden, self.w_out.T, self.b_out)
-        self.norm2 = Fixed.at(weights.norm2, stream if self.post_norm else middle)
+        self.norm2 = _fixed(weights.norm2, stream if self.post_norm else middle)
         self.slope = slope(weights.activation, linear)
         output = layer.block.output
-        wanted = weights.norm2(stream) if self.post_norm else stream
-        if relative_difference(wanted, output.to(layer.dtype)) > SAME_BLOCK.get(output.dtype, 0.0):
+        explained = weights.norm2(stream) if self.post_norm else stream
+        if relative_difference(explained, output.to(layer.dtype)) > SAME_BLOCK.get(output.dtype, 0.0):
             raise _undefined(layer, "an MLP of its weights after attention does not give its output")
         if not self.post_norm and self._is_beside_attention():
             raise _undefined(layer, "its MLP reads what attention reads")
@@ -163,8 +149,8 @@ class BlockVectors:
         members = len(w_o) // len(w_v)
         flat = vectors.view(-1, vectors.shape[-1])
         for head, of_head in enumerate(w_o):
-            own = value[..., head // members, :].flatten(start_dim=2)
-            flat.addmm_((self.layer.pattern[:, head] @ own).view(-1, w_o.shape[1]), of_head)
+            of_value_head = value[..., head // members, :].flatten(start_dim=2)
+            flat.addmm_((self.layer.pattern[:, head] @ of_value_head).view(-1, w_o.shape[1]), of_head)
         return self.layer.weights.b_o + torch.einsum("hk,hkd->d", b_v.repeat_interleave(members, dim=0), w_o)
 
     def _values(self, vectors: Vectors, w_v: Tensor) -> Float[Tensor, "sentence dest src value_head d_head"]:
@@ -182,8 +168,10 @@ class BlockVectors:
         hidden = self._shared(vectors @ self.w_in, self.b_in, dest).mul_(self.slope[:, dest].unsqueeze(2))
         return self._shared(hidden @ self.w_out, self.b_out, dest)
 
-    def _through(self, norm: Fixed, vectors: Vectors, dest: slice) -> Vectors:
-        return self._shared(norm(vectors, dest), norm.norm.bias, dest)
+    def _through(self, fixed: Fixed, vectors: Vectors, dest: slice) -> Vectors:
+        norm, scale = fixed
+        scaled = (norm.weight * norm.centre(vectors)).div_(scale[:, dest, None, None])
+        return self._shared(scaled, norm.bias, dest)
 
     def _shared(self, vectors: Vectors, bias: Float[Tensor, "feature"] | None, dest: slice) -> Vectors:
         if bias is None or not self.share_biases:
@@ -207,8 +195,12 @@ def slope(activation: Activation, before: Float[Tensor, "*rows neuron"]) -> Floa
     return activation(safe.clone()) / safe
 
 
+def _fixed(norm: Norm, clean: Float[Tensor, "sentence position feature"]) -> Fixed:
+    return norm, norm.deviation(norm.centre(clean))
+
+
 def _undefined(layer: Layer, reason: str) -> ModelError:
-    return ModelError(f"decompx is undefined for this model: block {layer.number} cannot be taken apart, {reason}")
+    return ModelError(f"decompx is undefined for this model: block {layer.index} cannot be taken apart, {reason}")
 
 
 @takes_turn
@@ -225,7 +217,7 @@ def decompx(
     destinations: Iterable[int] | int | None = None,
     prepend_bos: bool = False,
 ) -> Scores | list[Scores]:
-    """DecompX: sizes of the vectors that a block's output is the sum of, one a source, `[layer, dest, src]`.
+    """DecompX: sizes of the vectors that sum to a block's output, one per source, `[layer, dest, src]`.
 
     Attention, norms, MLP and both residual connections are applied to each source's vector by itself, with the clean
     run's pattern, scales and slopes act(z) / z; a bias is shared by |<vector, bias>|, so that the vectors sum to the
@@ -233,9 +225,9 @@ def decompx(
     first block's input, normalised rows that are not rolled out again. `share_biases=False` leaves out all biases but
     those of the values that are the source's own. Sizes are in the units of the residual stream.
 
-    Two products of d_mlp x d_model a pair of tokens, fewer where `destinations` are chosen; `propagate` needs all pairs
-    and holds two vectors for each. Raises ModelError for
-    blocks with a gated MLP, with norms between attention and residual stream, or that weights do not explain.
+    Costs two products of d_mlp x d_model per pair of tokens, fewer pairs where `destinations` are chosen; `propagate`
+    needs all pairs and holds two vectors for each. Raises ModelError for blocks with a gated MLP, with norms between
+    attention and residual stream, or that weights do not explain.
     Source: Modarressi et al. 2023, "DecompX: Explaining Transformers Decisions by Propagating Token Decomposition".
 
     >>> import tl_vzero
@@ -246,10 +238,9 @@ def decompx(
     """
     if not propagate:
         return layer_scores(
-            "decompx",
-            LAYER_BY_LAYER,
             model,
             inputs,
+            method=replace(METHODS["decompx"], function=LayerMaps(_of_layer, rows=_of_rows)),
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             cache=cache,
@@ -270,9 +261,11 @@ def decompx(
     with quiet(model):
         for sentence in encoded.sentences:
             sizes = _propagated(model, sites, sentence, max(picked) + 1, cache, share_biases=share_biases)
-            own = rows[sentence.row]
-            values = normalize_rows(sizes[list(picked)][:, list(own)]).to(result_dtype(model))
-            scored[sentence.row] = labelled("decompx", values, picked, own, sites, sentence, metadata, stage="rollout")
+            dests = rows[sentence.row]
+            values = normalize_rows(sizes[list(picked)][:, list(dests)]).to(result_dtype(model))
+            scored[sentence.row] = labelled(
+                "decompx", values, picked, dests, sites, sentence, metadata, stage="rollout"
+            )
     return encoded.in_order(scored)
 
 
@@ -290,37 +283,19 @@ def _sizes(parts: Iterable[tuple[slice, Vectors]]) -> Float[Tensor, "sentence de
     return torch.cat([torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in parts], dim=1)
 
 
-LAYER_BY_LAYER = LayerMethod(
-    _of_layer,
-    "size of a source's vector in the decomposed block output",
-    "Modarressi et al. 2023",
-    "blocks that end in a norm (BERT and its kin), or begin with norms and have no gated MLP (GPT-2)",
-    VECTORS,
-    rows=_of_rows,
-)
-
-
 def _propagated(
     model: nn.Module, sites: Sites, sentence: Sentence, n_layers: int, cache: Any | None, *, share_biases: bool
 ) -> Float[Tensor, "layer dest src"]:
     """The sizes after each layer, of vectors carried from the first block's input; one sentence, for its memory."""
-    hooks_act = acted_on(model)
     carried: list[Vectors] = []
     sizes: list[Tensor] = []
 
-    def visit(number: int, clean: CleanBlock) -> None:
-        wide = torch.float64 if clean.output.dtype == torch.float64 else torch.float32
-        layer = Layer(number, clean, wide, None if hooks_act else block_weights(model, number, wide))
+    def visit(layer: Layer) -> None:
         if not carried:
             carried.append(torch.cat([vectors for _, vectors in output_vectors(layer, share_biases)], dim=1))
         else:
-            carry_through(layer, carried[0], value_weights(model, number, wide), share_biases)
+            carry_through(layer, carried[0], value_weights(model, layer.index, layer.dtype), share_biases)
         sizes.append(torch.linalg.vector_norm(carried[0][0], dim=-1))
 
-    if cache is None:
-        ids, beside = read_by(model, [sentence])
-        visit_clean_blocks(model, sites, ids, range(n_layers), visit, **beside)
-    else:
-        for number, clean in clean_from_cache(cache, model, sites, [sentence], range(n_layers)).items():
-            visit(number, clean)
+    visit_layers(model, sites, [sentence], range(n_layers), cache, visit)
     return torch.stack(sizes)

@@ -1,84 +1,42 @@
-"""Gradient attributions of the prediction to what each block writes, by Captum: one row a layer, the target's."""
+"""Gradient attributions of the prediction to what each block writes, by Captum: one row per layer, the target's.
 
-from collections.abc import Callable, Iterable, Sequence
+1. A sentence runs once: each block's clean output, and the token whose logit is explained.
+2. That logit is a function of a block's output, which is put in place in further runs (`Prediction.from_block`).
+3. Captum attributes the function's value to its input; a token's features are put together by their size or sum.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, unknown_name
-from tl_vzero.inputs.encoder_decoder import described
+from tl_vzero.clean import check_clean_output, ids_of, token_types_of
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, unknown_name
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
-from tl_vzero.methods.captum_parts import (
-    Prediction,
-    Readout,
-    check_rescale_rule,
-    integrate,
-    nothing_left_on,
-    predict,
-    rescaled_above,
-    targets_of,
-)
+from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
-from tl_vzero.models.facts import vocabulary_size
-from tl_vzero.models.run import TargetLogits, quiet
-from tl_vzero.models.sites import Sites
-from tl_vzero.models.turns import takes_turn
+from tl_vzero.models.facts import facts_of, vocabulary_size
+from tl_vzero.models.run import LOGITS_A_BATCH, NamedHook, TargetLogits, quiet, run_logits, temporary_pre_hooks
+from tl_vzero.models.sites import Sites, hf_model_of
+from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.scores import Scores
-from tl_vzero.targets import TargetIds, check_trained_head, target_tokens
+from tl_vzero.targets import TargetIds, check_trained_head, find_target, one_per_sentence, target_tokens
 
 # What an attribution starts from: zero, a vector of the caller's, or what the block writes for a token.
-
 Baseline = int | Float[Tensor, "feature"] | None
-
-
-def check_baseline(model: nn.Module, baseline: Baseline) -> None:
-    """Raise InputError or InputTypeError for what is no baseline of the model."""
-    if baseline is None:
-        return
-    if isinstance(baseline, Tensor):
-        width = int(model.cfg.d_model)  # type: ignore[union-attr, arg-type]
-        if list(baseline.shape) != [width] or not bool(torch.isfinite(baseline).all()):
-            raise InputError(
-                f"baseline has shape {list(baseline.shape)}: expected [{width}], one finite number a feature"
-            )
-        return
-    if isinstance(baseline, bool) or not isinstance(baseline, int):
-        raise InputTypeError(
-            f"baseline is {type(baseline).__name__}: expected a token's id, a tensor [feature], or None for zero"
-        )
-    size = vocabulary_size(model)
-    if not 0 <= baseline < size:
-        raise InputError(f"baseline is token {baseline}: expected 0 to {size - 1}, the model's vocabulary")
-
-
-def baseline_at(
-    prediction: Prediction, layer: int, output: Float[Tensor, "1 position feature"], baseline: Baseline
-) -> Float[Tensor, "1 position feature"]:
-    """The baseline of a block's output."""
-    if baseline is None:
-        return torch.zeros_like(output)
-    if isinstance(baseline, Tensor):
-        return baseline.detach().to(output).expand_as(output)
-    return prediction.output_for(baseline, layer)
-
-
-def name_of(baseline: Baseline) -> str:
-    """What the metadata calls it."""
-    if baseline is None:
-        return "zero"
-    return "vector" if isinstance(baseline, Tensor) else f"token {baseline}"
-
-
 Numbers = Iterable[int] | int | None
 Target = int | Sequence[int] | None
 
-STEPS = 50
+STEPS = 50  # Captum's own default
 
 # What a token's features are put together by: their size, or their sum with its sign.
 AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -86,8 +44,50 @@ AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda attribution: attribution.sum(dim=-1),
 }
 
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The logit of a token at the target, or the difference of two, in one sentence."""
+
+    model: nn.Module
+    sites: Sites
+    ids: Int[Tensor, "position"]
+    target: int
+    good: int
+    bad: int | None
+    logits: TargetLogits
+    token_types: Int[Tensor, "1 position"] | None
+
+    @property
+    def copies(self) -> int:
+        """How many copies of the sentence share a forward pass."""
+        unembedded = self.logits.positions_unembedded(self.ids.unsqueeze(0)) * vocabulary_size(self.model)
+        return max(1, LOGITS_A_BATCH // unembedded)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token whose logit it is, or the pair (good, bad)."""
+        return [self.good] if self.bad is None else [self.good, self.bad]
+
+    def from_block(self, layer: int) -> Callable[[Tensor], Tensor]:
+        """The metric as a function of a block's output, `[copy, position, feature]` to `[copy]`."""
+
+        def metric(outputs: Float[Tensor, "copy position feature"]) -> Float[Tensor, "copy"]:
+            logits = self.logits.after(self.sites.outputs[layer], outputs, self.ids, self.target, self.token_types)
+            return logits[:, self.good] if self.bad is None else logits[:, self.good] - logits[:, self.bad]
+
+        return metric
+
+    def output_for(self, token: int, layer: int) -> Float[Tensor, "1 position feature"]:
+        """What a block writes where every position holds one token."""
+        ids = torch.full_like(self.ids, token)
+        outputs, _ = _outputs_and_logits(self.logits, self.sites, [layer], ids, self.target, self.token_types)
+        return outputs[layer]
+
+
 # (the prediction, a layer, its clean output) -> an attribution of that shape, and notes for the metadata.
-Attribute = Callable[[Prediction, int, Tensor], tuple[Tensor, dict[str, Any]]]
+Attribution = tuple[Tensor, dict[str, Any]]
+Attribute = Callable[[Prediction, int, Tensor], Attribution]
 
 
 @takes_turn
@@ -108,7 +108,7 @@ def gradient_x_input(
     The one row is that of `target`: a position (default: the only mask token), or a list with one for each sentence.
     The logit is that of `target_ids` there, one token or a pair (good, bad) for a difference of logits; by default of
     the clean run's likeliest token. `aggregate` puts a token's features together: "norm" is their Euclidean size,
-    "sum" their sum, which has a sign and must not be normalised. Costs a forward and a backward pass a layer.
+    "sum" their sum, which has a sign and must not be normalised. Costs a forward and a backward pass per layer.
 
     Raises HeadlessModelError for a model whose head was never trained, DependencyError without Captum, InputError or
     InputTypeError for arguments that cannot be used, and leaves the model as it was.
@@ -122,17 +122,12 @@ def gradient_x_input(
     """
     captum = _captum()
 
-    def attribute(prediction: Prediction, layer: int, output: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    def attribute(prediction: Prediction, layer: int, output: Tensor) -> Attribution:
         explained = captum.InputXGradient(prediction.from_block(layer))
         return explained.attribute(output.clone().requires_grad_()), {}
 
-    return _target_rows(
-        "gradient_x_input",
-        _Asked(target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos),
-        model,
-        inputs,
-        attribute,
-    )
+    call = _Call(model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos)
+    return _target_rows("gradient_x_input", call, attribute)
 
 
 @takes_turn
@@ -159,7 +154,7 @@ def integrated_gradients(
     The path is integrated by Gauss and Legendre's rule with `steps` points. Where the attributions then miss more than
     a thousandth of the change (a norm near the zero vector does that), the path is cut into pieces of `steps` points
     each, at most 16. `metadata` has the pieces and what is missed, `convergence_delta`, for each layer.
-    Costs forward and backward passes of `steps` copies of the sentence a layer, and twice that for each cut.
+    Costs forward and backward passes of `steps` copies of the sentence per layer, and twice that for each cut.
 
     Raises what `gradient_x_input` raises, and InputError for less than one step.
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", equation 1; Captum's
@@ -173,28 +168,21 @@ def integrated_gradients(
     """
     captum = _captum()
     _check_steps(steps)
-    check_baseline(model, baseline)
+    _check_baseline(model, baseline)
 
-    def attribute(prediction: Prediction, layer: int, output: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        attribution, error, pieces = integrate(
+    def attribute(prediction: Prediction, layer: int, output: Tensor) -> Attribution:
+        attribution, error, pieces = _integrate(
             captum.IntegratedGradients,
             prediction.from_block(layer),
             output,
-            baseline_at(prediction, layer, output, baseline),
+            _baseline_at(prediction, layer, output, baseline),
             steps=steps,
             copies=prediction.copies,
         )
         return attribution, {"convergence_delta": error, "pieces": pieces}
 
-    return _target_rows(
-        "integrated_gradients",
-        _Asked(target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos),
-        model,
-        inputs,
-        attribute,
-        steps=steps,
-        baseline=name_of(baseline),
-    )
+    call = _Call(model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos)
+    return _target_rows("integrated_gradients", call, attribute, steps=steps, baseline=_name_of(baseline))
 
 
 @takes_turn
@@ -218,7 +206,7 @@ def deep_lift(
     where there are none, as in BERT and GPT-2, this is gradient times (output - baseline), and with the zero vector
     for a baseline it equals `gradient_x_input`. `metadata["convergence_delta"]` is what the contributions miss of the
     change from the baseline, which plain gradients may leave large. `baseline` and the other options are those of
-    `integrated_gradients`. Costs forward and backward passes of two copies of the sentence a layer.
+    `integrated_gradients`. Costs forward and backward passes of two copies of the sentence per layer.
 
     Raises what `gradient_x_input` raises, and ModelError where the model computes an activation with a rescale rule
     by a function, which Captum cannot see, or runs one module in several blocks.
@@ -233,35 +221,30 @@ def deep_lift(
     """
     captum = _captum()
     check_contracts(model)
-    check_rescale_rule(model)
-    check_baseline(model, baseline)
+    _check_rescale_rule(model)
+    _check_baseline(model, baseline)
 
-    def attribute(prediction: Prediction, layer: int, output: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        rescaled = rescaled_above(prediction, layer)
-        explained = captum.DeepLift(Readout(prediction.from_block(layer), rescaled))
-        with nothing_left_on(prediction.model, rescaled):
+    def attribute(prediction: Prediction, layer: int, output: Tensor) -> Attribution:
+        rescaled = _rescaled_above(prediction, layer)
+        explained = captum.DeepLift(_Readout(prediction.from_block(layer), rescaled))
+        with _nothing_left_on(prediction.model, rescaled):
             attribution, error = explained.attribute(
                 output.clone().requires_grad_(),
-                baselines=baseline_at(prediction, layer, output, baseline),
+                baselines=_baseline_at(prediction, layer, output, baseline),
                 return_convergence_delta=True,
             )
         names = [type(module).__name__ for module in rescaled]
         return attribution, {"convergence_delta": error.item(), "rescaled": names}
 
-    return _target_rows(
-        "deep_lift",
-        _Asked(target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos),
-        model,
-        inputs,
-        attribute,
-        baseline=name_of(baseline),
-    )
+    call = _Call(model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos)
+    return _target_rows("deep_lift", call, attribute, baseline=_name_of(baseline))
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """The options that the three methods share."""
+class _Call(NamedTuple):
+    """What the three methods are called with alike."""
 
+    model: nn.Module
+    inputs: Text
     target: Target
     target_ids: TargetIds | None
     aggregate: str
@@ -271,65 +254,35 @@ class _Asked:
     prepend_bos: bool
 
 
-def _target_rows(
-    method: str, asked: _Asked, model: nn.Module, inputs: Text, attribute: Attribute, **options: Any
-) -> Scores | list[Scores]:
+def _target_rows(method: str, call: _Call, attribute: Attribute, **options: Any) -> Scores | list[Scores]:
+    model, inputs, target, target_ids, aggregate, mask, token_types, layers, prepend_bos = call
     sites = check_contracts(model)
-    if asked.aggregate not in AGGREGATES:
-        raise unknown_name("aggregate", asked.aggregate, AGGREGATES)
+    if aggregate not in AGGREGATES:
+        raise unknown_name("aggregate", aggregate, AGGREGATES)
     check_trained_head(model)
-    picked = chosen("layers", asked.layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(
-        model,
-        inputs,
-        attention_mask=asked.attention_mask,
-        token_type_ids=asked.token_type_ids,
-        prepend_bos=asked.prepend_bos,
-    )
-    targets = targets_of(model, encoded, asked.target)
-    tokens = target_tokens(model, asked.target_ids)
-    metadata = provenance(model) | {"engine": "captum", "options": {"aggregate": asked.aggregate, **options}}
+    chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
+    encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
+    positions = one_per_sentence(target, len(encoded.sentences))
+    targets = list(map(partial(find_target, model), encoded.sentences, positions))
+    tokens = target_tokens(model, target_ids)
+    metadata = provenance(model) | {"engine": "captum", "options": {"aggregate": aggregate, **options}}
     metadata["rollout"] = "undefined: one row a layer"
     metadata["versions"] = metadata["versions"] | {"captum": version("captum")}
     scored: dict[int, Scores] = {}
     target_logits = TargetLogits(model)
     with quiet(model):
-        for sentence, target in zip(encoded.sentences, targets, strict=True):
-            prediction, outputs = predict(model, target_logits, sites, sentence, target, tokens, picked)
+        for sentence, position in zip(encoded.sentences, targets, strict=True):
+            prediction, outputs = _predict(model, target_logits, sites, sentence, position, tokens, chosen_layers)
             rows, notes = [], []
-            for layer in picked:
-                attribution, noted = attribute(prediction, layer, outputs.pop(layer))
-                rows.append(AGGREGATES[asked.aggregate](attribution.detach().double()))
-                notes.append(noted)
+            for layer in chosen_layers:
+                attribution, note = attribute(prediction, layer, outputs.pop(layer))
+                rows.append(AGGREGATES[aggregate](attribution.detach().double()))
+                notes.append(note)
             values = torch.stack(rows).to(result_dtype(model))
-            noted_by_layer = {name: [noted[name] for noted in notes] for name in notes[0]}
-            told = metadata | {"target_ids": prediction.tokens} | noted_by_layer
-            scored[sentence.row] = _target_row(method, values, picked, sites, sentence, target, told)
+            by_layer = {name: [note[name] for note in notes] for name in notes[0]}
+            all_notes = metadata | {"target_ids": prediction.tokens} | by_layer
+            scored[sentence.row] = labelled(method, values, chosen_layers, (position,), sites, sentence, all_notes)
     return encoded.in_order(scored)
-
-
-def _target_row(
-    method: str,
-    values: Float[Tensor, "layer 1 src"],
-    layers: tuple[int, ...],
-    sites: Sites,
-    sentence: Sentence,
-    target: int,
-    metadata: dict[str, Any],
-) -> Scores:
-    return Scores(
-        values=values,
-        method=method,
-        layers=layers,
-        dest_tokens=(sentence.tokens[target],),
-        src_tokens=sentence.tokens,
-        dest_positions=(target,),
-        src_positions=tuple(range(len(sentence))),
-        n_layers=sites.n_layers,
-        n_positions=len(sentence),
-        word_ids=sentence.word_ids,
-        metadata=metadata | {"special": list(sentence.special)} | described(sites.stack, sentence),
-    )
 
 
 def _captum() -> ModuleType:
@@ -348,3 +301,244 @@ def _check_steps(steps: int) -> None:
         raise InputTypeError(f"steps is {type(steps).__name__}: expected an integer of at least 1, such as {STEPS}")
     if steps < 1:
         raise InputError(f"steps is {steps}: expected at least 1; {STEPS} are the default")
+
+
+def _check_baseline(model: nn.Module, baseline: Baseline) -> None:
+    if isinstance(baseline, Tensor):
+        width = int(model.cfg.d_model)  # type: ignore[union-attr, arg-type]
+        if list(baseline.shape) != [width] or not bool(torch.isfinite(baseline).all()):
+            raise InputError(
+                f"baseline has shape {list(baseline.shape)}: expected [{width}], one finite number per feature"
+            )
+    elif isinstance(baseline, bool) or not isinstance(baseline, int | None):
+        raise InputTypeError(
+            f"baseline is {type(baseline).__name__}: expected a token's id, a tensor [feature], or None for zero"
+        )
+    elif baseline is not None and not 0 <= baseline < vocabulary_size(model):
+        raise InputError(
+            f"baseline is token {baseline}: expected 0 to {vocabulary_size(model) - 1}, the model's vocabulary"
+        )
+
+
+def _baseline_at(
+    prediction: Prediction, layer: int, output: Float[Tensor, "1 position feature"], baseline: Baseline
+) -> Float[Tensor, "1 position feature"]:
+    """The baseline of a block's output."""
+    if baseline is None:
+        return torch.zeros_like(output)
+    if isinstance(baseline, Tensor):
+        return baseline.detach().to(output).expand_as(output)
+    return prediction.output_for(baseline, layer)
+
+
+def _name_of(baseline: Baseline) -> str:
+    """What the metadata calls it."""
+    if baseline is None:
+        return "zero"
+    return "vector" if isinstance(baseline, Tensor) else f"token {baseline}"
+
+
+def _predict(
+    model: nn.Module,
+    target_logits: TargetLogits,
+    sites: Sites,
+    sentence: Sentence,
+    target: int,
+    tokens: tuple[int, int | None] | None,
+    layers: Sequence[int],
+) -> tuple[Prediction, dict[int, Tensor]]:
+    """A sentence's prediction, by default of its likeliest token, and the chosen blocks' clean outputs."""
+    (ids,), token_types = ids_of(model, [sentence]), token_types_of(model, [sentence])
+    outputs, logits = _outputs_and_logits(target_logits, sites, layers, ids, target, token_types)
+    for layer, output in outputs.items():
+        check_clean_output(sites.outputs[layer], output)
+    # Now, and not in a run on which Captum has put hooks of its own, is found out what may be left out.
+    target_logits.after(sites.outputs[layers[0]], outputs[layers[0]], ids, target, token_types)
+    good, bad = tokens or (int(logits[0].argmax()), None)
+    return Prediction(model, sites, ids, target, good, bad, target_logits, token_types), outputs
+
+
+def _outputs_and_logits(
+    target_logits: TargetLogits,
+    sites: Sites,
+    layers: Sequence[int],
+    ids: Tensor,
+    target: int,
+    token_types: Tensor | None,
+) -> tuple[dict[int, Tensor], Tensor]:
+    outputs: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> NamedHook:
+        def hook_function(output: Tensor, *, hook: Any) -> None:
+            outputs[layer] = output.detach()
+
+        return sites.outputs[layer], hook_function
+
+    at = torch.tensor([target], device=ids.device)
+    logits = target_logits.at(ids.unsqueeze(0), at, [keep(layer) for layer in layers], token_types)
+    return outputs, logits
+
+
+# Integrated gradients along a straight path, in as many pieces as completeness asks for.
+
+# What the attributions may miss of the change of the metric, as a share of it, before a piece is cut.
+ACCURACY = 1e-3
+MOST_PIECES = 16
+ROUNDING = 8  # machine epsilons of the metric, which no cut can win back
+# A norm turns a vector round most sharply where it is near zero, the usual baseline.
+FIRST_CUT = 1 / 32
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A part of the path, in shares of the way from the baseline, with its attributions.
+
+    `error` is what its attributions sum to above the change of the metric.
+    """
+
+    start: float
+    end: float
+    attribution: Float[Tensor, "1 position feature"]
+    error: float
+
+    @property
+    def cut(self) -> float:
+        """Where to cut it in two."""
+        return self.end * FIRST_CUT if self.start == 0 else (self.start + self.end) / 2
+
+
+def _integrate(
+    integrated_gradients: Any,
+    metric: Callable[[Tensor], Tensor],
+    output: Float[Tensor, "1 position feature"],
+    baseline: Float[Tensor, "1 position feature"],
+    *,
+    steps: int,
+    copies: int,
+) -> tuple[Float[Tensor, "1 position feature"], float, int]:
+    """Integrated gradients of a metric: the attributions, their error and the number of pieces.
+
+    Captum's Gauss-Legendre rule with `steps` points does each piece. The attributions of the pieces add up, as the path
+    does. The piece with the largest error is cut until the errors are small, or there are too many pieces.
+    """
+
+    def at(share: float) -> Tensor:
+        return torch.lerp(baseline, output, share)
+
+    def on(start: float, end: float) -> _Piece:
+        attribution = integrated_gradients(metric).attribute(
+            at(end), baselines=at(start), n_steps=steps, method="gausslegendre", internal_batch_size=copies
+        )
+        wide = attribution.detach().double()
+        return _Piece(start, end, wide, wide.sum().item() - (metric_at[end] - metric_at[start]))
+
+    at_output, at_baseline = metric(output).item(), metric(baseline).item()
+    # Captum's own check of completeness would compute each end again.
+    metric_at = {0.0: at_baseline, 1.0: at_output}
+    rounding = ROUNDING * torch.finfo(output.dtype).eps * max(abs(at_output), abs(at_baseline))
+    allowed = max(ACCURACY * abs(at_output - at_baseline), rounding)
+    pieces = [on(0.0, 1.0)]
+    while sum(abs(piece.error) for piece in pieces) > allowed and len(pieces) < MOST_PIECES:
+        worst = max(pieces, key=lambda piece: abs(piece.error))
+        pieces.remove(worst)
+        metric_at[worst.cut] = metric(at(worst.cut)).item()
+        pieces += [on(worst.start, worst.cut), on(worst.cut, worst.end)]
+    attribution = torch.stack([piece.attribution for piece in pieces]).sum(dim=0)
+    return attribution, attribution.sum().item() - (at_output - at_baseline), len(pieces)
+
+
+# DeepLIFT's rescale rule, by Captum: at which activations of a model it acts, and what it leaves behind there.
+#
+# Captum changes the backward pass of modules of the types that it knows, and of nothing else: attention, norms, GELU
+# and SiLU pass plain gradients. What it cannot see, because the model calls a function, it cannot change either.
+
+RESCALED = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)
+HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+MODULE_OF = {  # by the names in configurations
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+}
+
+
+def _check_rescale_rule(model: nn.Module) -> None:
+    """Raise ModelError where the activation has a rescale rule and is no module that Captum could see."""
+    name = str(getattr(model.cfg, "act_fn", "")).lower()
+    kind = MODULE_OF.get(name)
+    if kind is not None and not any(type(module) is kind for module in _modules_with_a_rule(model)):
+        raise ModelError(
+            f"deep_lift is undefined for {facts_of(model).name}: it computes {name} by a function, and Captum's "
+            "rescale rule acts on modules only; load the Hugging Face model by tl_vzero.load_model, or take "
+            "integrated_gradients"
+        )
+
+
+def _rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
+    """The modules that the rescale rule acts on between a block's output and the logits, in order.
+
+    Raises ModelError for one that runs twice: it would need a rule for each run.
+    """
+    calls: list[nn.Module] = []
+
+    def note(module: nn.Module, _: Any) -> None:
+        calls.append(module)
+
+    def begin(_: Tensor, *, hook: Any) -> None:
+        calls.clear()
+
+    with temporary_pre_hooks(prediction.model, _modules_with_a_rule(prediction.model), note):
+        hooks = [(prediction.sites.outputs[layer], begin)]
+        run_logits(prediction.model, prediction.ids.unsqueeze(0), hooks, prediction.token_types)
+    if len(set(calls)) < len(calls):
+        raise ModelError(
+            f"deep_lift is undefined for {facts_of(prediction.model).name}: blocks share an activation module, and the "
+            "rescale rule needs one for each; take integrated_gradients"
+        )
+    return calls
+
+
+def _modules_with_a_rule(model: nn.Module) -> list[nn.Module]:
+    # A bridge's own tree leaves out parts of the Hugging Face model that it wraps.
+    roots = [root for root in (model, hf_model_of(model)) if root is not None]
+    return list(
+        {id(module): module for root in roots for module in root.modules() if type(module) in RESCALED}.values()
+    )
+
+
+class _Readout(nn.Module):
+    """A metric as the module that Captum asks for, holding what it is to rescale and nothing else."""
+
+    def __init__(self, metric: Callable[[Tensor], Tensor], rescaled: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.metric = metric
+        self.rescaled = nn.ModuleList(rescaled)
+
+    def forward(self, outputs: Float[Tensor, "copy position feature"]) -> Float[Tensor, "copy"]:
+        return self.metric(outputs)
+
+
+@contextmanager
+def _nothing_left_on(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Take away what Captum leaves on modules: activations that no gradient reached, hooks after an interrupt."""
+    with turn_on(model) as turn, warnings.catch_warnings():
+        for module in modules:
+            turn.undo_by(partial(_take_away_what_is_new, module, _attributes_and_hooks(module)))
+        # It announces its hooks, which it takes away again.
+        warnings.filterwarnings("ignore", message=r"Setting forward, backward hooks", category=UserWarning)
+        yield
+
+
+def _attributes_and_hooks(module: nn.Module) -> tuple[set[str], dict[str, set[int]]]:
+    return set(vars(module)), {table: set(getattr(module, table)) for table in HOOK_TABLES}
+
+
+def _take_away_what_is_new(module: nn.Module, before: tuple[set[str], dict[str, set[int]]]) -> None:
+    attributes, hooks = before
+    for name in set(vars(module)) - attributes:
+        delattr(module, name)
+    for table, before_call in hooks.items():
+        for hook_id in set(getattr(module, table)) - before_call:
+            del getattr(module, table)[hook_id]

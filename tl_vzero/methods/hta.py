@@ -11,17 +11,16 @@ from tl_vzero.choices import chosen
 from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import unknown_name
-from tl_vzero.inputs.text import Ids, Text, encode
+from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled, rows_by_sentence
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, run_to
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.rollout import normalize_rows
-from tl_vzero.scores import Scores
+from tl_vzero.scores import Scores, Stage
 
-TOKENS_A_BATCH = 4096
-
+TOKENS_PER_BATCH = 4096  # of all copies of the sentence that share a forward pass
 TO = ("layer", "embeddings")
 
 
@@ -54,60 +53,43 @@ def hta(
     rows = rows_by_sentence(encoded, destinations)
     metadata = provenance(model) | {"engine": "autograd", "options": {"to": to, "times_input": times_input}}
     scored: dict[int, Scores] = {}
+    to_embeddings = to == "embeddings"
     with quiet(model):
         for sentence in encoded.sentences:
-            (ids,) = ids_of(model, [sentence])
-            own = rows[sentence.row]
+            dests = rows[sentence.row]
             sizes = jacobian_sizes(
-                model,
-                sites,
-                ids,
-                picked,
-                own,
-                to_embeddings=to == "embeddings",
-                times_input=times_input,
-                token_types=token_types_of(model, [sentence]),
+                model, sites, sentence, picked, dests, to_embeddings=to_embeddings, times_input=times_input
             ).to(result_dtype(model))
-            through = to == "embeddings"
-            values = normalize_rows(sizes) if through else sizes
-            scored[sentence.row] = labelled(
-                "hta", values, picked, own, sites, sentence, metadata, stage="rollout" if through else "raw"
-            )
+            values = normalize_rows(sizes) if to_embeddings else sizes
+            stage: Stage = "rollout" if to_embeddings else "raw"
+            scored[sentence.row] = labelled("hta", values, picked, dests, sites, sentence, metadata, stage=stage)
     return encoded.in_order(scored)
 
 
 def jacobian_sizes(
     model: nn.Module,
     sites: Sites,
-    ids: Int[Tensor, "position"],
+    sentence: Sentence,
     layers: Sequence[int],
     destinations: Sequence[int],
     *,
     to_embeddings: bool,
     times_input: bool,
-    token_types: Int[Tensor, "1 position"] | None = None,
 ) -> Float[Tensor, "layer dest src"]:
     """Frobenius norms of d y_i / d x_j: of each block by itself, or of all blocks down to the first one's input.
 
-    i are the destinations, j all positions; `token_types` are the sentence's segments.
-    With `times_input`, of the Jacobian with each column times its input feature. Source: Brunner et al. 2020.
+    i are the destinations, j all positions. With `times_input`, of the Jacobian with each column times its input
+    feature. Source: Brunner et al. 2020.
 
     A batch holds copies of the sentence, and each copy differentiates one feature of one destination; blocks read
-    leaves of their own, so that one backward pass serves all layers (to the embeddings, one a layer).
+    leaves of their own, so that one backward pass serves all layers (to the embeddings, one per layer).
     """
-    length = len(ids)
-    tape = _Tape(
-        model,
-        sites,
-        ids,
-        layers,
-        copies=max(1, TOKENS_A_BATCH // length),
-        to_embeddings=to_embeddings,
-        token_types=token_types,
-    )
-    dest = torch.tensor(destinations, device=ids.device)
-    squares = torch.zeros(len(layers), len(dest), length, dtype=wide_dtype(ids.device), device=ids.device)
-    for outputs in torch.arange(len(dest) * tape.n_features, device=ids.device).split(tape.copies):
+    length = len(sentence)
+    tape = _Tape(model, sites, sentence, layers, max(1, TOKENS_PER_BATCH // length), to_embeddings)
+    device = tape.outputs[0].device
+    dest = torch.tensor(destinations, device=device)
+    squares = torch.zeros(len(layers), len(dest), length, dtype=wide_dtype(device), device=device)
+    for outputs in torch.arange(len(dest) * tape.n_features, device=device).split(tape.copies):
         rows, features = outputs // tape.n_features, outputs % tape.n_features
         for index, gradient in enumerate(tape.gradients(dest[rows], features)):
             weighed = gradient * tape.inputs[index][: len(outputs)].detach() if times_input else gradient
@@ -123,28 +105,21 @@ class _Tape:
         self,
         model: nn.Module,
         sites: Sites,
-        ids: Tensor,
+        sentence: Sentence,
         layers: Sequence[int],
-        *,
         copies: int,
         to_embeddings: bool,
-        token_types: Tensor | None,
     ) -> None:
         self.copies, self.to_embeddings = copies, to_embeddings
         self._leaves: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
-        sources = [sites.inputs[0] if to_embeddings else sites.inputs[layer] for layer in layers]
+        sources = [sites.inputs[0 if to_embeddings else layer] for layer in layers]
         outputs = [sites.outputs[layer] for layer in layers]
         hooks: list[NamedHook] = [(name, self._leaf(name)) for name in dict.fromkeys(sources)]
         hooks += [(name, self._keep(name)) for name in outputs]
+        copied, last = [sentence] * copies, sites.outputs[max(layers)]
         with torch.enable_grad(), eager_attention(model):
-            run_to(
-                model,
-                ids.expand(copies, -1),
-                hooks,
-                last=sites.outputs[max(layers)],
-                token_types=None if token_types is None else token_types.expand(copies, -1),
-            )
+            run_to(model, ids_of(model, copied), hooks, last=last, token_types=token_types_of(model, copied))
         self.inputs = [self._leaves[name] for name in sources]
         self.outputs = [self._outputs[name] for name in outputs]
         self.n_features = self.outputs[0].shape[-1]
@@ -170,7 +145,7 @@ class _Tape:
         with torch.enable_grad():
             picked = [output[copy, destinations, features].sum() for output in self.outputs]
         if self.to_embeddings:
-            gradients = [torch.autograd.grad(each, self.inputs[0], retain_graph=True)[0] for each in picked]
+            gradients = [torch.autograd.grad(value, self.inputs[0], retain_graph=True)[0] for value in picked]
         else:
             gradients = list(torch.autograd.grad(picked, self.inputs, retain_graph=True))
         return [gradient[: len(destinations)] for gradient in gradients]

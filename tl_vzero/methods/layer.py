@@ -29,21 +29,21 @@ class Layer:
     What is read off it is computed once and never written to, so that several methods can share a Layer.
     """
 
-    number: int
+    index: int
     block: CleanBlock
     dtype: torch.dtype
-    known: BlockWeights | None
+    readable: BlockWeights | None
 
     @property
     def weights(self) -> BlockWeights:
         """The block's weights; raises ModelError where they do not say what the block does."""
-        if self.known is None:
+        if self.readable is None:
             raise ModelError(
-                f"this method reads the weights of block {self.number}, and they cannot be read in TransformerLens's "
+                f"this method reads the weights of block {self.index}, and they cannot be read in TransformerLens's "
                 "layout, the model is an encoder-decoder, or hooks of yours act on it: take the hooks away, or use "
                 "attention or value_zeroing"
             )
-        return self.known
+        return self.readable
 
     @cached_property
     def input(self) -> Float[Tensor, "sentence position feature"]:
@@ -118,7 +118,7 @@ class Layer:
         if self.order != "post_norm" or norm is None:
             raise ModelError(
                 f"{method} is undefined for this model: it is published for blocks that end in a norm (BERT and its "
-                f"kin), and block {self.number} does not; attention_norm and value_zeroing have no such limit"
+                f"kin), and block {self.index} does not; attention_norm and value_zeroing have no such limit"
             )
         return norm
 
@@ -126,7 +126,7 @@ class Layer:
         """Raise ModelError where what attention writes is not added to the residual stream as it is."""
         if self.order == "other":
             raise ModelError(
-                f"{method} is undefined for this model: in block {self.number} attention's output is not added to the "
+                f"{method} is undefined for this model: in block {self.index} attention's output is not added to the "
                 "residual stream as it is (a norm stands between, or the block is of an unknown kind)"
             )
 
@@ -146,11 +146,11 @@ class Layer:
         """
         by_source = rearrange(self.pattern, "sentence head dest src -> sentence src dest head")
         written = rearrange(through(self.written), "sentence head src feature -> sentence src head feature")
-        own_input = through(self.input) if residual else None
+        block_input = through(self.input) if residual else None
         for dest in self.destinations(width, chosen):
             vectors = (by_source[:, :, dest] @ written).transpose(1, 2)
-            if own_input is not None:
-                vectors[:, :, dest].diagonal(dim1=1, dim2=2).add_(own_input[:, dest].transpose(1, 2))
+            if block_input is not None:
+                vectors[:, :, dest].diagonal(dim1=1, dim2=2).add_(block_input[:, dest].transpose(1, 2))
             yield dest, vectors
 
     def destinations(self, width: int | None = None, chosen: Sequence[int] | None = None) -> Iterator[slice]:

@@ -67,7 +67,7 @@ def alti(layer: Layer) -> Float[Tensor, "sentence dest src"]:
         # The norm's division is left for the end: once for each pair, not for each feature of each pair.
         scale = norm1.deviation(norm1.centre(layer.middle)).unsqueeze(-1)
         whole = norm1(layer.middle) * scale
-        vectors = layer.vectors(lambda each: norm1.weight * norm1.centre(each), residual=True)
+        vectors = layer.vectors(lambda vector: norm1.weight * norm1.centre(vector), residual=True)
     parts = [_nearer(whole[:, dest].unsqueeze(2), vector) for dest, vector in vectors]
     return (torch.cat(parts, dim=1) / scale).clamp(min=0)
 
@@ -87,9 +87,9 @@ def _nearer(
 def _sizes(
     layer: Layer,
     written: Float[Tensor, "sentence head src feature"],
-    own: Float[Tensor, "sentence position feature"] | None = None,
+    residual: Float[Tensor, "sentence position feature"] | None = None,
 ) -> Float[Tensor, "sentence dest src"]:
-    """|sum_h A[h, i, j] written[h, j] + [i = j] own[i]|, from inner products of what the heads write of a source.
+    """|sum_h A[h, i, j] written[h, j] + [i = j] residual[i]|, from inner products of what the heads write of a source.
 
     A square is A[:, i, j] G A[:, i, j] with G the head-by-head Gram matrix of source j: no vector is formed for a
     pair, but on the diagonal. Where heads cancel, the square is a small difference of large numbers: there too.
@@ -100,12 +100,13 @@ def _sizes(
     gram = columns @ columns.mT
     squares = ((weights @ gram) * weights).sum(dim=-1)
     without_cancelling = (weights @ gram.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-1)).squeeze(-1).square()
+    # Below this share of what there would be without cancelling, half of the digits of a square are lost.
     cancelled = squares < torch.finfo(wide).eps ** 0.25 * without_cancelling
     sizes = squares.clamp(min=0).sqrt()
     if cancelled.any():
         sizes[cancelled] = _sizes_of_sums(weights, columns, cancelled)
-    if own is not None:
-        itself = (weights.diagonal(dim1=1, dim2=2).mT.unsqueeze(-2) @ columns).squeeze(-2) + own.to(wide)
+    if residual is not None:
+        itself = (weights.diagonal(dim1=1, dim2=2).mT.unsqueeze(-2) @ columns).squeeze(-2) + residual.to(wide)
         sizes.diagonal(dim1=1, dim2=2).copy_(torch.linalg.vector_norm(itself, dim=-1))
     return sizes.mT.to(written.dtype)
 

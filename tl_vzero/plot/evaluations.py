@@ -11,9 +11,9 @@ from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
-from tl_vzero.plot.maps import label_of
 from tl_vzero.plot.parts import plotly_text
 from tl_vzero.plot.theme import LIGHT, Theme, template
+from tl_vzero.registry import label_of
 from tl_vzero.statistics import Estimate
 
 # Told apart with any kind of colour vision, by colour and by sign; readable on light and on dark.

@@ -29,22 +29,10 @@ from tl_vzero.plot.parts import (
     visible,
 )
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
+from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
 DIGITS = 6
-METHOD_NAMES = {
-    "value_zeroing": "Value Zeroing",
-    "attention": "Raw attention",
-    "attention_norm": "Attention norm",
-    "attention_norm_res": "Attention norm, residual",
-    "attention_norm_res_ln": "Attention norm, residual, LN",
-    "globenc": "GlobEnc",
-    "alti": "ALTI",
-    "decompx": "DecompX",
-    "hta": "HTA",
-    "gradient_x_input": "Gradient × input",
-    "deep_lift": "DeepLIFT",
-}
 EFFECT_NAMES = {
     "zero_ablation": "zero ablation",
     "value_patching": "value patching",
@@ -229,15 +217,6 @@ def effect_hover() -> str:
 def method_name(scores: Scores) -> str:
     """A method's name as people write it."""
     return label_of(scores.method)
-
-
-def label_of(method: str) -> str:
-    """A method's registered name as people write it.
-
-    >>> label_of("alti"), label_of("attention_rollout")
-    ('ALTI', 'Attention rollout')
-    """
-    return METHOD_NAMES.get(method, method.replace("_", " ").capitalize())
 
 
 def sentence(scores: Scores) -> str:

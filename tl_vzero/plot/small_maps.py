@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, stack
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.maps import VALUE_NAMES, label_of, method_name, rounded, sentence, top
+from tl_vzero.plot.maps import VALUE_NAMES, method_name, rounded, sentence, top
 from tl_vzero.plot.parts import (
     SLIDER_ABOVE,
     TICK_LENGTH,
@@ -28,6 +28,7 @@ from tl_vzero.plot.parts import (
     visible,
 )
 from tl_vzero.plot.theme import LIGHT, Theme, template
+from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
 PANEL_DIGITS = 4

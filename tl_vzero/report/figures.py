@@ -14,7 +14,6 @@ from jaxtyping import Float
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from tl_vzero.api import METHODS
 from tl_vzero.effects.measure import Effect
 from tl_vzero.errors import ScoresError
 from tl_vzero.plot.flows import LABELLED_ALL, LARGEST_NODE, SMALLEST_NODE, THRESHOLDS, flow_axes, line_styles
@@ -35,6 +34,7 @@ from tl_vzero.plot.maps import (
 )
 from tl_vzero.plot.parts import hover_text, source_places, visible
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
+from tl_vzero.registry import METHODS
 from tl_vzero.report.report import Report
 from tl_vzero.scores import Scores
 

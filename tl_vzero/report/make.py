@@ -1,33 +1,21 @@
 """Computing a report: the methods from one clean run, and the effects on the prediction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
-from tl_vzero.api import METHODS
-from tl_vzero.comparison import Comparison, compare_methods, plan_of
+from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.effects.ablation import attribution_patching
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
 from tl_vzero.inputs.text import Pair, Sentence, encode, is_pair, warned_before
-from tl_vzero.methods.method import Method
+from tl_vzero.methods.plan import Planned, plan_of
+from tl_vzero.registry import BUILT_IN
 from tl_vzero.report.report import Report
 from tl_vzero.targets import TargetIds, find_target, mask_positions
 
-BY_DEFAULT = (
-    "value_zeroing",
-    "attention",
-    "attention_rollout",
-    "attention_norm",
-    "attention_norm_res",
-    "attention_norm_res_ln",
-    "globenc",
-    "alti",
-    "decompx",
-)
-DECOMPX_UP_TO = 64  # tokens; it costs two products of the MLP's size for each pair of them
 NO_CORRUPTED = "no corrupted sentence was given (--corrupted TEXT, of as many tokens)"
 
 
@@ -62,7 +50,7 @@ def make_report(
                 f"{name} is {type(given).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
             )
     if methods is not None:
-        plan_of(METHODS, methods, None)
+        plan_of(methods)
     sentence = encode(model, text).sentences[0]
     with warned_before():
         return _made(model, text, sentence, methods, target, target_ids, corrupted, progress)
@@ -111,29 +99,17 @@ def _compared(
     target_ids: TargetIds | None,
     progress: bool,
 ) -> Comparison:
-    known, named = (_quick(), None) if methods is None else (METHODS, _with_both(methods))
-    compared = compare_methods(
-        known,
-        model,
-        text,
-        named,
-        options=None,
-        attention_mask=None,
-        token_type_ids=None,
-        layers=None,
-        target=target,
-        target_ids=target_ids,
-        prepend_bos=False,
-        progress=progress,
-    )
+    plan = _quick_methods() if methods is None else plan_of(_with_both(methods))
+    compared = compare_planned(plan, model, text, target=target, target_ids=target_ids, progress=progress)
     assert isinstance(compared, Comparison)
     return compared
 
 
-def _quick() -> Mapping[str, Method]:
+def _quick_methods() -> list[Planned]:
     """The methods of a report for which none are named; a comparison leaves out those that the model lacks."""
-    known = {name: METHODS[name] for name in BY_DEFAULT}
-    return known | {"decompx": replace(known["decompx"], compared_up_to=DECOMPX_UP_TO)}
+    quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
+    limits = {name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()}
+    return plan_of(None, registry=limits)
 
 
 def _with_both(methods: Sequence[str]) -> list[str]:

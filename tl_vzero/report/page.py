@@ -9,9 +9,10 @@ from typing import Any
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.plot.export import SHARED
-from tl_vzero.plot.maps import EFFECT_NAMES, label_of
+from tl_vzero.plot.maps import EFFECT_NAMES
 from tl_vzero.plot.parts import short, visible
 from tl_vzero.plot.theme import DARK, FONT, LIGHT, MONO, Theme
+from tl_vzero.registry import label_of
 from tl_vzero.report.figures import (
     SHOWN_DIGITS,
     decimal_codes,

@@ -16,8 +16,8 @@ from tl_vzero.evaluate.findings import MEASURE_NAMES, Finding, findings
 from tl_vzero.evaluate.mass import PLACES
 from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.plot.evaluations import alignment_curves, compression_curves, control_curves, faithfulness_bars, mass_bars
-from tl_vzero.plot.maps import label_of
 from tl_vzero.plot.theme import DARK, FONT, LIGHT, MONO, Theme, template
+from tl_vzero.registry import label_of
 from tl_vzero.report.figures import packed_plotly, script_json
 from tl_vzero.statistics import Correlation, Estimate
 

@@ -27,20 +27,20 @@ def pair(**changes: Any) -> tuple[Scores, tl_vzero.Effect]:
 
 def test_rho_is_scipys() -> None:
     scores, effect = pair()
-    found = tl_vzero.agreement(scores, effect)
+    ranks = tl_vzero.agreement(scores, effect)
     expected = [
         stats.spearmanr(row, size).statistic
         for row, size in zip(scores.row(TARGET).numpy(), effect.values.abs().numpy(), strict=True)
     ]
-    assert found.rho == pytest.approx(expected)
-    assert (found.layers, found.n, found.method, found.effect) == ((0, 1, 2), 12, scores.method, "zero_ablation")
-    assert found.undefined == ()
+    assert ranks.rho == pytest.approx(expected)
+    assert (ranks.layers, ranks.n, ranks.method, ranks.effect) == ((0, 1, 2), 12, scores.method, "zero_ablation")
+    assert ranks.undefined == ()
 
 
 def test_the_interval_is_scipys_percentile_bootstrap() -> None:
     scores, effect = pair()
-    found = tl_vzero.agreement(scores, effect, resamples=500, confidence=0.9, seed=7)
-    for layer in found.layers:
+    ranks = tl_vzero.agreement(scores, effect, resamples=500, confidence=0.9, seed=7)
+    for layer in ranks.layers:
         sample = scores.row(TARGET)[layer].numpy(), effect.values[layer].abs().numpy()
         interval = stats.bootstrap(
             sample,
@@ -52,7 +52,7 @@ def test_the_interval_is_scipys_percentile_bootstrap() -> None:
             method="percentile",
             random_state=np.random.default_rng(7),
         ).confidence_interval
-        assert (found.low[layer], found.high[layer]) == pytest.approx((interval.low, interval.high))
+        assert (ranks.low[layer], ranks.high[layer]) == pytest.approx((interval.low, interval.high))
 
 
 def test_sources_that_a_causal_target_cannot_reach_are_left_out() -> None:
@@ -82,8 +82,8 @@ def test_one_order_agrees_fully_and_signs_do_not_count() -> None:
     scores, effect = pair()
     row = scores.row(TARGET).float()
     signs = torch.tensor([1.0, -1.0]).repeat(len(TOKENS) // 2)
-    found = tl_vzero.agreement(scores, replace(effect, values=row.exp() * signs))
-    assert found.rho == found.low == found.high == pytest.approx((1, 1, 1))
+    ranks = tl_vzero.agreement(scores, replace(effect, values=row.exp() * signs))
+    assert ranks.rho == ranks.low == ranks.high == pytest.approx((1, 1, 1))
     opposite = tl_vzero.agreement(scores, replace(effect, values=(-row).exp()))
     assert opposite.rho == pytest.approx((-1, -1, -1))
 
@@ -98,17 +98,17 @@ def test_a_constant_row_is_undefined_and_said_so() -> None:
     scores, effect = pair()
     values = effect.values.clone()
     values[1] = 0
-    found = tl_vzero.agreement(scores, replace(effect, values=values))
-    assert found.undefined == (1,)
-    assert [isnan(x) for x in (*found.rho, *found.low, *found.high)] == [False, True, False] * 3
+    ranks = tl_vzero.agreement(scores, replace(effect, values=values))
+    assert ranks.undefined == (1,)
+    assert [isnan(x) for x in (*ranks.rho, *ranks.low, *ranks.high)] == [False, True, False] * 3
 
 
 def test_few_sources_leave_draws_out_that_say_nothing() -> None:
     """Of three sources, a draw in nine is one source alone."""
     scores = made_up_scores(TOKENS[:3])
-    found = tl_vzero.agreement(scores, made_up_effect(scores, 1))
-    assert found.undefined == () and all(
-        -1 <= low <= high <= 1 for low, high in zip(found.low, found.high, strict=True)
+    ranks = tl_vzero.agreement(scores, made_up_effect(scores, 1))
+    assert ranks.undefined == () and all(
+        -1 <= low <= high <= 1 for low, high in zip(ranks.low, ranks.high, strict=True)
     )
 
 
@@ -123,10 +123,10 @@ def test_layers_and_sources_are_those_in_both() -> None:
     whole = tl_vzero.value_zeroing(model, TEXT)
     assert isinstance(scores, Scores) and isinstance(whole, Scores)
     part = tl_vzero.zero_ablation(model, TEXT, layers=[0, 2], sources=[0, 1, 2, 3, 6])
-    found = tl_vzero.agreement(scores, part)
+    ranks = tl_vzero.agreement(scores, part)
     common = [0, 1, 2, 6]
     expected = stats.spearmanr(whole.row(5)[2, common], part.values[1, [0, 1, 2, 4]].abs()).statistic
-    assert (found.layers, found.n, found.rho) == ((2,), 4, pytest.approx((expected,)))
+    assert (ranks.layers, ranks.n, ranks.rho) == ((2,), 4, pytest.approx((expected,)))
 
 
 def test_patching_agrees_with_scores_of_either_sentence() -> None:
@@ -140,10 +140,10 @@ def test_patching_agrees_with_scores_of_either_sentence() -> None:
 
 def test_the_table() -> None:
     scores, effect = pair()
-    found = tl_vzero.agreement(scores, effect)
-    table = found.to_frame()
+    ranks = tl_vzero.agreement(scores, effect)
+    table = ranks.to_frame()
     assert table.columns.tolist() == ["method", "effect", "layer", "rho", "low", "high", "n"]
-    assert table["rho"].tolist() == list(found.rho) and set(table["n"]) == {12}
+    assert table["rho"].tolist() == list(ranks.rho) and set(table["n"]) == {12}
 
 
 # --- bad input ------------------------------------------------------------------------------------------

@@ -92,12 +92,12 @@ def test_of_faint_values_it_is_zero_ablation(make: Callable[[], Any]) -> None:
 def test_metrics_by_name_are_those_of_a_function(metric: str) -> None:
     model = double_model("load_model", "bert")
 
-    def own(logits: Tensor) -> Tensor:
+    def same_metric(logits: Tensor) -> Tensor:
         row = logits[0, TARGET]
         return (row if metric == "logit" else row.softmax(-1))[PAIR[0]]
 
     named = tl_vzero.attribution_patching(model, TEXT, target_ids=PAIR[0], metric=metric)
-    torch.testing.assert_close(tl_vzero.attribution_patching(model, TEXT, metric=own).values, named.values)
+    torch.testing.assert_close(tl_vzero.attribution_patching(model, TEXT, metric=same_metric).values, named.values)
 
 
 @pytest.mark.parametrize("per_head", [False, True])

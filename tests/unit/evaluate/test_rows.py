@@ -15,8 +15,10 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, PluginError, ScoresError
 from tl_vzero.evaluate import rows as rows_module
-from tl_vzero.evaluate.rows import DEAR, random_row, target_rows
+from tl_vzero.evaluate.rows import random_row, target_rows
 from tl_vzero.evaluate.tokenized import LaidOut, Layout, lay_out
+
+SLOW = {name for name, method in tl_vzero.METHODS.items() if method.slow}
 
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]
 TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]
@@ -93,20 +95,20 @@ def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPa
 
     def spy(model: Any, inputs: Any, **options: Any) -> Any:
         asked.append(options["destinations"])
-        return method.function(model, inputs, **options)
+        return method(model, inputs, **options)
 
-    spied = type(method)(spy, "", "", "", ("clean run",))
+    spied = type(method)(spy, "", "", "", ("clean run",), name="value_zeroing")
     monkeypatch.setattr(type(spied), "options", property(lambda self: ("destinations",)))
     monkeypatch.setattr(rows_module, "METHODS", {"value_zeroing": spied})
     target_rows(model, layout, ["value_zeroing"])
     assert sorted(asked) == sorted({(each.dest,) for each in layout.examples})
 
 
-def test_by_default_every_method_that_is_not_dear() -> None:
+def test_by_default_every_method_that_is_not_slow() -> None:
     model, layout = tiny()
     found = target_rows(model, layout)
-    assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in DEAR]
-    assert {*found.left_out} == {*DEAR}
+    assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]
+    assert {*found.left_out} == {*SLOW}
     assert found.layers == (0, 1, 2)
     assert found.settings["protocol"] == "masked" and len(found.settings["weights_sha256"]) == 64
 
@@ -127,8 +129,8 @@ def test_another_packages_method_answers_as_expected(monkeypatch: pytest.MonkeyP
     model, layout = tiny()
     attention = tl_vzero.METHODS["attention"]
     theirs = {
-        "good": type(attention)(attention.function, "", "", ""),
-        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", ""),
+        "good": type(attention)(attention, "", "", "", name="good"),
+        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", "", name="odd"),
     }
     monkeypatch.setattr(rows_module, "METHODS", theirs)
     found = target_rows(model, layout, ["good"]).rows["good"]
@@ -149,7 +151,7 @@ def test_progress_counts_every_row(rolled_out: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rows_module, "tqdm", noted)
     target_rows(model, layout, rolled_out=rolled_out, progress=True)
     (bar,) = bars
-    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(DEAR)) * len(layout.examples)
+    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(SLOW)) * len(layout.examples)
 
 
 def test_random_rows_are_drawn_for_each_example() -> None:

@@ -20,6 +20,7 @@ from tl_vzero.methods.norms import attention_norm, attention_norm_res
 from tl_vzero.models.blocks import ACTIVATIONS, BlockWeights, block_weights, value_weights
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import sites_of
+from tl_vzero.registry import METHODS, resolved
 
 IDS = torch.tensor([2, 5, 17, 9, 9, 31, 3])
 UNGATED = [route for route in EVERY_ROUTE if route.values[1] in ("bert", "gpt2")]
@@ -38,8 +39,8 @@ def visit_layers(model: Any, visit: Callable[[Layer], None]) -> None:
     dtype = next(model.parameters()).dtype
     layers = range(sites_of(model).n_layers)
 
-    def show(number: int, block: CleanBlock) -> None:
-        visit(Layer(number, block, dtype, block_weights(model, number, dtype)))
+    def show(layer_index: int, block: CleanBlock) -> None:
+        visit(Layer(layer_index, block, dtype, block_weights(model, layer_index, dtype)))
 
     with quiet(model):
         visit_clean_blocks(model, sites_of(model), IDS.unsqueeze(0), layers, show)
@@ -47,18 +48,18 @@ def visit_layers(model: Any, visit: Callable[[Layer], None]) -> None:
 
 def sums_and_outputs(model: Any, *, propagate: bool) -> list[tuple[Tensor, Tensor]]:
     """Of each layer, what its decomposed vectors sum to, and the block's real output."""
-    found: list[tuple[Tensor, Tensor]] = []
+    sums: list[tuple[Tensor, Tensor]] = []
     carried: list[Tensor] = []
 
     def visit(layer: Layer) -> None:
         if propagate and carried:
-            carry_through(layer, carried[0], value_weights(model, layer.number, layer.dtype), True)
+            carry_through(layer, carried[0], value_weights(model, layer.index, layer.dtype), True)
         else:
             carried[:] = [torch.cat([vectors for _, vectors in output_vectors(layer, True)], dim=1)]
-        found.append((carried[0].sum(dim=2), layer.block.output))
+        sums.append((carried[0].sum(dim=2), layer.block.output))
 
     visit_layers(model, visit)
-    return found
+    return sums
 
 
 class Loops:
@@ -113,11 +114,11 @@ def in_plain_loops(hf_model: Any, *, propagate: bool = False, share_biases: bool
     model.set_attn_implementation("eager")
     run = model.bert(IDS.unsqueeze(0), output_hidden_states=True, output_attentions=True)
     sizes, vectors = [], torch.empty(0)
-    for number, block in enumerate(model.bert.encoder.layer):
-        x, begins = run.hidden_states[number][0], number == 0 or not propagate
+    for layer_index, block in enumerate(model.bert.encoder.layer):
+        x, begins = run.hidden_states[layer_index][0], layer_index == 0 or not propagate
         if begins:
             vectors = torch.diag_embed(x.T).permute(1, 2, 0)
-        loops = Loops(block, x, run.attentions[number][0], share_biases)
+        loops = Loops(block, x, run.attentions[layer_index][0], share_biases)
         rows = [torch.stack(loops.row(i, vectors, begins)) for i in range(len(x))]
         vectors = torch.stack(rows)
         sizes.append(vectors.norm(dim=-1))
@@ -260,7 +261,7 @@ def test_a_replaced_mlp_and_a_hook_are_refused() -> None:
 def test_values_that_their_weights_do_not_give_are_refused() -> None:
     def visit(layer: Layer) -> None:
         vectors = torch.zeros(1, len(IDS), len(IDS), 16).double()
-        w_v, b_v = value_weights(model, layer.number, torch.float64)
+        w_v, b_v = value_weights(model, layer.index, torch.float64)
         for weights in (None, (w_v, b_v + 1), (w_v[:1], b_v[:1])):
             with pytest.raises(ModelError, match="its value weights do not give its values"):
                 carry_through(layer, vectors, weights, True)
@@ -318,17 +319,15 @@ def test_the_residual_connection_is_in_the_diagonal_only() -> None:
 
 
 def test_a_layer_that_several_methods_share_stays_as_it_is() -> None:
-    from tl_vzero.methods.registry import LAYER_METHODS
-
     vectors_read = ("attention_norm", "attention_norm_res", "attention_norm_res_ln", "globenc", "alti")
 
     def visit(layer: Layer) -> None:
-        first = {name: LAYER_METHODS[name].maps(layer) for name in vectors_read}
+        first = {name: resolved(METHODS[name].layer.maps)(layer) for name in vectors_read}
         before = {name: held.clone() for name, held in vars(layer).items() if isinstance(held, Tensor)}
         for _ in output_vectors(layer, True):
             pass
         for name, values in first.items():
-            assert torch.equal(LAYER_METHODS[name].maps(layer), values)
+            assert torch.equal(resolved(METHODS[name].layer.maps)(layer), values)
         assert {"input", "pattern", "value", "written", "middle"} <= before.keys()
         assert all(torch.equal(getattr(layer, name), held) for name, held in before.items())
 

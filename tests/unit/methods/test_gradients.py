@@ -94,14 +94,14 @@ def after_block(hf_model: Any, layer: int) -> Callable[[Tensor], Tensor]:
 
 
 def block_output(hf_model: Any, layer: int, ids: Tensor = IDS) -> Tensor:
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
     handle = references.blocks_of(hf_model)[layer].register_forward_hook(
-        lambda _, __, output: seen.append(references.first_tensor(output).detach())
+        lambda _, __, output: outputs.append(references.first_tensor(output).detach())
     )
     with torch.no_grad():
         hf_model(ids.unsqueeze(0))
     handle.remove()
-    return seen[0]
+    return outputs[0]
 
 
 def by_layer(explainer: type, hf_model: Any, **options: Any) -> Tensor:
@@ -109,8 +109,8 @@ def by_layer(explainer: type, hf_model: Any, **options: Any) -> Tensor:
     whole, rows = LogitDifference(hf_model), []
     for block in references.blocks_of(hf_model):
         with third_party_warnings_ignored():
-            given = explainer(whole, block).attribute(IDS.unsqueeze(0), **options)
-        rows.append(references.first_tensor(given)[0].detach())
+            attributed = explainer(whole, block).attribute(IDS.unsqueeze(0), **options)
+        rows.append(references.first_tensor(attributed)[0].detach())
     return torch.stack(rows)
 
 
@@ -143,7 +143,7 @@ def test_gradient_x_input(route: str, architecture: str, dtype: torch.dtype, tol
 @pytest.mark.parametrize("aggregate", ["norm", "sum"])
 @pytest.mark.parametrize(("dtype", "tolerance"), EXACT)
 @pytest.mark.parametrize(
-    ("route", "architecture"), [each for each in EVERY_ROUTE if each.values[1] in ("bert", "gpt2")]
+    ("route", "architecture"), [route for route in EVERY_ROUTE if route.values[1] in ("bert", "gpt2")]
 )
 def test_integrated_gradients_from_a_token(
     route: str, architecture: str, dtype: torch.dtype, tolerance: float, aggregate: str
@@ -326,8 +326,8 @@ def test_batches_and_layers(method: str) -> None:
     model = loaded(hf_gpt2(1).double())
     ids = torch.nn.utils.rnn.pad_sequence([IDS[:4], IDS, IDS[:5]], batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones(n) for n in (4, 7, 5)], batch_first=True)
-    each = explained(model, method, ids, attention_mask=mask, target=[3, TARGET, -1], layers=[-1, 0])
-    for scores, (n, target) in zip(each, [(4, 3), (7, TARGET), (5, 4)], strict=True):
+    together = explained(model, method, ids, attention_mask=mask, target=[3, TARGET, -1], layers=[-1, 0])
+    for scores, (n, target) in zip(together, [(4, 3), (7, TARGET), (5, 4)], strict=True):
         assert scores.layers == (2, 0) and scores.dest_positions == (target,)
         alone = explained(model, method, IDS[:n], target=target)
         assert torch.allclose(scores.values, alone.values[[2, 0]], rtol=1e-9, atol=1e-12)
@@ -339,7 +339,7 @@ def test_batches_and_layers(method: str) -> None:
 def test_steps_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_bert(1).double())
     whole = explained(model, WITH_STEPS)
-    monkeypatch.setattr("tl_vzero.methods.captum_parts.LOGITS_A_BATCH", 1)
+    monkeypatch.setattr("tl_vzero.methods.gradients.LOGITS_A_BATCH", 1)
     assert torch.allclose(explained(model, WITH_STEPS).values, whole.values, rtol=1e-7, atol=0)
 
 

@@ -18,8 +18,8 @@ TEXT = "the pictures of some hat [MASK] scaring marcus."
 def bytes_alive() -> int:
     gc.collect()
     # isinstance would wake the lazy proxies of other packages.
-    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
-    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+    tensors = [held for held in gc.get_objects() if issubclass(type(held), Tensor)]
+    return sum({held.untyped_storage().data_ptr(): held.untyped_storage().nbytes() for held in tensors}.values())
 
 
 def held_by(call: Any) -> tuple[int, Any]:

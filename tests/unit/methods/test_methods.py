@@ -185,17 +185,17 @@ def test_decomposed_vectors_sum_to_the_residual_stream_after_attention(architect
 
     model = model_in_float64(architecture)
     sums: list[Tensor] = []
-    seen: list[Tensor] = []
+    streams: list[Tensor] = []
 
-    def visit(number: int, block: Any) -> None:
-        layer = Layer(number, block, torch.float64, block_weights(model, number, torch.float64))
+    def visit(index: int, block: Any) -> None:
+        layer = Layer(index, block, torch.float64, block_weights(model, index, torch.float64))
         summed = [vectors.sum(2) for _, vectors in layer.vectors(residual=True)]
         sums.append(torch.cat(summed, dim=1) + layer.weights.b_o)
-        seen.append(block.attention_output + block.input)
+        streams.append(block.attention_output + block.input)
 
     with quiet(model):
         visit_clean_blocks(model, sites_of(model), IDS.unsqueeze(0), (0, 1, 2), visit)
-    for summed, stream in zip(sums, seen, strict=True):
+    for summed, stream in zip(sums, streams, strict=True):
         assert (summed - stream).abs().max() <= 1e-12 * stream.abs().max()
 
 

@@ -1,6 +1,7 @@
 """What a report of a model holds, and what it refuses."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tl_vzero.effects.ablation import attribution_error, attribution_patching
 from tl_vzero.effects.agreement import agreement
 from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.registry import BUILT_IN
 from tl_vzero.report import make_report
 
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
@@ -116,7 +118,8 @@ def test_methods_that_the_model_lacks_are_named_with_their_reason() -> None:
 
 
 def test_decompx_is_left_out_of_a_long_sentence(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tl_vzero.report.make.DECOMPX_UP_TO", 5)
+    short = {"decompx": replace(BUILT_IN["decompx"], reported_up_to=5)}
+    monkeypatch.setattr("tl_vzero.report.make.BUILT_IN", {**BUILT_IN, **short})
     assert "past 5" in make_report(model, SENTENCE).comparison.left_out["decompx"]
     assert "decompx" in make_report(model, SENTENCE, methods=["decompx"]).comparison
 

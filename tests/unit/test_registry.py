@@ -1,4 +1,4 @@
-"""Methods of other packages, by entry point: found, kept apart from one another, and never in the package's way."""
+"""The registry: its own entries, and methods of other packages by entry point, which are never in the package's way."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ import torch
 
 import tl_vzero
 from tl_vzero.errors import MethodNameWarning, PluginError
-from tl_vzero.methods.method import Method, Methods
+from tl_vzero.registry import BUILT_IN, Method, Methods, label_of, resolved
 
-OWN = {"attention": Method(lambda model, inputs: [], "own", "own", "own")}
+PLAIN = {"attention": Method(lambda model, inputs: [], "plain", "plain", "plain")}
 GOOD = '''
 import dataclasses
 import tl_vzero
@@ -35,6 +35,18 @@ number = 3
 '''
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_an_entry_says_all_that_is_said_of_a_method(name: str) -> None:
+    method = BUILT_IN[name]
+    assert method.name == name and tl_vzero.METHODS[name] is method
+    assert all((method.summary, method.reference, method.defined_for, method.label, method.needs))
+    assert label_of(name) == method.label and label_of("of_a_plugin") == "Of a plugin"
+    assert method.options is not None  # its function is where the entry says
+    of_layer = method.layer
+    for function in (of_layer.heads, of_layer.rows, of_layer.through) if of_layer else ():
+        assert function is None or callable(resolved(function))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -52,36 +64,33 @@ def install(folder: Path, name: str, code: str, points: dict[str, str]) -> None:
 
 def test_a_function_becomes_a_method(folder: Path) -> None:
     install(folder, "good_pack", GOOD, {"halves": "good_pack:halves"})
-    methods = Methods(OWN)
+    methods = Methods(PLAIN)
     assert list(methods) == ["attention", "halves"] and len(methods) == 2
     assert "halves" in methods and "attention" in methods and "other" not in methods and 3 not in methods
     assert "good_pack" not in sys.modules  # listing names imports nothing
-    found = methods["halves"]
-    assert found.summary == "Half of attention" and "good_pack 1.2" in found.reference and found.needs == ()
-    assert found.options == ("layers", "share")
-    assert methods["halves"] is found
+    halves = methods["halves"]
+    assert halves.summary == "Half of attention" and "good_pack 1.2" in halves.reference and halves.needs == ()
+    assert halves.options == ("layers", "share")
+    assert methods["halves"] is halves
     model = tl_vzero.load_model("agreement-mini")
-    scores: Any = found(model, "the authors here.")
+    scores: Any = halves(model, "the authors here.")
     whole: Any = tl_vzero.score(model, "the authors here.", method="attention")
     assert scores.method == "halves" and torch.equal(2 * scores.values, whole.values)
 
 
 def test_a_method_with_all_that_is_said_of_it(folder: Path) -> None:
-    code = (
-        "from tl_vzero.methods.method import Method\n"
-        "told = Method(print, 'a summary', 'a paper', 'all', ('clean run',))\n"
-    )
+    code = "from tl_vzero.registry import Method\ntold = Method(print, 'a summary', 'a paper', 'all', ('clean run',))\n"
     install(folder, "told_pack", code, {"told": "told_pack:told"})
-    found = Methods(OWN)["told"]
-    assert (found.summary, found.reference, found.needs) == ("a summary", "a paper", ("clean run",))
+    method = Methods(PLAIN)["told"]
+    assert (method.summary, method.reference, method.needs) == ("a summary", "a paper", ("clean run",))
 
 
 def test_the_packages_own_name_stays(folder: Path) -> None:
     install(folder, "clash_pack", GOOD, {"attention": "clash_pack:halves", "halves": "clash_pack:halves"})
-    methods = Methods(OWN)
+    methods = Methods(PLAIN)
     with pytest.warns(MethodNameWarning, match=r"clash_pack 1\.2 brings a method 'attention'.* tl_vzero has"):
         assert list(methods) == ["attention", "halves"]
-    assert methods["attention"] is OWN["attention"]
+    assert methods["attention"] is PLAIN["attention"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once is enough
         assert list(methods) == ["attention", "halves"]
@@ -91,7 +100,7 @@ def test_of_two_packages_the_first_keeps_the_name(folder: Path) -> None:
     install(folder, "one_pack", GOOD, {"halves": "one_pack:halves"})
     install(folder, "two_pack", GOOD, {"halves": "two_pack:halves"})
     with pytest.warns(MethodNameWarning, match=r"(one|two)_pack 1\.2 brings .* (one|two)_pack 1\.2 has"):
-        assert list(Methods(OWN)) == ["attention", "halves"]
+        assert list(Methods(PLAIN)) == ["attention", "halves"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +117,7 @@ def test_what_cannot_be_loaded_is_listed_and_says_so_when_used(folder: Path, val
         sys.modules.pop(name, None)
     install(folder, "broken_pack", "1 / 0", {"broken": value})
     install(folder, "good_pack", GOOD, {"halves": "good_pack:halves"})
-    methods = Methods(OWN)
+    methods = Methods(PLAIN)
     assert set(methods) == {"attention", "broken", "halves"}
     assert said in methods["broken"].summary
     with pytest.raises(PluginError, match=rf"'broken' of the package broken_pack 1\.2 cannot be used.*{said}"):

@@ -79,8 +79,8 @@ def test_per_head() -> None:
     table = tl_vzero.span_interaction(model, torch.tensor(IDS), [[1, 2]], per_head=True)
     head_1 = tl_vzero.span_interaction(model, torch.tensor(IDS), [[1, 2]], heads=[1])
     assert len(table) == 2 * len(head_1)
-    found = table.loc[table["head"] == 1, "interaction"].tolist()
-    assert found == pytest.approx(head_1["interaction"].tolist(), abs=1e-12)
+    of_head_1 = table.loc[table["head"] == 1, "interaction"].tolist()
+    assert of_head_1 == pytest.approx(head_1["interaction"].tolist(), abs=1e-12)
 
 
 def test_bad_input() -> None:

@@ -30,7 +30,7 @@ def mixing(hf_model: Any, heads: list[int] | None = None, *, elsewhere: bool = F
 @pytest.mark.parametrize(("architecture", "tolerance"), [("bert", 1e-9), ("gpt2", 1e-9), ("llama", 1e-5)])
 def test_the_table_is_the_definition(architecture: str, tolerance: float) -> None:
     hf_model, model = wide_model("load_model", architecture)
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(each) for each in SENTENCES], batch_first=True)
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in SENTENCES], batch_first=True)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
     table = tl_vzero.head_importance(model, ids, attention_mask=mask).set_index(["layer", "head"])
     alone = torch.stack([mixing(hf_model, [head]) for head in (0, 1)])
@@ -84,9 +84,9 @@ def test_a_layer_that_mixes_nothing_has_parts_of_zero() -> None:
 def test_spans_and_chosen_destinations_keep_their_own_positions_apart() -> None:
     _, model = wide_model("load_model", "bert")
     ids = torch.tensor(SENTENCES[0])
-    own = tl_vzero.head_importance(model, ids, spans=[[1, 2]], destinations=[2])
+    of_itself = tl_vzero.head_importance(model, ids, spans=[[1, 2]], destinations=[2])
     other = tl_vzero.head_importance(model, ids, spans=[[1, 2]], destinations=[4])
-    assert (own["context"] == 0).all() and (other["context"] == 1).all()
+    assert (of_itself["context"] == 0).all() and (other["context"] == 1).all()
 
 
 def test_options_may_be_iterators() -> None:
