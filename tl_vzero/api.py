@@ -1,6 +1,7 @@
 """The calls that users make: value_zeroing, score, compare, and the registry METHODS."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,14 +17,14 @@ from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.apply import rollout_rule
 from tl_vzero.methods.method import Method, Methods
 from tl_vzero.methods.registry import OTHER_METHODS
-from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype, value_heads
+from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import FinalNorm, final_norm_of, quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds
 from tl_vzero.words import span_label
-from tl_vzero.zeroing.engine import Used, Work, check_engine, zeroed_maps
+from tl_vzero.zeroing.engine import zeroed_maps
 from tl_vzero.zeroing.request import MEMORY_MB, Request, Wanted, make_request
 
 Given = Text | Signals
@@ -103,12 +104,10 @@ def value_zeroing(
     >>> tl_vzero.value_zeroing(model, ("the hat is near.", "the authors [MASK] here.")).metadata["token_types"]
     [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     """
-    check_engine(engine)
     sites = check_contracts(model, stack)
     request = make_request(
-        n_layers=sites.n_layers,
-        n_heads=value_heads(model, sites.stack),
-        n_query_heads=attention_heads(model, sites.stack),
+        model,
+        sites,
         layers=layers,
         heads=heads,
         per_head=per_head,
@@ -117,6 +116,8 @@ def value_zeroing(
         destinations=destinations,
         distance=distance,
         final_norm=final_norm,
+        engine=engine,
+        cache=cache,
         batch_size=batch_size,
         memory_mb=memory_mb,
     )
@@ -131,26 +132,22 @@ def value_zeroing(
         sampling_rate=sampling_rate,
     )
     wanted = {sentence.row: request.wanted(sentence) for sentence in encoded.sentences}
-    metadata = provenance(model, sites.stack) | {"options": _options(request, engine)}
+    metadata = provenance(model, sites.stack) | {"options": _options(request)}
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(wanted, request, progress) as bar:
         norm = _final_norm(model, sites, encoded) if request.final_norm else None
-        work = Work(model, sites, request, wanted, engine, metadata["weights_sha256"], norm, cache, bar.update)
+        request = replace(request, norm=norm, advance=bar.update)
         for batch in encoded.batches():
-            maps, used = zeroed_maps(work, batch)
+            maps, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
             for sentence, values in zip(batch, maps, strict=True):
-                own, asked = values.to(result_dtype(model)), wanted[sentence.row]
-                scored[sentence.row] = _zeroing_scores(sites, request, asked, sentence, own, metadata | _how(used))
+                values = values.to(result_dtype(model))
+                scored[sentence.row] = _zeroing_scores(request, wanted[sentence.row], sentence, values, metadata | how)
     return encoded.in_order(scored)
 
 
 def _final_norm(model: nn.Module, sites: Sites, encoded: Inputs) -> FinalNorm:
     ids, beside = read_by(model, encoded.sentences[:1])
     return final_norm_of(model, sites, ids, beside.get("decoder_ids"))
-
-
-def _how(used: Used) -> dict[str, Any]:
-    return {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
 
 
 def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool) -> Any:
@@ -160,17 +157,14 @@ def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool)
 
 
 def _zeroing_scores(
-    sites: Sites, request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
+    request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
 ) -> Scores:
-    heads = None
-    if request.per_head:
-        heads = request.heads or tuple(range(values.shape[1]))
-    sources = sentence.sources
+    sites, sources = request.sites, sentence.sources
     return Scores(
         values=values if request.per_head else values.squeeze(1),
         method="value_zeroing",
         layers=request.layers,
-        heads=heads,
+        heads=request.zeroed_heads if request.per_head else None,
         dest_tokens=tuple(sentence.tokens[i] for i in wanted.destinations),
         src_tokens=_source_labels(request, wanted, sources),
         dest_positions=wanted.destinations,
@@ -194,13 +188,13 @@ def _source_labels(request: Request, wanted: Wanted, sources: Sentence) -> tuple
     return tuple(span_label(span, sources.tokens, sources.word_ids) for span in wanted.spans)
 
 
-def _options(request: Request, engine: str) -> dict[str, Any]:
+def _options(request: Request) -> dict[str, Any]:
     return {
         "distance": request.distance_name,
         "heads": None if request.heads is None else list(request.heads),
         "per_head": request.per_head,
         "final_norm": request.final_norm,
-        "engine": engine,
+        "engine": request.engine,
         "batch_size": request.batch_size,
         "memory_mb": request.memory_mb,
     }
