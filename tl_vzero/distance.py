@@ -15,6 +15,8 @@ from tl_vzero.choices import callable_name
 from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, unknown_name
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+Vectors = Float[Tensor, "*#batch feature"]
+Distances = Float[Tensor, "*batch"]
 
 # The share of a vector's size below which the vector itself is needed: as a difference of two float32 vectors it has
 # lost a digit by then, and all of them where nothing is left.
@@ -30,9 +32,7 @@ def _widened(clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
     return clean.to(wide_dtype(clean.device)), changed.to(wide_dtype(clean.device))
 
 
-def cosine(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
+def cosine(clean: Vectors, changed: Vectors) -> Distances:
     """Cosine distance, 1 - cos, from 0 (same direction) to 2 (opposite), stable down to 1e-10 and below.
 
     A zero vector is at distance 0 from a zero vector and 1 from any other.
@@ -48,9 +48,7 @@ def cosine(
     return _cosine_distance(clean_square, changed.square().sum(-1), along, perpendicular.square().sum(-1))
 
 
-def cosine_of_change(
-    clean: Float[Tensor, "*#batch feature"], change: Float[Tensor, "*batch feature"]
-) -> tuple[Float[Tensor, "*batch"], Tensor]:
+def cosine_of_change(clean: Vectors, change: Float[Tensor, "*batch feature"]) -> tuple[Distances, Tensor]:
     """Cosine distance between `clean` and `clean - change`, from the change itself; overwrites `change`.
 
     Where the change is known better than the changed vector, this keeps what rounding the changed vector would lose:
@@ -87,22 +85,17 @@ def _cosine_distance(
     return torch.where((clean_square == 0) != (changed_square == 0), 1.0, distance)
 
 
-def euclidean(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
+def euclidean(clean: Vectors, changed: Vectors) -> Distances:
     """Euclidean distance, in the units of the residual stream.
 
     >>> euclidean(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item()
     5.0
     """
     clean, changed = _widened(clean, changed)
-    difference: Tensor = clean - changed
-    return difference.square().sum(-1).sqrt()
+    return (clean - changed).square().sum(-1).sqrt()
 
 
-def manhattan(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
+def manhattan(clean: Vectors, changed: Vectors) -> Distances:
     """Sum of absolute differences, in the units of the residual stream.
 
     >>> manhattan(torch.tensor([3.0, 0.0]), torch.tensor([0.0, -4.0])).item()
@@ -112,22 +105,17 @@ def manhattan(
     return (clean - changed).abs().sum(-1)
 
 
-def unit_euclidean(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
+def unit_euclidean(clean: Vectors, changed: Vectors) -> Distances:
     """Euclidean distance between the two vectors scaled to length 1.
 
     >>> unit_euclidean(torch.tensor([3.0, 0.0]), torch.tensor([7.0, 0.0])).item()
     0.0
     """
     # Half the square of this distance is the cosine distance, which is measured without cancellation.
-    square: Tensor = 2 * cosine(clean, changed)
-    return square.sqrt()
+    return (2 * cosine(clean, changed)).sqrt()
 
 
-def standardised_euclidean(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
+def standardised_euclidean(clean: Vectors, changed: Vectors) -> Distances:
     """Euclidean distance between the two vectors brought to mean 0 and variance 1 over their features.
 
     >>> standardised_euclidean(torch.tensor([3.0, 1.0]), torch.tensor([8.0, 4.0])).item()

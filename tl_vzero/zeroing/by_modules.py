@@ -6,14 +6,16 @@ those of forms.py, put together from modules instead of weights; a block is of a
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_vzero.distance import LITTLE_LEFT, relative_difference, wide_dtype
 from tl_vzero.models.blocks import BlockModules, RowFunction
-from tl_vzero.zeroing.chunks import Chunk, Column, LostValues, Zeroed, attention_outputs
+from tl_vzero.zeroing.chunks import Changes, Chunk, Column, LostValues, Outputs, Zeroed
 from tl_vzero.zeroing.forms import PROBE_ROWS, BlockRows, Rows
 
 WIDEST_MLP = 8  # times d_model: what an MLP of unknown width is taken to hold for a row
@@ -64,43 +66,37 @@ def _output(function: Form, rows: BlockRows, tolerance: float) -> Rows | None:
 
 def _forms(m: BlockModules) -> Iterator[tuple[Form, bool]]:
     if m.norm1_post and m.norm2 and m.norm2_post and m.mlp:
-        yield _sandwich(m.norm1_post, m.norm2, m.norm2_post, m.mlp), False
+        yield partial(_sandwich, m), False
     if m.norm2 and m.mlp:
-        yield _pre_norm(m.norm2, m.mlp), False
+        yield partial(_pre_norm, m), False
     if m.norm1 and m.norm2 and m.mlp:
-        yield _post_norm(m.norm1, m.norm2, m.mlp), False
+        yield partial(_post_norm, m), False
     for norm in (m.norm2, m.norm1):
         if norm and m.mlp:
-            yield _parallel(norm, m.mlp), True
+            yield partial(_parallel, norm, m), True
     yield torch.add, True
 
 
-def _pre_norm(norm2: RowFunction, mlp: RowFunction) -> Form:
-    def output(x: Rows, o: Rows) -> Rows:
-        middle = x + o
-        return middle + mlp(norm2(middle))
-
-    return output
+# The modules that these call are there: see _forms.
 
 
-def _post_norm(norm1: RowFunction, norm2: RowFunction, mlp: RowFunction) -> Form:
-    def output(x: Rows, o: Rows) -> Rows:
-        read = norm1(x + o)
-        return norm2(read + mlp(read))
-
-    return output
+def _sandwich(m: Any, x: Rows, o: Rows) -> Any:
+    middle = x + m.norm1_post(o)
+    return middle + m.norm2_post(m.mlp(m.norm2(middle)))
 
 
-def _sandwich(norm1_post: RowFunction, norm2: RowFunction, norm2_post: RowFunction, mlp: RowFunction) -> Form:
-    def output(x: Rows, o: Rows) -> Rows:
-        middle = x + norm1_post(o)
-        return middle + norm2_post(mlp(norm2(middle)))
-
-    return output
+def _pre_norm(m: Any, x: Rows, o: Rows) -> Any:
+    middle = x + o
+    return middle + m.mlp(m.norm2(middle))
 
 
-def _parallel(norm: RowFunction, mlp: RowFunction) -> Form:
-    return lambda x, o: x + o + mlp(norm(x))
+def _post_norm(m: Any, x: Rows, o: Rows) -> Any:
+    read = m.norm1(x + o)
+    return m.norm2(read + m.mlp(read))
+
+
+def _parallel(norm: RowFunction, m: Any, x: Rows, o: Rows) -> Any:
+    return x + o + m.mlp(norm(x))
 
 
 class ModulePairs:
@@ -113,9 +109,7 @@ class ModulePairs:
         d_model, heads = w_o.shape[-1], list(zeroed.heads)
         self.lost = LostValues(zeroed, w_o[heads], (8 + 2 * WIDEST_MLP) * d_model, len(heads) * d_model)
 
-    def changes(
-        self, columns: Sequence[Column]
-    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]:
+    def changes(self, columns: Sequence[Column]) -> Changes:
         """Every pair of the columns with its change, which may be overwritten, and where attention falls silent."""
         whole = torch.linalg.vector_norm(self.form.rows.attention_output, dim=-1)
         for group in self.lost.groups(columns):
@@ -129,11 +123,9 @@ class ModulePairs:
                 clean, changed = self._outputs_from(chunk.clean, left)
                 yield chunk, (clean - changed).to(delta.dtype), vanishing
 
-    def outputs(
-        self, chunk: Chunk, pairs: Int[Tensor, "pair"]
-    ) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+    def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
-        left, _ = attention_outputs(self.zeroed, chunk, pairs, self.w_o, self.b_o)
+        left, _ = self.zeroed.attention_outputs(chunk, pairs, self.w_o, self.b_o)
         return self._outputs_from(chunk.clean[pairs], left)
 
     def _outputs_from(self, rows: Int[Tensor, "row"], left: Rows) -> tuple[Rows, Rows]:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.zeroing.forms import wider_product
@@ -115,12 +115,9 @@ class Workspace:
         """How much all buffers hold."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
-    def rows(self, name: str, count: int, like: Float[Tensor, "*axes width"]) -> Float[Tensor, "row width"]:
-        """`count` rows of the width, dtype and device of `like`, with whatever was left in them."""
-        return self.buffer(name, count, like.shape[-1], like)
-
-    def buffer(self, name: str, count: int, width: int, like: Tensor) -> Float[Tensor, "row width"]:
-        """`count` rows of a width, of the dtype and device of `like`, with whatever was left in them."""
+    def rows(self, name: str, count: int, like: Tensor, width: int | None = None) -> Float[Tensor, "row width"]:
+        """`count` rows with whatever was left in them, of the dtype, device and width of `like`, or another width."""
+        width = like.shape[-1] if width is None else width
         key = (name, width, like.dtype, like.device)
         if key not in self._buffers or len(self._buffers[key]) < count:
             self._buffers[key] = like.new_empty(count, width)
@@ -214,7 +211,7 @@ class Chunk:
     ) -> "Chunk":
         """Lay segments one after the other and gather their patterns; `first_column` is that of the tables in use."""
         rows = sum(segment.rows for segment in segments)
-        pattern = workspace.buffer("pattern", rows, parts[0].pattern.shape[-1], like)
+        pattern = workspace.rows("pattern", rows, like, parts[0].pattern.shape[-1])
         places: list[Place] = []
         clean, cells, start = [], [], 0
         for segment in segments:
@@ -254,33 +251,30 @@ ROWS_PER_PRODUCT = 1536  # fewer make every small step weigh more; more gain not
 COLUMNS_PER_TABLE = 256  # longer products run faster, until their result leaves the cache
 
 
-# Of some pairs of a chunk, what heads mix of the values that are not zeroed, and of all: in the widest dtype.
 Mixed = Float[Tensor, "pair head d_head"]
-MixedAt = Callable[[Chunk, Int[Tensor, "pair"]], tuple[Mixed, Mixed]]
+Outputs = tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]
+# A chunk, clean minus changed output of its pairs, and where too little is left for a difference to tell.
+Changes = Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Zeroed:
-    """What is zeroed in a layer: the query heads, their values of each column, who attends to them, what is left."""
+    """What is zeroed in a layer: the query heads, their values of each column, and who attends to them.
+
+    `left` gives what heads mix, at some pairs of a chunk, of the values that are not zeroed, and of all: in the widest
+    dtype.
+    """
 
     heads: Sequence[int]
     values: Float[Tensor, "column head d_head"]
     parts: Sequence[SentencePart]
-    left: MixedAt
+    left: Callable[[Chunk, Int[Tensor, "pair"]], tuple[Mixed, Mixed]]
     workspace: Workspace
 
-
-def attention_outputs(
-    zeroed: Zeroed,
-    chunk: Chunk,
-    pairs: Int[Tensor, "pair"],
-    w_o: Float[Tensor, "head d_head feature"],
-    b_o: Float[Tensor, "feature"],
-) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
-    """What attention still writes at pairs, and what it writes in the clean run, computed apart from each other."""
-    matrix = w_o.flatten(0, 1)
-    left, whole = (wider_product(mixed.flatten(1), matrix) + b_o for mixed in zeroed.left(chunk, pairs))
-    return left, whole
+    def attention_outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"], w_o: Tensor, b_o: Tensor) -> Outputs:
+        """What attention still writes at pairs, and what it writes in the clean run, apart from each other."""
+        left, whole = (wider_product(mixed.flatten(1), w_o.flatten(0, 1)) + b_o for mixed in self.left(chunk, pairs))
+        return left, whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -207,11 +207,11 @@ class _Layer:
             return None
         pairs_of, route = way
         maps = torch.cat([entries.flatten(1) for entries in affected], dim=1).to(wide_dtype(marked.device))
-        measure = self._measure()
+        outputs = self.rows(self.block.output, self.dtype)
         for index, query_heads in enumerate(head_sets):
             pairs = pairs_of(self._zeroed(query_heads))
             for chunk, change, vanishing in pairs.changes(columns[index]):
-                distances, little = measure(chunk, change)
+                distances, little = self._measure(outputs, chunk, change)
                 little |= vanishing
                 if little.any():
                     at = little.nonzero().squeeze(-1)
@@ -336,24 +336,21 @@ class _Layer:
 
     # How far outputs move.
 
-    def _measure(self) -> Callable[[Chunk, Tensor], tuple[Float[Tensor, "row"], Bool[Tensor, "row"]]]:
+    def _measure(
+        self, outputs: Float[Tensor, "clean_row feature"], chunk: Chunk, change: Float[Tensor, "row feature"]
+    ) -> tuple[Float[Tensor, "row"], Bool[Tensor, "row"]]:
         """How far `clean - change` is from the clean output, of a chunk's pairs, and where too little is left."""
-        outputs = self.rows(self.block.output, self.dtype)
         request = self.run.request
         of_change = change_form(request.distance) if request.norm_after(self.layer) is None else None
-
-        def measure(chunk: Chunk, change: Tensor) -> tuple[Tensor, Tensor]:
-            clean, change = chunk.clean_rows("clean outputs", outputs), chunk.grid(change)
-            if of_change is not None:
-                distances, little = of_change(clean, change)
-                return distances.flatten(), little.flatten()
-            # A difference of float32 outputs would lose what the change still holds.
-            clean = clean.to(wide_dtype(change.device)).expand_as(change)
-            changed = clean - change
-            little = torch.linalg.vector_norm(changed, dim=-1) < LITTLE_LEFT * torch.linalg.vector_norm(clean, dim=-1)
-            return self._distances(clean, changed).flatten(), little.flatten()
-
-        return measure
+        clean, change = chunk.clean_rows("clean outputs", outputs), chunk.grid(change)
+        if of_change is not None:
+            distances, little = of_change(clean, change)
+            return distances.flatten(), little.flatten()
+        # A difference of float32 outputs would lose what the change still holds.
+        clean = clean.to(wide_dtype(change.device)).expand_as(change)
+        changed = clean - change
+        little = torch.linalg.vector_norm(changed, dim=-1) < LITTLE_LEFT * torch.linalg.vector_norm(clean, dim=-1)
+        return self._distances(clean, changed).flatten(), little.flatten()
 
     def _distances(
         self, clean: Float[Tensor, "*pairs feature"], changed: Float[Tensor, "*pairs feature"]

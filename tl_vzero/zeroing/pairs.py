@@ -3,7 +3,7 @@
 What attention loses goes through the norms as two scalars per pair, and through the MLP by one of three routes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_vzero.distance import LITTLE_LEFT, wide_dtype
 from tl_vzero.models.blocks import BlockWeights
-from tl_vzero.zeroing.chunks import Chunk, Column, Group, LostValues, Zeroed, attention_outputs
+from tl_vzero.zeroing.chunks import Changes, Chunk, Column, Group, LostValues, Outputs, Zeroed
 from tl_vzero.zeroing.forms import CleanForm, NormState, WeightCache
 
 Route = Literal["direct", "factored", "folded", "modules", "none"]
@@ -171,9 +171,7 @@ class PairZeroing:
         row_width = max(1, n_in) * d_mlp + 8 * d_model
         self.lost = LostValues(zeroed, w_o, row_width, len(self.heads) * (2 * d_model + n_in * d_mlp))
 
-    def changes(
-        self, columns: Sequence[Column]
-    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]:
+    def changes(self, columns: Sequence[Column]) -> Changes:
         """Every pair of the columns with its change, which the caller may overwrite, and where norms read nothing."""
         for group in self.lost.groups(columns):
             tables = self._source_tables(group)
@@ -181,12 +179,10 @@ class PairZeroing:
                 vanishing = torch.zeros(chunk.rows, dtype=torch.bool, device=chunk.clean.device)
                 yield chunk, self._output_change(chunk, group.delta(chunk), tables, vanishing), vanishing
 
-    def outputs(
-        self, chunk: Chunk, pairs: Int[Tensor, "pair"]
-    ) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+    def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
         assert self.form.output_from is not None
-        left, whole = attention_outputs(self.zeroed, chunk, pairs, self.weights.w_o, self.weights.b_o)
+        left, whole = self.zeroed.attention_outputs(chunk, pairs, self.weights.w_o, self.weights.b_o)
         rows = chunk.clean[pairs]
         return self.form.output_from(rows, whole), self.form.output_from(rows, left)
 

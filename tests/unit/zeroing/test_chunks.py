@@ -195,7 +195,7 @@ def test_a_workspace_gives_the_rows_asked_for_and_holds_the_most_ever_asked_for(
     for count in (4, 9, 2):
         assert space.rows("delta", count, LIKE).shape == (count, WIDTH)
     assert space.nbytes == 9 * WIDTH * 4
-    assert space.buffer("delta", 2, 5, LIKE).shape == (2, 5)
+    assert space.rows("delta", 2, LIKE, 5).shape == (2, 5)
     assert space.rows("delta", 2, LIKE.double()).dtype == torch.float64
 
 
