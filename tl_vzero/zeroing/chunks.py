@@ -247,6 +247,7 @@ class Chunk:
 
 # What attention's output loses: the vectors that a zeroed value no longer brings, pair by pair.
 
+# What another value costs shows tests/bench/bench_closed_form.py.
 ROWS_PER_PRODUCT = 1536  # fewer make every small step weigh more; more gain nothing
 COLUMNS_PER_TABLE = 256  # longer products run faster, until their result leaves the cache
 

@@ -37,9 +37,10 @@ from tl_vzero.zeroing.forms import SAME_PRODUCT, BlockRows, CleanForm, WeightCac
 from tl_vzero.zeroing.pairs import PairZeroing, Route
 from tl_vzero.zeroing.request import Request, Wanted, pick
 
-NARROW = 256  # features
+# What another value costs shows tests/bench/bench_closed_form.py.
+NARROW = 256  # features, up to which float64 costs next to nothing
 FOLDS_SHARE = 0.5  # of the memory that may be held; the rest is for pairs
-LATER_CALLS_PAY = 0.3  # A fold is counted at this share of its cost: it is cached for calls to come.
+LATER_CALLS_PAY = 0.3  # a fold is counted at this share of its cost: it is cached for calls to come
 
 
 class NotInClosedForm(EndsRun):

@@ -26,14 +26,14 @@ from tl_vzero.zeroing.forms import WeightCache, weight_cache_of
 from tl_vzero.zeroing.hooked import hooked_maps
 from tl_vzero.zeroing.request import Request, Wanted
 
-# Positions of padding that cost no more than another run of the model.
+# Positions of padding that cost no more than another run of the model: see tests/bench/bench_closed_form.py.
 PADDING_PER_RUN = 96
 
 PROBE_LENGTHS = (5, 8)
 # How far the engines may be apart on a probe: relatively, and as a share of the largest score. The hook engine keeps
 # few digits of a small distance, also in float64 where Hugging Face's RMSNorm is float32 inside.
 SAME_SCORE = {torch.float64: (1e-4, 1e-6), torch.float32: (1e-2, 1e-6)}
-SAME_SCORE_HALF = (0.3, 1e-3)
+SAME_SCORE_IN_HALF = (0.3, 1e-3)
 # How far a block's output is from its true one, relatively, which is all that the hook engine sees: measured up to
 # 3e-7 in float32; half precision rounds to eps.
 OUTPUT_ROUNDING = {torch.float64: 5e-7, torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -159,17 +159,14 @@ def _probe(request: Request, sentence: Sentence, weight_cache: WeightCache) -> V
 
     whole = Request(request.model, request.sites, tuple(range(request.sites.n_layers)))
     verdict, largest = agreement(whole)
-    taken = {layer: _taken(score) for layer, score in enumerate(largest.tolist()) if score < CLEAR}
-    if verdict != "wrong" and any(times > 1 for times in taken.values()):
-        # Next to the rounding of its outputs a faint layer shows little: the forms hold for any loss, so take more.
+    # Next to the rounding of its outputs a faint layer shows little: the forms hold for any loss, so take more of a
+    # value there. A score goes with the square of what is taken.
+    faint = {layer: score for layer, score in enumerate(largest.tolist()) if 0 < score < CLEAR}
+    taken = {layer: min(MOST_TAKEN, math.sqrt(10 * CLEAR / score)) for layer, score in faint.items()}
+    if verdict != "wrong" and taken:
         clearer, _ = agreement(replace(whole, taken=taken))
         return "wrong" if clearer == "wrong" else verdict
     return verdict
-
-
-def _taken(largest: float) -> float:
-    """How many times a value is taken away so that a layer's largest score is clear: a score goes with its square."""
-    return 1.0 if largest <= 0 else min(MOST_TAKEN, math.sqrt(10 * CLEAR / largest))
 
 
 def _probes(model: nn.Module, sentence: Sentence) -> tuple[list[Tensor], list[Wanted]]:
@@ -193,7 +190,7 @@ def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:
 
     Where outputs are off by a share r, a distance d is off by up to r sqrt(2 d) + r^2 / 2.
     """
-    relative, of_largest = SAME_SCORE.get(dtype, SAME_SCORE_HALF)
+    relative, of_largest = SAME_SCORE.get(dtype, SAME_SCORE_IN_HALF)
     rounding = OUTPUT_ROUNDING.get(dtype, OUTPUT_ROUNDING[torch.float32])
     larger = torch.maximum(hooked, closed)
     allowed = relative * larger + of_largest * larger.max() + rounding * (2 * larger).sqrt() + rounding**2 / 2

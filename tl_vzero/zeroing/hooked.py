@@ -29,7 +29,8 @@ from tl_vzero.models.signals import Read
 from tl_vzero.models.turns import check_own_run, takes_turn
 from tl_vzero.zeroing.request import Integers, Request, Span, Wanted
 
-TOKENS_PER_BATCH = 768  # in one run of the model, where no batch_size is given
+# In one run of the model, where no batch_size is given; what another value costs shows tests/bench/bench_hooks.py.
+TOKENS_PER_BATCH = 768
 
 
 @takes_turn
