@@ -16,14 +16,14 @@ from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.apply import labelled
-from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype, value_heads
+from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype
 from tl_vzero.models.run import FinalNorm, final_norm_of, quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.registry import METHODS
 from tl_vzero.scores import Scores
 from tl_vzero.words import span_label
-from tl_vzero.zeroing.engine import Work, check_engine, zeroed_maps
+from tl_vzero.zeroing.engine import zeroed_maps
 from tl_vzero.zeroing.request import MEMORY_MB, Request, Wanted, make_request
 
 if TYPE_CHECKING:
@@ -71,9 +71,10 @@ def value_zeroing(
     `sources`, `destinations` and `heads` choose a part; negative numbers count from the end. `spans` are zeroed
     jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how much):
     positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of what
-    depends on the root). `distance` is "cosine", "euclidean" or a callable (clean, changed). `cache` is the caller's
-    own ActivationCache of the clean run, with the same segments. `final_norm` compares the last block after the
-    model's final norm.
+    depends on the root). `distance` is "cosine", "euclidean", "manhattan", "unit_euclidean" (of vectors of length 1),
+    "standardised_euclidean" (of vectors of mean 0 and variance 1) or a callable (clean, changed). `cache` is the
+    caller's own ActivationCache of the clean run, with the same segments. `final_norm` compares the last block after
+    the model's final norm.
 
     A vision model reads images, floats `[channel, height, width]`, and its positions are "[CLS]" and patches by row and
     column, "r2c5"; a speech encoder reads sounds, `[samples]`, and its positions are frames by when they begin,
@@ -104,12 +105,10 @@ def value_zeroing(
     >>> tl_vzero.value_zeroing(model, ("the hat is near.", "the authors [MASK] here.")).metadata["token_types"]
     [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     """
-    check_engine(engine)
     sites = check_contracts(model, stack)
     request = make_request(
-        n_layers=sites.n_layers,
-        n_heads=value_heads(model, sites.stack),
-        n_query_heads=attention_heads(model, sites.stack),
+        model,
+        sites,
         layers=layers,
         heads=heads,
         per_head=per_head,
@@ -118,6 +117,8 @@ def value_zeroing(
         destinations=destinations,
         distance=distance,
         final_norm=final_norm,
+        engine=engine,
+        cache=cache,
         batch_size=batch_size,
         memory_mb=memory_mb,
     )
@@ -132,17 +133,16 @@ def value_zeroing(
         sampling_rate=sampling_rate,
     )
     wanted = {sentence.row: request.wanted(sentence) for sentence in encoded.sentences}
-    metadata = provenance(model, sites.stack) | {"options": _options(request, engine)}
+    metadata = provenance(model, sites.stack) | {"options": _options(request)}
     scored: dict[int, Scores] = {}
     with quiet(model), _sources_bar(wanted, request, progress) as bar:
         norm = _final_norm(model, sites, encoded) if request.final_norm else None
-        work = Work(model, sites, request, wanted, engine, metadata["weights_sha256"], norm, cache, bar.update)
+        request = replace(request, norm=norm, advance=bar.update)
         for batch in encoded.batches():
-            maps, used = zeroed_maps(work, batch)
-            how = {"engine": used.engine, "engine_reason": used.reason, "routes": list(used.routes)}
+            maps, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
             for sentence, values in zip(batch, maps, strict=True):
                 values = values.to(result_dtype(model))
-                scored[sentence.row] = _zeroing_scores(work, sentence, values, metadata | how)
+                scored[sentence.row] = _zeroing_scores(request, wanted[sentence.row], sentence, values, metadata | how)
     return encoded.in_order(scored)
 
 
@@ -156,9 +156,9 @@ def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool)
     return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
 
 
-def _zeroing_scores(work: Work, sentence: Sentence, values: Tensor, metadata: dict[str, Any]) -> Scores:
-    request, wanted = work.request, work.wanted[sentence.row]
-    heads = request.heads or tuple(range(values.shape[1]))
+def _zeroing_scores(
+    request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
+) -> Scores:
     sources = sentence.sources
     labels = tuple(sources.tokens[span[0]] for span in wanted.spans)
     if request.spans is not None:
@@ -168,23 +168,23 @@ def _zeroing_scores(work: Work, sentence: Sentence, values: Tensor, metadata: di
         values if request.per_head else values.squeeze(1),
         request.layers,
         wanted.destinations,
-        work.sites,
+        request.sites,
         sentence,
         metadata,
-        heads=heads if request.per_head else None,
+        heads=request.zeroed_heads if request.per_head else None,
         src_tokens=labels,
         src_positions=tuple(span[0] for span in wanted.spans),
         src_spans=None if request.spans is None else wanted.spans,
     )
 
 
-def _options(request: Request, engine: str) -> dict[str, Any]:
+def _options(request: Request) -> dict[str, Any]:
     return {
         "distance": request.distance_name,
         "heads": None if request.heads is None else list(request.heads),
         "per_head": request.per_head,
         "final_norm": request.final_norm,
-        "engine": engine,
+        "engine": request.engine,
         "batch_size": request.batch_size,
         "memory_mb": request.memory_mb,
     }

@@ -1,4 +1,7 @@
-"""The clean run: what each block reads, forms and writes when nothing is zeroed."""
+"""The clean run: what each block reads, forms and writes when nothing is zeroed.
+
+It is run here, or taken from the caller's ActivationCache after checking that it is of the same sentences.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -7,6 +10,7 @@ from itertools import groupby
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -17,7 +21,7 @@ from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
 
 # Which axes of an activation run over positions: of destinations, of sources, or of both.
-_Place = Literal["rows", "columns", "rows and columns"]
+_Axes = Literal["rows", "columns", "rows and columns"]
 
 SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by less, another token by more
 
@@ -26,10 +30,8 @@ SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by le
 class CleanBlock:
     """One block of the clean run, for sentences of one length or padded on the right.
 
-    Where a decoder's block reads the encoder, its sources are the encoder's positions.
-
-    What is seen inside the block spares computing it again. It may be absent, or lie elsewhere in another class:
-    whoever uses it checks that it is what it should be.
+    Where a decoder's block reads the encoder, its sources are the encoder's positions. The last four spare computing
+    them again. They may be absent, or lie elsewhere in another class: whoever uses one checks that it is the right one.
     """
 
     input: Float[Tensor, "sentence position feature"]
@@ -45,8 +47,20 @@ class CleanBlock:
         """The block of some of its sentences; the block itself where these are all of them, in order."""
         if list(rows) == list(range(len(self.input))):
             return self
-        seen = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: whole[list(rows)] for name, whole in seen.items() if whole is not None})
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{name: whole[list(rows)] for name, whole in parts.items() if whole is not None})
+
+    def affected(self, heads: Sequence[int], per_head: bool) -> Bool[Tensor, "sentence map dest src"]:
+        """Mark the entries for which some zeroed value head has a pattern entry and a value that are not exactly 0.
+
+        Elsewhere nothing changes, and what a batched run shows there is rounding, which is no score.
+        """
+        pattern = rearrange(
+            self.pattern != 0, "s (head group) dest src -> s head group dest src", head=self.value.shape[2]
+        )
+        nonzero = rearrange((self.value != 0).any(dim=-1), "s src head -> s head 1 src")
+        marked = (pattern.any(2) & nonzero)[:, list(heads)]
+        return marked if per_head else marked.any(dim=1, keepdim=True)
 
 
 Clean = dict[int, CleanBlock]
@@ -69,28 +83,27 @@ def visit_clean_blocks(
     mask: Bool[Tensor, "sentence position"] | None = None,
     **beside: Unpack[Beside],
 ) -> None:
-    """Run sentences once and show each chosen block as soon as it is done, with all that can be seen inside it.
+    """Run sentences once and show each chosen block as soon as it is done, with all that the run shows inside it.
 
-    Nothing is kept of a block once it has been shown, and nothing past the last of them is computed. `mask` is False
-    at padding; `beside` is what `run_to` takes beside the ids. Raises ModelError where a block's output is not finite.
+    A block's activations are let go once it has been visited, and nothing past the last block is computed. `mask` is
+    False at padding; `beside` is what `run_to` takes beside the ids. Raises ModelError where an output is not finite.
     """
-    seen: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, *, hook: Any, name: str) -> None:
-        seen[name] = activation.detach()
+        activations[name] = activation.detach()
 
     def show(output: Tensor, *, hook: Any, layer: int) -> None:
-        seen[sites.outputs[layer]] = output.detach()
+        activations[sites.outputs[layer]] = output.detach()
         check_clean_output(sites.outputs[layer], output if mask is None else output[mask])
-        inside = {shows: seen[name] for shows, name in sites.inside[layer].items() if name in seen}
-        block = CleanBlock(*(seen[name] for name in sites.at(layer)), **inside)
-        visit(layer, block)
-        seen.clear()
+        inside = {part: activations[name] for part, name in sites.inside[layer].items() if name in activations}
+        visit(layer, CleanBlock(*(activations[name] for name in sites.at(layer)), **inside))
+        activations.clear()
 
     hooks: list[NamedHook] = []
     for layer in layers:
-        kept = (*sites.at(layer)[:-1], *sites.inside[layer].values())
-        hooks += [(name, partial(keep, name=name)) for name in kept]
+        before_output = (*sites.at(layer)[:-1], *sites.inside[layer].values())
+        hooks += [(name, partial(keep, name=name)) for name in before_output]
         hooks.append((sites.outputs[layer], partial(show, layer=layer)))
     with eager_attention(model):
         run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, **beside)
@@ -108,9 +121,9 @@ def clean_run(model: nn.Module, sites: Sites, ids: Read, layers: Sequence[int], 
 
 
 class CleanRun:
-    """The whole clean run of some sentences, made once, for every method that takes `cache=`.
+    """The whole clean run of some sentences, done once for every method that takes `cache=`.
 
-    Sentences of one length share a run. All that is seen of the blocks up to `last` is held as long as this is.
+    Sentences of one length share a run. Blocks up to the layer `last` are held as long as this object.
     """
 
     def __init__(self, model: nn.Module, sites: Sites, sentences: Sequence[Sentence], last: int) -> None:
@@ -123,10 +136,10 @@ class CleanRun:
 
     def blocks(self, sentences: Sequence[Sentence], layers: Sequence[int]) -> Clean:
         """The blocks of sentences of one length; raises InputError for a sentence or a layer that was not run."""
-        asked = [sentence.identity for sentence in sentences]
-        if any(each not in self._places for each in asked):
+        identities = [sentence.identity for sentence in sentences]
+        if any(identity not in self._places for identity in identities):
             raise InputError("cache holds the clean run of other sentences: expected those of the inputs")
-        clean, rows = self._places[asked[0]][0], [self._places[each][1] for each in asked]
+        clean, rows = self._places[identities[0]][0], [self._places[identity][1] for identity in identities]
         if any(layer not in clean for layer in layers):
             raise InputError(f"cache holds the clean run of layers 0 to {max(clean)}: expected {list(layers)} in it")
         return {layer: clean[layer].sentences(rows) for layer in layers}
@@ -146,8 +159,7 @@ def clean_from_cache(
 ) -> Clean:
     """Take the clean run from the caller's own ActivationCache, padding taken away, or from a CleanRun.
 
-    Raises InputTypeError for what is no cache, InputError for one that lacks an activation or was made
-    from sentences of another number or length.
+    Raises InputTypeError for what is no cache, InputError for one that lacks an activation or is of other sentences.
     """
     if isinstance(cache, CleanRun):
         return cache.blocks(sentences, layers)
@@ -156,7 +168,7 @@ def clean_from_cache(
             f"cache is {type(cache).__name__}: expected the ActivationCache that model.run_with_cache returns"
         )
 
-    def activation(name: str, place: _Place) -> Tensor:
+    def activation(name: str, axes: _Axes) -> Tensor:
         if name not in cache:
             raise InputError(
                 f"cache lacks {name}: expected the whole clean run; call model.run_with_cache without "
@@ -165,21 +177,21 @@ def clean_from_cache(
         whole = cache[name]
         if getattr(cache, "has_batch_dim", True) is False:
             whole = whole.unsqueeze(0)
-        return torch.stack([_cut(name, whole, sentence, place) for sentence in sentences]).to(device_of(model))
+        return torch.stack([_cut(name, whole, sentence, axes) for sentence in sentences]).to(device_of(model))
 
     # A decoder's first input does not say what its encoder read; its block's output does.
     first = min(layers)
-    named = sites.inputs[first] if sites.stack in (None, "encoder") else sites.outputs[first]
-    _check_same_sentences(model, named, sentences, activation(named, "rows"))
-    # A run with fused attention forms no pattern to cache.
-    unseen = sites.patterns[first] not in cache and has_fused_attention(model)
+    site = sites.inputs[first] if sites.stack in (None, "encoder") else sites.outputs[first]
+    _check_same_sentences(model, site, sentences, activation(site, "rows"))
+    # A run with fused attention forms no pattern to cache, so the patterns are those of a run of our own.
+    lacks_patterns = sites.patterns[first] not in cache and has_fused_attention(model)
     ids, beside = read_by(model, sentences)
-    own = clean_run(model, sites, ids, layers, **beside) if unseen else {}
+    rerun = clean_run(model, sites, ids, layers, **beside) if lacks_patterns else {}
     return {
         layer: CleanBlock(
             activation(sites.inputs[layer], "rows"),
             activation(sites.values[layer], "columns"),
-            own[layer].pattern if layer in own else activation(sites.patterns[layer], "rows and columns"),
+            rerun[layer].pattern if layer in rerun else activation(sites.patterns[layer], "rows and columns"),
             activation(sites.outputs[layer], "rows"),
         )
         for layer in layers
@@ -217,26 +229,25 @@ def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Besi
 
 
 def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sentence], cached: Tensor) -> None:
-    """A cache of other sentences of the same length would pass unseen; one run to the first block shows it."""
-    seen: list[Tensor] = []
+    """A cache of other sentences of the same length would pass unnoticed; one run to the first block shows it."""
+    activations: list[Tensor] = []
 
     def keep(activation: Tensor, *, hook: Any) -> None:
-        seen.append(activation.detach())
+        activations.append(activation.detach().float())
 
     ids, beside = read_by(model, sentences)
     run_to(model, ids, [(site, keep)], last=site, **beside)
-    scale = seen[0].float().abs().max()
-    if (seen[0].float() - cached.float()).abs().max() > SAME_SENTENCE * scale:
+    if (activations[0] - cached.float()).abs().max() > SAME_SENTENCE * activations[0].abs().max():
         raise InputError(
             f"cache holds another activation at {site} than the inputs give: expected the clean run of these "
             "inputs by this model"
         )
 
 
-def _cut(name: str, whole: Tensor, sentence: Sentence, place: _Place) -> Tensor:
-    """A sentence's own part of a cached activation, padding taken away on the axes that run over positions."""
-    axes = {"rows": {1: sentence}, "columns": {1: sentence.sources}}.get(place, {2: sentence, 3: sentence.sources})
-    for axis, positions in axes.items():
+def _cut(name: str, whole: Tensor, sentence: Sentence, axes: _Axes) -> Tensor:
+    """One sentence's part of a cached activation, padding taken away on the axes that run over positions."""
+    by_axis = {"rows": {1: sentence}, "columns": {1: sentence.sources}}.get(axes, {2: sentence, 3: sentence.sources})
+    for axis, positions in by_axis.items():
         n_rows, n_positions = whole.shape[0], whole.shape[axis]
         if sentence.row >= n_rows or positions.columns[-1] >= n_positions:
             raise InputError(

@@ -1,13 +1,11 @@
 """Distances between clean and changed representations, computed without cancellation.
 
-`1 - cos` in float32 keeps nothing of a distance of 1e-7. Here the part of the difference that is
-perpendicular to the clean vector is measured instead, in float64 where the device has it.
+`1 - cos` in float32 keeps nothing of a distance of 1e-7. Here the part of the difference that is perpendicular to the
+clean vector is measured instead, in float64 where the device has it. `DISTANCES` has the names that `distance=` takes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,9 +15,11 @@ from tl_vzero.choices import callable_name
 from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, unknown_name
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+Vectors = Float[Tensor, "*#batch feature"]
+Distances = Float[Tensor, "*batch"]
 
-# The share of a vector's size below which it must be known itself: as a difference of two float32 vectors it has lost a
-# digit then, and all of them where nothing is left.
+# The share of a vector's size below which the vector itself is needed: as a difference of two float32 vectors it has
+# lost a digit by then, and all of them where nothing is left.
 LITTLE_LEFT = 0.1
 
 
@@ -29,102 +29,116 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 
 
 def _widened(clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = wide_dtype(clean.device)
-    return clean.to(dtype), changed.to(dtype)
+    return clean.to(wide_dtype(clean.device)), changed.to(wide_dtype(clean.device))
 
 
-def cosine(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
+def cosine(clean: Vectors, changed: Vectors) -> Distances:
     """Cosine distance, 1 - cos, from 0 (same direction) to 2 (opposite), stable down to 1e-10 and below.
 
     A zero vector is at distance 0 from a zero vector and 1 from any other.
     Source: Mohebbi et al. 2023, equation 3.
 
-    >>> import torch
     >>> cosine(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])).item()
     1.0
     """
     clean, changed = _widened(clean, changed)
-    difference = clean - changed
-    clean_square = clean.square().sum(-1)
-    changed_square = changed.square().sum(-1)
-    # Divide by 1 where a norm is 0; such entries are set at the end.
-    safe_clean = torch.where(clean_square == 0, 1.0, clean_square)
-    safe_changed = torch.where(changed_square == 0, 1.0, changed_square)
-    along = (difference * clean).sum(-1) / safe_clean
+    difference, clean_square = clean - changed, clean.square().sum(-1)
+    along = (difference * clean).sum(-1) / _nonzero(clean_square)
     perpendicular = difference - along.unsqueeze(-1) * clean
-    sine_square = (perpendicular.square().sum(-1) / safe_changed).clamp(max=1.0)
-    cosine_size = (1.0 - sine_square).sqrt()
-    near = sine_square / (1.0 + cosine_size)
-    opposite = 1.0 + cosine_size
-    distance = torch.where(along > 1.0, opposite, near)
-    one_zero = (clean_square == 0) != (changed_square == 0)
-    both_zero = (clean_square == 0) & (changed_square == 0)
-    distance = torch.where(both_zero, 0.0, distance)
-    return torch.where(one_zero, 1.0, distance)
+    return _cosine_distance(clean_square, changed.square().sum(-1), along, perpendicular.square().sum(-1))
 
 
-def cosine_of_change(
-    clean: Float[Tensor, "*#batch feature"], change: Float[Tensor, "*batch feature"]
-) -> Float[Tensor, "*batch"]:
+def cosine_of_change(clean: Vectors, change: Float[Tensor, "*batch feature"]) -> tuple[Distances, Tensor]:
     """Cosine distance between `clean` and `clean - change`, from the change itself; overwrites `change`.
 
-    Where the change is known better than the changed vector, this keeps what rounding the changed vector
-    would lose: only the sums over features are widened to float64.
+    Where the change is known better than the changed vector, this keeps what rounding the changed vector would lose:
+    only the sums over features are widened to float64. The second result is True where too little is left of `clean`
+    for the distance to be trusted.
 
-    >>> import torch
-    >>> cosine_of_change(torch.tensor([1.0, 0.0]), torch.tensor([1.0, -2.0])).item()
+    >>> cosine_of_change(torch.tensor([1.0, 0.0]), torch.tensor([1.0, -2.0]))[0].item()
     1.0
     """
-    return _cosine_of_change(clean, change)[0]
-
-
-def _cosine_of_change(clean: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-    """The distances, and where too little is left of `clean` for them to be trusted."""
     wide = wide_dtype(clean.device)
     clean_square = clean.square().sum(-1).to(wide)
-    safe_clean = torch.where(clean_square == 0, 1.0, clean_square)
-    along = (change * clean).sum(-1).to(wide) / safe_clean
+    along = (change * clean).sum(-1).to(wide) / _nonzero(clean_square)
     perpendicular = change.addcmul_(along.to(change.dtype).unsqueeze(-1), clean, value=-1.0)
     perpendicular_square = torch.linalg.vector_norm(perpendicular, dim=-1).to(wide).square()
     # clean - change is (1 - along) clean - perpendicular, and the two parts are at right angles.
     changed_square = clean_square * (1.0 - along).square() + perpendicular_square
-    safe_changed = torch.where(changed_square == 0, 1.0, changed_square)
-    sine_square = (perpendicular_square / safe_changed).clamp(max=1.0)
-    cosine_size = (1.0 - sine_square).sqrt()
-    distance = torch.where(along > 1.0, 1.0 + cosine_size, sine_square / (1.0 + cosine_size))
-    distance = torch.where((clean_square == 0) & (changed_square == 0), 0.0, distance)
-    distance = torch.where((clean_square == 0) != (changed_square == 0), 1.0, distance)
+    distance = _cosine_distance(clean_square, changed_square, along, perpendicular_square)
     return distance, changed_square < LITTLE_LEFT**2 * clean_square
 
 
-def euclidean(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
+def _nonzero(square: Tensor) -> Tensor:
+    """Divisors without 0; what is divided by a 0 is set in the end."""
+    return torch.where(square == 0, 1.0, square)
+
+
+def _cosine_distance(
+    clean_square: Tensor, changed_square: Tensor, along: Tensor, perpendicular_square: Tensor
+) -> Tensor:
+    """1 - cos from squared sizes; `along` is the share of the clean vector that was lost."""
+    sine_square = (perpendicular_square / _nonzero(changed_square)).clamp(max=1.0)
+    cosine_size = (1.0 - sine_square).sqrt()
+    distance = torch.where(along > 1.0, 1.0 + cosine_size, sine_square / (1.0 + cosine_size))
+    distance = torch.where((clean_square == 0) & (changed_square == 0), 0.0, distance)
+    return torch.where((clean_square == 0) != (changed_square == 0), 1.0, distance)
+
+
+def euclidean(clean: Vectors, changed: Vectors) -> Distances:
     """Euclidean distance, in the units of the residual stream.
 
-    >>> import torch
     >>> euclidean(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item()
     5.0
     """
     clean, changed = _widened(clean, changed)
-    difference: Tensor = clean - changed
-    return difference.square().sum(-1).sqrt()
+    return (clean - changed).square().sum(-1).sqrt()
+
+
+def manhattan(clean: Vectors, changed: Vectors) -> Distances:
+    """Sum of absolute differences, in the units of the residual stream.
+
+    >>> manhattan(torch.tensor([3.0, 0.0]), torch.tensor([0.0, -4.0])).item()
+    7.0
+    """
+    clean, changed = _widened(clean, changed)
+    return (clean - changed).abs().sum(-1)
+
+
+def unit_euclidean(clean: Vectors, changed: Vectors) -> Distances:
+    """Euclidean distance between the two vectors scaled to length 1.
+
+    >>> unit_euclidean(torch.tensor([3.0, 0.0]), torch.tensor([7.0, 0.0])).item()
+    0.0
+    """
+    # Half the square of this distance is the cosine distance, which is measured without cancellation.
+    return (2 * cosine(clean, changed)).sqrt()
+
+
+def standardised_euclidean(clean: Vectors, changed: Vectors) -> Distances:
+    """Euclidean distance between the two vectors brought to mean 0 and variance 1 over their features.
+
+    >>> standardised_euclidean(torch.tensor([3.0, 1.0]), torch.tensor([8.0, 4.0])).item()
+    0.0
+    """
+    clean, changed = (wide - wide.mean(dim=-1, keepdim=True) for wide in _widened(clean, changed))
+    return (2 * clean.shape[-1] * cosine(clean, changed)).sqrt()
+
+
+# A new distance is one function above and its name here.
+DISTANCES: Mapping[str, Distance] = MappingProxyType(
+    {function.__name__: function for function in (cosine, euclidean, manhattan, unit_euclidean, standardised_euclidean)}
+)
 
 
 def relative_difference(measured: Float[Tensor, "*axes"], expected: Float[Tensor, "*axes"]) -> float:
     """Root mean square of the difference, relative to that of `expected`.
 
-    >>> import torch
     >>> round(relative_difference(torch.tensor([3.0, 5.0]), torch.tensor([3.0, 4.0])), 6)
     0.2
     """
     difference, scale = (measured - expected).square().mean(), expected.square().mean()
     return float((difference / scale.clamp(min=torch.finfo(scale.dtype).tiny)).sqrt())
-
-
-DISTANCES: Mapping[str, Distance] = MappingProxyType({"cosine": cosine, "euclidean": euclidean})
 
 
 # Gives the distances of (clean, change), and where they need the changed vector itself: too little is left of it.
@@ -140,7 +154,7 @@ def change_form(distance: Distance) -> ChangeForm | None:
     (False, True)
     """
     if distance is cosine:
-        return _cosine_of_change
+        return cosine_of_change
     return _size_of_change if distance is euclidean else None
 
 
@@ -150,7 +164,7 @@ def _size_of_change(_: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance_named(distance: str | Distance) -> tuple[str, Distance]:
-    """Find a distance by name, or wrap a callable so that what it reads is its own and what it returns is checked.
+    """Find a distance by name, or wrap a callable so that it reads copies and what it returns is checked.
 
     A callable gets (clean, changed), both `[..., feature]` and of one shape, and returns `[...]`. They are copies in
     float64 with gradients on, so that a plain formula keeps its digits; a callable that fails at float64, as one with
@@ -187,31 +201,20 @@ def check_finite_distances(name: str, distances: Float[Tensor, "..."], site: str
 
 def _checked(name: str, distance: Distance) -> Distance:
     def checked(clean: Tensor, changed: Tensor) -> Tensor:
-        wide = wide_dtype(clean.device)
-        with foreign_errors_as(InputError, f"distance {name} failed"), _free_to_differentiate():
+        wide, both = wide_dtype(clean.device), torch.broadcast_tensors(clean.detach(), changed.detach())
+        # Copies: what is read and compared stays right whatever the callable writes to them.
+        with foreign_errors_as(InputError, f"distance {name} failed"), torch.inference_mode(False), torch.enable_grad():
             try:
-                result = distance(*_copies(clean, changed, wide))
+                result = distance(*(vectors.to(wide, copy=True) for vectors in both))
             except RuntimeError:
-                result = distance(*_copies(clean, changed, torch.float32))
+                result = distance(*(vectors.to(torch.float32, copy=True) for vectors in both))
             _check_result(name, result, changed.shape[:-1])
             return result.detach().to(device=clean.device, dtype=wide)
 
     return checked
 
 
-@contextmanager
-def _free_to_differentiate() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def _copies(clean: Tensor, changed: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Both as tensors that are nobody else's: what is read and compared stays right whatever is written to them."""
-    clean, changed = torch.broadcast_tensors(clean.detach(), changed.detach())
-    return clean.to(dtype, copy=True), changed.to(dtype, copy=True)
-
-
-def _check_result(name: str, result: Any, expected: torch.Size) -> None:
+def _check_result(name: str, result: object, expected: torch.Size) -> None:
     if not isinstance(result, Tensor):
         raise InputTypeError(
             f"distance {name} returned {type(result).__name__}: expected a tensor of shape {list(expected)}"

@@ -1,4 +1,7 @@
-"""Row normalisation and rollout, on plain tensors. Rows are destinations, columns are sources."""
+"""Row normalisation and rollout, on plain tensors. Rows are destinations, columns are sources.
+
+Rollout follows the maps through the layers, after Abnar & Zuidema 2020 and, for two stacks, Ferrando et al. 2022.
+"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -56,7 +59,7 @@ def roll_out(
 
 
 def roll_out_jointly(
-    own: Float[Tensor, "layer dest dest"],
+    decoder: Float[Tensor, "layer dest dest"],
     cross: Float[Tensor, "layer dest src"],
     encoder: Float[Tensor, "src src"],
     *,
@@ -64,8 +67,8 @@ def roll_out_jointly(
 ) -> Float[Tensor, "layer dest both"]:
     """Follow a decoder's raw maps down to what decoder and encoder read, columns `[decoder | encoder]`.
 
-    A decoder block draws on decoder positions, S, and on the encoder's output, C, by one and the same measure, so a
-    row of [S | C] is divided by its one sum. With E, the encoder's rollout (its last layer):
+    A decoder block draws on decoder positions, S, and on the encoder's output, C, by one measure, so a row of [S | C]
+    is divided by its one sum. With E, the last layer of the encoder's rollout:
 
         R_l = S_l @ R_{l-1} + C_l @ [0 | E],   R_0 = [1 | 0]
 
@@ -73,20 +76,19 @@ def roll_out_jointly(
     After Ferrando et al. 2022, "Towards Opening the Black Box of Neural Machine Translation", section 3.
 
     >>> import torch
-    >>> own, cross = torch.ones(2, 1, 1), torch.ones(2, 1, 1)
-    >>> roll_out_jointly(own, cross, torch.ones(1, 1), identity=False).tolist()
+    >>> decoder, cross = torch.ones(2, 1, 1), torch.ones(2, 1, 1)
+    >>> roll_out_jointly(decoder, cross, torch.ones(1, 1), identity=False).tolist()
     [[[0.5, 0.5]], [[0.25, 0.75]]]
     """
     n_dest, n_src = cross.shape[-2:]
-    wide = wide_dtype(own.device)
-    steps = normalize_rows(torch.cat([own, cross], dim=-1).to(wide))
+    wide = wide_dtype(decoder.device)
+    steps = normalize_rows(torch.cat([decoder, cross], dim=-1).to(wide))
+    rolled = torch.eye(n_dest, n_dest + n_src, dtype=wide, device=decoder.device)
     if identity:
-        stays = torch.eye(n_dest, n_dest + n_src, dtype=wide, device=own.device)
-        steps = normalize_rows(steps + stays)
+        steps = normalize_rows(steps + rolled)
     through_encoder = torch.nn.functional.pad(encoder.to(wide), (n_dest, 0))
-    rolled = torch.eye(n_dest, n_dest + n_src, dtype=wide, device=own.device)
     layers = []
     for step in steps:
         rolled = step[:, :n_dest] @ rolled + step[:, n_dest:] @ through_encoder
         layers.append(rolled)
-    return torch.stack(layers).to(own.dtype)
+    return torch.stack(layers).to(decoder.dtype)

@@ -1,4 +1,7 @@
-"""What a prediction is asked for: a trained head, and tokens as ids or as words that are one token each."""
+"""The target of a prediction: its position, and its tokens as ids or as words that are one token each.
+
+Also whether the model has a trained head that could predict words at all.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,23 +21,24 @@ EXPECTED = "one token (an id or a word), or a pair (good, bad)"
 
 def check_trained_head(model: nn.Module) -> None:
     """Raise HeadlessModelError where no head for words was ever trained: the logits of words are noise."""
-    if facts_of(model).head == "absent" and facts_of(model).is_classifier:
+    facts = facts_of(model)
+    if facts.head == "absent" and facts.is_classifier:
         raise HeadlessModelError(
-            f"{facts_of(model).name} is a classifier: its head was trained for classes (or spans) and predicts no "
-            "words, so there is no logit to measure an effect on: expected a masked or causal language model; scores "
-            "of what a layer mixes are the same for a classifier"
+            f"{facts.name} is a classifier: its head was trained for classes (or spans) and predicts no words, so "
+            "there is no logit to measure an effect on: expected a masked or causal language model; scores of what a "
+            "layer mixes are the same for a classifier"
         )
-    if facts_of(model).head == "absent":
+    if facts.head == "absent":
         raise HeadlessModelError(
-            f"{facts_of(model).name} has no trained prediction head, so its logits mean nothing: expected a model "
-            "with a trained head for an effect on the prediction; scores of what a layer mixes need none"
+            f"{facts.name} has no trained prediction head, so its logits mean nothing: expected a model with a trained "
+            "head for an effect on the prediction; scores of what a layer mixes need none"
         )
 
 
 def target_tokens(model: nn.Module, target_ids: TargetIds | None) -> tuple[int, int | None] | None:
     """The ids (good, bad) of one token or a pair; bad is None for one token, `None` stays `None`.
 
-    A word must be one token of the vocabulary, as it is given or after a space (" is" in GPT-2).
+    A word must be one token of the vocabulary, as it is or after a space (" is" in GPT-2).
     Raises InputError for a word that is none, an id outside the vocabulary or a pair of one token,
     InputTypeError for what is no token.
 
@@ -65,11 +69,11 @@ def _one_or_two(target_ids: Any) -> tuple[Any, ...]:
 def _token_id(model: nn.Module, token: Any, target_ids: object) -> int:
     if isinstance(token, bool) or not isinstance(token, int | str):
         raise InputTypeError(f"target_ids are {shown(target_ids)}: expected {EXPECTED}")
-    number = _id_of_word(model, token) if isinstance(token, str) else token
+    token_id = _id_of_word(model, token) if isinstance(token, str) else token
     size = vocabulary_size(model)
-    if not 0 <= number < size:
-        raise InputError(f"target_ids hold {number}: expected 0 to {size - 1}, the model's vocabulary")
-    return number
+    if not 0 <= token_id < size:
+        raise InputError(f"target_ids hold {token_id}: expected 0 to {size - 1}, the model's vocabulary")
+    return token_id
 
 
 def _id_of_word(model: nn.Module, word: str) -> int:
@@ -85,23 +89,18 @@ def _id_of_word(model: nn.Module, word: str) -> int:
         unknown = tokenizer.unk_token_id in ids and word != tokenizer.unk_token
         if len(ids) == 1 and not unknown:
             return int(ids[0])
-        tried.setdefault(ids, f"{written!r} {_broken(tokenizer, ids, unknown)}")
+        pieces = f"breaks into {tokenizer.convert_ids_to_tokens(list(ids))}"
+        tried.setdefault(ids, f"{written!r} {'is not in the vocabulary' if len(ids) == 1 else pieces}")
     raise InputError(
         f"target_ids hold {word!r}, which is no single token: {', and '.join(tried.values())}; "
         "expected a word that is one token of the vocabulary, or its id"
     )
 
 
-def _broken(tokenizer: Any, ids: tuple[int, ...], unknown: bool) -> str:
-    if len(ids) == 1 and unknown:
-        return "is not in the vocabulary"
-    return f"breaks into {tokenizer.convert_ids_to_tokens(list(ids))}"
-
-
 def mask_positions(model: nn.Module, sentence: Sentence) -> tuple[int, ...]:
     """The positions of the model's mask token in a sentence; none where the tokenizer has no such token."""
     mask_id = getattr(facts_of(model).tokenizer, "mask_token_id", None)
-    return tuple(i for i, number in enumerate(sentence.ids.tolist()) if number == mask_id)
+    return tuple(i for i, token_id in enumerate(sentence.ids.tolist()) if token_id == mask_id)
 
 
 def find_target(model: nn.Module, sentence: Sentence, target: int | None) -> int:

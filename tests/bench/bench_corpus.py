@@ -35,7 +35,7 @@ from tl_vzero.corpus import run_corpus  # noqa: E402
 from tl_vzero.corpus.write import SHARD_SIZE  # noqa: E402
 from tl_vzero.data.agreement_mini import agreement_examples  # noqa: E402
 from tl_vzero.inputs.text import encode  # noqa: E402
-from tl_vzero.zeroing.cache import forget_kept  # noqa: E402
+from tl_vzero.zeroing.forms import forget_weight_cache  # noqa: E402
 
 
 def blimp_sentences(count: int) -> list[str]:
@@ -60,7 +60,7 @@ def batches_alone(model: Any, tokenised: list[torch.Tensor]) -> None:
     """The maps of all sentences, in the parts that a corpus has, and nothing else."""
     for start in range(0, len(tokenised), SHARD_SIZE):
         part = tokenised[start : start + SHARD_SIZE]
-        forget_kept(model)
+        forget_weight_cache(model)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in part], batch_first=True)
         tl_vzero.value_zeroing(model, torch.nn.utils.rnn.pad_sequence(part, batch_first=True), attention_mask=mask)
 

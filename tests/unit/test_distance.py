@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from support.state import type_checks_off
 from torch import Tensor
 
-from tl_vzero.distance import DISTANCES, cosine, cosine_of_change, distance_named, euclidean
+from tl_vzero.distance import (
+    DISTANCES,
+    cosine,
+    cosine_of_change,
+    distance_named,
+    euclidean,
+    manhattan,
+    standardised_euclidean,
+    unit_euclidean,
+)
 from tl_vzero.errors import InputError, InputTypeError, TLVZeroError
 
 FEATURES = [8, 64, 768]
@@ -140,7 +149,19 @@ def test_euclidean_of_special_vectors() -> None:
     assert euclidean(vector, -vector).item() == 10
 
 
-@pytest.mark.parametrize("distance", [cosine, euclidean])
+def test_the_other_distances_by_hand() -> None:
+    clean, changed = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0)).double()
+    assert torch.allclose(manhattan(clean, changed), (clean - changed).abs().sum(-1))
+    units = [vectors / vectors.norm(dim=-1, keepdim=True) for vectors in (clean, changed)]
+    assert torch.allclose(unit_euclidean(clean, changed), (units[0] - units[1]).norm(dim=-1))
+    standard = [(v - v.mean(-1, True)) / v.std(-1, unbiased=False, keepdim=True) for v in (clean, changed)]
+    assert torch.allclose(standardised_euclidean(clean, changed), (standard[0] - standard[1]).norm(dim=-1))
+    near = clean * (1 + 1e-9)
+    near[:, 0] += 1e-9
+    assert bool((unit_euclidean(clean, near) < 1e-8).all()) and bool((unit_euclidean(clean, near) > 0).all())
+
+
+@pytest.mark.parametrize("distance", DISTANCES.values())
 def test_leading_axes_are_kept_and_broadcast(distance: Callable[[Tensor, Tensor], Tensor]) -> None:
     clean, changed = torch.randn(1, 5, 8), torch.randn(3, 5, 8)
     together = distance(clean, changed)
@@ -171,7 +192,7 @@ def test_cosine_of_a_change_that_is_carried_through(
     clean, changed = turned(size, features)
     clean, change = clean.to(dtype), (clean - changed).to(dtype)
     expected = exact_cosine_distance_of_change(clean, change)
-    assert relative_error(cosine_of_change(clean, change.clone()), expected) < allowed
+    assert relative_error(cosine_of_change(clean, change.clone())[0], expected) < allowed
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-3), (torch.float64, 1e-10)], ids=str)
@@ -180,22 +201,24 @@ def test_cosine_of_a_change_nearly_parallel(along: float, dtype: torch.dtype, al
     clean, aside = turned(1.0, 64)
     clean, change = clean.to(dtype), (along * clean + 1e-3 * aside).to(dtype)
     expected = exact_cosine_distance_of_change(clean, change)
-    assert relative_error(cosine_of_change(clean, change.clone()), expected) < allowed
+    assert relative_error(cosine_of_change(clean, change.clone())[0], expected) < allowed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_cosine_of_special_changes(dtype: torch.dtype) -> None:
     vector = torch.tensor([3.0, -4.0, 1.0], dtype=dtype)
     zero = torch.zeros(3, dtype=dtype)
-    assert cosine_of_change(vector, zero.clone()).item() == 0
-    assert cosine_of_change(vector, vector.clone()).item() == 1
-    assert cosine_of_change(vector, 2 * vector).item() == pytest.approx(2, abs=1e-7)
-    assert cosine_of_change(zero, zero.clone()).item() == 0
-    assert cosine_of_change(zero, vector.clone()).item() == 1
+    assert cosine_of_change(vector, zero.clone())[0].item() == 0
+    assert cosine_of_change(vector, vector.clone())[0].item() == 1
+    assert cosine_of_change(vector, 2 * vector)[0].item() == pytest.approx(2, abs=1e-7)
+    assert cosine_of_change(zero, zero.clone())[0].item() == 0
+    assert cosine_of_change(zero, vector.clone())[0].item() == 1
 
 
 def test_the_named_distances() -> None:
-    assert set(DISTANCES) >= {"cosine", "euclidean"}
+    assert list(DISTANCES) == ["cosine", "euclidean", "manhattan", "unit_euclidean", "standardised_euclidean"]
+    with pytest.raises(InputError, match=f"expected one of {', '.join(DISTANCES)}"):
+        distance_named("dot")
     name, function = distance_named("euclidean")
     assert name == "euclidean"
     assert function(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item() == 5

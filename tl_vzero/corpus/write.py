@@ -37,7 +37,7 @@ from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import stacks_of
-from tl_vzero.zeroing.cache import forget_kept
+from tl_vzero.zeroing.forms import forget_weight_cache
 
 LABEL_BYTES = 14  # of a token: its text, its id, its word and whether it is special, compressed
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -201,7 +201,7 @@ def run_corpus(
         with no_kernels_kept(model):
             return _run(job, opened, ranks, progress, say)
     finally:
-        forget_kept(model)
+        forget_weight_cache(model)
         ranks.leave()
 
 
@@ -335,7 +335,7 @@ def _log(given: str | Path, folder: CorpusFolder) -> Path:
 
 def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str], object]) -> CorpusRun:
     sample = _sample(job, source)
-    forget_kept(job.model)
+    forget_weight_cache(job.model)
     # Also makes the engines' one comparison on a sentence that does not depend on where a run goes on.
     tried = job.scorer.trial(sample[0]) if sample else {}
     identity = job.identity(source)
@@ -433,7 +433,7 @@ def _write_shards(job: Job, parts: Parts, about: dict[str, Any], bar: Progress, 
         for part in one_ahead(iter(parts)):
             if writer is None:
                 # What is kept from one shard to the next would let the last digits depend on which came before.
-                forget_kept(job.model)
+                forget_weight_cache(job.model)
                 with _writing(job.folder):
                     schema = job.columns.schema({**about, "shard": part.shard})
                     writer = ShardWriter(job.folder, corpus, part.shard, schema)

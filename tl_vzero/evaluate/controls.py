@@ -1,16 +1,17 @@
-"""Controls: a model that learned nothing, and other ways to measure how far a representation moved."""
+"""Controls of the evaluations: a model that learned nothing, and Value Zeroing by every distance of the library.
+
+The paper: with other metrics, and with representations normalised before they are compared, the pattern stays.
+"""
 
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from tl_vzero.distance import DISTANCES, Distance, cosine, distance_named, wide_dtype
+from tl_vzero.distance import DISTANCES, Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.tokenized import Layout
@@ -42,66 +43,9 @@ def randomised_copy(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(hf_model)(copy.deepcopy(hf_model.config)).eval()
-        made = load_model(fresh.to(device=first.device, dtype=first.dtype), facts.tokenizer)
-    remember(made, Facts(name=f"{facts.name}, random weights", tokenizer=facts.tokenizer, head=facts.head))
-    return made
-
-
-def manhattan(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
-    """Sum of absolute differences, in the units of the residual stream.
-
-    >>> manhattan(torch.tensor([3.0, 0.0]), torch.tensor([0.0, -4.0])).item()
-    7.0
-    """
-    return _difference(clean, changed).abs().sum(-1)
-
-
-def unit_euclidean(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
-    """Euclidean distance between the two vectors after each is brought to length 1.
-
-    >>> unit_euclidean(torch.tensor([3.0, 0.0]), torch.tensor([7.0, 0.0])).item()
-    0.0
-    """
-    # Half the square of this distance is the cosine distance, which is measured without cancellation.
-    square: Tensor = 2 * cosine(clean, changed)
-    return square.sqrt()
-
-
-def standardised_euclidean(
-    clean: Float[Tensor, "*#batch feature"], changed: Float[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch"]:
-    """Euclidean distance between the two vectors after each is brought to mean 0 and variance 1 over its features.
-
-    >>> standardised_euclidean(torch.tensor([3.0, 1.0]), torch.tensor([8.0, 4.0])).item()
-    0.0
-    """
-    return (2 * clean.shape[-1] * cosine(_centred(clean), _centred(changed))).sqrt()
-
-
-def _centred(vectors: Tensor) -> Tensor:
-    wide = vectors.to(wide_dtype(vectors.device))
-    return wide - wide.mean(dim=-1, keepdim=True)
-
-
-def _difference(clean: Tensor, changed: Tensor) -> Tensor:
-    difference: Tensor = clean.to(wide_dtype(clean.device)) - changed.to(wide_dtype(clean.device))
-    return difference
-
-
-# The paper: with other metrics, and with representations normalised before they are compared, the pattern stays.
-OTHER_DISTANCES: Mapping[str, str | Distance] = MappingProxyType(
-    {
-        "cosine": "cosine",
-        "euclidean": "euclidean",
-        "manhattan": manhattan,
-        "unit_euclidean": unit_euclidean,
-        "standardised_euclidean": standardised_euclidean,
-    }
-)
+        control = load_model(fresh.to(device=first.device, dtype=first.dtype), facts.tokenizer)
+    remember(control, Facts(name=f"{facts.name}, random weights", tokenizer=facts.tokenizer, head=facts.head))
+    return control
 
 
 def rows_by_distance(
@@ -113,7 +57,7 @@ def rows_by_distance(
 ) -> TargetRows:
     """Value Zeroing's rows of the target by several distances; the methods are "value_zeroing, NAME".
 
-    `distances` are names or functions by the name to give them; by default `OTHER_DISTANCES`. For `alignment_of` and
+    `distances` are names or functions by the name to give them; by default all of `DISTANCES`. For `alignment_of` and
     `mass_of`. Raises InputError for none or an unknown one.
 
     >>> import tl_vzero
@@ -123,25 +67,15 @@ def rows_by_distance(
     >>> list(rows_by_distance(model, lay_out(model, agreement_examples()[:3]), {"L2": "euclidean"}).rows)
     ['value_zeroing, L2']
     """
-    wanted = OTHER_DISTANCES if distances is None else distances
+    wanted = DISTANCES if distances is None else distances
     if not wanted:
-        raise InputError(f"distances are empty: expected at least one, such as {', '.join(OTHER_DISTANCES)}")
-    for each in wanted.values():
-        distance_named(each)
-    found = {
-        name: target_rows(
-            model, layout, ["value_zeroing"], options={"value_zeroing": {"distance": each}}, progress=progress
-        )
-        for name, each in wanted.items()
-    }
-    first = next(iter(found.values()))
-    rows = {
-        f"value_zeroing, {_told_apart(name, wanted[name])}": own.rows["value_zeroing"] for name, own in found.items()
-    }
-    return replace(first, rows=rows, settings={**first.settings, "options": {"distances": list(wanted)}})
-
-
-def _told_apart(name: str, distance: str | Distance) -> str:
-    """The name, and where another distance of the library's has it, that this is not that one."""
-    other = name in DISTANCES and distance_named(distance)[1] is not DISTANCES[name]
-    return f"{name} (a callable)" if other else name
+        raise InputError(f"distances are empty: expected at least one, such as {', '.join(DISTANCES)}")
+    functions = {name: distance_named(distance)[1] for name, distance in wanted.items()}
+    rows = {}
+    for name, distance in wanted.items():
+        options = {"value_zeroing": {"distance": distance}}
+        measured = target_rows(model, layout, ["value_zeroing"], options=options, progress=progress)
+        # A function under the name of another distance of the library's must not pass for that one.
+        another = name in DISTANCES and functions[name] is not DISTANCES[name]
+        rows[f"value_zeroing, {name}{' (a callable)' if another else ''}"] = measured.rows["value_zeroing"]
+    return replace(measured, rows=rows, settings={**measured.settings, "options": {"distances": list(wanted)}})

@@ -6,158 +6,130 @@ those of forms.py, put together from modules instead of weights; a block is of a
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_vzero.distance import LITTLE_LEFT, relative_difference, wide_dtype
 from tl_vzero.models.blocks import BlockModules, RowFunction
-from tl_vzero.zeroing.chunks import Chunk, Column, LostValues, Size, Workspace, Zeroed, attention_outputs
+from tl_vzero.zeroing.chunks import Changes, Chunk, Column, LostValues, Outputs, Zeroed
+from tl_vzero.zeroing.forms import PROBE_ROWS, BlockRows, Rows
 
-PROBE_ROWS = 4  # tell most forms apart
 WIDEST_MLP = 8  # times d_model: what an MLP of unknown width is taken to hold for a row
 
-Rows = Float[Tensor, "row feature"]
-Form = Callable[[Rows, Rows], Rows]
+Form = Callable[[Rows, Rows], Rows]  # a block's output from its input and its attention's output
 
 
 @dataclass(frozen=True, eq=False)
 class ModuleForm:
-    """How a block's output follows from its input and what attention writes; on the clean run, `output`.
+    """How a block's output follows from its rows on the clean run, by its modules; on the clean run, `output`.
 
     `adds` says that the output is just shifted by what attention writes: no module reads it.
     """
 
     function: Form
     adds: bool
-    input: Float[Tensor, "row feature"]
-    attention_output: Float[Tensor, "row feature"]
+    rows: BlockRows
     output: Float[Tensor, "row feature"]
 
 
-def module_form(
-    modules: BlockModules,
-    block_input: Float[Tensor, "row feature"],
-    attention_output: Float[Tensor, "row feature"],
-    block_output: Float[Tensor, "row feature"],
-    tolerance: float,
-) -> ModuleForm | None:
-    """The form whose output is nearest the block's own, to a relative tolerance of its mean square; None if none is.
+def module_form(modules: BlockModules, rows: BlockRows, tolerance: float) -> ModuleForm | None:
+    """The form whose output is nearest the block's, to a relative tolerance of its mean square; None if none is.
 
-    What is read and written is in the dtype that the modules compute in.
+    The rows are in the dtype that the modules compute in.
     """
+    few, wide = rows.first(PROBE_ROWS), wide_dtype(rows.output.device)
     fitting: list[ModuleForm] = []
     for function, adds in _forms(modules):
-        few = _output(function, block_input[:PROBE_ROWS], attention_output[:PROBE_ROWS])
-        if few is None or relative_difference(few, block_output[:PROBE_ROWS]) > tolerance:
-            continue
-        output = _output(function, block_input, attention_output)
-        if output is not None and relative_difference(output, block_output) <= tolerance:
-            fitting.append(ModuleForm(function, adds, block_input, attention_output, output))
+        if _output(function, few, tolerance) is not None:
+            output = _output(function, rows, tolerance)
+            fitting += [] if output is None else [ModuleForm(function, adds, rows, output)]
+
+    def difference(form: ModuleForm) -> float:
+        return float((form.output.to(wide) - rows.output.to(wide)).square().sum())
+
     # Several fit where the residual stream is large and little is written into it.
-    return min(fitting, key=lambda form: _difference(form.output, block_output), default=None)
+    return min(fitting, key=difference, default=None)
 
 
-def _output(function: Form, block_input: Rows, attention_output: Rows) -> Rows | None:
+def _output(function: Form, rows: BlockRows, tolerance: float) -> Rows | None:
+    """The output of a form, if it is the block's."""
     try:
-        return function(block_input, attention_output)
+        output = function(rows.input, rows.attention_output)
     except Exception:  # a module that does not take single positions may fail in any way, and is of no form
         return None
-
-
-def _difference(output: Rows, block_output: Rows) -> float:
-    wide = wide_dtype(output.device)
-    return float((output.to(wide) - block_output.to(wide)).square().sum())
+    return output if relative_difference(output, rows.output) <= tolerance else None
 
 
 def _forms(m: BlockModules) -> Iterator[tuple[Form, bool]]:
     if m.norm1_post and m.norm2 and m.norm2_post and m.mlp:
-        yield _sandwich(m.norm1_post, m.norm2, m.norm2_post, m.mlp), False
+        yield partial(_sandwich, m), False
     if m.norm2 and m.mlp:
-        yield _pre_norm(m.norm2, m.mlp), False
+        yield partial(_pre_norm, m), False
     if m.norm1 and m.norm2 and m.mlp:
-        yield _post_norm(m.norm1, m.norm2, m.mlp), False
+        yield partial(_post_norm, m), False
     for norm in (m.norm2, m.norm1):
         if norm and m.mlp:
-            yield _parallel(norm, m.mlp), True
+            yield partial(_parallel, norm, m), True
     yield torch.add, True
 
 
-def _pre_norm(norm2: RowFunction, mlp: RowFunction) -> Form:
-    def output(x: Rows, o: Rows) -> Rows:
-        middle = x + o
-        return middle + mlp(norm2(middle))
-
-    return output
+# The modules that these call are there: see _forms.
 
 
-def _post_norm(norm1: RowFunction, norm2: RowFunction, mlp: RowFunction) -> Form:
-    def output(x: Rows, o: Rows) -> Rows:
-        read = norm1(x + o)
-        return norm2(read + mlp(read))
-
-    return output
+def _sandwich(m: Any, x: Rows, o: Rows) -> Any:
+    middle = x + m.norm1_post(o)
+    return middle + m.norm2_post(m.mlp(m.norm2(middle)))
 
 
-def _sandwich(norm1_post: RowFunction, norm2: RowFunction, norm2_post: RowFunction, mlp: RowFunction) -> Form:
-    def output(x: Rows, o: Rows) -> Rows:
-        middle = x + norm1_post(o)
-        return middle + norm2_post(mlp(norm2(middle)))
-
-    return output
+def _pre_norm(m: Any, x: Rows, o: Rows) -> Any:
+    middle = x + o
+    return middle + m.mlp(m.norm2(middle))
 
 
-def _parallel(norm: RowFunction, mlp: RowFunction) -> Form:
-    def output(x: Rows, o: Rows) -> Rows:
-        return x + o + mlp(norm(x))
+def _post_norm(m: Any, x: Rows, o: Rows) -> Any:
+    read = m.norm1(x + o)
+    return m.norm2(read + m.mlp(read))
 
-    return output
+
+def _parallel(norm: RowFunction, m: Any, x: Rows, o: Rows) -> Any:
+    return x + o + m.mlp(norm(x))
 
 
 class ModulePairs:
     """One layer with values zeroed, its modules on every pair; `changes` gives clean minus changed output."""
 
     def __init__(
-        self,
-        form: ModuleForm,
-        w_o: Float[Tensor, "head d_head feature"],
-        b_o: Float[Tensor, "feature"],
-        max_bytes: float,
-        workspace: Workspace,
-        zeroed: Zeroed,
+        self, form: ModuleForm, w_o: Float[Tensor, "head d_head feature"], b_o: Float[Tensor, "feature"], zeroed: Zeroed
     ) -> None:
         self.form, self.w_o, self.b_o, self.zeroed = form, w_o, b_o, zeroed
-        d_model = w_o.shape[-1]
-        a_column = len(zeroed.heads) * d_model
-        size = Size.of(max_bytes / w_o.element_size(), a_row=(8 + 2 * WIDEST_MLP) * d_model, a_column=a_column)
-        self.lost = LostValues(zeroed, w_o[list(zeroed.heads)], size, workspace)
+        d_model, heads = w_o.shape[-1], list(zeroed.heads)
+        self.lost = LostValues(zeroed, w_o[heads], (8 + 2 * WIDEST_MLP) * d_model, len(heads) * d_model)
 
-    def changes(
-        self, columns: Sequence[Column]
-    ) -> Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]:
+    def changes(self, columns: Sequence[Column]) -> Changes:
         """Every pair of the columns with its change, which may be overwritten, and where attention falls silent."""
-        whole = torch.linalg.vector_norm(self.form.attention_output, dim=-1)
+        whole = torch.linalg.vector_norm(self.form.rows.attention_output, dim=-1)
         for group in self.lost.groups(columns):
             for chunk in group.chunks():
                 delta = group.delta(chunk)
                 if self.form.adds:
                     yield chunk, delta, torch.zeros(len(delta), dtype=torch.bool, device=delta.device)
                     continue
-                left = self.form.attention_output[chunk.clean].to(delta.dtype) - delta
+                left = self.form.rows.attention_output[chunk.clean].to(delta.dtype) - delta
                 vanishing = torch.linalg.vector_norm(left, dim=-1) < LITTLE_LEFT * whole[chunk.clean]
                 clean, changed = self._outputs_from(chunk.clean, left)
                 yield chunk, (clean - changed).to(delta.dtype), vanishing
 
-    def outputs(
-        self, chunk: Chunk, pairs: Int[Tensor, "pair"]
-    ) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
+    def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
-        left, _ = attention_outputs(self.zeroed, chunk, pairs, self.w_o, self.b_o)
+        left, _ = self.zeroed.attention_outputs(chunk, pairs, self.w_o, self.b_o)
         return self._outputs_from(chunk.clean[pairs], left)
 
     def _outputs_from(self, rows: Int[Tensor, "row"], left: Rows) -> tuple[Rows, Rows]:
         """Clean and changed outputs, in the dtype of what is left of attention's; modules compute in their own."""
-        form = self.form
-        changed = form.function(form.input[rows], left.to(form.output.dtype))
-        return form.output[rows].to(left.dtype), changed.to(left.dtype)
+        clean = self.form.output[rows]
+        changed = self.form.function(self.form.rows.input[rows], left.to(clean.dtype))
+        return clean.to(left.dtype), changed.to(left.dtype)

@@ -1,26 +1,29 @@
-"""Rows of pairs that share one product: where each stands, and the buffers they are computed in."""
+"""(Destination, source) pairs packed into chunks of rows that share one matrix product, and what attention loses there.
+
+Columns, each with the destinations that it affects, are cut into rectangles; alike ones share a batched product. The
+buffers are written again and again.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import NDArray
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from tl_vzero.zeroing.forms import wider_product
 
-# Packing (destination, source) pairs into blocks of rows that share one matrix product.
-
-# Rows of a segment that may be pairs nobody asked for: they cost less than one more segment.
+# Rows of a segment that may be pairs that are not wanted: they cost less than one more segment.
 WASTE_SHARE, WASTE_ROWS = 0.01, 6
 
 
 @dataclass(frozen=True)
 class Column:
-    """One source of one sentence, by its index, and the destinations `low` to `high` (exclusive) that feel it."""
+    """One source of one sentence, by its index, and the destinations `low` to `high` (exclusive) that it affects."""
 
     sentence: int
     index: int
@@ -49,22 +52,22 @@ class Segment:
 def segments_of(columns: Sequence[Column], max_rows: int, max_columns: int) -> Iterator[Segment]:
     """Cut columns into rectangles of at most `max_rows` pairs and `max_columns` columns.
 
-    Columns whose destinations differ share a rectangle only while few of its pairs are of destinations that feel
-    nothing: a causal model's triangle is cut into thin strips.
+    Columns whose destinations differ share a rectangle only while few of its pairs are of unaffected destinations: a
+    causal model's triangle is cut into thin strips.
     """
     group: list[Column] = []
     low = high = wanted = 0
     start = 0
-    for number, column in enumerate(columns):
+    for position, column in enumerate(columns):
         if column.low >= column.high:
             continue
         new_low, new_high = min(low, column.low), max(high, column.high)
         new_wanted = wanted + column.high - column.low
         area = (new_high - new_low) * (len(group) + 1)
         fits = area <= max_rows and len(group) < max_columns and area <= (1 + WASTE_SHARE) * new_wanted + WASTE_ROWS
-        if not (group and fits and column.sentence == group[0].sentence and number - start == len(group)):
+        if not (group and fits and column.sentence == group[0].sentence and position - start == len(group)):
             yield from _rectangles(group, start, low, high, max_rows)
-            group, start = [], number
+            group, start = [], position
             new_low, new_high, new_wanted = column.low, column.high, column.high - column.low
         group.append(column)
         low, high, wanted = new_low, new_high, new_wanted
@@ -98,26 +101,44 @@ def chunks_of(segments: Sequence[Segment], max_rows: int, max_columns: int) -> I
 
 
 class Workspace:
-    """Buffers that are written again and again: fresh memory costs a page fault a page."""
+    """Buffers that are written again and again, because fresh memory costs a page fault per page.
 
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, int, torch.dtype, torch.device], Tensor] = {}
+    `max_bytes` is what the pairs of a call may take.
+    """
+
+    def __init__(self, max_bytes: float = math.inf) -> None:
+        self.max_bytes = max_bytes
+        self._buffers: dict[tuple[str, int, torch.dtype, torch.device], Tensor] = {}
 
     @property
     def nbytes(self) -> int:
         """How much all buffers hold."""
-        return sum(buffer.nbytes for buffer in self._held.values())
+        return sum(buffer.nbytes for buffer in self._buffers.values())
 
-    def rows(self, name: str, count: int, like: Float[Tensor, "*axes width"]) -> Float[Tensor, "row width"]:
-        """`count` rows of the width, dtype and device of `like`, with whatever was left in them."""
-        return self.buffer(name, count, like.shape[-1], like)
-
-    def buffer(self, name: str, count: int, width: int, like: Tensor) -> Float[Tensor, "row width"]:
-        """`count` rows of a width, of the dtype and device of `like`, with whatever was left in them."""
+    def rows(self, name: str, count: int, like: Tensor, width: int | None = None) -> Float[Tensor, "row width"]:
+        """`count` rows with whatever was left in them, of the dtype, device and width of `like`, or another width."""
+        width = like.shape[-1] if width is None else width
         key = (name, width, like.dtype, like.device)
-        if key not in self._held or len(self._held[key]) < count:
-            self._held[key] = like.new_empty(count, width)
-        return self._held[key][:count]
+        if key not in self._buffers or len(self._buffers[key]) < count:
+            self._buffers[key] = like.new_empty(count, width)
+        return self._buffers[key][:count]
+
+
+_SPARE: WeakKeyDictionary[nn.Module, list[Workspace]] = WeakKeyDictionary()
+
+
+@contextmanager
+def workspace_of(model: nn.Module, max_bytes: float) -> Iterator[Workspace]:
+    """The buffers of a model's last call, or new ones where they are in use or larger than is allowed now."""
+    spare = _SPARE.setdefault(model, [])
+    workspace = spare.pop() if spare else Workspace()
+    if workspace.nbytes > max_bytes:
+        workspace = Workspace()
+    workspace.max_bytes = max_bytes
+    try:
+        yield workspace
+    finally:
+        spare[:] = [workspace]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,19 +155,12 @@ class SentencePart:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Rectangles of pairs in a chunk, one a sentence and all alike: their rows, clean rows and columns."""
+    """Rectangles of pairs in a chunk, one per sentence and all alike: their rows, clean rows and columns."""
 
     n_sentences: int
     rows: slice
     clean: slice
     columns: slice
-
-    @classmethod
-    def of(cls, segment: Segment, part: SentencePart, start: int, first_column: int) -> "Place":
-        """Where a segment stands; `first_column` is that of the tables in use."""
-        columns = slice(segment.first_column - first_column, segment.end_column - first_column)
-        clean = slice(part.first_row + segment.low, part.first_row + segment.high)
-        return cls(1, slice(start, start + segment.rows), clean, columns)
 
     def with_next(self, other: "Place") -> "Place | None":
         """Both in one, where the other is the same rectangle of the next sentence."""
@@ -154,11 +168,8 @@ class Place:
         same_shape = _length(self.clean) == n * _length(other.clean) and _length(self.rows) == n * _length(other.rows)
         if not (follows and same_shape):
             return None
-        joined = (slice(a.start, b.stop) for a, b in zip(self._slices(), other._slices(), strict=True))
-        return Place(n + 1, *joined)
-
-    def _slices(self) -> tuple[slice, slice, slice]:
-        return self.rows, self.clean, self.columns
+        pairs = ((self.rows, other.rows), (self.clean, other.clean), (self.columns, other.columns))
+        return Place(n + 1, *(slice(a.start, b.stop) for a, b in pairs))
 
     def grid(self, buffer: Float[Tensor, "row width"]) -> Float[Tensor, "sentence column dest width"]:
         """These pairs' part of a buffer of the chunk."""
@@ -200,13 +211,18 @@ class Chunk:
     ) -> "Chunk":
         """Lay segments one after the other and gather their patterns; `first_column` is that of the tables in use."""
         rows = sum(segment.rows for segment in segments)
-        pattern = workspace.buffer("pattern", rows, parts[0].pattern.shape[-1], like)
+        pattern = workspace.rows("pattern", rows, like, parts[0].pattern.shape[-1])
         places: list[Place] = []
         clean, cells, start = [], [], 0
         for segment in segments:
             part, first = parts[segment.columns[0].sentence], segment.columns[0].index
             last = first + len(segment.columns)
-            place = Place.of(segment, part, start, first_column)
+            place = Place(
+                1,
+                slice(start, start + segment.rows),
+                slice(part.first_row + segment.low, part.first_row + segment.high),
+                slice(segment.first_column - first_column, segment.end_column - first_column),
+            )
             place.columnwise(pattern).copy_(part.pattern[first:last, segment.low : segment.high])
             destinations = np.arange(segment.low, segment.high)
             clean.append(np.tile(part.first_row + destinations, last - first))
@@ -214,7 +230,8 @@ class Chunk:
             joined = places[-1].with_next(place) if places else None
             places[-1:] = [joined] if joined else [*places[-1:], place]
             start += segment.rows
-        return cls(tuple(places), rows, _index(clean, like.device), _index(cells, like.device), pattern, workspace)
+        of_clean, of_map = (torch.from_numpy(np.concatenate(parts)).to(like.device) for parts in (clean, cells))
+        return cls(tuple(places), rows, of_clean, of_map, pattern, workspace)
 
     def grid(self, buffer: Float[Tensor, "row width"]) -> Float[Tensor, "*pairs width"]:
         """A buffer in the shape in which `clean_rows` broadcasts to it."""
@@ -228,56 +245,37 @@ class Chunk:
         return torch.index_select(clean, 0, self.clean, out=rows)
 
 
-def _index(parts: Sequence[NDArray[np.int64]], device: torch.device) -> Int[Tensor, "row"]:
-    return torch.from_numpy(np.concatenate(parts)).to(device)
-
-
 # What attention's output loses: the vectors that a zeroed value no longer brings, pair by pair.
 
-ROWS_A_PRODUCT = 1536  # fewer make every small step weigh more; more gain nothing
-COLUMNS_A_TABLE = 256  # longer products run faster, until their result leaves the cache
+# What another value costs shows tests/bench/bench_closed_form.py.
+ROWS_PER_PRODUCT = 1536  # fewer make every small step weigh more; more gain nothing
+COLUMNS_PER_TABLE = 256  # longer products run faster, until their result leaves the cache
 
 
-# Of some pairs of a chunk, what heads mix of the values that are not zeroed, and of all: in the widest dtype.
 Mixed = Float[Tensor, "pair head d_head"]
-MixedAt = Callable[[Chunk, Int[Tensor, "pair"]], tuple[Mixed, Mixed]]
+Outputs = tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]
+# A chunk, clean minus changed output of its pairs, and where too little is left for a difference to tell.
+Changes = Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Zeroed:
-    """What is zeroed in a layer: the query heads, their values of each column, who attends to them, what is left."""
+    """What is zeroed in a layer: the query heads, their values of each column, and who attends to them.
+
+    `left` gives what heads mix, at some pairs of a chunk, of the values that are not zeroed, and of all: in the widest
+    dtype.
+    """
 
     heads: Sequence[int]
     values: Float[Tensor, "column head d_head"]
     parts: Sequence[SentencePart]
-    left: MixedAt
+    left: Callable[[Chunk, Int[Tensor, "pair"]], tuple[Mixed, Mixed]]
+    workspace: Workspace
 
-
-def attention_outputs(
-    zeroed: Zeroed,
-    chunk: Chunk,
-    pairs: Int[Tensor, "pair"],
-    w_o: Float[Tensor, "head d_head feature"],
-    b_o: Float[Tensor, "feature"],
-) -> tuple[Float[Tensor, "pair feature"], Float[Tensor, "pair feature"]]:
-    """What attention still writes at pairs, and what it writes in the clean run, each summed from its own parts."""
-    matrix = w_o.flatten(0, 1)
-    left, whole = (wider_product(mixed.flatten(1), matrix) + b_o for mixed in zeroed.left(chunk, pairs))
-    return left, whole
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many pairs share a product, and how many columns a table."""
-
-    rows: int
-    columns: int
-
-    @classmethod
-    def of(cls, numbers: float, *, a_row: int, a_column: int) -> "Size":
-        """What fits into so many numbers, half of them for rows and half for columns."""
-        rows, columns = int(numbers / 2 / a_row), int(numbers / 2 / a_column)
-        return cls(max(1, min(ROWS_A_PRODUCT, rows)), max(1, columns))
+    def attention_outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"], w_o: Tensor, b_o: Tensor) -> Outputs:
+        """What attention still writes at pairs, and what it writes in the clean run, apart from each other."""
+        left, whole = (wider_product(mixed.flatten(1), w_o.flatten(0, 1)) + b_o for mixed in self.left(chunk, pairs))
+        return left, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,41 +285,47 @@ class Group:
     values: Float[Tensor, "column head d_head"]
     lost: Float[Tensor, "column head feature"]
     segments: Sequence[Sequence[Segment]]
-    parts: Sequence[SentencePart]
-    workspace: Workspace
+    zeroed: Zeroed
 
     def chunks(self) -> Iterator[Chunk]:
         """The pairs of these columns, chunk by chunk; each chunk's buffers serve the next."""
         first = self.segments[0][0].first_column
         for segments in self.segments:
-            yield Chunk.of(segments, self.parts, first, self.workspace, self.lost)
+            yield Chunk.of(segments, self.zeroed.parts, first, self.zeroed.workspace, self.lost)
 
     def delta(self, chunk: Chunk) -> Float[Tensor, "row feature"]:
         """What attention's output loses at each pair: sum_h A[h, i, j] u[j, h]."""
-        delta = self.workspace.rows("delta", chunk.rows, self.lost)
+        delta = chunk.workspace.rows("delta", chunk.rows, self.lost)
         for place in chunk.places:
             torch.bmm(place.columnwise(chunk.pattern), self.lost[place.columns], out=place.columnwise(delta))
         return delta
 
 
 class LostValues:
-    """u[j, h] = v[j, h] W_O[h] for all columns j and zeroed heads h, in groups of bounded size."""
+    """u[j, h] = v[j, h] W_O[h] for all columns j and zeroed heads h, in groups of bounded size.
+
+    `row_width` and `column_width` are how many numbers a pair's row and a column's tables take: half of what the
+    workspace may hold is for rows, half for tables.
+    """
 
     def __init__(
-        self, zeroed: Zeroed, w_o: Float[Tensor, "head d_head feature"], size: Size, workspace: Workspace
+        self, zeroed: Zeroed, w_o: Float[Tensor, "head d_head feature"], row_width: int, column_width: int
     ) -> None:
-        self.zeroed, self.w_o, self.size, self.workspace = zeroed, w_o, size, workspace
+        self.zeroed, self.w_o = zeroed, w_o
+        half = zeroed.workspace.max_bytes / w_o.element_size() / 2
+        self.max_rows = max(1, min(ROWS_PER_PRODUCT, int(half / row_width)))
+        self.max_columns = max(1, int(half / column_width))
 
     def groups(self, columns: Sequence[Column]) -> Iterator[Group]:
         """All pairs of the columns, in groups that share tables; each group's buffers serve the next."""
-        segments = list(segments_of(columns, self.size.rows, self.size.columns))
-        for together in self._sharing_tables(list(chunks_of(segments, self.size.rows, self.size.columns))):
+        segments = list(segments_of(columns, self.max_rows, self.max_columns))
+        for together in self._sharing_tables(list(chunks_of(segments, self.max_rows, self.max_columns))):
             values = self.zeroed.values[together[0][0].first_column : together[-1][-1].end_column]
-            yield Group(values, self._lost(values), together, self.zeroed.parts, self.workspace)
+            yield Group(values, self._lost(values), together, self.zeroed)
 
     def _sharing_tables(self, chunks: Sequence[list[Segment]]) -> Iterator[list[list[Segment]]]:
         """Chunks that share tables: as many as stay in the cache, one at least."""
-        limit = min(self.size.columns, COLUMNS_A_TABLE)
+        limit = min(self.max_columns, COLUMNS_PER_TABLE)
         together: list[list[Segment]] = []
         for chunk in chunks:
             if together and chunk[-1].end_column - together[0][0].first_column > limit:
@@ -333,6 +337,6 @@ class LostValues:
 
     def _lost(self, values: Tensor) -> Float[Tensor, "column head feature"]:
         heads, columns = len(self.w_o), len(values)
-        lost = self.workspace.rows("lost", columns * heads, self.w_o).view(heads, columns, -1)
+        lost = self.zeroed.workspace.rows("lost", columns * heads, self.w_o).view(heads, columns, -1)
         torch.bmm(values.transpose(0, 1), self.w_o, out=lost)
         return lost.transpose(0, 1)

@@ -1,8 +1,11 @@
-"""Choosing between the two engines: the closed form where it is known to be right, else hooks."""
+"""Choosing between the two engines: the closed form where a probe shows that it is right, else hooks.
+
+The probe compares both on short sentences; its verdict stands while the model's weights and modules are the same.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -11,31 +14,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.clean import clean_from_cache, ids_of, read_by, token_types_of
-from tl_vzero.errors import ModelError, unknown_name
+from tl_vzero.clean import Clean, clean_from_cache, ids_of, read_by, token_types_of
+from tl_vzero.errors import ModelError
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.blocks import acted_on
 from tl_vzero.models.changes import module_fingerprint
 from tl_vzero.models.facts import context_length
-from tl_vzero.models.run import FinalNorm
 from tl_vzero.models.signals import signal_of
-from tl_vzero.models.sites import Sites
-from tl_vzero.zeroing.cache import Kept, kept_of
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE, NotInClosedForm, PaddingMatters, closed_maps
+from tl_vzero.zeroing.forms import WeightCache, weight_cache_of
 from tl_vzero.zeroing.hooked import hooked_maps
-from tl_vzero.zeroing.request import Request, Wanted, default_request
+from tl_vzero.zeroing.request import Request, Wanted
 
-EngineName = Literal["auto", "hooks", "closed_form"]
-ENGINES: tuple[EngineName, ...] = ("auto", "hooks", "closed_form")
-
-# Positions of padding that cost no more than another run of the model.
-PADDING_A_RUN = 96
+# Positions of padding that cost no more than another run of the model: see tests/bench/bench_closed_form.py.
+PADDING_PER_RUN = 96
 
 PROBE_LENGTHS = (5, 8)
 # How far the engines may be apart on a probe: relatively, and as a share of the largest score. The hook engine keeps
 # few digits of a small distance, also in float64 where Hugging Face's RMSNorm is float32 inside.
 SAME_SCORE = {torch.float64: (1e-4, 1e-6), torch.float32: (1e-2, 1e-6)}
-SAME_SCORE_HALF = (0.3, 1e-3)
+SAME_SCORE_IN_HALF = (0.3, 1e-3)
 # How far a block's output is from its true one, relatively, which is all that the hook engine sees: measured up to
 # 3e-7 in float32; half precision rounds to eps.
 OUTPUT_ROUNDING = {torch.float64: 5e-7, torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -43,63 +41,46 @@ OUTPUT_ROUNDING = {torch.float64: 5e-7, torch.float32: 5e-7, torch.float16: 1e-3
 CLEAR, MOST_TAKEN = 1e-4, 1e8
 
 Maps = list[Float[Tensor, "layer map _ _"]]
+Verdict = Literal["right, padded too", "right", "wrong"]
+
+_VERDICTS: WeakKeyDictionary[nn.Module, tuple[object, Verdict]] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class Used:
-    """Which engine ran, why not the other one, and the closed form's routes by layer."""
+def zeroed_maps(
+    request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
+) -> tuple[Maps, dict[str, Any]]:
+    """Raw maps of each sentence, and metadata: the engine, why not the other one, the closed form's route by layer.
 
-    engine: str
-    reason: str | None = None
-    routes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """What is to be computed of a model, and by what.
-
-    `wanted` is what is asked of each sentence, by its row; `weights_sha256` is the hash of the weights now.
-    """
-
-    model: nn.Module
-    sites: Sites
-    request: Request
-    wanted: Mapping[int, Wanted]
-    engine: str
-    weights_sha256: str
-    final_norm: FinalNorm | None
-    cache: Any | None
-    advance: Callable[[float], object]
-
-
-def check_engine(engine: str) -> None:
-    """Raise InputError for an engine that does not exist."""
-    if not isinstance(engine, str) or engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
-
-
-def zeroed_maps(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
-    """Raw maps of each sentence, and which engine computed them; `sentences` go from short to long.
-
-    Raises ModelError where engine="closed_form" is asked for and cannot be had.
+    `sentences` go from short to long; `wanted` is by their row in the caller's batch. Raises ModelError where
+    engine="closed_form" is asked for and does not apply.
     """
     reason: str | None = None
-    if work.engine != "hooks":
+    if request.engine != "hooks":
         try:
-            return _in_closed_form(work, sentences)
-        except NotInClosedForm as given:
-            reason = str(given)
-        if work.engine == "closed_form":
+            maps, routes = _in_closed_form(request, sentences, wanted, weights_sha256)
+            return maps, {"engine": "closed_form", "engine_reason": None, "routes": list(routes)}
+        except NotInClosedForm as error:
+            reason = str(error)
+        if request.engine == "closed_form":
             raise ModelError(f'engine="closed_form" cannot be used: {reason}; use engine="auto" or "hooks"')
-    maps: Maps = []
-    for _, alike in groupby(sentences, key=lambda each: (each.shape, work.wanted[each.row].spans)):
-        maps += _by_hooks(work, list(alike))
-    return maps, Used("hooks", reason=reason)
+    maps = []
+    for _, alike in groupby(sentences, key=lambda sentence: (sentence.shape, wanted[sentence.row].spans)):
+        group = list(alike)
+        ids, beside = read_by(request.model, group)
+        maps += hooked_maps(request, ids, wanted[group[0].row], clean=_cached(request, group), **beside)
+    return maps, {"engine": "hooks", "engine_reason": reason, "routes": []}
+
+
+def _cached(request: Request, group: list[Sentence]) -> Clean | None:
+    """The clean run of sentences of one shape, where the caller gave it."""
+    if request.cache is None:
+        return None
+    return clean_from_cache(request.cache, request.model, request.sites, group, request.layers)
 
 
 def _alike(sentences: Sequence[Sentence]) -> list[list[Sentence]]:
     """Sentences that share a run of the model without padding."""
-    return [list(alike) for _, alike in groupby(sentences, key=lambda each: each.shape)]
+    return [list(alike) for _, alike in groupby(sentences, key=lambda sentence: sentence.shape)]
 
 
 def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
@@ -116,124 +97,76 @@ def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]
     return runs
 
 
-def _by_hooks(work: Work, group: list[Sentence]) -> Maps:
-    """Maps of sentences of one shape of which the same is asked."""
-    layers = work.request.layers
-    known = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
-    ids, beside = read_by(work.model, group)
-    maps = hooked_maps(
-        work.model,
-        work.sites,
-        ids,
-        work.request,
-        work.wanted[group[0].row],
-        clean=known,
-        final_norm=work.final_norm,
-        advance=lambda sources: work.advance(sources * len(layers)),
-        **beside,
-    )
-    return list(maps)
-
-
-def _in_closed_form(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
-    if work.sites.stack is not None:
-        raise NotInClosedForm(f'it reads models with one stack of blocks, and stack="{work.sites.stack}" is asked for')
-    if acted_on(work.model):
+def _in_closed_form(
+    request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
+) -> tuple[Maps, tuple[str, ...]]:
+    """Maps and routes; raises NotInClosedForm where the closed form does not apply."""
+    model, stack = request.model, request.sites.stack
+    if stack is not None:
+        raise NotInClosedForm(f'it reads models with one stack of blocks, and stack="{stack}" is asked for')
+    if acted_on(model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
-    kept = kept_of(work.model, work.weights_sha256, work.request.memory_mb * 2**20 * FOLDS_SHARE)
-    verdict = _verdict(work, sentences[0], kept)
+    weight_cache = weight_cache_of(model, weights_sha256, request.memory_mb * 2**20 * FOLDS_SHARE)
+    state = (weights_sha256, module_fingerprint(model))
+    if model not in _VERDICTS or _VERDICTS[model][0] != state:
+        _VERDICTS[model] = state, _probe(request, sentences[0], weight_cache)
+    verdict = _VERDICTS[model][1]
     if verdict == "wrong":
         raise NotInClosedForm("on a probe it did not give what the hook engine gives")
-    pads = verdict == "right, padded too" and work.cache is None and sentences[0].signal is None
+
+    def maps_of(group: list[Sentence]) -> tuple[Maps, tuple[str, ...]]:
+        """Of sentences that share one clean run."""
+        ids = [ids_of(model, [sentence])[0] for sentence in group]
+        selected = [wanted[sentence.row] for sentence in group]
+        types = token_types_of(model, group)
+        return closed_maps(request, ids, selected, weight_cache, clean=_cached(request, group), token_types=types)
+
+    pads = verdict == "right, padded too" and request.cache is None and sentences[0].signal is None
     maps: Maps = []
     routes: tuple[str, ...] = ()
-    for group in _padded(sentences, PADDING_A_RUN) if pads else _alike(sentences):
+    for group in _padded(sentences, PADDING_PER_RUN) if pads else _alike(sentences):
         try:
-            made, routes = _closed_group(work, group, kept)
+            of_group, routes = maps_of(group)
+            maps += of_group
         except PaddingMatters:
-            made = []
             for alike in _alike(group):
-                own, routes = _closed_group(work, alike, kept)
-                made += own
-        maps += made
-    return maps, Used("closed_form", routes=routes)
+                of_group, routes = maps_of(alike)
+                maps += of_group
+    return maps, routes
 
 
-def _closed_group(work: Work, group: list[Sentence], kept: Kept) -> tuple[Maps, tuple[str, ...]]:
-    """Maps of sentences that share one clean run."""
-    layers = work.request.layers
-    known = None if work.cache is None else clean_from_cache(work.cache, work.model, work.sites, group, layers)
-    return closed_maps(
-        work.model,
-        work.sites,
-        [ids_of(work.model, [sentence])[0] for sentence in group],
-        [work.wanted[sentence.row] for sentence in group],
-        work.request,
-        kept,
-        clean=known,
-        final_norm=work.final_norm,
-        advance=work.advance,
-        token_types=token_types_of(work.model, group),
-    )
-
-
-Verdict = Literal["right, padded too", "right", "wrong"]
-
-_VERDICTS: WeakKeyDictionary[nn.Module, tuple[object, Verdict]] = WeakKeyDictionary()
-
-
-def _verdict(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
-    """What a probe showed: does the closed form give the hook engine's maps, of padded sentences too?
-
-    It stands while the model's weights and modules are what they were.
-    """
-    probed = (work.weights_sha256, module_fingerprint(work.model))
-    known = _VERDICTS.get(work.model)
-    if known is None or known[0] != probed:
-        known = (probed, _probe(work, sentence, kept))
-        _VERDICTS[work.model] = known
-    return known[1]
-
-
-def _probe(work: Work, sentence: Sentence, kept: Kept) -> Verdict:
-    kept.forms.clear()  # they may be of modules that are gone
-    probes, wanted = _probes(work.model, sentence)
-    n_layers = work.sites.n_layers
+def _probe(request: Request, sentence: Sentence, weight_cache: WeightCache) -> Verdict:
+    """Does the closed form give the hook engine's maps on short sentences, and on padded ones too?"""
+    weight_cache.forms.clear()  # they may be of modules that are gone
+    probes, wanted = _probes(request.model, sentence)
+    dtype = next(nn.Module.parameters(request.model)).dtype
 
     def agreement(request: Request) -> tuple[Verdict, Tensor]:
         """What the engines' maps show, and each layer's largest score by hooks."""
-        hooked = [
-            hooked_maps(work.model, work.sites, each.unsqueeze(0), request, one)[0]
-            for each, one in zip(probes, wanted, strict=True)
-        ]
+        hooked = [hooked_maps(request, ids.unsqueeze(0), one)[0] for ids, one in zip(probes, wanted, strict=True)]
 
         def agrees(which: Sequence[int]) -> bool:
-            ids, asked = [probes[n] for n in which], [wanted[n] for n in which]
             try:
-                made, _ = closed_maps(work.model, work.sites, ids, asked, request, kept)
+                closed, _ = closed_maps(request, [probes[n] for n in which], [wanted[n] for n in which], weight_cache)
             except PaddingMatters:
                 return False
-            return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(made, which, strict=True))
+            return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(closed, which, strict=True))
 
         largest = torch.stack([maps.flatten(1).amax(-1) for maps in hooked]).amax(0)
         if agrees(range(len(probes))):
             return "right, padded too", largest
         return "right" if all(agrees([n]) for n in range(len(probes))) else "wrong", largest
 
-    dtype = next(nn.Module.parameters(work.model)).dtype
-    request = default_request(n_layers)
-    verdict, largest = agreement(request)
-    taken = {layer: _taken(score) for layer, score in enumerate(largest.tolist()) if score < CLEAR}
-    if verdict != "wrong" and any(times > 1 for times in taken.values()):
-        # Next to the rounding of its outputs a faint layer shows little: the forms hold for any loss, so take more.
-        clearer, _ = agreement(replace(request, taken=taken))
+    whole = Request(request.model, request.sites, tuple(range(request.sites.n_layers)))
+    verdict, largest = agreement(whole)
+    # Next to the rounding of its outputs a faint layer shows little: the forms hold for any loss, so take more of a
+    # value there. A score goes with the square of what is taken.
+    faint = {layer: score for layer, score in enumerate(largest.tolist()) if 0 < score < CLEAR}
+    taken = {layer: min(MOST_TAKEN, math.sqrt(10 * CLEAR / score)) for layer, score in faint.items()}
+    if verdict != "wrong" and taken:
+        clearer, _ = agreement(replace(whole, taken=taken))
         return "wrong" if clearer == "wrong" else verdict
     return verdict
-
-
-def _taken(largest: float) -> float:
-    """How many times a value is taken away so that a layer's largest score is clear: a score goes with its square."""
-    return 1.0 if largest <= 0 else min(MOST_TAKEN, math.sqrt(10 * CLEAR / largest))
 
 
 def _probes(model: nn.Module, sentence: Sentence) -> tuple[list[Tensor], list[Wanted]]:
@@ -249,7 +182,7 @@ def _probes(model: nn.Module, sentence: Sentence) -> tuple[list[Tensor], list[Wa
     longest = min(longest, context_length(model) or longest)
     ids = read.repeat(longest)[:longest]
     probes = [ids[:length] for length in PROBE_LENGTHS]
-    return probes, [Wanted.whole(len(each)) for each in probes]
+    return probes, [Wanted.whole(len(probe)) for probe in probes]
 
 
 def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:
@@ -257,7 +190,7 @@ def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:
 
     Where outputs are off by a share r, a distance d is off by up to r sqrt(2 d) + r^2 / 2.
     """
-    relative, of_largest = SAME_SCORE.get(dtype, SAME_SCORE_HALF)
+    relative, of_largest = SAME_SCORE.get(dtype, SAME_SCORE_IN_HALF)
     rounding = OUTPUT_ROUNDING.get(dtype, OUTPUT_ROUNDING[torch.float32])
     larger = torch.maximum(hooked, closed)
     allowed = relative * larger + of_largest * larger.max() + rounding * (2 * larger).sqrt() + rounding**2 / 2

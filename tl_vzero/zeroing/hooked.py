@@ -5,13 +5,14 @@
 3. Each block's input is overwritten by the clean one, so that blocks do not see one another's change.
 4. Each block's output is compared with the clean output, at every destination.
 
-One forward pass a batch of copies so serves all layers. Source: Mohebbi et al. 2023, section 3.
+One forward pass per batch of copies so serves all layers. Source: Mohebbi et al. 2023, section 3.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -23,27 +24,26 @@ from tl_vzero.clean import Beside, Clean, CleanBlock, check_clean_output
 from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
 from tl_vzero.errors import InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
-from tl_vzero.models.run import FinalNorm, NamedHook, eager_attention, run_to
+from tl_vzero.models.run import NamedHook, eager_attention, run_to
 from tl_vzero.models.signals import Read
-from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import check_own_run, takes_turn
-from tl_vzero.zeroing.layout import felt_of, reached
-from tl_vzero.zeroing.request import Request, Span, Wanted
+from tl_vzero.zeroing.request import Integers, Request, Span, Wanted
 
-TOKENS_A_BATCH = 768
+# In one run of the model, where no batch_size is given; what another value costs shows tests/bench/bench_hooks.py.
+TOKENS_PER_BATCH = 768
 
 
 @takes_turn
 def value_zeroing_hooks(
     model: nn.Module,
     positions: Iterable[int] | int,
-    layers: Iterable[int] | int | None = None,
-    heads: Iterable[int] | int | None = None,
+    layers: Integers = None,
+    heads: Integers = None,
     stack: str | None = None,
 ) -> list[NamedHook]:
     """Hooks that zero the values of some positions, for TransformerLens's own `run_with_hooks`.
 
-    Returns (hook name, function) pairs, one a layer; `layers` and `heads` default to all. Every sentence of a
+    Returns (hook name, function) pairs, one per layer; `layers` and `heads` default to all. Every sentence of a
     batch is zeroed at the same positions; negative ones count from the end. No position at all zeroes nothing.
     Under grouped-query attention `heads` are key-value heads. Of an encoder-decoder `stack` says which values:
     "encoder", "decoder", or "cross" for what the decoder's layers read at encoder positions.
@@ -64,10 +64,10 @@ def value_zeroing_hooks(
     n_heads = value_heads(model, sites.stack)
     zeroed_heads = chosen_heads(heads, n_heads, attention_heads(model, sites.stack)) or tuple(range(n_heads))
 
-    maker = threading.get_ident()
+    thread = threading.get_ident()
 
     def zero_values(value: Tensor, hook: Any) -> Tensor:
-        check_own_run(model, hook, zero_values, maker)
+        check_own_run(model, hook, zero_values, thread)
         inside = chosen("positions", zeroed, value.shape[1], "the sentence has") if zeroed else ()
         value = value.clone()
         for position in inside or ():
@@ -90,6 +90,16 @@ class _Copies:
     head: Int[Tensor, "copy"]
     n_clean: int = 0
 
+    @classmethod
+    def all(cls, n_sentences: int, spans: tuple[Span, ...], n_maps: int, device: torch.device) -> "_Copies":
+        columns = torch.arange(len(spans), device=device)
+        grid = torch.cartesian_prod(torch.arange(n_sentences, device=device), columns).repeat_interleave(n_maps, dim=0)
+        head = torch.arange(n_maps, device=device).repeat(n_sentences * len(spans))
+        # A shorter span is filled up with one of its positions: zeroing it twice is zeroing it.
+        longest = max(map(len, spans))
+        filled = torch.tensor([[*span, *[span[0]] * (longest - len(span))] for span in spans], device=device)
+        return cls(grid[:, 0], filled[grid[:, 1]], grid[:, 1], head)
+
     def part(self, start: int, stop: int, n_clean: int) -> "_Copies":
         which = slice(start, stop)
         return _Copies(self.sentence[which], self.zeroed[which], self.column[which], self.head[which], n_clean)
@@ -98,131 +108,71 @@ class _Copies:
         return len(self.sentence)
 
     def rows(self, per_sentence: Tensor) -> Tensor:
-        """One row a copy, the clean ones first, from one row a sentence."""
+        """One row per copy, the clean ones first, from one row per sentence."""
         zeroed = per_sentence[self.sentence]
         return torch.cat([per_sentence, zeroed]) if self.n_clean else zeroed
 
 
-class _CleanActivations:
-    """What each hook sees of the clean run: known beforehand, or taken from the clean copies of the first batch."""
+class _Hooks:
+    """The hooks on each block, and the clean run that they read: the caller's, or the first batch's clean copies."""
 
-    def __init__(self, sites: Sites, clean: Clean | None) -> None:
-        self.sites = sites
-        self._seen: dict[str, Tensor] = {}
+    def __init__(self, request: Request, wanted: Wanted, clean: Clean | None, maps: Tensor) -> None:
+        self.request, self.sites, self.maps = request, request.sites, maps
+        self.dest = torch.tensor(wanted.destinations, device=maps.device)
+        self.heads = torch.tensor(request.zeroed_heads, device=maps.device)
+        self.clean: dict[str, Tensor] = {}
         for layer, block in (clean or {}).items():
             activations = (block.input, block.value, block.pattern, block.output)
-            self._seen.update(zip(sites.at(layer), activations, strict=True))
-
-    def at(self, name: str, activation: Tensor, copies: _Copies) -> Tensor:
-        if name not in self._seen:
-            self._seen[name] = activation[: copies.n_clean].detach()
-            if name in self.sites.outputs:
-                check_clean_output(name, self._seen[name])
-        return self._seen[name]
+            self.clean.update(zip(self.sites.at(layer), activations, strict=True))
 
     def block(self, layer: int) -> CleanBlock:
-        return CleanBlock(*(self._seen[name] for name in self.sites.at(layer)))
+        return CleanBlock(*(self.clean[name] for name in self.sites.at(layer)))
 
-
-def hooked_maps(
-    model: nn.Module,
-    sites: Sites,
-    ids: Read,
-    request: Request,
-    wanted: Wanted,
-    *,
-    clean: Clean | None = None,
-    final_norm: FinalNorm | None = None,
-    advance: Callable[[float], object] = lambda copies: None,
-    **beside: Unpack[Beside],
-) -> Float[Tensor, "sentence layer head dest src"]:
-    """Raw Value Zeroing maps of sentences of one length, in float64; the head axis is 1 long unless per head.
-
-    The last axis is `wanted`'s spans, in most maps single positions. `beside` is what goes beside the ids: what
-    the decoder reads, where the map is one of an encoder-decoder's decoder, and segments.
-
-    `clean` is their clean run, where it is known; `advance` is told how many sources each batch had zeroed. An entry
-    is exactly 0 where every zeroed head's pattern or value is exactly 0.
-    """
-    heads = request.heads if request.heads is not None else tuple(range(value_heads(model, sites.stack)))
-    n_maps = len(heads) if request.per_head else 1
-    shape = (len(ids), len(request.layers), n_maps, len(wanted.destinations), len(wanted.spans))
-    maps = torch.zeros(shape, dtype=wide_dtype(ids.device), device=ids.device)
-    copies = _all_copies(len(ids), wanted.spans, n_maps, ids.device)
-    length = wanted.length + (0 if beside.get("decoder_ids") is None else ids.shape[1])
-    size = request.batch_size or max(1, TOKENS_A_BATCH // length)
-    known = _CleanActivations(sites, clean)
-    dest = torch.tensor(wanted.destinations, device=ids.device)
-    for start in range(0, len(copies), size):
-        part = copies.part(start, start + size, n_clean=len(ids) if start == 0 and clean is None else 0)
+    def on(self, copies: _Copies) -> list[NamedHook]:
+        """All hooks for a batch of copies."""
         hooks: list[NamedHook] = []
-        for index, layer in enumerate(request.layers):
-            norm = final_norm if layer == sites.n_layers - 1 else None
+        for index, layer in enumerate(self.request.layers):
+            block_input, value, pattern, output = self.sites.at(layer)
             hooks += [
-                (sites.inputs[layer], _clean_input(known, sites.inputs[layer], part)),
-                (sites.values[layer], _zero_sources(known, sites.values[layer], part, heads, request, layer)),
-                (
-                    sites.outputs[layer],
-                    _measure(known, sites.outputs[layer], part, dest, request, norm, maps[:, index]),
-                ),
+                (block_input, partial(self._clean_input, copies, block_input)),
+                (value, partial(self._zero_sources, copies, value, layer)),
+                (output, partial(self._measure, copies, output, layer, self.maps[:, index])),
             ]
-            if part.n_clean:
-                hooks.append((sites.patterns[layer], _look(known, sites.patterns[layer], part)))
-        with eager_attention(model) if part.n_clean else nullcontext():
-            run_to(model, part.rows(ids), hooks, last=sites.outputs[max(request.layers)], **_copied(beside, part))
-        advance(len(part) / n_maps)
-    for index, layer in enumerate(request.layers):
-        felt = reached(known.block(layer), heads, request.per_head)
-        maps[:, index] *= felt_of(felt, wanted)
-    return maps
+            if copies.n_clean:
+                hooks.append((pattern, partial(self._keep_clean, copies, pattern)))
+        return hooks
 
+    def _clean_of(self, copies: _Copies, site: str, activation: Tensor) -> Tensor:
+        if site not in self.clean:
+            self.clean[site] = activation[: copies.n_clean].detach()
+            if site in self.sites.outputs:
+                check_clean_output(site, self.clean[site])
+        return self.clean[site]
 
-def _copied(beside: Beside, copies: _Copies) -> Beside:
-    whole = beside.get("decoder_ids"), beside.get("token_types")
-    decoder_ids, token_types = (None if each is None else copies.rows(each) for each in whole)
-    return Beside(decoder_ids=decoder_ids, token_types=token_types)
+    def _keep_clean(self, copies: _Copies, site: str, activation: Tensor, *, hook: Any) -> None:
+        self._clean_of(copies, site, activation)
 
+    def _clean_input(self, copies: _Copies, site: str, activation: Tensor, *, hook: Any) -> Tensor:
+        return copies.rows(self._clean_of(copies, site, activation))
 
-def _all_copies(n_sentences: int, spans: tuple[Span, ...], n_maps: int, device: torch.device) -> _Copies:
-    column = torch.arange(len(spans), device=device)
-    grid = torch.cartesian_prod(torch.arange(n_sentences, device=device), column)
-    grid = grid.repeat_interleave(n_maps, dim=0)
-    head = torch.arange(n_maps, device=device).repeat(n_sentences * len(spans))
-    # A shorter span is filled up with a position of its own: zeroing it twice is zeroing it.
-    longest = max(map(len, spans))
-    filled = torch.tensor([[*span, *[span[0]] * (longest - len(span))] for span in spans], device=device)
-    return _Copies(grid[:, 0], filled[grid[:, 1]], grid[:, 1], head)
-
-
-def _look(known: _CleanActivations, name: str, copies: _Copies) -> Any:
-    def hook_function(activation: Tensor, *, hook: Any) -> None:
-        known.at(name, activation, copies)
-
-    return hook_function
-
-
-def _clean_input(known: _CleanActivations, name: str, copies: _Copies) -> Any:
-    def hook_function(activation: Tensor, *, hook: Any) -> Tensor:
-        return copies.rows(known.at(name, activation, copies))
-
-    return hook_function
-
-
-def _zero_sources(
-    known: _CleanActivations, name: str, copies: _Copies, heads: tuple[int, ...], request: Request, layer: int
-) -> Any:
-    all_heads = torch.tensor(heads, device=copies.head.device)
-    copy = copies.n_clean + torch.arange(len(copies), device=copies.head.device)[:, None, None]
-    zeroed_heads = all_heads[copies.head, None] if request.per_head else all_heads.unsqueeze(0)
-
-    def hook_function(value: Tensor, *, hook: Any) -> Tensor:
-        known.at(name, value, copies)
+    def _zero_sources(self, copies: _Copies, site: str, layer: int, value: Tensor, *, hook: Any) -> Tensor:
+        self._clean_of(copies, site, value)
         value = value.clone()
-        zeroed = copy, copies.zeroed.unsqueeze(1), zeroed_heads.unsqueeze(-1)
-        value[zeroed] = value[zeroed] * (1.0 - request.taken_in(layer))
+        copy = copies.n_clean + torch.arange(len(copies), device=copies.head.device)[:, None, None]
+        heads = self.heads[copies.head, None] if self.request.per_head else self.heads.unsqueeze(0)
+        zeroed = copy, copies.zeroed.unsqueeze(1), heads.unsqueeze(-1)
+        value[zeroed] = value[zeroed] * (1.0 - self.request.taken.get(layer, 1.0))
         return value
 
-    return hook_function
+    def _measure(self, copies: _Copies, site: str, layer: int, maps: Tensor, output: Tensor, *, hook: Any) -> None:
+        changed = output.detach()[copies.n_clean :, self.dest]
+        clean = self._clean_of(copies, site, output)[:, self.dest][copies.sentence]
+        norm = self.request.norm_after(layer)
+        if norm is not None:
+            clean, changed = norm(clean), norm(changed)
+        distances = _distances(self.request, clean, changed)
+        check_finite_distances(self.request.distance_name, distances, site)
+        maps[copies.sentence, copies.head, :, copies.column] = distances.to(maps.dtype)
 
 
 def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
@@ -236,22 +186,32 @@ def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
     return distances
 
 
-def _measure(
-    known: _CleanActivations,
-    name: str,
-    copies: _Copies,
-    dest: Tensor,
-    request: Request,
-    norm: FinalNorm | None,
-    maps: Tensor,
-) -> Any:
-    def hook_function(output: Tensor, *, hook: Any) -> None:
-        changed = output.detach()[copies.n_clean :, dest]
-        clean = known.at(name, output, copies)[:, dest][copies.sentence]
-        if norm is not None:
-            clean, changed = norm(clean), norm(changed)
-        distances = _distances(request, clean, changed)
-        check_finite_distances(request.distance_name, distances, name)
-        maps[copies.sentence, copies.head, :, copies.column] = distances.to(maps.dtype)
+def hooked_maps(
+    request: Request, ids: Read, wanted: Wanted, *, clean: Clean | None = None, **beside: Unpack[Beside]
+) -> Float[Tensor, "sentence layer map dest src"]:
+    """Raw Value Zeroing maps of sentences of one length, in float64; the map axis is 1 long unless per head.
 
-    return hook_function
+    The last axis is `wanted`'s spans, in most maps single positions. `beside` is what goes beside the ids: what the
+    decoder reads, where the map is one of an encoder-decoder's decoder, and segments. `clean` is the clean run, where
+    it is there already. An entry is exactly 0 where every zeroed head's pattern or value is exactly 0.
+    """
+    n_maps = len(request.zeroed_heads) if request.per_head else 1
+    shape = (len(ids), len(request.layers), n_maps, len(wanted.destinations), len(wanted.spans))
+    maps = torch.zeros(shape, dtype=wide_dtype(ids.device), device=ids.device)
+    hooks = _Hooks(request, wanted, clean, maps)
+    copies = _Copies.all(len(ids), wanted.spans, n_maps, ids.device)
+    length = wanted.length + (0 if beside.get("decoder_ids") is None else ids.shape[1])
+    size = request.batch_size or max(1, TOKENS_PER_BATCH // length)
+    last = request.sites.outputs[max(request.layers)]
+    for start in range(0, len(copies), size):
+        part = copies.part(start, start + size, n_clean=len(ids) if start == 0 and clean is None else 0)
+        decoder_ids, token_types = (
+            None if rows is None else part.rows(rows) for rows in (beside.get("decoder_ids"), beside.get("token_types"))
+        )
+        copied = Beside(decoder_ids=decoder_ids, token_types=token_types)
+        with eager_attention(request.model) if part.n_clean else nullcontext():
+            run_to(request.model, part.rows(ids), hooks.on(part), last=last, **copied)
+        request.advance(len(part) / n_maps * len(request.layers))
+    for index, layer in enumerate(request.layers):
+        maps[:, index] *= wanted.affected(hooks.block(layer).affected(request.zeroed_heads, request.per_head))
+    return maps

@@ -1,18 +1,30 @@
-"""What is asked of Value Zeroing, checked at the door against the model."""
+"""What a call of Value Zeroing asks for, checked against the model before anything runs.
+
+A Request holds for all sentences of the call; `Request.wanted` resolves its positions and spans for one of them.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, chosen_heads, flag, integers, listed, positive
-from tl_vzero.distance import Distance, distance_named
+from tl_vzero.distance import Distance, cosine, distance_named
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
 from tl_vzero.inputs.text import Sentence
+from tl_vzero.models.contracts import attention_heads, value_heads
+from tl_vzero.models.run import FinalNorm
+from tl_vzero.models.sites import Sites
 from tl_vzero.words import Phrase, Range, group_words, noun_chunks, root_subtrees
 
-# Spans by their name, resolved for each sentence: which positions are zeroed together.
+Integers = Iterable[int] | int | None
+Span = tuple[int, ...]  # positions that are zeroed together
 
-Span = tuple[int, ...]
-
+ENGINES = ("auto", "hooks", "closed_form")
+MEMORY_MB = 256.0
 WORDS = "words"
 PHRASES: dict[str, Callable[[str, Sequence[Range]], tuple[Phrase, ...]]] = {
     "noun_chunks": noun_chunks,
@@ -20,10 +32,174 @@ PHRASES: dict[str, Callable[[str, Sequence[Range]], tuple[Phrase, ...]]] = {
 }
 
 
-def check_span_name(name: str) -> None:
-    """Raise InputError for a kind of span that does not exist."""
-    if name not in (WORDS, *PHRASES):
-        raise unknown_name("spans", name, (WORDS, *PHRASES, "a list of positions such as [[1, 2], [4]]"))
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Of one sentence: its length, the positions zeroed together in each column, and the destinations."""
+
+    length: int
+    spans: tuple[Span, ...]
+    destinations: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, length: int) -> "Wanted":
+        """Every position as a source and as a destination."""
+        return cls(length, tuple((j,) for j in range(length)), tuple(range(length)))
+
+    @property
+    def zeroes_single_positions(self) -> bool:
+        """Whether each column is one position."""
+        return all(len(span) == 1 for span in self.spans)
+
+    def affected(self, marked: Bool[Tensor, "*axes dest src"]) -> Bool[Tensor, "*axes row column"]:
+        """Of all entries that can be affected, the rows and columns wanted: a span affects what one position does."""
+        rows = pick(marked, marked.ndim - 2, self.destinations)
+        if self.zeroes_single_positions:
+            return pick(rows, marked.ndim - 1, tuple(span[0] for span in self.spans))
+        return torch.stack([rows[..., list(span)].any(dim=-1) for span in self.spans], dim=-1)
+
+
+def pick(tensor: Tensor, axis: int, positions: tuple[int, ...]) -> Tensor:
+    """Some positions of one sentence along an axis; a view where they are the first ones."""
+    if positions == tuple(range(len(positions))):
+        return tensor.narrow(axis, 0, len(positions))
+    return tensor.index_select(axis, torch.tensor(positions, device=tensor.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """The model and which maps to compute of it; the options are those of `value_zeroing`, and `None` means all.
+
+    `norm` is the final norm where `final_norm` is set; `advance` counts sources times layers as they are done. `taken`
+    is how much of a value is taken away in each layer, as a multiple of it: once all of it, except in a probe.
+    """
+
+    model: nn.Module
+    sites: Sites
+    layers: tuple[int, ...]
+    heads: tuple[int, ...] | None = None
+    per_head: bool = False
+    sources: tuple[int, ...] | None = None
+    spans: tuple[Span, ...] | str | None = None
+    destinations: tuple[int, ...] | None = None
+    distance_name: str = "cosine"
+    distance: Distance = cosine
+    final_norm: bool = False
+    engine: str = "auto"
+    cache: Any | None = None
+    batch_size: int | None = None
+    memory_mb: float = MEMORY_MB
+    norm: FinalNorm | None = None
+    advance: Callable[[float], object] = lambda sources: None
+    taken: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def zeroed_heads(self) -> tuple[int, ...]:
+        """The value heads that are zeroed: one by one with `per_head`, else together."""
+        return tuple(range(value_heads(self.model, self.sites.stack))) if self.heads is None else self.heads
+
+    def norm_after(self, layer: int) -> FinalNorm | None:
+        """The norm after which a layer's outputs are compared: the last one's, where that is asked for."""
+        return self.norm if layer == self.sites.n_layers - 1 else None
+
+    def wanted(self, sentence: Sentence) -> Wanted:
+        """What to compute of a sentence; raises InputError for positions outside it and for spans that overlap."""
+        n_sources = len(sentence.sources)
+        spans: tuple[Span, ...]
+        if isinstance(self.spans, str):
+            spans = named_spans(self.spans, sentence.sources)
+        elif self.spans is not None:
+            spans = tuple(_positions(f"spans[{n}]", span, n_sources) for n, span in enumerate(self.spans))
+            _check_apart(spans)
+        else:
+            spans = tuple((j,) for j in _positions("sources", self.sources, n_sources))
+        return Wanted(len(sentence), spans, _positions("destinations", self.destinations, len(sentence)))
+
+
+def make_request(
+    model: nn.Module,
+    sites: Sites,
+    *,
+    layers: Integers,
+    heads: Integers,
+    per_head: bool,
+    sources: Integers,
+    spans: str | Iterable[Iterable[int] | int] | None,
+    destinations: Integers,
+    distance: str | Distance,
+    final_norm: bool,
+    engine: str,
+    cache: Any | None,
+    batch_size: int | None,
+    memory_mb: float,
+) -> Request:
+    """Check every option against the model; raises InputError or InputTypeError."""
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    name, function = distance_named(distance)
+    if sources is not None and spans is not None:
+        raise InputError("sources and spans given: expected one of them, single positions or positions zeroed together")
+    return Request(
+        model,
+        sites,
+        layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
+        heads=chosen_heads(heads, value_heads(model, sites.stack), attention_heads(model, sites.stack)),
+        per_head=flag("per_head", per_head),
+        sources=integers("sources", sources),
+        spans=_spans(spans),
+        destinations=integers("destinations", destinations),
+        distance_name=name,
+        distance=function,
+        final_norm=flag("final_norm", final_norm),
+        engine=engine,
+        cache=cache,
+        batch_size=positive("batch_size", batch_size),
+        memory_mb=_megabytes(memory_mb),
+    )
+
+
+def _megabytes(memory_mb: float) -> float:
+    if isinstance(memory_mb, bool) or not isinstance(memory_mb, int | float):
+        raise InputTypeError(f"memory_mb is {type(memory_mb).__name__}: expected a number of megabytes")
+    if not 0 < memory_mb < float("inf"):
+        raise InputError(f"memory_mb is {memory_mb}: expected a positive number of megabytes")
+    return float(memory_mb)
+
+
+def _positions(name: str, positions: Sequence[int] | None, length: int) -> tuple[int, ...]:
+    resolved = chosen(name, positions, length, "the sentence has")
+    return tuple(range(length)) if resolved is None else resolved
+
+
+def _spans(spans: str | Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | str | None:
+    if spans is None:
+        return None
+    if isinstance(spans, str):
+        if spans not in (WORDS, *PHRASES):
+            raise unknown_name("spans", spans, (WORDS, *PHRASES, "a list of positions such as [[1, 2], [4]]"))
+        return spans
+    several = listed("spans", spans)
+    if not isinstance(several, list):
+        raise InputTypeError(
+            f"spans is {type(spans).__name__}: expected a list with the positions of each span, such as [[1, 2], [4]]"
+        )
+    read = tuple(integers(f"spans[{n}]", span) or () for n, span in enumerate(several))
+    if not read or not all(read):
+        raise InputError("spans is empty or holds None: expected at least one span, such as [[1, 2], [4]]")
+    return read
+
+
+def _check_apart(spans: Sequence[Span]) -> None:
+    holder: dict[int, int] = {}
+    for n, position in ((n, position) for n, span in enumerate(spans) for position in span):
+        if position in holder:
+            raise InputError(
+                f"spans[{holder[position]}] and spans[{n}] overlap, both hold position {position}: expected each "
+                "position in one span at most; give spans that overlap in calls of their own"
+            )
+        holder[position] = n
+
+
+# Spans by their name, resolved for each sentence.
 
 
 def named_spans(name: str, sentence: Sentence) -> tuple[Span, ...]:
@@ -32,19 +208,13 @@ def named_spans(name: str, sentence: Sentence) -> tuple[Span, ...]:
     Raises InputError where the sentence does not say what its words are, or holds no text to parse, and
     DependencyError where there is no parser.
     """
-    return _words(sentence) if name == WORDS else _phrases(name, sentence)
-
-
-def _words(sentence: Sentence) -> tuple[Span, ...]:
-    if sentence.word_ids is None:
-        raise InputError(
-            'spans="words" given, and without a tokenizer nothing says which ids form a word: load the model with '
-            "tokenizer=, or give positions, such as spans=[[1, 2], [4]]"
-        )
-    return tuple(word.positions for word in group_words(sentence.word_ids, sentence.tokens))
-
-
-def _phrases(name: str, sentence: Sentence) -> tuple[Span, ...]:
+    if name == WORDS:
+        if sentence.word_ids is None:
+            raise InputError(
+                'spans="words" given, and without a tokenizer nothing says which ids form a word: load the model with '
+                "tokenizer=, or give positions, such as spans=[[1, 2], [4]]"
+            )
+        return tuple(word.positions for word in group_words(sentence.word_ids, sentence.tokens))
     if sentence.text is None:
         raise InputError(
             f'spans="{name}" given with ids: expected text, which the parser reads; give a string or a list of '
@@ -59,7 +229,7 @@ def _phrases(name: str, sentence: Sentence) -> tuple[Span, ...]:
     groups: dict[int, list[int]] = {}
     for position, piece in enumerate(sentence.offsets):
         phrase = None if sentence.special[position] else _phrase_of(piece, phrases)
-        # What is in no phrase, a special token or white space, gets a number of its own.
+        # What is in no phrase, a special token or white space, stays alone under a negative key.
         groups.setdefault(-1 - position if phrase is None else phrase, []).append(position)
     return tuple(sorted(tuple(group) for group in groups.values()))
 
@@ -73,149 +243,5 @@ def _phrases_in(name: str, text: str, start: int, pieces: Sequence[Range]) -> li
 def _phrase_of(piece: Range, phrases: Sequence[Phrase]) -> int | None:
     """The phrase of the first word that a piece overlaps: "can" of "can't" belongs to spaCy's "ca"."""
     begin, end = piece
-    found = [(word, n) for n, phrase in enumerate(phrases) for word in phrase if begin < word[1] and word[0] < end]
-    return min(found)[1] if found else None
-
-
-MEMORY_MB = 256.0
-
-
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """Of one sentence: its length, the positions zeroed together in each column, and the destinations."""
-
-    length: int
-    spans: tuple[Span, ...]
-    destinations: tuple[int, ...]
-
-    @classmethod
-    def whole(cls, length: int) -> "Wanted":
-        """Every position as a source of its own and as a destination."""
-        return cls(length, tuple((j,) for j in range(length)), tuple(range(length)))
-
-    @property
-    def zeroes_single_positions(self) -> bool:
-        """Whether each column is one position."""
-        return all(len(span) == 1 for span in self.spans)
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which maps to compute. `None` means all; positions and names of spans are resolved sentence by sentence.
-
-    `taken` is how much of a value is taken away in each layer: once all of it, but in a probe.
-    """
-
-    layers: tuple[int, ...]
-    heads: tuple[int, ...] | None
-    per_head: bool
-    sources: tuple[int, ...] | None
-    spans: tuple[Span, ...] | str | None
-    destinations: tuple[int, ...] | None
-    distance_name: str
-    distance: Distance
-    final_norm: bool
-    batch_size: int | None
-    memory_mb: float
-    taken: Mapping[int, float] = field(default_factory=dict)
-
-    def taken_in(self, layer: int) -> float:
-        """How much of a value is taken away in a layer, as a multiple of it."""
-        return self.taken.get(layer, 1.0)
-
-    def wanted(self, sentence: Sentence) -> Wanted:
-        """What is asked of a sentence; raises InputError for positions outside it and for spans that overlap."""
-        n_sources = len(sentence.sources)
-        spans: tuple[Span, ...]
-        if isinstance(self.spans, str):
-            spans = named_spans(self.spans, sentence.sources)
-        elif self.spans is not None:
-            spans = tuple(_positions(f"spans[{n}]", span, n_sources) for n, span in enumerate(self.spans))
-            _check_apart(spans)
-        else:
-            spans = tuple((j,) for j in _positions("sources", self.sources, n_sources))
-        return Wanted(len(sentence), spans, _positions("destinations", self.destinations, len(sentence)))
-
-
-def default_request(n_layers: int) -> Request:
-    """Everything, by cosine distance."""
-    name, function = distance_named("cosine")
-    return Request(tuple(range(n_layers)), None, False, None, None, None, name, function, False, None, MEMORY_MB)
-
-
-def make_request(
-    *,
-    n_layers: int,
-    n_heads: int,
-    n_query_heads: int,
-    layers: Iterable[int] | int | None,
-    heads: Iterable[int] | int | None,
-    per_head: bool,
-    sources: Iterable[int] | int | None,
-    spans: str | Iterable[Iterable[int] | int] | None,
-    destinations: Iterable[int] | int | None,
-    distance: str | Distance,
-    final_norm: bool,
-    batch_size: int | None,
-    memory_mb: float,
-) -> Request:
-    """Check every option against the model; raises InputError or InputTypeError."""
-    name, function = distance_named(distance)
-    if sources is not None and spans is not None:
-        raise InputError("sources and spans given: expected one of them, single positions or positions zeroed together")
-    chosen_layers = chosen("layers", layers, n_layers, "the model has")
-    return Request(
-        layers=tuple(range(n_layers)) if chosen_layers is None else chosen_layers,
-        heads=chosen_heads(heads, n_heads, n_query_heads),
-        per_head=flag("per_head", per_head),
-        sources=integers("sources", sources),
-        spans=_spans(spans),
-        destinations=integers("destinations", destinations),
-        distance_name=name,
-        distance=function,
-        final_norm=flag("final_norm", final_norm),
-        batch_size=positive("batch_size", batch_size),
-        memory_mb=_megabytes(memory_mb),
-    )
-
-
-def _megabytes(given: float) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise InputTypeError(f"memory_mb is {type(given).__name__}: expected a number of megabytes")
-    if not 0 < given < float("inf"):
-        raise InputError(f"memory_mb is {given}: expected a positive number of megabytes")
-    return float(given)
-
-
-def _spans(given: str | Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | str | None:
-    if given is None:
-        return None
-    if isinstance(given, str):
-        check_span_name(given)
-        return given
-    several = listed("spans", given)
-    if not isinstance(several, list):
-        raise InputTypeError(
-            f"spans is {type(given).__name__}: expected a list with the positions of each span, such as [[1, 2], [4]]"
-        )
-    spans = tuple(integers(f"spans[{n}]", span) or () for n, span in enumerate(several))
-    if not spans or not all(spans):
-        raise InputError("spans is empty or holds None: expected at least one span, such as [[1, 2], [4]]")
-    return spans
-
-
-def _check_apart(spans: Sequence[Span]) -> None:
-    holder: dict[int, int] = {}
-    for n, span in enumerate(spans):
-        for position in span:
-            if position in holder:
-                raise InputError(
-                    f"spans[{holder[position]}] and spans[{n}] overlap, both hold position {position}: expected each "
-                    "position in one span at most; give spans that overlap in calls of their own"
-                )
-            holder[position] = n
-
-
-def _positions(name: str, wanted: Sequence[int] | None, length: int) -> tuple[int, ...]:
-    resolved = chosen(name, wanted, length, "the sentence has")
-    return tuple(range(length)) if resolved is None else resolved
+    overlaps = ((word, n) for n, phrase in enumerate(phrases) for word in phrase if begin < word[1] and word[0] < end)
+    return min(overlaps, default=(None, None))[1]

@@ -1,4 +1,4 @@
-"""Controls: a model with fresh weights, and other distances; and the published figures."""
+"""Controls: a model with fresh weights, and the library's distances; and the published figures."""
 
 import pytest
 import torch
@@ -7,15 +7,9 @@ from support.models import build, hf_bert, hf_bert_headless, hooked_encoder, loa
 from support.state import left_as_found, type_checks_off
 
 import tl_vzero
+from tl_vzero.distance import DISTANCES, manhattan
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.evaluate.controls import (
-    OTHER_DISTANCES,
-    manhattan,
-    randomised_copy,
-    rows_by_distance,
-    standardised_euclidean,
-    unit_euclidean,
-)
+from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
 from tl_vzero.evaluate.mass import mass
 from tl_vzero.evaluate.published import published, published_of
 from tl_vzero.evaluate.rows import target_rows
@@ -67,24 +61,11 @@ def test_a_random_model_goes_through_an_evaluation() -> None:
     assert mass(randomised_copy(model), EXAMPLES, ["value_zeroing"]).shares
 
 
-def test_distances_by_hand() -> None:
-    generator = torch.Generator().manual_seed(0)
-    clean, changed = torch.randn(2, 5, 8, generator=generator).double()
-    assert torch.allclose(manhattan(clean, changed), (clean - changed).abs().sum(-1))
-    units = [each / each.norm(dim=-1, keepdim=True) for each in (clean, changed)]
-    assert torch.allclose(unit_euclidean(clean, changed), (units[0] - units[1]).norm(dim=-1))
-    scores = [(each - each.mean(-1, True)) / each.std(-1, unbiased=False, keepdim=True) for each in (clean, changed)]
-    assert torch.allclose(standardised_euclidean(clean, changed), (scores[0] - scores[1]).norm(dim=-1))
-    near = clean * (1 + 1e-9)
-    near[:, 0] += 1e-9
-    assert bool((unit_euclidean(clean, near) < 1e-8).all()) and bool((unit_euclidean(clean, near) > 0).all())
-
-
 def test_rows_by_distance_are_value_zeroings() -> None:
     _, model = build("load_model", "bert")
     layout = lay_out(model, EXAMPLES)
     found = rows_by_distance(model, layout)
-    assert [*found.rows] == [f"value_zeroing, {name}" for name in OTHER_DISTANCES]
+    assert [*found.rows] == [f"value_zeroing, {name}" for name in DISTANCES]
     plain = target_rows(model, layout, ["value_zeroing"]).rows["value_zeroing"]
     assert all(map(torch.equal, found.rows["value_zeroing, cosine"], plain))
     for each, row in zip(layout.examples, found.rows["value_zeroing, unit_euclidean"], strict=True):

@@ -23,6 +23,7 @@ import tl_vzero
 from tl_vzero.models import blocks
 from tl_vzero.models.blocks import BlockModules
 from tl_vzero.zeroing.by_modules import module_form
+from tl_vzero.zeroing.forms import BlockRows
 
 UNKNOWN = "mish"  # an activation without a formula here
 GPT2 = {
@@ -119,4 +120,4 @@ def test_a_module_that_cannot_read_single_positions_is_of_no_form() -> None:
 
     rows = torch.ones(3, 4)
     modules = BlockModules(None, None, torch.nn.Identity(), None, refuses)
-    assert module_form(modules, rows, rows, 5 * rows, 1e-6) is None
+    assert module_form(modules, BlockRows(rows, rows, 5 * rows), 1e-6) is None

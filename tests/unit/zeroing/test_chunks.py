@@ -1,4 +1,4 @@
-"""Rows of pairs that share one product: each place agrees with plain indexing, pair by pair."""
+"""Rows of pairs that share one product: packed once with little waste, each place as plain indexing has it."""
 
 from collections.abc import Iterator
 
@@ -195,7 +195,7 @@ def test_a_workspace_gives_the_rows_asked_for_and_holds_the_most_ever_asked_for(
     for count in (4, 9, 2):
         assert space.rows("delta", count, LIKE).shape == (count, WIDTH)
     assert space.nbytes == 9 * WIDTH * 4
-    assert space.buffer("delta", 2, 5, LIKE).shape == (2, 5)
+    assert space.rows("delta", 2, LIKE, 5).shape == (2, 5)
     assert space.rows("delta", 2, LIKE.double()).dtype == torch.float64
 
 
@@ -206,3 +206,56 @@ def test_two_names_never_share_a_buffer() -> None:
         space.rows(name, 4, LIKE).fill_(float(number))
     held: list[Tensor] = [space.rows(name, 4, LIKE) for name in names]
     assert [int(rows.unique().item()) for rows in held] == [0, 1, 2, 3]
+
+
+# Packing columns into rectangles: every pair once, bounded rows, little waste.
+
+SPANS = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted)
+ALL = 10**6
+PACKED_SENTENCES = st.lists(st.lists(SPANS, min_size=1, max_size=12), min_size=1, max_size=4)
+
+
+def packed_columns(sentences: list[list[list[int]]]) -> list[Column]:
+    return [
+        Column(sentence, index, low, high)
+        for sentence, spans in enumerate(sentences)
+        for index, (low, high) in enumerate(spans)
+    ]
+
+
+@settings(derandomize=True, deadline=None, max_examples=200, database=None)
+@given(PACKED_SENTENCES, st.integers(1, 60), st.integers(1, 12))
+def test_every_wanted_pair_is_in_exactly_one_segment(
+    sentences: list[list[list[int]]], max_rows: int, max_columns: int
+) -> None:
+    columns = packed_columns(sentences)
+    covered: list[tuple[int, int, int]] = []
+    for segment in segments_of(columns, max_rows, max_columns):
+        assert segment.rows <= max_rows and len(segment.columns) <= max_columns
+        assert len({column.sentence for column in segment.columns}) == 1
+        for place, column in enumerate(segment.columns):
+            assert columns[segment.first_column + place] is column
+            covered += [(column.sentence, column.index, row) for row in range(segment.low, segment.high)]
+    wanted = {(c.sentence, c.index, row) for c in columns for row in range(c.low, c.high)}
+    assert len(covered) == len(set(covered))
+    assert wanted <= set(covered)
+
+
+@settings(derandomize=True, deadline=None, max_examples=100, database=None)
+@given(PACKED_SENTENCES, st.integers(1, 60), st.integers(1, 12))
+def test_chunks_hold_all_segments_in_order_and_no_more_rows_than_allowed(
+    sentences: list[list[list[int]]], max_rows: int, max_columns: int
+) -> None:
+    segments = list(segments_of(packed_columns(sentences), max_rows, max_columns))
+    gathered = list(chunks_of(segments, max_rows, max_columns))
+    assert [segment for chunk in gathered for segment in chunk] == segments
+    assert all(sum(segment.rows for segment in chunk) <= max_rows for chunk in gathered)
+    assert all(chunk[-1].end_column - chunk[0].first_column <= max_columns for chunk in gathered)
+
+
+def test_a_triangle_wastes_little_and_a_square_nothing() -> None:
+    length = 256
+    square = [Column(0, j, 0, length) for j in range(length)]
+    triangle = [Column(0, j, j, length) for j in range(length)]
+    assert sum(segment.rows for segment in segments_of(square, 512, ALL)) == length**2
+    assert sum(segment.rows for segment in segments_of(triangle, 512, ALL)) <= 1.03 * length * (length + 1) / 2

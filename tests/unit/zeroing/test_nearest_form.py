@@ -15,6 +15,7 @@ import tl_vzero
 from tl_vzero.models.blocks import BlockModules
 from tl_vzero.zeroing import forms
 from tl_vzero.zeroing.by_modules import module_form
+from tl_vzero.zeroing.forms import BlockRows
 
 IDS = torch.tensor([2, 8, 7, 30, 5, 17, 42, 9, 11, 3, 22])
 WIDTH, HEADS = 64, 4
@@ -58,7 +59,7 @@ def test_the_form_is_compared_once_and_again_when_it_does_not_fit(monkeypatch: p
     model = loaded(hf_neox(width=WIDTH, heads=HEADS))
     compared: list[Any] = []
     nearest = forms._nearest
-    monkeypatch.setattr(forms, "_nearest", lambda *given: compared.append(None) or nearest(*given))
+    monkeypatch.setattr(forms, "_nearest", lambda *inputs: compared.append(None) or nearest(*inputs))
     tl_vzero.value_zeroing(model, IDS)
     first = len(compared)
     tl_vzero.value_zeroing(model, IDS)
@@ -82,6 +83,6 @@ def test_modules_are_put_together_in_the_nearest_way() -> None:
 
     modules = BlockModules(norm, None, norm, None, mlp)
     for output, adds in ((x + o + mlp(norm(x)), True), (x + o + mlp(norm(x + o)), False), (x + o, True)):
-        form = module_form(modules, x, o, output, 5e-3)
+        form = module_form(modules, BlockRows(x, o, output), 5e-3)
         assert form is not None and form.adds is adds
         assert torch.equal(form.output, output)

@@ -12,7 +12,7 @@ from support.models import hf_bert, loaded
 from torch import Tensor, nn
 
 import tl_vzero
-from tl_vzero.distance import cosine_of_change
+from tl_vzero.distance import DISTANCES, cosine_of_change
 from tl_vzero.errors import InputError, InputTypeError, TLVZeroError
 
 IDS = [2, 5, 9, 10, 3]
@@ -44,13 +44,39 @@ def test_a_name_does_not_make_a_distance_the_librarys(architecture: str, name: s
 
 
 @each_engine
-@pytest.mark.parametrize("name", ["cosine", "euclidean"])
+@pytest.mark.parametrize("name", DISTANCES)
 def test_the_librarys_own_function_is_its_name(name: str, engine: str) -> None:
     _, model = narrow_model("load_model", "bert")
     by_name = scores_of(model, IDS, distance=name, engine=engine)
     by_function = scores_of(model, IDS, distance=getattr(tl_vzero.distance, name), engine=engine)
     assert torch.equal(by_function.values, by_name.values)
     assert by_function.metadata == by_name.metadata
+
+
+def unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def standard(rows: Tensor) -> Tensor:
+    return (rows - rows.mean(dim=-1, keepdim=True)) / rows.std(dim=-1, unbiased=False, keepdim=True)
+
+
+PLAIN_FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "manhattan": manhattan,
+    "unit_euclidean": lambda a, b: (unit(a) - unit(b)).norm(dim=-1),
+    "standardised_euclidean": lambda a, b: (standard(a) - standard(b)).norm(dim=-1),
+}
+
+
+@each_engine
+@pytest.mark.parametrize("name", PLAIN_FORMULAS)
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_a_name_gives_the_maps_of_its_plain_formula(architecture: str, name: str, engine: str) -> None:
+    hf_model, model = narrow_model("load_model", architecture)
+    expected = references.value_zeroing(hf_model, IDS, distance=PLAIN_FORMULAS[name])
+    scores = scores_of(model, IDS, distance=name, engine=engine)
+    assert scores.metadata["options"]["distance"] == name
+    assert_close(scores.values, expected, 1e-5 * expected.max().item())
 
 
 # --- what it does with what it reads --------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_a_run_is_padded_by_no_more_than_pays(monkeypatch: pytest.MonkeyPatch) -
     seen = masks_of_runs(monkeypatch)
     batch_maps(model, "closed_form", [3] * 30 + [5] * 30 + [11] * 2)
     padding = [0 if mask is None else int((~mask).sum()) for mask in seen]
-    assert max(padding) <= engine.PADDING_A_RUN
+    assert max(padding) <= engine.PADDING_PER_RUN
     assert len(seen) == 2 and sum(padding) > 0
 
 

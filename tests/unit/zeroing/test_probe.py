@@ -61,7 +61,7 @@ def a_little_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def another_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
     right = PairZeroing._hidden_change
-    monkeypatch.setattr(PairZeroing, "_hidden_change", lambda *given: right(*given).mul_(0.7))
+    monkeypatch.setattr(PairZeroing, "_hidden_change", lambda *inputs: right(*inputs).mul_(0.7))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -1,4 +1,4 @@
-"""A product that was seen is taken if and only if it is the product."""
+"""A product that the clean run showed is taken if and only if it is the product."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tl_vzero.distance import relative_difference
-from tl_vzero.zeroing.cache import Kept
-from tl_vzero.zeroing.forms import Keep, Product, random_direction
+from tl_vzero.zeroing.forms import Keep, Product, WeightCache, random_direction
 
 ROWS, FEATURES, WIDTH = 9, 12, 20
 DTYPES = [torch.float32, torch.float64]
@@ -19,17 +18,17 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
 def keeper() -> tuple[Keep, Counter[str]]:
-    """The store that a product asks for its vector, and how often each name was made anew."""
-    kept, made = Kept("hash"), Counter[str]()
+    """The cache that a product takes its vector from, and how often each name was computed anew."""
+    cache, computed = WeightCache("hash"), Counter[str]()
 
     def keep(name: str, matrix: Tensor, make: Callable[[], Tensor]) -> Tensor:
         def counted() -> Tensor:
-            made[name] += 1
+            computed[name] += 1
             return make()
 
-        return kept.vector(0, name, matrix, counted)
+        return cache.vector(0, name, matrix, counted)
 
-    return keep, made
+    return keep, computed
 
 
 def numbers(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
@@ -45,30 +44,30 @@ class Case:
         self.matrix = numbers(dtype, FEATURES, WIDTH, seed=2)
         self.bias = numbers(dtype, WIDTH, seed=3) if with_bias else None
         self.true = self.by_hand(self.rows)
-        keep, self.made = keeper()
+        keep, self.computed = keeper()
         self.product = Product(self.matrix, self.bias, keep, "W_in")
 
     def by_hand(self, rows: Tensor) -> Tensor:
         wide = torch.einsum("rf,fw->rw", rows.double(), self.matrix.double())
         return (wide if self.bias is None else wide + self.bias.double()).to(self.dtype)
 
-    def assert_computed(self, seen: Tensor | None) -> None:
-        found = self.product.of(self.rows, seen)
-        assert found is not seen
-        assert torch.allclose(found, self.true, rtol=TOLERANCE[self.dtype], atol=10 * TOLERANCE[self.dtype])
+    def assert_computed(self, shown: Tensor | None) -> None:
+        product = self.product.of(self.rows, shown)
+        assert product is not shown
+        assert torch.allclose(product, self.true, rtol=TOLERANCE[self.dtype], atol=10 * TOLERANCE[self.dtype])
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_was_seen_is_returned_where_it_is_the_product(dtype: torch.dtype, with_bias: bool) -> None:
+def test_what_was_shown_is_returned_where_it_is_the_product(dtype: torch.dtype, with_bias: bool) -> None:
     case = Case(dtype, with_bias)
-    seen = case.true.clone()
-    assert case.product.of(case.rows, seen) is seen
+    shown = case.true.clone()
+    assert case.product.of(case.rows, shown) is shown
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_product_is_computed_where_nothing_was_seen(dtype: torch.dtype, with_bias: bool) -> None:
+def test_the_product_is_computed_where_nothing_was_shown(dtype: torch.dtype, with_bias: bool) -> None:
     Case(dtype, with_bias).assert_computed(None)
 
 
@@ -77,18 +76,18 @@ def test_the_product_is_computed_where_nothing_was_seen(dtype: torch.dtype, with
 @given(row=st.integers(0, ROWS - 1), column=st.integers(0, WIDTH - 1), change=st.sampled_from([-3.0, 0.1, 1.0, 1e4]))
 def test_one_changed_entry_is_noticed(dtype: torch.dtype, row: int, column: int, change: float) -> None:
     case = Case(dtype)
-    seen = case.true.clone()
-    seen[row, column] += change
-    case.assert_computed(seen)
+    shown = case.true.clone()
+    shown[row, column] += change
+    case.assert_computed(shown)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_entry_that_is_no_number_is_noticed(dtype: torch.dtype, value: float) -> None:
     case = Case(dtype)
-    seen = case.true.clone()
-    seen[2, 3] = value
-    case.assert_computed(seen)
+    shown = case.true.clone()
+    shown[2, 3] = value
+    case.assert_computed(shown)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -118,9 +117,9 @@ def test_places_that_were_exchanged_are_noticed(dtype: torch.dtype, axis: int) -
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_row_with_its_entries_exchanged_is_noticed(dtype: torch.dtype) -> None:
     case = Case(dtype)
-    seen = case.true.clone()
-    seen[5] = seen[5].flip(0)
-    case.assert_computed(seen)
+    shown = case.true.clone()
+    shown[5] = shown[5].flip(0)
+    case.assert_computed(shown)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -133,40 +132,40 @@ def test_the_product_of_other_rows_is_noticed(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rounding_in_the_last_digits_is_no_other_product(dtype: torch.dtype) -> None:
     case = Case(dtype)
-    seen = case.true * (1 + torch.finfo(dtype).eps)
-    assert case.product.of(case.rows, seen) is seen
+    shown = case.true * (1 + torch.finfo(dtype).eps)
+    assert case.product.of(case.rows, shown) is shown
 
 
 @pytest.mark.parametrize("shape", [(ROWS, WIDTH + 1), (ROWS + 1, WIDTH), (WIDTH, ROWS), (ROWS, 1), (1, WIDTH)], ids=str)
 def test_another_shape_is_not_the_product(shape: tuple[int, int]) -> None:
     case = Case(torch.float64)
     # Where shapes are checked at run time, `of` itself refuses these.
-    assert not case.product._gives(case.rows, torch.zeros(shape, dtype=torch.float64))
+    assert not case.product._is_shown(case.rows, torch.zeros(shape, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_vector_kept_under_a_name_is_asked_for_once(dtype: torch.dtype) -> None:
+def test_the_vector_cached_under_a_name_is_computed_once(dtype: torch.dtype) -> None:
     case = Case(dtype)
     for rows in (case.rows, case.rows[:4], case.rows.flip(0)):
-        seen = case.by_hand(rows)
-        assert case.product.of(rows, seen) is seen
-    assert list(case.made.values()) == [1]
+        shown = case.by_hand(rows)
+        assert case.product.of(rows, shown) is shown
+    assert list(case.computed.values()) == [1]
 
 
-def test_nothing_is_asked_for_where_nothing_was_seen() -> None:
+def test_nothing_is_cached_where_nothing_was_shown() -> None:
     case = Case(torch.float64)
     case.product.of(case.rows, None)
-    assert not case.made
+    assert not case.computed
 
 
 def test_products_of_two_names_keep_two_vectors() -> None:
-    keep, made = keeper()
+    keep, computed = keeper()
     rows = numbers(torch.float64, ROWS, FEATURES)
-    for number, name in enumerate(["W_in", "W_gate", "W_in"]):
-        matrix = numbers(torch.float64, FEATURES, WIDTH, seed=number % 2)
-        seen = rows @ matrix
-        assert Product(matrix, None, keep, name).of(rows, seen) is seen
-    assert sorted(made.values()) == [1, 1]
+    for index, name in enumerate(["W_in", "W_gate", "W_in"]):
+        matrix = numbers(torch.float64, FEATURES, WIDTH, seed=index % 2)
+        shown = rows @ matrix
+        assert Product(matrix, None, keep, name).of(rows, shown) is shown
+    assert sorted(computed.values()) == [1, 1]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

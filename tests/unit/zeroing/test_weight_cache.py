@@ -1,4 +1,4 @@
-"""What is kept of a model between calls: never stale, never too much, and gone with the model."""
+"""What is cached of a model between calls: never stale, never too much, and gone with the model."""
 
 import gc
 import threading
@@ -13,8 +13,9 @@ from support.models import HF_BUILDERS, hf_bert, hf_gpt2, hooked_encoder, hooked
 from torch import Tensor, nn
 
 import tl_vzero
-from tl_vzero.zeroing import cache, closed_form
-from tl_vzero.zeroing.cache import Kept, kept_of, workspace_of
+from tl_vzero.zeroing import chunks, closed_form, forms
+from tl_vzero.zeroing.chunks import workspace_of
+from tl_vzero.zeroing.forms import WeightCache, weight_cache_of
 
 IDS = torch.tensor([5, 17, 42, 8, 8, 31, 3, 59])
 LAYER = 1
@@ -41,7 +42,7 @@ def maps(model: Any, engine: str = "closed_form", **options: Any) -> Tensor:
 
 
 def folds_of(model: nn.Module) -> list[Tensor]:
-    return list(cache._KEPT[model]._folds.values())
+    return list(forms._CACHES[model].folds.values())
 
 
 def assert_same(closed: Tensor, hooked: Tensor, tolerance: float) -> None:
@@ -131,7 +132,7 @@ def test_a_model_moved_to_float64_is_computed_from_its_new_weights(builder: Call
 
 @pytest.mark.usefixtures("folded")
 @pytest.mark.parametrize("memory_mb", [0.001, 0.009, 0.017, 1.0])
-def test_kept_folds_stay_within_their_share_of_the_memory(memory_mb: float) -> None:
+def test_cached_folds_stay_within_their_share_of_the_memory(memory_mb: float) -> None:
     model = model_in_float64("bert")
     maps(model, memory_mb=memory_mb)
     held = sum(fold.nbytes for fold in folds_of(model))
@@ -153,52 +154,52 @@ def test_less_memory_on_a_later_call_drops_what_is_too_much_and_changes_nothing(
 
 
 def test_a_fold_is_made_once_while_there_is_room_and_each_time_where_there_is_none() -> None:
-    made: list[int] = []
+    computed: list[int] = []
 
-    def make() -> Tensor:
-        made.append(1)
+    def compute() -> Tensor:
+        computed.append(1)
         return torch.ones(2, 3, 5)
 
     matrix = torch.zeros(4, 5)
     for max_bytes, times in ((0.0, 3), (1000.0, 1)):
-        made.clear()
-        keeper = Kept("hash")
-        keeper.limit(max_bytes)
+        computed.clear()
+        cache = WeightCache("hash")
+        cache.limit(max_bytes)
         for _ in range(3):
-            assert torch.equal(keeper.fold(0, 0, matrix, make), torch.ones(2, 3, 5))
-        assert len(made) == times and keeper.has_fold(0, matrix) == (times == 1)
+            assert torch.equal(cache.fold(0, 0, matrix, compute), torch.ones(2, 3, 5))
+        assert len(computed) == times and cache.has_fold(0, matrix) == (times == 1)
 
 
 def test_layers_products_and_dtypes_have_folds_of_their_own() -> None:
-    keeper = Kept("hash")
-    keeper.limit(PLENTY)
+    cache = WeightCache("hash")
+    cache.limit(PLENTY)
     matrix = torch.zeros(4, 5)
     wheres = [(0, 0, matrix), (1, 0, matrix), (0, 1, matrix), (0, 0, matrix.double())]
     for _ in range(2):
-        for number, (layer, product, like) in enumerate(wheres):
-            fold = keeper.fold(layer, product, like, lambda: torch.full((1, 1, 5), float(number)))  # noqa: B023
-            assert fold[0, 0, 0] == number
+        for index, (layer, product, like) in enumerate(wheres):
+            fold = cache.fold(layer, product, like, lambda: torch.full((1, 1, 5), float(index)))  # noqa: B023
+            assert fold[0, 0, 0] == index
 
 
 def test_a_new_hash_starts_anew_and_the_same_one_does_not() -> None:
     model = nn.Linear(2, 2)
-    first = kept_of(model, "one", PLENTY)
-    assert kept_of(model, "one", PLENTY) is first
-    assert kept_of(model, "two", PLENTY) is not first
+    first = weight_cache_of(model, "one", PLENTY)
+    assert weight_cache_of(model, "one", PLENTY) is first
+    assert weight_cache_of(model, "two", PLENTY) is not first
 
 
 @pytest.mark.usefixtures("folded")
-def test_what_is_kept_dies_with_its_model() -> None:
+def test_what_is_cached_dies_with_its_model() -> None:
     gc.collect()
-    before = len(cache._KEPT), len(cache._SPARE)
+    before = len(forms._CACHES), len(chunks._SPARE)
     model = model_in_float64("bert")
     maps(model)
-    left = [weakref.ref(each) for each in (model, cache._KEPT[model], *folds_of(model), *cache._SPARE[model])]
+    left = [weakref.ref(thing) for thing in (model, forms._CACHES[model], *folds_of(model), *chunks._SPARE[model])]
     assert len(left) == 6
     del model
     gc.collect()
     assert [ref() for ref in left] == [None] * 6
-    assert (len(cache._KEPT), len(cache._SPARE)) == before
+    assert (len(forms._CACHES), len(chunks._SPARE)) == before
 
 
 LIKE = torch.zeros(1, 8)
@@ -246,14 +247,14 @@ def test_a_workspace_larger_than_allowed_is_not_used_again() -> None:
 def test_a_call_for_another_model_from_inside_a_call_changes_neither() -> None:
     outer, inner = model_in_float64("gpt2"), model_in_float64("bert")
     expected_outer, expected_inner = maps(outer, distance="euclidean"), maps(inner)
-    found: list[Tensor] = []
+    inner_maps: list[Tensor] = []
 
     def distance(clean: Tensor, changed: Tensor) -> Tensor:
-        found.append(maps(inner))
+        inner_maps.append(maps(inner))
         return (clean - changed).square().sum(-1).sqrt()
 
     assert torch.allclose(maps(outer, distance=distance), expected_outer, rtol=1e-10, atol=0)
-    assert found and all(torch.allclose(each, expected_inner, rtol=1e-10, atol=0) for each in found)
+    assert inner_maps and all(torch.allclose(values, expected_inner, rtol=1e-10, atol=0) for values in inner_maps)
 
 
 def test_two_threads_with_two_models_get_what_each_alone_gets() -> None:
@@ -267,8 +268,8 @@ def test_two_threads_with_two_models_get_what_each_alone_gets() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(score, models))
-    for expected, found in zip(alone, together, strict=True):
-        assert all(torch.allclose(each, expected, rtol=1e-10, atol=0) for each in found)
+    for expected, repeated in zip(alone, together, strict=True):
+        assert all(torch.allclose(values, expected, rtol=1e-10, atol=0) for values in repeated)
 
 
 def maps_on_any_route(model: Any) -> Tensor:
