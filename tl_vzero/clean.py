@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.text import Sentence, padded
-from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, run_to
+from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, remembering_hooks, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
 
@@ -74,23 +74,17 @@ def visit_clean_blocks(
     Nothing is kept of a block once it has been shown, and nothing past the last of them is computed. `mask` is False
     at padding; `beside` is what `run_to` takes beside the ids. Raises ModelError where a block's output is not finite.
     """
-    seen: dict[str, Tensor] = {}
-
-    def keep(activation: Tensor, *, hook: Any, name: str) -> None:
-        seen[name] = activation.detach()
+    activations: dict[str, Tensor] = {}
 
     def show(output: Tensor, *, hook: Any, layer: int) -> None:
-        seen[sites.outputs[layer]] = output.detach()
         check_clean_output(sites.outputs[layer], output if mask is None else output[mask])
-        inside = {shows: seen[name] for shows, name in sites.inside[layer].items() if name in seen}
-        block = CleanBlock(*(seen[name] for name in sites.at(layer)), **inside)
-        visit(layer, block)
-        seen.clear()
+        inside = {shows: activations[name] for shows, name in sites.inside[layer].items() if name in activations}
+        visit(layer, CleanBlock(*(activations[name] for name in sites.at(layer)), **inside))
+        activations.clear()
 
     hooks: list[NamedHook] = []
     for layer in layers:
-        kept = (*sites.at(layer)[:-1], *sites.inside[layer].values())
-        hooks += [(name, partial(keep, name=name)) for name in kept]
+        hooks += remembering_hooks([*sites.inside[layer].values(), *sites.at(layer)], activations)
         hooks.append((sites.outputs[layer], partial(show, layer=layer)))
     with eager_attention(model):
         run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, **beside)
@@ -218,15 +212,11 @@ def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Besi
 
 def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sentence], cached: Tensor) -> None:
     """A cache of other sentences of the same length would pass unseen; one run to the first block shows it."""
-    seen: list[Tensor] = []
-
-    def keep(activation: Tensor, *, hook: Any) -> None:
-        seen.append(activation.detach())
-
+    activations: dict[str, Tensor] = {}
     ids, beside = read_by(model, sentences)
-    run_to(model, ids, [(site, keep)], last=site, **beside)
-    scale = seen[0].float().abs().max()
-    if (seen[0].float() - cached.float()).abs().max() > SAME_SENTENCE * scale:
+    run_to(model, ids, remembering_hooks([site], activations), last=site, **beside)
+    activation = activations[site].float()
+    if (activation - cached.float()).abs().max() > SAME_SENTENCE * activation.abs().max():
         raise InputError(
             f"cache holds another activation at {site} than the inputs give: expected the clean run of these "
             "inputs by this model"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-LOGITS_A_BATCH = 2**25  # numbers held at once: a vocabulary is wide, and logits come for every position
+LOGITS_PER_BATCH = 2**25  # numbers held at once: a vocabulary is wide, and logits come for every position
 
 
 @takes_turn
@@ -94,7 +94,7 @@ def zero_ablation(
 
 
 def _batch_size(model: nn.Module, length: int) -> int:
-    return max(1, min(256, LOGITS_A_BATCH // (length * vocabulary_size(model))))
+    return max(1, min(256, LOGITS_PER_BATCH // (length * vocabulary_size(model))))
 
 
 def _ablated(asked: Asked, metric: Metric, size: int, progress: bool) -> Float[Tensor, "place"]:

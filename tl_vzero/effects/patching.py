@@ -35,7 +35,7 @@ from tl_vzero.effects.measure import (
 )
 from tl_vzero.errors import InputError
 from tl_vzero.inputs.text import Ids, Sentence, Text
-from tl_vzero.models.run import NamedHook, quiet
+from tl_vzero.models.run import NamedHook, quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds
 
@@ -132,16 +132,9 @@ def _check_targets(clean: Asked, corrupted: Asked) -> None:
 
 def _clean_values(asked: Asked) -> tuple[dict[str, Tensor], Float[Tensor, "1 position vocabulary"]]:
     """Each block's values in the clean run by hook name, and its logits."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> NamedHook:
-        def hook_function(value: Tensor, *, hook: Any) -> None:
-            seen[name] = value.detach().clone()
-
-        return name, hook_function
-
-    logits = asked.logits([keep(asked.sites.values[layer]) for layer in asked.layers])
-    return seen, logits
+    values: dict[str, Tensor] = {}
+    logits = asked.logits(remembering_hooks([asked.sites.values[layer] for layer in asked.layers], values))
+    return values, logits
 
 
 def _patched(asked: Asked, values: dict[str, Tensor], metric: Metric, progress: bool) -> Float[Tensor, "place"]:

@@ -30,11 +30,12 @@ from tl_vzero.evaluate.statistics import Estimate, bootstrap_mean
 from tl_vzero.evaluate.store import State
 from tl_vzero.evaluate.tokenized import LaidOut, lay_out
 from tl_vzero.files import folder_of
+from tl_vzero.inputs.text import same_length_batches
+from tl_vzero.models.changes import hash_of_tensors
 from tl_vzero.models.facts import context_length, facts_of, library_versions
 from tl_vzero.models.heads import Trainable, trainable_copy
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import quiet, run_logits
-from tl_vzero.models.weights import hash_of_tensors
 from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:
@@ -305,11 +306,7 @@ def accuracy(
     """
     _check_count("batch_size", batch_size)
     check_trained_head(model)
-    by_length: dict[int, list[LaidOut]] = {}
-    for each in _laid_out(model, examples, half):
-        by_length.setdefault(len(each), []).append(each)
-    # Sentences of one length need no padding, and so every class of model takes them alike.
-    batches = [batch for group in by_length.values() for batch in in_batches(group, batch_size)]
+    batches = same_length_batches(_laid_out(model, examples, half), len, lambda _: batch_size)
     with quiet(model):
         return bootstrap_mean([win for batch in batches for win in _good_wins(model, batch)])
 

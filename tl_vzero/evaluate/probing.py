@@ -27,8 +27,9 @@ from tl_vzero.evaluate.mdl import (
 )
 from tl_vzero.evaluate.statistics import RESAMPLES, bootstrap_means, check_bootstrap
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.contracts import check_contracts
-from tl_vzero.models.run import NamedHook, quiet, run_to
+from tl_vzero.models.run import quiet, remembering_hooks, run_to
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,31 +109,28 @@ def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
 
 
 def _batches(examples: Sequence[LaidOut]) -> Iterator[list[int]]:
-    """Numbers of examples of one length, as many as may share a run: no class of model has to know of padding."""
-    by_length: dict[int, list[int]] = {}
-    for number, each in enumerate(examples):
-        by_length.setdefault(len(each), []).append(number)
-    for length, numbers in sorted(by_length.items()):
-        size = max(1, TOKENS_A_BATCH // length)
-        yield from (numbers[start : start + size] for start in range(0, len(numbers), size))
+    """Places of examples of one length, as many as may share a run."""
+
+    def length_of(place: int) -> int:
+        return len(examples[place])
+
+    places = range(len(examples))
+    return same_length_batches(places, length_of, lambda alike: TOKENS_A_BATCH // length_of(alike[0]))
 
 
 def _at_targets(
     model: nn.Module, names: Sequence[str], batch: Sequence[LaidOut]
 ) -> Float[Tensor, "batch layer feature"]:
     rows, targets = list(range(len(batch))), [each.dest for each in batch]
-    seen: dict[str, Tensor] = {}
+    at_targets: dict[str, Tensor] = {}
 
-    def keep(name: str) -> NamedHook:
-        def hook_function(activation: Tensor, *, hook: Any) -> None:
-            check_clean_output(name, activation)
-            seen[name] = activation.detach()[rows, targets].cpu()
+    def cut(name: str, activation: Tensor) -> Tensor:
+        check_clean_output(name, activation)
+        return activation.detach()[rows, targets].cpu()
 
-        return name, hook_function
-
-    ids = torch.stack([each.pieces.ids for each in batch]).to(device_of(model))
-    run_to(model, ids, [keep(name) for name in names], last=names[-1])
-    stacked = torch.stack([seen[name] for name in names], dim=1)
+    ids = torch.stack([example.pieces.ids for example in batch]).to(device_of(model))
+    run_to(model, ids, remembering_hooks(names, at_targets, cut), last=names[-1])
+    stacked = torch.stack([at_targets[name] for name in names], dim=1)
     return stacked if stacked.dtype == torch.float64 else stacked.float()
 
 

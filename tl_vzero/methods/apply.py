@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, product
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.method import LayerMethod
-from tl_vzero.models.blocks import acted_on, block_weights
+from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
@@ -124,9 +125,7 @@ def scores_on_one_run(
     read = {each.name: tuple(range(max(layers) + 1)) if each.method.through else layers for each in asked}
     found: dict[str, dict[int, Scores] | ModelError] = {each.name: {} for each in asked}
     with quiet(model):
-        for group in (
-            list(group) for batch in encoded.batches() for _, group in groupby(batch, key=lambda each: each.shape)
-        ):
+        for group in encoded.alike():
             for each, maps in _maps(asked, model, sites, group, read, cache):
                 scored = found[each.name]
                 if isinstance(maps, ModelError) or isinstance(scored, ModelError):
@@ -171,7 +170,7 @@ def _maps(
 ) -> Iterator[tuple[AskedMethod, Float[Tensor, "sentence layer *head dest src"] | ModelError]]:
     by_layer: dict[str, dict[int, Tensor]] = {each.name: {} for each in asked}
     undefined: dict[str, ModelError] = {}
-    hooks_act = acted_on(model)
+    hooks_act = has_user_hooks(model)
 
     def visit(number: int, block: CleanBlock) -> None:
         wide = torch.float64 if block.output.dtype == torch.float64 else torch.float32

@@ -17,7 +17,8 @@ from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled, layer_scores, rows_by_sentence
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.method import VECTORS, LayerMethod
-from tl_vzero.models.blocks import SAME_BLOCK, Activation, Norm, ValueWeights, acted_on, block_weights, value_weights
+from tl_vzero.models.blocks import SAME_BLOCK, Activation, Norm, ValueWeights, block_weights, value_weights
+from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
@@ -304,7 +305,7 @@ def _propagated(
     model: nn.Module, sites: Sites, sentence: Sentence, n_layers: int, cache: Any | None, *, share_biases: bool
 ) -> Float[Tensor, "layer dest src"]:
     """The sizes after each layer, of vectors carried from the first block's input; one sentence, for its memory."""
-    hooks_act = acted_on(model)
+    hooks_act = has_user_hooks(model)
     carried: list[Vectors] = []
     sizes: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""A block's weights in one layout, whatever class it is of, and whether anything of the user's acts on it."""
+"""A block's modules and weights in one layout, whatever class the model is of; absent parts are None."""
 
 import math
 from collections.abc import Callable
@@ -10,17 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.models.changes import walk
 from tl_vzero.models.sites import kind_of
 
-# A block's own norm and MLP modules, as functions of rows: what they do is theirs, whatever it is.
+# A block's norm and MLP modules, as functions of rows.
 
 RowFunction = Callable[[Float[Tensor, "row feature"]], Float[Tensor, "row feature"]]
 
 
 @dataclass(frozen=True, eq=False)
 class BlockModules:
-    """The modules of a block that read one position at a time. Absent ones are None."""
+    """The modules of a block that read one position at a time."""
 
     norm1: RowFunction | None
     norm1_post: RowFunction | None
@@ -33,12 +32,11 @@ def block_modules(model: nn.Module, layer: int) -> BlockModules:
     """Find a block's modules by the names that TransformerLens gives them."""
     block: Any = model.blocks[layer]  # type: ignore[index]
 
-    def named(name: str) -> RowFunction | None:
+    def norm(name: str) -> RowFunction | None:
         module = getattr(block, name, None)
         return _on_rows(module) if callable(module) else None
 
-    mlp = getattr(block, "mlp", None)
-    return BlockModules(named("ln1"), named("ln1_post"), named("ln2"), named("ln2_post"), _mlp(mlp))
+    return BlockModules(norm("ln1"), norm("ln1_post"), norm("ln2"), norm("ln2_post"), _mlp(getattr(block, "mlp", None)))
 
 
 def _mlp(mlp: Any) -> RowFunction | None:
@@ -83,11 +81,11 @@ def value_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> ValueWeig
 
 Activation = Callable[[Tensor], Tensor]
 
-# How far a block's output, computed from its weights, may be from its own (root mean square, relative).
+# How far a block's output, computed from its weights, may be from what the block writes (root mean square, relative).
 SAME_BLOCK = {torch.float64: 5e-7, torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
-ROWS_IN_CACHE = 256
-TWICE_ROOT = 2.0 * math.sqrt(2.0 / math.pi)
+ROWS_IN_CACHE = 256  # of an MLP's width: so many stay in a processor's cache between the steps of an activation
+TWICE_ROOT = 2.0 * math.sqrt(2.0 / math.pi)  # tanh form: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +113,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class BlockWeights:
-    """What the closed form needs of a block, in the dtype it computes in. Absent parts are None."""
+    """What the closed form needs of a block, in the dtype it computes in."""
 
     w_o: Float[Tensor, "head d_head feature"]
     b_o: Float[Tensor, "feature"]
@@ -248,23 +246,3 @@ def norm_of(model: nn.Module, parent: object, name: str, dtype: torch.dtype) -> 
     bias = _tensor(module, "b", dtype)
     is_rms = getattr(config, "uses_rms_norm", False) or "RMS" in str(getattr(config, "normalization_type", ""))
     return Norm(weight + offset, bias, float(config.eps), centred=not is_rms)
-
-
-def acted_on(model: nn.Module) -> bool:
-    """Whether hooks of the user's act on the model, so that its weights alone do not say what it does.
-
-    TransformerLens's own hooks, which only pass an activation to a second hook point, do not count.
-    """
-    points = [point for module in walk([model]) if "fwd_hooks" in (point := module.__dict__)]
-    return any(
-        # More hooks of torch's than of TransformerLens's: somebody went past it.
-        len(point["_forward_hooks"]) > len(point["fwd_hooks"])
-        or point["_forward_pre_hooks"]
-        or not all(map(_is_internal, point["fwd_hooks"]))
-        for point in points
-    )
-
-
-def _is_internal(handle: Any) -> bool:
-    function = getattr(handle, "user_hook", None)
-    return str(getattr(function, "__module__", "")).partition(".")[0] == "transformer_lens"

@@ -1,4 +1,4 @@
-"""Running a model with hooks, and leaving it as it was found."""
+"""Runs of a model with hooks, to an activation or to its logits, that leave the model as it was."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +27,19 @@ class _EndOfRun(EndsRun):
 
 def _end_run(_: Tensor, **__: Any) -> None:
     raise _EndOfRun
+
+
+def remembering_hooks(
+    names: Iterable[str],
+    activations: dict[str, Tensor],
+    take: Callable[[str, Tensor], Tensor] = lambda name, activation: activation.detach(),
+) -> list[NamedHook]:
+    """Hooks that put what `take` makes of the activation at each name into `activations`, under that name."""
+
+    def hook_function(activation: Tensor, *, hook: Any, name: str) -> None:
+        activations[name] = take(name, activation)
+
+    return [(name, partial(hook_function, name=name)) for name in names]
 
 
 @contextmanager
@@ -127,8 +140,8 @@ def has_fused_attention(model: nn.Module) -> bool:
 
 
 def _attention_configs(hf_model: nn.Module) -> list[Any]:
-    found = {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}
-    return [c for c in found.values() if getattr(c, "_attn_implementation", "eager") != "eager"]
+    configs = {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}
+    return [config for config in configs.values() if getattr(config, "_attn_implementation", "eager") != "eager"]
 
 
 def run_to(
@@ -148,7 +161,7 @@ def run_to(
     """
     arguments = _mask_argument(model, mask) | _segment_argument(token_types)
     arguments |= decoder_arguments(model, ids, decoder_ids)
-    with temporary_hooks(model, [*hooks, (last, _end_run)]), told_by_us(model):
+    with temporary_hooks(model, [*hooks, (last, _end_run)]), model_errors(model):
         try:
             model(ids, return_type=None, **arguments)
         except _EndOfRun:
@@ -156,8 +169,8 @@ def run_to(
     raise ModelError(f"hook {last!r} never fired: this model's forward pass does not reach it")
 
 
-def told_by_us(model: nn.Module) -> AbstractContextManager[None]:
-    """Within, what fails in a model, or in a hook on it, is told as a ModelError with its cause."""
+def model_errors(model: nn.Module) -> AbstractContextManager[None]:
+    """Within, what fails in a model, or in a hook on it, becomes a ModelError with its cause."""
     return foreign_errors_as(ModelError, f"running this {kind_of(model)}, or a hook on it, failed")
 
 
@@ -192,17 +205,15 @@ def run_logits(
     token_types: Int[Tensor, "batch position"] | None = None,
 ) -> Tensor:
     """Run a batch of sentences of one length, with hooks, to the logits `[batch, position, vocabulary]`."""
-    with temporary_hooks(model, hooks), told_by_us(model):
+    with temporary_hooks(model, hooks), model_errors(model):
         logits = model(ids, return_type="logits", **_segment_argument(token_types))
     assert isinstance(logits, Tensor)
     return logits
 
 
-# The norm after the last block, where a model has one.
-
-# By stack, and what the classes call it there. The norm of a speech encoder stands behind its embeddings or, where the
-# blocks are pre-norm, behind its blocks, by one name.
-_NAMES = {
+# The norm after the last block, where a model has one: what the classes call it, by stack. In a speech encoder one name
+# stands for a norm behind the embeddings or, where the blocks are pre-norm, behind the blocks.
+_FINAL_NORMS = {
     None: ("ln_final", "embed_ln"),
     "encoder": ("encoder_ln_final", "encoder_final_ln"),
     "decoder": ("decoder_ln_final", "decoder_final_ln"),
@@ -233,7 +244,7 @@ def final_norm_of(
     Raises InputError where there is no such norm.
     """
     arguments = decoder_arguments(model, ids, decoder_ids)
-    for name in _NAMES[sites.stack]:
+    for name in _FINAL_NORMS[sites.stack]:
         norm = getattr(model, name, None)
         if isinstance(norm, nn.Module):
             read = _last_output_as_read(model, sites, norm, ids, arguments)
@@ -260,32 +271,29 @@ def _last_output_as_read(
     model: nn.Module, sites: Sites, norm: nn.Module, ids: Tensor, arguments: dict[str, Tensor]
 ) -> Float[Tensor, "*rows feature"] | None:
     """The last block's output, if that is what the norm reads."""
-    seen: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
+    norm_inputs: list[Tensor] = []
 
-    def keep_output(activation: Tensor, *, hook: Any) -> None:
-        seen["output"] = activation
-
-    def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["norm input"] = inputs[0]
+    def remember_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norm_inputs.append(inputs[0])
         raise _Reached
 
-    hooks = [(sites.outputs[-1], keep_output)]
     with (
         suppress(_Reached),
-        temporary_pre_hooks(model, [norm], keep_input),
-        temporary_hooks(model, hooks),
-        told_by_us(model),
+        temporary_pre_hooks(model, [norm], remember_input),
+        temporary_hooks(model, remembering_hooks(sites.outputs[-1:], activations)),
+        model_errors(model),
     ):
         model(ids, return_type="logits", **arguments)
-    reads_it = len(seen) == 2 and torch.equal(seen["output"], seen["norm input"])
-    return seen["output"] if reads_it else None
+    output = activations.get(sites.outputs[-1])
+    return output if output is not None and norm_inputs and torch.equal(output, norm_inputs[0]) else None
 
 
 # Logits at one position of each copy of a sentence, at no more cost than the model makes necessary.
 
 UNEMBEDDED = "unembed.hook_in"
-LOGITS_A_BATCH = 2**24  # numbers held at once: a vocabulary is wide, and a gradient holds what made them
-SAME = 1e-3  # what two orders of summing may differ by in a logit, far less than another token's logit does
+LOGITS_PER_BATCH = 2**24  # numbers in memory at once, 64 MB in float32; a gradient keeps several such tensors
+SAME = 1e-3  # two orders of summing differ by less in a logit; other tokens' logits differ by far more
 
 
 class TargetLogits:
@@ -301,7 +309,7 @@ class TargetLogits:
         self._spreads: bool | None = None
 
     def positions_unembedded(self, ids: Int[Tensor, "copy position"]) -> int:
-        """At how many positions of a sentence logits are computed: one, or all of them."""
+        """The positions of a sentence at which logits are computed: one, or all of them."""
         return 1 if self._may_cut(ids[:1]) else ids.shape[1]
 
     def at(
@@ -373,8 +381,8 @@ class TargetLogits:
 def _same(quick: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:
     with torch.no_grad():
         try:
-            found = quick()
+            logits = quick()
         except (RuntimeError, IndexError, ValueError):  # something in the model counts on the whole
             return False
         expected = plain()
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=SAME, atol=SAME)
+    return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=SAME, atol=SAME)

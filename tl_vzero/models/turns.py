@@ -144,8 +144,8 @@ class _Interrupts:
         self._handler: Any = None
         self._came: tuple[int, FrameType | None] | None = None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = number, frame
+    def _note(self, signal_number: int, frame: FrameType | None) -> None:
+        self._came = signal_number, frame
 
     def hold(self) -> None:
         handler = signal.getsignal(signal.SIGINT)

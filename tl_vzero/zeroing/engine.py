@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from tl_vzero.clean import clean_from_cache, ids_of, read_by, token_types_of
 from tl_vzero.errors import ModelError, unknown_name
-from tl_vzero.inputs.text import Sentence
-from tl_vzero.models.blocks import acted_on
-from tl_vzero.models.changes import module_fingerprint
+from tl_vzero.inputs.text import Sentence, same_shape
+from tl_vzero.models.changes import has_user_hooks, module_fingerprint
 from tl_vzero.models.facts import context_length
 from tl_vzero.models.run import FinalNorm
 from tl_vzero.models.signals import signal_of
@@ -97,11 +96,6 @@ def zeroed_maps(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
     return maps, Used("hooks", reason=reason)
 
 
-def _alike(sentences: Sequence[Sentence]) -> list[list[Sentence]]:
-    """Sentences that share a run of the model without padding."""
-    return [list(alike) for _, alike in groupby(sentences, key=lambda each: each.shape)]
-
-
 def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
     """Sentences that share a run of the model, padded by at most so many positions together."""
     runs: list[list[Sentence]] = []
@@ -138,7 +132,7 @@ def _by_hooks(work: Work, group: list[Sentence]) -> Maps:
 def _in_closed_form(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
     if work.sites.stack is not None:
         raise NotInClosedForm(f'it reads models with one stack of blocks, and stack="{work.sites.stack}" is asked for')
-    if acted_on(work.model):
+    if has_user_hooks(work.model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
     kept = kept_of(work.model, work.weights_sha256, work.request.memory_mb * 2**20 * FOLDS_SHARE)
     verdict = _verdict(work, sentences[0], kept)
@@ -147,12 +141,12 @@ def _in_closed_form(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Us
     pads = verdict == "right, padded too" and work.cache is None and sentences[0].signal is None
     maps: Maps = []
     routes: tuple[str, ...] = ()
-    for group in _padded(sentences, PADDING_A_RUN) if pads else _alike(sentences):
+    for group in _padded(sentences, PADDING_A_RUN) if pads else same_shape(sentences):
         try:
             made, routes = _closed_group(work, group, kept)
         except PaddingMatters:
             made = []
-            for alike in _alike(group):
+            for alike in same_shape(group):
                 own, routes = _closed_group(work, alike, kept)
                 made += own
         maps += made

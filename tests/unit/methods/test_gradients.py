@@ -339,7 +339,7 @@ def test_batches_and_layers(method: str) -> None:
 def test_steps_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_bert(1).double())
     whole = explained(model, WITH_STEPS)
-    monkeypatch.setattr("tl_vzero.methods.captum_parts.LOGITS_A_BATCH", 1)
+    monkeypatch.setattr("tl_vzero.methods.captum_parts.LOGITS_PER_BATCH", 1)
     assert torch.allclose(explained(model, WITH_STEPS).values, whole.values, rtol=1e-7, atol=0)
 
 
