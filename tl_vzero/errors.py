@@ -125,12 +125,12 @@ def _in_short(error: Exception) -> str:
     return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} …"
 
 
-def warn_caller(message: str) -> None:
-    """Give an InputWarning that points to the line outside of this package from which it was called."""
+def warn_caller(message: str, category: type[Warning] = InputWarning) -> None:
+    """Give a warning that points to the line outside of this package from which it was called."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "tl_vzero":
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, InputWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:

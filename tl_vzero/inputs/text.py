@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import count, groupby
 from numbers import Integral
+from operator import attrgetter
 from threading import RLock
 from typing import Any, TypeGuard, TypeVar
 
@@ -134,7 +135,7 @@ class Inputs:
         """Sentences that are worked on together, from short to long."""
         batch: list[Sentence] = []
         n_tokens = 0
-        for sentence in sorted(self.sentences, key=_shape_of):
+        for sentence in sorted(self.sentences, key=attrgetter("shape")):
             if batch and n_tokens + len(sentence) > TOKENS_PER_BATCH:
                 yield batch
                 batch, n_tokens = [], 0
@@ -153,13 +154,9 @@ class Inputs:
         return ordered[0] if self.single else ordered
 
 
-def _shape_of(sentence: Sentence) -> tuple[int, ...]:
-    return sentence.shape
-
-
 def same_shape(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
     """Neighbours that share a run of the model without padding."""
-    return (list(group) for _, group in groupby(sentences, key=_shape_of))
+    return (list(group) for _, group in groupby(sentences, key=attrgetter("shape")))
 
 
 def same_length_batches(
@@ -337,10 +334,10 @@ class Pieces:
     offsets: list[tuple[int, int]] | None
     token_types: list[int] | None = None
 
-    def behind(self, token: int) -> "Pieces":
+    def behind(self, token_id: int) -> "Pieces":
         """The same behind a token that the text does not hold."""
         return Pieces(
-            [token, *self.ids],
+            [token_id, *self.ids],
             None if self.word_ids is None else [None, *self.word_ids],
             None if self.offsets is None else [(0, 0), *self.offsets],
             None if self.token_types is None else [0, *self.token_types],
@@ -348,12 +345,8 @@ class Pieces:
 
     def without_last(self) -> "Pieces":
         """All but the last."""
-        return Pieces(
-            self.ids[:-1],
-            self.word_ids and self.word_ids[:-1],
-            self.offsets and self.offsets[:-1],
-            self.token_types and self.token_types[:-1],
-        )
+        words, offsets, types = self.word_ids, self.offsets, self.token_types
+        return Pieces(self.ids[:-1], words and words[:-1], offsets and offsets[:-1], types and types[:-1])
 
 
 def pieces_of(tokenizer: Any, text: str, second: str | None = None, *, as_target: bool = False) -> Pieces:
@@ -431,7 +424,7 @@ def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = No
         if types is not None:
             sentence = _in_segments(model, sentence, _checked_types(types[row])[is_token])
         notes = _notes_on_segments(model, sentence) if types is None else ()
-        notes += _notes_on_beginning(facts_of(model).tokenizer, sentence)
+        notes += _notes_on_beginning(model, sentence)
         notes += _notes_on_ids(model, sentence) if masks is None else ()
         sentences.append(replace(sentence, notes=notes))
     return Inputs(tuple(sentences), single)
@@ -479,7 +472,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
 
 
 def _check_ids(model: nn.Module, ids: Tensor, name: str) -> None:
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+    if not _is_integer(ids):
         raise InputTypeError(
             f"{name} are {ids.dtype}, shape {list(ids.shape)}: expected integers, such as torch.int64; this model "
             "reads tokens, no image and no sound"
@@ -530,6 +523,10 @@ def _like_ids(name: str, value: Any, ids: Any, rows: Sequence[Tensor]) -> list[T
     return [part.detach().cpu() for part in parts]
 
 
+def _is_integer(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
 def _checked_mask(mask: Tensor) -> Tensor:
     """Where a sentence has a token."""
     other = mask[(mask != 0) & (mask != 1)]
@@ -539,7 +536,7 @@ def _checked_mask(mask: Tensor) -> Tensor:
 
 
 def _checked_types(token_types: Tensor) -> Tensor:
-    if token_types.is_floating_point() or token_types.is_complex() or token_types.dtype == torch.bool:
+    if not _is_integer(token_types):
         raise InputTypeError(f"token_type_ids are {token_types.dtype}: expected integers, the segments of the tokens")
     return token_types.long()
 
@@ -549,13 +546,11 @@ def _in_segments(model: nn.Module, sentence: Sentence, token_types: Int[Tensor, 
     low, high = int(token_types.min()), int(token_types.max())
     if low == high == 0:
         return sentence
-    count = segment_count(model)
-    if low < 0 or high >= count:
-        expected = (
-            f"0 to {count - 1}, the segments that this model tells apart"
-            if count > 1
-            else "only 0, as this model tells no segments apart; leave them out, and a pair is read as its ids"
-        )
+    n_segments = segment_count(model)
+    if low < 0 or high >= n_segments:
+        expected = f"0 to {n_segments - 1}, the segments that this model tells apart"
+        if n_segments == 1:
+            expected = "only 0, as this model tells no segments apart; leave them out, and a pair is read as its ids"
         raise InputError(f"token_type_ids of inputs[{sentence.row}] run from {low} to {high}: expected {expected}")
     types = token_types.tolist()
     words = None if sentence.word_ids is None else tuple(_apart(sentence.word_ids, types))
@@ -657,11 +652,13 @@ def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, 
     return tuple(notes)
 
 
-def _notes_on_beginning(tokenizer: Any, sentence: Sentence) -> tuple[str, ...]:
+def _notes_on_beginning(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
     """A note on ids that begin with one special token twice, as where a chat template's text is cut once more."""
-    first, beginnings = sentence.ids[:2].tolist(), sorted(_special_tokens(tokenizer, "bos_token", "cls_token"))
-    twice = [token for token in beginnings if first == [tokenizer.convert_tokens_to_ids(token)] * 2]
-    return tuple(f"the ids begin with {token!r} twice: cut a text that has it without adding it" for token in twice[:1])
+    tokenizer: Any = facts_of(model).tokenizer
+    for token in sorted(_special_tokens(tokenizer, "bos_token", "cls_token")):
+        if sentence.ids[:2].tolist() == [tokenizer.convert_tokens_to_ids(token)] * 2:
+            return (f"the ids begin with {token!r} twice: cut a text that has it without adding it",)
+    return ()
 
 
 def _special_tokens(tokenizer: Any, *names: str) -> set[str]:
@@ -679,10 +676,8 @@ def _notes_on_ids(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
     right = next((i for i, token in enumerate(reversed(ids)) if token != pad), len(ids)) if left < len(ids) else 0
     # One may be meant, where the token is also that of a beginning or an end.
     others = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
-    has_use = pad in [getattr(tokenizer, name, None) for name in others] or (
-        stacks_of(model) and pad == decoder_start(model)
-    )
-    if max(left, right) <= bool(has_use):
+    uses = {getattr(tokenizer, name, None) for name in others} | ({decoder_start(model)} if stacks_of(model) else set())
+    if max(left, right) <= (pad in uses):
         return ()
     return (
         f"the ids hold {left + right} times {tokenizer.pad_token!r} at their ends, the tokenizer's padding, which is "

@@ -4,10 +4,8 @@ Whatever is cached for a model is valid while these fingerprints are the same.
 """
 
 import hashlib
-import inspect
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from types import FunctionType
 from typing import Any
@@ -18,7 +16,7 @@ import xxhash
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import ModelError, ProcessedWeightsWarning
+from tl_vzero.errors import ModelError, ProcessedWeightsWarning, warn_caller
 from tl_vzero.models.blocks import weight_view
 from tl_vzero.models.sites import hf_model_of, sites_of, stacks_of
 
@@ -129,12 +127,10 @@ class _Followed:
 
 @dataclass(frozen=True)
 class _State:
-    """Of each module, in one order: what it is, its hooks, its tensors, and what its attributes say."""
+    """Of each module, in one order, its hooks, tensors and attributes; then what all modules share."""
 
     modules: list[ref[nn.Module]]
-    hooks: list[tuple[object, ...] | None]
-    tensors: list[tuple[object, ...]]
-    attributes: list[list[tuple[str, object]]]
+    parts: Sequence[tuple[object, list[tuple[object, ...]], dict[str, object]]]
     code: tuple[object, ...]
     hooks_on_all: tuple[object, ...]
 
@@ -188,14 +184,8 @@ def _content_of(caller: nn.Module) -> str:
 
 def _state_of(caller: nn.Module) -> _State:
     modules = walk([caller])
-    return _State(
-        [ref(module) for module in modules],
-        [_patched(module) for module in modules],
-        [tuple([_identity(tensor) for tensor in _tensors_of(module)]) for module in modules],
-        [_attributes(module) for module in modules],
-        _code_of(modules),
-        _hooks_on_all_modules(),
-    )
+    parts = [(_patched(module), [*map(_identity, _tensors_of(module))], _attributes(module)) for module in modules]
+    return _State([ref(module) for module in modules], parts, _code_of(modules), _hooks_on_all_modules())
 
 
 def _tensors_in(root: nn.Module) -> list[Tensor]:
@@ -215,20 +205,19 @@ def _identity(tensor: Tensor) -> tuple[object, ...]:
     return id(tensor), tensor.dtype, tensor.device, tensor.shape
 
 
-def _attributes(module: nn.Module) -> list[tuple[str, object]]:
+def _attributes(module: nn.Module) -> dict[str, object]:
     """Numbers and words on a module: an adapter's state, a norm's epsilon. Integers may count runs: left out."""
-    attributes: list[tuple[str, object]] = []
+    attributes: dict[str, object] = {}
     # A whole model of Hugging Face's keeps books, but computes by its parts.
     if hasattr(type(module), "base_model_prefix"):
         return attributes
     for name, value in module.__dict__.items():
-        kind = type(value)
-        if kind in _PLAIN and not _is_of_training(name):
-            attributes.append((name, value))
-        elif kind in _COLLECTIONS and name not in _TORCH_ATTRIBUTES:
-            items: Any = value.items() if kind is dict else value
-            if all(type(item) in _PLAIN for item in (value.values() if kind is dict else value)):
-                attributes.append((name, tuple(items)))
+        if type(value) in _PLAIN and not _is_of_training(name):
+            attributes[name] = value
+        elif type(value) in _COLLECTIONS and name not in _TORCH_ATTRIBUTES:
+            items = list(value.items() if type(value) is dict else enumerate(value))
+            if all(type(item) in _PLAIN for _, item in items):
+                attributes[name] = tuple(items)
     return attributes
 
 
@@ -245,14 +234,15 @@ def _difference(before: _State, now: _State, caller: nn.Module) -> str:
     if before.hooks_on_all != now.hooks_on_all:
         return "hooks on all modules (register_module_forward_hook) were set or removed"
     names = {id(module): name for name, module in caller.named_modules()}
-    for place, module in enumerate(walk([caller])):
+    for module, (hooks, tensors, one), (hooks_now, tensors_now, other) in zip(
+        walk([caller]), before.parts, now.parts, strict=True
+    ):
         where = names.get(id(module)) or "the whole"
-        if before.hooks[place] != now.hooks[place]:
+        if hooks != hooks_now:
             return f"hooks or the forward of {where} were set or removed"
-        if before.tensors[place] != now.tensors[place]:
+        if tensors != tensors_now:
             return f"weights of {where} were replaced, resized, cast or moved"
-        if before.attributes[place] != now.attributes[place]:
-            one, other = dict(before.attributes[place]), dict(now.attributes[place])
+        if one != other:
             changed = [name for name in one | other if one.get(name) != other.get(name)]
             return f"{', '.join(changed)} of {where} changed, as when an adapter is merged, set or disabled"
     return "data of its weights were replaced"
@@ -298,19 +288,10 @@ def _sums(tensor: Tensor) -> Int[Tensor, "sum"]:
 
 CENTRED_BELOW = 1e-4  # mean of a centred row over its mean size; random rows are at about 1/sqrt(d_model)
 
+# Of each model, by the content of its weights: their SHA-256, their content at the last check, and contents warned of.
 _HASHES: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
-
-
-@dataclass(eq=False)
-class _LastCheck:
-    """The content of a model's weights when they were last checked, and the contents that were warned of."""
-
-    content: str | None = None
-    warned: set[str] = field(default_factory=set)
-
-
-_LAST_CHECK: WeakKeyDictionary[nn.Module, _LastCheck] = WeakKeyDictionary()
-
+_CHECKED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_WARNED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 # Of each model the weights that it runs on a copy of, as TransformerLens splits them, and their content then.
 _COPIED: WeakKeyDictionary[nn.Module, tuple[dict[str, Tensor], str]] = WeakKeyDictionary()
 
@@ -344,13 +325,13 @@ def check_weights(model: nn.Module) -> str:
     Warns of processed weights, once for each content. Raises ModelError where weights were edited that the model
     runs on a copy of.
     """
-    last = _LAST_CHECK.setdefault(model, _LastCheck())
     content = content_fingerprint(_tensors(model))
-    if content != last.content:
+    if content != _CHECKED.get(model):
         _check_copied(model)
-        if content not in last.warned and _warn_if_processed(model):
-            last.warned.add(content)
-        last.content = content
+        warned = _WARNED.setdefault(model, set())
+        if content not in warned and _warn_if_processed(model):
+            warned.add(content)
+        _CHECKED[model] = content
     return content
 
 
@@ -395,22 +376,16 @@ def check_finite(model: nn.Module) -> None:
 
 def _warn_if_processed(model: nn.Module) -> bool:
     """Warn where the weights show signs of processing that changes Value Zeroing."""
-    reasons = [reason for reason in (_folded_value_biases(model), _centred_writing(model)) if reason]
+    attentions = _attentions(model)
+    reasons = [reason for reason in (_folded_value_biases(attentions), _centred_writing(attentions)) if reason]
     if reasons:
-        warnings.warn(
+        warn_caller(
             f"this model's weights were processed: {'; '.join(reasons)}. Normalised maps move by up to 7e-2 "
             "(measured on GPT-2). Load without processing, for instance with tl_vzero.load_model or "
             "from_pretrained_no_processing.",
             ProcessedWeightsWarning,
-            stacklevel=_levels_to_the_caller(),
         )
     return bool(reasons)
-
-
-def _levels_to_the_caller() -> int:
-    """How many frames above what warns the code lies that called the package, as warnings count them."""
-    names = [str(frame.frame.f_globals.get("__name__")) for frame in inspect.stack(context=0)]
-    return max(level for level, name in enumerate(names, start=1) if name.partition(".")[0] == "tl_vzero")
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
@@ -426,8 +401,7 @@ def _weights(modules: list[nn.Module], name: str) -> list[Tensor]:
     return [view for view in views if view is not None]
 
 
-def _folded_value_biases(model: nn.Module) -> str | None:
-    attentions = _attentions(model)
+def _folded_value_biases(attentions: list[nn.Module]) -> str | None:
     value_biases = _weights(attentions, "b_V")
     other_biases = [*_weights(attentions, "b_Q"), *_weights(attentions, "b_K")]
     # An architecture without attention biases has zeros everywhere; folding leaves only b_V at zero.
@@ -437,8 +411,8 @@ def _folded_value_biases(model: nn.Module) -> str | None:
     return None
 
 
-def _centred_writing(model: nn.Module) -> str | None:
-    written = _weights(_attentions(model), "W_O")
+def _centred_writing(attentions: list[nn.Module]) -> str | None:
+    written = _weights(attentions, "W_O")
     sizes = [weight.float().abs().mean() for weight in written]
     means = [weight.float().mean(dim=-1).abs().mean() for weight in written]
     centred = [mean <= CENTRED_BELOW * size for mean, size in zip(means, sizes, strict=True) if size > 0]
