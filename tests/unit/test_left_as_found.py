@@ -91,6 +91,7 @@ def represented(model: Any) -> Any:
 
 PREDICTED = {"target": 2, "target_ids": (7, 11)}
 TARGETED = ["gradient_x_input", "integrated_gradients", "deep_lift"]
+OF_POST_NORM = ("attention_norm_res_ln", "globenc")  # undefined for GPT-2
 CALLS: dict[str, Callable[[Any], Any]] = {
     "value_zeroing": run,
     "value_zeroing per head": lambda model: run(model, per_head=True, layers=[1], batch_size=2),
@@ -126,8 +127,10 @@ class InterruptedAt(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("make", [hf_bert, hf_gpt2])
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [(name, hf_bert) for name in CALLS] + [(name, hf_gpt2) for name in CALLS if name not in OF_POST_NORM],
+)
 def test_every_call_in_training(name: str, make: Callable[..., Any]) -> None:
     """Hooks, modes, gradients, frozen weights and attributes of modules: after success and after an interrupt."""
     model = tl_vzero.load_model(make(dropout=0.5), tokenizer()).train()
@@ -139,7 +142,8 @@ def test_every_call_in_training(name: str, make: Callable[..., Any]) -> None:
         first(model)
     attributes = {path: set(vars(module)) for path, module in every_module(model).items()}
     with left_as_found(model):
-        CALLS[name](model)
+        result = CALLS[name](model)
+    assert not getattr(getattr(result, "values", None), "requires_grad", False)
     with left_as_found(model), pytest.raises(KeyboardInterrupt), InterruptedAt(10):
         CALLS[name](model)
     assert {path: set(vars(module)) for path, module in every_module(model).items()} == attributes
