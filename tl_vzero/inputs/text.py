@@ -45,14 +45,8 @@ EXPECTED = (
 
 # In a tokenizer's output: what a model reads, and what only says how the text was cut.
 READ = ("input_ids", "attention_mask", "token_type_ids")
-ABOUT_THE_CUT = (
-    "special_tokens_mask",
-    "offset_mapping",
-    "length",
-    "overflow_to_sample_mapping",
-    "overflowing_tokens",
-    "num_truncated_tokens",
-)
+ABOUT_THE_CUT = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping")
+OF_OVERFLOW = ("overflowing_tokens", "num_truncated_tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +275,7 @@ def _returned_by_tokenizer(
             f"inputs are a {kind} with {', '.join(map(repr, returned)) or 'nothing'}: expected 'input_ids' in it, as "
             f"in what a tokenizer returns; or {EXPECTED}"
         )
-    others = [name for name in returned if name not in (*READ, *ABOUT_THE_CUT)]
+    others = [name for name in returned if name not in (*READ, *ABOUT_THE_CUT, *OF_OVERFLOW)]
     if others:
         raise InputError(
             f"inputs are a {kind} with {others[0]!r}, which is not read here: expected only {', '.join(READ)}; leave "
@@ -367,7 +361,8 @@ def pieces_of(tokenizer: Any, text: str, second: str | None = None, *, as_target
         offsets = list(encoding["offset_mapping"]) if fast else None
         if second is not None and word_ids is not None and offsets is not None:
             sides = encoding.sequence_ids()
-            word_ids, offsets = _apart(word_ids, sides), _on_two_lines(offsets, sides, len(text) + 1)
+            word_ids, shifts = _apart(word_ids, sides), [len(text) + 1 if side == 1 else 0 for side in sides]
+            offsets = [(begin + by, end + by) for (begin, end), by in zip(offsets, shifts, strict=True)]  # on two lines
         types = encoding.get("token_type_ids")
         return Pieces(list(encoding["input_ids"]), word_ids, offsets, list(types) if types and any(types) else None)
 
@@ -381,13 +376,6 @@ def _apart(word_ids: Sequence[int | None], sides: Sequence[int | None]) -> list[
     new_ids: dict[tuple[int | None, int], int] = {}
     pairs = zip(sides, word_ids, strict=True)
     return [None if word is None else new_ids.setdefault((side, word), len(new_ids)) for side, word in pairs]
-
-
-def _on_two_lines(
-    offsets: Sequence[tuple[int, int]], sides: Sequence[int | None], second_from: int
-) -> list[tuple[int, int]]:
-    shifts = (second_from if side == 1 else 0 for side in sides)
-    return [(begin + shift, end + shift) for (begin, end), shift in zip(offsets, shifts, strict=True)]
 
 
 def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Sentence:
@@ -422,7 +410,7 @@ def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = No
         is_token = torch.ones_like(row_ids, dtype=torch.bool) if masks is None else _checked_mask(masks[row])
         sentence = _labelled(model, row_ids[is_token], row, _one_run(row, is_token), None)
         if types is not None:
-            sentence = _in_segments(model, sentence, _checked_types(types[row])[is_token])
+            sentence = _in_segments(model, sentence, types[row][is_token])
         notes = _notes_on_segments(model, sentence) if types is None else ()
         notes += _notes_on_beginning(model, sentence)
         notes += _notes_on_ids(model, sentence) if masks is None else ()
@@ -535,14 +523,11 @@ def _checked_mask(mask: Tensor) -> Tensor:
     return mask != 0
 
 
-def _checked_types(token_types: Tensor) -> Tensor:
+def _in_segments(model: nn.Module, sentence: Sentence, token_types: Tensor) -> Sentence:
+    """A sentence with the segments of its tokens; raises InputError for those that its model does not have."""
     if not _is_integer(token_types):
         raise InputTypeError(f"token_type_ids are {token_types.dtype}: expected integers, the segments of the tokens")
-    return token_types.long()
-
-
-def _in_segments(model: nn.Module, sentence: Sentence, token_types: Int[Tensor, "position"]) -> Sentence:
-    """A sentence with the segments of its tokens; raises InputError for those that its model does not have."""
+    token_types = token_types.long()  # torch takes no minimum of narrow unsigned integers
     low, high = int(token_types.min()), int(token_types.max())
     if low == high == 0:
         return sentence

@@ -14,6 +14,7 @@ from tl_vzero.models.sites import kind_of
 
 # A block's norm and MLP modules, as functions of rows.
 
+NORMS = {"norm1": "ln1", "norm1_post": "ln1_post", "norm2": "ln2", "norm2_post": "ln2_post"}
 RowFunction = Callable[[Float[Tensor, "row feature"]], Float[Tensor, "row feature"]]
 
 
@@ -36,7 +37,7 @@ def block_modules(model: nn.Module, layer: int) -> BlockModules:
         module = getattr(block, name, None)
         return _on_rows(module) if callable(module) else None
 
-    return BlockModules(norm("ln1"), norm("ln1_post"), norm("ln2"), norm("ln2_post"), _mlp(getattr(block, "mlp", None)))
+    return BlockModules(**{field: norm(name) for field, name in NORMS.items()}, mlp=_mlp(getattr(block, "mlp", None)))
 
 
 def _mlp(mlp: Any) -> RowFunction | None:
@@ -175,11 +176,11 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     """
     block: Any = model.blocks[layer]  # type: ignore[index]
     attention, mlp = block.attn, getattr(block, "mlp", None)
-    w_o = _tensor(attention, "W_O", dtype)
-    if w_o is None or w_o.ndim != 3:
+    w_o = _tensor(attention, "W_O", dtype, 3)
+    if w_o is None:
         return None
     b_o = _tensor(attention, "b_O", dtype)
-    w_in, w_gate, w_out = (_matrix(mlp, name, dtype) for name in ("W_in", "W_gate", "W_out"))
+    w_in, w_gate, w_out = (_tensor(mlp, name, dtype, 2) for name in ("W_in", "W_gate", "W_out"))
     b_in, b_gate, b_out = (_tensor(mlp, name, dtype) for name in ("b_in", "b_gate", "b_out"))
     if not _is_one_mlp(w_o.shape[-1], w_in, w_gate, w_out):
         w_in = w_gate = w_out = None
@@ -197,10 +198,7 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
         w_out=w_out,
         b_out=b_out,
         activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
-        norm1=norm_of(model, block, "ln1", dtype),
-        norm1_post=norm_of(model, block, "ln1_post", dtype),
-        norm2=norm_of(model, block, "ln2", dtype),
-        norm2_post=norm_of(model, block, "ln2_post", dtype),
+        **{field: norm_of(model, block, name, dtype) for field, name in NORMS.items()},
     )
 
 
@@ -221,14 +219,10 @@ def weight_view(module: object, name: str) -> Tensor | None:
     return weight.detach() if isinstance(weight, Tensor) else None
 
 
-def _tensor(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
+def _tensor(module: object, name: str, dtype: torch.dtype, n_dims: int | None = None) -> Tensor | None:
+    """A weight in a dtype; None also for one of another number of dimensions."""
     weight = weight_view(module, name)
-    return None if weight is None else weight.to(dtype)
-
-
-def _matrix(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
-    weight = _tensor(module, name, dtype)
-    return weight if weight is not None and weight.ndim == 2 else None
+    return None if weight is None or n_dims not in (None, weight.ndim) else weight.to(dtype)
 
 
 def norm_of(model: nn.Module, parent: object, name: str, dtype: torch.dtype) -> Norm | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tl_vzero.errors import ModelError
 from tl_vzero.models.contracts import PROBE_LENGTH, check_contracts
 from tl_vzero.models.facts import facts_of, vocabulary_size
-from tl_vzero.models.run import quiet, remembering_hooks, run_logits
+from tl_vzero.models.run import quiet, run_logits
 from tl_vzero.models.sites import hf_model_of, kind_of
 
 # What TransformerLens puts between a module's name and its weights.
@@ -40,22 +40,22 @@ def trainable_copy(model: nn.Module, *, seed: int = 0) -> Trainable:
     inside = _masked_model_in(model)
     # Its constructor draws random weights, and the user's own draws must not change by that.
     with torch.random.fork_rng():
-        trainable: Any = type(inside)(copy.deepcopy(inside.config))
+        own: Any = type(inside)(copy.deepcopy(inside.config))
     first = next(inside.parameters())
-    trainable.to(device=first.device, dtype=first.dtype)
+    own.to(device=first.device, dtype=first.dtype)
     weights = {name.replace(_WRAPPED, ""): tensor for name, tensor in inside.state_dict().items()}
-    missing = sorted(set(trainable.state_dict()) - set(weights))
+    missing = sorted(set(own.state_dict()) - set(weights))
     if missing:
         raise ModelError(
             f"the Hugging Face model inside {facts_of(model).name} has no {missing[0]}: expected the weights of a "
             f"{type(inside).__name__}, as tl_vzero.load_model gives"
         )
-    trainable.load_state_dict({name: weights[name] for name in trainable.state_dict()})
-    trainable.tie_weights()
-    _check_same(model, trainable.eval())
-    trainable.to(torch.float64 if first.dtype == torch.float64 else torch.float32).requires_grad_(True)
+    own.load_state_dict({name: weights[name] for name in own.state_dict()})
+    own.tie_weights()
+    _check_same(model, own.eval())
+    own.to(torch.float64 if first.dtype == torch.float64 else torch.float32).requires_grad_(True)
     is_headless = facts_of(model).head == "absent"
-    return Trainable(trainable, _give_fresh_head(trainable, seed) if is_headless else frozenset())
+    return Trainable(own, _give_fresh_head(own, seed) if is_headless else frozenset())
 
 
 def _masked_model_in(model: nn.Module) -> Any:
@@ -80,17 +80,21 @@ def _masked_model_in(model: nn.Module) -> Any:
     return inside
 
 
-def _check_same(model: nn.Module, trainable: Any) -> None:
+def _check_same(model: nn.Module, own: Any) -> None:
     """Compare the copy with what the model really computes: the last block's input, and the logits."""
     sites = check_contracts(model)
     device = next(nn.Module.parameters(model)).device
     ids = (torch.arange(PROBE_LENGTH, device=device) % vocabulary_size(model)).unsqueeze(0)
-    inputs: dict[str, Tensor] = {}
+    seen: list[Tensor] = []
+
+    def look(activation: Tensor, *, hook: Any) -> None:
+        seen.append(activation.detach())
+
     with quiet(model):
-        logits = run_logits(model, ids, remembering_hooks(sites.inputs[-1:], inputs))
-        copied = trainable(input_ids=ids, output_hidden_states=True)
+        logits = run_logits(model, ids, [(sites.inputs[-1], look)])
+        copied = own(input_ids=ids, output_hidden_states=True)
     hidden = copied.hidden_states[sites.n_layers - 1]
-    if not (_close(inputs[sites.inputs[-1]], hidden) and _close(logits, copied.logits)):
+    if not (_close(seen[0], hidden) and _close(logits, copied.logits)):
         raise ModelError(
             f"{facts_of(model).name} computes something else than the Hugging Face weights inside it: hooks act on it, "
             "or its weights were processed; expected a model fresh from tl_vzero.load_model"
@@ -104,14 +108,14 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return (one - other).abs().max().item() <= allowed * size
 
 
-def _give_fresh_head(trainable: Any, seed: int) -> frozenset[str]:
+def _give_fresh_head(own: Any, seed: int) -> frozenset[str]:
     """Fill every parameter outside the base model; returns their names."""
-    trainable.config.tie_word_embeddings = True
-    trainable.tie_weights()
-    of_base = {id(weight) for weight in getattr(trainable, trainable.base_model_prefix).parameters()}
-    fresh = {name: weight for name, weight in trainable.named_parameters() if id(weight) not in of_base}
+    own.config.tie_word_embeddings = True
+    own.tie_weights()
+    of_base = {id(parameter) for parameter in getattr(own, own.base_model_prefix).parameters()}
+    fresh = {name: each for name, each in own.named_parameters() if id(each) not in of_base}
     generator = torch.Generator().manual_seed(seed)
-    spread = getattr(trainable.config, "initializer_range", _NORMAL)
+    spread = getattr(own.config, "initializer_range", _NORMAL)
     with torch.no_grad():
         for name, parameter in fresh.items():
             parameter.copy_(_start_of(name, parameter, spread, generator))

@@ -239,13 +239,9 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
         named = list(getattr(config, "architectures", None) or [])
         _check_readable(config, source.name)
         with _Allowance(source), _no_conversion_service():
+            eager = {"attn_implementation": "eager", "output_loading_info": True}
             model, info = _auto_class(config).from_pretrained(
-                source.location,
-                config=config,
-                dtype=dtype,
-                attn_implementation="eager",
-                output_loading_info=True,
-                **options,
+                source.location, config=config, dtype=dtype, **eager, **options
             )
         _name_architecture(model)
     missing = set(info["missing_keys"])
@@ -255,7 +251,10 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
             f"the weights of {source.location!r} have other shapes than its config.json says, first "
             f"{sorted(map(str, info['mismatched_keys']))[0]}: expected the config that belongs to them"
         )
-    _zero(model, missing)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in missing:  # zeros, not noise, so that nobody takes an untrained head's logits for real
+                parameter.zero_()
     return Checkpoint(model, head, _names_a_classifier(named))
 
 
@@ -362,14 +361,6 @@ def silent_transformers() -> Iterator[None]:
                 logging.enable_progress_bar()
 
 
-def _zero(model: nn.Module, names: set[str]) -> None:
-    """A head that was never trained holds zeros, not noise, so that nobody takes its logits for real."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in names:
-                parameter.zero_()
-
-
 def _auto_class(config: Any) -> Any:
     """The auto class whose models have a head: for words, or for an image or a sound where the checkpoint has one."""
     import transformers
@@ -378,15 +369,12 @@ def _auto_class(config: Any) -> Any:
     masked = (auto.MODEL_FOR_MASKED_LM_MAPPING, transformers.AutoModelForMaskedLM)
     causal = (auto.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.AutoModelForCausalLM)
     pairs = (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, transformers.AutoModelForSeq2SeqLM)
-    architectures = config.architectures or [""]
-    of_signals = {
-        "ForImageClassification": transformers.AutoModelForImageClassification,
-        "ForCTC": transformers.AutoModelForCTC,
-    }
-    for ending, auto_class in of_signals.items():
-        if architectures[0].endswith(ending):
-            return auto_class
-    is_causal = architectures[0].endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False)
+    first = (config.architectures or [""])[0]
+    if first.endswith("ForImageClassification"):
+        return transformers.AutoModelForImageClassification
+    if first.endswith("ForCTC"):
+        return transformers.AutoModelForCTC
+    is_causal = first.endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False)
     # Half of an encoder-decoder can be read as a causal model, too.
     others = (pairs, masked, causal) if getattr(config, "is_encoder_decoder", False) else (masked, causal, pairs)
     # Of those that also read images, TransformerLens wraps the whole, and reads text alone, too.
@@ -433,9 +421,7 @@ def from_memory(hf_model: Any, device: Any, dtype: torch.dtype | None) -> Checkp
     """
     name = type(hf_model).__name__
     first = next(hf_model.parameters())
-    moves = (dtype is not None and dtype != first.dtype) or (
-        device is not None and torch.device(device) != first.device
-    )
+    moves = dtype not in (None, first.dtype) or (device is not None and torch.device(device) != first.device)
     with foreign_errors_as(ModelError, f"this {name} cannot be copied"):
         model = copy.deepcopy(hf_model) if moves else _sharing_copy(hf_model)
         if moves:

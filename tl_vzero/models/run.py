@@ -221,7 +221,7 @@ _FINAL_NORMS = {
 }
 
 
-# The norm as a function of rows in any float dtype; gives them in the widest.
+# The norm as a function of rows in any float dtype; its results are in the widest.
 FinalNorm = Callable[[Float[Tensor, "*rows feature"]], Float[Tensor, "*rows feature"]]
 
 
@@ -237,11 +237,10 @@ def final_norm_of(
 ) -> FinalNorm:
     """Find the norm that reads the output of a stack's last block directly, and give what it computes.
 
-    A module called `ln_final` is not enough: in a bridged BERT it is the norm inside the prediction
-    head. So the model is run once on `ids`, and the norm must be handed the last block's output.
-    Where its weights explain what it does they are taken, in the widest dtype: two float32 results
-    differ by their rounding, and a small distance between them would be lost.
-    Raises InputError where there is no such norm.
+    A module called `ln_final` is not enough: in a bridged BERT it is the norm inside the prediction head. So the model
+    is run once on `ids`, and the norm must read the last block's output. Where its weights explain what it does they
+    are taken, in the widest dtype: two float32 results differ by their rounding, and a small distance between them
+    would be lost. Raises InputError where there is no such norm.
     """
     arguments = decoder_arguments(model, ids, decoder_ids)
     for name in _FINAL_NORMS[sites.stack]:
@@ -342,13 +341,11 @@ class TargetLogits:
         def overwrite(_: Tensor, *, hook: Any) -> Tensor:
             return outputs
 
-        positions = torch.full((len(outputs),), position, device=ids.device)
-        hooks = [(site, overwrite)]
-        if self._may_spread(site, outputs, ids, position):
-            return self._at(ids.unsqueeze(0), positions, hooks, token_types)
         copies = len(outputs)
-        types = None if token_types is None else token_types.expand(copies, -1)
-        return self._at(ids.expand(copies, -1), positions, hooks, types)
+        runs = 1 if self._may_spread(site, outputs, ids, position) else copies
+        types = None if token_types is None else token_types.expand(runs, -1)
+        positions = torch.full((copies,), position, device=ids.device)
+        return self._at(ids.expand(runs, -1), positions, [(site, overwrite)], types)
 
     def _cut_logits(
         self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None = None
