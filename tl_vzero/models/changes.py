@@ -248,12 +248,12 @@ def _difference(before: _State, now: _State, caller: nn.Module) -> str:
     return "data of its weights were replaced"
 
 
-def described(name: str, tensor: Tensor) -> bytes:
+def _described(name: str, tensor: Tensor) -> bytes:
     """A tensor's name, kind and size, as they go into a hash beside its content."""
     return f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
+def _bytes_of(tensor: Tensor) -> memoryview:
     """The content of a tensor that is on the CPU."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
@@ -263,17 +263,17 @@ def content_fingerprint(tensors: dict[str, Tensor]) -> str:
     digest = xxhash.xxh3_128()
     storages: dict[int, tuple[int, torch.UntypedStorage]] = {}
     for name, tensor in tensors.items():
-        digest.update(described(name, tensor))
+        digest.update(_described(name, tensor))
         if tensor.device.type != "cpu":
             # Summed where they are: fetching them would take longer than the scores.
-            digest.update(bytes_of(_sums(tensor).cpu()))
+            digest.update(_bytes_of(_sums(tensor).cpu()))
             continue
         # Views share a storage: its bytes are read once, as they lie, and each view says which part it shows.
         storage = tensor.untyped_storage()
         storage_index, _ = storages.setdefault(storage.data_ptr(), (len(storages), storage))
         digest.update(f"{storage_index} {tensor.storage_offset()} {tensor.stride()}".encode())
     for _, storage in storages.values():
-        digest.update(bytes_of(torch.empty(0, dtype=torch.uint8).set_(storage)))
+        digest.update(_bytes_of(torch.empty(0, dtype=torch.uint8).set_(storage)))
     return digest.hexdigest()
 
 
@@ -314,8 +314,8 @@ def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over tensors and their names, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(described(name, tensor))
-        digest.update(bytes_of(tensor.detach().cpu()))
+        digest.update(_described(name, tensor))
+        digest.update(_bytes_of(tensor.detach().cpu()))
     return digest.hexdigest()
 
 

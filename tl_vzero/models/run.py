@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, norm_of
+from tl_vzero.models.changes import walk
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
@@ -22,7 +23,7 @@ NamedHook = tuple[str, HookFunction]
 
 
 class _EndOfRun(EndsRun):
-    """Ends a run at the last activation that is needed, before logits are computed."""
+    """Ends a run as soon as what is needed of it is there, before logits are computed."""
 
 
 def _end_run(_: Tensor, **__: Any) -> None:
@@ -97,7 +98,11 @@ def quiet(model: nn.Module) -> Iterator[None]:
     device = next((weight.device.type for weight in nn.Module.parameters(model)), "cpu")
     with turn_on(model) as turn:
         with interrupts_wait():
-            modes = [(module, module.training) for module in _all_modules(model)]
+            # A bridge's own tree leaves out parts of the Hugging Face model that it wraps.
+            modes = [
+                (module, module.training)
+                for module in walk([root for root in (model, hf_model_of(model)) if root is not None])
+            ]
             turn.undo_by(partial(_set_modes, modes))
             _set_modes((module, False) for module, _ in modes)
             turn.undo_by(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
@@ -112,12 +117,6 @@ def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     for module, training in modes:
         if module.training != training:  # reading an attribute of a module is cheap, setting it is not
             module.training = training
-
-
-def _all_modules(model: nn.Module) -> list[nn.Module]:
-    # A bridge's own tree leaves out parts of the Hugging Face model that it wraps.
-    roots = [root for root in (model, hf_model_of(model)) if root is not None]
-    return list({id(module): module for root in roots for module in root.modules()}.values())
 
 
 @contextmanager
@@ -159,8 +158,10 @@ def run_to(
     `mask` is False at padding; None says that there is none. `decoder_ids` are what the decoder of an encoder-decoder
     reads; a run that ends in its encoder needs none. `token_types` are segments; None says that all are of segment 0.
     """
-    arguments = _mask_argument(model, mask) | _segment_argument(token_types)
-    arguments |= decoder_arguments(model, ids, decoder_ids)
+    arguments = _segment_argument(token_types) | decoder_arguments(model, ids, decoder_ids)
+    if mask is not None:
+        name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
+        arguments[name] = mask.long()
     with temporary_hooks(model, [*hooks, (last, _end_run)]), model_errors(model):
         try:
             model(ids, return_type=None, **arguments)
@@ -172,13 +173,6 @@ def run_to(
 def model_errors(model: nn.Module) -> AbstractContextManager[None]:
     """Within, what fails in a model, or in a hook on it, becomes a ModelError with its cause."""
     return foreign_errors_as(ModelError, f"running this {kind_of(model)}, or a hook on it, failed")
-
-
-def _mask_argument(model: nn.Module, mask: Tensor | None) -> dict[str, Tensor]:
-    if mask is None:
-        return {}
-    name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
-    return {name: mask.long()}
 
 
 def _segment_argument(token_types: Tensor | None) -> dict[str, Tensor]:
@@ -223,10 +217,6 @@ _FINAL_NORMS = {
 
 # The norm as a function of rows in any float dtype; its results are in the widest.
 FinalNorm = Callable[[Float[Tensor, "*rows feature"]], Float[Tensor, "*rows feature"]]
-
-
-class _Reached(EndsRun):
-    """Ends the probing run at the candidate norm."""
 
 
 def final_norm_of(
@@ -275,10 +265,10 @@ def _last_output_as_read(
 
     def remember_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norm_inputs.append(inputs[0])
-        raise _Reached
+        raise _EndOfRun
 
     with (
-        suppress(_Reached),
+        suppress(_EndOfRun),
         temporary_pre_hooks(model, [norm], remember_input),
         temporary_hooks(model, remembering_hooks(sites.outputs[-1:], activations)),
         model_errors(model),
@@ -322,7 +312,7 @@ class TargetLogits:
         return self._at(ids, positions, hooks, token_types)
 
     def _at(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None) -> Tensor:
-        """The same, also where hooks make several copies of one."""
+        """The same, also where hooks turn one copy into several."""
         if self._may_cut(ids[:1]):
             return self._cut_logits(ids, positions, hooks, token_types)[:, 0]
         logits = run_logits(self._model, ids, hooks, token_types)
