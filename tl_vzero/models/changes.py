@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError, ProcessedWeightsWarning, warn_caller
 from tl_vzero.models.blocks import weight_view
-from tl_vzero.models.sites import hf_model_of, sites_of, stacks_of
+from tl_vzero.models.sites import roots_of, sites_of, stacks_of
 
 # Fields of a model's configuration that its blocks read while they compute.
 _CONFIGURED = ("act_fn", "eps", "normalization_type", "uses_rms_norm", "rmsnorm_uses_offset")
@@ -35,7 +35,7 @@ def module_fingerprint(model: nn.Module) -> tuple[object, ...]:
 
     Hooks of hook points are left out: they come and go with runs, and `has_user_hooks` tells of them.
     """
-    modules = walk([root for root in (model, hf_model_of(model)) if root is not None])
+    modules = walk(roots_of(model))
     config = getattr(model, "cfg", None)
     return (
         tuple([ref(module) for module in modules]),
@@ -145,7 +145,7 @@ def follow(model: nn.Module, caller: nn.Module, *, copied: bool = False) -> None
     """
     tensors = _tensors_in(caller)
     shared = {id(tensor) for tensor in tensors}
-    loaded = [tensor for root in (model, hf_model_of(model)) if root is not None for tensor in _tensors_in(root)]
+    loaded = [tensor for module in walk(roots_of(model)) for tensor in _tensors_of(module)]
     views = {tensor.untyped_storage().data_ptr() for tensor in loaded if id(tensor) not in shared}
     viewed = [(tensor, tensor.data_ptr()) for tensor in tensors if tensor.untyped_storage().data_ptr() in views]
     content = _content_of(caller) if copied else None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 import tl_vzero
-from tl_vzero.models.sites import hf_model_of
+from tl_vzero.models.sites import hf_model_of, roots_of
 
 Head = Literal["trained", "absent", "unknown"]
 
@@ -57,8 +57,8 @@ def context_length(model: nn.Module) -> int | None:
 
 def segment_count(model: nn.Module) -> int:
     """How many segments a model tells apart by token_type_ids; 1 where it has no embedding for them."""
-    for root in (model, hf_model_of(model)):
-        for name, weight in () if root is None else nn.Module.named_parameters(root):
+    for root in roots_of(model):
+        for name, weight in nn.Module.named_parameters(root):
             if any(part.startswith("token_type_embed") for part in name.split(".")):
                 return len(weight)
     return 1

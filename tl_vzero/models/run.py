@@ -15,7 +15,7 @@ from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, norm_of
 from tl_vzero.models.changes import walk
 from tl_vzero.models.signals import Read
-from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, stacks_of
+from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, roots_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
 HookFunction = Callable[..., Tensor | None]
@@ -98,11 +98,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     device = next((weight.device.type for weight in nn.Module.parameters(model)), "cpu")
     with turn_on(model) as turn:
         with interrupts_wait():
-            # A bridge's own tree leaves out parts of the Hugging Face model that it wraps.
-            modes = [
-                (module, module.training)
-                for module in walk([root for root in (model, hf_model_of(model)) if root is not None])
-            ]
+            modes = [(module, module.training) for module in walk(roots_of(model))]
             turn.undo_by(partial(_set_modes, modes))
             _set_modes((module, False) for module, _ in modes)
             turn.undo_by(partial(torch.set_grad_enabled, torch.is_grad_enabled()))

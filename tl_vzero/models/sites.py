@@ -188,3 +188,9 @@ def hf_model_of(model: nn.Module) -> nn.Module | None:
         return None
     original = model.original_model
     return original if isinstance(original, nn.Module) else None
+
+
+def roots_of(model: nn.Module) -> list[nn.Module]:
+    """A model, and the Hugging Face model inside it: a bridge's own tree leaves out parts of that."""
+    inside = hf_model_of(model)
+    return [model] if inside is None else [model, inside]
