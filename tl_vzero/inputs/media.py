@@ -47,7 +47,7 @@ def frames(model: nn.Module, start: float, end: float) -> list[int]:
         raise InputError(f"frames from {start} to {end} s: expected 0 <= start < end")
     positions = signal.frames(start, end)
     if not positions:
-        step = signal.samples_a_step / signal.sampling_rate
+        step = signal.samples_per_step / signal.sampling_rate
         raise InputError(f"no frame begins from {start} on and before {end} s: frames begin {step:g} s apart")
     return positions
 

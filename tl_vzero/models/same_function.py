@@ -35,9 +35,9 @@ _WRAPPED = "_original_component"
 
 @dataclass(frozen=True, eq=False)
 class HiddenStates:
-    """What a model's blocks read, and what its blocks and attentions write, by their names; "" is the whole.
+    """The inputs of a model's blocks, and the outputs of its blocks and attentions, by name; "" is the whole model.
 
-    `places` are where in memory the weights lie that it computed with.
+    `places` are the memory addresses of the weights that it computed with.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -64,8 +64,8 @@ def _make_eager(hf_model: Any) -> None:
 def hidden_states(hf_model: Any, inputs: dict[str, Tensor] | None = None) -> HiddenStates | None:
     """Hidden states of a short sentence, an image or a sound; None for a model that reads none of them.
 
-    TransformerLens puts its own modules into the model that it wraps, so that the same call shows what they do. Where
-    `inputs` name a block, it reads these, so that what blocks before it round does not add up.
+    TransformerLens puts its own modules into the model that it wraps, so the same call shows what they compute. A
+    block named in `inputs` reads these, so that rounding in earlier blocks does not add up.
     """
     arguments = _arguments(hf_model)
     if arguments is None:

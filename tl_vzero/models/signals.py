@@ -1,7 +1,7 @@
 """Models that read an image or a sound instead of token ids: its shape, and which position shows what part of it.
 
 An image is cut into patches, row by row, behind the model's own tokens such as [CLS]. A sound is cut into overlapping
-frames by convolutions; frame i begins i steps of `samples_a_step` after the start.
+frames by convolutions; frame i begins i steps of `samples_per_step` after the start.
 """
 
 from dataclasses import dataclass
@@ -81,18 +81,18 @@ class Sounds:
     source = "as the model's feature extractor makes it (input_values: one channel, at the model's rate)"
 
     @property
-    def samples_a_step(self) -> int:
-        """How many samples lie between the beginnings of two frames."""
+    def samples_per_step(self) -> int:
+        """Samples from the beginning of one frame to the next."""
         return prod(self.strides)
 
     @property
-    def samples_a_frame(self) -> int:
-        """How many samples one frame is formed from."""
+    def samples_per_frame(self) -> int:
+        """Samples that one frame is computed from."""
         return self._samples_for(1)
 
     def fault(self, shape: tuple[int, ...]) -> str | None:
         """What is wrong with a sound of that shape; None if nothing is."""
-        least = self.samples_a_frame
+        least = self.samples_per_frame
         if len(shape) == 1 and shape[0] >= least:
             return None
         seconds = f"{least / self.sampling_rate:.3g} s at {self.sampling_rate} samples a second"
@@ -100,28 +100,28 @@ class Sounds:
 
     def labels(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         """When each frame begins, with as many digits as tell frames apart."""
-        frames, seconds_a_step = shape[0], self.samples_a_step / self.sampling_rate
+        frames, seconds_per_step = shape[0], self.samples_per_step / self.sampling_rate
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             frames = (frames - kernel) // stride + 1
-        digits = max(2, ceil(-log10(seconds_a_step)))
-        return tuple(f"{frame * seconds_a_step:.{digits}f} s" for frame in range(frames))
+        digits = max(2, ceil(-log10(seconds_per_step)))
+        return tuple(f"{frame * seconds_per_step:.{digits}f} s" for frame in range(frames))
 
     def frames(self, start: float, end: float) -> list[int]:
         """The frames that begin from `start` on and before `end`, in seconds, so that no two spans share one."""
-        steps_a_second = self.sampling_rate / self.samples_a_step
+        steps_per_second = self.sampling_rate / self.samples_per_step
         # A time such as 0.06 s is no exact multiple of 0.02 s in binary.
-        first, last = (ceil(round(seconds * steps_a_second, 6)) for seconds in (start, end))
+        first, last = (ceil(round(seconds * steps_per_second, 6)) for seconds in (start, end))
         return list(range(first, last))
 
     def beginning(self, sound: Tensor, positions: int) -> Tensor:
-        """So much of a sound as gives that many frames, or all of it."""
+        """The beginning of a sound that gives that many frames, or all of it."""
         return sound[: self._samples_for(positions)]
 
     def probe(self, positions: int) -> Float[Tensor, "sample"]:
         return torch.randn(self._samples_for(positions), generator=torch.Generator().manual_seed(0))
 
     def as_data(self) -> dict[str, Any]:
-        seconds = self.samples_a_step / self.sampling_rate
+        seconds = self.samples_per_step / self.sampling_rate
         return {"kind": "sound", "sampling_rate": self.sampling_rate, "seconds_a_frame": seconds}
 
     def _samples_for(self, frames: int) -> int:
