@@ -127,10 +127,13 @@ def _in_short(error: Exception) -> str:
 
 def warn_caller(message: str, category: type[Warning] = InputWarning) -> None:
     """Give a warning that points to the line outside of this package from which it was called."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "tl_vzero":
+    frame, level, of_caller = sys._getframe(1), 2, 2
+    while frame.f_back is not None:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+        if package in ("tl_vzero", "jaxtyping"):  # which wraps our functions in the tests
+            of_caller = level
+    warnings.warn(message, category, stacklevel=of_caller)
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:
