@@ -175,7 +175,7 @@ def _hub_source(name: str) -> Source:
         cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
     except HFValidationError as error:
         raise ModelError(f"{name!r} is no folder and no hub name ({error}); {offline_choices()}") from error
-    reason = _why_unreachable(name)
+    reason = why_no_hub(f"{name}/resolve/main/config.json")
     if reason is not None and not cached:
         near = get_close_matches(name, [EMBEDDED, MINILM], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -186,16 +186,16 @@ def _hub_source(name: str) -> Source:
     return Source(name, name, local=reason is not None)
 
 
-def _why_unreachable(name: str) -> str | None:
-    """Ask the hub once, briefly: the libraries' own retries take half a minute before they give up."""
+def why_no_hub(path: str, *switches: str) -> str | None:
+    """Why the hub cannot be asked for a path; asked briefly, as its libraries take half a minute to say no."""
     import httpx
     from huggingface_hub import constants
 
-    switches = (os.environ.get(variable, "").upper() for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    if any(switch in ("1", "ON", "YES", "TRUE") for switch in switches):
+    switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", *switches)
+    if any(os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE") for variable in switches):
         return "HF_HUB_OFFLINE is set"
     try:
-        httpx.head(f"{constants.ENDPOINT}/{name}/resolve/main/config.json", timeout=PROBE_SECONDS)
+        httpx.head(f"{constants.ENDPOINT}/{path}", timeout=PROBE_SECONDS)
     except httpx.HTTPError as error:
         return f"the hub cannot be reached ({type(error).__name__})"
     return None
