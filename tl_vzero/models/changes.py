@@ -50,7 +50,7 @@ def _hooks_on_all_modules() -> tuple[object, ...]:
     """Torch's own are left out: its counters of operations only look on."""
     tables = (nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks)
     return tuple(
-        [key for key, hook in table.items() if not str(hook.__module__).startswith("torch.")] for table in tables
+        tuple(key for key, hook in table.items() if not str(hook.__module__).startswith("torch.")) for table in tables
     )
 
 
