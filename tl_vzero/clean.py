@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.text import Sentence, padded
-from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, run_to
+from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, remembering_hooks, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
 
@@ -90,20 +90,15 @@ def visit_clean_blocks(
     """
     activations: dict[str, Tensor] = {}
 
-    def keep(activation: Tensor, *, hook: Any, name: str) -> None:
-        activations[name] = activation.detach()
-
     def show(output: Tensor, *, hook: Any, layer: int) -> None:
-        activations[sites.outputs[layer]] = output.detach()
         check_clean_output(sites.outputs[layer], output if mask is None else output[mask])
-        inside = {part: activations[name] for part, name in sites.inside[layer].items() if name in activations}
+        inside = {shows: activations[name] for shows, name in sites.inside[layer].items() if name in activations}
         visit(layer, CleanBlock(*(activations[name] for name in sites.at(layer)), **inside))
         activations.clear()
 
     hooks: list[NamedHook] = []
     for layer in layers:
-        before_output = (*sites.at(layer)[:-1], *sites.inside[layer].values())
-        hooks += [(name, partial(keep, name=name)) for name in before_output]
+        hooks += remembering_hooks([*sites.inside[layer].values(), *sites.at(layer)], activations)
         hooks.append((sites.outputs[layer], partial(show, layer=layer)))
     with eager_attention(model):
         run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, **beside)
@@ -229,15 +224,12 @@ def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Besi
 
 
 def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sentence], cached: Tensor) -> None:
-    """A cache of other sentences of the same length would pass unnoticed; one run to the first block shows it."""
-    activations: list[Tensor] = []
-
-    def keep(activation: Tensor, *, hook: Any) -> None:
-        activations.append(activation.detach().float())
-
+    """A cache of other sentences of the same length would pass unseen; one run to the first block shows it."""
+    activations: dict[str, Tensor] = {}
     ids, beside = read_by(model, sentences)
-    run_to(model, ids, [(site, keep)], last=site, **beside)
-    if (activations[0] - cached.float()).abs().max() > SAME_SENTENCE * activations[0].abs().max():
+    run_to(model, ids, remembering_hooks([site], activations), last=site, **beside)
+    activation = activations[site].float()
+    if (activation - cached.float()).abs().max() > SAME_SENTENCE * activation.abs().max():
         raise InputError(
             f"cache holds another activation at {site} than the inputs give: expected the clean run of these "
             "inputs by this model"

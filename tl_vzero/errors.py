@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from reprlib import Repr
 
-# Controls but tab and new line, separators of lines, marks that reorder a text, and halves of surrogate pairs.
+# Controls except tab and new line, line separators, marks that reorder a text, and halves of surrogate pairs.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -21,14 +21,14 @@ def escaped(text: str) -> str:
     return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
-class _ToldEscaped:
-    """What quotes a token, a file or a model by its name, and is shown on a terminal by whoever meets it."""
+class _Escaped:
+    """A message that may quote a token, a file or a model, and that ends up on a terminal."""
 
     def __str__(self) -> str:
         return escaped(super().__str__())
 
 
-class TLVZeroError(_ToldEscaped, Exception):
+class TLVZeroError(_Escaped, Exception):
     """Base of every error that tl_vzero raises on purpose."""
 
 
@@ -72,15 +72,15 @@ class PluginError(TLVZeroError, ImportError):
     """A method that another package brings cannot be loaded or used."""
 
 
-class MethodNameWarning(_ToldEscaped, UserWarning):
+class MethodNameWarning(_Escaped, UserWarning):
     """Another package brings a method by a name that is taken."""
 
 
-class ProcessedWeightsWarning(_ToldEscaped, UserWarning):
+class ProcessedWeightsWarning(_Escaped, UserWarning):
     """The model's weights were processed in a way that changes Value Zeroing."""
 
 
-class InputWarning(_ToldEscaped, UserWarning):
+class InputWarning(_Escaped, UserWarning):
     """An input is scored as it was given, and may not be what was meant."""
 
 
@@ -111,13 +111,13 @@ def foreign_errors_as(kind: type[TLVZeroError], what: str) -> Iterator[None]:
         raise kind(f"{what}: {type(error).__name__}: {_in_short(error)}") from error
 
 
-def shown(given: object) -> str:
-    """What was given, as a message quotes it: in short, and also where its own `repr` fails.
+def shown(value: object) -> str:
+    """A value as a message quotes it: in short, and also where its own `repr` fails.
 
     >>> shown("cosin"), shown(list(range(50)))
     ("'cosin'", '[0, 1, 2, 3, 4, 5, ...]')
     """
-    return _QUOTED.repr(given)
+    return _QUOTED.repr(value)
 
 
 def _in_short(error: Exception) -> str:
@@ -125,21 +125,24 @@ def _in_short(error: Exception) -> str:
     return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} …"
 
 
-def warn_caller(message: str) -> None:
-    """Give an InputWarning that points to the line outside of this package from which it was called."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "tl_vzero":
+def warn_caller(message: str, category: type[Warning] = InputWarning) -> None:
+    """Give a warning that points to the line outside of this package from which it was called."""
+    frame, level, of_caller = sys._getframe(1), 2, 2
+    while frame.f_back is not None:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, InputWarning, stacklevel=level)
+        if package in ("tl_vzero", "jaxtyping"):  # which wraps our functions in the tests
+            of_caller = level
+    warnings.warn(message, category, stacklevel=of_caller)
 
 
-def unknown_name(kind: str, given: object, known: Iterable[str]) -> InputError:
-    """Build the error for a name that is not in a list of known names.
+def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:
+    """Build the error for a name that is not among the choices.
 
     >>> str(unknown_name("distance", "cosin", ["cosine", "euclidean"]))
     "unknown distance 'cosin': expected one of cosine, euclidean; did you mean 'cosine'?"
     """
-    names = list(known)
-    near = get_close_matches(given, names, n=1) if isinstance(given, str) else []
+    names = list(choices)
+    near = get_close_matches(name, names, n=1) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {shown(given)}: expected one of {', '.join(names)}{hint}")
+    return InputError(f"unknown {kind} {shown(name)}: expected one of {', '.join(names)}{hint}")

@@ -65,8 +65,7 @@ def group_words(word_ids: Sequence[int | None], labels: Sequence[str]) -> tuple[
     """
     groups: list[list[int]] = []
     for position, word_id in enumerate(word_ids):
-        joins = position > 0 and word_id is not None and word_id == word_ids[position - 1]
-        if joins:
+        if position > 0 and word_id is not None and word_id == word_ids[position - 1]:
             groups[-1].append(position)
         else:
             groups.append([position])
@@ -113,7 +112,7 @@ def span_label(positions: Sequence[int], labels: Sequence[str], word_ids: Sequen
 def label_tokens(
     tokenizer: Any, ids: Sequence[int], apart: Sequence[bool], places: Places
 ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-    """Labels of tokens, and the number of each one's word: None for those that stand `apart`, such as special tokens.
+    """Labels of tokens, and the index of the word of each: None for those that stand `apart`, such as special tokens.
 
     `places` say where the tokens stand in their text: the tokenizer's offsets, or `decoded_places`.
     """
@@ -184,7 +183,7 @@ def _shares(pieces: Sequence[str], i: int, places: Places) -> bool:
 
 
 def _by_itself(tokenizer: Any, token: int, piece: str) -> tuple[str, bool]:
-    """A token as the tokenizer writes it without others, of bytes each that forms no character; and as `_label`."""
+    """As `_label`, but of the token alone; bytes that form no character are written out."""
     decoded = _decoded(tokenizer, [token])
     if decoded and REPLACEMENT not in decoded:
         return decoded.removeprefix(CONTINUATION), decoded.startswith(CONTINUATION)
@@ -249,7 +248,7 @@ def _places(tokenizer: Any, ids: list[int]) -> Places:
         for character in range(begin, end)
         if not text[character : character + 1].isspace()
     }
-    owners = [next((words[c] for c in range(*each) if c in words), None) for each in offsets]
+    owners = [next((words[c] for c in range(*token) if c in words), None) for token in offsets]
     return Places(text, offsets, owners)
 
 

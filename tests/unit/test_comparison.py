@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from support.models import build, hf_bert, hf_bert_headless, hf_gpt2, hf_llama, hooked_encoder, loaded
-from support.state import left_as_found, type_checks_off
+from support.state import type_checks_off
 from torch.overrides import TorchFunctionMode
 
 import tl_vzero
@@ -373,15 +373,6 @@ def test_bad_input_is_told_before_any_run(
     with type_checks_off(), sentences_run(mini) as passes, pytest.raises(kind, match=said):
         tl_vzero.compare(mini, **wrong)
     assert passes == []
-
-
-def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
-    model = loaded(hf_bert(dropout=0.5)).train()
-    with left_as_found(model):
-        tl_vzero.compare(model, IDS)
-    llama = loaded(hf_llama()).train()
-    with left_as_found(llama), pytest.raises(ModelError):
-        tl_vzero.compare(llama, CAUSAL, ["attention", "globenc"])
 
 
 def test_every_map_names_its_rollout_rule(mini: Any) -> None:

@@ -7,10 +7,8 @@ import torch
 from support import references
 from support.laws import wide_model
 from support.models import build, hf_llama, loaded
-from support.state import left_as_found
 
 import tl_vzero
-from tl_vzero import TLVZeroError
 from tl_vzero.errors import InputError
 
 SENTENCES = [[2, 5, 9, 10, 12, 3], [2, 7, 8, 3]]
@@ -99,11 +97,3 @@ def test_options_that_the_table_sets_itself(options: dict[str, Any]) -> None:
     _, model = wide_model("load_model", "bert")
     with pytest.raises(InputError, match=rf"{next(iter(options))}=.* a row for each head"):
         tl_vzero.head_importance(model, torch.tensor([2, 5, 3]), **options)
-
-
-def test_the_model_is_left_as_it_was() -> None:
-    _, model = wide_model("load_model", "bert")
-    with left_as_found(model):
-        tl_vzero.head_importance(model, torch.tensor([2, 5, 3]))
-        with pytest.raises(TLVZeroError, match="layers holds 7"):
-            tl_vzero.head_importance(model, torch.tensor([2, 5, 3]), layers=[7])

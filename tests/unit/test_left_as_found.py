@@ -6,9 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import MOST_ROUTES, bridge, build, hf_bert, hf_bert_headless, hf_gpt2, hf_llama, tokenizer
-from support.state import hook_counts, left_as_found, seeded_logits, torch_hooks
+from support.evaluations import EXAMPLES
+from support.models import (
+    MOST_ROUTES,
+    bridge,
+    build,
+    hf_bert,
+    hf_bert_headless,
+    hf_gpt2,
+    hf_llama,
+    is_causal,
+    tokenizer,
+)
+from support.state import every_module, hook_counts, left_as_found, seeded_logits, torch_hooks
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tl_vzero
 from tl_vzero.errors import InputError
@@ -60,6 +72,98 @@ def watching(value: Tensor, hook: Any) -> None:
 
 def halving(value: Tensor, hook: Any) -> Tensor:
     return value / 2
+
+
+# --- every public call on a model -----------------------------------------------------------------------
+
+
+def scored(method: str, **options: Any) -> Callable[[Any], Any]:
+    return lambda model: tl_vzero.score(model, torch.tensor(IDS), method, **options)
+
+
+def represented(model: Any) -> Any:
+    from tl_vzero.evaluate.probing import representations
+    from tl_vzero.evaluate.tokenized import lay_out
+
+    protocol: Any = "causal" if is_causal(model.cfg.architecture.lower()[:4]) else "masked"
+    return representations(model, lay_out(model, EXAMPLES, protocol=protocol))
+
+
+PREDICTED = {"target": 2, "target_ids": (7, 11)}
+TARGETED = ["gradient_x_input", "integrated_gradients", "deep_lift"]
+OF_POST_NORM = ("attention_norm_res_ln", "globenc")  # undefined for GPT-2
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "value_zeroing": run,
+    "value_zeroing per head": lambda model: run(model, per_head=True, layers=[1], batch_size=2),
+    "value_zeroing by hooks": lambda model: run(model, engine="hooks"),
+    **{method: scored(method) for method in tl_vzero.METHODS if method not in ("value_zeroing", *TARGETED)},
+    **{method: scored(method, **PREDICTED) for method in TARGETED},
+    "decompx through the blocks": scored("decompx", propagate=True),
+    "compare": lambda model: tl_vzero.compare(model, torch.tensor(IDS)),
+    "zero_ablation": lambda model: tl_vzero.zero_ablation(model, torch.tensor(IDS), per_head=True, **PREDICTED),
+    "value_patching": lambda model: tl_vzero.value_patching(
+        model, torch.tensor(IDS), torch.tensor([2, 6, 9, 10, 3]), per_head=True, **PREDICTED
+    ),
+    "attribution_patching": lambda model: tl_vzero.attribution_patching(
+        model, torch.tensor(IDS), per_head=True, **PREDICTED
+    ),
+    "head_importance": lambda model: tl_vzero.head_importance(model, torch.tensor(IDS)),
+    "span_interaction": lambda model: tl_vzero.span_interaction(model, torch.tensor(IDS), [[1, 2], [3]]),
+    "representations": represented,
+}
+
+
+class InterruptedAt(TorchDispatchMode):
+    """Within, the n-th matrix product is interrupted: in the middle of a run, without a hook on the model."""
+
+    def __init__(self, product: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.left = product
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= "mm" in str(function)
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [(name, hf_bert) for name in CALLS] + [(name, hf_gpt2) for name in CALLS if name not in OF_POST_NORM],
+)
+def test_every_call_in_training(name: str, make: Callable[..., Any]) -> None:
+    """Hooks, modes, gradients, frozen weights and attributes of modules: after success and after an interrupt."""
+    model = tl_vzero.load_model(make(dropout=0.5), tokenizer()).train()
+    weights = list(model.parameters())
+    weights[0].requires_grad_(False)
+    weights[-1].requires_grad_(True)
+    weights[-1].grad = torch.full_like(weights[-1], 0.5)
+    for first in (run, scored("gradient_x_input", **PREDICTED)):  # a bridge notes on its modules that they ran
+        first(model)
+    attributes = {path: set(vars(module)) for path, module in every_module(model).items()}
+    with left_as_found(model):
+        result = CALLS[name](model)
+    assert not getattr(getattr(result, "values", None), "requires_grad", False)
+    with left_as_found(model), pytest.raises(KeyboardInterrupt), InterruptedAt(10):
+        CALLS[name](model)
+    assert {path: set(vars(module)) for path, module in every_module(model).items()} == attributes
+
+
+@pytest.mark.parametrize("name", ["compare", "zero_ablation", "value_patching", "attribution_patching"])
+@each_route
+def test_calls_on_every_route(route: str, architecture: str, name: str) -> None:
+    _, model = build(route, architecture)
+    with left_as_found(model):
+        CALLS[name](model)
+
+
+@pytest.mark.parametrize("name", ["zero_ablation", "value_patching", "attribution_patching"])
+@pytest.mark.parametrize("metric", [raising(KeyboardInterrupt), lambda logits: logits[0, 0]], ids=["stops", "wrong"])
+def test_calls_with_a_metric_that_fails(name: str, metric: Callable[..., Any]) -> None:
+    _, model = build("load_model", "bert")
+    further = [torch.tensor([2, 6, 9, 10, 3])] if name == "value_patching" else []
+    with left_as_found(model), pytest.raises((KeyboardInterrupt, InputError)):
+        getattr(tl_vzero, name)(model, torch.tensor(IDS), *further, target=2, metric=metric)
 
 
 # --- success, error, interrupt --------------------------------------------------------------------------
@@ -250,10 +354,10 @@ def test_the_users_tensors_stay() -> None:
     ids, mask = torch.tensor([[2, 5, 9, 3], [2, 3, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     _, cache = model.run_with_cache(torch.tensor([IDS]))
     before = {name: value.clone() for name, value in cache.items() if isinstance(value, Tensor)}
-    kept = ids.clone(), mask.clone()
+    copies = ids.clone(), mask.clone()
     tl_vzero.value_zeroing(model, ids, attention_mask=mask)
     run(model, cache=cache)
-    assert torch.equal(ids, kept[0]) and torch.equal(mask, kept[1])
+    assert torch.equal(ids, copies[0]) and torch.equal(mask, copies[1])
     assert all(torch.equal(cache[name], value) for name, value in before.items())
 
 

@@ -35,7 +35,7 @@ from tl_vzero.effects.measure import (
 )
 from tl_vzero.errors import InputError
 from tl_vzero.inputs.text import Ids, Sentence, Text
-from tl_vzero.models.run import NamedHook, quiet
+from tl_vzero.models.run import NamedHook, quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds
 
@@ -133,14 +133,8 @@ def _check_targets(clean: Intervention, corrupted: Intervention) -> None:
 def _clean_values(intervention: Intervention) -> tuple[dict[str, Tensor], Float[Tensor, "1 position vocabulary"]]:
     """Each block's values in the clean run by hook name, and its logits."""
     values: dict[str, Tensor] = {}
-
-    def keep(name: str) -> NamedHook:
-        def hook_function(value: Tensor, *, hook: Any) -> None:
-            values[name] = value.detach().clone()
-
-        return name, hook_function
-
-    logits = intervention.logits([keep(intervention.sites.values[layer]) for layer in intervention.layers])
+    names = [intervention.sites.values[layer] for layer in intervention.layers]
+    logits = intervention.logits(remembering_hooks(names, values))
     return values, logits
 
 

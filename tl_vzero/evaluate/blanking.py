@@ -19,15 +19,16 @@ from tl_vzero.clean import device_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
 from tl_vzero.evaluate.tokenized import LaidOut, paradigms_of
+from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.facts import facts_of, vocabulary_size
-from tl_vzero.models.run import LOGITS_A_BATCH, TargetLogits, quiet
+from tl_vzero.models.run import LOGITS_PER_BATCH, TargetLogits, quiet
 from tl_vzero.statistics import Array, Estimate, Interval, columns_of, estimates
 
 Replacement = Literal["mask", "unk", "pad", "removed"]
 Change = Literal["signed", "absolute"]
 Over = Literal["vocabulary", "forms"]
 
-TOKENS_A_BATCH = 4096
+TOKENS_PER_BATCH = 4096
 
 Blank = frozenset[int]
 
@@ -131,14 +132,13 @@ def _copy(each: LaidOut, blank: Blank, token: int | None, conventions: Conventio
 
 def _batches(copies: Mapping[_Copy, None], model: nn.Module, logits: TargetLogits) -> Iterator[list[_Copy]]:
     """Copies of one length, as many as may share a run."""
-    by_length: dict[int, list[_Copy]] = {}
-    for copy in copies:
-        by_length.setdefault(len(copy.ids), []).append(copy)
-    for length, alike in sorted(by_length.items()):
+
+    def size_of(alike: Sequence[_Copy]) -> int:
         sample = torch.tensor([alike[0].ids], device=device_of(model))
         unembedded = logits.positions_unembedded(sample) * vocabulary_size(model)
-        size = max(1, min(TOKENS_A_BATCH // length, LOGITS_A_BATCH // unembedded))
-        yield from (alike[start : start + size] for start in range(0, len(alike), size))
+        return min(TOKENS_PER_BATCH // sample.shape[1], LOGITS_PER_BATCH // unembedded)
+
+    return same_length_batches(copies, lambda copy: len(copy.ids), size_of)
 
 
 def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Copy]) -> list[float]:

@@ -31,12 +31,13 @@ from tl_vzero.evaluate.rows import check_wrong_forms, padded
 from tl_vzero.evaluate.store import Epoch, State
 from tl_vzero.evaluate.tokenized import LaidOut, lay_out
 from tl_vzero.files import check_writable, folder_of
+from tl_vzero.inputs.text import same_length_batches
+from tl_vzero.models.changes import hash_of_tensors
 from tl_vzero.models.contracts import PROBE_LENGTH, check_contracts
 from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import quiet, run_logits
 from tl_vzero.models.sites import hf_model_of, kind_of
-from tl_vzero.models.weights import hash_of_tensors
 from tl_vzero.statistics import Estimate, bootstrap_mean
 from tl_vzero.targets import check_trained_head
 
@@ -430,11 +431,7 @@ def accuracy(
     """
     at_least_one("batch_size", batch_size)
     check_trained_head(model)
-    by_length: dict[int, list[LaidOut]] = {}
-    for example in _laid_out(model, examples, half):
-        by_length.setdefault(len(example), []).append(example)
-    # Sentences of one length need no padding, and so every class of model takes them alike.
-    batches = [batch for group in by_length.values() for batch in in_batches(group, batch_size)]
+    batches = same_length_batches(_laid_out(model, examples, half), len, lambda _: batch_size)
     with quiet(model):
         return bootstrap_mean([win for batch in batches for win in _good_wins(model, batch)])
 

@@ -30,8 +30,9 @@ from tl_vzero.evaluate.mdl import (
 )
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
 from tl_vzero.files import to_plain
+from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.contracts import check_contracts
-from tl_vzero.models.run import NamedHook, quiet, run_to
+from tl_vzero.models.run import quiet, remembering_hooks, run_to
 from tl_vzero.statistics import RESAMPLES, Interval, bootstrap_means
 
 if TYPE_CHECKING:
@@ -112,13 +113,13 @@ def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
 
 
 def _batches(examples: Sequence[LaidOut]) -> Iterator[list[int]]:
-    """Indices of examples of one length, as many as may share a run: no class of model has to know of padding."""
-    by_length: dict[int, list[int]] = {}
-    for index, laid in enumerate(examples):
-        by_length.setdefault(len(laid), []).append(index)
-    for length, indices in sorted(by_length.items()):
-        size = max(1, TOKENS_PER_BATCH // length)
-        yield from (indices[start : start + size] for start in range(0, len(indices), size))
+    """Places of examples of one length, as many as may share a run."""
+
+    def length_of(place: int) -> int:
+        return len(examples[place])
+
+    places = range(len(examples))
+    return same_length_batches(places, length_of, lambda alike: TOKENS_PER_BATCH // length_of(alike[0]))
 
 
 def _at_targets(
@@ -127,15 +128,12 @@ def _at_targets(
     rows, targets = list(range(len(batch))), [laid.dest for laid in batch]
     at_targets: dict[str, Tensor] = {}
 
-    def remembering(name: str) -> NamedHook:
-        def hook_function(activation: Tensor, *, hook: Any) -> None:
-            check_clean_output(name, activation)
-            at_targets[name] = activation.detach()[rows, targets].cpu()
-
-        return name, hook_function
+    def cut(name: str, activation: Tensor) -> Tensor:
+        check_clean_output(name, activation)
+        return activation.detach()[rows, targets].cpu()
 
     ids = torch.stack([laid.pieces.ids for laid in batch]).to(device_of(model))
-    run_to(model, ids, [remembering(name) for name in names], last=names[-1])
+    run_to(model, ids, remembering_hooks(names, at_targets, cut), last=names[-1])
     stacked = torch.stack([at_targets[name] for name in names], dim=1)
     return stacked if stacked.dtype == torch.float64 else stacked.float()
 

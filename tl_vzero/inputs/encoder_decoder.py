@@ -1,4 +1,4 @@
-"""What the two halves of an encoder-decoder read: each sentence of the decoder with the encoder's beside it."""
+"""Inputs of any model and stack: text, ids, images or sounds, and for a decoder its sentences beside the encoder's."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,12 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.inputs.media import Signals, check_no_rate, encode_signals
+from tl_vzero.inputs.media import NO_SOUND, Signals, encode_signals
 from tl_vzero.inputs.text import (
     Ids,
     Inputs,
     Sentence,
     Text,
+    describe,
     encode,
     from_ids,
     pieces_of,
@@ -41,13 +42,13 @@ def encode_for(
     prepend_bos: bool = False,
     sampling_rate: int | None = None,
 ) -> Inputs:
-    """Read inputs at the door for a stack; None is the only stack of a model that is no encoder-decoder.
+    """Read a user's inputs for a stack; None is the only stack of a model that is no encoder-decoder.
 
-    For the decoder's stacks the sentences are what the decoder reads. Of its text, as of labels in training, the
-    last special token goes and the token that starts the decoder comes first; its ids are taken as they are.
+    For the decoder's stacks the sentences are what the decoder reads. Its text loses its last special token and gets
+    the token that starts the decoder, as labels do in training; its ids are taken as they are.
 
-    Raises InputError or InputTypeError, as `encode` does, and where decoder inputs are missing, given without need, or
-    of another number than the inputs.
+    Raises InputError or InputTypeError, as `encode` does, and where decoder inputs are missing, not needed, or not as
+    many as the inputs.
     """
     _check_needed(stack, decoder_inputs)
     signal = signal_of(model)
@@ -55,22 +56,25 @@ def encode_for(
         if token_type_ids is not None:
             raise InputError(f"token_type_ids given with {signal.named}: expected none; segments are of token ids")
         return encode_signals(signal, inputs, attention_mask=attention_mask, sampling_rate=sampling_rate)
-    check_no_rate(sampling_rate)
-    given = encode(model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos)
+    if sampling_rate is not None:
+        raise InputError(NO_SOUND)
+    of_encoder = encode(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+    )
     if decoder_inputs is None:
-        return given
+        return of_encoder
     try:
-        read = _decoder_sentences(model, decoder_inputs)
+        of_decoder = _decoder_sentences(model, decoder_inputs)
     except (InputError, InputTypeError) as error:
         raise type(error)(f"of the decoder's inputs: {error}") from error
-    if read.single != given.single or len(read.sentences) != len(given.sentences):
+    if of_decoder.single != of_encoder.single or len(of_decoder.sentences) != len(of_encoder.sentences):
         raise InputError(
-            f"inputs are {_counted(given)} and decoder_inputs {_counted(read)}: expected as many for the decoder as "
-            "for the encoder, one sentence for one sentence and a list for a list"
+            f"inputs are {_counted(of_encoder)} and decoder_inputs {_counted(of_decoder)}: expected as many for the "
+            "decoder as for the encoder, one sentence for one sentence and a list for a list"
         )
-    pairs = zip(warned(read).sentences, given.sentences, strict=True)
-    beside = (replace(own, encoder=encoder, cross=stack == "cross") for own, encoder in pairs)
-    return Inputs(tuple(beside), single=given.single)
+    pairs = zip(warned(of_decoder).sentences, of_encoder.sentences, strict=True)
+    sentences = (replace(sentence, encoder=encoder, cross=stack == "cross") for sentence, encoder in pairs)
+    return Inputs(tuple(sentences), single=of_encoder.single)
 
 
 def _check_needed(stack: Stack | None, decoder_inputs: object) -> None:
@@ -80,11 +84,10 @@ def _check_needed(stack: Stack | None, decoder_inputs: object) -> None:
                 f"stack={stack!r}, and no decoder_inputs given: expected what the decoder reads, {EXPECTED}"
             )
     elif decoder_inputs is not None:
+        reader = 'stack="encoder"' if stack else "this model"
         raise InputError(
-            "decoder_inputs given, and "
-            + ('stack="encoder" reads' if stack else "this model reads")
-            + ' no second sequence: leave them out; they belong to stack="decoder" and stack="cross" of an '
-            "encoder-decoder"
+            f"decoder_inputs given, and {reader} reads no second sequence: leave them out; they belong to "
+            'stack="decoder" and stack="cross" of an encoder-decoder'
         )
 
 
@@ -92,19 +95,16 @@ def _counted(inputs: Inputs) -> str:
     return "one sentence" if inputs.single else f"a list of {len(inputs.sentences)}"
 
 
-def _decoder_sentences(model: nn.Module, given: Any) -> Inputs:
-    if isinstance(given, Tensor):
-        return from_ids(model, given, None)
-    if isinstance(given, str):
-        return Inputs((_shifted(model, given, 0),), single=True)
-    if isinstance(given, list | tuple) and given and all(isinstance(each, str) for each in given):
-        return Inputs(tuple(_shifted(model, text, row) for row, text in enumerate(given)), single=False)
-    if isinstance(given, list | tuple) and given and all(isinstance(each, Tensor) for each in given):
-        return Inputs(tuple(_row_of_ids(model, ids, row) for row, ids in enumerate(given)), single=False)
-    kind = type(given).__name__
-    if isinstance(given, list | tuple):
-        kind = f"a {kind} of {', '.join(sorted({type(each).__name__ for each in given})) or 'nothing'}"
-    raise InputTypeError(f"decoder_inputs are {kind}: expected {EXPECTED}")
+def _decoder_sentences(model: nn.Module, inputs: Any) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return from_ids(model, inputs, None)
+    if isinstance(inputs, str):
+        return Inputs((_shifted(model, inputs, 0),), single=True)
+    if isinstance(inputs, list | tuple):
+        for kind, sentence_from in ((str, _shifted), (Tensor, _row_of_ids)):
+            if inputs and all(isinstance(item, kind) for item in inputs):
+                return Inputs(tuple(sentence_from(model, item, row) for row, item in enumerate(inputs)), single=False)
+    raise InputTypeError(f"decoder_inputs are {describe(inputs)}: expected {EXPECTED}")
 
 
 def _row_of_ids(model: nn.Module, ids: Tensor, row: int) -> Sentence:
@@ -130,20 +130,17 @@ def _shifted(model: nn.Module, text: str, row: int) -> Sentence:
 
 
 def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
-    """What a Scores says of warnings, the stack, what was read beside its own sentences, segments, image or sound."""
+    """A Scores's metadata on inputs: warnings, stack, the encoder's tokens, segments, image or sound."""
     notes = [*sentence.notes, *(() if sentence.encoder is None else sentence.encoder.notes)]
-    said: dict[str, Any] = {"warnings": notes} if notes else {}
+    metadata: dict[str, Any] = {"warnings": notes} if notes else {}
     if stack is None:
         if sentence.token_types is not None:
-            said["token_types"] = list(sentence.token_types)
-        return said | ({"signal": dict(sentence.about)} if sentence.about else {})
-    said["stack"] = stack
+            metadata["token_types"] = list(sentence.token_types)
+        return metadata | ({"signal": dict(sentence.about)} if sentence.about else {})
+    metadata["stack"] = stack
     if sentence.encoder is not None:
-        said["decoder_inputs"] = (
-            "ids as given"
-            if sentence.text is None
-            else f"text behind {sentence.tokens[0]!r}, which starts the decoder, without its last special token"
-        )
-        said["encoder_tokens"] = list(sentence.encoder.tokens)
-        said["encoder_special"] = list(sentence.encoder.special)
-    return said
+        text = f"text behind {sentence.tokens[0]!r}, which starts the decoder, without its last special token"
+        metadata["decoder_inputs"] = "ids as given" if sentence.text is None else text
+        metadata["encoder_tokens"] = list(sentence.encoder.tokens)
+        metadata["encoder_special"] = list(sentence.encoder.special)
+    return metadata

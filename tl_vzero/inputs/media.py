@@ -1,4 +1,4 @@
-"""Images and sounds to sentences whose positions are patches or frames, and spans of frames given in seconds."""
+"""Images and sounds to sentences whose positions are patches or frames, and frames from times in seconds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from tl_vzero.inputs.text import Inputs, Sentence
 from tl_vzero.models.signals import Images, Sounds, signal_of
 from tl_vzero.models.sites import kind_of
 
+NO_SOUND = "sampling_rate given, and this model reads no sound: leave it out"
 Signals = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
 
@@ -44,56 +45,46 @@ def frames(model: nn.Module, start: float, end: float) -> list[int]:
             raise InputTypeError(f"{name} is {type(seconds).__name__}: expected seconds, such as 0.4")
     if not 0 <= start < end < float("inf"):
         raise InputError(f"frames from {start} to {end} s: expected 0 <= start < end")
-    found = signal.frames(start, end)
-    if not found:
-        step = signal.samples_a_step / signal.sampling_rate
+    positions = signal.frames(start, end)
+    if not positions:
+        step = signal.samples_per_step / signal.sampling_rate
         raise InputError(f"no frame begins from {start} on and before {end} s: frames begin {step:g} s apart")
-    return found
+    return positions
 
 
 def encode_signals(
     signal: Images | Sounds, inputs: Any, *, attention_mask: object, sampling_rate: int | None
 ) -> Inputs:
-    """Read images or sounds at the door: one, a list, or a tensor with one axis more; each keeps its own length.
+    """Read a user's images or sounds: one, a list, or a tensor with one axis more; each keeps its own length.
 
     Raises InputError or InputTypeError, saying what was given and what is expected.
     """
-    _check_rate(signal, sampling_rate)
+    if sampling_rate is not None and not isinstance(signal, Sounds):
+        raise InputError(NO_SOUND)
+    if isinstance(signal, Sounds) and sampling_rate not in (None, signal.sampling_rate):
+        raise InputError(
+            f"sampling_rate is {sampling_rate!r}: expected {signal.sampling_rate}, the samples a second that the model "
+            "was trained at; resample the sound, for instance with librosa.resample or torchaudio"
+        )
     if attention_mask is not None:
         raise InputError(
             f"attention_mask given with {signal.named}: expected none; give sounds of several lengths as a list, "
             "each without its padding"
         )
-    given, single = _taken_apart(signal, inputs)
-    return Inputs(tuple(_sentence(signal, each, row) for row, each in enumerate(given)), single=single)
+    signals, single = _taken_apart(signal, inputs)
+    return Inputs(tuple(_sentence(signal, one, row) for row, one in enumerate(signals)), single=single)
 
 
 def _expected(signal: Images | Sounds) -> str:
     axes = ", ".join(signal.axes)
     return (
-        f"{signal.named}, a tensor of floats [{axes}], several as [batch, {axes}] or a list, {signal.given_by}: "
+        f"{signal.named}, a tensor of floats [{axes}], several as [batch, {axes}] or a list, {signal.source}: "
         "this model reads no text"
     )
 
 
-def check_no_rate(sampling_rate: int | None) -> None:
-    """Raise InputError for a sampling rate of what is no sound."""
-    if sampling_rate is not None:
-        raise InputError("sampling_rate given, and this model reads no sound: leave it out")
-
-
-def _check_rate(signal: Images | Sounds, sampling_rate: int | None) -> None:
-    if not isinstance(signal, Sounds):
-        check_no_rate(sampling_rate)
-    elif sampling_rate is not None and sampling_rate != signal.sampling_rate:
-        raise InputError(
-            f"sampling_rate is {sampling_rate!r}: expected {signal.sampling_rate}, the samples a second that the model "
-            "was trained at; resample the sound, for instance with librosa.resample or torchaudio"
-        )
-
-
 def _taken_apart(signal: Images | Sounds, inputs: Any) -> tuple[list[Any], bool]:
-    """The images or sounds one by one, and whether one was given rather than a list."""
+    """The images or sounds one by one, and whether it was one rather than a list."""
     n_axes = len(signal.axes)
     if isinstance(inputs, list | tuple):
         if not inputs:
@@ -105,29 +96,29 @@ def _taken_apart(signal: Images | Sounds, inputs: Any) -> tuple[list[Any], bool]
     return [whole], True
 
 
-def _as_tensor(signal: Images | Sounds, given: Any, name: str) -> Tensor:
-    values = torch.from_numpy(given) if isinstance(given, np.ndarray) and given.dtype != object else given
+def _as_tensor(signal: Images | Sounds, value: Any, name: str) -> Tensor:
+    values = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype != object else value
     if not isinstance(values, Tensor):
-        raise InputTypeError(f"{name} is {type(given).__name__}: expected {_expected(signal)}")
+        raise InputTypeError(f"{name} is {type(value).__name__}: expected {_expected(signal)}")
     if not values.is_floating_point():
         raise InputTypeError(f"{name} is of {values.dtype}: expected {_expected(signal)}")
     return values.detach()
 
 
-def _sentence(signal: Images | Sounds, given: Any, row: int) -> Sentence:
-    values = _as_tensor(signal, given, f"inputs[{row}]")
+def _sentence(signal: Images | Sounds, value: Any, row: int) -> Sentence:
+    values = _as_tensor(signal, value, f"inputs[{row}]")
     shape = tuple(values.shape)
     fault = signal.fault(shape)
     if fault is not None:
-        raise InputError(f"inputs[{row}] has shape {list(shape)}: {fault}, {signal.given_by}")
+        raise InputError(f"inputs[{row}] has shape {list(shape)}: {fault}, {signal.source}")
     if not torch.isfinite(values).all():
         raise InputError(f"inputs[{row}] holds NaN or infinity: expected finite numbers")
     labels = signal.labels(shape)
-    n_own = len(signal.own_tokens) if isinstance(signal, Images) else 0
+    n_special = len(signal.special_tokens) if isinstance(signal, Images) else 0
     return Sentence(
         ids=torch.empty(0, dtype=torch.long),
         tokens=labels,
-        special=tuple(position < n_own for position in range(len(labels))),
+        special=tuple(position < n_special for position in range(len(labels))),
         word_ids=(None,) * len(labels),
         row=row,
         columns=tuple(range(len(labels))),

@@ -1,10 +1,15 @@
-"""Text or ids to sentences: token ids, segments, labels, words and special tokens, without any padding."""
+"""Text or ids to sentences: token ids, segments, labels, words and special tokens, without any padding.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+A sentence carries all that is needed to run it, to label its map and to lead results back to the caller's batch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import count, groupby
 from numbers import Integral
+from operator import attrgetter
 from threading import RLock
 from typing import Any, TypeGuard, TypeVar
 
@@ -20,12 +25,13 @@ from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import kind_of, stacks_of
 from tl_vzero.words import Places, decoded_places, label_tokens
 
-TOKENS_A_BATCH = 2048
-# A tokenizer of Rust's takes one text at a time, and models may share one.
-_ONE_TEXT = RLock()
+TOKENS_PER_BATCH = 2048
 SHOWN = 60  # characters of a text in an error
 UNKNOWN_SHARE = 0.5  # of the tokens of words: with more of them unknown, a tokenizer does not fit the text
+# A tokenizer written in Rust takes one text at a time, and models may share one.
+_ONE_TEXT = RLock()
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Pair = tuple[str, str]
@@ -37,34 +43,23 @@ EXPECTED = (
     "with attention_mask, or what a tokenizer returned"
 )
 
-# Of what a tokenizer returns: what a model reads, and what only says how the text was cut.
+# In a tokenizer's output: what a model reads, and what only says how the text was cut.
 READ = ("input_ids", "attention_mask", "token_type_ids")
-ABOUT_THE_CUT = (
-    "special_tokens_mask",
-    "offset_mapping",
-    "length",
-    "overflow_to_sample_mapping",
-    "overflowing_tokens",
-    "num_truncated_tokens",
-)
+ABOUT_THE_CUT = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping")
+OF_OVERFLOW = ("overflowing_tokens", "num_truncated_tokens")
 
 
 @dataclass(frozen=True, eq=False)
 class Sentence:
     """One sentence as the model reads it. `row` and `columns` say where it stood in the caller's batch.
 
-    Of text, `text` is what was given and `offsets` say where each token begins and ends in it, in characters; special
-    tokens that the text does not hold are empty there. A slow tokenizer gives no offsets. Of a pair, `text` has both
-    texts on a line each, and the second one begins at the character `second_from`.
-
-    `token_types` are the segments of its tokens; None says that all are of segment 0, as a model takes for granted.
-
-    Where the decoder of an encoder-decoder reads it, `encoder` is what the encoder reads beside it, and `cross` says
-    that its map is over the encoder's positions.
-
-    `notes` say what was noticed of it that may not have been meant; it is scored as it was given all the same.
-
-    Of an image or a sound, `signal` is what the model reads, `about` says what its positions are, and there are no ids.
+    text, offsets: the text, and where its tokens begin and end in it, in characters; special tokens that the text does
+        not hold are empty there, and a slow tokenizer gives no offsets. Of a pair, `text` has both texts, one per line,
+        and the second begins at the character `second_from`.
+    token_types: the segments of its tokens; None: all are of segment 0, the models' own default.
+    encoder, cross: where a decoder reads it, what the encoder reads, and whether the map is over encoder positions.
+    notes: what may not have been meant; it is scored as given all the same.
+    signal, about: the image or sound that the model reads in place of ids, and what its positions are.
     """
 
     ids: Int[Tensor, "position"]
@@ -88,14 +83,14 @@ class Sentence:
 
     @property
     def original(self) -> str | Pair | None:
-        """The text or pair of texts that it was made of; None where it was ids."""
+        """The text or pair of texts that it comes from; None for ids."""
         if self.text is None or self.second_from is None:
             return self.text
         return self.text[: self.second_from - 1], self.text[self.second_from :]
 
     @property
     def texts(self) -> tuple[tuple[int, str], ...]:
-        """The texts that it was made of, one or a pair, each with the character of `text` that it begins at."""
+        """The texts that it comes from, one or a pair, each with the character of `text` that it begins at."""
         original = self.original
         if original is None or isinstance(original, str):
             return () if original is None else ((0, original),)
@@ -103,7 +98,7 @@ class Sentence:
 
     @property
     def identity(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        """What tells it from other sentences: its ids and their segments."""
+        """What distinguishes it from other sentences: its ids and their segments."""
         return tuple(self.ids.tolist()), self.token_types
 
     @property
@@ -113,7 +108,7 @@ class Sentence:
 
     @property
     def read(self) -> Int[Tensor, "position"] | Float[Tensor, "..."]:
-        """What the model reads of it: its ids, or the image or sound."""
+        """What the model reads: its ids, or the image or sound."""
         return self.ids if self.signal is None else self.signal
 
     @property
@@ -133,14 +128,19 @@ class Inputs:
     def batches(self) -> Iterator[list[Sentence]]:
         """Sentences that are worked on together, from short to long."""
         batch: list[Sentence] = []
-        held = 0
-        for sentence in sorted(self.sentences, key=lambda each: each.shape):
-            if batch and held + len(sentence) > TOKENS_A_BATCH:
+        n_tokens = 0
+        for sentence in sorted(self.sentences, key=attrgetter("shape")):
+            if batch and n_tokens + len(sentence) > TOKENS_PER_BATCH:
                 yield batch
-                batch, held = [], 0
+                batch, n_tokens = [], 0
             batch.append(sentence)
-            held += len(sentence)
+            n_tokens += len(sentence)
         yield batch
+
+    def alike(self) -> Iterator[list[Sentence]]:
+        """The parts of `batches` of one shape, which share a run without padding."""
+        for batch in self.batches():
+            yield from same_shape(batch)
 
     def in_order(self, by_row: Mapping[int, Result]) -> Result | list[Result]:
         """Results as the caller gave the sentences: a list for a list."""
@@ -148,13 +148,37 @@ class Inputs:
         return ordered[0] if self.single else ordered
 
 
+def same_shape(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
+    """Neighbours that share a run of the model without padding."""
+    return (list(group) for _, group in groupby(sentences, key=attrgetter("shape")))
+
+
+def same_length_batches(
+    items: Iterable[Item], length_of: Callable[[Item], int], size_of: Callable[[list[Item]], int]
+) -> Iterator[list[Item]]:
+    """Batches of items of one length, each of at most `size_of(all items of that length)`, at least one.
+
+    They need no padding, so that every class of model takes them.
+
+    >>> list(same_length_batches(["at", "a", "be", "in"], len, lambda alike: 2))
+    [['at', 'be'], ['in'], ['a']]
+    """
+    by_length: dict[int, list[Item]] = {}
+    for item in items:
+        by_length.setdefault(length_of(item), []).append(item)
+    for alike in by_length.values():
+        size = max(1, size_of(alike))
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))
+
+
 def padded(
     sentences: Sequence[Sentence],
 ) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"], Int[Tensor, "sentence position"]]:
     """Ids of sentences, padded on the right, where they have a token, and their segments."""
-    types = [torch.tensor(sentence.token_types or [0] * len(sentence)) for sentence in sentences]
-    columns = [[sentence.ids for sentence in sentences], [torch.ones(len(sentence)) for sentence in sentences], types]
-    ids, mask, token_types = (nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in columns)
+    rows = [(s.ids, torch.ones(len(s)), torch.tensor(s.token_types or [0] * len(s))) for s in sentences]
+    ids, mask, token_types = (
+        nn.utils.rnn.pad_sequence(list(parts), batch_first=True) for parts in zip(*rows, strict=True)
+    )
     return ids, mask.bool(), token_types
 
 
@@ -166,12 +190,12 @@ def encode(
     token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
 ) -> Inputs:
-    """Read inputs at the door: tokenise text, check ids and segments, take padding away.
+    """Read a user's inputs: tokenise text, check ids and segments, remove padding.
 
-    Padding is taken away because it is neither source nor destination: what is computed of a padded batch
-    is then what each sentence alone gives. Ids are taken as they are; `prepend_bos` adds the tokenizer's
-    BOS to text where the tokenizer does not. A pair is cut as the tokenizer cuts pairs, with its segments where the
-    model has any. What may not have been meant is an InputWarning, one for all inputs.
+    Padding is neither source nor destination: without it, a padded batch gives what each sentence alone gives. Ids are
+    taken as they are; `prepend_bos` adds the tokenizer's BOS to text where the tokenizer does not. A pair is cut as
+    the tokenizer cuts pairs, with its segments where the model has any. What may not have been meant is an
+    InputWarning, one for all inputs.
 
     Raises InputError or InputTypeError, saying what was given and what is expected, ModelError for a model that reads
     no tokens. Warns of pairs that come without segments.
@@ -195,7 +219,7 @@ def encode(
 
 
 def _texts_in(inputs: object) -> list[str | Pair] | None:
-    """The texts and pairs that were given; None for what is no text."""
+    """The texts and pairs in the inputs; None for what is no text."""
     if isinstance(inputs, str):
         return [inputs]
     if not isinstance(inputs, list | tuple):
@@ -209,11 +233,11 @@ def _texts_in(inputs: object) -> list[str | Pair] | None:
     if isinstance(inputs, tuple):
         # As a batch it would be read as one pair whenever it happened to hold two texts.
         raise InputError(
-            f"inputs are {_describe(inputs)}, {len(inputs)} of them: expected a pair of two strings (a, b), or several "
+            f"inputs are {describe(inputs)}, {len(inputs)} of them: expected a pair of two strings (a, b), or several "
             "texts as a list"
         )
     if not all(isinstance(text, str) or is_pair(text) for text in inputs):
-        raise InputTypeError(f"inputs are {_describe(inputs)}: expected only strings and pairs (a, b), or only ids")
+        raise InputTypeError(f"inputs are {describe(inputs)}: expected only strings and pairs (a, b), or only ids")
     return inputs
 
 
@@ -222,7 +246,7 @@ def is_pair(value: object) -> TypeGuard[Pair]:
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
-def _describe(inputs: object) -> str:
+def describe(inputs: object) -> str:
     if isinstance(inputs, list | tuple):
         kinds = sorted({type(item).__name__ for item in inputs})
         return f"a {type(inputs).__name__} of {', '.join(kinds) or 'nothing'}"
@@ -251,19 +275,19 @@ def _returned_by_tokenizer(
             f"inputs are a {kind} with {', '.join(map(repr, returned)) or 'nothing'}: expected 'input_ids' in it, as "
             f"in what a tokenizer returns; or {EXPECTED}"
         )
-    others = [name for name in returned if name not in (*READ, *ABOUT_THE_CUT)]
+    others = [name for name in returned if name not in (*READ, *ABOUT_THE_CUT, *OF_OVERFLOW)]
     if others:
         raise InputError(
             f"inputs are a {kind} with {others[0]!r}, which is not read here: expected only {', '.join(READ)}; leave "
             "it out"
         )
-    beside = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-    for name, argument in beside.items():
+    arguments = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    for name, argument in arguments.items():
         if returned.get(name) is not None:
             if argument is not None:
                 raise InputError(f"{name} given, and the {kind} has its own: expected one of both; leave {name} out")
-            beside[name] = returned[name]
-    return returned["input_ids"], beside["attention_mask"], beside["token_type_ids"]
+            arguments[name] = returned[name]
+    return returned["input_ids"], arguments["attention_mask"], arguments["token_type_ids"]
 
 
 def _from_text(model: nn.Module, text: str | Pair, row: int, prepend_bos: bool) -> Sentence:
@@ -294,7 +318,7 @@ def tokenizer_for(model: nn.Module, text: str, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A text, or a pair on a line each, as a tokenizer cuts it; a slow one knows neither words nor places in the text.
+    """A text, or a pair on two lines, as a tokenizer cuts it; a slow one gives neither words nor places in the text.
 
     `token_types` are the segments of its tokens, where the tokenizer tells several apart.
     """
@@ -304,10 +328,10 @@ class Pieces:
     offsets: list[tuple[int, int]] | None
     token_types: list[int] | None = None
 
-    def behind(self, token: int) -> "Pieces":
+    def behind(self, token_id: int) -> "Pieces":
         """The same behind a token that the text does not hold."""
         return Pieces(
-            [token, *self.ids],
+            [token_id, *self.ids],
             None if self.word_ids is None else [None, *self.word_ids],
             None if self.offsets is None else [(0, 0), *self.offsets],
             None if self.token_types is None else [0, *self.token_types],
@@ -315,33 +339,30 @@ class Pieces:
 
     def without_last(self) -> "Pieces":
         """All but the last."""
-        return Pieces(
-            self.ids[:-1],
-            self.word_ids and self.word_ids[:-1],
-            self.offsets and self.offsets[:-1],
-            self.token_types and self.token_types[:-1],
-        )
+        words, offsets, types = self.word_ids, self.offsets, self.token_types
+        return Pieces(self.ids[:-1], words and words[:-1], offsets and offsets[:-1], types and types[:-1])
 
 
 def pieces_of(tokenizer: Any, text: str, second: str | None = None, *, as_target: bool = False) -> Pieces:
-    """Cut a text or a pair, special tokens included; `as_target`: as the tokenizer does for what is to be produced.
+    """Cut a text or a pair, special tokens included; `as_target`: as the tokenizer cuts what a decoder is to write.
 
     Raises InputError for a text that the tokenizer cannot read.
     """
     fast = getattr(tokenizer, "is_fast", False)
-    given = {"text_target" if as_target else "text": text}
+    texts = {"text_target" if as_target else "text": text}
     if second is not None:
-        given["text_pair"] = second
-    shown = " and ".join(map(_shortened, given.values()))
+        texts["text_pair"] = second
+    shown = " and ".join(map(_shortened, texts.values()))
     with foreign_errors_as(InputError, f"the tokenizer {type(tokenizer).__name__} cannot read {shown}"), _ONE_TEXT:
-        for half in given.values():
+        for half in texts.values():
             half.encode()  # half of a character (a lone surrogate) is no text
-        encoding = tokenizer(**given, return_offsets_mapping=fast, verbose=False)
+        encoding = tokenizer(**texts, return_offsets_mapping=fast, verbose=False)
         word_ids = list(encoding.word_ids()) if fast else None
         offsets = list(encoding["offset_mapping"]) if fast else None
         if second is not None and word_ids is not None and offsets is not None:
             sides = encoding.sequence_ids()
-            word_ids, offsets = _apart(word_ids, sides), _on_two_lines(offsets, sides, len(text) + 1)
+            word_ids, shifts = _apart(word_ids, sides), [len(text) + 1 if side == 1 else 0 for side in sides]
+            offsets = [(begin + by, end + by) for (begin, end), by in zip(offsets, shifts, strict=True)]  # on two lines
         types = encoding.get("token_type_ids")
         return Pieces(list(encoding["input_ids"]), word_ids, offsets, list(types) if types and any(types) else None)
 
@@ -352,22 +373,13 @@ def _shortened(text: str) -> str:
 
 def _apart(word_ids: Sequence[int | None], sides: Sequence[int | None]) -> list[int | None]:
     """Words numbered so that none reaches from one side into the other; a tokenizer counts each text's from 0."""
-    numbers: dict[tuple[int | None, int], int] = {}
-    return [
-        None if word is None else numbers.setdefault((side, word), len(numbers))
-        for side, word in zip(sides, word_ids, strict=True)
-    ]
-
-
-def _on_two_lines(
-    offsets: Sequence[tuple[int, int]], sides: Sequence[int | None], second_from: int
-) -> list[tuple[int, int]]:
-    shifts = [second_from if side == 1 else 0 for side in sides]
-    return [(begin + shift, end + shift) for (begin, end), shift in zip(offsets, shifts, strict=True)]
+    new_ids: dict[tuple[int | None, int], int] = {}
+    pairs = zip(sides, word_ids, strict=True)
+    return [None if word is None else new_ids.setdefault((side, word), len(new_ids)) for side, word in pairs]
 
 
 def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Sentence:
-    """A text that was cut, as a sentence; its labels are what the user wrote."""
+    """A text that a tokenizer has cut, as a sentence; its labels are what the user wrote."""
     if not pieces.ids:
         raise InputError(f"inputs[{row}] {_shortened(text)} has no token for this tokenizer: expected at least one")
     _check_vocabulary(model, pieces.ids)
@@ -376,8 +388,8 @@ def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Senten
         places = Places(text, pieces.offsets, pieces.word_ids)
     sentence = _labelled(model, torch.tensor(pieces.ids), row, tuple(range(len(pieces.ids))), places)
     notes = _notes_on_text(facts_of(model).tokenizer, text, sentence)
-    kept = None if pieces.offsets is None else tuple((begin, end) for begin, end in pieces.offsets)
-    sentence = replace(sentence, text=text, offsets=kept, notes=notes)
+    offsets = None if pieces.offsets is None else tuple((begin, end) for begin, end in pieces.offsets)
+    sentence = replace(sentence, text=text, offsets=offsets, notes=notes)
     # A tokenizer may mark segments that its model does not tell apart (DistilBERT with a tokenizer of BERT's).
     if pieces.token_types is None or segment_count(model) == 1:
         return sentence
@@ -385,39 +397,39 @@ def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Senten
 
 
 def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = None) -> Inputs:
-    """Sentences of ids: one of a 1-D tensor or a list of integers, of a 2-D tensor or a list of such a row each.
+    """Sentences of ids: a 1-D tensor or list of integers is one, a 2-D tensor or a list of such has one per row.
 
-    `mask` is 0 at padding, `token_types` are segments; both are as the ids are. Raises InputError or InputTypeError
-    for what is no ids of the model, or no mask or segments of these ids.
+    `mask` is 0 at padding, `token_types` are segments; both have the form of the ids. Raises InputError or
+    InputTypeError for ids that the model lacks, or a mask or segments that do not fit the ids.
     """
     rows, single = _rows_of_ids(model, ids)
-    masks = _beside("attention_mask", mask, ids, rows)
-    types = _beside("token_type_ids", token_types, ids, rows)
+    masks = _like_ids("attention_mask", mask, ids, rows)
+    types = _like_ids("token_type_ids", token_types, ids, rows)
     sentences = []
     for row, row_ids in enumerate(rows):
         is_token = torch.ones_like(row_ids, dtype=torch.bool) if masks is None else _checked_mask(masks[row])
         sentence = _labelled(model, row_ids[is_token], row, _one_run(row, is_token), None)
         if types is not None:
-            sentence = _in_segments(model, sentence, _checked_types(types[row])[is_token])
+            sentence = _in_segments(model, sentence, types[row][is_token])
         notes = _notes_on_segments(model, sentence) if types is None else ()
-        notes += _notes_on_beginning(facts_of(model).tokenizer, sentence)
+        notes += _notes_on_beginning(model, sentence)
         notes += _notes_on_ids(model, sentence) if masks is None else ()
         sentences.append(replace(sentence, notes=notes))
     return Inputs(tuple(sentences), single)
 
 
 def _rows_of_ids(model: nn.Module, ids: Any) -> tuple[list[Int[Tensor, "_"]], bool]:
-    """The ids of the sentences, padding included, and whether one was given rather than several."""
+    """The ids of the sentences, padding included, and whether it is one sentence rather than a list."""
     if _is_list_of_rows(ids):
         named = {f"inputs[{row}]": _as_tensor(f"inputs[{row}]", row_ids) for row, row_ids in enumerate(ids)}
         for name, row_ids in named.items():
             if row_ids.ndim != 1:
                 raise InputError(f"{name} has {row_ids.ndim} dimensions: expected 1, the ids of one sentence")
             _check_ids(model, row_ids, name)
-        return [_on_the_cpu(row_ids) for row_ids in named.values()], False
+        return [row_ids.detach().long().cpu() for row_ids in named.values()], False
     whole = _as_tensor("inputs", ids)
     _check_ids(model, whole, "ids")
-    whole = _on_the_cpu(whole)
+    whole = whole.detach().long().cpu()  # embeddings take no narrower integers
     return ([whole], True) if whole.ndim == 1 else (list(whole), False)
 
 
@@ -427,7 +439,7 @@ def _is_list_of_rows(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:
-    """A tensor, an array or a list of integers as a tensor; what it holds is checked by whoever asks for it."""
+    """A tensor, an array or a list of integers as a tensor; the caller checks what it holds."""
     if isinstance(value, Tensor):
         if value.is_meta or value.layout is not torch.strided:
             raise InputTypeError(f"{name} is a tensor on the device 'meta', or a sparse one: expected a dense one")
@@ -435,25 +447,20 @@ def _as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
         # Torch has no operations on some of numpy's unsigned integers.
         return torch.from_numpy(value.copy() if value.dtype.kind == "b" else value.astype(np.int64))
-    if isinstance(value, list | tuple) and not value:
-        raise InputError(f"{name} is an empty {type(value).__name__}: expected at least one token")
-    if isinstance(value, list | tuple) and all(isinstance(item, bool) for item in value):
-        return torch.tensor(value)
-    if isinstance(value, list | tuple) and all(
-        isinstance(item, Integral) and not isinstance(item, bool) for item in value
-    ):
-        with foreign_errors_as(InputError, f"{name} holds an integer that no id can be"):
-            return torch.tensor([int(item) for item in value])
-    raise InputTypeError(f"{name} is {_describe(value)}: expected {EXPECTED}")
-
-
-def _on_the_cpu(ids: Tensor) -> Int[Tensor, "..."]:
-    # Embeddings take no narrower integers.
-    return ids.detach().long().cpu()
+    if isinstance(value, list | tuple):
+        if not value:
+            raise InputError(f"{name} is an empty {type(value).__name__}: expected at least one token")
+        are_flags = [isinstance(item, bool) for item in value]
+        if all(are_flags):
+            return torch.tensor(value)
+        if not any(are_flags) and all(isinstance(item, Integral) for item in value):
+            with foreign_errors_as(InputError, f"{name} holds an integer that no id can be"):
+                return torch.tensor([int(item) for item in value])
+    raise InputTypeError(f"{name} is {describe(value)}: expected {EXPECTED}")
 
 
 def _check_ids(model: nn.Module, ids: Tensor, name: str) -> None:
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+    if not _is_integer(ids):
         raise InputTypeError(
             f"{name} are {ids.dtype}, shape {list(ids.shape)}: expected integers, such as torch.int64; this model "
             "reads tokens, no image and no sound"
@@ -472,20 +479,20 @@ def _check_vocabulary(model: nn.Module, ids: Tensor | Sequence[int], name: str =
     low, high = int(ids.min()), int(ids.max())
     if low >= 0 and high < size:
         return
-    said = f"{name} run from {low} to {high}: expected 0 to {size - 1}, the model's vocabulary; "
+    wrong = f"{name} run from {low} to {high}: expected 0 to {size - 1}, the model's vocabulary; "
     tokenizer = facts_of(model).tokenizer
     if low < 0 or tokenizer is None or high >= len(tokenizer):
-        raise InputError(said + "check that the ids come from this model's tokenizer")
+        raise InputError(wrong + "check that the ids come from this model's tokenizer")
     token = tokenizer.convert_ids_to_tokens([high])[0]
     raise InputError(
-        said + f"the tokenizer has {len(tokenizer)} tokens, and the model's embedding has no row for {token!r}, id "
+        wrong + f"the tokenizer has {len(tokenizer)} tokens, and the model's embedding has no row for {token!r}, id "
         f"{high}; after adding tokens to a tokenizer, call resize_token_embeddings on the Hugging Face model and load "
         "it again, or take the tokenizer that the model was trained with"
     )
 
 
-def _beside(name: str, value: Any, ids: Any, rows: Sequence[Tensor]) -> list[Tensor] | None:
-    """What stands beside the ids of the sentences, row by row: a tensor beside a tensor, a list beside a list."""
+def _like_ids(name: str, value: Any, ids: Any, rows: Sequence[Tensor]) -> list[Tensor] | None:
+    """A mask or segments of the sentences, row by row: a tensor for a tensor, a list for a list."""
     if value is None:
         return None
     if isinstance(ids, Tensor):
@@ -494,14 +501,18 @@ def _beside(name: str, value: Any, ids: Any, rows: Sequence[Tensor]) -> list[Ten
         if value.shape != ids.shape:
             raise InputError(f"{name} has shape {list(value.shape)}: expected {list(ids.shape)}, the shape of the ids")
     if _is_list_of_rows(value):
-        beside = [_as_tensor(f"{name}[{row}]", values) for row, values in enumerate(value)]
+        parts = [_as_tensor(f"{name}[{row}]", values) for row, values in enumerate(value)]
     else:
         whole = _as_tensor(name, value)
-        beside = [whole] if whole.ndim < 2 else list(whole)
-    shapes, expected = [list(row.shape) for row in beside], [list(row.shape) for row in rows]
+        parts = [whole] if whole.ndim < 2 else list(whole)
+    shapes, expected = [list(part.shape) for part in parts], [list(row.shape) for row in rows]
     if shapes != expected:
         raise InputError(f"{name} has rows of the shapes {shapes}: expected {expected}, those of the ids")
-    return [row.detach().cpu() for row in beside]
+    return [part.detach().cpu() for part in parts]
+
+
+def _is_integer(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
 
 
 def _checked_mask(mask: Tensor) -> Tensor:
@@ -512,24 +523,19 @@ def _checked_mask(mask: Tensor) -> Tensor:
     return mask != 0
 
 
-def _checked_types(token_types: Tensor) -> Tensor:
-    if token_types.is_floating_point() or token_types.is_complex() or token_types.dtype == torch.bool:
-        raise InputTypeError(f"token_type_ids are {token_types.dtype}: expected integers, the segments of the tokens")
-    return token_types.long()
-
-
-def _in_segments(model: nn.Module, sentence: Sentence, token_types: Int[Tensor, "position"]) -> Sentence:
+def _in_segments(model: nn.Module, sentence: Sentence, token_types: Tensor) -> Sentence:
     """A sentence with the segments of its tokens; raises InputError for those that its model does not have."""
+    if not _is_integer(token_types):
+        raise InputTypeError(f"token_type_ids are {token_types.dtype}: expected integers, the segments of the tokens")
+    token_types = token_types.long()  # torch takes no minimum of narrow unsigned integers
     low, high = int(token_types.min()), int(token_types.max())
     if low == high == 0:
         return sentence
-    count = segment_count(model)
-    if low < 0 or high >= count:
-        expected = (
-            f"0 to {count - 1}, the segments that this model tells apart"
-            if count > 1
-            else "only 0, as this model tells no segments apart; leave them out, and a pair is read as its ids"
-        )
+    n_segments = segment_count(model)
+    if low < 0 or high >= n_segments:
+        expected = f"0 to {n_segments - 1}, the segments that this model tells apart"
+        if n_segments == 1:
+            expected = "only 0, as this model tells no segments apart; leave them out, and a pair is read as its ids"
         raise InputError(f"token_type_ids of inputs[{sentence.row}] run from {low} to {high}: expected {expected}")
     types = token_types.tolist()
     words = None if sentence.word_ids is None else tuple(_apart(sentence.word_ids, types))
@@ -537,7 +543,7 @@ def _in_segments(model: nn.Module, sentence: Sentence, token_types: Int[Tensor, 
 
 
 def _notes_on_segments(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
-    """Whether a pair came without segments, where the model tells them apart and the tokenizer can say them."""
+    """A note on a pair without segments, where the model tells them apart and the tokenizer returns them."""
     tokenizer = facts_of(model).tokenizer
     if tokenizer is None or segment_count(model) == 1 or sentence.token_types is not None:
         return ()
@@ -562,8 +568,9 @@ def _is_like_a_pair(sentence: Sentence, separator: int | None) -> bool:
     return bool(places) and places[-1] == len(sentence) - 1 and not all(between)
 
 
-def _one_run(row: int, kept: Tensor) -> tuple[int, ...]:
-    columns = tuple(torch.nonzero(kept).flatten().tolist())
+def _one_run(row: int, is_token: Tensor) -> tuple[int, ...]:
+    """The columns of a row's tokens; raises InputError where padding stands between them."""
+    columns = tuple(torch.nonzero(is_token).flatten().tolist())
     if not columns:
         raise InputError(f"row {row} of attention_mask is all 0: expected at least one token that is no padding")
     if columns != tuple(range(columns[0], columns[-1] + 1)):
@@ -582,53 +589,44 @@ def _labelled(model: nn.Module, ids: Tensor, row: int, columns: tuple[int, ...],
             f"inputs[{row}] has {len(ids)} tokens: the model's context holds {longest}; shorten or split the text"
         )
     tokenizer = facts_of(model).tokenizer
-    numbers = ids.tolist()
+    token_ids = ids.tolist()
     if tokenizer is None:
-        labels = tuple(str(number) for number in numbers)
-        return Sentence(ids, labels, (False,) * len(labels), None, row, columns)
+        return Sentence(ids, tuple(map(str, token_ids)), (False,) * len(token_ids), None, row, columns)
     special_ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     mask_id = getattr(tokenizer, "mask_token_id", None)
-    special = tuple(number in special_ids and number != mask_id for number in numbers)
-    with foreign_errors_as(
-        InputError, f"the tokenizer {type(tokenizer).__name__} cannot write the ids of inputs[{row}]"
-    ):
-        apart = [number in special_ids or number == mask_id for number in numbers]
+    special = tuple(token_id in special_ids and token_id != mask_id for token_id in token_ids)
+    what = f"the tokenizer {type(tokenizer).__name__} cannot write the ids of inputs[{row}]"
+    with foreign_errors_as(InputError, what):
+        apart = [token_id in special_ids or token_id == mask_id for token_id in token_ids]
         if places is None:
-            places = decoded_places(tokenizer, numbers, apart)
+            places = decoded_places(tokenizer, token_ids, apart)
         else:  # what the tokenizer itself puts around a text has no word
             apart = [alone or word is None for alone, word in zip(apart, places.word_ids, strict=True)]
-        labels, words = label_tokens(tokenizer, numbers, apart, places)
+        labels, words = label_tokens(tokenizer, token_ids, apart, places)
     return Sentence(ids, labels, special, _mask_as_word(words, special), row, columns)
 
 
 def _mask_as_word(words: Sequence[int | None], special: Sequence[bool]) -> tuple[int | None, ...]:
     """A tokenizer gives its mask token no word; in a sentence it stands for one."""
-    used = [word for word in words if word is not None]
-    fresh = max(used, default=-1) + 1
-    named: list[int | None] = []
-    for word, is_special in zip(words, special, strict=True):
-        if word is None and not is_special:
-            named.append(fresh)
-            fresh += 1
-        else:
-            named.append(word)
-    return tuple(named)
+    fresh = count(max((word for word in words if word is not None), default=-1) + 1)
+    pairs = zip(words, special, strict=True)
+    return tuple(next(fresh) if word is None and not is_special else word for word, is_special in pairs)
 
 
 def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, ...]:
-    """What may not have been meant of a text, for whoever reads the scores."""
+    """What of a text may not have been meant."""
     notes = []
     ids = sentence.ids.tolist()
     # Twice in the ids, once in the text: the tokenizer adds the one that is there already.
     twice = "which the tokenizer adds as well: leave it out of the text, or pass ids (add_special_tokens=False)"
-    for token in _special_tokens(tokenizer, "bos_token", "cls_token"):
-        typed = text.lstrip()
-        if ids[:2] == [tokenizer.convert_tokens_to_ids(token)] * 2 and _once(typed.startswith, token):
-            notes.append(f"the text begins with {token!r}, {twice}")
-    for token in _special_tokens(tokenizer, "eos_token", "sep_token"):
-        typed = text.rstrip()
-        if ids[-2:] == [tokenizer.convert_tokens_to_ids(token)] * 2 and _once(typed.endswith, token):
-            notes.append(f"the text ends with {token!r}, {twice}")
+    for names, two, stands, where in (
+        (("bos_token", "cls_token"), ids[:2], text.lstrip().startswith, "begins"),
+        (("eos_token", "sep_token"), ids[-2:], text.rstrip().endswith, "ends"),
+    ):
+        for token in _special_tokens(tokenizer, *names):
+            is_twice = two == [tokenizer.convert_tokens_to_ids(token)] * 2
+            if is_twice and stands(token) and not stands(2 * token):
+                notes.append(f"the text {where} with {token!r}, {twice}")
     words = [token for token, is_special in zip(ids, sentence.special, strict=True) if not is_special]
     unknown = words.count(tokenizer.unk_token_id)
     if words and unknown > UNKNOWN_SHARE * len(words):
@@ -639,23 +637,21 @@ def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, 
     return tuple(notes)
 
 
-def _notes_on_beginning(tokenizer: Any, sentence: Sentence) -> tuple[str, ...]:
-    """Whether ids begin with one special token twice, as where a chat template's text is cut once more."""
-    first, known = sentence.ids[:2].tolist(), sorted(_special_tokens(tokenizer, "bos_token", "cls_token"))
-    twice = [token for token in known if first == [tokenizer.convert_tokens_to_ids(token)] * 2]
-    return tuple(f"the ids begin with {token!r} twice: cut a text that has it without adding it" for token in twice[:1])
+def _notes_on_beginning(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
+    """A note on ids that begin with one special token twice, as where a chat template's text is cut once more."""
+    tokenizer: Any = facts_of(model).tokenizer
+    for token in sorted(_special_tokens(tokenizer, "bos_token", "cls_token")):
+        if sentence.ids[:2].tolist() == [tokenizer.convert_tokens_to_ids(token)] * 2:
+            return (f"the ids begin with {token!r} twice: cut a text that has it without adding it",)
+    return ()
 
 
 def _special_tokens(tokenizer: Any, *names: str) -> set[str]:
     return {token for name in names if (token := getattr(tokenizer, name, None))}
 
 
-def _once(stands: Callable[[str], bool], token: str) -> bool:
-    return stands(token) and not stands(2 * token)
-
-
 def _notes_on_ids(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
-    """What may not have been meant of ids without an attention_mask: padding that is read as tokens."""
+    """A note on ids without an attention_mask: padding at their ends is read as tokens."""
     tokenizer: Any = facts_of(model).tokenizer
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None:
@@ -665,10 +661,8 @@ def _notes_on_ids(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
     right = next((i for i, token in enumerate(reversed(ids)) if token != pad), len(ids)) if left < len(ids) else 0
     # One may be meant, where the token is also that of a beginning or an end.
     others = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
-    has_use = pad in [getattr(tokenizer, name, None) for name in others] or (
-        stacks_of(model) and pad == decoder_start(model)
-    )
-    if max(left, right) <= bool(has_use):
+    uses = {getattr(tokenizer, name, None) for name in others} | ({decoder_start(model)} if stacks_of(model) else set())
+    if max(left, right) <= (pad in uses):
         return ()
     return (
         f"the ids hold {left + right} times {tokenizer.pad_token!r} at their ends, the tokenizer's padding, which is "
@@ -681,7 +675,7 @@ _WARNED: ContextVar[bool] = ContextVar("_WARNED", default=False)
 
 @contextmanager
 def warned_before() -> Iterator[None]:
-    """Within, inputs are read without a warning: of the same ones there was one, or their notes are told otherwise."""
+    """Within, inputs are read without a warning: there was one already, or the caller reports the notes itself."""
     before = _WARNED.set(True)
     try:
         yield

@@ -1,7 +1,7 @@
 """Running methods that read their maps off the clean run, several on one run."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby, product
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.plan import Planned
-from tl_vzero.models.blocks import acted_on, block_weights
+from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
@@ -109,15 +110,13 @@ def scores_on_one_run(
     scored: dict[str, dict[int, Scores]] = {planned.name: {} for planned in plan}
     undefined: dict[str, ModelError] = {}
     with quiet(model):
-        for batch in encoded.batches():
-            for _, alike in groupby(batch, key=lambda sentence: sentence.shape):
-                group = list(alike)
-                maps = _maps_by_layer(plan, model, sites, group, layers, cache, undefined)
-                for planned in plan:
-                    if planned.name not in undefined:
-                        scored[planned.name] |= _scores_of_group(
-                            planned, maps.pop(planned.name), model, sites, group, layers, metadata
-                        )
+        for group in encoded.alike():
+            maps = _maps_by_layer(plan, model, sites, group, layers, cache, undefined)
+            for planned in plan:
+                if planned.name not in undefined:
+                    scored[planned.name] |= _scores_of_group(
+                        planned, maps.pop(planned.name), model, sites, group, layers, metadata
+                    )
     return {**scored, **undefined}
 
 
@@ -161,7 +160,7 @@ def visit_layers(
     visit: Callable[[Layer], None],
 ) -> None:
     """Show chosen layers of the clean run of sentences of one shape, in order, run now or read from a cache."""
-    hooks_act = acted_on(model)
+    hooks_act = has_user_hooks(model)
 
     def show(index: int, block: CleanBlock) -> None:
         dtype = torch.float64 if block.output.dtype == torch.float64 else torch.float32

@@ -25,7 +25,14 @@ from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of, vocabulary_size
-from tl_vzero.models.run import LOGITS_A_BATCH, NamedHook, TargetLogits, quiet, run_logits, temporary_pre_hooks
+from tl_vzero.models.run import (
+    LOGITS_PER_BATCH,
+    TargetLogits,
+    quiet,
+    remembering_hooks,
+    run_logits,
+    temporary_pre_hooks,
+)
 from tl_vzero.models.sites import Sites, hf_model_of
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.scores import Scores
@@ -62,7 +69,7 @@ class Prediction:
     def copies(self) -> int:
         """How many copies of the sentence share a forward pass."""
         unembedded = self.logits.positions_unembedded(self.ids.unsqueeze(0)) * vocabulary_size(self.model)
-        return max(1, LOGITS_A_BATCH // unembedded)
+        return max(1, LOGITS_PER_BATCH // unembedded)
 
     @property
     def tokens(self) -> list[int]:
@@ -366,17 +373,10 @@ def _outputs_and_logits(
     target: int,
     token_types: Tensor | None,
 ) -> tuple[dict[int, Tensor], Tensor]:
-    outputs: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> NamedHook:
-        def hook_function(output: Tensor, *, hook: Any) -> None:
-            outputs[layer] = output.detach()
-
-        return sites.outputs[layer], hook_function
-
-    at = torch.tensor([target], device=ids.device)
-    logits = target_logits.at(ids.unsqueeze(0), at, [keep(layer) for layer in layers], token_types)
-    return outputs, logits
+    outputs: dict[str, Tensor] = {}
+    hooks = remembering_hooks([sites.outputs[layer] for layer in layers], outputs)
+    logits = target_logits.at(ids.unsqueeze(0), torch.tensor([target], device=ids.device), hooks, token_types)
+    return {layer: outputs[sites.outputs[layer]] for layer in layers}, logits
 
 
 # Integrated gradients along a straight path, in as many pieces as completeness asks for.

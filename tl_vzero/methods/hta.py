@@ -14,7 +14,7 @@ from tl_vzero.errors import unknown_name
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled, rows_by_sentence
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
-from tl_vzero.models.run import NamedHook, eager_attention, quiet, run_to
+from tl_vzero.models.run import NamedHook, eager_attention, quiet, remembering_hooks, run_to
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.rollout import normalize_rows
@@ -116,8 +116,8 @@ class _Tape:
         sources = [sites.inputs[0 if to_embeddings else layer] for layer in layers]
         outputs = [sites.outputs[layer] for layer in layers]
         hooks: list[NamedHook] = [(name, self._leaf(name)) for name in dict.fromkeys(sources)]
-        hooks += [(name, self._keep(name)) for name in outputs]
         copied, last = [sentence] * copies, sites.outputs[max(layers)]
+        hooks += remembering_hooks(outputs, self._outputs, lambda _, output: output)  # with its graph
         with torch.enable_grad(), eager_attention(model):
             run_to(model, ids_of(model, copied), hooks, last=last, token_types=token_types_of(model, copied))
         self.inputs = [self._leaves[name] for name in sources]
@@ -128,12 +128,6 @@ class _Tape:
         def hook_function(activation: Tensor, *, hook: Any) -> Tensor:
             self._leaves[name] = activation.detach().clone().requires_grad_()
             return self._leaves[name]
-
-        return hook_function
-
-    def _keep(self, name: str) -> Any:
-        def hook_function(activation: Tensor, *, hook: Any) -> None:
-            self._outputs[name] = activation
 
         return hook_function
 

@@ -1,4 +1,4 @@
-"""A block's weights in one layout, whatever class it is of, and whether anything of the user's acts on it."""
+"""A block's modules and weights in one layout, whatever class the model is of; absent parts are None."""
 
 import math
 from collections.abc import Callable
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.models.changes import walk
 from tl_vzero.models.sites import kind_of
 
-# A block's own norm and MLP modules, as functions of rows: what they do is theirs, whatever it is.
+# A block's norm and MLP modules, as functions of rows.
 
+NORMS = {"norm1": "ln1", "norm1_post": "ln1_post", "norm2": "ln2", "norm2_post": "ln2_post"}
 RowFunction = Callable[[Float[Tensor, "row feature"]], Float[Tensor, "row feature"]]
 
 
 @dataclass(frozen=True, eq=False)
 class BlockModules:
-    """The modules of a block that read one position at a time. Absent ones are None."""
+    """The modules of a block that read one position at a time."""
 
     norm1: RowFunction | None
     norm1_post: RowFunction | None
@@ -33,12 +33,11 @@ def block_modules(model: nn.Module, layer: int) -> BlockModules:
     """Find a block's modules by the names that TransformerLens gives them."""
     block: Any = model.blocks[layer]  # type: ignore[index]
 
-    def named(name: str) -> RowFunction | None:
+    def norm(name: str) -> RowFunction | None:
         module = getattr(block, name, None)
         return _on_rows(module) if callable(module) else None
 
-    mlp = getattr(block, "mlp", None)
-    return BlockModules(named("ln1"), named("ln1_post"), named("ln2"), named("ln2_post"), _mlp(mlp))
+    return BlockModules(**{field: norm(name) for field, name in NORMS.items()}, mlp=_mlp(getattr(block, "mlp", None)))
 
 
 def _mlp(mlp: Any) -> RowFunction | None:
@@ -83,11 +82,11 @@ def value_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> ValueWeig
 
 Activation = Callable[[Tensor], Tensor]
 
-# How far a block's output, computed from its weights, may be from its own (root mean square, relative).
+# How far a block's output, computed from its weights, may be from what the block writes (root mean square, relative).
 SAME_BLOCK = {torch.float64: 5e-7, torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
-ROWS_IN_CACHE = 256
-TWICE_ROOT = 2.0 * math.sqrt(2.0 / math.pi)
+ROWS_IN_CACHE = 256  # of an MLP's width: so many stay in a processor's cache between the steps of an activation
+TWICE_ROOT = 2.0 * math.sqrt(2.0 / math.pi)  # tanh form: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +114,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class BlockWeights:
-    """What the closed form needs of a block, in the dtype it computes in. Absent parts are None."""
+    """What the closed form needs of a block, in the dtype it computes in."""
 
     w_o: Float[Tensor, "head d_head feature"]
     b_o: Float[Tensor, "feature"]
@@ -177,11 +176,11 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     """
     block: Any = model.blocks[layer]  # type: ignore[index]
     attention, mlp = block.attn, getattr(block, "mlp", None)
-    w_o = _tensor(attention, "W_O", dtype)
-    if w_o is None or w_o.ndim != 3:
+    w_o = _tensor(attention, "W_O", dtype, 3)
+    if w_o is None:
         return None
     b_o = _tensor(attention, "b_O", dtype)
-    w_in, w_gate, w_out = (_matrix(mlp, name, dtype) for name in ("W_in", "W_gate", "W_out"))
+    w_in, w_gate, w_out = (_tensor(mlp, name, dtype, 2) for name in ("W_in", "W_gate", "W_out"))
     b_in, b_gate, b_out = (_tensor(mlp, name, dtype) for name in ("b_in", "b_gate", "b_out"))
     if not _is_one_mlp(w_o.shape[-1], w_in, w_gate, w_out):
         w_in = w_gate = w_out = None
@@ -199,10 +198,7 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
         w_out=w_out,
         b_out=b_out,
         activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
-        norm1=norm_of(model, block, "ln1", dtype),
-        norm1_post=norm_of(model, block, "ln1_post", dtype),
-        norm2=norm_of(model, block, "ln2", dtype),
-        norm2_post=norm_of(model, block, "ln2_post", dtype),
+        **{field: norm_of(model, block, name, dtype) for field, name in NORMS.items()},
     )
 
 
@@ -223,14 +219,10 @@ def weight_view(module: object, name: str) -> Tensor | None:
     return weight.detach() if isinstance(weight, Tensor) else None
 
 
-def _tensor(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
+def _tensor(module: object, name: str, dtype: torch.dtype, n_dims: int | None = None) -> Tensor | None:
+    """A weight in a dtype; None also for one of another number of dimensions."""
     weight = weight_view(module, name)
-    return None if weight is None else weight.to(dtype)
-
-
-def _matrix(module: object, name: str, dtype: torch.dtype) -> Tensor | None:
-    weight = _tensor(module, name, dtype)
-    return weight if weight is not None and weight.ndim == 2 else None
+    return None if weight is None or n_dims not in (None, weight.ndim) else weight.to(dtype)
 
 
 def norm_of(model: nn.Module, parent: object, name: str, dtype: torch.dtype) -> Norm | None:
@@ -248,23 +240,3 @@ def norm_of(model: nn.Module, parent: object, name: str, dtype: torch.dtype) -> 
     bias = _tensor(module, "b", dtype)
     is_rms = getattr(config, "uses_rms_norm", False) or "RMS" in str(getattr(config, "normalization_type", ""))
     return Norm(weight + offset, bias, float(config.eps), centred=not is_rms)
-
-
-def acted_on(model: nn.Module) -> bool:
-    """Whether hooks of the user's act on the model, so that its weights alone do not say what it does.
-
-    TransformerLens's own hooks, which only pass an activation to a second hook point, do not count.
-    """
-    points = [point for module in walk([model]) if "fwd_hooks" in (point := module.__dict__)]
-    return any(
-        # More hooks of torch's than of TransformerLens's: somebody went past it.
-        len(point["_forward_hooks"]) > len(point["fwd_hooks"])
-        or point["_forward_pre_hooks"]
-        or not all(map(_is_internal, point["fwd_hooks"]))
-        for point in points
-    )
-
-
-def _is_internal(handle: Any) -> bool:
-    function = getattr(handle, "user_hook", None)
-    return str(getattr(function, "__module__", "")).partition(".")[0] == "transformer_lens"

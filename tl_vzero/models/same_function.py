@@ -16,7 +16,7 @@ from tl_vzero.errors import ModelError
 from tl_vzero.models.run import quiet
 from tl_vzero.models.signals import signal_read_by
 
-PROBE_LENGTH = 6
+PROBE_LENGTH = 6  # tokens
 # How far what an attention, or a block, writes may be apart (root mean square, relative): another order of operations,
 # never another function. Over all architectures of the tests both are at most 4e-7 in float32, 2e-7 in float64
 # (Hugging Face's norms are float32 inside), 1.2e-3 in float16 and 9e-3 in bfloat16; but where experts are chosen,
@@ -35,9 +35,9 @@ _WRAPPED = "_original_component"
 
 @dataclass(frozen=True, eq=False)
 class HiddenStates:
-    """What a model's blocks read, and what its blocks and attentions write, by their names; "" is the whole.
+    """The inputs of a model's blocks, and the outputs of its blocks and attentions, by name; "" is the whole model.
 
-    `places` are where in memory the weights lie that it computed with.
+    `places` are the memory addresses of the weights that it computed with.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -45,8 +45,8 @@ class HiddenStates:
     places: set[int] = field(default_factory=set)
 
 
-def own_hidden_states(hf_model: Any) -> HiddenStates | None:
-    """Hidden states by the attention that a model was made with; it is left with eager attention."""
+def hidden_states_before(hf_model: Any) -> HiddenStates | None:
+    """Hidden states by the attention that a model came with; it is left with eager attention."""
     try:
         states = hidden_states(hf_model)
         _make_eager(hf_model)
@@ -64,8 +64,8 @@ def _make_eager(hf_model: Any) -> None:
 def hidden_states(hf_model: Any, inputs: dict[str, Tensor] | None = None) -> HiddenStates | None:
     """Hidden states of a short sentence, an image or a sound; None for a model that reads none of them.
 
-    TransformerLens puts its own modules into the model that it wraps, so that the same call shows what they do. Where
-    `inputs` name a block, it reads these, so that what blocks before it round does not add up.
+    TransformerLens puts its own modules into the model that it wraps, so the same call shows what they compute. A
+    block named in `inputs` reads these, so that rounding in earlier blocks does not add up.
     """
     arguments = _arguments(hf_model)
     if arguments is None:
@@ -91,9 +91,9 @@ def _arguments(hf_model: Any) -> dict[str, Tensor] | None:
 
 @contextmanager
 def _watched(hf_model: nn.Module, states: HiddenStates, inputs: dict[str, Tensor]) -> Iterator[None]:
-    with _PlacesNoted(states.places), ExitStack() as hooks:
+    with _NotesPlaces(states.places), ExitStack() as hooks:
         for path, module in hf_model.named_modules(remove_duplicate=False):
-            name = ".".join(part for part in path.split(".") if part != _WRAPPED)
+            name = _unwrapped(path)
             is_block = _BLOCK.search(name) is not None
             if is_block:
                 read = partial(_read, name=name, states=states, inputs=inputs)
@@ -103,8 +103,8 @@ def _watched(hf_model: nn.Module, states: HiddenStates, inputs: dict[str, Tensor
         yield
 
 
-class _PlacesNoted(TorchFunctionMode):
-    """Within, the places in memory of all tensors that torch's functions are called on are noted."""
+class _NotesPlaces(TorchFunctionMode):
+    """Within, notes where in memory the parameters lie that torch's functions are called on."""
 
     def __init__(self, places: set[int]) -> None:
         super().__init__()
@@ -179,10 +179,12 @@ def check_same_function(bridge: nn.Module, hf_model: Any, before: HiddenStates |
             )
     unused = before.places - after.places
     return {
-        ".".join(part for part in name.split(".") if part != _WRAPPED): weight
-        for name, weight in nn.Module.named_parameters(hf_model)
-        if _place(weight) in unused
+        _unwrapped(name): weight for name, weight in nn.Module.named_parameters(hf_model) if _place(weight) in unused
     }
+
+
+def _unwrapped(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part != _WRAPPED)
 
 
 def _apart(output: Tensor, wrapped: Tensor) -> float:

@@ -1,7 +1,7 @@
 """Models that read an image or a sound instead of token ids: its shape, and which position shows what part of it.
 
 An image is cut into patches, row by row, behind the model's own tokens such as [CLS]. A sound is cut into overlapping
-frames by convolutions; frame i begins i steps of `samples_a_step` after the start.
+frames by convolutions; frame i begins i steps of `samples_per_step` after the start.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from tl_vzero.models.sites import hf_model_of
 # What a model reads: token ids, or images or sounds of one shape.
 Read = Int[Tensor, "batch position"] | Float[Tensor, "batch *signal"]
 
-TRAINED_AT = 16_000  # samples a second, of wav2vec2, HuBERT and all their kin; what is told of a model comes first
+TRAINED_AT = 16_000  # samples per second, of wav2vec2, HuBERT and their kin, where no feature extractor says otherwise
 
 # The tokens that a model sets before the patches, by the parameter that holds each.
-_OWN_TOKENS = {"cls_token": "[CLS]", "distillation_token": "[DIST]"}
+_SPECIAL_TOKENS = {"cls_token": "[CLS]", "distillation_token": "[DIST]"}
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Images:
     channels: int
     size: tuple[int, int]
     patch: tuple[int, int]
-    own_tokens: tuple[str, ...]
+    special_tokens: tuple[str, ...]
 
+    argument = "pixel_values"  # by which a Hugging Face model takes it
     axes = ("channel", "height", "width")
     named = "an image"
-    given_by = "as the model's image processor makes it (pixel_values: resized, scaled, normalised)"
+    source = "as the model's image processor makes it (pixel_values: resized, scaled, normalised)"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -47,18 +48,13 @@ class Images:
     def shape(self) -> tuple[int, ...]:
         return (self.channels, *self.size)
 
-    @property
-    def argument(self) -> str:
-        """The name by which a Hugging Face model takes it."""
-        return "pixel_values"
-
     def fault(self, shape: tuple[int, ...]) -> str | None:
         """What is wrong with an image of that shape; None if nothing is."""
         return None if shape == self.shape else f"expected {list(self.shape)}, what this model was made for"
 
     def labels(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         rows, columns = self.grid
-        return (*self.own_tokens, *(f"r{row}c{column}" for row in range(rows) for column in range(columns)))
+        return (*self.special_tokens, *(f"r{row}c{column}" for row in range(rows) for column in range(columns)))
 
     def beginning(self, image: Tensor, positions: int) -> Tensor:
         """An image is read whole."""
@@ -79,28 +75,24 @@ class Sounds:
     strides: tuple[int, ...]
     sampling_rate: int
 
+    argument = "input_values"
     axes = ("sample",)
     named = "a sound"
-    given_by = "as the model's feature extractor makes it (input_values: one channel, at the model's rate)"
+    source = "as the model's feature extractor makes it (input_values: one channel, at the model's rate)"
 
     @property
-    def samples_a_step(self) -> int:
-        """How many samples lie between the beginnings of two frames."""
+    def samples_per_step(self) -> int:
+        """Samples from the beginning of one frame to the next."""
         return prod(self.strides)
 
     @property
-    def samples_a_frame(self) -> int:
-        """How many samples one frame is formed from."""
+    def samples_per_frame(self) -> int:
+        """Samples that one frame is computed from."""
         return self._samples_for(1)
-
-    @property
-    def argument(self) -> str:
-        """The name by which a Hugging Face model takes it."""
-        return "input_values"
 
     def fault(self, shape: tuple[int, ...]) -> str | None:
         """What is wrong with a sound of that shape; None if nothing is."""
-        least = self.samples_a_frame
+        least = self.samples_per_frame
         if len(shape) == 1 and shape[0] >= least:
             return None
         seconds = f"{least / self.sampling_rate:.3g} s at {self.sampling_rate} samples a second"
@@ -108,28 +100,28 @@ class Sounds:
 
     def labels(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         """When each frame begins, with as many digits as tell frames apart."""
-        frames, seconds_a_step = shape[0], self.samples_a_step / self.sampling_rate
+        frames, seconds_per_step = shape[0], self.samples_per_step / self.sampling_rate
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             frames = (frames - kernel) // stride + 1
-        digits = max(2, ceil(-log10(seconds_a_step)))
-        return tuple(f"{frame * seconds_a_step:.{digits}f} s" for frame in range(frames))
+        digits = max(2, ceil(-log10(seconds_per_step)))
+        return tuple(f"{frame * seconds_per_step:.{digits}f} s" for frame in range(frames))
 
     def frames(self, start: float, end: float) -> list[int]:
         """The frames that begin from `start` on and before `end`, in seconds, so that no two spans share one."""
-        steps_a_second = self.sampling_rate / self.samples_a_step
+        steps_per_second = self.sampling_rate / self.samples_per_step
         # A time such as 0.06 s is no exact multiple of 0.02 s in binary.
-        first, last = (ceil(round(seconds * steps_a_second, 6)) for seconds in (start, end))
+        first, last = (ceil(round(seconds * steps_per_second, 6)) for seconds in (start, end))
         return list(range(first, last))
 
     def beginning(self, sound: Tensor, positions: int) -> Tensor:
-        """So much of a sound as gives that many frames, or all of it."""
+        """The beginning of a sound that gives that many frames, or all of it."""
         return sound[: self._samples_for(positions)]
 
     def probe(self, positions: int) -> Float[Tensor, "sample"]:
         return torch.randn(self._samples_for(positions), generator=torch.Generator().manual_seed(0))
 
     def as_data(self) -> dict[str, Any]:
-        seconds = self.samples_a_step / self.sampling_rate
+        seconds = self.samples_per_step / self.sampling_rate
         return {"kind": "sound", "sampling_rate": self.sampling_rate, "seconds_a_frame": seconds}
 
     def _samples_for(self, frames: int) -> int:
@@ -148,14 +140,14 @@ def signal_of(model: nn.Module) -> Images | Sounds | None:
     if not (getattr(config, "is_visual_model", False) or getattr(config, "is_audio_model", False)):
         return None
     hf_model = hf_model_of(model)
-    told = getattr(getattr(model, "processor", None), "sampling_rate", None)
-    found = None if hf_model is None else signal_read_by(hf_model, sampling_rate=told)
-    if found is None:
+    rate = getattr(getattr(model, "processor", None), "sampling_rate", None)
+    signal = None if hf_model is None else signal_read_by(hf_model, sampling_rate=rate)
+    if signal is None:
         raise ModelError(
             f"{type(hf_model).__name__} reads neither token ids, nor images cut into patches, nor waveforms: expected "
             "a text model, a vision model such as ViT, or a speech encoder such as wav2vec2 and HuBERT"
         )
-    return found
+    return signal
 
 
 def signal_read_by(hf_model: nn.Module, *, sampling_rate: int | None = None) -> Images | Sounds | None:
@@ -164,8 +156,8 @@ def signal_read_by(hf_model: nn.Module, *, sampling_rate: int | None = None) -> 
     argument = getattr(hf_model, "main_input_name", "input_ids")
     if argument == "pixel_values" and hasattr(config, "patch_size"):
         names = [name.rpartition(".")[2] for name, _ in nn.Module.named_parameters(hf_model)]
-        own = tuple(label for name, label in _OWN_TOKENS.items() if name in names)
-        return Images(int(config.num_channels), _pair(config.image_size), _pair(config.patch_size), own)
+        special = tuple(label for name, label in _SPECIAL_TOKENS.items() if name in names)
+        return Images(int(config.num_channels), _pair(config.image_size), _pair(config.patch_size), special)
     if argument == "input_values" and hasattr(config, "conv_stride"):
         return Sounds(tuple(config.conv_kernel), tuple(config.conv_stride), sampling_rate or TRAINED_AT)
     return None

@@ -1,4 +1,4 @@
-"""Where each kind of TransformerLens model keeps a block's input, values, pattern and output."""
+"""The TransformerLens classes, and the hooks at which each shows a block's input, values, pattern and output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class _Names:
     blocks: str = "blocks"
 
 
-# One entry a TransformerLens class; the names are relative to `blocks.l.`. HookedEncoder's block ends in a
+# One entry per TransformerLens class; the names are relative to `blocks.l.`. HookedEncoder's block ends in a
 # LayerNorm, and its hook_resid_post lies before it.
 _NAMES = {
     "HookedEncoder": _Names("hook_resid_pre", "hook_normalized_resid_post"),
@@ -56,30 +56,24 @@ _NAMES = {
 }
 
 
-def _of_stacks(
-    ends: tuple[str, str], encoder: str, decoder: str, self_attention: str, cross_attention: str
-) -> dict[Stack, _Names]:
+def _of_stacks(start: str, end: str, encoder: str, decoder: str, self_attention: str) -> dict[Stack, _Names]:
     def names(attention: str, blocks: str) -> _Names:
-        return _Names(*ends, f"{attention}.hook_v", f"{attention}.hook_pattern", blocks)
+        return _Names(start, end, f"{attention}.hook_v", f"{attention}.hook_pattern", blocks)
 
     return {
         "encoder": names("attn", encoder),
         "decoder": names(self_attention, decoder),
-        "cross": names(cross_attention, decoder),
+        "cross": names("cross_attn", decoder),
     }
 
 
-# The same for encoder-decoders, one entry a class that holds them.
-_STACKED: dict[str, dict[Stack, _Names]] = {
-    "HookedEncoderDecoder": _of_stacks(
-        ("hook_resid_pre", "hook_resid_post"), "encoder", "decoder", "attn", "cross_attn"
-    ),
-    "TransformerBridge": _of_stacks(
-        ("hook_in", "hook_out"), "encoder_blocks", "decoder_blocks", "self_attn", "cross_attn"
-    ),
+# The same for encoder-decoders, one entry per class that holds them.
+_STACKED = {
+    "HookedEncoderDecoder": _of_stacks("hook_resid_pre", "hook_resid_post", "encoder", "decoder", "attn"),
+    "TransformerBridge": _of_stacks("hook_in", "hook_out", "encoder_blocks", "decoder_blocks", "self_attn"),
 }
 _CLASSES = tuple(dict.fromkeys([*_NAMES, *_STACKED]))
-_STACKS_FOUND: WeakKeyDictionary[nn.Module, tuple[Stack, ...]] = WeakKeyDictionary()
+_STACKS: WeakKeyDictionary[nn.Module, tuple[Stack, ...]] = WeakKeyDictionary()
 
 # What may be seen inside a block, and under what names, the first that there is: a bridged BERT's hook_attn_out lies
 # behind a norm.
@@ -115,11 +109,11 @@ def hook_points(model: nn.Module) -> dict[str, Any]:
 
 def stacks_of(model: nn.Module) -> tuple[Stack, ...]:
     """The stacks of an encoder-decoder; none for a model that has one stack of blocks."""
-    if model not in _STACKS_FOUND:  # every run asks, and a bridge takes its time to name its hooks
-        named, known = _STACKED.get(kind_of(model), {}), hook_points(model)
-        present = (stack for stack, names in named.items() if f"{names.blocks}.0.{names.value}" in known)
-        _STACKS_FOUND[model] = tuple(present)
-    return _STACKS_FOUND[model]
+    if model not in _STACKS:  # every run asks, and a bridge takes its time to name its hooks
+        stacks, points = _STACKED.get(kind_of(model), {}), hook_points(model)
+        present = (stack for stack, names in stacks.items() if f"{names.blocks}.0.{names.value}" in points)
+        _STACKS[model] = tuple(present)
+    return _STACKS[model]
 
 
 def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
@@ -128,19 +122,19 @@ def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
     Raises ModelError where there are no blocks with values to zero, InputError for a stack that the model lacks or
     one that is not named.
     """
-    own = _checked_stack(model, stack)
-    kind, known = kind_of(model), hook_points(model)
-    names = _NAMES[kind] if own is None else _STACKED[kind][own]
-    layers = range(_count_blocks(names.blocks, known))
+    checked = _checked_stack(model, stack)
+    kind, points = kind_of(model), hook_points(model)
+    names = _NAMES[kind] if checked is None else _STACKED[kind][checked]
+    layers = range(_count_blocks(names.blocks, points))
 
     def named(site: str) -> tuple[str, ...]:
         return tuple(f"{names.blocks}.{layer}.{site}" for layer in layers)
 
     # A decoder block has two attentions, and the names inside do not say which they belong to.
-    inside = tuple(_inside(f"blocks.{layer}", known) if own is None else {} for layer in layers)
-    sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside, own)
+    inside = tuple(_inside(f"blocks.{layer}", points) if checked is None else {} for layer in layers)
+    sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside, checked)
     for required in (sites.inputs, sites.values, sites.patterns, sites.outputs):
-        missing = [name for name in required if name not in known]
+        missing = [name for name in required if name not in points]
         if missing or not required:
             wanted = missing[0] if missing else f"{names.blocks}.0.{names.value}"
             without = f" ({len(missing)} of {len(required)} blocks lack it)" if missing else ""
@@ -154,39 +148,38 @@ def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
 def _checked_stack(model: nn.Module, stack: str | None) -> Stack | None:
     if stack is not None and not isinstance(stack, str):
         raise InputTypeError(f"stack is {type(stack).__name__}: expected one of {', '.join(STACKS)}, or None")
-    own = stacks_of(model)
+    present = stacks_of(model)
     if stack is None:
-        if own:
+        if present:
             raise InputError(
                 f"no stack named, and this {kind_of(model)} is an encoder-decoder: expected stack="
-                f"{' or '.join(repr(each) for each in own)}, which value_zeroing, value_zeroing_hooks and the methods "
+                f"{' or '.join(map(repr, present))}, which value_zeroing, value_zeroing_hooks and the methods "
                 "that read the clean run take; everything else is for models with one stack of blocks"
             )
         return None
     if stack not in STACKS:
         raise unknown_name("stack", stack, STACKS)
-    if not own:
+    if not present:
         raise InputError(
             f"stack={stack!r} given, and this {kind_of(model)} has one stack of blocks: leave stack out; only "
             "encoder-decoders (T5, BART) have several"
         )
-    if stack not in own:
+    if stack not in present:
         raise InputError(
-            f"stack={stack!r} given, and this {kind_of(model)} has {', '.join(own)}: expected one of these"
+            f"stack={stack!r} given, and this {kind_of(model)} has {', '.join(present)}: expected one of these"
         )
     return stack
 
 
-def _inside(block: str, known: dict[str, Any]) -> dict[str, str]:
-    found = {
-        shows: [f"{block}.{name}" for name in names if f"{block}.{name}" in known] for shows, names in _INSIDE.items()
+def _inside(block: str, points: dict[str, Any]) -> dict[str, str]:
+    present = {
+        shows: [f"{block}.{name}" for name in names if f"{block}.{name}" in points] for shows, names in _INSIDE.items()
     }
-    return {shows: names[0] for shows, names in found.items() if names}
+    return {shows: names[0] for shows, names in present.items() if names}
 
 
-def _count_blocks(blocks: str, known: dict[str, Any]) -> int:
-    numbers = {name.split(".")[1] for name in known if name.startswith(f"{blocks}.")}
-    return sum(number.isdigit() for number in numbers)
+def _count_blocks(blocks: str, points: dict[str, Any]) -> int:
+    return sum(index.isdigit() for index in {name.split(".")[1] for name in points if name.startswith(f"{blocks}.")})
 
 
 def hf_model_of(model: nn.Module) -> nn.Module | None:
@@ -195,3 +188,9 @@ def hf_model_of(model: nn.Module) -> nn.Module | None:
         return None
     original = model.original_model
     return original if isinstance(original, nn.Module) else None
+
+
+def roots_of(model: nn.Module) -> list[nn.Module]:
+    """A model, and the Hugging Face model inside it: a bridge's own tree leaves out parts of that."""
+    inside = hf_model_of(model)
+    return [model] if inside is None else [model, inside]

@@ -1,8 +1,8 @@
 """One call at a time on a model, and the model left as it was found, also by an error or Ctrl-C at any moment.
 
-1. Whoever runs or changes a model takes a turn; calls from other threads wait, calls inside the turn go on.
-2. What undoes a change is noted before the change is made. At the end of a turn all that is noted is undone, by
-   whichever turn ends first if an interrupt kept an inner one from it.
+1. Whoever runs or changes a model takes a turn: calls from other threads wait, calls inside the turn go on.
+2. The step that undoes a change is noted before the change. At its end a turn takes all noted steps, also those of an
+   inner turn that an interrupt kept from its end.
 3. Ctrl-C waits while a model is changed or put back, which takes milliseconds.
 """
 
@@ -26,7 +26,7 @@ Step = Callable[[], object]
 
 
 class Turn:
-    """What a turn has changed in a model: the steps that undo it, to be taken from the last to the first."""
+    """One turn on a model, with the steps that undo its changes, taken from the last to the first."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -34,11 +34,11 @@ class Turn:
         self._steps: list[Step] = []
 
     def undo_by(self, step: Step) -> None:
-        """Note a step before the change that it undoes; it must do no harm where the change was not made."""
+        """Note a step before the change that it undoes; it must be harmless where the change was not made."""
         self._steps.append(step)
 
     def undo(self) -> None:
-        """Take the steps; one that is interrupted is taken again by the next call of this."""
+        """Take the steps; an interrupted step is taken again by the next call."""
         while self._steps:
             self._steps[-1]()
             self._steps.pop()
@@ -57,7 +57,7 @@ _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
 @contextmanager
 def turn_on(model: nn.Module) -> Iterator[Turn]:
-    """Have a model to this thread alone; in the end what the turn has noted is undone."""
+    """Lock a model for this thread; at the end, undo what the turn has changed."""
     with _LOCKS.setdefault(model, threading.RLock()):  # one step for all threads: the dictionary's own
         turn = Turn(model)
         _THREAD.turns.append(turn)
@@ -68,7 +68,7 @@ def turn_on(model: nn.Module) -> Iterator[Turn]:
 
 
 def _end(turn: Turn) -> None:
-    """Undo a turn, and those inside it that an interrupt kept from their end."""
+    """Undo a turn, and any inside it that an interrupt kept from its end."""
     turns = _THREAD.turns
     if turn in turns:  # else an outer turn has ended it
         with interrupts_wait():
@@ -78,7 +78,7 @@ def _end(turn: Turn) -> None:
 
 
 def takes_turn(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Have a public call, whose first argument is a model, take a turn on it.
+    """Let a public call, whose first argument is a model, take a turn on it.
 
     Raises InputError for a call from inside a run of the same model: from a `distance=` or `metric=` of the user's.
     """
@@ -122,7 +122,7 @@ def check_idle(model: nn.Module) -> None:
 
 
 def check_own_run(model: nn.Module, point: Any, function: Callable[..., object], maker: int) -> None:
-    """Raise InputError where a hook that another thread made, for a run of its own, acts in a run of ours.
+    """Raise InputError where a hook that another thread set, for a run of its own, acts in a run of ours.
 
     TransformerLens's `run_with_hooks` takes no turn: its hooks are on the model for every thread meanwhile. Those
     that stay there, by `add_hook`, are meant to act.
@@ -144,8 +144,8 @@ class _Interrupts:
         self._handler: Any = None
         self._came: tuple[int, FrameType | None] | None = None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = number, frame
+    def _note(self, signal_number: int, frame: FrameType | None) -> None:
+        self._came = signal_number, frame
 
     def hold(self) -> None:
         handler = signal.getsignal(signal.SIGINT)

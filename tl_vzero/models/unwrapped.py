@@ -76,7 +76,7 @@ def _tokenizer_in(thing: nn.Module) -> Any | None:
 
 
 def _no_model(thing: Any) -> str:
-    """Say what was given instead of a Hugging Face model, and what to pass."""
+    """The message for what is no Hugging Face model: what it is, and what to pass."""
     kind = f"{type(thing).__module__}.{type(thing).__name__}"
     if isinstance(thing, type):
         return f"cannot load a model from the class {thing.__name__}: {EXPECTED}; make one of it, or pass a name"
@@ -108,8 +108,7 @@ def _check_weights(model: nn.Module) -> None:
             "tensors: load the model without quantisation (from_pretrained with a float dtype, and no "
             "quantization_config), or call its dequantize()"
         )
-    first = next(model.parameters(), None)
-    if first is None or not any(parameter.is_floating_point() for parameter in model.parameters()):
+    if not any(parameter.is_floating_point() for parameter in model.parameters()):
         raise ModelError(f"{name} has no parameters: expected a Hugging Face model")
 
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from tl_vzero.clean import Clean, clean_from_cache, ids_of, read_by, token_types_of
 from tl_vzero.errors import ModelError
-from tl_vzero.inputs.text import Sentence
-from tl_vzero.models.blocks import acted_on
-from tl_vzero.models.changes import module_fingerprint
+from tl_vzero.inputs.text import Sentence, same_shape
+from tl_vzero.models.changes import has_user_hooks, module_fingerprint
 from tl_vzero.models.facts import context_length
 from tl_vzero.models.signals import signal_of
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE, NotInClosedForm, PaddingMatters, closed_maps
@@ -78,11 +77,6 @@ def _cached(request: Request, group: list[Sentence]) -> Clean | None:
     return clean_from_cache(request.cache, request.model, request.sites, group, request.layers)
 
 
-def _alike(sentences: Sequence[Sentence]) -> list[list[Sentence]]:
-    """Sentences that share a run of the model without padding."""
-    return [list(alike) for _, alike in groupby(sentences, key=lambda sentence: sentence.shape)]
-
-
 def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
     """Sentences that share a run of the model, padded by at most so many positions together."""
     runs: list[list[Sentence]] = []
@@ -104,7 +98,7 @@ def _in_closed_form(
     model, stack = request.model, request.sites.stack
     if stack is not None:
         raise NotInClosedForm(f'it reads models with one stack of blocks, and stack="{stack}" is asked for')
-    if acted_on(model):
+    if has_user_hooks(model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
     weight_cache = weight_cache_of(model, weights_sha256, request.memory_mb * 2**20 * FOLDS_SHARE)
     state = (weights_sha256, module_fingerprint(model))
@@ -124,12 +118,12 @@ def _in_closed_form(
     pads = verdict == "right, padded too" and request.cache is None and sentences[0].signal is None
     maps: Maps = []
     routes: tuple[str, ...] = ()
-    for group in _padded(sentences, PADDING_PER_RUN) if pads else _alike(sentences):
+    for group in _padded(sentences, PADDING_PER_RUN) if pads else same_shape(sentences):
         try:
             of_group, routes = maps_of(group)
             maps += of_group
         except PaddingMatters:
-            for alike in _alike(group):
+            for alike in same_shape(group):
                 of_group, routes = maps_of(alike)
                 maps += of_group
     return maps, routes

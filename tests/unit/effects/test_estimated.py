@@ -118,25 +118,6 @@ def test_a_padded_row_is_as_the_sentence_alone() -> None:
     assert torch.equal(padded.values, tl_vzero.attribution_patching(model, IDS).values)
 
 
-@each_route
-def test_the_model_is_left_as_found(route: str, architecture: str) -> None:
-    model = double_model(route, architecture)
-    weight = next(model.parameters())
-    weight.grad = torch.full_like(weight, 0.5)
-
-    def interrupted(logits: Tensor) -> Tensor:
-        raise KeyboardInterrupt
-
-    try:
-        with left_as_found(model):
-            estimate = tl_vzero.attribution_patching(model, TEXT, per_head=True)
-            with pytest.raises(KeyboardInterrupt):
-                tl_vzero.attribution_patching(model, TEXT, metric=interrupted)
-    finally:
-        weight.grad = None
-    assert not estimate.values.requires_grad
-
-
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_in_any_grad_mode_of_the_caller(mode: Callable[[], Any]) -> None:
     model = double_model("load_model", "gpt2")

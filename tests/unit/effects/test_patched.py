@@ -140,23 +140,6 @@ def test_padded_rows_are_as_the_sentences_alone(route: str, architecture: str) -
     assert torch.equal(padded.values, patched(model, target_ids=PAIR).values)
 
 
-@each_route
-def test_the_model_is_left_as_found(route: str, architecture: str) -> None:
-    model = double_model(route, architecture)
-
-    def interrupted(logits: Tensor) -> Tensor:
-        calls.append(None)
-        if len(calls) == 4:  # within TransformerLens's loop
-            raise KeyboardInterrupt
-        return logits.sum()
-
-    with left_as_found(model):
-        patched(model, per_head=True)
-        calls: list[None] = []
-        with pytest.raises(KeyboardInterrupt):
-            patched(model, metric=interrupted)
-
-
 def test_a_training_model_is_patched_without_dropout_and_stays_training() -> None:
     """TransformerLens 4.3 refuses a model in training mode."""
     from support.models import bridge, hf_bert

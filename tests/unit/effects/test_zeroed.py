@@ -11,7 +11,6 @@ from support.state import left_as_found
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.errors import InputError
 from tl_vzero.models.contracts import value_heads
 
 IDS = ids_of_text(TEXT)
@@ -155,24 +154,6 @@ def test_the_future_has_no_effect_on_a_causal_model(route: str, architecture: st
 def test_a_float32_model_has_float32_effects() -> None:
     model = tl_vzero.load_model("agreement-mini")
     assert tl_vzero.zero_ablation(model, "the authors [MASK] here.").values.dtype == torch.float32
-
-
-@each_route
-def test_the_model_is_left_as_found(route: str, architecture: str) -> None:
-    model = double_model(route, architecture)
-
-    def of_the_wrong_shape(logits: Tensor) -> Tensor:
-        return logits[0, 0]
-
-    def interrupted(logits: Tensor) -> Tensor:
-        raise KeyboardInterrupt
-
-    with left_as_found(model):
-        tl_vzero.zero_ablation(model, TEXT, per_head=True, progress=True)
-        with pytest.raises(InputError):
-            tl_vzero.zero_ablation(model, TEXT, metric=of_the_wrong_shape)
-        with pytest.raises(KeyboardInterrupt):
-            tl_vzero.zero_ablation(model, TEXT, metric=interrupted)
 
 
 def test_hooks_of_the_user_act_and_stay() -> None:

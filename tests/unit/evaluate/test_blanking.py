@@ -85,7 +85,7 @@ def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.
     run: list[int] = []
     together = probabilities(model, blanked, Conventions(), run.append)
     assert sum(run) == len(BLANKS) * 3
-    monkeypatch.setattr(blanking, "TOKENS_A_BATCH", 13)
+    monkeypatch.setattr(blanking, "TOKENS_PER_BATCH", 13)
     for one, other in zip(together, probabilities(model, blanked, Conventions()), strict=True):
         assert torch.allclose(one, other, rtol=1e-5)
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import HF_BUILDERS, MOST_ROUTES, build, is_causal
-from support.state import left_as_found
+from support.models import MOST_ROUTES, build, is_causal
 from torch import Tensor
 
 from tl_vzero.data.examples import Example
@@ -68,15 +67,6 @@ def test_they_are_the_hidden_states_of_the_hugging_face_model() -> None:
             states = hf_model(input_ids=each.pieces.ids[None], output_hidden_states=True).hidden_states
         expected = torch.stack([state[0, each.dest] for state in states])
         assert torch.allclose(own, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("architecture", HF_BUILDERS)
-def test_the_model_is_left_as_it_was(architecture: str) -> None:
-    _, model = build("load_model", architecture)
-    layout = lay_out(model, examples(), protocol=protocol_of(architecture))
-    model.train()
-    with left_as_found(model):
-        representations(model, layout)
 
 
 def test_batches_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,13 +271,6 @@ def test_values_that_their_weights_do_not_give_are_refused() -> None:
     visit_layers(model, visit)
 
 
-@pytest.mark.parametrize("hf_builder", [hf_bert, hf_gpt2])
-def test_carrying_vectors_leaves_the_model_as_it_was(hf_builder: Callable[..., Any]) -> None:
-    model = loaded(hf_builder(dropout=0.5)).train()
-    with left_as_found(model):
-        decompx(model, propagate=True)
-
-
 def cancelling_layer(dtype: torch.dtype, cancelling: float) -> tuple[Layer, Tensor]:
     """A layer whose two heads write nearly opposite vectors of each source, and F, formed one by one."""
     generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,6 @@ import torch
 from support import references
 from support.architecture_row import WITH_CAPS
 from support.models import HF_BUILDERS, build, hf_bert, hf_gpt2, is_causal, loaded, randomise
-from support.state import left_as_found
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -277,10 +276,3 @@ def test_an_unknown_option_is_named() -> None:
 def test_a_method_says_what_it_is(method: str) -> None:
     entry = tl_vzero.METHODS[method]
     assert entry.summary and entry.reference and entry.defined_for
-
-
-@pytest.mark.parametrize("method", OTHERS)
-def test_nothing_is_left_in_the_model(method: str) -> None:
-    model = loaded(hf_bert(dropout=0.5)).train()
-    with left_as_found(model):
-        scores_of(model, IDS, method)

@@ -66,7 +66,7 @@ def test_frames_are_labelled_by_when_they_begin() -> None:
     scores = tl_vzero.value_zeroing(model_of("HuBERT"), SOUND, sampling_rate=16_000)
     assert scores.dest_tokens[:5] == ("0.000 s", "0.001 s", "0.003 s", "0.004 s", "0.005 s")
     assert scores.metadata["signal"] == {"kind": "sound", "sampling_rate": 16_000, "seconds_a_frame": 0.00125}
-    assert PUBLISHED.samples_a_frame == 400 and PUBLISHED.samples_a_step == 320
+    assert PUBLISHED.samples_per_frame == 400 and PUBLISHED.samples_per_step == 320
     labels = PUBLISHED.labels((16_000,))
     assert len(labels) == 49 and labels[16] == "0.32 s"
 

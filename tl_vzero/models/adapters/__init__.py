@@ -1,6 +1,6 @@
 """Encoders for which TransformerLens has no adapter, or has one on a single line only, in its own form.
 
-An architecture costs a module here, a row of `ADAPTERS` and one of the entry points in pyproject.toml, by which
+A further architecture takes a class here, a row of `ADAPTERS` and an entry point in pyproject.toml, by which
 TransformerLens finds the adapters of installed packages.
 
 TransformerLens's boot looks a model's class up in a list of its own before it looks for entry points, so an entry point
@@ -41,9 +41,9 @@ def register() -> None:
     >>> from tl_vzero.models.adapters import register
     >>> register()
     """
-    known = factory.ArchitectureAdapterFactory
+    registry = factory.ArchitectureAdapterFactory
     # First, or it would later take our entry points for an attempt to override these.
-    known.discover_entry_points()
+    registry.discover_entry_points()
     for name, adapter in ADAPTERS.items():
-        if name not in known._adapters:
-            known.register_adapter(name, adapter)
+        if name not in registry._adapters:
+            registry.register_adapter(name, adapter)

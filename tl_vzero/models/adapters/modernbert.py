@@ -6,18 +6,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.model_bridge.generalized_components import (
     AttentionBridge,
     BlockBridge,
     EmbeddingBridge,
     GatedMLPBridge,
-    LinearBridge,
-    NormalizationBridge,
     RotaryEmbeddingBridge,
     UnembeddingBridge,
 )
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+from tl_vzero.models.adapters.post_norm import EncoderAdapter, linear_bridges
 
 # A linear map that computes several things side by side, seen as one module for each of them.
 
@@ -51,8 +50,8 @@ class SplitLinear(nn.Linear):
         self.weight, self.bias = fused.weight, fused.bias
         self._names = tuple(names)
         size = fused.out_features // len(names)
-        for number, name in enumerate(names):
-            self.add_module(name, Part(self, slice(number * size, (number + 1) * size)))
+        for first, name in zip(range(0, fused.out_features, size), names, strict=True):
+            self.add_module(name, Part(self, slice(first, first + size)))
 
     def forward(self, rows: Float[Tensor, "*row feature"]) -> Float[Tensor, "*row fused"]:
         """What the fused map computes."""
@@ -80,22 +79,17 @@ class FiniteMask(AttentionBridge):
         return super().forward(*args, **kwargs)
 
 
-class ModernBertAdapter(ArchitectureAdapter):
+class ModernBertAdapter(EncoderAdapter):
     """`ModernBertForMaskedLM`. Hugging Face's own attention runs, with its windows; only its projection is split."""
 
-    supports_generation = False
     # The first block's attention reads the residual stream without a norm.
     supports_fold_ln = False
     supports_center_writing_weights = False
 
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
-        self.cfg.normalization_type = "LN"
         self.cfg.positional_embedding_type = "rotary"
-        self.cfg.attention_dir = "bidirectional"
-        self.cfg.final_rms = False
         self.cfg.gated_mlp = True
-        self.cfg.attn_only = False
         self.weight_processing_conversions = {}
         self.component_mapping = {
             "embed": EmbeddingBridge(name="model.embeddings.tok_embeddings"),
@@ -115,29 +109,11 @@ class ModernBertAdapter(ArchitectureAdapter):
             # The first half of what Hugging Face calls the MLP's input goes through the activation.
             split_in_place(block.mlp, "Wi", ("gate", "up"))
 
-    def _norm(self, name: str) -> NormalizationBridge:
-        return NormalizationBridge(name=name, config=self.cfg, use_native_layernorm_autograd=True)
-
     def _blocks(self) -> BlockBridge:
-        attention = FiniteMask(
-            name="attn",
-            config=self.cfg,
-            submodules={
-                "q": LinearBridge(name="Wqkv.q"),
-                "k": LinearBridge(name="Wqkv.k"),
-                "v": LinearBridge(name="Wqkv.v"),
-                "o": LinearBridge(name="Wo"),
-            },
-        )
-        mlp = GatedMLPBridge(
-            name="mlp",
-            config=self.cfg,
-            submodules={
-                "gate": LinearBridge(name="Wi.gate"),
-                "in": LinearBridge(name="Wi.up"),
-                "out": LinearBridge(name="Wo"),
-            },
-        )
+        of_attention = {"q": "Wqkv.q", "k": "Wqkv.k", "v": "Wqkv.v", "o": "Wo"}
+        attention = FiniteMask(name="attn", config=self.cfg, submodules=linear_bridges(of_attention))
+        of_mlp = {"gate": "Wi.gate", "in": "Wi.up", "out": "Wo"}
+        mlp = GatedMLPBridge(name="mlp", config=self.cfg, submodules=linear_bridges(of_mlp))
         return BlockBridge(
             name="model.layers",
             config=self.cfg,

@@ -1,5 +1,6 @@
 """Encoders of BERT's kind: attention, add, norm, MLP, add, norm. An architecture names these parts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from transformer_lens.model_bridge.generalized_components import (
     PosEmbedBridge,
     UnembeddingBridge,
 )
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,32 @@ class HeadNames:
     unembed: str
 
 
-class PostNormEncoderAdapter(ArchitectureAdapter):
-    """A post-norm encoder with a head for masked words. Subclasses name its parts."""
+class EncoderAdapter(ArchitectureAdapter):
+    """What all encoders with a head for masked words have in common."""
 
     supports_generation = False
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.cfg.normalization_type = "LN"
+        self.cfg.positional_embedding_type = "standard"
+        self.cfg.attention_dir = "bidirectional"
+        self.cfg.final_rms = False
+        self.cfg.gated_mlp = False
+        self.cfg.attn_only = False
+
+    def _norm(self, name: str) -> NormalizationBridge:
+        return NormalizationBridge(name=name, config=self.cfg, use_native_layernorm_autograd=True)
+
+
+def linear_bridges(paths: Mapping[str, str]) -> dict[str, GeneralizedComponent]:
+    """A bridge per linear map, from TransformerLens's names to the paths in the Hugging Face model."""
+    return {name: LinearBridge(name=path) for name, path in paths.items()}
+
+
+class PostNormEncoderAdapter(EncoderAdapter):
+    """A post-norm encoder. Subclasses name its parts."""
+
     # Its norms follow what they belong to: folding would move them into the wrong weights.
     supports_fold_ln = False
 
@@ -57,12 +81,6 @@ class PostNormEncoderAdapter(ArchitectureAdapter):
 
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
-        self.cfg.normalization_type = "LN"
-        self.cfg.positional_embedding_type = "standard"
-        self.cfg.attention_dir = "bidirectional"
-        self.cfg.final_rms = False
-        self.cfg.gated_mlp = False
-        self.cfg.attn_only = False
         self.weight_processing_conversions = {**self._qkvo_weight_conversions(include_biases=True)}
         self.component_mapping = {
             **self._embeddings(f"{self.base}.embeddings"),
@@ -71,9 +89,6 @@ class PostNormEncoderAdapter(ArchitectureAdapter):
             "ln_final": self._norm(self.head.norm),
             "unembed": UnembeddingBridge(name=self.head.unembed),
         }
-
-    def _norm(self, name: str) -> NormalizationBridge:
-        return NormalizationBridge(name=name, config=self.cfg, use_native_layernorm_autograd=True)
 
     def _embeddings(self, path: str) -> dict[str, Any]:
         components: dict[str, Any] = {
@@ -87,21 +102,12 @@ class PostNormEncoderAdapter(ArchitectureAdapter):
 
     def _blocks(self, path: str) -> BlockBridge:
         names = self.block
+        of_attention = {"q": names.query, "k": names.key, "v": names.value, "o": names.output}
         attention = self.attention_bridge(
-            name=names.attention,
-            config=self.cfg,
-            submodules={
-                "q": LinearBridge(name=names.query),
-                "k": LinearBridge(name=names.key),
-                "v": LinearBridge(name=names.value),
-                "o": LinearBridge(name=names.output),
-            },
+            name=names.attention, config=self.cfg, submodules=linear_bridges(of_attention)
         )
-        mlp = MLPBridge(
-            name=names.mlp,
-            config=self.cfg,
-            submodules={"in": LinearBridge(name=names.mlp_in), "out": LinearBridge(name=names.mlp_out)},
-        )
+        of_mlp = {"in": names.mlp_in, "out": names.mlp_out}
+        mlp = MLPBridge(name=names.mlp, config=self.cfg, submodules=linear_bridges(of_mlp))
         return BlockBridge(
             name=path,
             config=self.cfg,
@@ -129,8 +135,7 @@ class RobertaAdapter(PostNormEncoderAdapter):
 
 # DistilBERT (Sanh et al., 2019): BERT's blocks under other names, and no token types.
 
-# Hugging Face's constant, which the configuration does not name.
-EPS = 1e-12
+EPS = 1e-12  # a constant in Hugging Face's code, which the configuration does not name
 
 
 class DistilBertAdapter(PostNormEncoderAdapter):

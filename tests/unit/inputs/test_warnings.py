@@ -18,7 +18,7 @@ import tl_vzero
 from tl_vzero.corpus import run_corpus
 from tl_vzero.errors import InputWarning
 
-SUPPORT = str(Path(__file__).parents[1])
+SUPPORT = str(Path(__file__).parents[2])
 PADDED = torch.tensor([[2, 5, 9, 10, 3], [2, 5, 3, 0, 0]])
 UNKNOWN = "zork the blarf gronk"  # of which the tokenizer knows "the"
 
