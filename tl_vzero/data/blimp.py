@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +24,7 @@ from tl_vzero.data.examples import (
     number_of,
     split_words,
 )
-from tl_vzero.errors import DependencyError, FileFormatError, InputError, InputTypeError, OfflineError, unknown_name
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError, unknown_name
 from tl_vzero.files import parse_row, read_text
 
 # Cues of BLiMP sentences by the template that they were generated from: rules on the surface, no parser.
@@ -213,13 +212,9 @@ def _pair(record: Mapping[str, Any], paradigm: str, place: str) -> MinimalPair:
 def pairs_on_hub(paradigm: str) -> list[MinimalPair]:
     """Read a paradigm of `nyu-mll/blimp` by `datasets`, from its cache or over the network.
 
-    Raises DependencyError without the package, OfflineError where the hub is not reached and nothing is cached,
-    FileFormatError for another count than the published 1000.
+    Raises OfflineError where the hub is not reached and nothing is cached, FileFormatError for another count than the
+    published 1000.
     """
-    if find_spec("datasets") is None:
-        raise DependencyError(
-            f"BLiMP from the hub needs the package datasets: pip install 'tl-vzero[datasets]', {_OTHER_WAY}"
-        )
     _check_reachable(paradigm)
     from datasets import load_dataset
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -57,7 +58,6 @@ def parquet(folder: Path) -> Path:
 
 
 def dataset(folder: Path) -> Path:
-    datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list(ROWS).save_to_disk(folder / "pairs")
     return folder / "pairs"
 

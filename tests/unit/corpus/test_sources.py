@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -144,7 +145,6 @@ def test_parquet_whose_bytes_are_no_utf8(tmp_path: Path) -> None:
 
 
 def test_a_dataset_in_a_folder(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"id": ["a", "b"], "text": ["one", None]})
     rows.save_to_disk(str(tmp_path / "saved"))
     assert told(read(tmp_path / "saved")) == [("a", "one"), ("b", "refused: no text")]

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,7 +71,6 @@ def test_pandas_reads_the_folder_as_it_is(model: Any, corpus: Path) -> None:
 
 
 def test_datasets_reads_the_shards_as_they_are(corpus: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     files = [str(path) for path in shards_of(corpus)]
     loaded_rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
     assert loaded_rows["id"] == [str(number) for number in range(17)]

@@ -45,7 +45,6 @@ def write_parquet(path: Path, lines: list[str]) -> Path:
 
 
 def write_dataset(path: Path, lines: list[str]) -> Path:
-    pytest.importorskip("datasets")
     path.mkdir(exist_ok=True)
     write_jsonl(path / "train.jsonl", lines)
     return path

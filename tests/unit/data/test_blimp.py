@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import httpx
 import pytest
 
@@ -126,7 +127,6 @@ def test_arguments_are_checked_first(arguments: dict, error: type[Exception], me
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The hub's client and cache replaced: `rows` is what it would give, `asked` what it was asked for."""
-    datasets = pytest.importorskip("datasets")
     state = SimpleNamespace(rows=[], asked=[], cache=tmp_path)
 
     def load_dataset(name: str, configuration: str, *, split: str) -> list[dict[str, object]]:
