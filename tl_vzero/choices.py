@@ -1,99 +1,130 @@
-"""What a caller chose: layers, heads, positions, functions."""
+"""What a caller chose: layers, heads, positions, counts, names, functions. Read and checked at the door."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shown
+from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shown, unknown_name
+
+Name = TypeVar("Name")
 
 
-def chosen(name: str, given: Iterable[int] | int | None, count: int, holder: str) -> tuple[int, ...] | None:
-    """Resolve chosen numbers against how many there are; negative ones count from the end.
+def chosen(name: str, values: Iterable[int] | int | None, count: int, holder: str) -> tuple[int, ...] | None:
+    """Resolve chosen indices against how many there are; negative ones count from the end.
 
     >>> chosen("layers", [-1, 0], 4, "the model has")
     (3, 0)
     """
-    numbers = integers(name, given)
-    if numbers is None:
+    indices = integers(name, values)
+    if indices is None:
         return None
-    resolved = tuple(_within(name, number, count, holder) for number in numbers)
-    repeated = sorted({number for number in resolved if resolved.count(number) > 1})
+    for index in indices:
+        if not -count <= index < count:
+            raise InputError(
+                f"{name} holds {index}: expected 0 to {count - 1}, or -{count} to -1 from the end ({holder} {count})"
+            )
+    resolved = tuple(index % count for index in indices)
+    repeated = sorted({index for index in resolved if resolved.count(index) > 1})
     if repeated:
         raise InputError(f"{name} holds {repeated} more than once: expected each at most once")
     return resolved
 
 
-def chosen_heads(given: Iterable[int] | int | None, n_value_heads: int, n_query_heads: int) -> tuple[int, ...] | None:
+def chosen_heads(values: Iterable[int] | int | None, n_value_heads: int, n_query_heads: int) -> tuple[int, ...] | None:
     """Resolve chosen heads of the values: under grouped queries there are fewer than heads of the pattern.
 
     >>> chosen_heads([-1], 2, 4)
     (1,)
     """
     shared = f"{n_query_heads} query heads share the value heads, of which the model has"
-    return chosen("heads", given, n_value_heads, "values have" if n_value_heads == n_query_heads else shared)
+    return chosen("heads", values, n_value_heads, "values have" if n_value_heads == n_query_heads else shared)
 
 
-def _within(name: str, number: int, count: int, holder: str) -> int:
-    if not -count <= number < count:
-        raise InputError(
-            f"{name} holds {number}: expected 0 to {count - 1}, or -{count} to -1 from the end ({holder} {count})"
-        )
-    return number % count
-
-
-def integers(name: str, given: Iterable[int] | int | None, *, empty: bool = False) -> tuple[int, ...] | None:
-    """Read one integer or several from a number, list, range or tensor; `None` stays `None`."""
-    if given is None:
+def integers(name: str, values: Iterable[int] | int | None, *, empty: bool = False) -> tuple[int, ...] | None:
+    """Read one integer or several from an integer, list, range or tensor; `None` stays `None`."""
+    if values is None:
         return None
-    read = listed(name, given)
+    read = listed(name, values)
     if not isinstance(read, list | int):
-        raise InputTypeError(f"{name} is {type(given).__name__}: expected integers, such as [0, 3], or None for all")
-    numbers = read if isinstance(read, list) else [read]
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise InputTypeError(f"{name} holds {shown(number)} ({type(number).__name__}): expected integers")
-    if not numbers and not empty:
+        raise InputTypeError(f"{name} is {type(values).__name__}: expected integers, such as [0, 3], or None for all")
+    read = read if isinstance(read, list) else [read]
+    for value in read:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputTypeError(f"{name} holds {shown(value)} ({type(value).__name__}): expected integers")
+    if not read and not empty:
         raise InputError(f"{name} is empty: expected at least one, or None for all")
-    return tuple(numbers)
+    return tuple(read)
 
 
-def listed(name: str, given: Any) -> Any:
-    """What a tensor, an array or another iterable holds, as a list; a number or a string stays what it is.
+def listed(name: str, values: Any) -> Any:
+    """What a tensor, an array or another iterable holds, as a list; an integer or a string stays what it is.
 
     >>> listed("layers", range(2)), listed("layers", 3), listed("spans", "words")
     ([0, 1], 3, 'words')
     """
     with foreign_errors_as(InputError, f"{name} cannot be read"):
-        if hasattr(given, "tolist"):
-            return given.tolist()
-        return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else given
+        if hasattr(values, "tolist"):
+            return values.tolist()
+        return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else values
 
 
-def flag(name: str, given: bool) -> bool:
+def flag(name: str, value: bool) -> bool:
     """Check what is either so or not.
 
     >>> flag("per_head", True)
     True
     """
-    if not isinstance(given, bool | np.bool_):
-        raise InputTypeError(f"{name} is {type(given).__name__}: expected True or False")
-    return bool(given)
+    if not isinstance(value, bool | np.bool_):
+        raise InputTypeError(f"{name} is {type(value).__name__}: expected True or False")
+    return bool(value)
 
 
-def positive(name: str, given: int | None) -> int | None:
+def integer(name: str, value: object, expected: str = "an integer") -> int:
+    """Check an integer that must be there; raises InputTypeError.
+
+    >>> integer("seed", 3)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputTypeError(f"{name} is {type(value).__name__}: expected {expected}")
+    return value
+
+
+def at_least_one(name: str, value: object, expected: str = "a positive integer", *, otherwise: str = "") -> int:
+    """Check a count that must be there; raises InputTypeError or InputError, with what else one may do.
+
+    >>> at_least_one("folds", 0)
+    Traceback (most recent call last):
+    tl_vzero.errors.InputError: folds is 0: expected at least 1
+    """
+    count = integer(name, value, expected)
+    if count < 1:
+        raise InputError(f"{name} is {count}: expected at least 1{otherwise}")
+    return count
+
+
+def positive(name: str, value: int | None) -> int | None:
     """Check a count that may be left open; `None` stays `None`.
 
     >>> positive("batch_size", 3)
     3
     """
-    if given is None:
+    if value is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise InputTypeError(f"{name} is {type(given).__name__}: expected a positive integer or None")
-    if given < 1:
-        raise InputError(f"{name} is {given}: expected at least 1, or None to let the engine choose")
-    return given
+    return at_least_one(name, value, "a positive integer or None", otherwise=", or None to let the engine choose")
+
+
+def one_of(kind: str, name: object, names: Iterable[Name]) -> Name:
+    """Check a name against those that there are; raises InputError.
+
+    >>> one_of("stack", "decoder", ("encoder", "decoder"))
+    'decoder'
+    """
+    names = list(names)
+    if name not in names:
+        raise unknown_name(kind, name, map(str, names))
+    return names[names.index(name)]
 
 
 def callable_name(function: Callable[..., Any]) -> str:

@@ -17,8 +17,7 @@ from support.pairs import ids_and_types, tokenizer
 
 import tl_vzero
 from tl_vzero.corpus import read_corpus, run_corpus
-from tl_vzero.corpus.records import Record, Refused
-from tl_vzero.corpus.source import open_source
+from tl_vzero.corpus.source import Record, Refused, open_source
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.evaluate.corpus_rows import corpus_rows

@@ -21,7 +21,7 @@ from tl_vzero.corpus import write as run_module
 from tl_vzero.corpus.folder import partial_path
 from tl_vzero.corpus.hashed import HashedFile
 from tl_vzero.corpus.processes import Ranks
-from tl_vzero.corpus.read import CorpusRun
+from tl_vzero.corpus.write import CorpusRun
 from tl_vzero.errors import InputError, OutputPathError
 
 COUNT, SHARD_SIZE, SHARDS = 14, 4, 4

@@ -245,8 +245,7 @@ def fitting_note(out: Path, number: int) -> None:
     """What somebody does who edits a shard and knows of its note."""
     content = hashed.Pieces()
     content.update(memoryview((out / "shards" / f"{number:05d}.parquet").read_bytes()))
-    scores = {"n_bytes": content.n_bytes, "sha256": content.sha256, "pieces": content.pieces}
-    note_edited(out / "done" / f"{number:05d}.json", scores=scores)
+    note_edited(out / "done" / f"{number:05d}.json", scores=content.written.model_dump())
 
 
 def swap(one: Path, two: Path) -> None:
@@ -312,7 +311,7 @@ def test_a_reader_may_take_what_is_there(whole: Path, other: Path, tmp_path: Pat
 
 def test_a_shard_that_changes_while_it_is_read(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashed, "BLOCK", 1000)
-    monkeypatch.setattr("tl_vzero.corpus.folder.ROWS_AT_ONCE", 1)
+    monkeypatch.setattr("tl_vzero.corpus.read.ROWS_PER_BATCH", 1)
     out = shutil.copytree(whole, tmp_path / "out")
     scores = read_corpus(out).scores()
     next(scores)
