@@ -375,8 +375,11 @@ def make(path: Path, kind: str, outside: Path) -> None:
 
 
 @needs_links
-def test_whatever_lies_in_a_folder_of_others_is_left_as_it_is(model: Any, source: Path, tmp_path: Path) -> None:
-    for seed in range(25):
+@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 80), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_whatever_lies_in_a_folder_of_others_is_left_as_it_is(
+    model: Any, source: Path, tmp_path: Path, seeds: range
+) -> None:
+    for seed in seeds:
         at = tmp_path / str(seed)
         put(at, "outside/thesis.tex")
         (at / "out").mkdir()

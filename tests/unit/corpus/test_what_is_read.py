@@ -117,14 +117,17 @@ def test_an_input_that_changes_before_it_is_read_again(
     source = WRITERS[name](tmp_path / name, sentences(COUNT))
     content = file_of(source).read_bytes()
     ends_in_words(model, source, tmp_path / "out", say=lambda told: change(file_of(source)))
-    # Put back, the run goes on.
-    file_of(source).write_bytes(content)
-    run = run_corpus(model, source, tmp_path / "out", shard_size=SHARD_SIZE)
-    assert run.complete and run.sentences == COUNT
+    if change is changed_in_place:  # put back, the run goes on
+        file_of(source).write_bytes(content)
+        run = run_corpus(model, source, tmp_path / "out", shard_size=SHARD_SIZE)
+        assert run.complete and run.sentences == COUNT
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize("name", ["in.txt", "dataset"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [*(("in.txt", change) for change in CHANGES), ("dataset", changed_in_place), ("dataset", removed)],
+    ids=lambda part: part if isinstance(part, str) else part.__name__,
+)
 def test_an_input_that_changes_once_a_shard_is_written(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Path], None]
 ) -> None:
