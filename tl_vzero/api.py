@@ -6,10 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tl_vzero.choices import one_of
 from tl_vzero.clean import read_by
 from tl_vzero.comparison import Comparison, compare_methods
 from tl_vzero.distance import Distance
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
@@ -284,8 +285,7 @@ def score(model: nn.Module, inputs: Given, method: str = "value_zeroing", **opti
     """
     if not isinstance(method, str):
         raise InputTypeError(f"method is {type(method).__name__}: expected a name, one of {', '.join(METHODS)}")
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    one_of("method", method, METHODS)
     chosen = METHODS[method]
     if options.get("stack") is not None and chosen.layer is None and "stack" not in (chosen.options or ("stack",)):
         raise InputError(

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import chosen, one_of
 from tl_vzero.clean import CleanRun
 from tl_vzero.effects.ablation import zero_ablation
 from tl_vzero.effects.agreement import FEWEST_SOURCES, agreement
@@ -94,8 +94,7 @@ def _named(known: Mapping[str, Method], methods: Any) -> list[str]:
     if not methods:
         raise InputError(f"methods is empty: expected some of {', '.join(known)}, or None for those of the clean run")
     for name in methods:
-        if name not in known:
-            raise unknown_name("method", name, known)
+        one_of("method", name, known)
     repeated = sorted({name for name in methods if list(methods).count(name) > 1})
     if repeated:
         raise InputError(f"methods holds {', '.join(repeated)} more than once: expected each at most once")
@@ -110,8 +109,7 @@ def _checked_options(known: Mapping[str, Method], names: list[str], options: Any
             f"options is {options!r}: expected each method's own by its name, such as {{'hta': {{'to': 'embeddings'}}}}"
         )
     for name, own in options.items():
-        if name not in names:
-            raise unknown_name("method in options", name, names)
+        one_of("method in options", name, names)
         for option in own:
             _check_option(name, known[name], option)
     return dict(options)

@@ -43,7 +43,7 @@ SAME_ROOM = {
 }
 # (importing room, imported room) that may be reached inside a function, where the notebook asks for a figure.
 LAZY = {("scores", "plot")}
-PLOT_MAY_USE = {"plot", "scores", "effects", "errors", "files", "words", "evaluate"}
+PLOT_MAY_USE = {"plot", "scores", "effects", "errors", "choices", "files", "words", "evaluate"}
 MODEL_CLASSES = {"HookedEncoder", "HookedTransformer", "HookedEncoderDecoder", "TransformerBridge"}
 HEAVY = ("torch", "transformers", "transformer_lens", "plotly", "pandas", "spacy")
 

@@ -28,6 +28,7 @@ from importlib.resources import files
 from random import Random
 from typing import Literal, get_args
 
+from tl_vzero.choices import one_of
 from tl_vzero.data import lexicon
 from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage, number_of
 from tl_vzero.data.grammar import PARADIGMS, Draft, Paradigm, write
@@ -70,8 +71,7 @@ def generate(n: int, *, seed: int, split: Split, paradigm: Paradigm | None = Non
     """
     if n < 1:
         raise InputError(f"n is {n}: expected a number of sentences of at least 1")
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    one_of("split", split, SPLITS)
     if paradigm is not None and paradigm not in PARADIGMS:
         raise unknown_name("paradigm", paradigm, PARADIGMS)
     chosen = PARADIGMS if paradigm is None else (paradigm,)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import (
     CANNOT,
     CLOSING_MARKS,
@@ -289,8 +290,7 @@ def read_blimp(
     Traceback (most recent call last):
     tl_vzero.errors.FileFormatError: no folder /nowhere: expected the folder with BLiMP's JSONL files
     """
-    if cannot not in CANNOT:
-        raise unknown_name("writing of can't", cannot, CANNOT)
+    one_of("writing of can't", cannot, CANNOT)
     names = _short_names(paradigms)
     pairs = [
         pair for name in names for pair in (pairs_on_hub(name) if folder is None else pairs_in_folder(folder, name))

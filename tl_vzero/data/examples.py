@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, get_args, overload
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.lexicon import Number
-from tl_vzero.errors import InputError, escaped, unknown_name
+from tl_vzero.errors import InputError, escaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,8 +302,7 @@ class ExampleSet(Sequence[Example]):
 
         Raises InputError for an unknown half, and where the examples were never split.
         """
-        if split not in HALVES:
-            raise unknown_name("half", split, HALVES)
+        one_of("half", split, HALVES)
         if all(example.split is None for example in self.examples):
             raise InputError("these examples have no halves: expected split_in_halves(examples, seed=...) before")
         return tuple(example for example in self.examples if example.split == split)

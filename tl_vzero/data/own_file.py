@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import (
     HALVES,
     CueSource,
@@ -54,8 +55,7 @@ def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
     ...     read_examples(path)[0]
     Example('mine-2': 'The dogs near us [bark|barks].', cue 'dogs')
     """
-    if cues not in REQUIRED:
-        raise unknown_name("source of cues", cues, REQUIRED)
+    one_of("source of cues", cues, REQUIRED)
     source = Path(path)
     rows = [_Line(source, number, row) for number, row in _rows(source)]
     if not rows:

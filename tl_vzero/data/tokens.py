@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import Example, ExampleSet, write_words
-from tl_vzero.errors import InputError, unknown_name
+from tl_vzero.errors import InputError
 
 WhichPieces = Literal["first", "all"]
 WHICH_PIECES: tuple[WhichPieces, ...] = get_args(WhichPieces)
@@ -55,8 +56,7 @@ def pieces_of(example: Example, tokenizer: Any, *, which: str = "first") -> Piec
     >>> pieces.target, pieces.cue
     (3, (2,))
     """
-    if which not in WHICH_PIECES:
-        raise unknown_name("choice of pieces", which, WHICH_PIECES)
+    one_of("choice of pieces", which, WHICH_PIECES)
     _check_tokenizer(tokenizer)
     good_id = _single_id(example, example.good, tokenizer)
     bad_id = None if example.bad is None else _single_id(example, example.bad, tokenizer)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from tl_vzero.choices import at_least_one, integer
 from tl_vzero.clean import device_of
 from tl_vzero.data.examples import HALVES, Example, Half
 from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
@@ -303,7 +304,7 @@ def accuracy(
     >>> accuracy(tl_vzero.load_model("agreement-mini"), agreement_examples()[:50], half=None).mean
     1.0
     """
-    _check_count("batch_size", batch_size)
+    at_least_one("batch_size", batch_size)
     check_trained_head(model)
     by_length: dict[int, list[LaidOut]] = {}
     for each in _laid_out(model, examples, half):
@@ -424,8 +425,8 @@ def _hash_of(examples: Sequence[LaidOut]) -> str:
 
 
 def _check_recipe(recipe: Recipe) -> None:
-    _check_count("epochs", recipe.epochs)
-    _check_count("batch_size", recipe.batch_size)
+    at_least_one("epochs", recipe.epochs)
+    at_least_one("batch_size", recipe.batch_size)
     for name in ("learning_rate", "head_learning_rate", "warm_up"):
         given = getattr(recipe, name)
         if isinstance(given, bool) or not isinstance(given, int | float):
@@ -434,12 +435,4 @@ def _check_recipe(recipe: Recipe) -> None:
             raise InputError(f"{name} is {given}: expected a finite number above 0")
     if recipe.warm_up >= 1:
         raise InputError(f"warm_up is {recipe.warm_up}: expected a part of all steps, from 0 to below 1")
-    if isinstance(recipe.seed, bool) or not isinstance(recipe.seed, int):
-        raise InputTypeError(f"seed is {type(recipe.seed).__name__}: expected an integer")
-
-
-def _check_count(name: str, given: Any) -> None:
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise InputTypeError(f"{name} is {type(given).__name__}: expected a positive integer")
-    if given < 1:
-        raise InputError(f"{name} is {given}: expected at least 1")
+    integer("seed", recipe.seed)

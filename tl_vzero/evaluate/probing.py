@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import integers
+from tl_vzero.choices import integer, integers, one_of
 from tl_vzero.clean import check_clean_output, device_of
 from tl_vzero.data.lexicon import Number
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.evaluate.mdl import (
     MODES,
     PERCENT_SENT,
@@ -312,8 +312,7 @@ def _lengths(
 
 
 def _mode(name: Any) -> Mode:
-    if not isinstance(name, str) or name not in MODES:
-        raise unknown_name("mode", name, MODES)
+    one_of("mode", name, MODES)
     return MODES[name]
 
 
@@ -368,8 +367,7 @@ def _layer_numbers(given: Iterable[int] | None, count: int) -> tuple[int, ...]:
 
 
 def _check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
+    integer("seed", seed)
     if seed < 0:
         raise InputError(f"seed is {seed}: expected 0 or more")
 

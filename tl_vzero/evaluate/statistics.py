@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.choices import positive
+from tl_vzero.choices import at_least_one
 from tl_vzero.data.examples import ALL, Skipped
 from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.errors import InputError, InputTypeError
@@ -117,9 +117,7 @@ def check_bootstrap(confidence: Any, resamples: Any) -> None:
         raise InputTypeError(f"confidence is {type(confidence).__name__}: expected a number between 0 and 1")
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: expected a number between 0 and 1, such as 0.95")
-    if resamples is None:
-        raise InputTypeError("resamples is None: expected a positive integer")
-    positive("resamples", resamples)
+    at_least_one("resamples", resamples)
 
 
 def _estimates(values: Array, confidence: float, resamples: int, seed: int) -> tuple[Estimate, ...]:

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, unknown_name
+from tl_vzero.choices import at_least_one, chosen, one_of
+from tl_vzero.errors import DependencyError, InputError, InputTypeError
 from tl_vzero.inputs.encoder_decoder import described
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.captum_parts import (
@@ -275,8 +275,7 @@ def _target_rows(
     method: str, asked: _Asked, model: nn.Module, inputs: Text, attribute: Attribute, **options: Any
 ) -> Scores | list[Scores]:
     sites = check_contracts(model)
-    if asked.aggregate not in AGGREGATES:
-        raise unknown_name("aggregate", asked.aggregate, AGGREGATES)
+    one_of("aggregate", asked.aggregate, AGGREGATES)
     check_trained_head(model)
     picked = chosen("layers", asked.layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(
@@ -344,7 +343,5 @@ def _captum() -> ModuleType:
 
 
 def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise InputTypeError(f"steps is {type(steps).__name__}: expected an integer of at least 1, such as {STEPS}")
-    if steps < 1:
-        raise InputError(f"steps is {steps}: expected at least 1; {STEPS} are the default")
+    expected = f"an integer of at least 1, such as {STEPS}"
+    at_least_one("steps", steps, expected, otherwise=f"; {STEPS} are the default")

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_vzero.choices import one_of
 from tl_vzero.clean import clean_from_cache, ids_of, read_by, token_types_of
-from tl_vzero.errors import ModelError, unknown_name
+from tl_vzero.errors import ModelError
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.blocks import acted_on
 from tl_vzero.models.changes import module_fingerprint
@@ -74,8 +75,7 @@ class Work:
 
 def check_engine(engine: str) -> None:
     """Raise InputError for an engine that does not exist."""
-    if not isinstance(engine, str) or engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    one_of("engine", engine, ENGINES)
 
 
 def zeroed_maps(work: Work, sentences: Sequence[Sentence]) -> tuple[Maps, Used]:
