@@ -28,10 +28,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import pyarrow.parquet as pq
@@ -165,11 +166,6 @@ def begins_as_ours(path: Path, name: str) -> bool:
         return False
 
 
-def note_beginning(corpus: str) -> bytes:
-    """How every note of a corpus begins."""
-    return json.dumps({"format": "tl_vzero.corpus.shard", "corpus": corpus})[:-1].encode()
-
-
 def publish(partial: Path, path: Path) -> None:
     """Give a whole file its name, and have that on the disk too; raises FileExistsError where something has it.
 
@@ -177,10 +173,8 @@ def publish(partial: Path, path: Path) -> None:
     """
     try:
         path.hardlink_to(partial)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, or an error that the next lines meet too
-        if path.is_symlink() or path.exists():
+    except OSError as error:  # its name is taken, or a file system without hard links, or what the next lines meet too
+        if isinstance(error, FileExistsError) or path.is_symlink() or path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         partial.rename(path)
     _sync_folder(path.parent)
@@ -254,31 +248,18 @@ def holds_failures(path: Path, positions: range | None = None) -> bool:
     return True
 
 
-def parquet(stream: Any) -> Any:
-    """A Parquet file of ours to read, whose pages are checked."""
-    return pq.ParquetFile(stream, page_checksum_verification=True)
+@contextmanager
+def open_shard(path: Path, opened: Callable[[], BinaryIO] | None = None) -> Iterator[tuple[Any, About]]:
+    """A shard as a Parquet file to read, and what it says of itself.
 
-
-def damage_in_words(path: Path) -> Any:
-    """Within, whatever damaged bytes lead to is one error."""
-    return foreign_errors_as(FileFormatError, f"{path} cannot be read: {ANEW}")
-
-
-def about_in(schema: Any, path: Path) -> About:
-    """What a shard's schema says of it; raises FileFormatError where it says something else."""
-    return parsed(About, schema.metadata[METADATA_KEY], f"what {path} says of itself")
-
-
-def about_shard(path: Path) -> About:
-    """What a file says of itself as a shard; raises FileFormatError where it is none."""
-    with damage_in_words(path), open_regular(path, follow_links=False) as stream, parquet(stream) as file:
-        return about_in(file.schema_arrow, path)
-
-
-def rows_in_shard(path: Path) -> int:
-    """How many sentences a shard holds; raises FileFormatError where it is none."""
-    with damage_in_words(path), open_regular(path, follow_links=False) as stream, parquet(stream) as file:
-        return int(file.metadata.num_rows)
+    Raises FileFormatError where it is none, and for whatever damaged bytes lead to within.
+    """
+    with (
+        foreign_errors_as(FileFormatError, f"{path} cannot be read: {ANEW}"),
+        open_regular(path, follow_links=False) if opened is None else opened() as stream,
+        pq.ParquetFile(stream, page_checksum_verification=True) as file,
+    ):
+        yield file, parsed(About, file.schema_arrow.metadata[METADATA_KEY], f"what {path} says of itself")
 
 
 def read_manifest(folder: CorpusFolder) -> dict[str, Any]:
@@ -408,11 +389,11 @@ def _copy_in_shards(folder: CorpusFolder) -> dict[str, Any] | None:
     """What the first shard that can be read says of the corpus."""
     for path in (folder.path("shards", index) for index in folder.indices("shards")):
         try:
-            copy = about_shard(path).manifest
-            validated(schemas.Identity, copy, path)
+            with open_shard(path) as (_, about):
+                validated(schemas.Identity, about.manifest, path)
+                return dict(about.manifest)
         except FileFormatError:
             continue
-        return dict(copy)
     return None
 
 
@@ -488,7 +469,8 @@ class _Shard:
         try:
             return self.folder.note(self.index, self.corpus)
         except FileFormatError as error:
-            if not read_small(self.note, schemas.LARGEST_NOTE).startswith(note_beginning(self.corpus)):
+            beginning = json.dumps({"format": "tl_vzero.corpus.shard", "corpus": self.corpus})[:-1].encode()
+            if not read_small(self.note, schemas.LARGEST_NOTE).startswith(beginning):
                 raise _foreign(self.note) from error
             return None
 
@@ -506,7 +488,9 @@ class _Shard:
 
     def _miscount(self, done: Done) -> str | None:
         """What the note says wrongly of files that are what was written."""
-        rows, failed = rows_in_shard(self.scores), 0
+        failed = 0
+        with open_shard(self.scores) as (file, _):
+            rows = file.metadata.num_rows
         if self.errors.exists():
             with open_regular(self.errors, follow_links=False) as lines:
                 failed = sum(1 for _ in lines)
@@ -516,10 +500,10 @@ class _Shard:
 
     def _are_our_scores(self, done: Done | None) -> bool:
         try:
-            about = about_shard(self.scores)
+            with open_shard(self.scores) as (_, about):
+                return (corpus_hash(about.manifest), about.shard) == (self.corpus, self.index)
         except FileFormatError:
             return done is not None and _has_a_piece_of(self.scores, done.scores)
-        return (corpus_hash(about.manifest), about.shard) == (self.corpus, self.index)
 
     def _are_our_errors(self, done: Done | None) -> bool:
         if holds_failures(self.errors, self.positions):

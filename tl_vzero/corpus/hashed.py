@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,11 +83,9 @@ class HashedFile(io.RawIOBase):
         self.discard = False
 
     def writable(self) -> bool:
-        """Always."""
         return True
 
     def write(self, content: object) -> int:
-        """Write and hash."""
         view = memoryview(content).cast("B")  # type: ignore[arg-type]
         if not self.discard:
             self._file.write(view)
@@ -144,15 +143,13 @@ class CheckedFile:
 
     def check(self) -> None:
         """Raise InputChanged where the file is no longer what was hashed, by its time and size, then its content."""
-        try:
-            with self._opened() as file:
-                state = _state(os.fstat(file.fileno()))
-                is_same = state == self._state or (
-                    os.fstat(file.fileno()).st_size == self.n_bytes and hashes_of(file).sha256 == self.sha256
-                )
-        except (OSError, FileFormatError) as error:
-            raise InputChanged(self.path) from error
-        if not is_same:
+        state = None
+        with suppress(OSError, FileFormatError), self._opened() as file:
+            stat = os.fstat(file.fileno())
+            has_same_size = stat.st_size == self.n_bytes
+            if _state(stat) == self._state or (has_same_size and hashes_of(file).sha256 == self.sha256):
+                state = _state(stat)
+        if state is None:
             raise InputChanged(self.path)
         self._state = state
 
@@ -172,15 +169,11 @@ class _CheckedReader(io.RawIOBase):
         self._block_index, self._block = -1, b""
 
     def readable(self) -> bool:
-        """Always."""
         return True
 
-    def seekable(self) -> bool:
-        """Always."""
-        return True
+    seekable = readable
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._checked.n_bytes}[whence]
         self._position = max(0, start + offset)
         return self._position
@@ -208,7 +201,6 @@ class _CheckedReader(io.RawIOBase):
         return block
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
         super().close()
 
@@ -226,12 +218,12 @@ class CheckedFolder:
 
         Contents are looked at where a time differs, and always with `contents`.
         """
-        try:
-            states = self._states_now()
-            is_same = (states == self._states and not contents) or self._hashed()[0] == self.sha256
-        except (OSError, FileFormatError) as error:
-            raise InputChanged(self.folder) from error
-        if not is_same:
+        states = None
+        with suppress(OSError, FileFormatError):
+            now = self._states_now()
+            if (now == self._states and not contents) or self._hashed()[0] == self.sha256:
+                states = now
+        if states is None:
             raise InputChanged(self.folder)
         self._states = states
 

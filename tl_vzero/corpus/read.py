@@ -8,12 +8,12 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from tl_vzero.choices import one_of
-from tl_vzero.corpus.folder import ANEW, CorpusFolder, about_in, damage_in_words, identity_in, parquet, read_manifest
+from tl_vzero.corpus.folder import ANEW, CorpusFolder, identity_in, open_shard, read_manifest
 from tl_vzero.corpus.hashed import CheckedFile
 from tl_vzero.corpus.schemas import About, Done, corpus_hash
 from tl_vzero.errors import FileFormatError, InputError, foreign_errors_as
@@ -48,8 +48,7 @@ class ShardFile:
 
         Raises FileFormatError where it cannot be read or, with `verify`, is another one than was written.
         """
-        with damage_in_words(self.path), self._stream() as stream, parquet(stream) as file:
-            about = about_in(file.schema_arrow, self.path)
+        with open_shard(self.path, self._stream) as (file, about):
             if self.verify and (corpus_hash(about.manifest), about.shard) != (self.done.corpus, self.done.shard):
                 raise FileFormatError(f"{self.path} is a shard of another corpus, or another shard: {ANEW}")
             if self.verify and file.metadata.num_rows != self.done.rows:
@@ -58,7 +57,7 @@ class ShardFile:
                 )
             yield file, about
 
-    def _stream(self) -> Any:
+    def _stream(self) -> BinaryIO:
         if not self.verify:
             return open_regular(self.path, follow_links=False)
         checked = CheckedFile(self.path, follow_links=False)

@@ -303,8 +303,10 @@ def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str
         try:
             _write_shards(job, parts, about, progress, computed)
             if parts.noticed:
-                notes = [*notes, _noticed(parts)]
-                say(f"note: {notes[-1]}")
+                first = parts.first_noticed
+                noticed = f"{parts.noticed} sentences were scored as given and may not be what was meant, first {first}"
+                say(f"note: {noticed}")
+                notes = [*notes, noticed]
             are_all_there = ranks.meet(lambda: source.check(contents=True))
         except InputChanged:
             for shard in computed:  # counts as finished no more
@@ -448,11 +450,6 @@ def _disk_errors_in_words(folder: CorpusFolder) -> Iterator[None]:
         raise OutputPathError(
             f"cannot write in {folder.root}: {error}; {n_done} finished shards are kept: {advice}"
         ) from error
-
-
-def _noticed(parts: Parts) -> str:
-    """What was noticed of sentences that were scored as they are, in one line."""
-    return f"{parts.noticed} sentences were scored as given and may not be what was meant, first {parts.first_noticed}"
 
 
 def _summary(job: Job, corpus: str, records: int, computed: int, seconds: float, notes: tuple[str, ...]) -> CorpusRun:
