@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tl_vzero.choices import one_of
 from tl_vzero.clean import read_by
 from tl_vzero.distance import Distance
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
@@ -206,8 +207,7 @@ def score(
     """
     if not isinstance(method, str):
         raise InputTypeError(f"method is {type(method).__name__}: expected a name, one of {', '.join(METHODS)}")
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    one_of("method", method, METHODS)
     entry = METHODS[method]
     if options.get("stack") is not None and entry.layer is None and "stack" not in (entry.options or ("stack",)):
         raise InputError(

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.choices import callable_name
-from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, unknown_name
+from tl_vzero.choices import callable_name, one_of
+from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 Vectors = Float[Tensor, "*#batch feature"]
@@ -175,8 +175,7 @@ def distance_named(distance: str | Distance) -> tuple[str, Distance]:
     ('cosine', '<lambda> (a callable)')
     """
     if isinstance(distance, str):
-        if distance not in DISTANCES:
-            raise unknown_name("distance", distance, DISTANCES)
+        one_of("distance", distance, DISTANCES)
         return distance, DISTANCES[distance]
     if not callable(distance):
         raise InputTypeError(

@@ -214,31 +214,25 @@ def parse_row(text: str) -> Any:
 
 def _loads(text: str, **options: Any) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_each_key_once, **options)
+        return json.loads(text, object_pairs_hook=_without_repeated_keys, **options)
     except RecursionError as error:
         raise ValueError("brackets are nested too deeply") from error
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    read = dict(pairs)
-    if len(read) < len(pairs):
-        raise ValueError(f"the key {_short(_repeated([key for key, _ in pairs]))} occurs twice")
-    return read
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError(f"the key {shown(_repeated([key for key, _ in pairs]))} occurs twice")
+    return mapping
 
 
 def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if isfinite(number) else _not_finite(digits)
+    value = float(digits)
+    return value if isfinite(value) else _not_finite(digits)
 
 
 def _not_finite(digits: str) -> NoReturn:
     raise ValueError(f"{digits[:40]} is no finite number")
-
-
-def _short(value: object) -> str:
-    """A value of a file for a message: it may be as long as the file."""
-    written = repr(value)
-    return written if len(written) <= 80 else f"{written[:79]}…"
 
 
 def _repeated(names: Sequence[str]) -> str | None:
@@ -308,12 +302,12 @@ between columns; save it with commas
     repeated = _repeated([name for name in names if name])  # columns without a name are nobody's
     if repeated is not None:
         raise FileFormatError(
-            f"{path} has the column {_short(repeated)} twice: expected each name once; rename one of them"
+            f"{path} has the column {shown(repeated)} twice: expected each name once; rename one of them"
         )
     for other, plural in SEPARATORS.items():
         if separator is not None and len(names) == 1 and other != separator and other in names[0]:
             raise FileFormatError(
-                f"{path} has one column, {_short(names[0])}, which holds {plural}: expected {SEPARATORS[separator]} "
+                f"{path} has one column, {shown(names[0])}, which holds {plural}: expected {SEPARATORS[separator]} "
                 f"between columns; save it with {SEPARATORS[separator]}"
             )
 
@@ -360,7 +354,7 @@ def _labels_in(path: str | Path, about: Any) -> str:
         raise FileFormatError(f"{path} holds no Scores: expected a file written by Scores.save")
     if metadata.get("version") != FORMAT_VERSION:
         raise FileFormatError(
-            f"{path} has Scores format {_short(metadata.get('version'))}: this version reads {FORMAT_VERSION}"
+            f"{path} has Scores format {shown(metadata.get('version'))}: this version reads {FORMAT_VERSION}"
         )
     labels = metadata.get("labels")
     if not isinstance(labels, str):
@@ -375,10 +369,8 @@ def _n_bytes(path: str | Path, about: dict[str, Any], shape: list[int]) -> int:
         raise FileFormatError(f"{path} holds other tensors than values: expected a file written by Scores.save")
     if values.get("dtype") not in N_BYTES:
         raise FileFormatError(
-            f"{path} holds numbers of the type {_short(values.get('dtype'))}: expected {', '.join(N_BYTES)}"
+            f"{path} holds numbers of the type {shown(values.get('dtype'))}: expected {', '.join(N_BYTES)}"
         )
     if values.get("shape") != shape:
-        raise FileFormatError(
-            f"{path} holds values of shape {_short(values.get('shape'))}: its labels describe {shape}"
-        )
+        raise FileFormatError(f"{path} holds values of shape {shown(values.get('shape'))}: its labels describe {shape}")
     return prod(shape) * N_BYTES[values["dtype"]]

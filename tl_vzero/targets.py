@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tl_vzero.choices import listed
+from tl_vzero.choices import integer, listed
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, foreign_errors_as, shown
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.facts import facts_of, vocabulary_size
@@ -116,8 +116,7 @@ def find_target(model: nn.Module, sentence: Sentence, target: int | None) -> int
                 f"give target=, a position from 0 to {len(sentence) - 1}"
             )
         return masks[0]
-    if isinstance(target, bool) or not isinstance(target, int):
-        raise InputTypeError(f"target is {type(target).__name__}: expected a position (int)")
+    integer("target", target, "a position (int)")
     if not -len(sentence) <= target < len(sentence):
         raise InputError(
             f"target {target} is outside the sentence: expected 0 to {len(sentence) - 1}, "

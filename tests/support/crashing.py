@@ -2,8 +2,8 @@
 
 The model is loaded once; each child is forked from here, so that a kill costs no second start.
 
-- steps: in FOLDER/k, a child is killed just before its k-th change of the folder, and another one goes on. With COUNT
-  of them, spread over all steps of a run, or all.
+- steps: in FOLDER/k, a child is killed just before its k-th change of the folder, and another one goes on. COUNT 0 is
+  for all changes of a run; any other one for those that give the manifest and a note their names.
 - random: in FOLDER, children are killed at random moments until COUNT were, then one goes on to the end. Where the
   corpus is finished before, another folder is begun.
 
@@ -47,37 +47,41 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def killed_before(step: int, folder: Path, counted: Path | None = None) -> None:
-    """From here on, this process is killed just before its so-manyth change of a folder."""
-    seen = 0
+def killed_before(step: int, folder: Path, log: Path | None = None) -> None:
+    """From here on, this process is killed just before its change number `step` of a folder; all are logged."""
+    count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.link") or (
-            event == "open" and arguments[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR)
+        nonlocal count
+        moves = event in ("os.rename", "os.link")
+        changes = (
+            moves
+            or event in ("os.remove", "os.mkdir")
+            or (event == "open" and arguments[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR))
         )
         if changes and str(arguments[0]).startswith(str(folder)):
-            if seen == step:
+            if count == step:
                 os.kill(os.getpid(), signal.SIGKILL)
-            seen += 1
-            if counted is not None:
-                counted.write_text(str(seen))
+            count += 1
+            if log is not None:
+                with log.open("a") as file:
+                    file.write(f"{arguments[1] if moves else ''}\n")
 
     sys.addaudithook(hook)
 
 
 def steps(model: Any, source: Path, where: Path, count: int) -> dict[str, Any]:
-    counted = where / "counted"
+    log = where / "log"
 
     def counting() -> None:
-        killed_before(-1, where / "whole", counted)
+        killed_before(-1, where / "whole", log)
         run(model, source, where / "whole")
 
     assert ended(forked(counting)) == 0
-    total = int(counted.read_text())
-    chosen: Any = (
-        range(total) if count >= total else sorted({round(n * (total - 1) / (count - 1)) for n in range(count)})
-    )
+    names = log.read_text().split("\n")[:-1]
+    chosen: Any = range(len(names))
+    if count:
+        chosen = [names.index(str(where / "whole" / name)) for name in ("manifest.json", "done/00001.json")]
     folders = []
     for step in chosen:
         folder = where / str(step)
@@ -89,7 +93,7 @@ def steps(model: Any, source: Path, where: Path, count: int) -> dict[str, Any]:
         assert ended(forked(crashing)) == -signal.SIGKILL, step
         assert ended(forked(lambda folder=folder: run(model, source, folder))) == 0, step
         folders.append(str(folder))
-    return {"folders": folders, "steps": total}
+    return {"folders": folders, "steps": len(names)}
 
 
 def at_random(model: Any, source: Path, where: Path, count: int) -> dict[str, Any]:

@@ -21,22 +21,8 @@ SOME_FAILED = 1
 NOT_COMPLETE = 3
 
 
-class RowsName(StrEnum):
-    """What is kept of each map."""
-
-    all = "all"
-    target = "target"
-    summary = "summary"
-
-
-class FormatName(StrEnum):
-    """How the input is read."""
-
-    text = "text"
-    jsonl = "jsonl"
-    csv = "csv"
-    parquet = "parquet"
-    datasets = "datasets"
+RowsName = StrEnum("RowsName", ["all", "target", "summary"])
+FormatName = StrEnum("FormatName", ["text", "jsonl", "csv", "parquet", "datasets"])
 
 
 def corpus_command(
@@ -91,7 +77,7 @@ def corpus_command(
             load_model(model, device=_device()),
             source,
             out,
-            [name.strip() for each in methods or ["value_zeroing"] for name in each.split(",")],
+            [name.strip() for names in methods or ["value_zeroing"] for name in names.split(",")],
             rows=rows.value,
             layers=layer or None,
             target=target,
@@ -107,7 +93,7 @@ def corpus_command(
             say=say,
         )
         if os.environ.get("RANK", "0") == "0":
-            say(_told(run))
+            say(_in_words(run))
     if not run.complete:
         raise typer.Exit(NOT_COMPLETE)
     # A launcher takes a code for the failure of a process, and ends the others: many processes say it in words only.
@@ -116,7 +102,7 @@ def corpus_command(
 
 
 def _device() -> str | None:
-    """This process's own GPU, where a launcher started several."""
+    """The GPU of this process, where a launcher started several."""
     local = os.environ.get("LOCAL_RANK")
     if local is None:
         return None
@@ -129,7 +115,7 @@ def _device() -> str | None:
 def _terminated_as_interrupted() -> Iterator[None]:
     """Within, SIGTERM ends the work as Ctrl-C does: launchers and schedulers send it."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     try:
@@ -143,7 +129,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _told(run: "CorpusRun") -> str:
+def _in_words(run: "CorpusRun") -> str:
     lines = [
         f"{run.folder}: {run.sentences} sentences in {run.shards} shards, {run.computed} of them computed now in "
         f"{run.seconds:.1f} s"

@@ -1,108 +1,64 @@
-"""Files that are whole or not there, also after the machine went down.
+"""The folder of a corpus: where each file is, how it gets there whole or not at all, and the proof that it is ours.
 
-A file is written aside, synced, and then gets its name, which nothing may have: so nobody's file is ever replaced.
-What is written aside bears the name of the corpus, a hash, and random digits: no two processes write one such file, and
-what an interruption left is told from files of others.
+    manifest.json          what the corpus is of: input, model, options and versions, all of which a resumed run shares
+    shards/00000.parquet   the scores
+    errors/00000.jsonl     the sentences of that shard that failed, where there are any
+    done/00000.json        that the shard is finished, with the sizes and hashes of its files
+    locks/00000.lock       held by rank 0 while it is at work
+    errors.jsonl           all failed sentences, once the whole corpus is finished
+
+1. A file is written aside, synced, and then gets its name, which nothing may have: so nobody's file is ever replaced,
+and a file is whole or not there, also after the machine went down. What is written aside bears the name of the corpus,
+a hash, and random digits: no two processes write one such file, and what an interruption left is told from files of
+others. A shard counts once its note, which is written last, is there.
+2. A folder is proven to be of this very run before anything in it is touched: by its manifest or, where that is missing
+or damaged, by a shard, which holds a copy. A new folder is one that is not there, or is empty; what a run leaves in it
+that was killed before its manifest was whole bears the hash of what the run is of.
+3. In a folder that is proven, what is whole stays and what is damaged goes. Only a file that is ours by its name and by
+its contents is ever taken away; where one has a name of ours and other contents, the run is refused, and nothing is
+taken away. Ours is
+- a shard, where what it says of itself names this corpus and this shard;
+- a shard or an errors file of which a piece is what the note says was written: a damaged one;
+- an errors file without a note, where it holds failed sentences of that shard and nothing else;
+- a note that begins as the notes of this corpus do.
 """
 
 import errno
 import json
 import os
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
-import torch
+import pyarrow.parquet as pq
 
-from tl_vzero.corpus.columns import METADATA_KEY, Columns, pyarrow
-from tl_vzero.corpus.hashed import CheckedFile, HashedFile, Pieces, pieces_of
-from tl_vzero.corpus.records import Lines, Refused, TooLong
-from tl_vzero.corpus.schemas import LARGEST_NOTE, About, Done, Failed, Written, corpus_hash, parsed, read_small
-from tl_vzero.errors import FileFormatError, OutputPathError, foreign_errors_as
+from tl_vzero.corpus import schemas
+from tl_vzero.corpus.hashed import hashes_of
+from tl_vzero.corpus.schemas import About, Done, Written, corpus_hash, parsed, parsed_object, read_small, validated
+from tl_vzero.corpus.source import Unreadable, lines_of
+from tl_vzero.errors import FileFormatError, InputError, OutputPathError, foreign_errors_as
 from tl_vzero.files import open_regular
 
-PARTIAL = ".partial"
-_PARTIAL_NAME = re.compile(r"\.(?P<name>[^/]+)\.(?P<corpus>[0-9a-f]{64})-[0-9a-f]{32}\.partial")
-
-
-def partial_path(path: Path, corpus: str) -> Path:
-    """Where a file is written until it is whole; hidden, so that no reader of the folder takes it for a part of it."""
-    return path.with_name(f".{path.name}.{corpus}-{uuid4().hex}{PARTIAL}")
-
-
-def parts_of_partial(name: str) -> tuple[str, str] | None:
-    """The name and the corpus of the file that is written aside by this name; None for what no run names so.
-
-    >>> parts_of_partial(partial_path(Path("done/00000.json"), "0" * 64).name)[0]
-    '00000.json'
-    """
-    match = _PARTIAL_NAME.fullmatch(name)
-    return None if match is None else (match["name"], match["corpus"])
-
-
-def write_new(path: Path, corpus: str, content: bytes) -> None:
-    """Write a small file whole or not at all; raises FileExistsError where something has its name."""
-    partial = partial_path(path, corpus)
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def publish(partial: Path, path: Path) -> None:
-    """Give a whole file its name, and have that on the disk too; raises FileExistsError where something has it.
-
-    The partial name may stay, for the caller to take away.
-    """
-    try:
-        path.hardlink_to(partial)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, or an error that the next lines meet too
-        if path.is_symlink() or path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        partial.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    try:
-        opened = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-# The folder of a corpus: shards, the sentences that failed, and a note for each shard that is finished.
-#
-#     manifest.json          what the corpus is: options, versions, hashes
-#     shards/00000.parquet   the scores
-#     errors/00000.jsonl     the sentences of that shard that failed, where there are any
-#     done/00000.json        that the shard is finished, with the sizes and hashes of its files
-#     locks/00000.lock       held by rank 0 while it is at work
-#     errors.jsonl           all failed sentences, once the whole corpus is finished
-#
-# A shard counts once its note is there, which is written last. Everything is written aside, synced and then named.
-
-LONGEST_REASON = 10_000  # characters
 SUFFIXES = {"shards": ".parquet", "errors": ".jsonl", "done": ".json", "locks": ".lock"}
+BEGINNINGS = {".parquet": b"PAR1", ".jsonl": b'{"position": ', ".json": b"{"}
+PARTIAL_NAME = re.compile(r"\.(?P<name>[^/]+)\.(?P<corpus>[0-9a-f]{64})-[0-9a-f]{32}\.partial")
+METADATA_KEY = b"tl_vzero.corpus"
+ANEW = "move it away, and the same command again computes it anew"
+BEGINNING = b'{\n  "format": "tl_vzero.corpus",\n'  # of a manifest
+ALONGSIDE = ("begun", "input_name", "model_name")  # noted in it, and no part of what a corpus is
+
+# Another run that begins in the same new folder at the same time makes this one look again, once or twice.
+TRIES = 10
 
 
 @dataclass(frozen=True)
 class CorpusFolder:
-    """Where each file of a corpus is."""
+    """Where each file of a corpus is. A part is one of the folders in it: shards, errors, done or locks."""
 
     root: Path
 
@@ -116,51 +72,35 @@ class CorpusFolder:
         """Every failed sentence, once all shards are finished."""
         return self.root / "errors.jsonl"
 
-    def lock(self, rank: int) -> Path:
-        """What a rank holds while it is at work."""
-        return self._numbered("locks", rank)
-
-    def shard(self, number: int) -> Path:
-        """A shard's scores."""
-        return self._numbered("shards", number)
-
-    def errors(self, number: int) -> Path:
-        """A shard's failed sentences."""
-        return self._numbered("errors", number)
-
-    def note(self, number: int) -> Path:
-        """That a shard is finished."""
-        return self._numbered("done", number)
-
-    def _numbered(self, part: str, number: int) -> Path:
-        return self.root / part / f"{number:05d}{SUFFIXES[part]}"
+    def path(self, part: str, index: int) -> Path:
+        """The file of a shard in a part; in locks, that of a rank."""
+        return self.root / part / f"{index:05d}{SUFFIXES[part]}"
 
     def make(self) -> None:
         """Make the folders that are not there."""
         for part in SUFFIXES:
             (self.root / part).mkdir(exist_ok=True)
 
-    def numbers(self, part: str) -> list[int]:
-        """The numbers of which a part has a file, in order; other names in it are none of ours."""
-        numbers = []
-        for path in self._names(part):
+    def indices(self, part: str) -> list[int]:
+        """The indices of which a part has a file, in order; other names in it are none of ours."""
+        indices = []
+        for path in self._paths_in(part):
             stem = path.name.removesuffix(SUFFIXES[part])
             # Only the one spelling that we write, which digits of other scripts and longer ones are not.
-            if stem.isascii() and stem.isdigit() and len(stem) <= 12 and path == self._numbered(part, int(stem)):
-                numbers.append(int(stem))
-        return sorted(numbers)
+            if stem.isascii() and stem.isdigit() and len(stem) <= 12 and path == self.path(part, int(stem)):
+                indices.append(int(stem))
+        return sorted(indices)
 
     def check_kinds(self) -> None:
         """Raise OutputPathError where a name of ours is something else than the file or folder that we write."""
-        for part in SUFFIXES:
-            if _is_strange(self.root / part):
+        for folder in (self.root / part for part in SUFFIXES):
+            if _is_strange(folder):
                 raise OutputPathError(
-                    f"{self.root / part} is no folder: expected the one that `tl-vzero corpus` made, no link or file; "
+                    f"{folder} is no folder: expected the one that `tl-vzero corpus` made, no link or file; "
                     "nothing was changed; choose another folder"
                 )
-        files = [self.manifest, self.all_errors]
-        files += [self._numbered(part, number) for part in SUFFIXES for number in self.numbers(part)]
-        for path in files:
+        files = [self.path(part, index) for part in SUFFIXES for index in self.indices(part)]
+        for path in (self.manifest, self.all_errors, *files):
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 raise OutputPathError(
                     f"{path} is no regular file: expected one that `tl-vzero corpus` wrote, no link, pipe or folder; "
@@ -169,25 +109,25 @@ class CorpusFolder:
 
     def partials(self, corpus: str) -> list[Path]:
         """What an interrupted run of a corpus left: files that bear its name and begin as ours do."""
-        partials = []
-        for part in (".", *SUFFIXES):
-            for path in self._names(part):
-                named = parts_of_partial(path.name)
-                if named is not None and named[1] == corpus and begins_as_ours(path, named[0]):
-                    partials.append(path)
-        return sorted(partials)
+        partials = [(path, partial_of(path)) for part in (".", *SUFFIXES) for path in self._paths_in(part)]
+        return sorted(path for path, of in partials if of and of[1] == corpus and begins_as_ours(path, of[0]))
+
+    def note(self, index: int, corpus: str) -> Done:
+        """The note of a shard; raises FileFormatError where it cannot be read, or is of another corpus or shard."""
+        path = self.path("done", index)
+        done = parsed(Done, read_small(path, schemas.LARGEST_NOTE), path)
+        if (done.corpus, done.shard) != (corpus, index):
+            raise FileFormatError(f"{path} is of another corpus or shard: expected the one that was written there")
+        return done
 
     def done(self, corpus: str) -> dict[int, Done]:
-        """The finished shards of a corpus.
+        """The notes of a corpus, by shard; raises FileFormatError as `note` does, and where a link leads elsewhere."""
+        for folder in (self.root / "shards", self.root / "done"):
+            if _is_strange(folder):
+                raise FileFormatError(f"{folder} is no folder: expected one of a corpus, no link or file")
+        return {index: self.note(index, corpus) for index in self.indices("done")}
 
-        Raises FileFormatError where a note cannot be read, or is of another corpus, or a link leads elsewhere.
-        """
-        for part in ("shards", "done"):
-            if _is_strange(self.root / part):
-                raise FileFormatError(f"{self.root / part} is no folder: expected one of a corpus, no link or file")
-        return {number: read_note(self, number, corpus) for number in self.numbers("done")}
-
-    def _names(self, part: str) -> Iterator[Path]:
+    def _paths_in(self, part: str) -> Iterator[Path]:
         """What lies in a part, without following a link."""
         folder = self.root / part
         if folder.is_dir() and (part == "." or not folder.is_symlink()):
@@ -199,7 +139,19 @@ def _is_strange(folder: Path) -> bool:
     return folder.is_symlink() or (folder.exists() and not folder.is_dir())
 
 
-BEGINNINGS = {".parquet": b"PAR1", ".jsonl": b'{"position": ', ".json": b"{"}
+def partial_path(path: Path, corpus: str) -> Path:
+    """Where a file is written until it is whole; hidden, so that no reader of the folder takes it for a part of it."""
+    return path.with_name(f".{path.name}.{corpus}-{uuid4().hex}.partial")
+
+
+def partial_of(path: Path) -> tuple[str, str] | None:
+    """The name and the corpus of the file that is written aside here; None for what no run names so.
+
+    >>> partial_of(partial_path(Path("done/00000.json"), "0" * 64))[0]
+    '00000.json'
+    """
+    match = PARTIAL_NAME.fullmatch(path.name)
+    return None if match is None else (match["name"], match["corpus"])
 
 
 def begins_as_ours(path: Path, name: str) -> bool:
@@ -209,126 +161,67 @@ def begins_as_ours(path: Path, name: str) -> bool:
         return False
     try:
         with open_regular(path, follow_links=False) as file:
-            begins = file.read(len(beginning))
+            return beginning.startswith(file.read(len(beginning)))
     except (OSError, FileFormatError):
         return False
-    return beginning.startswith(begins)
 
 
-def read_note(folder: CorpusFolder, number: int, corpus: str) -> Done:
-    """The note of a shard; raises FileFormatError where it cannot be read, or is of another corpus or shard."""
-    path = folder.note(number)
-    done, _ = parsed(Done, read_small(path, LARGEST_NOTE), path)
-    if (done.corpus, done.shard) != (corpus, number):
-        raise FileFormatError(f"{path} is of another corpus or shard: expected the one that was written there")
-    return done
+def publish(partial: Path, path: Path) -> None:
+    """Give a whole file its name, and have that on the disk too; raises FileExistsError where something has it.
+
+    The partial name may stay, for the caller to take away.
+    """
+    try:
+        path.hardlink_to(partial)
+    except OSError as error:  # its name is taken, or a file system without hard links, or what the next lines meet too
+        if isinstance(error, FileExistsError) or path.is_symlink() or path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        partial.rename(path)
+    _sync_folder(path.parent)
 
 
-def note_beginning(corpus: str) -> bytes:
-    """How every note of a corpus begins."""
-    return json.dumps({"format": "tl_vzero.corpus.shard", "corpus": corpus})[:-1].encode()
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
-def written(hashed: Pieces) -> Written:
-    """What is noted of a file."""
-    return Written(n_bytes=hashed.n_bytes, sha256=hashed.sha256, pieces=hashed.pieces)
-
-
-class ShardWriter:
-    """Writes one shard, part by part; until `finish` nothing of it has its name."""
-
-    def __init__(self, folder: CorpusFolder, corpus: str, number: int, schema: Any) -> None:
-        self._folder, self._corpus, self._number, self._schema = folder, corpus, number, schema
-        self._refused: list[Refused] = []
-        self._rows = 0
-        self._partial = partial_path(folder.shard(number), corpus)
-        self._file = HashedFile(self._partial.open("xb"))
-        numbers = [field.name for field in schema if pyarrow().types.is_list(field.type)]
-        # Distances hardly repeat: looking for repetitions costs time and finds none.
-        texts = [name for name in schema.names if name not in numbers]
-        self._writer = pyarrow().parquet.ParquetWriter(
-            self._file, schema, compression="zstd", use_dictionary=texts, write_page_checksum=True
-        )
-
-    def add(self, columns: Columns, scored: Any, refused: Sequence[Refused]) -> None:
-        """Write a part's rows, and keep the sentences that failed."""
-        table = columns.table(self._schema, scored)
-        if len(table):
-            self._writer.write_table(table)
-        self._rows += len(table)
-        self._refused += refused
-
-    def finish(self) -> Done:
-        """Have the shard on the disk, under its name and noted as done."""
-        self._writer.close()
-        scores = written(self._file.sync())
-        self._file.close()
-        errors = self._write_errors()
-        publish(self._partial, self._folder.shard(self._number))
-        self._partial.unlink(missing_ok=True)
-        done = Done(
-            format="tl_vzero.corpus.shard",
-            corpus=self._corpus,
-            shard=self._number,
-            rows=self._rows,
-            failed=len(self._refused),
-            scores=scores,
-            errors=errors,
-        )
-        write_new(self._folder.note(self._number), self._corpus, json.dumps(done.model_dump()).encode())
-        return done
-
-    def _write_errors(self) -> Written | None:
-        if not self._refused:
-            return None
-        in_order = sorted(self._refused, key=lambda refused: refused.position)
-        # A reason may quote half of a surrogate pair, which no JSON can hold.
-        rows = [{**asdict(refused), "reason": _writable(refused.reason)} for refused in in_order]
-        content = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
-        write_new(self._folder.errors(self._number), self._corpus, content)
-        hashed = Pieces()
-        hashed.update(memoryview(content))
-        return written(hashed)
-
-    def abandon(self) -> None:
-        """Leave nothing of the shard behind."""
-        self._file.discard = True  # closing the writer would write its footer, perhaps to a full disk
-        try:
-            self._writer.close()
-        finally:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
-
-
-def _writable(text: str) -> str:
-    return text[:LONGEST_REASON].encode("utf-8", "backslashreplace").decode()
-
-
-def forget_shards(folder: CorpusFolder, numbers: Sequence[int]) -> None:
-    """Have shards that this process wrote count as finished no more."""
-    for number in numbers:
-        folder.note(number).unlink(missing_ok=True)
+def write_whole(path: Path, corpus: str, content: Iterable[bytes], put: Callable[[Path, Path], None] = publish) -> None:
+    """Write a file whole or not at all, and `put` it at its name; raises FileExistsError where something has it."""
+    partial = partial_path(path, corpus)
+    try:
+        with partial.open("xb") as file:
+            file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
+        put(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def join_errors(folder: CorpusFolder, corpus: str) -> None:
     """Write all failed sentences into one file, in order; raises OutputPathError where another file has its name."""
-    partial = partial_path(folder.all_errors, corpus)
-    try:
-        with partial.open("xb") as file:
-            for number, done in folder.done(corpus).items():
-                if done.failed:
-                    with open_regular(folder.errors(number), follow_links=False) as errors:
-                        file.write(errors.read())
-            file.flush()
-            os.fsync(file.fileno())
-        if not folder.all_errors.exists():
-            publish(partial, folder.all_errors)
-        else:
-            check_all_errors(folder)
-            partial.replace(folder.all_errors)
-            sync_folder(folder.root)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    def contents() -> Iterator[bytes]:
+        for index, done in folder.done(corpus).items():
+            if done.failed:
+                with open_regular(folder.path("errors", index), follow_links=False) as errors:
+                    yield errors.read()
+
+    def put(partial: Path, path: Path) -> None:
+        if not path.exists():
+            return publish(partial, path)
+        check_all_errors(folder)
+        partial.replace(path)
+        return _sync_folder(path.parent)
+
+    write_whole(folder.all_errors, corpus, contents(), put)
 
 
 def check_all_errors(folder: CorpusFolder) -> None:
@@ -344,10 +237,10 @@ def holds_failures(path: Path, positions: range | None = None) -> bool:
     """Whether a file holds failed sentences, as we write them, and nothing else; those of `positions` alone."""
     try:
         with open_regular(path, follow_links=False) as file:
-            for line in Lines(file):
-                if isinstance(line, TooLong):
+            for line in lines_of(file):
+                if isinstance(line, Unreadable):
                     return False
-                failed, _ = parsed(Failed, line, path)
+                failed = parsed(schemas.Failed, line, path)
                 if positions is not None and failed.position not in positions:
                     return False
     except (OSError, FileFormatError):
@@ -355,120 +248,283 @@ def holds_failures(path: Path, positions: range | None = None) -> bool:
     return True
 
 
-def hashes_of(path: Path) -> Pieces:
-    """The hashes of a file in the folder; raises OSError or FileFormatError where it cannot be read."""
-    with open_regular(path, follow_links=False) as file:
-        return pieces_of(file)
+@contextmanager
+def open_shard(path: Path, opened: Callable[[], BinaryIO] | None = None) -> Iterator[tuple[Any, About]]:
+    """A shard as a Parquet file to read, and what it says of itself.
 
-
-# Reading shards back, a few rows at a time. Nothing is executed or unpickled; damage is told in words.
-#
-# What is read is what was written: a shard is compared with the hash in its note before it is read, and block by block
-# while it is read; and it must be the shard of that number of this very corpus, by what it says of itself.
-
-ROWS_AT_ONCE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A sentence that a corpus holds: the shard and the row it is in, its ids and its target, where it has one."""
-
-    shard: int
-    row: int
-    id: str
-    token_ids: tuple[int, ...]
-    target: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ShardFile:
-    """A shard on the disk, with its note; with `verify`, it is read only where it is what was written."""
-
-    path: Path
-    done: Done
-    verify: bool
-
-    @contextmanager
-    def opened(self) -> Iterator[tuple[Any, About]]:
-        """The Parquet file and what it says of itself.
-
-        Raises FileFormatError where it cannot be read or, with `verify`, is another one than was written.
-        """
-        with _damage_told(self.path), self._stream() as stream, _parquet(stream) as file:
-            about = _about(file.schema_arrow, self.path)
-            if self.verify and (corpus_hash(about.manifest), about.shard) != (self.done.corpus, self.done.shard):
-                raise FileFormatError(f"{self.path} is a shard of another corpus, or another shard: {ANEW}")
-            if self.verify and file.metadata.num_rows != self.done.rows:
-                raise FileFormatError(
-                    f"{self.path} holds {file.metadata.num_rows} sentences, and its note says {self.done.rows}: {ANEW}"
-                )
-            yield file, about
-
-    def _stream(self) -> Any:
-        if not self.verify:
-            return open_regular(self.path, follow_links=False)
-        checked = CheckedFile(self.path, follow_links=False)
-        if (checked.sha256, checked.n_bytes) != (self.done.scores.sha256, self.done.scores.n_bytes):
-            raise FileFormatError(f"{self.path} is not what was written, its hash differs: {ANEW}")
-        return checked.open()
-
-
-ANEW = "move it away, and the same command again computes it anew"
-
-
-def about_shard(path: Path) -> About:
-    """What a file says of itself as a shard; raises FileFormatError where it is none."""
-    with _damage_told(path), open_regular(path, follow_links=False) as stream, _parquet(stream) as file:
-        return _about(file.schema_arrow, path)
-
-
-def rows_in_shard(path: Path) -> int:
-    """How many sentences a shard holds; raises FileFormatError where it is none."""
-    with _damage_told(path), open_regular(path, follow_links=False) as stream, _parquet(stream) as file:
-        return int(file.metadata.num_rows)
-
-
-def stored_sentences(shard: ShardFile) -> Iterator[Stored]:
-    """The sentences of a shard in order, without their numbers; raises what `opened` raises."""
-    with shard.opened() as (file, _):
-        names = [name for name in ("id", "token_ids", "target") if name in file.schema_arrow.names]
-        rows = (row for batch in file.iter_batches(ROWS_AT_ONCE, columns=names) for row in batch.to_pylist())
-        for number, row in enumerate(rows):
-            yield Stored(shard.done.shard, number, row["id"], tuple(row["token_ids"]), row.get("target"))
-
-
-def stored_numbers(
-    shard: ShardFile, methods: Sequence[str], among: Container[int] | None = None
-) -> Iterator[tuple[int, dict[str, Any], dict[str, torch.Tensor], About]]:
-    """Row, labels and each method's numbers, still flat, of a shard's sentences, or of those rows `among` them.
-
-    With each, what the shard says of itself. Raises what `opened` raises.
+    Raises FileFormatError where it is none, and for whatever damaged bytes lead to within.
     """
-    with shard.opened() as (file, about):
-        labels = [name for name in file.schema_arrow.names if name not in about.methods]
-        first = 0
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*labels, *methods]):
-            rows = batch.select(labels).to_pylist()
-            for index, row in enumerate(rows):
-                if among is None or first + index in among:
-                    yield first + index, row, {name: _numbers(batch.column(name), index) for name in methods}, about
-            first += len(rows)
+    with (
+        foreign_errors_as(FileFormatError, f"{path} cannot be read: {ANEW}"),
+        open_regular(path, follow_links=False) if opened is None else opened() as stream,
+        pq.ParquetFile(stream, page_checksum_verification=True) as file,
+    ):
+        yield file, parsed(About, file.schema_arrow.metadata[METADATA_KEY], f"what {path} says of itself")
 
 
-def _parquet(stream: Any) -> Any:
-    return pyarrow().parquet.ParquetFile(stream, page_checksum_verification=True)
+def read_manifest(folder: CorpusFolder) -> dict[str, Any]:
+    """The manifest of a corpus; raises FileFormatError where it is none, or one of another version."""
+    if not folder.manifest.is_file() and not folder.manifest.is_symlink():
+        raise FileFormatError(
+            f"{folder.root} is no corpus, it holds no manifest.json: expected a folder that `tl-vzero corpus` wrote"
+        )
+    content = read_small(folder.manifest, schemas.LARGEST_MANIFEST)
+    try:
+        manifest = parsed_object(content, folder.manifest)
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{folder.root} is no corpus, or its manifest is damaged ({error}): where its shards are whole, the "
+            "command that wrote it writes it anew"
+        ) from error
+    if manifest.get("format") != schemas.FORMAT:
+        raise FileFormatError(f"{folder.manifest} is of another kind: expected that of `tl-vzero corpus`")
+    if manifest.get("version") != schemas.FORMAT_VERSION:
+        raise FileFormatError(
+            f"{folder.root} holds a corpus in version {str(manifest.get('version'))[:20]} of its format: expected "
+            f"{schemas.FORMAT_VERSION}; write it anew in another folder"
+        )
+    validated(schemas.Manifest, manifest, folder.manifest)
+    return manifest
 
 
-def _about(schema: Any, path: Path) -> About:
-    about, _ = parsed(About, schema.metadata[METADATA_KEY], f"what {path} says of itself")
-    return about
+def identity_in(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a corpus is of, as its manifest says."""
+    return {name: part for name, part in manifest.items() if name not in ALONGSIDE}
 
 
-def _numbers(column: Any, row: int) -> torch.Tensor:
-    """One row's list of numbers, in the precision of the file."""
-    return torch.tensor(column[row].values.to_numpy(zero_copy_only=False))
+def prove(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> str | None:
+    """Prove that a folder is this run's, or make it one where it is new; what is amiss of its manifest, in words.
+
+    Nothing in a folder that is refused is touched. Raises InputError for a corpus of something else, naming what
+    differs; OutputPathError for a folder of other files; FileFormatError for a manifest of no known kind.
+    """
+    reason: OSError | None = None
+    for _ in range(TRIES):
+        if not _is_new(folder, corpus_hash(identity)):
+            return _amiss(folder, identity)
+        reason = _begin(folder, identity, names)
+        if reason is None:
+            return None
+    raise OutputPathError(
+        f"cannot begin in {folder.root}: {reason}; choose another folder, or try again where another run begins in it"
+    )
 
 
-def _damage_told(path: Path) -> Any:
-    """Within, whatever damaged bytes lead to is one error."""
-    return foreign_errors_as(FileFormatError, f"{path} cannot be read: {ANEW}")
+def repair(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Prove the folder again, now that it is locked, and write its manifest anew where it was amiss; messages."""
+    amiss = prove(folder, identity, names)
+    if amiss is None:
+        return []
+    folder.manifest.unlink(missing_ok=True)
+    _write_manifest(folder, identity, names)
+    return [f"manifest.json {amiss}: written anew"]
+
+
+def _is_new(folder: CorpusFolder, corpus: str) -> bool:
+    """Whether there is nothing in it but the beginning of a manifest of this very run."""
+    if not folder.root.exists() and not folder.root.is_symlink():
+        return True
+    if not folder.root.is_dir():
+        raise OutputPathError(
+            f"cannot make the folder {folder.root}: it is a file, or a link to nothing; choose another one"
+        )
+    # One look, as another run may begin in it meanwhile: what it wrote aside comes and goes.
+    return all(
+        partial_of(path) == (folder.manifest.name, corpus)
+        and (begins_as_ours(path, folder.manifest.name) or not path.exists())
+        for path in list(folder.root.iterdir())
+    )
+
+
+def _begin(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> OSError | None:
+    """Write the manifest of a new folder; the reason where it could not be, perhaps as somebody was faster."""
+    try:
+        if not folder.root.exists():
+            folder.root.parent.mkdir(parents=True, exist_ok=True)
+            folder.root.mkdir()
+        _write_manifest(folder, identity, names)
+    except (FileExistsError, FileNotFoundError) as error:
+        return error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
+        raise OutputPathError(f"cannot make the folder {folder.root}: {error}; choose another one") from error
+    return None
+
+
+def _write_manifest(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    manifest = {**identity, "begun": datetime.now(UTC).isoformat(timespec="seconds"), **names}
+    write_whole(folder.manifest, corpus_hash(identity), [(json.dumps(manifest, indent=2) + "\n").encode()])
+
+
+def _amiss(folder: CorpusFolder, identity: Mapping[str, Any]) -> str | None:
+    folder.check_kinds()
+    if folder.manifest.exists():
+        try:
+            before, amiss = identity_in(read_manifest(folder)), None
+        except FileFormatError:
+            # Also the damaged file must be ours: its name may be that of another program's.
+            copy = _copy_in_shards(folder)
+            if copy is None or not read_small(folder.manifest, schemas.LARGEST_MANIFEST).startswith(BEGINNING):
+                raise
+            before, amiss = copy, "is damaged"
+    else:
+        names = {path.name for path in folder.root.iterdir() if partial_of(path) is None}
+        copy = _copy_in_shards(folder) if names <= {*SUFFIXES, folder.all_errors.name} else None
+        if copy is None:
+            raise OutputPathError(
+                f"{folder.root} holds files, and no manifest.json: expected a new or empty folder, or one to go on in"
+            )
+        before, amiss = copy, "is not there"
+    was, now = dict(_leaves(before)), dict(_leaves(identity))
+    differing = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if differing:
+        differences = "; ".join(f"{name} was {was.get(name)}, is {now.get(name)}" for name in differing)
+        raise InputError(
+            f"{folder.root} holds a corpus of something else ({differences}): expected the same to go on; choose "
+            "another folder"
+        )
+    return amiss
+
+
+def _copy_in_shards(folder: CorpusFolder) -> dict[str, Any] | None:
+    """What the first shard that can be read says of the corpus."""
+    for path in (folder.path("shards", index) for index in folder.indices("shards")):
+        try:
+            with open_shard(path) as (_, about):
+                validated(schemas.Identity, about.manifest, path)
+                return dict(about.manifest)
+        except FileFormatError:
+            continue
+    return None
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def check_shards(folder: CorpusFolder, identity: Mapping[str, Any]) -> list[str]:
+    """Remove what is not whole, so that it is computed again; return messages.
+
+    Raises OutputPathError, with nothing removed, for a file with a name of ours that is not ours.
+    """
+    corpus, shard_size = corpus_hash(identity), int(identity["options"]["shard_size"])
+    check_all_errors(folder)
+    doomed = folder.partials(corpus)
+    messages = [f"{path.relative_to(folder.root)} was left open when a run was interrupted: removed" for path in doomed]
+    for index in sorted({*folder.indices("shards"), *folder.indices("errors"), *folder.indices("done")}):
+        shard = _Shard(folder, corpus, index, range(index * shard_size, (index + 1) * shard_size))
+        fault = shard.fault()
+        if fault is not None:
+            messages.append(f"shard {index:05d} {fault}: computed again")
+            doomed += [shard.note, shard.scores, shard.errors]  # the note first: what has none does not count
+    for path in doomed:
+        path.unlink(missing_ok=True)
+    return messages
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """An index of which there are files; a shard of it holds `positions`."""
+
+    folder: CorpusFolder
+    corpus: str
+    index: int
+    positions: range
+
+    @property
+    def note(self) -> Path:
+        return self.folder.path("done", self.index)
+
+    @property
+    def scores(self) -> Path:
+        return self.folder.path("shards", self.index)
+
+    @property
+    def errors(self) -> Path:
+        return self.folder.path("errors", self.index)
+
+    def fault(self) -> str | None:
+        """What is wrong with its files; raises OutputPathError for one that is not ours."""
+        done = self._done()
+        if done is None:
+            reason: str | None = f"its note {self._name(self.note)} cannot be read"
+        else:
+            reason = self._change(self.scores, done.scores) or self._change(self.errors, done.errors)
+            reason = reason or self._miscount(done)
+        if self.scores.exists() and not self._are_our_scores(done):
+            raise _foreign(self.scores)
+        if reason is None:
+            return None
+        if self.errors.exists() and not self._are_our_errors(done):
+            raise _foreign(self.errors)
+        return f"is damaged ({reason})" if self.note.exists() else "was not finished"
+
+    def _done(self) -> Done | None:
+        """What the note says; None where it is not there or damaged."""
+        if not self.note.exists():
+            return None
+        try:
+            return self.folder.note(self.index, self.corpus)
+        except FileFormatError as error:
+            beginning = json.dumps({"format": "tl_vzero.corpus.shard", "corpus": self.corpus})[:-1].encode()
+            if not read_small(self.note, schemas.LARGEST_NOTE).startswith(beginning):
+                raise _foreign(self.note) from error
+            return None
+
+    def _change(self, path: Path, written: Written | None) -> str | None:
+        """What is wrong with a file that was written, or was not."""
+        name = self._name(path)
+        if written is None:
+            return f"{name} was not written" if path.exists() else None
+        if not path.exists():
+            return f"{name} is not there"
+        n_bytes = path.stat().st_size
+        if n_bytes != written.n_bytes:
+            return f"{name} has {n_bytes} bytes, and {written.n_bytes} were written"
+        return None if _hashes(path).sha256 == written.sha256 else f"{name} is not what was written: its hash differs"
+
+    def _miscount(self, done: Done) -> str | None:
+        """What the note says wrongly of files that are what was written."""
+        failed = 0
+        with open_shard(self.scores) as (file, _):
+            rows = file.metadata.num_rows
+        if self.errors.exists():
+            with open_regular(self.errors, follow_links=False) as lines:
+                failed = sum(1 for _ in lines)
+        if (rows, failed) == (done.rows, done.failed):
+            return None
+        return f"its note counts {done.rows} sentences and {done.failed} failed ones, and there are {rows} and {failed}"
+
+    def _are_our_scores(self, done: Done | None) -> bool:
+        try:
+            with open_shard(self.scores) as (_, about):
+                return (corpus_hash(about.manifest), about.shard) == (self.corpus, self.index)
+        except FileFormatError:
+            return done is not None and _has_a_piece_of(self.scores, done.scores)
+
+    def _are_our_errors(self, done: Done | None) -> bool:
+        if holds_failures(self.errors, self.positions):
+            return True
+        return done is not None and done.errors is not None and _has_a_piece_of(self.errors, done.errors)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder.root).as_posix()
+
+
+def _has_a_piece_of(path: Path, written: Written) -> bool:
+    return any(one == other for one, other in zip(_hashes(path).pieces, written.pieces, strict=False))
+
+
+def _hashes(path: Path) -> Written:
+    with open_regular(path, follow_links=False) as file:
+        return hashes_of(file)
+
+
+def _foreign(path: Path) -> OutputPathError:
+    return OutputPathError(
+        f"{path} is not what was written there, and nothing in it shows that it ever was: move it away, and the same "
+        "command computes it anew; nothing was changed"
+    )

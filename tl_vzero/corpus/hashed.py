@@ -1,16 +1,18 @@
 """Files that are hashed while they are written, and files of which only what was hashed is read.
 
-A file is hashed block by block before it is read. Every block is compared again when it is read, so that no byte is
+An input is hashed block by block before it is read. Every block is compared again when it is read, so that no byte is
 used that is not what was hashed, whatever happens to the file meanwhile.
 """
 
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from tl_vzero.corpus.schemas import Written
 from tl_vzero.errors import FileFormatError
 from tl_vzero.files import open_regular
 
@@ -24,6 +26,12 @@ FIRST_PIECE, PIECES_END = 64, 2**20
 class InputChanged(FileFormatError):
     """A file is no longer what it was when it was hashed."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} changed while it was read: expected a file that nobody writes to; restore it, or start anew on "
+            "what it is now with another folder"
+        )
+
 
 class Pieces:
     """SHA-256 of bytes that come in parts: of all of them, and of each piece."""
@@ -34,38 +42,36 @@ class Pieces:
         self._end = FIRST_PIECE
         self.n_bytes = 0
 
-    def update(self, view: memoryview) -> None:
+    def update(self, part: memoryview) -> None:
         """Hash the next part."""
-        self._whole.update(view)
-        rest = view
-        start = self.n_bytes
-        self.n_bytes += len(view)
-        while start < PIECES_END and len(rest):
-            part = rest[: self._end - start]
-            self._piece.update(part)
-            start, rest = start + len(part), rest[len(part) :]
+        self._whole.update(part)
+        start, self.n_bytes = self.n_bytes, self.n_bytes + len(part)
+        while start < PIECES_END and len(part):
+            piece = part[: self._end - start]
+            self._piece.update(piece)
+            start, part = start + len(piece), part[len(piece) :]
             if start == self._end:
                 self._ended.append(self._piece.hexdigest())
                 self._piece, self._end = hashlib.sha256(), 2 * self._end
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 of all bytes."""
-        return self._whole.hexdigest()
-
-    @property
-    def pieces(self) -> list[str]:
-        """SHA-256 of each piece, the last one perhaps cut short."""
-        cut_short = self.n_bytes < PIECES_END and self.n_bytes > (self._end // 2 if self._ended else 0)
-        return [*self._ended, self._piece.hexdigest()] if cut_short else list(self._ended)
+    def written(self) -> Written:
+        """Length and hashes, as a note has them; the last piece may be cut short."""
+        is_cut_short = min(self.n_bytes, PIECES_END) > (self._end // 2 if self._ended else 0)
+        last = [self._piece.hexdigest()] if is_cut_short else []
+        return Written(n_bytes=self.n_bytes, sha256=self._whole.hexdigest(), pieces=[*self._ended, *last])
 
 
-def pieces_of(file: BinaryIO) -> Pieces:
+def hashes_of(file: BinaryIO) -> Written:
     """The hashes of a file that is open at its beginning."""
     hashed = Pieces()
-    while part := file.read(BLOCK):
-        hashed.update(memoryview(part))
-    return hashed
+    for block in _blocks(file):
+        hashed.update(memoryview(block))
+    return hashed.written
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.read(BLOCK), b"")
 
 
 class HashedFile(io.RawIOBase):
@@ -73,33 +79,28 @@ class HashedFile(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.hashed = Pieces()
+        self._hashed = Pieces()
         self.discard = False
 
     def writable(self) -> bool:
-        """Always."""
         return True
 
     def write(self, content: object) -> int:
-        """Write and hash."""
         view = memoryview(content).cast("B")  # type: ignore[arg-type]
         if not self.discard:
             self._file.write(view)
-            self.hashed.update(view)
+            self._hashed.update(view)
         return len(view)
 
     def tell(self) -> int:
         """How much was written."""
-        return self.hashed.n_bytes
+        return self._hashed.n_bytes
 
-    def flush(self) -> None:
-        """Nothing: `sync` has it on the disk."""
-
-    def sync(self) -> Pieces:
+    def sync(self) -> Written:
         """Have all on the disk; its hashes."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self.hashed
+        return self._hashed.written
 
     def close(self) -> None:
         """Close the file; what a full disk did not take of a discarded one is no loss."""
@@ -119,41 +120,37 @@ class CheckedFile:
 
     def __init__(self, path: Path, *, follow_links: bool = True) -> None:
         self.path, self._follow_links = path, follow_links
-        whole = hashlib.sha256()
-        self._blocks: list[bytes] = []
+        self.blocks: list[bytes] = []  # the hash of each
         self.n_bytes, self.n_lines = 0, 0
-        last = b"\n"
+        whole, last = hashlib.sha256(), b"\n"
         with self._opened() as file:
-            self._state = _state(file)
-            while part := file.read(BLOCK):
-                whole.update(part)
-                self._blocks.append(hashlib.sha256(part).digest())
-                self.n_bytes += len(part)
-                self.n_lines += part.count(b"\n")
-                last = part[-1:]
+            self._state = _state(os.fstat(file.fileno()))
+            for block in _blocks(file):
+                whole.update(block)
+                self.blocks.append(hashlib.sha256(block).digest())
+                self.n_bytes += len(block)
+                self.n_lines += block.count(b"\n")
+                last = block[-1:]
         self.n_lines += last != b"\n"
         self.sha256 = whole.hexdigest()
 
     def open(self) -> BinaryIO:
-        """Open it for reading; reading raises FileFormatError where it is no longer what was hashed."""
+        """Open it for reading; reading raises InputChanged where it is no longer what was hashed."""
         try:
-            opened = self._opened()
+            return io.BufferedReader(_CheckedReader(self, self._opened()), BLOCK)
         except (OSError, FileFormatError) as error:
-            raise changed(self.path) from error
-        return io.BufferedReader(_CheckedReader(self, opened, self._blocks), BLOCK)
+            raise InputChanged(self.path) from error
 
     def check(self) -> None:
-        """Raise FileFormatError where the file is no longer what was hashed, by its time and size, then its content."""
-        try:
-            with self._opened() as file:
-                state = _state(file)
-                same = state == self._state or (
-                    os.fstat(file.fileno()).st_size == self.n_bytes and pieces_of(file).sha256 == self.sha256
-                )
-        except (OSError, FileFormatError) as error:
-            raise changed(self.path) from error
-        if not same:
-            raise changed(self.path)
+        """Raise InputChanged where the file is no longer what was hashed, by its time and size, then its content."""
+        state = None
+        with suppress(OSError, FileFormatError), self._opened() as file:
+            stat = os.fstat(file.fileno())
+            has_same_size = stat.st_size == self.n_bytes
+            if _state(stat) == self._state or (has_same_size and hashes_of(file).sha256 == self.sha256):
+                state = _state(stat)
+        if state is None:
+            raise InputChanged(self.path)
         self._state = state
 
     def _opened(self) -> BinaryIO:
@@ -165,54 +162,45 @@ class _CheckedReader(io.RawIOBase):
 
     mode = "rb"  # with its name, what makes a reader a file
 
-    def __init__(self, of: CheckedFile, file: BinaryIO, blocks: Sequence[bytes]) -> None:
-        self.name = str(of.path)
-        self._of, self._file, self._blocks = of, file, blocks
+    def __init__(self, checked: CheckedFile, file: BinaryIO) -> None:
+        self.name = str(checked.path)
+        self._checked, self._file = checked, file
         self._position = 0
-        self._held: tuple[int, bytes] = (-1, b"")
+        self._block_index, self._block = -1, b""
 
     def readable(self) -> bool:
-        """Always."""
         return True
 
-    def seekable(self) -> bool:
-        """Always."""
-        return True
+    seekable = readable
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._of.n_bytes}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._checked.n_bytes}[whence]
         self._position = max(0, start + offset)
-        return self._position
-
-    def tell(self) -> int:
-        """The position."""
         return self._position
 
     def readinto(self, buffer: object) -> int:
         """The next bytes, of one block at most."""
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        number, start = divmod(self._position, BLOCK)
-        part = self._block(number)[start : start + len(view)]
+        index, start = divmod(self._position, BLOCK)
+        if index != self._block_index:
+            self._block_index, self._block = index, self._read(index)
+        part = self._block[start : start + len(view)]
         view[: len(part)] = part
         self._position += len(part)
         return len(part)
 
-    def _block(self, number: int) -> bytes:
-        if number != self._held[0]:
-            try:
-                self._file.seek(number * BLOCK)
-                content = self._file.read(BLOCK)
-            except OSError as error:
-                raise FileFormatError(f"{self._of.path} cannot be read: {error}") from error
-            is_one = number < len(self._blocks)
-            if bool(content) != is_one or (is_one and hashlib.sha256(content).digest() != self._blocks[number]):
-                raise changed(self._of.path)
-            self._held = number, content
-        return self._held[1]
+    def _read(self, index: int) -> bytes:
+        try:
+            self._file.seek(index * BLOCK)
+            block = self._file.read(BLOCK)
+        except OSError as error:
+            raise FileFormatError(f"{self._checked.path} cannot be read: {error}") from error
+        expected = self._checked.blocks[index : index + 1]  # none past the end
+        if ([hashlib.sha256(block).digest()] if block else []) != expected:
+            raise InputChanged(self._checked.path)
+        return block
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
         super().close()
 
@@ -226,47 +214,35 @@ class CheckedFolder:
         self.sha256, self.n_bytes = self._hashed()
 
     def check(self, *, contents: bool) -> None:
-        """Raise FileFormatError where a file is no longer what was hashed, by its time and size or by its contents.
+        """Raise InputChanged where a file is no longer what was hashed, by its time and size or by its contents.
 
         Contents are looked at where a time differs, and always with `contents`.
         """
-        try:
-            states = self._states_now()
-            same = (states == self._states and not contents) or self._hashed()[0] == self.sha256
-        except (OSError, FileFormatError) as error:
-            raise changed(self.folder) from error
-        if not same:
-            raise changed(self.folder)
+        states = None
+        with suppress(OSError, FileFormatError):
+            now = self._states_now()
+            if (now == self._states and not contents) or self._hashed()[0] == self.sha256:
+                states = now
+        if states is None:
+            raise InputChanged(self.folder)
         self._states = states
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
     def _states_now(self) -> list[tuple[Path, object]]:
-        return [(path, _state_of(path.stat())) for path in self._files()]
+        return [(path, _state(path.stat())) for path in self._files()]
 
     def _hashed(self) -> tuple[str, int]:
-        digest, total = hashlib.sha256(), 0
+        digest, n_bytes = hashlib.sha256(), 0
         for path in self._files():
             digest.update(os.fsencode(path.relative_to(self.folder).as_posix()) + b"\0")
             with open_regular(path) as file:
-                while part := file.read(BLOCK):
-                    digest.update(part)
-                    total += len(part)
-        return digest.hexdigest(), total
+                for block in _blocks(file):
+                    digest.update(block)
+                    n_bytes += len(block)
+        return digest.hexdigest(), n_bytes
 
 
-def changed(path: Path) -> InputChanged:
-    """The error for what is no longer what was hashed."""
-    return InputChanged(
-        f"{path} changed while it was read: expected a file that nobody writes to; restore it, or start anew on what "
-        "it is now with another folder"
-    )
-
-
-def _state(file: BinaryIO) -> object:
-    return _state_of(os.fstat(file.fileno()))
-
-
-def _state_of(stat: os.stat_result) -> object:
+def _state(stat: os.stat_result) -> object:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -1,4 +1,6 @@
-"""One run at a time in a folder: every process of a launch holds a lock file from before its first change to its end.
+"""The processes of a run: their locks, what they agree on and where they meet, and how each is getting on.
+
+One run at a time in a folder: every process of a launch holds a lock file from before its first change to its end.
 
 The operating system holds the lock and frees it when its process ends, however that ends and in whichever container it
 was. So no lock is ever stale, and none is judged by age or by the number of a process. Lock files are empty, and stay.
@@ -16,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -59,14 +61,11 @@ def take_lock(path: Path, undo: ExitStack) -> None:
         ) from error
 
 
-def check_free(paths: list[Path]) -> None:
-    """Raise InputError where a process holds one of these lock files."""
-    for path in paths:
-        with ExitStack() as at_once:
-            take_lock(path, at_once)
+def check_free(path: Path) -> None:
+    """Raise InputError where a process holds this lock file."""
+    with ExitStack() as at_once:
+        take_lock(path, at_once)
 
-
-# The processes of one launch (`torchrun`, `accelerate launch`): they agree before the work and meet after it.
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LONGEST_RUN = timedelta(days=60)  # how long a rank waits for the slowest one
@@ -74,7 +73,7 @@ LONGEST_RUN = timedelta(days=60)  # how long a rank waits for the slowest one
 
 @dataclass
 class Ranks:
-    """This process among those of its launch; alone, it is rank 0 of 1."""
+    """This process among those of its launch (`torchrun`, `accelerate launch`); alone, it is rank 0 of 1."""
 
     rank: int
     world: int
@@ -82,23 +81,22 @@ class Ranks:
     owns_group: bool = False
 
     def agree(self, settle: Callable[[], Any]) -> Any:
-        """What rank 0 settles, as plain JSON data, told to all; its error is raised by all."""
+        """What rank 0 settles, as plain JSON data, sent to all; its error is raised by all."""
         if self.world == 1:
             return settle()
-        told: dict[str, Any] = {}
+        message: dict[str, Any] = {}
         failed: BaseException | None = None
         if self.rank == 0:
             try:
-                told = {"settled": settle()}
+                message = {"settled": settle()}
             except BaseException as error:
-                failed, told = error, {"error": str(error) or type(error).__name__}
-        # Not broadcast_object_list: it pickles.
-        told = json.loads(self._broadcast(json.dumps(told).encode()))
+                failed, message = error, {"error": str(error) or type(error).__name__}
+        message = json.loads(self._broadcast(json.dumps(message).encode()))
         if failed is not None:
             raise failed
-        if "error" in told:
-            raise InputError(f"rank 0 refused: {told['error']}")
-        return told["settled"]
+        if "error" in message:
+            raise InputError(f"rank 0 refused: {message['error']}")
+        return message["settled"]
 
     def meet(self, work: Callable[[], object] = lambda: None) -> bool:
         """Do some work in every rank and wait until all have done it; False where one of them is gone.
@@ -110,22 +108,17 @@ class Ranks:
             work()
         except BaseException as error:
             failed = error
-        here = self._failures(failed is not None)
-        if failed is not None:
-            raise failed
-        if here:
-            raise TLVZeroError("another process of this launch ended with an error, which it tells: this one ends too")
-        return here is not None
-
-    def _failures(self, failed: bool) -> int | None:
-        """How many ranks failed; None where one of them is gone."""
-        count = torch.tensor([int(failed)])
+        failures, all_there = torch.tensor([int(failed is not None)]), True
         if self.world > 1:
             try:
-                dist.all_reduce(count, group=self.group)
+                dist.all_reduce(failures, group=self.group)
             except RuntimeError:
-                return None
-        return int(count.item())
+                all_there = False
+        if failed is not None:
+            raise failed
+        if all_there and failures.item():
+            raise TLVZeroError("another process of this launch ended with an error, which it tells: this one ends too")
+        return all_there
 
     def leave(self) -> None:
         """End the group that this run began."""
@@ -133,14 +126,14 @@ class Ranks:
             dist.destroy_process_group()
 
     def _broadcast(self, content: bytes) -> bytes:
-        """Bytes of rank 0, to all."""
+        """Bytes of rank 0, to all; not by broadcast_object_list, which pickles."""
         size = torch.tensor([len(content)])
         dist.broadcast(size, src=0, group=self.group)
-        held = torch.zeros(int(size.item()), dtype=torch.uint8)
+        received = torch.zeros(int(size.item()), dtype=torch.uint8)
         if self.rank == 0:
-            held.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        dist.broadcast(held, src=0, group=self.group)
-        return bytes(held.tolist())
+            received.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        dist.broadcast(received, src=0, group=self.group)
+        return bytes(received.tolist())
 
 
 def ranks_of_launch() -> Ranks:
@@ -166,28 +159,28 @@ def ranks_of_launch() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), owns_group=True)
 
 
-# How a run is getting on: a bar for people, JSON lines for machines.
-
-
+@dataclass(eq=False)
 class Progress:
-    """Rate, time left and memory of one process; `total` is about how many sentences it has to do."""
+    """How one process is getting on: a bar for people if `shown`, JSON lines for machines.
 
-    def __init__(self, total: int | None, *, rank: int, shown: bool, json_log: Path | None) -> None:
-        self._bar = tqdm(total=total, disable=not shown, desc="corpus", unit="sentence", file=sys.stderr)
-        self._total, self._rank, self._log = total, rank, json_log
-        self._begun = time.monotonic()
-        self.sentences = 0
-        self.failed = 0
+    `total` is about how many sentences it has to do.
+    """
+
+    total: int | None
+    rank: int
+    shown: bool
+    json_log: Path | None
+    sentences: int = 0
+    failed: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._bar = tqdm(total=self.total, disable=not self.shown, desc="corpus", unit="sentence", file=sys.stderr)
 
     @property
     def seconds(self) -> float:
         """Since the beginning."""
-        return time.monotonic() - self._begun
-
-    @property
-    def rate(self) -> float:
-        """Sentences a second, failed ones too."""
-        return (self.sentences + self.failed) / max(self.seconds, 1e-9)
+        return time.monotonic() - self.begun
 
     def part(self, sentences: int, failed: int) -> None:
         """So many more sentences are done."""
@@ -200,24 +193,23 @@ class Progress:
 
     def log(self, event: str, **about: Any) -> None:
         """Add a line to the JSON log: an event, and the state at that time."""
-        if self._log is None:
+        if self.json_log is None:
             return
-        left = None
-        if self._total is not None and self.sentences:
-            left = max(0, self._total - self.sentences - self.failed) / self.rate
+        done, seconds = self.sentences + self.failed, self.seconds
+        rate = done / max(seconds, 1e-9)
         line = {
             "event": event,
             "time": time.time(),
-            "rank": self._rank,
+            "rank": self.rank,
             "sentences": self.sentences,
             "failed": self.failed,
-            "seconds": self.seconds,
-            "rate": self.rate,
-            "left_seconds": left,
+            "seconds": seconds,
+            "rate": rate,
+            "left_seconds": max(0, self.total - done) / rate if self.total is not None and self.sentences else None,
             "memory_mb": memory_mb(),
             **about,
         }
-        append_line(self._log, json.dumps(line, ensure_ascii=False))
+        append_line(self.json_log, json.dumps(line, ensure_ascii=False))
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -225,7 +217,7 @@ class Progress:
 
 
 def memory_mb() -> float | None:
-    """What this process holds in memory now; None where it cannot be known."""
+    """What this process holds in memory now; None where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

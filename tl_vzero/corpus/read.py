@@ -1,36 +1,69 @@
-"""What a run did, and a finished or half-finished corpus to read from."""
+"""A finished or half-finished corpus to read from, a few rows at a time. Nothing is executed or unpickled.
+
+What is read is what was written: a shard is compared with the hash in its note before it is read, and block by block
+while it is read; and it must be the shard of that index of this very corpus, by what it says of itself.
+"""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from tl_vzero.corpus.folder import CorpusFolder, ShardFile, Stored, stored_numbers, stored_sentences
-from tl_vzero.corpus.manifest import identity_in, read_manifest
-from tl_vzero.corpus.schemas import About, corpus_hash
-from tl_vzero.errors import FileFormatError, InputError, foreign_errors_as, unknown_name
-from tl_vzero.files import folder_of
+from tl_vzero.choices import one_of
+from tl_vzero.corpus.folder import ANEW, CorpusFolder, identity_in, open_shard, read_manifest
+from tl_vzero.corpus.hashed import CheckedFile
+from tl_vzero.corpus.schemas import About, Done, corpus_hash
+from tl_vzero.errors import FileFormatError, InputError, foreign_errors_as
+from tl_vzero.files import folder_of, open_regular
 from tl_vzero.scores import Scores
 
+ROWS_PER_BATCH = 256
 
-@dataclass(frozen=True)
-class CorpusRun:
-    """What is in the folder after a run: `sentences` with scores, `failed` ones in the errors file.
 
-    `computed` is how many shards this process computed now. `notes` say what was found amiss of earlier runs.
-    `complete` is False where another process of the launch ended early: the same command again goes on.
-    """
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A sentence that a corpus holds: the shard and the row it is in, its ids and its target, where it has one."""
 
-    folder: Path
-    sentences: int
-    failed: int
-    shards: int
-    computed: int
-    seconds: float
-    complete: bool
-    notes: tuple[str, ...] = ()
+    shard: int
+    row: int
+    id: str
+    token_ids: tuple[int, ...]
+    target: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A shard on the disk, with its note; with `verify`, it is read only where it is what was written."""
+
+    path: Path
+    done: Done
+    verify: bool
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Any, About]]:
+        """The Parquet file and what it says of itself.
+
+        Raises FileFormatError where it cannot be read or, with `verify`, is another one than was written.
+        """
+        with open_shard(self.path, self._stream) as (file, about):
+            if self.verify and (corpus_hash(about.manifest), about.shard) != (self.done.corpus, self.done.shard):
+                raise FileFormatError(f"{self.path} is a shard of another corpus, or another shard: {ANEW}")
+            if self.verify and file.metadata.num_rows != self.done.rows:
+                raise FileFormatError(
+                    f"{self.path} holds {file.metadata.num_rows} sentences, and its note says {self.done.rows}: {ANEW}"
+                )
+            yield file, about
+
+    def _stream(self) -> BinaryIO:
+        if not self.verify:
+            return open_regular(self.path, follow_links=False)
+        checked = CheckedFile(self.path, follow_links=False)
+        if (checked.sha256, checked.n_bytes) != (self.done.scores.sha256, self.done.scores.n_bytes):
+            raise FileFormatError(f"{self.path} is not what was written, its hash differs: {ANEW}")
+        return checked.open()
 
 
 @dataclass(frozen=True)
@@ -47,12 +80,12 @@ class Corpus:
     @property
     def methods(self) -> tuple[str, ...]:
         """The names of its methods."""
-        return tuple(self.manifest["options"].get("methods", ()))
+        return tuple(self.manifest["options"]["methods"])
 
     @property
     def rows(self) -> str:
         """ "all", "target" or "summary"."""
-        return str(self.manifest["options"].get("rows"))
+        return str(self.manifest["options"]["rows"])
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -73,7 +106,11 @@ class Corpus:
         Raises FileFormatError for a shard that cannot be read, or is not what was written.
         """
         for shard in self._shards():
-            yield from stored_sentences(shard)
+            with shard.opened() as (file, _):
+                names = [name for name in ("id", "token_ids", "target") if name in file.schema_arrow.names]
+                rows = (row for batch in file.iter_batches(ROWS_PER_BATCH, columns=names) for row in batch.to_pylist())
+                for index, row in enumerate(rows):
+                    yield Stored(shard.done.shard, index, row["id"], tuple(row["token_ids"]), row.get("target"))
 
     def scores(self, method: str = "value_zeroing") -> Iterator[tuple[str, Scores]]:
         """The id and Scores of each sentence, in the input's order: `[layer, dest, src]`, read a few at a time.
@@ -83,69 +120,82 @@ class Corpus:
         """
         self._check_method(method)
         for shard in self._shards():
-            for _, name, found in self._of_shard(shard, [method]):
-                yield name, found[method]
+            for _, name, scores in self._rows_of(shard, [method]):
+                yield name, scores[method]
 
     def scores_of(self, stored: Iterable[Stored], methods: Sequence[str]) -> Iterator[tuple[Stored, dict[str, Scores]]]:
         """The Scores of some of its `sentences` by several methods, shard by shard; raises what `scores` raises."""
         for method in methods:
             self._check_method(method)
         by_shard: dict[int, dict[int, Stored]] = {}
-        for each in stored:
-            by_shard.setdefault(each.shard, {})[each.row] = each
+        for sentence in stored:
+            by_shard.setdefault(sentence.shard, {})[sentence.row] = sentence
         shards = {shard.done.shard: shard for shard in self._shards()}
-        for number, wanted in sorted(by_shard.items()):
-            for row, _, found in self._of_shard(shards[number], methods, wanted) if number in shards else ():
-                yield wanted.pop(row), found
+        for index, wanted in sorted(by_shard.items()):
+            for row, _, scores in self._rows_of(shards[index], methods, wanted) if index in shards else ():
+                yield wanted.pop(row), scores
             if wanted:
                 raise FileFormatError(
-                    f"{CorpusFolder(self.folder).shard(number)} has lost {len(wanted)} rows while it was read"
+                    f"{CorpusFolder(self.folder).path('shards', index)} has lost {len(wanted)} rows while it was read"
                 )
 
     def _check_method(self, method: str) -> None:
-        if method not in self.methods:
-            raise unknown_name("method", method, self.methods)
+        one_of("method", method, self.methods)
         if self.rows == "summary":
             raise InputError(f"{self.folder} holds summaries only: read its columns by pandas, or run with rows='all'")
 
     def _shards(self) -> list[ShardFile]:
         folder = CorpusFolder(self.folder)
         with foreign_errors_as(FileFormatError, f"{self.folder} cannot be read"):
-            done = folder.done(corpus_hash(identity_in(self.manifest)))
-        return [ShardFile(folder.shard(number), each, self.verify) for number, each in done.items()]
+            notes = folder.done(corpus_hash(identity_in(self.manifest)))
+        return [ShardFile(folder.path("shards", index), done, self.verify) for index, done in notes.items()]
 
-    def _of_shard(
+    def _rows_of(
         self, shard: ShardFile, methods: Sequence[str], among: Container[int] | None = None
     ) -> Iterator[tuple[int, str, dict[str, Scores]]]:
-        for row, labels, numbers, about in stored_numbers(shard, methods, among):
-            with foreign_errors_as(FileFormatError, f"{shard.path} holds no Scores in row {row}"):
-                found = {name: self._scores(labels, own, name, about) for name, own in numbers.items()}
-                name = labels["id"]
-            yield row, name, found
+        """Row, id and Scores by method of a shard's sentences, or of those rows `among` them."""
+        with shard.opened() as (file, about):
+            labels = [name for name in file.schema_arrow.names if name not in about.methods]
+            first = 0
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=[*labels, *methods]):
+                for index, row in enumerate(batch.select(labels).to_pylist()):
+                    if among is not None and first + index not in among:
+                        continue
+                    values = {name: _values(batch.column(name), index) for name in methods}
+                    with foreign_errors_as(FileFormatError, f"{shard.path} holds no Scores in row {first + index}"):
+                        scores = {name: self._scores(row, values[name], name, about) for name in methods}
+                        sentence_id = row["id"]
+                    yield first + index, sentence_id, scores
+                first += len(batch)
 
     def _scores(self, row: dict[str, Any], values: torch.Tensor, method: str, about: About) -> Scores:
         from_model = {**self.manifest["model"], "model": self.manifest.get("model_name")}
-        tokens, layers, own = tuple(row["tokens"]), self.layers, about.methods[method]
-        shaped = values.view(len(layers), -1, len(tokens))
+        tokens = tuple(row["tokens"])
+        shaped = values.view(len(self.layers), -1, len(tokens))
         # A method of the target has one row also where whole maps were asked for.
-        whole = shaped.shape[1] == len(tokens) and self.rows == "all"
-        positions = tuple(range(len(tokens))) if whole else (row["target"],)
+        is_whole = shaped.shape[1] == len(tokens) and self.rows == "all"
+        positions = tuple(range(len(tokens))) if is_whole else (row["target"],)
         return Scores(
             values=shaped,
             method=method,
-            layers=layers,
-            dest_tokens=tuple(tokens[i] for i in positions),
+            layers=self.layers,
+            dest_tokens=tuple(tokens[position] for position in positions),
             src_tokens=tokens,
             dest_positions=positions,
             src_positions=tuple(range(len(tokens))),
             n_layers=about.n_layers,
             n_positions=len(tokens),
             word_ids=None if row["word_ids"] is None else tuple(row["word_ids"]),
-            identity=own.identity,
-            stage=own.stage,
+            identity=about.methods[method].identity,
+            stage=about.methods[method].stage,
             metadata={**from_model, "versions": self.manifest["versions"], "special": row["special"]}
             | ({"token_types": row["token_types"]} if row.get("token_types") else {}),
         )
+
+
+def _values(column: Any, row: int) -> torch.Tensor:
+    """One row's list of numbers, in the precision of the file."""
+    return torch.tensor(column[row].values.to_numpy(zero_copy_only=False))
 
 
 def read_corpus(folder: str | Path, *, verify: bool = True) -> Corpus:

@@ -1,4 +1,4 @@
-"""What the files of a corpus may hold, with types and bounds: whatever else lies there is an error in words."""
+"""What the JSON files of a corpus may hold, with types and bounds: whatever else lies there is an error in words."""
 
 import hashlib
 import json
@@ -15,13 +15,12 @@ FORMAT = "tl_vzero.corpus"
 FORMAT_VERSION = "3"
 
 LARGEST_MANIFEST, LARGEST_NOTE = 2**20, 2**16  # bytes; both have a few thousand
-LONGEST_NUMBER = 19  # digits, those of 64 bits
+LONGEST_INTEGER = 19  # digits, those of 64 bits
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, lt=2**60)]
-LayerNumber = Annotated[int, Field(ge=0, lt=10_000)]
-ShardNumber = Annotated[int, Field(ge=0, lt=2**40)]
-Checked = TypeVar("Checked", bound=BaseModel)
+ShardIndex = Annotated[int, Field(ge=0, lt=2**40)]
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -57,7 +56,7 @@ class Identity(_Strict):
     version: Literal["3"]
     input: _Input
     model: dict[str, JsonValue]
-    layers: Annotated[list[LayerNumber], Field(min_length=1, max_length=10_000)]
+    layers: Annotated[list[Annotated[int, Field(ge=0, lt=10_000)]], Field(min_length=1, max_length=10_000)]
     options: _Options
     versions: dict[str, JsonValue]
 
@@ -79,7 +78,7 @@ class About(_Strict):
     """What a shard says of itself."""
 
     manifest: dict[str, JsonValue]
-    shard: ShardNumber
+    shard: ShardIndex
     methods: dict[str, _Method]
     n_layers: Annotated[int, Field(ge=1, lt=10_000)]
 
@@ -97,7 +96,7 @@ class Done(_Strict):
 
     format: Literal["tl_vzero.corpus.shard"]
     corpus: Hash
-    shard: ShardNumber
+    shard: ShardIndex
     rows: Size
     failed: Size
     scores: Written
@@ -112,31 +111,45 @@ class Failed(_Strict):
     reason: str
 
 
-def parsed(kind: type[Checked], content: bytes | str, what: object) -> tuple[Checked, dict[str, Any]]:
-    """JSON of a kind, checked, and as plain data; raises FileFormatError for anything else.
+def parsed(kind: type[Kind], content: bytes | str, what: object) -> Kind:
+    """JSON of a kind, checked; raises FileFormatError for anything else.
 
-    >>> parsed(Failed, '{"position": 3, "id": "3", "reason": "no text"}', "line 1")[0].position
+    >>> parsed(Failed, '{"position": 3, "id": "3", "reason": "no text"}', "line 1").position
     3
     >>> parsed(Failed, '{"position": -1, "id": "3", "reason": "no text"}', "line 1")
     Traceback (most recent call last):
     tl_vzero.errors.FileFormatError: line 1 cannot be read: position: Input should be greater than or equal to 0
     """
-    data = parsed_object(content, what)
+    return validated(kind, parsed_object(content, what), what)
+
+
+def validated(kind: type[Kind], plain: Mapping[str, Any], what: object) -> Kind:
+    """Plain data of a kind, checked; raises FileFormatError that says what is wrong first, without the data."""
     try:
-        return kind.model_validate(data), data
-    except (ValidationError, RecursionError) as error:
-        raise FileFormatError(f"{what} cannot be read: {_first(error)}") from error
+        return kind.model_validate(plain)
+    except RecursionError as error:
+        raise FileFormatError(f"{what} cannot be read: it is nested too deep") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300]
+        raise FileFormatError(f"{what} cannot be read: {fault}") from error
 
 
 def parsed_object(content: bytes | str, what: object) -> dict[str, Any]:
     """A JSON object; raises FileFormatError for anything else, however deep or long."""
     try:
-        data = json.loads(content, parse_int=_number)
+        plain = json.loads(content, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{what} cannot be read: it is no JSON ({type(error).__name__})") from error
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{what} cannot be read: it is {type(data).__name__}, expected an object")
-    return data
+    if not isinstance(plain, dict):
+        raise FileFormatError(f"{what} cannot be read: it is {type(plain).__name__}, expected an object")
+    return plain
+
+
+def _integer(digits: str) -> int:
+    if len(digits.removeprefix("-")) > LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def read_small(path: Path, limit: int) -> bytes:
@@ -154,17 +167,3 @@ def read_small(path: Path, limit: int) -> bytes:
 def corpus_hash(identity: Mapping[str, Any]) -> str:
     """The name of a corpus in its files: SHA-256 of what it is of."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _number(digits: str) -> int:
-    if len(digits.removeprefix("-")) > LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _first(error: ValidationError | RecursionError) -> str:
-    """What is wrong first, without what was given, which may be long."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
-    details = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(map(str, details['loc']))}: {details['msg']}"[:300]

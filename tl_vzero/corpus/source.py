@@ -1,190 +1,39 @@
-"""Opening an input: what it is, which column holds the sentence, and the hash that a resumed run checks."""
+"""The input of a corpus: opened with the hash that a resumed run checks, and read as records, in order.
 
+Text, JSON lines, CSV, Parquet and Hugging Face datasets. Whatever a record holds, the next one is read: one that
+cannot be used is refused, with the reason.
+"""
+
+import csv
 import hashlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
-from tl_vzero.corpus.columns import pyarrow
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import HfApi
+
+from tl_vzero.choices import one_of
 from tl_vzero.corpus.hashed import CheckedFile, CheckedFolder
-from tl_vzero.corpus.records import (
-    ID_NAME,
-    TEXT_NAMES,
-    CsvRows,
-    JsonLines,
-    Origin,
-    Record,
-    Refused,
-    Source,
-    TextLines,
-    checked,
-    column_of,
-    csv_header,
-    json_columns,
-    with_second,
-)
-from tl_vzero.errors import (
-    DependencyError,
-    FileFormatError,
-    InputError,
-    InputTypeError,
-    OfflineError,
-    foreign_errors_as,
-    unknown_name,
-)
-from tl_vzero.files import check_header, open_regular
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError, foreign_errors_as
+from tl_vzero.files import check_header, parse_row
 
-# Parquet files and Hugging Face datasets as sources, a batch of rows at a time.
+LONGEST_LINE = 2**20  # bytes
+LONGEST_ID = 1000  # characters
+LONGEST_TEXT = 2**20  # characters: far past any context, and no memory to speak of
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SAMPLED_LINES = 100  # for the name of the column with the text
 
-ROWS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class ParquetRows:
-    """A Parquet file, with the sentence in the column `origin.text_column`."""
-
-    file: CheckedFile
-    origin: Origin
-
-    def raws(self) -> Iterator[tuple[bytes | None, bytes | None, object]]:
-        """Text and second text, still as bytes, and id of every row. Raises FileFormatError where it is damaged."""
-        pa = pyarrow()
-        given_id, second = self.origin.id_column, self.origin.second_text_column
-        names = [name for name in (self.origin.text_column, second, given_id) if name is not None]
-        try:
-            with self.file.open() as stream, pa.parquet.ParquetFile(stream) as file:
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
-                    # As bytes, so that a text that is no UTF-8 is one refused record, not the end of the file.
-                    texts, seconds = (
-                        [None] * len(batch)
-                        if name is None
-                        else batch.column(name).cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
-                        for name in (self.origin.text_column, second)
-                    )
-                    ids = [None] * len(batch) if given_id is None else _plain(batch.column(given_id))
-                    yield from zip(texts, seconds, ids, strict=True)
-        except (pa.ArrowException, OSError) as error:
-            raise FileFormatError(
-                f"{self.file.path} cannot be read to its end ({error}): expected a Parquet file"
-            ) from error
-
-    def record(self, position: int, raw: tuple[bytes | None, bytes | None, object]) -> Record | Refused:
-        """The row's text or pair, and id."""
-        *texts, given_id = raw
-        text, second = (None if each is None else each.decode("utf-8", "surrogateescape") for each in texts)
-        found = checked(position, text, given_id)
-        return found if self.origin.second_text_column is None else with_second(found, second)
-
-    def check(self, *, contents: bool) -> None:
-        """Raise FileFormatError where the file changed; each byte was compared when it was read."""
-        self.file.check()
-
-
-def _plain(column: Any) -> list[object]:
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        pa = pyarrow()
-        return [each.decode("utf-8", "surrogateescape") for each in column.cast(pa.large_binary()).to_pylist()]
-
-
-def parquet_columns(checked_file: CheckedFile) -> tuple[list[str], list[str], int]:
-    """The columns with text, all columns, and the number of rows; raises FileFormatError for what is no Parquet."""
-    pa = pyarrow()
-    try:
-        with checked_file.open() as stream, pa.parquet.ParquetFile(stream) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise FileFormatError(f"{checked_file.path} cannot be read ({error}): expected a Parquet file") from error
-    return [field.name for field in schema if _is_text(pa, field.type)], list(schema.names), int(rows)
-
-
-def _is_text(pa: Any, kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-@dataclass(frozen=True)
-class DatasetRows:
-    """A dataset of the package `datasets`, with the sentence in the column `origin.text_column`."""
-
-    rows: Any
-    origin: Origin
-    folder: CheckedFolder | None = None
-
-    def raws(self) -> Iterator[Any]:
-        """Every row. Raises FileFormatError where they cannot be read to their end."""
-        with foreign_errors_as(FileFormatError, f"the dataset {self.origin.name!r} cannot be read to its end"):
-            try:
-                yield from self.rows
-            except Exception:
-                self.check(contents=True)  # that a file changed tells more
-                raise
-
-    def record(self, position: int, raw: Any) -> Record | Refused:
-        """The row's text and id."""
-        found = checked(position, raw.get(self.origin.text_column), raw.get(self.origin.id_column or ID_NAME))
-        second = self.origin.second_text_column
-        return found if second is None else with_second(found, raw.get(second))
-
-    def check(self, *, contents: bool) -> None:
-        """Raise FileFormatError where a file of the folder changed; what the hub has at a commit does not."""
-        if self.folder is not None:
-            self.folder.check(contents=contents)
-
-
-def open_dataset(name: str, *, config: str | None, split: str | None) -> tuple[Any, str]:
-    """One split of a dataset, from a folder or the hub, as a stream where it can be one, and what identifies it.
-
-    Raises DependencyError without the package, InputError where the split must be named, OfflineError or
-    FileFormatError where it cannot be had.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DependencyError("the package datasets is not installed: pip install 'tl-vzero[datasets]'") from error
-
-    folder = Path(name)
-    revision = _revision(name)
-    try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
-            loaded = datasets.load_from_disk(name)
-        else:
-            loaded = datasets.load_dataset(name, config, streaming=True, revision=revision)
-    except ConnectionError as error:
-        raise OfflineError(f"the dataset {name!r} cannot be fetched: {error}") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FileFormatError(f"the dataset {name!r} cannot be read: {error}") from error
-    identity = f"{name} {config} {revision}"
-    if not isinstance(loaded, dict):
-        return loaded, identity
-    if split is None and len(loaded) == 1:
-        split = next(iter(loaded))
-    if split not in loaded:
-        raise InputError(f"split is {split!r}: expected one of {', '.join(map(str, loaded))}, the splits of {name}")
-    return loaded[split], identity
-
-
-def _revision(name: str) -> str | None:
-    """The commit that a name of the hub stands for now; None for a folder."""
-    if Path(name).exists():
-        return None
-    from huggingface_hub import HfApi
-
-    try:
-        return HfApi().dataset_info(name).sha
-    except (OSError, ValueError) as error:
-        raise OfflineError(
-            f"the dataset {name!r} is no folder, and the hub cannot be asked for it ({error}): expected a folder or "
-            "a name on the hub"
-        ) from error
-
+# Columns that may hold the sentence, where none is named.
+TEXT_NAMES = ("text", "sentence")
+ID_NAME = "id"
 
 InputFormat = Literal["text", "jsonl", "csv", "parquet", "datasets"]
-FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
-
 SUFFIXES: dict[str, InputFormat] = {
     ".txt": "text",
     ".text": "text",
@@ -195,10 +44,347 @@ SUFFIXES: dict[str, InputFormat] = {
     ".parquet": "parquet",
 }
 OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+TEXT_TYPES = ("string", "large_string")
+ROWS_PER_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sentence or pair of the input. `position` counts the input's records from 0, also those that were refused.
+
+    `second` is the second text of a pair.
+    """
+
+    position: int
+    id: str
+    text: str
+    second: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that gives no scores, and why."""
+
+    position: int
+    id: str
+    reason: str
+
+
+def checked(position: int, record_id: object, *texts: object) -> Record | Refused:
+    """A record whose text, or two texts, can be tokenised and written, or why they cannot.
+
+    >>> checked(3, None, "the authors write.")
+    Record(position=3, id='3', text='the authors write.', second=None)
+    >>> checked(4, "b", "a" + chr(0)).reason
+    'the text holds a NUL character, first at 1'
+    >>> checked(5, "c", "the authors write.", None).reason
+    'of the second text: no text'
+    """
+    name, fault = _id(position, record_id)
+    for which, text in zip(("", "of the second text: "), texts, strict=False):
+        reason = _fault_of(text)
+        if fault is None and reason is not None:
+            fault = which + reason
+    return Refused(position, name, fault) if fault is not None else Record(position, name, *map(str, texts))
+
+
+def _id(position: int, record_id: object) -> tuple[str, str | None]:
+    """The id as text, the position where there is none, and what is wrong with it."""
+    if record_id is None or record_id == "":
+        return str(position), None
+    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
+        return str(position), f"the id is {type(record_id).__name__}: expected a text or an integer"
+    try:
+        name = str(record_id)
+        name.encode("utf-8")
+    except ValueError:  # surrogates, or an integer of thousands of digits
+        return str(position), "the id cannot be written in UTF-8"
+    if len(name) > LONGEST_ID:
+        return str(position), f"the id has {len(name)} characters: expected at most {LONGEST_ID}"
+    return name, None
+
+
+def _fault_of(text: object) -> str | None:
+    if text is None:
+        return "no text"
+    if not isinstance(text, str):
+        return f"the text is {type(text).__name__}: expected a string"
+    if not text.strip():
+        return "the text is empty"
+    if len(text) > LONGEST_TEXT:
+        return f"the text has {len(text)} characters: expected at most {LONGEST_TEXT}"
+    if "\0" in text:
+        return f"the text holds a NUL character, first at {text.index(chr(0))}"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])  # a byte that decoding kept, or half of a pair
+        what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half of a surrogate pair, U+{code:04X},"
+        return f"the text is no UTF-8: {what} at character {error.start}"
+    return None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an input is, wherever it lies. `records` is about how many it holds, where that is known beforehand."""
+
+    name: str
+    format: str
+    sha256: str
+    n_bytes: int
+    records: int | None
+    text_column: str | None = None
+    second_text_column: str | None = None
+    id_column: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """An input that is read as a stream, from its beginning, as often as one likes.
+
+    `raws` gives every record as it lies there, so that those of finished shards need not be understood again;
+    `record` understands one.
+    """
+
+    origin: Origin
+
+    @abstractmethod
+    def raws(self) -> Iterator[Any]:
+        """Every record, not yet understood; raises FileFormatError where the input is damaged or changed."""
+
+    @abstractmethod
+    def record(self, position: int, raw: Any) -> Record | Refused:
+        """One record, understood or refused."""
+
+    @abstractmethod
+    def check(self, *, contents: bool) -> None:
+        """Raise FileFormatError where the input changed since it was hashed; looks into files where `contents`."""
+
+    def record_of_row(self, position: int, row: Mapping[str, Any]) -> Record | Refused:
+        """The text or pair, and id, of a row with named columns."""
+        names = (self.origin.text_column, self.origin.second_text_column)
+        texts = [row.get(name) for name in names if name is not None]
+        return checked(position, row.get(self.origin.id_column or ID_NAME), *texts)
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """A file, of which each byte is compared with its hash when it is read."""
+
+    file: CheckedFile
+
+    def check(self, *, contents: bool) -> None:
+        self.file.check()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A line or row that cannot be read, and why."""
+
+    reason: str
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes | Unreadable]:
+    """The lines of a file that is open at its beginning, without their ends; a huge one is never held."""
+    is_first = True
+    while line := file.readline(LONGEST_LINE + 2):
+        if is_first:
+            line, is_first = line.removeprefix(BYTE_ORDER_MARK), False
+        content = line.removesuffix(b"\n").removesuffix(b"\r")
+        if len(content) <= LONGEST_LINE:
+            yield content
+            continue
+        n_bytes = len(content) if line.endswith(b"\n") else len(line)
+        while not line.endswith(b"\n") and (line := file.readline(LONGEST_LINE)):
+            n_bytes += len(line.removesuffix(b"\n"))
+        yield Unreadable(f"the line has {n_bytes} bytes: expected at most {LONGEST_LINE}")
+
+
+class TextLines(FileSource):
+    """A sentence on each line; its id is its position."""
+
+    def raws(self) -> Iterator[bytes | Unreadable]:
+        with self.file.open() as file:
+            yield from lines_of(file)
+
+    def record(self, position: int, raw: bytes | Unreadable) -> Record | Refused:
+        text = _decoded(raw)
+        return checked(position, None, text) if isinstance(text, str) else Refused(position, str(position), text.reason)
+
+
+class JsonLines(TextLines):
+    """A JSON object on each line, with the sentence in the column `origin.text_column`."""
+
+    def record(self, position: int, raw: bytes | Unreadable) -> Record | Refused:
+        row = _object(raw)
+        if isinstance(row, Unreadable):
+            return Refused(position, str(position), row.reason)
+        record = self.record_of_row(position, row)
+        if self.origin.text_column not in row:
+            return Refused(position, record.id, f"no column {self.origin.text_column!r}")
+        return record
+
+
+def json_columns(file: CheckedFile) -> list[str]:
+    """The columns of the first object of a file of JSON lines that hold text; none where no line is an object."""
+    with file.open() as opened:
+        for line in islice(lines_of(opened), SAMPLED_LINES):
+            row = _object(line)
+            if isinstance(row, dict) and row:
+                return [name for name, value in row.items() if isinstance(value, str)]
+    return []
+
+
+def _decoded(line: bytes | Unreadable) -> str | Unreadable:
+    if isinstance(line, Unreadable):
+        return line
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Unreadable(f"the line is no UTF-8: byte 0x{line[error.start]:02x} at {error.start}")
+
+
+def _object(line: bytes | Unreadable) -> dict[str, Any] | Unreadable:
+    """The JSON object on a line."""
+    text = _decoded(line)
+    if isinstance(text, Unreadable):
+        return text
+    if not text.strip():
+        return Unreadable("the line is empty")
+    try:
+        row = parse_row(text)
+    except ValueError as error:
+        return Unreadable(f"the line is no JSON: {error}")
+    if not isinstance(row, dict):
+        return Unreadable(f"the line is {type(row).__name__}: expected an object with columns")
+    return row
+
+
+@dataclass(frozen=True)
+class CsvRows(FileSource):
+    """A table with a header, with the sentence in the column `origin.text_column`."""
+
+    header: tuple[str, ...]
+
+    def raws(self) -> Iterator[list[str] | Unreadable]:
+        with self.file.open() as file:
+            yield from islice(_csv_rows(self.file.path, file), 1, None)
+
+    def record(self, position: int, raw: list[str] | Unreadable) -> Record | Refused:
+        if isinstance(raw, Unreadable):
+            return Refused(position, str(position), raw.reason)
+        if not raw:
+            return Refused(position, str(position), "the line is empty")
+        record = self.record_of_row(position, dict(zip(self.header, raw, strict=False)))
+        if len(raw) != len(self.header):
+            reason = f'{len(raw)} cells for {len(self.header)} columns: expected a sentence with commas in "quotes"'
+            return Refused(position, record.id, reason)
+        return record
+
+
+def csv_header(file: CheckedFile) -> tuple[str, ...]:
+    """The header of a table; raises FileFormatError where there is none."""
+    with file.open() as opened:
+        header = next(_csv_rows(file.path, opened), Unreadable("the file has no lines"))
+    if isinstance(header, Unreadable) or not header:
+        reason = header.reason if isinstance(header, Unreadable) else "the first line is empty"
+        raise FileFormatError(
+            f"{file.path} has no header that can be read ({reason}): expected the names of its columns"
+        )
+    check_header(file.path, header, _separator(file.path))
+    return tuple(header)
+
+
+class _LineTooLong(Exception):
+    """Ends a CSV row in which a line is too long."""
+
+
+def _csv_rows(path: Path, file: BinaryIO) -> Iterator[list[str] | Unreadable]:
+    reader = csv.reader(map(_csv_line, lines_of(file)), strict=True, delimiter=_separator(path))
+    n_too_long = 0  # lines that the reader does not count
+    while True:
+        first = reader.line_num + n_too_long + 1
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, _LineTooLong) as error:
+            n_too_long += isinstance(error, _LineTooLong)
+            last = reader.line_num + n_too_long
+            # A quote that is never closed takes many lines with it: all are named.
+            where = f"line {first}" if last <= first else f"lines {first} to {last}"
+            yield Unreadable(f"{where}: {error}")
+
+
+def _csv_line(line: bytes | Unreadable) -> str:
+    """A line as the csv module takes it. Bytes that are no UTF-8 stay, for the check of the cell they are in."""
+    if isinstance(line, Unreadable):
+        raise _LineTooLong(line.reason)
+    return line.decode("utf-8", "surrogateescape") + "\n"
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+class ParquetRows(FileSource):
+    """A Parquet file, with the sentence in the column `origin.text_column`."""
+
+    def raws(self) -> Iterator[tuple[object, ...]]:
+        # Of every row its id and its texts, these still as bytes.
+        id_column = self.origin.id_column
+        texts = [name for name in (self.origin.text_column, self.origin.second_text_column) if name is not None]
+        names = texts if id_column is None else [*texts, id_column]
+        try:
+            with self.file.open() as stream, pq.ParquetFile(stream) as file:
+                for batch in file.iter_batches(ROWS_PER_BATCH, columns=names):
+                    ids = [None] * len(batch) if id_column is None else _plain(batch.column(id_column))
+                    # As bytes, so that a text that is no UTF-8 is one refused record, not the end of the file.
+                    columns = [batch.column(name).cast(pa.large_string()).cast(pa.large_binary()) for name in texts]
+                    yield from zip(ids, *(column.to_pylist() for column in columns), strict=True)
+        except (pa.ArrowException, OSError) as error:
+            raise FileFormatError(
+                f"{self.file.path} cannot be read to its end ({error}): expected a Parquet file"
+            ) from error
+
+    def record(self, position: int, raw: tuple[Any, ...]) -> Record | Refused:
+        texts = (None if text is None else text.decode("utf-8", "surrogateescape") for text in raw[1:])
+        return checked(position, raw[0], *texts)
+
+
+def _plain(column: Any) -> list[object]:
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [value.decode("utf-8", "surrogateescape") for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+@dataclass(frozen=True)
+class DatasetRows(Source):
+    """A dataset of the package `datasets`, with the sentence in the column `origin.text_column`."""
+
+    rows: Any
+    folder: CheckedFolder | None = None
+
+    def raws(self) -> Iterator[Any]:
+        with foreign_errors_as(FileFormatError, f"the dataset {self.origin.name!r} cannot be read to its end"):
+            try:
+                yield from self.rows
+            except Exception:
+                self.check(contents=True)  # that a file changed tells more
+                raise
+
+    def record(self, position: int, raw: Any) -> Record | Refused:
+        return self.record_of_row(position, raw)
+
+    def check(self, *, contents: bool) -> None:
+        if self.folder is not None:  # what the hub has at a commit does not change
+            self.folder.check(contents=contents)
 
 
 def open_source(
-    given: str | Path,
+    source: str | Path,
     *,
     input_format: str | None = None,
     text_column: str | None = None,
@@ -209,64 +395,197 @@ def open_source(
 ) -> Source:
     """An input as a stream of records.
 
-    `given` is a file (.txt, .jsonl, .csv, .tsv, .parquet), a folder that the package `datasets` reads or, with
+    `source` is a file (.txt, .jsonl, .csv, .tsv, .parquet), a folder that the package `datasets` reads or, with
     `input_format="datasets"`, a name on the hub. The sentence is in `text_column` (default: `text`, `sentence`, or the
     only column of text), its id in `id_column` (default: `id`, else its position). With `second_text_column` each
     record is a pair, whose second text is there.
 
-    Raises FileFormatError for what cannot be read, InputError or InputTypeError for bad arguments, DependencyError
-    where a package is missing.
+    Raises FileFormatError for what cannot be read, InputError or InputTypeError for bad arguments.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "two.txt"
     ...     _ = path.write_text("the authors write.\\nthe author writes.\\n")
     ...     source = open_source(path)
-    ...     [source.record(number, raw).text for number, raw in enumerate(source.raws())]
+    ...     [source.record(position, raw).text for position, raw in enumerate(source.raws())]
     ['the authors write.', 'the author writes.']
     """
-    kind = _format_of(given, input_format)
+    kind = _format_of(source, input_format)
     if second_text_column is not None and second_text_column == text_column:
         raise InputError(f"text_column and second_text_column are both {text_column!r}: expected two columns")
-    columns = _Columns(text_column, second_text_column, id_column)
+    columns = {"text_column": text_column, "second_text_column": second_text_column, "id_column": id_column}
     if kind == "datasets":
-        return _dataset(str(given), columns, config, split)
+        return _dataset(str(source), columns, config, split)
     for name, option in (("config", config), ("split", split)):
         if option is not None:
             raise InputError(f"{name}={option!r} given for a file of {kind}: expected it with a dataset only")
-    path = Path(given).expanduser()
-    _check_file(path, kind)
-    if kind == "text" and columns != _Columns(None, None, None):
+    path = Path(source).expanduser()
+    if kind == "text" and any(name is not None for name in columns.values()):
         raise InputError(
             f"{path} is plain text and has no columns: leave text_column, second_text_column and id_column out"
         )
-    try:
+    with foreign_errors_as(FileFormatError, f"{path} cannot be read"):
         file = CheckedFile(path)
-    except OSError as error:
-        raise FileFormatError(f"{path} cannot be read: {error}") from error
-    if kind == "text":
-        return TextLines(file, _origin(file, kind))
-    return _table(file, kind, columns)
+        with file.open() as opened:
+            start = opened.read(2)
+    if not start:
+        raise FileFormatError(f"{path} is empty: expected sentences")
+    if kind != "parquet" and start in OTHER_ENCODINGS:
+        raise FileFormatError(f"{path} begins as {OTHER_ENCODINGS[start]} does: save it as UTF-8")
+    origin = Origin(path.name, kind, file.sha256, file.n_bytes, file.n_lines - (kind == "csv"), **columns)
+    return TextLines(origin, file) if kind == "text" else _table(origin, file)
 
 
-def check_apart(given: str | Path, folder: Path, log: Path | None) -> None:
-    """Raise InputError where an input lies in the folder to be written, is that folder, holds it, or is the log."""
-    if not isinstance(given, str | Path):
-        return  # opening it says so
-    with foreign_errors_as(FileFormatError, f"{given} cannot be read"):
-        _check_apart(Path(given).expanduser(), folder, log)
-
-
-def _check_apart(path: Path, folder: Path, log: Path | None) -> None:
+def _format_of(source: object, name: str | None) -> InputFormat:
+    if not isinstance(source, str | Path):
+        raise InputTypeError(f"the input is {type(source).__name__}: expected a path, or the name of a dataset")
+    formats: tuple[InputFormat, ...] = get_args(InputFormat)
+    if name is not None:
+        return one_of("input format", name, formats)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return "datasets"
     if not path.exists():
-        return
-    if log is not None and log.exists() and log.samefile(path):
-        raise InputError(f"the JSON log {log} is the input: expected a file of its own")
-    # By the files themselves, so that a link, `..`, another spelling or another mount is no way around.
-    if _lies_in(path, folder):
-        raise InputError(f"the input {path} lies in the output folder {folder}: expected an output folder of its own")
-    if path.is_dir() and _lies_in(folder, path):
-        raise InputError(f"the output folder {folder} lies in the input {path}: expected one outside of it")
+        raise FileFormatError(
+            f"no file {source}: expected a file or a folder; for a dataset of the hub, give input_format='datasets' "
+            "(--format datasets)"
+        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise FileFormatError(
+            f"{path} ends with {path.suffix or 'no suffix'}: expected one of {', '.join(SUFFIXES)}, or input_format "
+            f"(--format), one of {', '.join(formats)}"
+        )
+    return SUFFIXES[path.suffix.lower()]
+
+
+def _table(origin: Origin, file: CheckedFile) -> Source:
+    path = file.path
+    if origin.format == "jsonl":
+        names = [name for name in json_columns(file) if name != origin.second_text_column]
+        # Where no line is readable, each is refused with its own reason.
+        text = origin.text_column or (column_of(path, None, names) if names else TEXT_NAMES[0])
+        return JsonLines(replace(origin, text_column=text), file)
+    if origin.format == "csv":
+        header = csv_header(file)
+        return CsvRows(_with_columns(origin, path, header, header), file, header)
+    try:
+        with file.open() as stream, pq.ParquetFile(stream) as opened:
+            schema, n_rows = opened.schema_arrow, opened.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(f"{path} cannot be read ({error}): expected a Parquet file") from error
+    check_header(path, schema.names)
+    origin = _with_columns(origin, path, schema.names, [field.name for field in schema if _is_text(field.type)])
+    id_column = origin.id_column or (ID_NAME if ID_NAME in schema.names else None)
+    return ParquetRows(replace(origin, records=n_rows, id_column=id_column), file)
+
+
+def _with_columns(origin: Origin, path: object, names: Collection[str], with_text: Sequence[str]) -> Origin:
+    """The origin with the column of the sentence; raises FileFormatError for a column that is not there."""
+    if origin.id_column is not None and origin.id_column not in names:
+        raise FileFormatError(f"{path} has no column {origin.id_column!r} with ids: expected one of {', '.join(names)}")
+    second = origin.second_text_column
+    if second is not None:
+        column_of(path, second, with_text)
+    text = column_of(path, origin.text_column, [name for name in with_text if name != second])
+    return replace(origin, text_column=text)
+
+
+def column_of(path: object, name: str | None, columns: Sequence[str]) -> str:
+    """The column with the sentence: the one named, `text` or `sentence`, or the only one that may be.
+
+    Raises FileFormatError where it is not there or there are several.
+    """
+    if name is not None:
+        if name not in columns:
+            raise FileFormatError(
+                f"{path} has no column {name!r} with text: expected one of {', '.join(columns) or 'none found'}"
+            )
+        return name
+    usual = [usual for usual in TEXT_NAMES if usual in columns]
+    if usual or len(columns) == 1:
+        return (usual or columns)[0]
+    raise FileFormatError(
+        f"{path} has the columns {', '.join(columns) or 'none'}: which holds the sentence? Expected its name as "
+        "text_column (--text-column)"
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    return str(kind.value_type if pa.types.is_dictionary(kind) else kind) in TEXT_TYPES
+
+
+def _dataset(name: str, columns: dict[str, str | None], config: str | None, split: str | None) -> DatasetRows:
+    with foreign_errors_as(FileFormatError, f"the dataset {name!r} cannot be read"):
+        folder = CheckedFolder(Path(name)) if Path(name).is_dir() else None
+    rows, identity = _open_dataset(name, config, split)
+    origin = Origin(
+        name=name,
+        format="datasets",
+        sha256=hashlib.sha256(identity.encode()).hexdigest() if folder is None else folder.sha256,
+        n_bytes=0 if folder is None else folder.n_bytes,
+        records=len(rows) if hasattr(rows, "__len__") else None,
+        split=str(rows.split) if rows.split is not None else split,
+        **columns,
+    )
+    if rows.features:
+        with_text = [name for name, feature in rows.features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
+        return DatasetRows(_with_columns(origin, name, rows.features, with_text), rows, folder)
+    return DatasetRows(replace(origin, text_column=origin.text_column or TEXT_NAMES[0]), rows, folder)
+
+
+def _open_dataset(name: str, config: str | None, split: str | None) -> tuple[Any, str]:
+    """One split of a dataset, from a folder or the hub, as a stream where it can be one, and what identifies it.
+
+    Raises InputError where the split must be named, OfflineError or FileFormatError where it cannot be had.
+    """
+    folder = Path(name)
+    revision = None if folder.exists() else _revision(name)
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+            loaded = datasets.load_from_disk(name)
+        else:
+            loaded = datasets.load_dataset(name, config, streaming=True, revision=revision)
+    except ConnectionError as error:
+        raise OfflineError(f"the dataset {name!r} cannot be fetched: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FileFormatError(f"the dataset {name!r} cannot be read: {error}") from error
+    if isinstance(loaded, dict):
+        if split is None and len(loaded) == 1:
+            split = next(iter(loaded))
+        if split not in loaded:
+            raise InputError(f"split is {split!r}: expected one of {', '.join(map(str, loaded))}, the splits of {name}")
+        loaded = loaded[split]
+    return loaded, f"{name} {config} {revision}"
+
+
+def _revision(name: str) -> str | None:
+    """The commit that a name of the hub stands for now."""
+    try:
+        return HfApi().dataset_info(name).sha
+    except (OSError, ValueError) as error:
+        raise OfflineError(
+            f"the dataset {name!r} is no folder, and the hub cannot be asked for it ({error}): expected a folder or "
+            "a name on the hub"
+        ) from error
+
+
+def check_apart(source: str | Path, folder: Path, log: Path | None) -> None:
+    """Raise InputError where an input lies in the folder to be written, is that folder, holds it, or is the log."""
+    if not isinstance(source, str | Path):
+        return  # opening it says so
+    with foreign_errors_as(FileFormatError, f"{source} cannot be read"):
+        path = Path(source).expanduser()
+        if not path.exists():
+            return
+        if log is not None and log.exists() and log.samefile(path):
+            raise InputError(f"the JSON log {log} is the input: expected a file of its own")
+        # By the files themselves, so that a link, `..`, another spelling or another mount is no way around.
+        if _lies_in(path, folder):
+            raise InputError(
+                f"the input {path} lies in the output folder {folder}: expected an output folder of its own"
+            )
+        if path.is_dir() and _lies_in(folder, path):
+            raise InputError(f"the output folder {folder} lies in the input {path}: expected one outside of it")
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
@@ -276,121 +595,3 @@ def _lies_in(path: Path, folder: Path) -> bool:
     spelt = path.absolute()
     above = {spelt, *spelt.parents, path.resolve(), *path.resolve().parents}
     return any(parent.exists() and parent.samefile(folder) for parent in above)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The names of columns that were asked for."""
-
-    text: str | None
-    second_text: str | None
-    id: str | None
-
-    def of_texts(self, path: object, names: list[str]) -> dict[str, str | None]:
-        """The columns with the text and the second one, among those that hold text, as an Origin has them."""
-        second = None if self.second_text is None else column_of(path, self.second_text, names)
-        first = column_of(path, self.text, [name for name in names if name != second])
-        return {"text_column": first, "second_text_column": second}
-
-
-def _table(file: CheckedFile, kind: InputFormat, columns: _Columns) -> Source:
-    path = file.path
-    if kind == "jsonl":
-        names = [name for name in json_columns(file) if name != columns.second_text]
-        # Where no line is readable, each is refused with its own reason.
-        named = columns.text or (column_of(path, None, names) if names else TEXT_NAMES[0])
-        texts = {"text_column": named, "second_text_column": columns.second_text}
-        return JsonLines(file, _origin(file, kind, **texts, id_column=columns.id))
-    if kind == "csv":
-        header = csv_header(file)
-        origin = _origin(file, kind, **columns.of_texts(path, [*header]), id_column=columns.id)
-        _check_id_column(path, columns.id, header)
-        return CsvRows(file, origin, header)
-    with_text, names, rows = parquet_columns(file)
-    check_header(path, names)
-    _check_id_column(path, columns.id, names)
-    named_id = columns.id or (ID_NAME if ID_NAME in names else None)
-    origin = _origin(file, kind, **columns.of_texts(path, with_text), id_column=named_id)
-    return ParquetRows(file, replace(origin, records=rows))
-
-
-def _dataset(name: str, columns: _Columns, config: str | None, split: str | None) -> DatasetRows:
-    with foreign_errors_as(FileFormatError, f"the dataset {name!r} cannot be read"):
-        folder = CheckedFolder(Path(name)) if Path(name).is_dir() else None
-    rows, identity = open_dataset(name, config=config, split=split)
-    features = rows.features or {}
-    texts = [column for column, feature in features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
-    if features:
-        _check_id_column(name, columns.id, features)
-    named = {"text_column": columns.text or TEXT_NAMES[0], "second_text_column": columns.second_text}
-    if features:
-        named = columns.of_texts(name, texts)
-    sha256, n_bytes = hashlib.sha256(identity.encode()).hexdigest(), 0
-    if folder is not None:
-        sha256, n_bytes = folder.sha256, folder.n_bytes
-    return DatasetRows(
-        rows,
-        Origin(
-            name=name,
-            format="datasets",
-            sha256=sha256,
-            n_bytes=n_bytes,
-            records=len(rows) if hasattr(rows, "__len__") else None,
-            id_column=columns.id,
-            **named,
-            split=str(rows.split) if rows.split is not None else split,
-        ),
-        folder,
-    )
-
-
-TEXT_TYPES = ("string", "large_string")
-
-
-def _format_of(given: object, named: str | None) -> InputFormat:
-    if not isinstance(given, str | Path):
-        raise InputTypeError(f"the input is {type(given).__name__}: expected a path, or the name of a dataset")
-    if named is not None:
-        for known in FORMATS:
-            if named == known:
-                return known
-        raise unknown_name("input format", named, FORMATS)
-    path = Path(given).expanduser()
-    if path.is_dir():
-        return "datasets"
-    if not path.exists():
-        raise FileFormatError(
-            f"no file {given}: expected a file or a folder; for a dataset of the hub, give input_format='datasets' "
-            "(--format datasets)"
-        )
-    found = SUFFIXES.get(path.suffix.lower())
-    if found is None:
-        raise FileFormatError(
-            f"{path} ends with {path.suffix or 'no suffix'}: expected one of {', '.join(SUFFIXES)}, or input_format "
-            f"(--format), one of {', '.join(FORMATS)}"
-        )
-    return found
-
-
-def _check_file(path: Path, kind: str) -> None:
-    if not path.is_file():
-        raise FileFormatError(f"{path} is no file: expected one to read as {kind}")
-    try:
-        with open_regular(path) as file:
-            start = file.read(2)
-    except OSError as error:
-        raise FileFormatError(f"{path} cannot be read: {error}") from error
-    if not start:
-        raise FileFormatError(f"{path} is empty: expected sentences")
-    if kind != "parquet" and start in OTHER_ENCODINGS:
-        raise FileFormatError(f"{path} begins as {OTHER_ENCODINGS[start]} does: save it as UTF-8")
-
-
-def _check_id_column(name: object, id_column: str | None, columns: Any) -> None:
-    if id_column is not None and id_column not in columns:
-        raise FileFormatError(f"{name} has no column {id_column!r} with ids: expected one of {', '.join(columns)}")
-
-
-def _origin(file: CheckedFile, kind: str, **columns: str | None) -> Origin:
-    records = file.n_lines - (kind == "csv")
-    return Origin(file.path.name, kind, file.sha256, file.n_bytes, records, **columns)

@@ -1,5 +1,13 @@
-"""How large a corpus will be, from its first sentences."""
+"""Scores of a whole corpus, in a folder: streamed, resumable, by one process or many.
 
+1. At the door: options, input and model are checked; the input is hashed, its first sentence scored by every method.
+2. Rank 0 proves that the folder is this run's, locks it and lists its finished shards; every process holds a lock.
+3. Unfinished shards are dealt round-robin to the processes. While a part is scored, the next is read.
+4. A shard is written aside, synced and named; only then it counts. Where the input changed meanwhile, the shards of
+   this run count no more.
+"""
+
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,26 +19,15 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from tl_vzero.choices import callable_name, chosen, positive
-from tl_vzero.corpus.columns import SUMMARIES, Columns, Rows, pyarrow
-from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, ShardWriter, forget_shards, join_errors
+from tl_vzero.choices import callable_name, chosen, integer, one_of, positive
+from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, check_shards, join_errors, prove, repair
 from tl_vzero.corpus.hashed import InputChanged
-from tl_vzero.corpus.manifest import check_shards, prove, repair, tokenizer_hash
 from tl_vzero.corpus.processes import Progress, Ranks, check_free, ranks_of_launch, take_lock
-from tl_vzero.corpus.read import CorpusRun
-from tl_vzero.corpus.records import Refused, Source
 from tl_vzero.corpus.schemas import FORMAT, FORMAT_VERSION, corpus_hash
-from tl_vzero.corpus.scoring import Part, Parts, Ready, Scorer, Tokenising, one_ahead
-from tl_vzero.corpus.source import check_apart, open_source
-from tl_vzero.errors import (
-    InputError,
-    InputTypeError,
-    ModelError,
-    OutputPathError,
-    TLVZeroError,
-    foreign_errors_as,
-    unknown_name,
-)
+from tl_vzero.corpus.scoring import Part, Parts, Ready, Rows, Scorer, one_ahead
+from tl_vzero.corpus.shards import SUMMARIES, ShardWriter
+from tl_vzero.corpus.source import Source, check_apart, open_source
+from tl_vzero.errors import InputError, ModelError, OutputPathError, TLVZeroError, foreign_errors_as
 from tl_vzero.files import check_writable, folder_of, path_of
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
@@ -39,94 +36,31 @@ from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.zeroing.forms import forget_weight_cache
 
-LABEL_BYTES = 14  # of a token: its text, its id, its word and whether it is special, compressed
-UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """About how many bytes `sentences` take; None where their number is not known beforehand."""
-
-    sentences: int | None
-    bytes_a_sentence: float
-
-    @property
-    def n_bytes(self) -> float | None:
-        """Of all sentences together."""
-        return None if self.sentences is None else self.sentences * self.bytes_a_sentence
-
-    def in_words(self, folder: Path) -> str:
-        """What a user should know before the run."""
-        each = f"about {sized(self.bytes_a_sentence)} a sentence"
-        free = disk_usage(folder).free
-        if self.n_bytes is None:
-            return f"{each}, of sentences whose number is not known beforehand; {sized(free)} are free"
-        told = f"about {self.sentences} sentences, {each}, {sized(self.n_bytes)} in all; {sized(free)} are free"
-        if self.n_bytes > free:
-            told += ": too little. The run stops cleanly when the disk is full; rows 'target' or 'summary' need less"
-        return told
-
-
-def estimate_of(sample: Sequence[Ready], sentences: int | None, columns: Columns, n_layers: int) -> Estimate:
-    """What the sample's sentences need, on average."""
-    total = sum(_bytes_of(len(each.sentence), columns, n_layers) for each in sample)
-    return Estimate(sentences, total / max(1, len(sample)))
-
-
-def _bytes_of(length: int, columns: Columns, n_layers: int) -> int:
-    numbers = {"all": length**2, "target": length, "summary": len(SUMMARIES)}[columns.rows]
-    return n_layers * numbers * len(columns.methods) * columns.dtype.itemsize + length * LABEL_BYTES
-
-
-def sized(n_bytes: int | float) -> str:
-    """A number of bytes for people.
-
-    >>> sized(3_400_000)
-    '3.4 MB'
-    """
-    for unit in UNITS:
-        if n_bytes < 1000 or unit == UNITS[-1]:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    raise AssertionError("the last unit holds everything")
-
-
-# Keeping memory flat over many batches.
-
-FULL_PRECISION = (torch.float32, torch.float64)
-
-
-@contextmanager
-def no_kernels_kept(model: nn.Module) -> Iterator[None]:
-    """Within, torch makes no kernels of oneDNN, where they have elementwise functions to do at most.
-
-    oneDNN compiles GELU anew for each shape and keeps 1024 of these kernels. The batches of a corpus have ever other
-    shapes, and kernels kept between large blocks of memory hinder their use again: a process grew by a tenth that
-    way. Matrix products are oneDNN's in half precision and where torch has no MKL; there it stays.
-    """
-    onednn: Any = torch.backends.mkldnn
-    dispensable = torch.backends.mkl.is_available() and next(nn.Module.parameters(model)).dtype in FULL_PRECISION
-    before = onednn.enabled
-    onednn.enabled = before and not dispensable
-    try:
-        yield
-    finally:
-        onednn.enabled = before
-
-
-# Scores of a whole corpus, in a folder: streamed, resumable, by one process or many.
-#
-# 1. At the door: options, input and model are checked; the input is hashed, its first sentence scored by every method.
-# 2. Rank 0 proves that the folder is this run's, locks it, and finds what is finished; every process holds a lock.
-# 3. Of the shards that are not finished, every process takes each so-manyth. While a part is scored, the next is read.
-# 4. A shard is written aside, synced and named; only then it counts. Where the input changed meanwhile, the shards of
-#    this run count no more.
-
 SHARD_SIZE = 1000
-CELLS_A_PART = 2**24  # of maps, over layers and methods: 64 MB in float32
+CELLS_PER_PART = 2**24  # of maps, over layers and methods: 64 MB in float32
+LABEL_BYTES = 14  # of a token: its text, its id, its word and whether it is special, compressed
+FULL_PRECISION = (torch.float32, torch.float64)
 
 # Enough sentences to tell the size of all by.
 SAMPLE, SAMPLED_FROM = 64, 1000
+
+
+@dataclass(frozen=True)
+class CorpusRun:
+    """What is in the folder after a run: `sentences` with scores, `failed` ones in the errors file.
+
+    `computed` is how many shards this process computed now. `notes` say what was amiss of earlier runs.
+    `complete` is False where another process of the launch ended early: the same command again goes on.
+    """
+
+    folder: Path
+    sentences: int
+    failed: int
+    shards: int
+    computed: int
+    seconds: float
+    complete: bool
+    notes: tuple[str, ...] = ()
 
 
 def run_corpus(
@@ -149,7 +83,7 @@ def run_corpus(
     prepend_bos: bool = False,
     progress: bool = False,
     json_log: str | Path | None = None,
-    say: Callable[[str], object] = lambda told: None,
+    say: Callable[[str], object] = lambda message: None,
 ) -> CorpusRun:
     """Scores of every sentence of a corpus, as Parquet shards in a folder; a run that was interrupted goes on.
 
@@ -158,8 +92,8 @@ def run_corpus(
     name, as in `compare`. `rows` is what is kept of each raw map `[layer, dest, src]`: "all"; "target", the row of
     `target` (a position, negative: from the end; default: the only mask token); or "summary", of each layer the mean
     entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size` records of the
-    input. Sentences that cannot be scored go to an errors file with their id and a reason. `say` is told the size
-    before the work, and what was amiss; `json_log` is a file of JSON lines for machines.
+    input. Sentences that cannot be scored go to an errors file with their id and a reason. `say` gets messages: the
+    size before the work, and what was amiss; `json_log` is a file of JSON lines for machines.
 
     Run again on the same folder, it computes what is missing; the values are those of an uninterrupted run, exactly
     so on the same machine with as many threads. Started by `torchrun` or `accelerate launch`, each process takes its
@@ -168,10 +102,10 @@ def run_corpus(
     A folder is new, empty, or proven to be of this very run before anything in it is touched; files of others in it
     are never changed, and no link in it is followed.
 
-    Raises InputError, InputTypeError, ModelError, FileFormatError or DependencyError before any work; InputError for
-    a folder in use, that the input lies in, or of another input, model or options, with the difference;
-    OutputPathError for a folder of others, or when the disk is full, with what is finished kept; FileFormatError where
-    the input changes during the run, whose shards then do not count. The model is left as it was.
+    Raises InputError, InputTypeError, ModelError or FileFormatError before any work; InputError for a folder in use,
+    that the input lies in, or of another input, model or options, with the difference; OutputPathError for a folder of
+    others, or when the disk is full, with what is finished kept; FileFormatError where the input changes during the
+    run, whose shards then do not count. The model is left as it was.
 
     >>> import tempfile, tl_vzero
     >>> from tl_vzero.corpus import read_corpus
@@ -183,10 +117,29 @@ def run_corpus(
     ...     dict(read_corpus(run.folder).scores())["1"].values.shape
     torch.Size([4, 10, 10])
     """
-    pyarrow()
-    has_pairs = second_text_column is not None
-    job = _job(model, folder, methods, options, rows, layers, target, shard_size, prepend_bos, json_log, has_pairs)
-    check_apart(source, job.folder.root, job.json_log)
+    stored_rows: Rows = one_of("rows", rows, get_args(Rows))
+    plan = plan_of(list(methods) if isinstance(methods, tuple) else methods, options)
+    _check_reads_text(model)
+    n_layers = check_contracts(model).n_layers
+    needs_target = stored_rows == "target" or any("target" in planned.method.needs for planned in plan)
+    if target is not None:
+        if not needs_target:
+            raise InputError(f"target={target} given, and nothing asks for one: expected rows='target', or no target")
+        integer("target", target, "a position (int)")
+    scorer = Scorer(
+        model=model,
+        plan=plan,
+        layers=chosen("layers", layers, n_layers, "the model has") or tuple(range(n_layers)),
+        rows=stored_rows,
+        target=target,
+        needs_target=needs_target,
+        has_pairs=second_text_column is not None,
+        prepend_bos=prepend_bos,
+    )
+    where = CorpusFolder(_folder(folder))
+    log = None if json_log is None else _log(json_log, where)
+    job = Job(scorer, positive("shard_size", shard_size) or SHARD_SIZE, where, log)
+    check_apart(source, where.root, log)
     opened = open_source(
         source,
         input_format=input_format,
@@ -207,20 +160,16 @@ def run_corpus(
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is to be done with every sentence, checked."""
+    """What is to be done, checked."""
 
-    model: nn.Module
     scorer: Scorer
-    columns: Columns
-    tokenising: Tokenising
     shard_size: int
     folder: CorpusFolder
     json_log: Path | None
-    n_layers: int
 
     def identity(self, source: Source) -> dict[str, Any]:
         """What the corpus is of, as plain data: a run with any of it changed is another corpus."""
-        origin, about = source.origin, provenance(self.model)
+        origin, scorer, about = source.origin, self.scorer, provenance(self.scorer.model)
         versions = about.pop("versions")
         del about["model"]  # a model may have moved, and is the same
         identity = {
@@ -237,68 +186,46 @@ class Job:
             },
             "model": about
             | {
-                "tokenizer_sha256": tokenizer_hash(self.model),
-                "device": next(nn.Module.parameters(self.model)).device.type,
+                "tokenizer_sha256": tokenizer_hash(scorer.model),
+                "device": next(nn.Module.parameters(scorer.model)).device.type,
             },
-            "layers": list(self.scorer.layers),
+            "layers": list(scorer.layers),
             "options": {
-                "methods": {each.name: dict(each.options) for each in self.scorer.plan},
-                "rows": self.columns.rows,
-                "target": self.tokenising.target,
+                "methods": {planned.name: dict(planned.options) for planned in scorer.plan},
+                "rows": scorer.rows,
+                "target": scorer.target,
                 "shard_size": self.shard_size,
-                "prepend_bos": self.tokenising.prepend_bos,
+                "prepend_bos": scorer.prepend_bos,
             },
             "versions": versions,
         }
-        return dict(json.loads(json.dumps(identity, default=_named)))  # as the manifest gives it back
+        # As the manifest gives it back; a function by its name.
+        plain = json.dumps(identity, default=lambda value: callable_name(value) if callable(value) else repr(value))
+        return dict(json.loads(plain))
 
 
-def _job(
-    model: nn.Module,
-    folder: str | Path,
-    methods: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]] | None,
-    rows: str,
-    layers: Sequence[int] | int | None,
-    target: int | None,
-    shard_size: int,
-    prepend_bos: bool,
-    json_log: str | Path | None,
-    has_pairs: bool,
-) -> Job:
-    if rows not in get_args(Rows):
-        raise unknown_name("rows", rows, get_args(Rows))
-    plan = plan_of(list(methods) if isinstance(methods, tuple) else methods, options)
-    _check_reads_text(model)
-    sites = check_contracts(model)
-    numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    needs_target = rows == "target" or any("target" in each.method.needs for each in plan)
-    if target is not None and not needs_target:
-        raise InputError(f"target={target} given, and nothing asks for one: expected rows='target', or no target")
-    if target is not None and (isinstance(target, bool) or not isinstance(target, int)):
-        raise InputTypeError(f"target is {type(target).__name__}: expected a position (int)")
-    names = tuple(each.name for each in plan)
-    return Job(
-        model=model,
-        scorer=Scorer(model, plan, numbers, only_target=rows == "target"),
-        columns=Columns(names, rows, needs_target, has_pairs, result_dtype(model)),  # type: ignore[arg-type]
-        tokenising=Tokenising(model, needs_target, target, prepend_bos),
-        shard_size=positive("shard_size", shard_size) or SHARD_SIZE,
-        folder=CorpusFolder(_folder(folder)),
-        json_log=None if json_log is None else _log(json_log, CorpusFolder(_folder(folder))),
-        n_layers=sites.n_layers,
-    )
+def tokenizer_hash(model: nn.Module) -> str | None:
+    """SHA-256 of how a model's tokenizer cuts text; None where it has none."""
+    tokenizer = facts_of(model).tokenizer
+    if tokenizer is None:
+        return None
+    if getattr(tokenizer, "is_fast", False):
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Calls set these two as they need them.
+        described = {name: part for name, part in parts.items() if name not in ("truncation", "padding")}
+    else:
+        described = {"vocabulary": tokenizer.get_vocab(), "special": sorted(tokenizer.all_special_tokens)}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _check_reads_text(model: nn.Module) -> None:
     """Raise ModelError for a model that a line of text is no input of."""
-    stacks = stacks_of(model)
+    stacks, signal = stacks_of(model), signal_of(model)
     if stacks:
         raise ModelError(
             f"{facts_of(model).name} is an encoder-decoder, and a corpus has one map of one text: expected a model "
             f"with one stack; call value_zeroing with stack= ({', '.join(stacks)}) and lists of sentences instead"
         )
-    signal = signal_of(model)
     if signal is not None:
         raise ModelError(
             f"{facts_of(model).name} reads {signal.named}, and a corpus is text: expected a model that reads tokens; "
@@ -306,72 +233,91 @@ def _check_reads_text(model: nn.Module) -> None:
         )
 
 
-def _named(option: object) -> str:
-    """An option that is no plain data: a function by its name."""
-    return callable_name(option) if callable(option) else repr(option)
-
-
-def _folder(given: str | Path) -> Path:
+def _folder(path: str | Path) -> Path:
     """The folder, which is not made before it is proven to be new."""
-    folder = folder_of(given)
+    folder = folder_of(path)
     with foreign_errors_as(OutputPathError, f"cannot make the folder {folder}"):
         if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
             raise OutputPathError(f"cannot make the folder {folder}: it is a file; choose another one")
     return folder
 
 
-def _log(given: str | Path, folder: CorpusFolder) -> Path:
+def _log(log: str | Path, folder: CorpusFolder) -> Path:
     """The file of the JSON log, which may lie in a folder that is yet to be made, and is none of its own files."""
-    path = path_of(given)
+    path = path_of(log)
     with foreign_errors_as(OutputPathError, f"cannot write the log {path}"):  # links in a circle
-        where, named = path.resolve(), CorpusFolder(folder.root.resolve())
-    parts = {named.root / part for part in SUFFIXES} | {named.manifest, named.all_errors}
+        where, resolved = path.resolve(), CorpusFolder(folder.root.resolve())
+    parts = {resolved.root / part for part in SUFFIXES} | {resolved.manifest, resolved.all_errors}
     if parts & {where, *where.parents}:
         raise OutputPathError(
             f"cannot write the log {path}: it has the name of a file of the corpus; choose another one"
         )
-    return path if where.parent == named.root and not path.parent.exists() else check_writable(path)
+    return path if where.parent == resolved.root and not path.parent.exists() else check_writable(path)
+
+
+@contextmanager
+def no_kernels_kept(model: nn.Module) -> Iterator[None]:
+    """Within, torch makes no kernels of oneDNN, where they have elementwise functions to do at most.
+
+    oneDNN compiles GELU anew for each shape and keeps 1024 of these kernels. The batches of a corpus have ever other
+    shapes, and kernels kept between large blocks of memory hinder their use again: a process grew by a tenth that
+    way. Matrix products are oneDNN's in half precision and where torch has no MKL; there it stays.
+    """
+    onednn: Any = torch.backends.mkldnn
+    is_dispensable = torch.backends.mkl.is_available() and next(nn.Module.parameters(model)).dtype in FULL_PRECISION
+    before = onednn.enabled
+    onednn.enabled = before and not is_dispensable
+    try:
+        yield
+    finally:
+        onednn.enabled = before
 
 
 def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str], object]) -> CorpusRun:
     sample = _sample(job, source)
-    forget_weight_cache(job.model)
+    forget_weight_cache(job.scorer.model)
     # Also makes the engines' one comparison on a sentence that does not depend on where a run goes on.
-    tried = job.scorer.trial(sample[0]) if sample else {}
+    tried = job.scorer.together(sample[:1]) if sample else {}
     identity = job.identity(source)
     with ExitStack() as undo:
         settled = ranks.agree(lambda: _settle(job, identity, source, undo))
         if not ranks.meet(lambda: _join(job, identity, settled, ranks, undo)):
             raise TLVZeroError("another process of this launch ended before the work began: start it again")
-        done = set(settled["done"])
-        estimate = estimate_of(sample, source.origin.records, job.columns, len(job.scorer.layers))
+        done, notes, records = set(settled["done"]), settled["notes"], source.origin.records
+        bytes_per_sentence = _bytes_per_sentence(job.scorer, sample)
         if ranks.rank == 0:
-            for each in settled["notes"]:
-                say(f"note: {each}")
-            say(_told_before(job, estimate, done))
-        about = {"methods": {name: _stage(own) for name, own in tried.items()}, "n_layers": job.n_layers}
+            for note in notes:
+                say(f"note: {note}")
+            finished = f"; {len(done)} shards of {job.shard_size} are finished already" if done else ""
+            say(_size_in_words(job.folder.root, records, bytes_per_sentence) + finished)
+        left = None if records is None else max(0, records - len(done) * job.shard_size) // ranks.world
+        progress = Progress(left, ranks.rank, shown and not ranks.rank, job.json_log)
+        undo.callback(progress.close)
+        estimated_bytes = None if records is None else records * bytes_per_sentence
+        progress.log("begin", estimated_bytes=estimated_bytes, notes=notes, done=len(done))
+        stages = {name: {"stage": scores.stage, "identity": scores.identity} for name, (scores,) in tried.items()}
+        about = {"manifest": identity, "methods": stages, "n_layers": check_contracts(job.scorer.model).n_layers}
         parts = _parts(job, source, ranks, done)
-        bar = Progress(
-            _share(estimate, done, job, ranks), rank=ranks.rank, shown=shown and not ranks.rank, json_log=job.json_log
-        )
-        undo.callback(bar.close)
-        bar.log("begin", estimated_bytes=estimate.n_bytes, notes=settled["notes"], done=len(done))
         computed: list[int] = []
         try:
-            _write_shards(job, parts, {"manifest": identity, **about}, bar, computed)
-            noticed = _noticed(parts)
-            for note in noticed:
-                say(f"note: {note}")
-            everyone = ranks.meet(lambda: source.check(contents=True))
+            _write_shards(job, parts, about, progress, computed)
+            if parts.noticed:
+                first = parts.first_noticed
+                noticed = f"{parts.noticed} sentences were scored as given and may not be what was meant, first {first}"
+                say(f"note: {noticed}")
+                notes = [*notes, noticed]
+            are_all_there = ranks.meet(lambda: source.check(contents=True))
         except InputChanged:
-            forget_shards(job.folder, computed)
+            for shard in computed:  # counts as finished no more
+                job.folder.path("done", shard).unlink(missing_ok=True)
             raise
-        corpus, notes = corpus_hash(identity), (*settled["notes"], *noticed)
-        run = _summary(job, corpus, parts.records or 0, len(computed), bar.seconds, notes)
+        run = _summary(job, corpus_hash(identity), parts.records or 0, len(computed), progress.seconds, tuple(notes))
         if run.complete and ranks.rank == 0:
-            with _writing(job.folder):
-                join_errors(job.folder, corpus)
-        bar.log("end", complete=run.complete, all_ranks=everyone, total=run.sentences, total_failed=run.failed)
+            with _disk_errors_in_words(job.folder):
+                join_errors(job.folder, corpus_hash(identity))
+        progress.log(
+            "end", complete=run.complete, all_ranks=are_all_there, total=run.sentences, total_failed=run.failed
+        )
         return run
 
 
@@ -379,8 +325,7 @@ def _sample(job: Job, source: Source) -> list[Ready]:
     """The first sentences that can be read."""
     sample: list[Ready] = []
     for position, raw in enumerate(source.raws()):
-        record = source.record(position, raw)
-        ready = record if isinstance(record, Refused) else job.tokenising.ready(record)
+        ready = job.scorer.ready(source.record(position, raw))
         if isinstance(ready, Ready):
             sample.append(ready)
         if len(sample) == SAMPLE or (sample and position >= SAMPLED_FROM):
@@ -391,15 +336,17 @@ def _sample(job: Job, source: Source) -> list[Ready]:
 def _settle(job: Job, identity: dict[str, Any], source: Source, undo: ExitStack) -> dict[str, Any]:
     """Prove that the folder is this run's, lock it, and list its finished shards."""
     folder = job.folder
-    names = {"input_name": _text(source.origin.name), "model_name": facts_of(job.model).name}
-    with _writing(folder):
+    input_name = source.origin.name.encode("utf-8", "backslashreplace").decode()  # that of a file may be any bytes
+    names = {"input_name": input_name, "model_name": facts_of(job.scorer.model).name}
+    with _disk_errors_in_words(folder):
         prove(folder, identity, names)
         folder.make()
-        take_lock(folder.lock(0), undo)
-        check_free([folder.lock(rank) for rank in folder.numbers("locks") if rank])
+        take_lock(folder.path("locks", 0), undo)
+        for rank in folder.indices("locks"):
+            if rank:
+                check_free(folder.path("locks", rank))
         notes = repair(folder, identity, names) + check_shards(folder, identity)
-        done = folder.done(corpus_hash(identity))
-    return {"identity": identity, "notes": notes, "done": sorted(done)}
+        return {"identity": identity, "notes": notes, "done": sorted(folder.done(corpus_hash(identity)))}
 
 
 def _join(job: Job, identity: dict[str, Any], settled: dict[str, Any], ranks: Ranks, undo: ExitStack) -> None:
@@ -407,60 +354,88 @@ def _join(job: Job, identity: dict[str, Any], settled: dict[str, Any], ranks: Ra
     if settled["identity"] != identity:
         raise InputError("the processes of this launch have different models, inputs or options: expected one")
     if ranks.rank:
-        with _writing(job.folder):
-            take_lock(job.folder.lock(ranks.rank), undo)
+        with _disk_errors_in_words(job.folder):
+            take_lock(job.folder.path("locks", ranks.rank), undo)
 
 
-def _text(name: str) -> str:
-    """A name as text that can be written: that of a file may be any bytes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _bytes_per_sentence(scorer: Scorer, sample: Sequence[Ready]) -> float:
+    """About how many a sentence takes on the disk, from the first ones."""
+    bytes_per_value = len(scorer.layers) * len(scorer.plan) * result_dtype(scorer.model).itemsize
+    lengths = [len(ready.sentence) for ready in sample]
+    values = [{"all": length**2, "target": length, "summary": len(SUMMARIES)}[scorer.rows] for length in lengths]
+    return (sum(values) * bytes_per_value + sum(lengths) * LABEL_BYTES) / max(1, len(sample))
+
+
+def _size_in_words(folder: Path, sentences: int | None, bytes_per_sentence: float) -> str:
+    """What a user should know before the run."""
+    per_sentence = f"about {sized(bytes_per_sentence)} per sentence"
+    free = disk_usage(folder).free
+    if sentences is None:
+        return f"{per_sentence}, of sentences that cannot be counted beforehand; {sized(free)} are free"
+    n_bytes = sentences * bytes_per_sentence
+    words = f"about {sentences} sentences, {per_sentence}, {sized(n_bytes)} in all; {sized(free)} are free"
+    if n_bytes > free:
+        words += ": too little. The run stops cleanly when the disk is full; rows 'target' or 'summary' need less"
+    return words
+
+
+def sized(n_bytes: int | float) -> str:
+    """A length in bytes for people.
+
+    >>> sized(3_400_000)
+    '3.4 MB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"
 
 
 def _parts(job: Job, source: Source, ranks: Ranks, done: set[int]) -> Parts:
     def wanted(shard: int) -> bool:
-        # The so-manyth of those that are not finished, so that all processes have as many, whatever is left.
-        return shard not in done and (shard - sum(each < shard for each in done)) % ranks.world == ranks.rank
+        # Counted among the unfinished, so that all processes have as many, whatever is left.
+        return shard not in done and (shard - sum(finished < shard for finished in done)) % ranks.world == ranks.rank
 
-    cells = CELLS_A_PART // (len(job.scorer.layers) * len(job.scorer.plan))
-    return Parts(source, job.tokenising, job.shard_size, wanted, cells)
+    cells = CELLS_PER_PART // (len(job.scorer.layers) * len(job.scorer.plan))
+    return Parts(source, job.scorer, job.shard_size, wanted, cells)
 
 
-def _write_shards(job: Job, parts: Parts, about: dict[str, Any], bar: Progress, computed: list[int]) -> None:
-    """Score and write every part; the numbers of shards that were finished are added to those `computed`."""
+def _write_shards(job: Job, parts: Parts, about: dict[str, Any], progress: Progress, computed: list[int]) -> None:
+    """Score and write every part; the indices of shards that were finished are added to those `computed`."""
     writer: ShardWriter | None = None
     corpus = corpus_hash(about["manifest"])
     try:
         for part in one_ahead(iter(parts)):
             if writer is None:
                 # What is kept from one shard to the next would let the last digits depend on which came before.
-                forget_weight_cache(job.model)
-                with _writing(job.folder):
-                    schema = job.columns.schema({**about, "shard": part.shard})
-                    writer = ShardWriter(job.folder, corpus, part.shard, schema)
-            _write_part(job, part, writer, bar)
+                forget_weight_cache(job.scorer.model)
+                with _disk_errors_in_words(job.folder):
+                    writer = ShardWriter(job.folder, corpus, part.shard, job.scorer, about)
+            _write_part(job, part, writer, progress)
             if part.closes:
                 parts.source.check(contents=False)
-                with _writing(job.folder):
+                with _disk_errors_in_words(job.folder):
                     done = writer.finish()
                 writer = None
                 computed.append(done.shard)
-                bar.log("shard", shard=done.shard, rows=done.rows, errors=done.failed, bytes=done.scores.n_bytes)
+                progress.log("shard", shard=done.shard, rows=done.rows, errors=done.failed, bytes=done.scores.n_bytes)
     finally:
         if writer is not None:
             writer.abandon()
 
 
-def _write_part(job: Job, part: Part, writer: ShardWriter, bar: Progress) -> None:
+def _write_part(job: Job, part: Part, writer: ShardWriter, progress: Progress) -> None:
     scored = job.scorer.scored(part.ready)
     refused = [*part.refused, *scored.refused]
-    with _writing(job.folder):
-        writer.add(job.columns, scored, refused)
-    bar.part(len(scored.ready), len(refused))
+    with _disk_errors_in_words(job.folder):
+        writer.add(scored, refused)
+    progress.part(len(scored.ready), len(refused))
 
 
 @contextmanager
-def _writing(folder: CorpusFolder) -> Iterator[None]:
-    """Within, an error of the disk is told in words."""
+def _disk_errors_in_words(folder: CorpusFolder) -> Iterator[None]:
+    """Within, an error of the disk becomes an OutputPathError."""
     try:
         yield
     except OSError as error:
@@ -470,33 +445,10 @@ def _writing(folder: CorpusFolder) -> Iterator[None]:
             advice = "it was finished once: read it by read_corpus, or make the folder writable to have it checked"
         else:
             advice = "make room, and the same command goes on from there"
+        n_done = len(folder.indices("done"))
         raise OutputPathError(
-            f"cannot write in {folder.root}: {error}; {len(folder.numbers('done'))} finished shards are kept: {advice}"
+            f"cannot write in {folder.root}: {error}; {n_done} finished shards are kept: {advice}"
         ) from error
-
-
-def _noticed(parts: Parts) -> list[str]:
-    """What was noticed of sentences that were scored as given, in one line."""
-    if not parts.noticed:
-        return []
-    return [
-        f"{parts.noticed} sentences were scored as given and may not be what was meant, first {parts.first_noticed}"
-    ]
-
-
-def _share(estimate: Estimate, done: set[int], job: Job, ranks: Ranks) -> int | None:
-    if estimate.sentences is None:
-        return None
-    return max(0, estimate.sentences - len(done) * job.shard_size) // ranks.world
-
-
-def _told_before(job: Job, estimate: Estimate, done: set[int]) -> str:
-    told = estimate.in_words(job.folder.root)
-    return f"{told}; {len(done)} shards of {job.shard_size} are finished already" if done else told
-
-
-def _stage(scores: Any) -> dict[str, Any]:
-    return {"stage": scores.stage, "identity": scores.identity}
 
 
 def _summary(job: Job, corpus: str, records: int, computed: int, seconds: float, notes: tuple[str, ...]) -> CorpusRun:
@@ -504,8 +456,8 @@ def _summary(job: Job, corpus: str, records: int, computed: int, seconds: float,
     shards = -(-records // job.shard_size)
     return CorpusRun(
         folder=job.folder.root,
-        sentences=sum(each.rows for each in done.values()),
-        failed=sum(each.failed for each in done.values()),
+        sentences=sum(note.rows for note in done.values()),
+        failed=sum(note.failed for note in done.values()),
         shards=shards,
         computed=computed,
         seconds=seconds,

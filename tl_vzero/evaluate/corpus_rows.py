@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import chosen
 from tl_vzero.corpus import Corpus
-from tl_vzero.corpus.folder import Stored
-from tl_vzero.corpus.manifest import tokenizer_hash
+from tl_vzero.corpus.read import Stored
+from tl_vzero.corpus.write import tokenizer_hash
 from tl_vzero.errors import InputError, ModelError, unknown_name
 from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, row_of
 from tl_vzero.evaluate.tokenized import LaidOut, Layout

@@ -17,10 +17,11 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_vzero.choices import one_of
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import ALL, Example, Skipped
 from tl_vzero.data.tokens import WhichPieces
-from tl_vzero.errors import InputError, unknown_name
+from tl_vzero.errors import InputError
 from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.published import Published, Training, published_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
@@ -151,8 +152,7 @@ def alignment_of(
     seed: int = 0,
 ) -> CueAlignment:
     """Cue alignment of rows that are there already; the arguments are those of `cue_alignment`."""
-    if which not in get_args(WhichPieces):
-        raise unknown_name("choice of pieces", which, get_args(WhichPieces))
+    one_of("choice of pieces", which, get_args(WhichPieces))
     _check_left_out(without)
     interval = interval or Interval()
     questions = [_question(each, which, without, (seed, number)) for number, each in enumerate(rows.examples)]

@@ -21,9 +21,10 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
+from tl_vzero.choices import integer
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import ALL, Example, Skipped
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
+from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.blanking import (
     FRACTIONS,
     KINDS,
@@ -161,11 +162,10 @@ def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[st
 
 
 def _layer_number(layer: Any, n_layers: int) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, int):
-        raise InputTypeError(f"layer is {type(layer).__name__}: expected a number from 0 to {n_layers - 1}, or -1")
-    if not -n_layers <= layer < n_layers:
+    index = integer("layer", layer, f"a number from 0 to {n_layers - 1}, or -1")
+    if not -n_layers <= index < n_layers:
         raise InputError(f"layer is {layer}: expected 0 to {n_layers - 1}, or -{n_layers} to -1 from the end")
-    return layer % n_layers
+    return index % n_layers
 
 
 FEWEST_TOKENS = 3  # two points always lie on a line

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_vzero.choices import one_of
 from tl_vzero.data.examples import Example, Skipped
 from tl_vzero.data.tokens import WhichPieces
-from tl_vzero.errors import InputError, unknown_name
+from tl_vzero.errors import InputError
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out, paradigms_of
 from tl_vzero.statistics import Estimate, Interval, columns_of, estimates
@@ -112,8 +113,7 @@ def mass(
 
 def mass_of(rows: TargetRows, *, which: WhichPieces = "all", interval: Interval | None = None) -> Mass:
     """The mass of rows that are there already; raises InputError for rows that are not normalised."""
-    if which not in get_args(WhichPieces):
-        raise unknown_name("choice of pieces", which, get_args(WhichPieces))
+    one_of("choice of pieces", which, get_args(WhichPieces))
     if not (rows.settings["normalized"] or rows.settings["rolled_out"]):
         raise InputError("these rows are not normalised, so they have no shares: expected normalized=True")
     interval = interval or Interval()

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from torch import nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import positive
+from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import Example, ExampleSet, split_in_halves
 from tl_vzero.data.parsed_cues import check_cues
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
+from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
 from tl_vzero.evaluate.faithfulness import faithfulness
@@ -96,8 +96,7 @@ def reproduce(
     >>> found.missing["probing"][:37]
     'given 2 examples: expected at least 1'
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
+    integer("seed", seed)
     positive("limit", limit)
     sentences = sentences_for(model, blimp=blimp)
     split = sentences.examples if _has_halves(sentences.examples) else split_in_halves(sentences.examples, seed=seed)

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
-from tl_vzero.errors import unknown_name
+from tl_vzero.choices import one_of
 
 Training = Literal["pretrained", "finetuned"]
 
@@ -36,8 +36,7 @@ def published(training: Training) -> Published:
     >>> published("pretrained").dot["value_zeroing"][:4]
     (0.1, 0.14, 0.19, 0.21)
     """
-    if training not in get_args(Training):
-        raise unknown_name("training", training, get_args(Training))
+    one_of("training", training, get_args(Training))
     whole = _file()
     own = whole[training]
     return Published(

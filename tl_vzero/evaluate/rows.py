@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import callable_name, chosen
+from tl_vzero.choices import callable_name, chosen, integer, one_of
 from tl_vzero.data.examples import Skipped
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, unknown_name
+from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.tokenized import LaidOut, Layout
 from tl_vzero.inputs.text import encode
 from tl_vzero.methods.apply import scores_on_one_run
@@ -123,8 +123,7 @@ def _plan(layout: Layout, methods: Any, options: Any) -> tuple[list[Planned], di
 
 
 def _check_logit(layout: Layout, plan: Sequence[Planned], logit: Any) -> None:
-    if logit not in get_args(Logit):
-        raise unknown_name("logit", logit, get_args(Logit))
+    one_of("logit", logit, get_args(Logit))
     if logit == "difference" and any("target" in each.method.needs for each in plan):
         check_wrong_forms(layout.examples, 'logit="difference"')
 
@@ -278,8 +277,7 @@ def random_rows(
     examples: Sequence[LaidOut], layers: Sequence[int], *, rolled_out: bool, normalized: bool, seed: int = 0
 ) -> tuple[Tensor, ...]:
     """Each example's row of random maps, drawn for it alone; raises InputTypeError for a seed that is no integer."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
+    integer("seed", seed)
     n_layers = max(layers) + 1
     return tuple(
         random_row(

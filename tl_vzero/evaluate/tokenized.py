@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from tl_vzero.choices import one_of
 from tl_vzero.clean import CleanBlock, device_of, visit_clean_blocks
 from tl_vzero.data.examples import ALL, Example, Skipped, write_words
 from tl_vzero.data.tokens import Pieces, WhichPieces, pieces_of
-from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError
 from tl_vzero.inputs.text import encode, warned_before
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import facts_of
@@ -150,8 +151,7 @@ def lay_out(model: nn.Module, examples: Sequence[Example], *, protocol: Protocol
     >>> layout.examples[0].pieces.tokens[layout.examples[0].dest]
     '[MASK]'
     """
-    if protocol not in PROTOCOLS:
-        raise unknown_name("protocol", protocol, PROTOCOLS)
+    one_of("protocol", protocol, PROTOCOLS)
     check_contracts(model)
     tokenizer = _tokenizer_of(model)
     _check_examples(examples)

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, ids_of, token_types_of
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, unknown_name
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
@@ -264,8 +264,7 @@ class _Call(NamedTuple):
 def _target_rows(method: str, call: _Call, attribute: Attribute, **options: Any) -> Scores | list[Scores]:
     model, inputs, target, target_ids, aggregate, mask, token_types, layers, prepend_bos = call
     sites = check_contracts(model)
-    if aggregate not in AGGREGATES:
-        raise unknown_name("aggregate", aggregate, AGGREGATES)
+    one_of("aggregate", aggregate, AGGREGATES)
     check_trained_head(model)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
@@ -304,10 +303,8 @@ def _captum() -> ModuleType:
 
 
 def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise InputTypeError(f"steps is {type(steps).__name__}: expected an integer of at least 1, such as {STEPS}")
-    if steps < 1:
-        raise InputError(f"steps is {steps}: expected at least 1; {STEPS} are the default")
+    expected = f"an integer of at least 1, such as {STEPS}"
+    at_least_one("steps", steps, expected, otherwise=f"; {STEPS} are the default")
 
 
 def _check_baseline(model: nn.Module, baseline: Baseline) -> None:

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import chosen, one_of
 from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
-from tl_vzero.errors import unknown_name
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled, rows_by_sentence
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
@@ -43,8 +42,7 @@ def hta(
     `times_input` weighs each input feature by its value. Costs a backward pass for each feature of each destination.
     Source: Brunner et al. 2020, "On Identifiability in Transformers", section 5.
     """
-    if to not in TO:
-        raise unknown_name("to", to, TO)
+    one_of("to", to, TO)
     sites = check_contracts(model)
     picked = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(

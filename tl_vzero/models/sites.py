@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
+from tl_vzero.choices import one_of
+from tl_vzero.errors import InputError, InputTypeError, ModelError
 
 # Which blocks of an encoder-decoder, and which values: "cross" is the decoder's blocks reading encoder positions.
 Stack = Literal["encoder", "decoder", "cross"]
@@ -157,8 +158,7 @@ def _checked_stack(model: nn.Module, stack: str | None) -> Stack | None:
                 "that read the clean run take; everything else is for models with one stack of blocks"
             )
         return None
-    if stack not in STACKS:
-        raise unknown_name("stack", stack, STACKS)
+    one_of("stack", stack, STACKS)
     if not present:
         raise InputError(
             f"stack={stack!r} given, and this {kind_of(model)} has one stack of blocks: leave stack out; only "

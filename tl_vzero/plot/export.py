@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
+from tl_vzero.choices import integer
 from tl_vzero.errors import DependencyError, InputError, InputTypeError
 from tl_vzero.files import check_writable, write_atomically, write_text
 from tl_vzero.plot.maps import heatmap
@@ -82,9 +83,7 @@ def share_plotly(folder: Path) -> None:
 
 
 def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> None:
-    if isinstance(scale, bool) or not isinstance(scale, int):
-        raise InputTypeError(f"scale is {type(scale).__name__}: expected a whole number")
-    if not 1 <= scale <= 10:
+    if not 1 <= integer("scale", scale, "a whole number") <= 10:
         raise InputError(f"scale is {scale}: expected 1 to 10")
     draw = _kaleido()
     plain = _without_controls(figure)

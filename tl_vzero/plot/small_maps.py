@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor, stack
 
+from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.plot.maps import VALUE_NAMES, method_name, rounded, sentence, top
 from tl_vzero.plot.parts import (
@@ -225,11 +226,7 @@ def _panels(
 def _across(columns: int | None, panels: int) -> int:
     if columns is None:
         return min(panels, PANELS_ACROSS)
-    if isinstance(columns, bool) or not isinstance(columns, int):
-        raise InputTypeError(f"columns is {type(columns).__name__}: expected a whole number of maps in a row")
-    if columns < 1:
-        raise InputError(f"columns is {columns}: expected at least 1")
-    return min(columns, panels)
+    return min(at_least_one("columns", columns, "a whole number of maps in a row"), panels)
 
 
 def _layout(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 import tl_vzero
 from tl_vzero.cli import app
 from tl_vzero.corpus import read_corpus, run_corpus
-from tl_vzero.corpus.folder import CorpusFolder, partial_path
-from tl_vzero.corpus.manifest import prove, repair
+from tl_vzero.corpus.folder import CorpusFolder, partial_path, prove, repair
 from tl_vzero.corpus.processes import take_lock
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OutputPathError, TLVZeroError
 
@@ -376,8 +375,11 @@ def make(path: Path, kind: str, outside: Path) -> None:
 
 
 @needs_links
-def test_whatever_lies_in_a_folder_of_others_is_left_as_it_is(model: Any, source: Path, tmp_path: Path) -> None:
-    for seed in range(25):
+@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 80), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_whatever_lies_in_a_folder_of_others_is_left_as_it_is(
+    model: Any, source: Path, tmp_path: Path, seeds: range
+) -> None:
+    for seed in seeds:
         at = tmp_path / str(seed)
         put(at, "outside/thesis.tex")
         (at / "out").mkdir()
@@ -429,7 +431,7 @@ def test_of_runs_that_begin_in_one_new_folder_one_goes_on(tmp_path: Path) -> Non
             try:
                 prove(folder, IDENTITY, names)
                 folder.make()
-                take_lock(folder.lock(0), undo)
+                take_lock(folder.path("locks", 0), undo)
                 repair(folder, IDENTITY, names)
             except InputError as error:
                 return str(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tl_vzero.corpus.hashed import PIECES_END, Pieces, pieces_of
+from tl_vzero.corpus.hashed import PIECES_END, Pieces, hashes_of
 
 
 def sha256(content: bytes) -> str:
@@ -34,6 +34,6 @@ def test_pieces_do_not_depend_on_how_the_bytes_come(tmp_path: Path, size: int) -
         rest = rest[part:]
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file:
-        read = pieces_of(file)
-    for found in (hashed, read):
-        assert (found.sha256, found.n_bytes, found.pieces) == (sha256(content), size, sliced(content))
+        read = hashes_of(file)
+    for written in (hashed.written, read):
+        assert (written.sha256, written.n_bytes, written.pieces) == (sha256(content), size, sliced(content))

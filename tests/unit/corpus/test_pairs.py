@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +17,7 @@ from support.pairs import ids_and_types, tokenizer
 
 import tl_vzero
 from tl_vzero.corpus import read_corpus, run_corpus
-from tl_vzero.corpus.records import Record, Refused
-from tl_vzero.corpus.source import open_source
+from tl_vzero.corpus.source import Record, Refused, open_source
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.evaluate.corpus_rows import corpus_rows
@@ -57,7 +57,6 @@ def parquet(folder: Path) -> Path:
 
 
 def dataset(folder: Path) -> Path:
-    datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_list(ROWS).save_to_disk(folder / "pairs")
     return folder / "pairs"
 

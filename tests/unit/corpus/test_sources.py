@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tl_vzero.corpus import records as lines_module
-from tl_vzero.corpus.records import Record, Refused
-from tl_vzero.corpus.source import open_source
+from tl_vzero.corpus import source as source_module
+from tl_vzero.corpus.source import Record, Refused, open_source
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError
 
 
@@ -47,7 +47,7 @@ def test_text_has_a_sentence_on_each_line(tmp_path: Path) -> None:
 
 
 def test_a_huge_line_is_refused_and_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines_module, "LONGEST_LINE", 10)
+    monkeypatch.setattr(source_module, "LONGEST_LINE", 10)
     content = b"a" * 10 + b"\n" + b"b" * 11 + b"\r\n" + b"c" * 57 + b"\nshort\n" + b"d" * 23
     path = written(tmp_path, "a.txt", content)
     assert told(read(path)) == [
@@ -108,7 +108,7 @@ def test_csv_rows_have_cells_in_quotes(tmp_path: Path) -> None:
 
 
 def test_a_long_line_of_csv_is_one_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines_module, "LONGEST_LINE", 20)
+    monkeypatch.setattr(source_module, "LONGEST_LINE", 20)
     path = written(tmp_path, "a.csv", b"text\none\n" + b"x" * 500 + b"\ntwo\n")
     found = told(read(path))
     assert [name for name, _ in found] == ["0", "1", "2"]
@@ -144,7 +144,6 @@ def test_parquet_whose_bytes_are_no_utf8(tmp_path: Path) -> None:
 
 
 def test_a_dataset_in_a_folder(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"id": ["a", "b"], "text": ["one", None]})
     rows.save_to_disk(str(tmp_path / "saved"))
     assert told(read(tmp_path / "saved")) == [("a", "one"), ("b", "refused: no text")]

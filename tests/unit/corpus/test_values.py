@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,7 +71,6 @@ def test_pandas_reads_the_folder_as_it_is(model: Any, corpus: Path) -> None:
 
 
 def test_datasets_reads_the_shards_as_they_are(corpus: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     files = [str(path) for path in shards_of(corpus)]
     loaded_rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
     assert loaded_rows["id"] == [str(number) for number in range(17)]
@@ -168,14 +168,14 @@ def test_a_sentence_that_makes_a_method_fail_takes_no_other_with_it(
     from tl_vzero.corpus import scoring
     from tl_vzero.errors import InputError
 
-    real = scoring.Scorer._together
+    real = scoring.Scorer.together
 
     def fragile(self: Any, ready: list[Any]) -> Any:
         if any(each.record.position == 3 for each in ready):
             raise InputError("this one cannot be scored")
         return real(self, ready)
 
-    monkeypatch.setattr(scoring.Scorer, "_together", fragile)
+    monkeypatch.setattr(scoring.Scorer, "together", fragile)
     run = run_corpus(model, text_file(tmp_path, 6), tmp_path / "out", shard_size=3)
     assert (run.sentences, run.failed) == (5, 1)
     assert errors_of(tmp_path / "out") == [{"position": 3, "id": "3", "reason": "this one cannot be scored"}]
@@ -184,7 +184,7 @@ def test_a_sentence_that_makes_a_method_fail_takes_no_other_with_it(
 def test_parts_of_a_shard_are_one_shard(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tl_vzero.corpus import write as run_module
 
-    monkeypatch.setattr(run_module, "CELLS_A_PART", 4 * 300)
+    monkeypatch.setattr(run_module, "CELLS_PER_PART", 4 * 300)
     source = text_file(tmp_path, 17)
     run = run_corpus(model, source, tmp_path / "out", shard_size=10)
     assert (run.sentences, run.shards) == (17, 2)

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import httpx
 import pytest
 
@@ -128,7 +129,6 @@ def test_arguments_are_checked_first(arguments: dict, error: type[Exception], me
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The hub's client and cache replaced: `rows` is what it would give, `asked` what it was asked for."""
-    datasets = pytest.importorskip("datasets")
     state = SimpleNamespace(rows=[], asked=[], cache=tmp_path)
 
     def load_dataset(name: str, configuration: str, *, split: str) -> list[dict[str, object]]:
