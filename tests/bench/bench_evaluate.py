@@ -27,18 +27,18 @@ from tl_vzero.data.agreement_mini import agreement_examples  # noqa: E402
 from tl_vzero.data.tokens import keep_one_piece_targets  # noqa: E402
 from tl_vzero.evaluate.cue_alignment import alignment_of  # noqa: E402
 from tl_vzero.evaluate.rows import padded, target_rows  # noqa: E402
-from tl_vzero.evaluate.tokenized import Layout, lay_out  # noqa: E402
+from tl_vzero.evaluate.tokenized import TokenizedSet, tokenize_examples  # noqa: E402
 from tl_vzero.models.contracts import check_contracts  # noqa: E402
 from tl_vzero.models.facts import facts_of  # noqa: E402
 from tl_vzero.models.run import quiet  # noqa: E402
 
 
-def loop_rows(hf_model: Any, layout: Layout) -> list[Tensor]:
+def loop_rows(hf_model: Any, layout: TokenizedSet) -> list[Tensor]:
     """The target's rows by the authors' loop."""
-    return [row_normalized(authors_loop(hf_model, each.pieces.ids))[:, each.dest] for each in layout.examples]
+    return [row_normalized(authors_loop(hf_model, each.encoding.ids))[:, each.dest] for each in layout.examples]
 
 
-def clean_runs(model: Any, layout: Layout) -> None:
+def clean_runs(model: Any, layout: TokenizedSet) -> None:
     """The clean runs alone, sentences of one length together, to the last block's output."""
     sites = check_contracts(model)
 
@@ -63,9 +63,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     subject = minilm()
     examples = keep_one_piece_targets(agreement_examples(), facts_of(subject.model).tokenizer)[: options.sentences]
-    layout = lay_out(subject.model, examples)
+    layout = tokenize_examples(subject.model, examples)
     # Every so many, so that the loop's part has the lengths of all.
-    part = Layout(layout.examples[:: max(1, len(layout.examples) // options.looped)], "masked")
+    part = TokenizedSet(layout.examples[:: max(1, len(layout.examples) // options.looped)], "masked")
 
     rows = target_rows(subject.model, part, ["value_zeroing"]).rows["value_zeroing"]
     by_loop = loop_rows(subject.hf_model, part)

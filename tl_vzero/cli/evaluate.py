@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tl_vzero.corpus import Corpus
     from tl_vzero.evaluate.sentences import Sentences
-    from tl_vzero.evaluate.tokenized import Layout
+    from tl_vzero.evaluate.tokenized import TokenizedSet
 
 
 class ProtocolName(StrEnum):
@@ -348,10 +348,10 @@ def _opened(folder: Path | None, verify: bool) -> "Corpus | None":
     return None if folder is None else read_corpus(folder, verify=verify)
 
 
-def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "Layout":
-    from tl_vzero.evaluate.tokenized import lay_out
+def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "TokenizedSet":
+    from tl_vzero.evaluate.tokenized import tokenize_examples
 
-    return lay_out(model, sentences.examples, protocol=protocol.value)
+    return tokenize_examples(model, sentences.examples, protocol=protocol.value)
 
 
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:

@@ -19,7 +19,7 @@ from tl_vzero.clean import device_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
 from tl_vzero.evaluate.statistics import Array, Estimate, Interval, columns_of, estimates, paradigms_of
-from tl_vzero.evaluate.tokenized import LaidOut
+from tl_vzero.evaluate.tokenized import TokenizedExample
 from tl_vzero.models.facts import facts_of, vocabulary_size
 from tl_vzero.models.run import LOGITS_A_BATCH, TargetLogits, quiet
 
@@ -27,7 +27,7 @@ Replacement = Literal["mask", "unk", "pad", "removed"]
 Change = Literal["signed", "absolute"]
 Over = Literal["vocabulary", "forms"]
 
-TOKENS_A_BATCH = 4096
+TOKENS_PER_BATCH = 4096
 
 Blank = frozenset[int]
 
@@ -58,10 +58,12 @@ class Conventions:
         """The choices as plain JSON types."""
         return asdict(self)
 
-    def positions(self, each: LaidOut) -> tuple[int, ...]:
+    def positions(self, each: TokenizedExample) -> tuple[int, ...]:
         """The positions of an example that are blanked."""
-        special = each.pieces.special
-        return tuple(i for i in range(len(each)) if i != each.own and (self.special_tokens or not special[i]))
+        special = each.encoding.special
+        return tuple(
+            i for i in range(len(each)) if i != each.target_position and (self.special_tokens or not special[i])
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class _Copy:
 
 def probabilities(
     model: nn.Module,
-    blanked: Sequence[tuple[LaidOut, Sequence[Blank]]],
+    blanked: Sequence[tuple[TokenizedExample, Sequence[Blank]]],
     conventions: Conventions,
     advance: Any = lambda copies: None,
 ) -> list[Float[Tensor, "_"]]:
@@ -113,18 +115,18 @@ def replacing_token(model: nn.Module, replacement: Replacement) -> int | None:
     return int(number)
 
 
-def _copy(each: LaidOut, blank: Blank, token: int | None, conventions: Conventions) -> _Copy:
-    ids, read = each.pieces.ids.tolist(), each.dest
-    bad = each.pieces.bad_id if conventions.over == "forms" else None
+def _copy(each: TokenizedExample, blank: Blank, token: int | None, conventions: Conventions) -> _Copy:
+    ids, read = each.encoding.ids.tolist(), each.dest
+    bad = each.encoding.bad_id if conventions.over == "forms" else None
     if token is not None:
         kept = [token if position in blank else number for position, number in enumerate(ids)]
-        return _Copy(tuple(kept), read, each.pieces.good_id, bad)
+        return _Copy(tuple(kept), read, each.encoding.good_id, bad)
     left = [position for position in range(len(ids)) if position not in blank]
     # Of a causal input the target is the next token: what is read is the last position that is left.
     return _Copy(
         tuple(ids[position] for position in left),
         left.index(read) if read in left else len(left) - 1,
-        each.pieces.good_id,
+        each.encoding.good_id,
         bad,
     )
 
@@ -137,7 +139,7 @@ def _batches(copies: Mapping[_Copy, None], model: nn.Module, logits: TargetLogit
     for length, alike in sorted(by_length.items()):
         sample = torch.tensor([alike[0].ids], device=device_of(model))
         unembedded = logits.positions_unembedded(sample) * vocabulary_size(model)
-        size = max(1, min(TOKENS_A_BATCH // length, LOGITS_A_BATCH // unembedded))
+        size = max(1, min(TOKENS_PER_BATCH // length, LOGITS_A_BATCH // unembedded))
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
@@ -207,7 +209,7 @@ def blanks_of(row: Array, positions: Sequence[int], fractions: Sequence[float]) 
 
 
 def curves_of(
-    examples: Sequence[LaidOut],
+    examples: Sequence[TokenizedExample],
     clean: Array,
     erased: Mapping[str, Sequence[Array]],
     ranked: Mapping[str, Sequence[bool]],

@@ -20,7 +20,7 @@ from tl_vzero.corpus.folder import Stored
 from tl_vzero.corpus.manifest import tokenizer_hash
 from tl_vzero.errors import InputError, ModelError, unknown_name
 from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, row_of
-from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.evaluate.tokenized import TokenizedExample, TokenizedSet
 from tl_vzero.models.contracts import check_contracts, provenance
 from tl_vzero.models.facts import facts_of
 
@@ -34,7 +34,7 @@ Key = tuple[tuple[int, ...], int | None]
 def corpus_rows(
     corpus: Corpus,
     model: nn.Module,
-    layout: Layout,
+    layout: TokenizedSet,
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -57,13 +57,13 @@ def corpus_rows(
     >>> from pathlib import Path
     >>> from tl_vzero.corpus import read_corpus, run_corpus
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
     >>> model, examples = tl_vzero.load_model("agreement-mini"), agreement_examples()[:3]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     source = Path(folder) / "three.txt"
     ...     _ = source.write_text("".join(each.with_target("[MASK]") + "\\n" for each in examples))
     ...     run = run_corpus(model, source, Path(folder) / "out")
-    ...     found = corpus_rows(read_corpus(run.folder), model, lay_out(model, examples))
+    ...     found = corpus_rows(read_corpus(run.folder), model, tokenize_examples(model, examples))
     >>> [list(row.shape) for row in found.rows["value_zeroing"]]
     [[4, 11], [4, 10], [4, 10]]
     """
@@ -172,7 +172,7 @@ def _check_rollouts(corpus: Corpus, names: Sequence[str], n_layers: int) -> None
         )
 
 
-def _found(corpus: Corpus, layout: Layout) -> list[tuple[Stored, list[int]]]:
+def _found(corpus: Corpus, layout: TokenizedSet) -> list[tuple[Stored, list[int]]]:
     """Where each example is in the corpus, with the numbers of the examples that are there.
 
     Raises InputError, with counts, where some are not.
@@ -199,20 +199,20 @@ def _found(corpus: Corpus, layout: Layout) -> list[tuple[Stored, list[int]]]:
     return [(found[key], numbers) for key, numbers in wanted.items()]
 
 
-def _key(each: LaidOut, corpus: Corpus) -> Key:
+def _key(each: TokenizedExample, corpus: Corpus) -> Key:
     """What a row of the corpus must be of to be the example's."""
-    return tuple(each.pieces.ids.tolist()), each.dest if corpus.rows == "target" else None
+    return tuple(each.encoding.ids.tolist()), each.dest if corpus.rows == "target" else None
 
 
 def _absent(
-    corpus: Corpus, layout: Layout, absent: Sequence[LaidOut], held: int, otherwise: Mapping[str, Stored]
+    corpus: Corpus, layout: TokenizedSet, absent: Sequence[TokenizedExample], held: int, otherwise: Mapping[str, Stored]
 ) -> InputError:
     """What is wrong, by the first example that is not there; better one of which the corpus has the name."""
     first = next((each for each in absent if each.example.id in otherwise), absent[0])
     told = f"{len(absent)} of {len(layout.examples)} examples are not among the {held} sentences of {corpus.folder}"
-    told += f", such as {first.example.id!r}, {' '.join(first.pieces.tokens)!r}"
+    told += f", such as {first.example.id!r}, {' '.join(first.encoding.tokens)!r}"
     stored = otherwise.get(first.example.id)
-    if stored is not None and stored.token_ids == tuple(first.pieces.ids.tolist()):
+    if stored is not None and stored.token_ids == tuple(first.encoding.ids.tolist()):
         told += f", of which it holds the row of position {stored.target} and not {first.dest}"
     elif stored is not None:
         told += f", whose tokens differ in the sentence of that id ({len(stored.token_ids)} for {len(first)})"

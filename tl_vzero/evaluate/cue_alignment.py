@@ -34,7 +34,7 @@ from tl_vzero.evaluate.statistics import (
     paradigms_of,
     plain_skip,
 )
-from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out
+from tl_vzero.evaluate.tokenized import Protocol, TokenizedExample, tokenize_examples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ def cue_alignment(
     normalised again; nothing by default. `training` says which published figures belong to the model, where its name
     does not. `seed` draws the shuffled cues.
 
-    Raises what `lay_out`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
+    Raises what `tokenize_examples`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
     Source: Mohebbi et al. 2023, section 5.
 
     >>> import tl_vzero
@@ -141,7 +141,7 @@ def cue_alignment(
     True
     """
     _check_left_out(without)
-    layout = lay_out(model, examples, protocol=protocol)
+    layout = tokenize_examples(model, examples, protocol=protocol)
     rows = (
         target_rows(model, layout, methods, options=options, progress=progress)
         if corpus is None
@@ -195,11 +195,11 @@ def _check_left_out(without: Any) -> None:
             raise InputError(f"without is {without!r}: expected a list of {', '.join(get_args(LeftOut))}, or ()")
 
 
-def _question(each: LaidOut, which: WhichPieces, without: Sequence[LeftOut], seed: Sequence[int]) -> _Question:
-    special = each.pieces.special
+def _question(each: TokenizedExample, which: WhichPieces, without: Sequence[LeftOut], seed: Sequence[int]) -> _Question:
+    special = each.encoding.special
     gone = {position for position in range(len(each)) if "special" in without and special[position]}
-    if "target" in without and each.own is not None:
-        gone.add(each.own)
+    if "target" in without and each.target_position is not None:
+        gone.add(each.target_position)
     kept = tuple(position for position in range(len(each)) if position not in gone)
     place = {position: index for index, position in enumerate(kept)}
     cue = each.cue(which)
@@ -211,13 +211,13 @@ def _question(each: LaidOut, which: WhichPieces, without: Sequence[LeftOut], see
     )
 
 
-def _shuffled(each: LaidOut, cue: Sequence[int], seed: Sequence[int]) -> tuple[int, ...] | None:
+def _shuffled(each: TokenizedExample, cue: Sequence[int], seed: Sequence[int]) -> tuple[int, ...] | None:
     """As many other positions as the cue has, of words that are neither cue nor target; None if there are too few."""
-    cue_words = {each.pieces.word_ids[position] for position in cue}
+    cue_words = {each.encoding.word_ids[position] for position in cue}
     others = [
         position
-        for position, word in enumerate(each.pieces.word_ids)
-        if word is not None and word not in cue_words and position != each.own
+        for position, word in enumerate(each.encoding.word_ids)
+        if word is not None and word not in cue_words and position != each.target_position
     ]
     if len(others) < len(cue):
         return None

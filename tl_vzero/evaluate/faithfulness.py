@@ -40,9 +40,9 @@ from tl_vzero.evaluate.blanking import (
 )
 from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.published import Training, published_of
-from tl_vzero.evaluate.rows import DEAR, TargetRows, check_wrong_forms, target_rows
+from tl_vzero.evaluate.rows import SLOW, TargetRows, check_wrong_forms, target_rows
 from tl_vzero.evaluate.statistics import Array, Estimate, Interval, columns_of, estimates, paradigms_of, plain_skip
-from tl_vzero.evaluate.tokenized import LaidOut, Layout, Protocol, lay_out
+from tl_vzero.evaluate.tokenized import Protocol, TokenizedExample, TokenizedSet, tokenize_examples
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.targets import check_trained_head
 
@@ -76,7 +76,7 @@ class _Part:
 
 def ranked_rows(
     model: nn.Module,
-    layout: Layout,
+    layout: TokenizedSet,
     methods: Sequence[str] | None,
     *,
     options: Options | None,
@@ -120,7 +120,7 @@ def ranked_rows(
 
 def _parts(
     model: nn.Module,
-    layout: Layout,
+    layout: TokenizedSet,
     methods: Sequence[str] | None,
     options: Options,
     at: int,
@@ -157,7 +157,7 @@ def _parts(
 
 def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
     """The methods that give the target's row only; by default without the dearest."""
-    wanted = [name for name in METHODS if name in options or name not in DEAR] if methods is None else methods
+    wanted = [name for name in METHODS if name in options or name not in SLOW] if methods is None else methods
     return [name for name in wanted if name in METHODS and "target" in METHODS[name].needs]
 
 
@@ -266,7 +266,8 @@ def faithfulness(
     for none.
 
     Raises HeadlessModelError for a model whose head was never trained, InputError where a convention asks for a token
-    or a form that is not there, what `lay_out`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
+    or a form that is not there, what `tokenize_examples`, `target_rows` and `corpus_rows` raise, and leaves the model
+    as it was.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
@@ -280,7 +281,7 @@ def faithfulness(
     check_contracts(model)
     check_trained_head(model)
     check_fractions(fractions)
-    layout = lay_out(model, examples, protocol=protocol)
+    layout = tokenize_examples(model, examples, protocol=protocol)
     replacing_token(model, conventions.replacement)
     if conventions.over == "forms":
         check_wrong_forms(layout.examples, 'over="forms"')
@@ -330,7 +331,7 @@ class _Measured:
 
 def _measured(
     model: nn.Module,
-    examples: Sequence[LaidOut],
+    examples: Sequence[TokenizedExample],
     positions: Sequence[Sequence[int]],
     rows: Mapping[str, Sequence[Array]],
     conventions: Conventions,
@@ -338,7 +339,7 @@ def _measured(
     progress: bool,
 ) -> _Measured:
     """Everything that is to be run, together, so that equal sentences of several methods are run once."""
-    wanted: list[tuple[LaidOut, list[Blank]]] = []
+    wanted: list[tuple[TokenizedExample, list[Blank]]] = []
     for number, each in enumerate(examples):
         singles = [frozenset([position]) for position in positions[number]]
         sets = [blanks for own in rows.values() for blanks in blanks_of(own[number], positions[number], fractions)]
@@ -364,7 +365,7 @@ def _ranked(read: RankedRows, positions: Sequence[Sequence[int]]) -> dict[str, l
 
 
 def _correlations(
-    examples: Sequence[LaidOut],
+    examples: Sequence[TokenizedExample],
     positions: Sequence[Sequence[int]],
     read: RankedRows,
     measured: _Measured,

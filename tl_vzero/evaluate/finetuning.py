@@ -28,7 +28,7 @@ from tl_vzero.evaluate import store
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
 from tl_vzero.evaluate.statistics import Estimate, bootstrap_mean
 from tl_vzero.evaluate.store import State
-from tl_vzero.evaluate.tokenized import LaidOut, lay_out
+from tl_vzero.evaluate.tokenized import TokenizedExample, tokenize_examples
 from tl_vzero.files import folder_of
 from tl_vzero.models.facts import context_length, facts_of, library_versions
 from tl_vzero.models.heads import Trainable, trainable_copy
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # The logits of an example's two forms at its mask, by a plain Hugging Face model that may be in training.
 
 
-def logits_of_forms(hf_model: Any, examples: Sequence[LaidOut]) -> Float[Tensor, "example form"]:
+def logits_of_forms(hf_model: Any, examples: Sequence[TokenizedExample]) -> Float[Tensor, "example form"]:
     """The logits [good, bad] of each example, in one padded batch.
 
     The head reads the target's position only: the logits of all others would cost as much as the encoder.
@@ -66,12 +66,12 @@ def logits_of_forms(hf_model: Any, examples: Sequence[LaidOut]) -> Float[Tensor,
     return logits[:, 0].gather(1, ids_of_forms(examples).to(device))
 
 
-def ids_of_forms(examples: Sequence[LaidOut]) -> Int[Tensor, "example form"]:
+def ids_of_forms(examples: Sequence[TokenizedExample]) -> Int[Tensor, "example form"]:
     """The ids [good, bad] of each example."""
-    return torch.tensor([[each.pieces.good_id, each.pieces.bad_id] for each in examples])
+    return torch.tensor([[each.encoding.good_id, each.encoding.bad_id] for each in examples])
 
 
-def in_batches(examples: Sequence[LaidOut], size: int) -> list[list[LaidOut]]:
+def in_batches(examples: Sequence[TokenizedExample], size: int) -> list[list[TokenizedExample]]:
     """Examples in their order, some at a time."""
     return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
 
@@ -120,7 +120,7 @@ def share_of_peak(step: int, steps: int, warm_up: float) -> float:
     return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 
 
-def batches_of(examples: Sequence[LaidOut], recipe: Recipe, epoch: int) -> list[list[LaidOut]]:
+def batches_of(examples: Sequence[TokenizedExample], recipe: Recipe, epoch: int) -> list[list[TokenizedExample]]:
     """All examples once, in an order that seed and epoch decide."""
     generator = torch.Generator().manual_seed(_seed_of(recipe.seed, epoch, "order"))
     shuffled = [examples[number] for number in torch.randperm(len(examples), generator=generator).tolist()]
@@ -133,7 +133,7 @@ def batches_of(examples: Sequence[LaidOut], recipe: Recipe, epoch: int) -> list[
 def train_epoch(
     trainable: Trainable,
     optimizer: torch.optim.AdamW,
-    examples: Sequence[LaidOut],
+    examples: Sequence[TokenizedExample],
     recipe: Recipe,
     epoch: int,
     bar: Any,
@@ -170,7 +170,7 @@ def _loss(logits: Tensor) -> Tensor:
     return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def good_wins(trainable: Trainable, examples: Sequence[LaidOut], batch_size: int) -> list[bool]:
+def good_wins(trainable: Trainable, examples: Sequence[TokenizedExample], batch_size: int) -> list[bool]:
     """Whether the right form has the higher logit, for each example, without dropout."""
     trainable.model.eval()
     with torch.no_grad():
@@ -305,7 +305,7 @@ def accuracy(
     """
     _check_count("batch_size", batch_size)
     check_trained_head(model)
-    by_length: dict[int, list[LaidOut]] = {}
+    by_length: dict[int, list[TokenizedExample]] = {}
     for each in _laid_out(model, examples, half):
         by_length.setdefault(len(each), []).append(each)
     # Sentences of one length need no padding, and so every class of model takes them alike.
@@ -314,8 +314,8 @@ def accuracy(
         return bootstrap_mean([win for batch in batches for win in _good_wins(model, batch)])
 
 
-def _good_wins(model: nn.Module, batch: Sequence[LaidOut]) -> list[float]:
-    ids = torch.stack([each.pieces.ids for each in batch]).to(device_of(model))
+def _good_wins(model: nn.Module, batch: Sequence[TokenizedExample]) -> list[float]:
+    ids = torch.stack([each.encoding.ids for each in batch]).to(device_of(model))
     logits = run_logits(model, ids, [])[range(len(batch)), [each.dest for each in batch]]
     forms = logits.gather(1, ids_of_forms(batch).to(logits.device))
     return (forms[:, 0] > forms[:, 1]).double().tolist()
@@ -328,8 +328,8 @@ class _Job:
     folder: Path
     trainable: Trainable
     recipe: Recipe
-    training: Sequence[LaidOut]
-    held_out: Sequence[LaidOut]
+    training: Sequence[TokenizedExample]
+    held_out: Sequence[TokenizedExample]
     tokenizer: Any
 
     def run(self, state: State, progress: bool) -> State:
@@ -374,7 +374,7 @@ def _epoch(record: Mapping[str, Any]) -> Epoch:
     return Epoch(record["epoch"], record["loss"], None if measured is None else Estimate(**measured))
 
 
-def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
+def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
     """The examples of a half on the model's tokens, each with two forms."""
     if half is not None and half not in HALVES:
         raise unknown_name("half", half, HALVES)
@@ -384,7 +384,7 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
             f"none of {len(examples)} examples is in the {half} half: expected split_in_halves(examples, seed=...) "
             "before, or half=None for all"
         )
-    laid = lay_out(model, chosen).examples
+    laid = tokenize_examples(model, chosen).examples
     check_wrong_forms(laid, "the choice at the mask")
     longest = context_length(model)
     too_long = [each.example.id for each in laid if longest is not None and len(each) > longest]
@@ -396,7 +396,7 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
     return laid
 
 
-def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
+def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
     for other in HALVES:
         if half is not None and other != half and any(each.split == other for each in examples):
             return _laid_out(model, examples, other)
@@ -404,7 +404,7 @@ def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
 
 
 def _settings(
-    recipe: Recipe, trainable: Trainable, training: Sequence[LaidOut], held_out: Sequence[LaidOut]
+    recipe: Recipe, trainable: Trainable, training: Sequence[TokenizedExample], held_out: Sequence[TokenizedExample]
 ) -> dict[str, Any]:
     """Everything that decides the weights in the end, as plain data."""
     return {
@@ -418,8 +418,8 @@ def _settings(
     }
 
 
-def _hash_of(examples: Sequence[LaidOut]) -> str:
-    rows = [(each.pieces.ids.tolist(), each.dest, each.pieces.good_id, each.pieces.bad_id) for each in examples]
+def _hash_of(examples: Sequence[TokenizedExample]) -> str:
+    rows = [(each.encoding.ids.tolist(), each.dest, each.encoding.good_id, each.encoding.bad_id) for each in examples]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

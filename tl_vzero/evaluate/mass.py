@@ -16,7 +16,7 @@ from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.statistics import Estimate, Interval, columns_of, estimates, paradigms_of, plain_skip
-from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out
+from tl_vzero.evaluate.tokenized import Protocol, TokenizedExample, tokenize_examples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ def mass(
     """Where each method's mass goes in the target's row, by layer and paradigm.
 
     `methods` and `options` are as in `target_rows`. Cue and attractor are all pieces of their words, or
-    `which="first"`. Raises what `lay_out` and `target_rows` raise, and leaves the model as it was.
+    `which="first"`. Raises what `tokenize_examples` and `target_rows` raise, and leaves the model as it was.
     Source: Mohebbi et al. 2023, section 5, the example maps.
 
     >>> import tl_vzero
@@ -105,7 +105,7 @@ def mass(
     >>> table.query("paradigm == 'all' and layer == 0")["mean"].sum().round(6).item()
     1.0
     """
-    layout = lay_out(model, examples, protocol=protocol)
+    layout = tokenize_examples(model, examples, protocol=protocol)
     rows = target_rows(model, layout, methods, options=options, progress=progress)
     return mass_of(rows, which=which, interval=interval)
 
@@ -143,7 +143,7 @@ def mass_of(rows: TargetRows, *, which: WhichPieces = "all", interval: Interval 
     return Mass(tuple(found), empty, rows.left_out, rows.skipped, settings)
 
 
-def places_of(each: LaidOut, which: WhichPieces) -> tuple[Place, ...]:
+def places_of(each: TokenizedExample, which: WhichPieces) -> tuple[Place, ...]:
     """What each position of an example is; a cue that is the last position before a target stays a cue."""
     cue, attractor = set(each.cue(which)), set(each.attractor(which))
 
@@ -152,7 +152,7 @@ def places_of(each: LaidOut, which: WhichPieces) -> tuple[Place, ...]:
             return "cue"
         if position in attractor:
             return "attractor"
-        if each.pieces.special[position]:
+        if each.encoding.special[position]:
             return "special"
         return "target" if position == each.dest else "rest"
 

@@ -26,7 +26,7 @@ from tl_vzero.evaluate.mdl import (
     online_logits,
 )
 from tl_vzero.evaluate.statistics import RESAMPLES, bootstrap_means, check_bootstrap
-from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.evaluate.tokenized import TokenizedExample, TokenizedSet
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import NamedHook, quiet, run_to
 
@@ -42,7 +42,7 @@ LABELS: dict[Number, int] = {"singular": 0, "plural": 1}
 
 
 def representations(
-    model: nn.Module, layout: Layout, *, progress: bool = False
+    model: nn.Module, layout: TokenizedSet, *, progress: bool = False
 ) -> Float[Tensor, "example layer feature"]:
     """The representation at the target of each example: what the first block reads, then what each block writes.
 
@@ -54,9 +54,9 @@ def representations(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> representations(model, lay_out(model, agreement_examples()[:3])).shape
+    >>> representations(model, tokenize_examples(model, agreement_examples()[:3])).shape
     torch.Size([3, 5, 128])
     """
     sites = check_contracts(model)
@@ -80,7 +80,7 @@ def layer_numbers(n_blocks: int) -> tuple[int, ...]:
     return tuple(range(EMBEDDINGS, n_blocks))
 
 
-def with_number(layout: Layout) -> Layout:
+def with_number(layout: TokenizedSet) -> TokenizedSet:
     """The examples of a layout whose target shows a grammatical number.
 
     Raises InputError where none does.
@@ -91,10 +91,10 @@ def with_number(layout: Layout) -> Layout:
             f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a "
             "column number, or forms that show it, such as is and are"
         )
-    return Layout(kept, layout.protocol, layout.skipped)
+    return TokenizedSet(kept, layout.protocol, layout.skipped)
 
 
-def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
+def number_labels(examples: Sequence[TokenizedExample]) -> Int[Tensor, "example"]:
     """The grammatical number that each target shows: 0 for singular, 1 for plural.
 
     Raises InputError for an example that shows none; see `with_number`.
@@ -107,7 +107,7 @@ def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
     return torch.tensor(labels, dtype=torch.long)
 
 
-def _batches(examples: Sequence[LaidOut]) -> Iterator[list[int]]:
+def _batches(examples: Sequence[TokenizedExample]) -> Iterator[list[int]]:
     """Numbers of examples of one length, as many as may share a run: no class of model has to know of padding."""
     by_length: dict[int, list[int]] = {}
     for number, each in enumerate(examples):
@@ -118,7 +118,7 @@ def _batches(examples: Sequence[LaidOut]) -> Iterator[list[int]]:
 
 
 def _at_targets(
-    model: nn.Module, names: Sequence[str], batch: Sequence[LaidOut]
+    model: nn.Module, names: Sequence[str], batch: Sequence[TokenizedExample]
 ) -> Float[Tensor, "batch layer feature"]:
     rows, targets = list(range(len(batch))), [each.dest for each in batch]
     seen: dict[str, Tensor] = {}
@@ -130,7 +130,7 @@ def _at_targets(
 
         return name, hook_function
 
-    ids = torch.stack([each.pieces.ids for each in batch]).to(device_of(model))
+    ids = torch.stack([each.encoding.ids for each in batch]).to(device_of(model))
     run_to(model, ids, [keep(name) for name in names], last=names[-1])
     stacked = torch.stack([seen[name] for name in names], dim=1)
     return stacked if stacked.dtype == torch.float64 else stacked.float()
@@ -378,7 +378,7 @@ def _check_seed(seed: Any) -> None:
 
 
 def probe_number(
-    model: nn.Module, layout: Layout, *, mode: ModeName = "correct", seed: int = 0, progress: bool = False
+    model: nn.Module, layout: TokenizedSet, *, mode: ModeName = "correct", seed: int = 0, progress: bool = False
 ) -> ProbingResult:
     """Compression of singular or plural by each layer's representation at the target; layer -1 is the embeddings.
 
@@ -388,9 +388,9 @@ def probe_number(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> found = probe_number(model, lay_out(model, agreement_examples()[:200]))
+    >>> found = probe_number(model, tokenize_examples(model, agreement_examples()[:200]))
     >>> found.compression[-1] > found.compression[0]
     True
     """

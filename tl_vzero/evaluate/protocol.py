@@ -47,17 +47,17 @@ from tl_vzero.evaluate.rows import target_rows
 from tl_vzero.evaluate.sentences import Sentences, limited, sentences_for
 from tl_vzero.evaluate.statistics import Interval
 from tl_vzero.evaluate.store import Store, open_store
-from tl_vzero.evaluate.tokenized import Layout, lay_out
+from tl_vzero.evaluate.tokenized import TokenizedSet, tokenize_examples
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
 
 # Methods that are too dear for a default elsewhere, and on how many sentences they are evaluated here.
-DEAR = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
+SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
 OF_RANDOM_WEIGHTS = ("value_zeroing", "random", "attention", "attention_norm", "alti", "gradient_x_input")
 # What the parts cost beside each other, for the time left.
 COSTS = {
     "scores": 10,
-    **{f"scores-{name}": 15 for name in DEAR},
+    **{f"scores-{name}": 15 for name in SLOW},
     "cues": 1,
     "accuracy": 1,
     "probing": 2,
@@ -104,7 +104,7 @@ def reproduce(
     whole = not fine_tuned and blimp is None
     asked = split if whole else replace(split, examples=split.half("test"))
     evaluated = asked if limit is None else limited(asked, limit, seed)
-    lay_out(model, evaluated)  # a causal model is told at the door
+    tokenize_examples(model, evaluated)  # a causal model is told at the door
     metadata = _metadata(model, sentences, split, evaluated, "all" if whole else "test half", seed, limit, fine_tuned)
     store = open_store(None if folder is None else Path(folder) / "parts", metadata)
     tuned = _tuned(model, split, folder, seed, progress) if fine_tuned else None
@@ -161,7 +161,7 @@ def _metadata(
         "evaluated_n": len(evaluated),
         "evaluated_sha256": _hash_of(evaluated.examples),
         "limit": limit,
-        "dear_methods": {name: min(len(evaluated), most) for name, most in DEAR.items()},
+        "dear_methods": {name: min(len(evaluated), most) for name, most in SLOW.items()},
         "seed": seed,
         "versions": library_versions(),
     }
@@ -186,14 +186,14 @@ class _Job:
     missing: dict[str, str] = field(default_factory=dict)
 
     def run(self, metadata: Mapping[str, Any]) -> Reproduction:
-        layout = lay_out(self.model, self.examples)
+        layout = tokenize_examples(self.model, self.examples)
         with self._bar() as part:
             scored = [part("scores", KeptScores, lambda: self._scores(self.model, layout, None))]
             scored += [
                 part(f"scores-{name}", KeptScores, lambda name=name: self._scores(self.model, self._few(name), [name]))
-                for name in DEAR
+                for name in SLOW
             ]
-            alignment = merged_alignment(scored, tuple(DEAR))
+            alignment = merged_alignment(scored, tuple(SLOW))
             checked = part("cues", KeptCueCheck, self._checked_cues).check
             mass = merged_mass([each.mass for each in scored])
             assert mass is not None, "the default methods leave out what is undefined, one by one"
@@ -242,7 +242,7 @@ class _Job:
     def _interval(self) -> Interval:
         return Interval(seed=self.seed)
 
-    def _scores(self, model: nn.Module, layout: Layout, methods: list[str] | None) -> KeptScores:
+    def _scores(self, model: nn.Module, layout: TokenizedSet, methods: list[str] | None) -> KeptScores:
         try:
             rows = target_rows(model, layout, methods, progress=self.progress)
         except (ModelError, DependencyError) as error:
@@ -259,8 +259,8 @@ class _Job:
             mass_of(some_rows(rows, attracted), interval=self._interval) if attracted else None,
         )
 
-    def _few(self, name: str) -> Layout:
-        return lay_out(self.model, limited(self.examples, DEAR[name], self.seed))
+    def _few(self, name: str) -> TokenizedSet:
+        return tokenize_examples(self.model, limited(self.examples, SLOW[name], self.seed))
 
     def _checked_cues(self) -> KeptCueCheck:
         try:
@@ -274,7 +274,7 @@ class _Job:
         except (ModelError, InputError) as error:
             return KeptAccuracy(str(error))
 
-    def _probed(self, model: nn.Module, layout: Layout, mode: ModeName) -> KeptProbing:
+    def _probed(self, model: nn.Module, layout: TokenizedSet, mode: ModeName) -> KeptProbing:
         try:
             return KeptProbing(None, probe_number(model, layout, mode=mode, seed=self.seed, progress=self.progress))
         except InputError as error:
@@ -293,7 +293,7 @@ class _Job:
             return KeptFaithfulness(str(error))
         return KeptFaithfulness(None, found)
 
-    def _controls(self, layout: Layout, alignment: CueAlignment, part: Callable[..., Any]) -> Controls:
+    def _controls(self, layout: TokenizedSet, alignment: CueAlignment, part: Callable[..., Any]) -> Controls:
         known = {cell.method for cell in alignment.cells}
         methods = [name for name in OF_RANDOM_WEIGHTS if name in known]
 

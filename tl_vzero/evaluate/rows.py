@@ -19,7 +19,7 @@ from tl_vzero.comparison import Planned, plan_of
 from tl_vzero.data.examples import Skipped
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, PluginError, unknown_name
 from tl_vzero.evaluate.statistics import random_row
-from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.evaluate.tokenized import TokenizedExample, TokenizedSet
 from tl_vzero.inputs.text import encode
 from tl_vzero.methods.apply import AskedMethod, scores_on_one_run
 from tl_vzero.models.contracts import check_contracts, provenance
@@ -27,9 +27,9 @@ from tl_vzero.scores import Scores
 
 Logit = Literal["good", "difference"]
 
-SENTENCES_A_CALL = 128
+SENTENCES_PER_CALL = 128
 # Methods that are left out unless they are named.
-DEAR = {
+SLOW = {
     "hta": "it costs a backward pass for each feature of each target: name it among methods to have it",
     "integrated_gradients": "it costs passes of 50 copies of the sentence and more a layer: name it to have it",
     "deep_lift": "it costs twice what gradient_x_input does, and equals it in models without ReLU and its kin: name it",
@@ -44,7 +44,7 @@ class TargetRows:
     protocol cannot hold. `settings` say of what model, and how.
     """
 
-    examples: tuple[LaidOut, ...]
+    examples: tuple[TokenizedExample, ...]
     layers: tuple[int, ...]
     rows: Mapping[str, tuple[Float[Tensor, "layer _"], ...]]
     left_out: Mapping[str, str]
@@ -54,7 +54,7 @@ class TargetRows:
 
 def target_rows(
     model: nn.Module,
-    layout: Layout,
+    layout: TokenizedSet,
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -64,7 +64,7 @@ def target_rows(
     logit: Logit = "good",
     progress: bool = False,
 ) -> TargetRows:
-    """The target's row of each method and layer, for every example of a layout (see `lay_out`).
+    """The target's row of each method and layer, for every example of a layout (see `tokenize_examples`).
 
     `methods` are names of `METHODS`; by default all but the dearest, and what is undefined for the model is left out
     with the reason. `options` are a method's own by its name. Rows are normalised, or rolled out to each layer, or as
@@ -76,9 +76,9 @@ def target_rows(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> found = target_rows(model, lay_out(model, agreement_examples()[:3]), ["value_zeroing"])
+    >>> found = target_rows(model, tokenize_examples(model, agreement_examples()[:3]), ["value_zeroing"])
     >>> [list(row.shape) for row in found.rows["value_zeroing"]]
     [[4, 11], [4, 10], [4, 10]]
     """
@@ -115,11 +115,11 @@ def _named(option: Any) -> Any:
     return callable_name(option) if callable(option) else option
 
 
-def _plan(layout: Layout, methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:
+def _plan(layout: TokenizedSet, methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:
     if methods is not None:
         return plan_of(METHODS, methods, options), {}
     longest = max(len(each) for each in layout.examples)
-    left_out = {name: reason for name, reason in DEAR.items() if name not in (options or {})}
+    left_out = {name: reason for name, reason in SLOW.items() if name not in (options or {})}
     for name, method in METHODS.items():
         if longest > (method.compared_up_to or longest):
             left_out[name] = f"a sentence has {longest} tokens, and its cost grows fast past {method.compared_up_to}"
@@ -127,16 +127,16 @@ def _plan(layout: Layout, methods: Any, options: Any) -> tuple[list[Planned], di
     return [Planned(each.name, each.method, each.name in (options or {}), each.options) for each in plan], left_out
 
 
-def _check_logit(layout: Layout, plan: Sequence[Planned], logit: Any) -> None:
+def _check_logit(layout: TokenizedSet, plan: Sequence[Planned], logit: Any) -> None:
     if logit not in get_args(Logit):
         raise unknown_name("logit", logit, get_args(Logit))
     if logit == "difference" and any("target" in each.method.needs for each in plan):
         check_wrong_forms(layout.examples, 'logit="difference"')
 
 
-def check_wrong_forms(examples: Sequence[LaidOut], asked: str) -> None:
+def check_wrong_forms(examples: Sequence[TokenizedExample], asked: str) -> None:
     """Raise InputError for examples without a wrong form, where one was asked for."""
-    without = [each.example.id for each in examples if each.pieces.bad_id is None]
+    without = [each.example.id for each in examples if each.encoding.bad_id is None]
     if without:
         raise InputError(
             f"{asked} compares two forms, and {len(without)} of {len(examples)} examples have no wrong form, "
@@ -144,13 +144,15 @@ def check_wrong_forms(examples: Sequence[LaidOut], asked: str) -> None:
         )
 
 
-def padded(examples: Sequence[LaidOut]) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"]]:
+def padded(
+    examples: Sequence[TokenizedExample],
+) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"]]:
     """Ids of several examples, padded on the right, and the mask that is False at padding."""
     longest = max(len(each) for each in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.long)
     mask = torch.zeros(len(examples), longest, dtype=torch.bool)
     for row, each in enumerate(examples):
-        ids[row, : len(each)] = each.pieces.ids
+        ids[row, : len(each)] = each.encoding.ids
         mask[row, : len(each)] = True
     return ids, mask
 
@@ -160,7 +162,7 @@ class _Asked:
     """What is asked of every method alike."""
 
     model: nn.Module
-    examples: tuple[LaidOut, ...]
+    examples: tuple[TokenizedExample, ...]
     layers: tuple[int, ...]
     normalized: bool
     rolled_out: bool
@@ -189,12 +191,12 @@ class _Asked:
                 bar.update(len(self.examples))
         return rows, undefined
 
-    def _groups(self, key: Callable[[LaidOut], Hashable]) -> list[list[int]]:
+    def _groups(self, key: Callable[[TokenizedExample], Hashable]) -> list[list[int]]:
         """Numbers of examples that go into one call, from short to long."""
         groups: dict[Hashable, list[list[int]]] = {}
         for number in sorted(range(len(self.examples)), key=lambda number: len(self.examples[number])):
             calls = groups.setdefault(key(self.examples[number]), [[]])
-            if len(calls[-1]) == SENTENCES_A_CALL:
+            if len(calls[-1]) == SENTENCES_PER_CALL:
                 calls.append([])
             calls[-1].append(number)
         return [call for calls in groups.values() for call in calls]
@@ -256,8 +258,8 @@ class _Asked:
             bar.update(len(group))
         return _in_order(found)
 
-    def _target_ids(self, each: LaidOut) -> int | tuple[int, int]:
-        good, bad = each.pieces.good_id, each.pieces.bad_id
+    def _target_ids(self, each: TokenizedExample) -> int | tuple[int, int]:
+        good, bad = each.encoding.good_id, each.encoding.bad_id
         return (good, bad) if self.logit == "difference" and bad is not None else good
 
     def _row(self, scores: Scores, number: int) -> Float[Tensor, "layer src"]:
@@ -285,7 +287,7 @@ def row_of(scores: Scores, dest: int, normalized: bool, rolled_out: bool) -> Flo
 
 
 def random_rows(
-    examples: Sequence[LaidOut], layers: Sequence[int], *, rolled_out: bool, normalized: bool, seed: int = 0
+    examples: Sequence[TokenizedExample], layers: Sequence[int], *, rolled_out: bool, normalized: bool, seed: int = 0
 ) -> tuple[Tensor, ...]:
     """Each example's row of random maps, drawn for it alone; raises InputTypeError for a seed that is no integer."""
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -296,7 +298,7 @@ def random_rows(
             len(each),
             each.dest,
             n_layers,
-            causal=each.own is None,
+            causal=each.target_position is None,
             rolled_out=rolled_out,
             normalized=normalized,
             seed=(seed, number),

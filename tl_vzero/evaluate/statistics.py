@@ -21,7 +21,7 @@ from tl_vzero.choices import positive
 from tl_vzero.data.examples import ALL, Skipped
 from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.evaluate.tokenized import LaidOut
+from tl_vzero.evaluate.tokenized import TokenizedExample
 from tl_vzero.rollout import normalize_rows, roll_out
 
 RESAMPLES = 2000
@@ -220,7 +220,7 @@ class Interval:
     seed: int = 0
 
 
-def paradigms_of(examples: Sequence[LaidOut]) -> dict[str, list[int]]:
+def paradigms_of(examples: Sequence[TokenizedExample]) -> dict[str, list[int]]:
     """The numbers of the examples of each paradigm, in the order of their first one, and of all."""
     numbers: dict[str, list[int]] = {}
     for number, each in enumerate(examples):

@@ -90,20 +90,20 @@ CAUSAL_STAGE = "target is the next token"
 
 
 @dataclass(frozen=True, eq=False)
-class LaidOut:
-    """An example and its pieces. `own` is the position of the target itself; None where the target comes next."""
+class TokenizedExample:
+    """An example and its pieces. `target_position` is the target's; None where the target comes next."""
 
     example: Example
-    pieces: Pieces
-    own: int | None
+    encoding: Pieces
+    target_position: int | None
 
     def __len__(self) -> int:
-        return len(self.pieces.tokens)
+        return len(self.encoding.tokens)
 
     @property
     def dest(self) -> int:
         """The position whose row is evaluated."""
-        return self.pieces.target
+        return self.encoding.target
 
     def cue(self, which: WhichPieces) -> tuple[int, ...]:
         """The positions of the cue: the first piece of each of its words (the paper), or all pieces."""
@@ -116,21 +116,21 @@ class LaidOut:
     def _positions(self, words: Sequence[int], which: WhichPieces) -> tuple[int, ...]:
         found: list[int] = []
         for word in words:
-            pieces = [position for position, owner in enumerate(self.pieces.word_ids) if owner == word]
+            pieces = [position for position, owner in enumerate(self.encoding.word_ids) if owner == word]
             found += pieces[:1] if which == "first" else pieces
         return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class TokenizedSet:
     """Examples laid onto one model's tokens, in order; `skipped` are those that the protocol cannot hold, and why."""
 
-    examples: tuple[LaidOut, ...]
+    examples: tuple[TokenizedExample, ...]
     protocol: Protocol
     skipped: tuple[Skipped, ...] = ()
 
 
-def lay_out(model: nn.Module, examples: Sequence[Example], *, protocol: Protocol = "masked") -> Layout:
+def tokenize_examples(model: nn.Module, examples: Sequence[Example], *, protocol: Protocol = "masked") -> TokenizedSet:
     """Lay examples onto a model's tokens; what the causal protocol cannot hold is listed as skipped.
 
     Raises InputError for no examples, a tokenizer that cannot lay them out, or a target that is not one token;
@@ -138,8 +138,8 @@ def lay_out(model: nn.Module, examples: Sequence[Example], *, protocol: Protocol
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> layout = lay_out(tl_vzero.load_model("agreement-mini"), agreement_examples()[:2])
-    >>> layout.examples[0].pieces.tokens[layout.examples[0].dest]
+    >>> layout = tokenize_examples(tl_vzero.load_model("agreement-mini"), agreement_examples()[:2])
+    >>> layout.examples[0].encoding.tokens[layout.examples[0].dest]
     '[MASK]'
     """
     if protocol not in PROTOCOLS:
@@ -191,17 +191,17 @@ def _check_examples(examples: Any) -> None:
         raise InputError("there are no examples: expected at least one; see the filter report of their ExampleSet")
 
 
-def _masked_layout(examples: Sequence[Example], tokenizer: Any) -> Layout:
+def _masked_layout(examples: Sequence[Example], tokenizer: Any) -> TokenizedSet:
     laid = [(example, pieces_of(example, tokenizer)) for example in examples]
-    return Layout(tuple(LaidOut(example, pieces, pieces.target) for example, pieces in laid), "masked")
+    return TokenizedSet(tuple(TokenizedExample(example, pieces, pieces.target) for example, pieces in laid), "masked")
 
 
-def _causal_layout(examples: Sequence[Example], tokenizer: Any) -> Layout:
-    laid: list[LaidOut] = []
+def _causal_layout(examples: Sequence[Example], tokenizer: Any) -> TokenizedSet:
+    laid: list[TokenizedExample] = []
     skipped: list[Skipped] = []
     for example in examples:
         try:
-            laid.append(LaidOut(example, pieces_before_target(example, tokenizer), None))
+            laid.append(TokenizedExample(example, pieces_before_target(example, tokenizer), None))
         except NotCausal as reason:
             skipped.append(Skipped(example.id, example.paradigm, CAUSAL_STAGE, str(reason)))
     if not laid:
@@ -209,22 +209,22 @@ def _causal_layout(examples: Sequence[Example], tokenizer: Any) -> Layout:
             f"no example of {len(examples)} can be read from left to right, for one {skipped[-1].reason}: expected "
             "examples whose cue comes before a target of one token"
         )
-    return Layout(tuple(laid), "causal", tuple(skipped))
+    return TokenizedSet(tuple(laid), "causal", tuple(skipped))
 
 
 # The sentences of an evaluation as text that the model reads, for `tl-vzero corpus`.
 
 
-def read_texts(model: nn.Module, layout: Layout) -> list[str]:
+def read_texts(model: nn.Module, layout: TokenizedSet) -> list[str]:
     """The text of each example of a layout: with its target masked, or under the causal protocol what comes before it.
 
     Raises InputError where a text by itself gives other tokens than the example: the corpus of it would be another.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> read_texts(model, lay_out(model, agreement_examples()[2:3]))
+    >>> read_texts(model, tokenize_examples(model, agreement_examples()[2:3]))
     ['her professor [MASK] praising the polite lawyer.']
     """
     tokenizer = facts_of(model).tokenizer
@@ -232,7 +232,7 @@ def read_texts(model: nn.Module, layout: Layout) -> list[str]:
     differing = [
         each.example.id
         for each, text in zip(layout.examples, texts, strict=True)
-        if _ids(model, text) != each.pieces.ids.tolist()
+        if _ids(model, text) != each.encoding.ids.tolist()
     ]
     if differing:
         raise InputError(
@@ -242,9 +242,9 @@ def read_texts(model: nn.Module, layout: Layout) -> list[str]:
     return texts
 
 
-def _text_of(each: LaidOut, tokenizer: Any) -> str:
+def _text_of(each: TokenizedExample, tokenizer: Any) -> str:
     example = each.example
-    if each.own is not None:
+    if each.target_position is not None:
         return example.with_target(tokenizer.mask_token)
     written = write_words(example.words)
     return written.text[: written.spans[example.target][0]].rstrip()

@@ -21,7 +21,7 @@ from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.faithfulness import faithfulness
 from tl_vzero.evaluate.rows import target_rows
-from tl_vzero.evaluate.tokenized import lay_out, read_texts
+from tl_vzero.evaluate.tokenized import read_texts, tokenize_examples
 
 METHODS = ["value_zeroing", "attention_rollout", "attention"]
 
@@ -38,7 +38,7 @@ def whole(bert: Any, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def written(model: Any, folder: Path, methods: Sequence[str], protocol: Any = "masked", **options: Any) -> Corpus:
     """A corpus of EXAMPLES among other sentences, in another order, one of them twice."""
-    layout = lay_out(model, EXAMPLES, protocol=protocol)
+    layout = tokenize_examples(model, EXAMPLES, protocol=protocol)
     texts = dict(zip([each.example.id for each in layout.examples], read_texts(model, layout), strict=True))
     rows = [("other", "the dog [MASK]"), *reversed(texts.items()), ("again", next(iter(texts.values())))]
     source = folder / "sentences.jsonl"
@@ -87,12 +87,12 @@ def test_a_causal_models_rows_are_those_of_the_last_position(tmp_path: Path) -> 
 def test_a_text_that_cannot_stand_alone_is_refused() -> None:
     _, gpt2 = build("load_model", "gpt2")
     with pytest.raises(InputError, match="gives other tokens by itself than before its target, first 'pp-0'"):
-        read_texts(gpt2, lay_out(gpt2, EXAMPLES, protocol="causal"))
+        read_texts(gpt2, tokenize_examples(gpt2, EXAMPLES, protocol="causal"))
 
 
 def test_layers_in_another_order_are_told_apart(bert: Any, tmp_path: Path) -> None:
     corpus = written(bert, tmp_path, ["attention"], layers=[2, 0])
-    layout = lay_out(bert, EXAMPLES)
+    layout = tokenize_examples(bert, EXAMPLES)
     for layers in (None, [0], [0, 2]):
         found = corpus_rows(corpus, bert, layout, layers=layers)
         expected = target_rows(bert, layout, ["attention"], layers=layers or [2, 0])
@@ -106,7 +106,7 @@ def test_layers_in_another_order_are_told_apart(bert: Any, tmp_path: Path) -> No
 
 
 def test_the_methods_are_those_of_the_folder(bert: Any, whole: Corpus) -> None:
-    found = corpus_rows(whole, bert, lay_out(bert, EXAMPLES))
+    found = corpus_rows(whole, bert, tokenize_examples(bert, EXAMPLES))
     assert list(found.rows) == METHODS
     assert "leave the corpus out" in found.left_out["gradient_x_input"]
     for methods, told in [
@@ -116,14 +116,14 @@ def test_the_methods_are_those_of_the_folder(bert: Any, whole: Corpus) -> None:
         ([], "no methods"),
     ]:
         with pytest.raises(InputError, match=told):
-            corpus_rows(whole, bert, lay_out(bert, EXAMPLES), methods)
+            corpus_rows(whole, bert, tokenize_examples(bert, EXAMPLES), methods)
     with pytest.raises(InputError, match="options that it was made with"):
         cue_alignment(bert, EXAMPLES, corpus=whole, options={"attention": {}, "alti": {}})
 
 
 def test_rows_that_cannot_be_rolled_out_are_refused(bert: Any, tmp_path: Path) -> None:
     corpus = written(bert, tmp_path, METHODS, rows="target")
-    layout = lay_out(bert, EXAMPLES)
+    layout = tokenize_examples(bert, EXAMPLES)
     with pytest.raises(InputError, match=r"rollout of value_zeroing, attention needs whole maps.*--rows all"):
         faithfulness(bert, EXAMPLES, corpus=corpus)
     # What is rolled out by the method itself is there.

@@ -17,7 +17,7 @@ from tl_vzero.errors import InputError
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of, average_precision, cue_alignment
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.statistics import Interval, bootstrap_mean, expected_average_precision, expected_dot
-from tl_vzero.evaluate.tokenized import lay_out
+from tl_vzero.evaluate.tokenized import tokenize_examples
 
 RNG = np.random.default_rng(0)
 
@@ -25,13 +25,13 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def tiny_rows() -> TargetRows:
     _, model = build("load_model", "bert")
-    return target_rows(model, lay_out(model, EXAMPLES), ["value_zeroing", "attention", "random"])
+    return target_rows(model, tokenize_examples(model, EXAMPLES), ["value_zeroing", "attention", "random"])
 
 
 @pytest.fixture(scope="module")
 def embedded() -> TargetRows:
     model = tl_vzero.load_model("agreement-mini")
-    return target_rows(model, lay_out(model, agreement_examples()), ["value_zeroing", "attention", "random"])
+    return target_rows(model, tokenize_examples(model, agreement_examples()), ["value_zeroing", "attention", "random"])
 
 
 def cell(found: CueAlignment, **where: Any) -> Any:
@@ -82,7 +82,7 @@ def test_nothing_is_left_out_unless_asked(tiny_rows: TargetRows) -> None:
     values = []
     for each, row in zip(tiny_rows.examples, tiny_rows.rows["attention"], strict=True):
         kept = [position for position in range(1, len(each) - 1) if position != each.dest]
-        values.append(row[1, each.pieces.cue[0]].item() / row[1, kept].sum().item())
+        values.append(row[1, each.encoding.cue[0]].item() / row[1, kept].sum().item())
     own = cell(found, method="attention", layer=1, paradigm="all", measure="dot")
     assert own.aligned.mean == pytest.approx(np.mean(values))
     assert own.chance == pytest.approx(np.mean([1 / (len(each) - 3) for each in tiny_rows.examples]))
@@ -91,7 +91,7 @@ def test_nothing_is_left_out_unless_asked(tiny_rows: TargetRows) -> None:
 
 def test_random_rows_give_chance(embedded: TargetRows) -> None:
     found = alignment_of(embedded)
-    expected = np.mean([len(each.pieces.cue) / len(each) for each in embedded.examples])
+    expected = np.mean([len(each.encoding.cue) / len(each) for each in embedded.examples])
     for layer in embedded.layers:
         own = cell(found, method="random", layer=layer, paradigm="all", measure="dot")
         assert own.chance == pytest.approx(expected)
@@ -169,7 +169,7 @@ def test_a_causal_model_by_the_causal_protocol() -> None:
     _, model = build("load_model", "gpt2")
     found = cue_alignment(model, EXAMPLES, ["value_zeroing"], protocol="causal")
     own = cell(found, layer=0, paradigm="plain", measure="dot")
-    ids = lay_out(model, EXAMPLES, protocol="causal").examples[1].pieces.ids
+    ids = tokenize_examples(model, EXAMPLES, protocol="causal").examples[1].encoding.ids
     assert own.aligned.mean == pytest.approx(tl_vzero.value_zeroing(model, ids).normalized().values[0, -1, 2].item())
     assert [each.id for each in found.skipped] == ["question-0"]
     assert found.to_dict()["skipped"][0]["reason"] == "the cue 'dog' comes after the target"

@@ -17,13 +17,13 @@ from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
 from tl_vzero.evaluate.blanking import Conventions, blanks_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness
 from tl_vzero.evaluate.statistics import Interval
-from tl_vzero.evaluate.tokenized import LaidOut, lay_out
+from tl_vzero.evaluate.tokenized import TokenizedExample, tokenize_examples
 
 QUICK = Interval(resamples=20)
 
 
-def plain_drop(hf_model: Any, each: LaidOut, blank: set[int]) -> float:
-    ids, good = each.pieces.ids.tolist(), each.pieces.good_id
+def plain_drop(hf_model: Any, each: TokenizedExample, blank: set[int]) -> float:
+    ids, good = each.encoding.ids.tolist(), each.encoding.good_id
     masked = [id_of("[MASK]") if position in blank else number for position, number in enumerate(ids)]
     return p_good(hf_model, ids, each.dest, good) - p_good(hf_model, masked, each.dest, good)
 
@@ -42,8 +42,8 @@ def test_correlations_are_scipys(change: Any, special: bool) -> None:
         found = faithfulness(model, EXAMPLES, ["value_zeroing", "alti"], conventions=conventions, interval=QUICK)
     for method in ("value_zeroing", "alti"):
         rho = []
-        for each in lay_out(model, EXAMPLES).examples:
-            row = tl_vzero.score(model, each.pieces.ids, method).rollout().row(each.dest)[-1]
+        for each in tokenize_examples(model, EXAMPLES).examples:
+            row = tl_vzero.score(model, each.encoding.ids, method).rollout().row(each.dest)[-1]
             positions = [i for i in range(len(each)) if i != each.dest and (special or 0 < i < len(each) - 1)]
             drops = [plain_drop(hf_model, each, {position}) for position in positions]
             sizes = np.abs(drops) if change == "absolute" else drops
@@ -65,13 +65,13 @@ def test_a_layer_without_rollout_and_gradients_at_the_first_block() -> None:
 
     def rho(method: str, layer: int, rollout: bool) -> float:
         found = []
-        for each in lay_out(model, EXAMPLES).examples:
+        for each in tokenize_examples(model, EXAMPLES).examples:
             positions = [i for i in range(1, len(each) - 1) if i != each.dest]
             if method == "gradient_x_input":
-                given = {"target": each.dest, "target_ids": each.pieces.good_id}
-                row = tl_vzero.score(model, each.pieces.ids, method, **given).values[layer, 0]
+                given = {"target": each.dest, "target_ids": each.encoding.good_id}
+                row = tl_vzero.score(model, each.encoding.ids, method, **given).values[layer, 0]
             else:
-                scores = tl_vzero.value_zeroing(model, each.pieces.ids)
+                scores = tl_vzero.value_zeroing(model, each.encoding.ids)
                 row = (scores.rollout() if rollout else scores.normalized()).row(each.dest)[layer]
             drops = [plain_drop(hf_model, each, {position}) for position in positions]
             found.append(stats.spearmanr(row[positions].detach(), drops).statistic)
@@ -87,8 +87,8 @@ def test_curves_by_hand() -> None:
     hf_model, model = build("load_model", "bert")
     found = faithfulness(model, EXAMPLES, ["attention"], fractions=[0.2, 0.5], interval=QUICK)
     expected: dict[str, list[list[float]]] = {"comprehensiveness": [], "sufficiency": []}
-    for each in lay_out(model, EXAMPLES).examples:
-        row = tl_vzero.score(model, each.pieces.ids, "attention").rollout().row(each.dest)[-1]
+    for each in tokenize_examples(model, EXAMPLES).examples:
+        row = tl_vzero.score(model, each.encoding.ids, "attention").rollout().row(each.dest)[-1]
         positions = [i for i in range(1, len(each) - 1) if i != each.dest]
         order = sorted(positions, key=lambda position: row[position].item(), reverse=True)
         tops = [order[: int(np.ceil(share * len(positions)))] for share in (0.2, 0.5)]
@@ -186,14 +186,14 @@ def test_a_causal_model() -> None:
         conventions=Conventions(replacement="unk"),
         interval=QUICK,
     )
-    (each, *_) = lay_out(model, EXAMPLES, protocol="causal").examples
-    ids, good = each.pieces.ids.tolist(), each.pieces.good_id
+    (each, *_) = tokenize_examples(model, EXAMPLES, protocol="causal").examples
+    ids, good = each.encoding.ids.tolist(), each.encoding.good_id
     drops = [
         p_good(hf_model, ids, 6, good) - p_good(hf_model, [*ids[:i], id_of("[UNK]"), *ids[i + 1 :]], 6, good)
         for i in range(1, 7)
     ]
-    row = tl_vzero.value_zeroing(model, each.pieces.ids).rollout().row(6)[-1, 1:]
-    third = lay_out(model, EXAMPLES, protocol="causal").examples[2]
+    row = tl_vzero.value_zeroing(model, each.encoding.ids).rollout().row(6)[-1, 1:]
+    third = tokenize_examples(model, EXAMPLES, protocol="causal").examples[2]
     assert cell(found, "value_zeroing", "pp").rho.n == 2 and third.example.id == "pp-1"
     alone = faithfulness(
         model,

@@ -11,13 +11,13 @@ from tl_vzero.errors import InputError
 from tl_vzero.evaluate.mass import PLACES, mass, mass_of, places_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.statistics import Interval
-from tl_vzero.evaluate.tokenized import lay_out
+from tl_vzero.evaluate.tokenized import tokenize_examples
 
 
 @pytest.fixture(scope="module")
 def rows() -> TargetRows:
     _, model = build("load_model", "bert")
-    return target_rows(model, lay_out(model, EXAMPLES), ["value_zeroing", "attention"])
+    return target_rows(model, tokenize_examples(model, EXAMPLES), ["value_zeroing", "attention"])
 
 
 def test_places_of_a_sentence(rows: TargetRows) -> None:
@@ -29,7 +29,7 @@ def test_places_of_a_sentence(rows: TargetRows) -> None:
 
 def test_a_cue_before_the_next_token_is_a_cue() -> None:
     _, model = build("load_model", "gpt2")
-    layout = lay_out(model, EXAMPLES[:2], protocol="causal")
+    layout = tokenize_examples(model, EXAMPLES[:2], protocol="causal")
     assert places_of(layout.examples[0], "all")[-1] == "attractor"
     assert places_of(layout.examples[1], "all") == ("special", "rest", "cue")
 
@@ -75,6 +75,6 @@ def test_the_call_is_the_same_and_plain_json(rows: TargetRows) -> None:
 
 def test_rows_that_are_not_normalised_have_no_shares() -> None:
     _, model = build("load_model", "bert")
-    raw = target_rows(model, lay_out(model, EXAMPLES), ["value_zeroing"], normalized=False)
+    raw = target_rows(model, tokenize_examples(model, EXAMPLES), ["value_zeroing"], normalized=False)
     with pytest.raises(InputError, match="normalized=True"):
         mass_of(raw)

@@ -94,7 +94,7 @@ def test_an_interruption_leaves_the_finished_parts(model: Any, tmp_path: Path) -
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, left_as_found(model):
-        patch.setattr(protocol, "DEAR", {})
+        patch.setattr(protocol, "SLOW", {})
         patch.setattr(protocol, "faithfulness", stop)
         with pytest.raises(KeyboardInterrupt):
             reproduce(model, limit=2, folder=tmp_path)

@@ -15,21 +15,21 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, PluginError, ScoresError
 from tl_vzero.evaluate import rows as rows_module
-from tl_vzero.evaluate.rows import DEAR, target_rows
+from tl_vzero.evaluate.rows import SLOW, target_rows
 from tl_vzero.evaluate.statistics import random_row
-from tl_vzero.evaluate.tokenized import LaidOut, Layout, lay_out
+from tl_vzero.evaluate.tokenized import TokenizedExample, TokenizedSet, tokenize_examples
 
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]
 TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]
 
 
-def tiny(route: str = "load_model", architecture: str = "bert") -> tuple[Any, Layout]:
+def tiny(route: str = "load_model", architecture: str = "bert") -> tuple[Any, TokenizedSet]:
     _, model = build(route, architecture)
-    return model, lay_out(model, EXAMPLES, protocol="causal" if is_causal(architecture) else "masked")
+    return model, tokenize_examples(model, EXAMPLES, protocol="causal" if is_causal(architecture) else "masked")
 
 
-def alone(model: Any, method: str, each: LaidOut, **options: Any) -> Any:
-    return tl_vzero.score(model, each.pieces.ids, method, **options)
+def alone(model: Any, method: str, each: TokenizedExample, **options: Any) -> Any:
+    return tl_vzero.score(model, each.encoding.ids, method, **options)
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
@@ -62,7 +62,7 @@ def test_gradient_methods_explain_the_right_form(method: str, logit: Any) -> Non
     model, layout = tiny()
     found = target_rows(model, layout, [method], logit=logit).rows[method]
     for each, row in zip(layout.examples, found, strict=True):
-        ids = each.pieces.good_id if logit == "good" else (each.pieces.good_id, each.pieces.bad_id)
+        ids = each.encoding.good_id if logit == "good" else (each.encoding.good_id, each.encoding.bad_id)
         assert close(row, alone(model, method, each, target=each.dest, target_ids=ids).normalized().values[:, 0])
 
 
@@ -78,10 +78,10 @@ def test_every_kind_of_model(route: str, architecture: str) -> None:
 
 def test_calls_hold_few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tl_vzero.load_model("agreement-mini")
-    layout = lay_out(model, agreement_examples()[:5])
+    layout = tokenize_examples(model, agreement_examples()[:5])
     methods = ["value_zeroing", "alti", "gradient_x_input"]
     whole = target_rows(model, layout, methods)
-    monkeypatch.setattr(rows_module, "SENTENCES_A_CALL", 2)
+    monkeypatch.setattr(rows_module, "SENTENCES_PER_CALL", 2)
     parts = target_rows(model, layout, methods)
     for method in methods:
         assert all(map(close, whole.rows[method], parts.rows[method]))
@@ -106,15 +106,15 @@ def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPa
 def test_by_default_every_method_that_is_not_dear() -> None:
     model, layout = tiny()
     found = target_rows(model, layout)
-    assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in DEAR]
-    assert {*found.left_out} == {*DEAR}
+    assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]
+    assert {*found.left_out} == {*SLOW}
     assert found.layers == (0, 1, 2)
     assert found.settings["protocol"] == "masked" and len(found.settings["weights_sha256"]) == 64
 
 
 def test_what_is_undefined_is_left_out_or_refused() -> None:
     model = loaded(hf_bert_headless())
-    layout = lay_out(model, EXAMPLES)
+    layout = tokenize_examples(model, EXAMPLES)
     assert "no trained prediction head" in target_rows(model, layout).left_out["gradient_x_input"]
     with pytest.raises(HeadlessModelError):
         target_rows(model, layout, ["gradient_x_input"])
@@ -150,12 +150,12 @@ def test_progress_counts_every_row(rolled_out: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rows_module, "tqdm", noted)
     target_rows(model, layout, rolled_out=rolled_out, progress=True)
     (bar,) = bars
-    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(DEAR)) * len(layout.examples)
+    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(SLOW)) * len(layout.examples)
 
 
 def test_random_rows_are_drawn_for_each_example() -> None:
     model, layout = tiny()
-    twice = Layout((layout.examples[0], *layout.examples), "masked")
+    twice = TokenizedSet((layout.examples[0], *layout.examples), "masked")
     first, second, *others = target_rows(model, twice, ["random"]).rows["random"]
     assert not torch.equal(first, second)
     assert all(torch.allclose(row.sum(dim=1), torch.ones(3).double()) for row in (first, second, *others))
