@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tl_vzero.distance import DISTANCES, Distance, cosine, distance_named, wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.tokenized import TokenizedSet
+from tl_vzero.evaluate.sentences import TokenizedSet
 from tl_vzero.models.facts import Facts, facts_of, remember
 from tl_vzero.models.load import load_model
 from tl_vzero.models.sites import hf_model_of
@@ -42,9 +42,9 @@ def randomised_copy(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(hf_model)(copy.deepcopy(hf_model.config)).eval()
-        made = load_model(fresh.to(device=first.device, dtype=first.dtype), facts.tokenizer)
-    remember(made, Facts(name=f"{facts.name}, random weights", tokenizer=facts.tokenizer, head=facts.head))
-    return made
+        untrained = load_model(fresh.to(device=first.device, dtype=first.dtype), facts.tokenizer)
+    remember(untrained, Facts(name=f"{facts.name}, random weights", tokenizer=facts.tokenizer, head=facts.head))
+    return untrained
 
 
 def manhattan(
@@ -106,7 +106,7 @@ OTHER_DISTANCES: Mapping[str, str | Distance] = MappingProxyType(
 
 def rows_by_distance(
     model: nn.Module,
-    layout: TokenizedSet,
+    tokenized: TokenizedSet,
     distances: Mapping[str, str | Distance] | None = None,
     *,
     progress: bool = False,
@@ -118,7 +118,7 @@ def rows_by_distance(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> list(rows_by_distance(model, tokenize_examples(model, agreement_examples()[:3]), {"L2": "euclidean"}).rows)
     ['value_zeroing, L2']
@@ -126,22 +126,20 @@ def rows_by_distance(
     wanted = OTHER_DISTANCES if distances is None else distances
     if not wanted:
         raise InputError(f"distances are empty: expected at least one, such as {', '.join(OTHER_DISTANCES)}")
-    for each in wanted.values():
-        distance_named(each)
-    found = {
-        name: target_rows(
-            model, layout, ["value_zeroing"], options={"value_zeroing": {"distance": each}}, progress=progress
+    for distance in wanted.values():
+        distance_named(distance)
+    computed = {
+        _label(name, distance): target_rows(
+            model, tokenized, ["value_zeroing"], options={"value_zeroing": {"distance": distance}}, progress=progress
         )
-        for name, each in wanted.items()
+        for name, distance in wanted.items()
     }
-    first = next(iter(found.values()))
-    rows = {
-        f"value_zeroing, {_told_apart(name, wanted[name])}": own.rows["value_zeroing"] for name, own in found.items()
-    }
+    first = next(iter(computed.values()))
+    rows = {f"value_zeroing, {label}": by_distance.rows["value_zeroing"] for label, by_distance in computed.items()}
     return replace(first, rows=rows, settings={**first.settings, "options": {"distances": list(wanted)}})
 
 
-def _told_apart(name: str, distance: str | Distance) -> str:
+def _label(name: str, distance: str | Distance) -> str:
     """The name, and where another distance of the library's has it, that this is not that one."""
     other = name in DISTANCES and distance_named(distance)[1] is not DISTANCES[name]
     return f"{name} (a callable)" if other else name

@@ -26,9 +26,9 @@ from tl_vzero.data.examples import HALVES, Example, Half
 from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
 from tl_vzero.evaluate import store
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
+from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.evaluate.statistics import Estimate, bootstrap_mean
 from tl_vzero.evaluate.store import State
-from tl_vzero.evaluate.tokenized import TokenizedExample, tokenize_examples
 from tl_vzero.files import folder_of
 from tl_vzero.models.facts import context_length, facts_of, library_versions
 from tl_vzero.models.heads import Trainable, trainable_copy

@@ -25,8 +25,8 @@ from tl_vzero.evaluate.mdl import (
     label_lengths,
     online_logits,
 )
+from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet
 from tl_vzero.evaluate.statistics import RESAMPLES, bootstrap_means, check_bootstrap
-from tl_vzero.evaluate.tokenized import TokenizedExample, TokenizedSet
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import NamedHook, quiet, run_to
 
@@ -54,7 +54,7 @@ def representations(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> representations(model, tokenize_examples(model, agreement_examples()[:3])).shape
     torch.Size([3, 5, 128])
@@ -388,7 +388,7 @@ def probe_number(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import tokenize_examples
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> found = probe_number(model, tokenize_examples(model, agreement_examples()[:200]))
     >>> found.compression[-1] > found.compression[0]

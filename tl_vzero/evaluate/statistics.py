@@ -21,7 +21,7 @@ from tl_vzero.choices import positive
 from tl_vzero.data.examples import ALL, Skipped
 from tl_vzero.effects.agreement import rank_correlation
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.evaluate.tokenized import TokenizedExample
+from tl_vzero.evaluate.sentences import TokenizedExample
 from tl_vzero.rollout import normalize_rows, roll_out
 
 RESAMPLES = 2000

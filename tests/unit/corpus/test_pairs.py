@@ -21,7 +21,7 @@ from tl_vzero.corpus.source import open_source
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.evaluate.corpus_rows import corpus_rows
-from tl_vzero.evaluate.tokenized import tokenize_examples
+from tl_vzero.evaluate.sentences import tokenize_examples
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "premise": "the dog [MASK] near.", "hypothesis": "a hat of some dogs"},

@@ -11,7 +11,7 @@ from support.state import left_as_found, type_checks_off
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate import blanking
 from tl_vzero.evaluate.blanking import Conventions, Replacement, probabilities, replacing_token
-from tl_vzero.evaluate.tokenized import TokenizedExample, tokenize_examples
+from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.models.run import TargetLogits
 
 BLANKS = [frozenset(), frozenset({0}), frozenset({1, 2}), frozenset({1, 2, 4})]

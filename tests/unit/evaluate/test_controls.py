@@ -19,7 +19,7 @@ from tl_vzero.evaluate.controls import (
 from tl_vzero.evaluate.mass import mass
 from tl_vzero.evaluate.published import published, published_of
 from tl_vzero.evaluate.rows import target_rows
-from tl_vzero.evaluate.tokenized import tokenize_examples
+from tl_vzero.evaluate.sentences import tokenize_examples
 from tl_vzero.models.facts import facts_of
 
 

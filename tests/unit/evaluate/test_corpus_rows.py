@@ -21,7 +21,7 @@ from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.faithfulness import faithfulness
 from tl_vzero.evaluate.rows import target_rows
-from tl_vzero.evaluate.tokenized import read_texts, tokenize_examples
+from tl_vzero.evaluate.sentences import read_texts, tokenize_examples
 
 METHODS = ["value_zeroing", "attention_rollout", "attention"]
 

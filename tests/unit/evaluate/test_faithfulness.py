@@ -16,8 +16,8 @@ from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
 from tl_vzero.evaluate.blanking import Conventions, blanks_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness
+from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.evaluate.statistics import Interval
-from tl_vzero.evaluate.tokenized import TokenizedExample, tokenize_examples
 
 QUICK = Interval(resamples=20)
 

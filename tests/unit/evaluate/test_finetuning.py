@@ -34,7 +34,7 @@ from tl_vzero.evaluate.finetuning import (
     share_of_peak,
     train_epoch,
 )
-from tl_vzero.evaluate.tokenized import TokenizedExample, tokenize_examples
+from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.models.heads import trainable_copy
 
 

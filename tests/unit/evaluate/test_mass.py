@@ -10,8 +10,8 @@ from support.models import build
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.mass import PLACES, mass, mass_of, places_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
+from tl_vzero.evaluate.sentences import tokenize_examples
 from tl_vzero.evaluate.statistics import Interval
-from tl_vzero.evaluate.tokenized import tokenize_examples
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import Tensor
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import InputError, ModelError
 from tl_vzero.evaluate.probing import layer_numbers, number_labels, representations, with_number
-from tl_vzero.evaluate.tokenized import Protocol, TokenizedSet, tokenize_examples
+from tl_vzero.evaluate.sentences import Protocol, TokenizedSet, tokenize_examples
 from tl_vzero.models.sites import sites_of
 
 SENTENCES = [

@@ -16,8 +16,8 @@ from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, PluginError, ScoresError
 from tl_vzero.evaluate import rows as rows_module
 from tl_vzero.evaluate.rows import SLOW, target_rows
+from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet, tokenize_examples
 from tl_vzero.evaluate.statistics import random_row
-from tl_vzero.evaluate.tokenized import TokenizedExample, TokenizedSet, tokenize_examples
 
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]
 TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]

@@ -10,7 +10,7 @@ from support.state import left_as_found, type_checks_off
 
 import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.evaluate.tokenized import tokenize_examples
+from tl_vzero.evaluate.sentences import tokenize_examples
 
 
 def test_a_masked_example() -> None:

@@ -1,0 +1,76 @@
+"""What the results of all evaluations share: their table, their plain JSON form, and their means with intervals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tl_vzero.data.examples import Skipped
+from tl_vzero.evaluate.sentences import TokenizedExample
+from tl_vzero.evaluate.statistics import Array, Interval, columns_of, estimates, paradigms_of, plain_skip
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = "columns"  # in a field's metadata: what stands before the names of the columns of its estimate
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a result's table; a field with COLUMNS in its metadata holds an estimate: mean, low, high and n."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The row as plain columns."""
+        record: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if COLUMNS in field.metadata:
+                record |= {f"{field.metadata[COLUMNS]}{name}": part for name, part in columns_of(value).items()}
+            else:
+                record[field.name] = value
+        yield record
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluation's result, whose first field holds the rows of its table."""
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas table; an estimate is four columns: mean, low, high and n."""
+        return frame_of(getattr(self, fields(self)[0].name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types; numbers that do not exist are None."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def frame_of(rows: Sequence[Row]) -> "pd.DataFrame":
+    """Rows as a pandas table."""
+    import pandas as pd
+
+    return pd.DataFrame([record for row in rows for record in row.records()])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [
+            record for row in value for record in ([plain_skip(row)] if isinstance(row, Skipped) else row.records())
+        ]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def means_by_paradigm(
+    values: Array, examples: Sequence[TokenizedExample], interval: Interval
+) -> dict[str, tuple[list[int], Array]]:
+    """Of each paradigm and of all: the indices of its examples, and the mean of `[example, ...]` over them.
+
+    A mean is `[...]` of Estimate, over the examples where it is defined (not NaN), or None where it is for none.
+    """
+    columns = values.reshape(len(values), -1)
+    means: dict[str, tuple[list[int], Array]] = {}
+    for paradigm, indices in paradigms_of(examples).items():
+        mean = np.empty(columns.shape[1], dtype=object)
+        mean[:] = estimates(columns[indices], interval)
+        means[paradigm] = indices, mean.reshape(values.shape[1:])
+    return means
