@@ -42,6 +42,7 @@ def published(training: Training) -> Published:
     figures = everything[training] | {
         "dot": {method: tuple(values) for method, values in everything[training]["dot"].items()},
         "compression": tuple(everything[training]["compression"]),
+        "faithfulness": dict(everything[training]["faithfulness"]),
     }
     return Published(everything["model"], training, everything["source"], **figures)
 

@@ -18,17 +18,21 @@ BLANKS = [frozenset(), frozenset({0}), frozenset({1, 2}), frozenset({1, 2, 4})]
 TOKENS = {"mask": "[MASK]", "unk": "[UNK]", "pad": "[PAD]"}
 
 
-def plain(hf_model: Any, each: TokenizedExample, blank: frozenset[int], conventions: Conventions) -> float:
-    ids, read = each.encoding.ids.tolist(), each.dest
+def plain(hf_model: Any, sentence: TokenizedExample, blank: frozenset[int], conventions: Conventions) -> float:
+    ids, read = sentence.encoding.ids.tolist(), sentence.dest
     if conventions.replacement == "removed":
         read -= sum(position < read for position in blank)
-        ids = [number for position, number in enumerate(ids) if position not in blank]
+        ids = [token_id for position, token_id in enumerate(ids) if position not in blank]
     else:
-        ids = [id_of(TOKENS[conventions.replacement]) if i in blank else number for i, number in enumerate(ids)]
-    if each.target_position is None:
+        ids = [id_of(TOKENS[conventions.replacement]) if i in blank else token_id for i, token_id in enumerate(ids)]
+    if sentence.target_position is None:
         read = len(ids) - 1
     return p_good(
-        hf_model, ids, read, each.encoding.good_id, each.encoding.bad_id if conventions.over == "forms" else None
+        hf_model,
+        ids,
+        read,
+        sentence.encoding.good_id,
+        sentence.encoding.bad_id if conventions.over == "forms" else None,
     )
 
 
@@ -38,10 +42,10 @@ def test_probabilities_are_those_of_plain_runs(replacement: Any, over: Any) -> N
     hf_model, model = build("load_model", "bert")
     conventions = Conventions(replacement=replacement, over=over)
     examples = tokenize_examples(model, EXAMPLES[:3]).examples
-    found = probabilities(model, [(each, BLANKS) for each in examples], conventions)
-    for each, own in zip(examples, found, strict=True):
-        expected = [plain(hf_model, each, blank, conventions) for blank in BLANKS]
-        assert own.tolist() == pytest.approx(expected, rel=1e-4)
+    results = probabilities(model, [(sentence, BLANKS) for sentence in examples], conventions)
+    for sentence, probability in zip(examples, results, strict=True):
+        expected = [plain(hf_model, sentence, blank, conventions) for blank in BLANKS]
+        assert probability.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
@@ -52,10 +56,12 @@ def test_every_kind_of_model(route: str, architecture: str) -> None:
     if route == "HookedEncoder":
         pytest.skip("its conversion leaves out the head's bias: no plain model has its logits")
     with left_as_found(model):
-        found = probabilities(model, [(each, BLANKS[:3]) for each in examples], Conventions(replacement="unk"))
-    for each, own in zip(examples, found, strict=True):
-        expected = [plain(hf_model, each, blank, Conventions(replacement="unk")) for blank in BLANKS[:3]]
-        assert own.tolist() == pytest.approx(expected, rel=1e-4)
+        results = probabilities(
+            model, [(sentence, BLANKS[:3]) for sentence in examples], Conventions(replacement="unk")
+        )
+    for sentence, probability in zip(examples, results, strict=True):
+        expected = [plain(hf_model, sentence, blank, Conventions(replacement="unk")) for blank in BLANKS[:3]]
+        assert probability.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
@@ -66,18 +72,18 @@ def test_logits_are_cut_to_the_target_and_whole_ones_say_the_same(
     examples = tokenize_examples(
         model, EXAMPLES[:3], protocol="causal" if is_causal(architecture) else "masked"
     ).examples
-    blanked = [(each, BLANKS[:3]) for each in examples]
+    blanked = [(sentence, BLANKS[:3]) for sentence in examples]
     verdicts: list[bool] = []
     may_cut = TargetLogits._may_cut
 
-    def noted(self: Any, *given: Any) -> bool:
-        verdicts.append(may_cut(self, *given))
+    def noted(self: Any, *arguments: Any) -> bool:
+        verdicts.append(may_cut(self, *arguments))
         return verdicts[-1]
 
     monkeypatch.setattr(TargetLogits, "_may_cut", noted)
     cut = probabilities(model, blanked, Conventions())
     assert set(verdicts) == {True}
-    monkeypatch.setattr(TargetLogits, "_may_cut", lambda *given: False)
+    monkeypatch.setattr(TargetLogits, "_may_cut", lambda *arguments: False)
     for one, other in zip(cut, probabilities(model, blanked, Conventions()), strict=True):
         assert torch.allclose(one, other, rtol=1e-4)
 
@@ -85,7 +91,7 @@ def test_logits_are_cut_to_the_target_and_whole_ones_say_the_same(
 def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = build("load_model", "bert")
     examples = tokenize_examples(model, EXAMPLES[:3]).examples
-    blanked = [(each, [*BLANKS, *BLANKS]) for each in (*examples, *examples)]
+    blanked = [(sentence, [*BLANKS, *BLANKS]) for sentence in (*examples, *examples)]
     run: list[int] = []
     together = probabilities(model, blanked, Conventions(), run.append)
     assert sum(run) == len(BLANKS) * 3
@@ -96,22 +102,22 @@ def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.
 
 def test_what_is_blanked() -> None:
     _, model = build("load_model", "bert")
-    (each, *_) = tokenize_examples(model, EXAMPLES).examples
-    assert Conventions().positions(each) == (1, 2, 3, 4, 5, 6, 8, 9, 10)
-    assert Conventions(special_tokens=True).positions(each) == (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11)
+    (sentence, *_) = tokenize_examples(model, EXAMPLES).examples
+    assert Conventions().positions(sentence) == (1, 2, 3, 4, 5, 6, 8, 9, 10)
+    assert Conventions(special_tokens=True).positions(sentence) == (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11)
     _, causal = build("load_model", "gpt2")
-    (each, *_) = tokenize_examples(causal, EXAMPLES, protocol="causal").examples
-    assert Conventions().positions(each) == (1, 2, 3, 4, 5, 6)
+    (sentence, *_) = tokenize_examples(causal, EXAMPLES, protocol="causal").examples
+    assert Conventions().positions(sentence) == (1, 2, 3, 4, 5, 6)
 
 
 def test_a_removed_last_token_of_a_causal_input() -> None:
     hf_model, model = build("load_model", "gpt2")
-    (each,) = tokenize_examples(model, EXAMPLES[:1], protocol="causal").examples
+    (sentence,) = tokenize_examples(model, EXAMPLES[:1], protocol="causal").examples
     blanks = [frozenset({6}), frozenset({5, 6})]
-    (found,) = probabilities(model, [(each, blanks)], Conventions(replacement="removed"))
-    good = each.encoding.good_id
-    expected = [p_good(hf_model, each.encoding.ids[:end].tolist(), end - 1, good) for end in (6, 5)]
-    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    (results,) = probabilities(model, [(sentence, blanks)], Conventions(replacement="removed"))
+    good = sentence.encoding.good_id
+    expected = [p_good(hf_model, sentence.encoding.ids[:end].tolist(), end - 1, good) for end in (6, 5)]
+    assert results.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["replacement", "change", "over"])

@@ -30,8 +30,8 @@ def test_a_copy_has_other_weights_and_the_same_shape(architecture: str) -> None:
     with left_as_found(model):
         first, again, other = (randomised_copy(model, seed) for seed in (0, 0, 1))
     assert torch.equal(state, torch.random.get_rng_state())
-    weights = [dict(each.named_parameters()) for each in (model, first, again, other)]
-    assert [{name: w.shape for name, w in own.items()} for own in weights] == [
+    weights = [dict(one.named_parameters()) for one in (model, first, again, other)]
+    assert [{name: w.shape for name, w in named.items()} for named in weights] == [
         {name: w.shape for name, w in weights[0].items()}
     ] * 4
     matrix = next(name for name, weight in weights[0].items() if weight.ndim == 2)
@@ -71,9 +71,9 @@ def test_distances_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
     clean, changed = torch.randn(2, 5, 8, generator=generator).double()
     assert torch.allclose(manhattan(clean, changed), (clean - changed).abs().sum(-1))
-    units = [each / each.norm(dim=-1, keepdim=True) for each in (clean, changed)]
+    units = [one / one.norm(dim=-1, keepdim=True) for one in (clean, changed)]
     assert torch.allclose(unit_euclidean(clean, changed), (units[0] - units[1]).norm(dim=-1))
-    scores = [(each - each.mean(-1, True)) / each.std(-1, unbiased=False, keepdim=True) for each in (clean, changed)]
+    scores = [(one - one.mean(-1, True)) / one.std(-1, unbiased=False, keepdim=True) for one in (clean, changed)]
     assert torch.allclose(standardised_euclidean(clean, changed), (scores[0] - scores[1]).norm(dim=-1))
     near = clean * (1 + 1e-9)
     near[:, 0] += 1e-9
@@ -82,27 +82,27 @@ def test_distances_by_hand() -> None:
 
 def test_rows_by_distance_are_value_zeroings() -> None:
     _, model = build("load_model", "bert")
-    layout = tokenize_examples(model, EXAMPLES)
-    found = rows_by_distance(model, layout)
-    assert [*found.rows] == [f"value_zeroing, {name}" for name in OTHER_DISTANCES]
-    plain = target_rows(model, layout, ["value_zeroing"]).rows["value_zeroing"]
-    assert all(map(torch.equal, found.rows["value_zeroing, cosine"], plain))
-    for each, row in zip(layout.examples, found.rows["value_zeroing, unit_euclidean"], strict=True):
-        raw = tl_vzero.value_zeroing(model, each.encoding.ids).row(each.dest).double()
+    tokenized = tokenize_examples(model, EXAMPLES)
+    result = rows_by_distance(model, tokenized)
+    assert [*result.rows] == [f"value_zeroing, {name}" for name in OTHER_DISTANCES]
+    plain = target_rows(model, tokenized, ["value_zeroing"]).rows["value_zeroing"]
+    assert all(map(torch.equal, result.rows["value_zeroing, cosine"], plain))
+    for one, row in zip(tokenized.examples, result.rows["value_zeroing, unit_euclidean"], strict=True):
+        raw = tl_vzero.value_zeroing(model, one.encoding.ids).row(one.dest).double()
         expected = raw.sqrt() / raw.sqrt().sum(-1, keepdim=True)
         assert torch.allclose(row, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="distances are empty"):
-        rows_by_distance(model, layout, {})
+        rows_by_distance(model, tokenized, {})
     with pytest.raises(InputError, match="unknown distance 'cosin'"):
-        rows_by_distance(model, layout, {"mine": "cosin"})
+        rows_by_distance(model, tokenized, {"mine": "cosin"})
 
 
 def test_a_function_under_the_name_of_a_distance_is_told_apart() -> None:
     _, model = build("load_model", "bert")
-    found = rows_by_distance(
+    result = rows_by_distance(
         model, tokenize_examples(model, EXAMPLES), {"cosine": manhattan, "euclidean": tl_vzero.distance.euclidean}
     )
-    assert list(found.rows) == ["value_zeroing, cosine (a callable)", "value_zeroing, euclidean"]
+    assert list(result.rows) == ["value_zeroing, cosine (a callable)", "value_zeroing, euclidean"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_published_figures(training: str, first: float, last: float, compression
     figures = published(training)  # type: ignore[arg-type]
     assert (figures.dot["value_zeroing"][0], figures.dot["value_zeroing"][-1]) == (first, last)
     assert len(figures.dot) == 11 and {*figures.dot} <= {*tl_vzero.METHODS}
-    assert {len(each) for each in (*figures.dot.values(), figures.compression)} == {12}
+    assert {len(one) for one in (*figures.dot.values(), figures.compression)} == {12}
     assert figures.compression[-1] == compression
     assert {*figures.faithfulness} <= {*tl_vzero.METHODS}
 

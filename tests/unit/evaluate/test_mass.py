@@ -29,23 +29,23 @@ def test_places_of_a_sentence(rows: TargetRows) -> None:
 
 def test_a_cue_before_the_next_token_is_a_cue() -> None:
     _, model = build("load_model", "gpt2")
-    layout = tokenize_examples(model, EXAMPLES[:2], protocol="causal")
-    assert places_of(layout.examples[0], "all")[-1] == "attractor"
-    assert places_of(layout.examples[1], "all") == ("special", "rest", "cue")
+    tokenized = tokenize_examples(model, EXAMPLES[:2], protocol="causal")
+    assert places_of(tokenized.examples[0], "all")[-1] == "attractor"
+    assert places_of(tokenized.examples[1], "all") == ("special", "rest", "cue")
 
 
 def test_shares_by_hand(rows: TargetRows) -> None:
-    found = mass_of(rows, interval=Interval(resamples=10))
+    result = mass_of(rows, interval=Interval(resamples=10))
     where = {"cue": [[2, 3], [2, 3]], "attractor": [[6], [5]], "special": [[0, 11], [0, 11]], "target": [[7], [6]]}
     for place, positions in where.items():
         values = [
-            sum(rows.rows["attention"][number][1, position].item() for position in own)
-            for number, own in zip((0, 2), positions, strict=True)
+            sum(rows.rows["attention"][index][1, position].item() for position in of_example)
+            for index, of_example in zip((0, 2), positions, strict=True)
         ]
         (share,) = [
-            each
-            for each in found.shares
-            if (each.method, each.layer, each.paradigm, each.place) == ("attention", 1, "pp", place)
+            share
+            for share in result.shares
+            if (share.method, share.layer, share.paradigm, share.place) == ("attention", 1, "pp", place)
         ]
         assert (share.share.mean, share.share.n) == (pytest.approx(sum(values) / 2), 2)
 
@@ -61,15 +61,15 @@ def test_shares_sum_to_one_and_attractors_are_counted(rows: TargetRows) -> None:
 
 def test_empty_rows_are_counted(rows: TargetRows) -> None:
     nothing = tuple(torch.zeros_like(row) for row in rows.rows["attention"])
-    found = mass_of(TargetRows(rows.examples, rows.layers, {"nothing": nothing}, {}, (), rows.settings))
-    assert found.empty_rows == {"nothing": 4 * 3}
-    assert all(each.share.mean == 0 for each in found.shares)
+    result = mass_of(TargetRows(rows.examples, rows.layers, {"nothing": nothing}, {}, (), rows.settings))
+    assert result.empty_rows == {"nothing": 4 * 3}
+    assert all(share.share.mean == 0 for share in result.shares)
 
 
 def test_the_call_is_the_same_and_plain_json(rows: TargetRows) -> None:
     _, model = build("load_model", "bert")
-    found = mass(model, EXAMPLES, ["value_zeroing", "attention"], interval=Interval(resamples=10))
-    read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    result = mass(model, EXAMPLES, ["value_zeroing", "attention"], interval=Interval(resamples=10))
+    read = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert read["shares"] == mass_of(rows, interval=Interval(resamples=10)).to_dict()["shares"]
 
 

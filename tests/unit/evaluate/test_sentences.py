@@ -15,20 +15,20 @@ from tl_vzero.evaluate.sentences import tokenize_examples
 
 def test_a_masked_example() -> None:
     _, model = build("load_model", "bert")
-    (each, *_) = tokenize_examples(model, EXAMPLES).examples
-    assert each.encoding.tokens == (
+    (sentence, *_) = tokenize_examples(model, EXAMPLES).examples
+    assert sentence.encoding.tokens == (
         "[CLS]", "the", "dog", "##s", "near", "a", "hat", "[MASK]", "bark", "##ing", ".", "[SEP]"
     )  # fmt: skip
-    assert each.encoding.ids.tolist() == masked_ids(EXAMPLES[0])
-    assert (each.dest, each.target_position) == (7, 7)
-    assert (each.cue("first"), each.cue("all")) == ((2,), (2, 3))
-    assert (each.attractor("first"), each.attractor("all")) == ((6,), (6,))
+    assert sentence.encoding.ids.tolist() == masked_ids(EXAMPLES[0])
+    assert (sentence.dest, sentence.target_position) == (7, 7)
+    assert (sentence.cue("first"), sentence.cue("all")) == ((2,), (2, 3))
+    assert (sentence.attractor("first"), sentence.attractor("all")) == ((6,), (6,))
 
 
 def test_a_causal_example() -> None:
     _, model = build("load_model", "gpt2")
-    layout = tokenize_examples(model, EXAMPLES, protocol="causal")
-    (first, second, third) = layout.examples
+    tokenized = tokenize_examples(model, EXAMPLES, protocol="causal")
+    (first, second, third) = tokenized.examples
     assert first.encoding.tokens == ("[CLS]", "the", "dog", "##s", "near", "a", "hat")
     assert (first.dest, first.target_position) == (6, None)
     assert (first.cue("all"), first.attractor("first")) == ((2, 3), (6,))
@@ -36,7 +36,7 @@ def test_a_causal_example() -> None:
     assert second.dest == 2 == second.cue("first")[0]
     tokenizer = tl_vzero.models.facts.facts_of(model).tokenizer
     assert tokenizer.convert_ids_to_tokens([third.encoding.good_id, third.encoding.bad_id]) == ["are", "is"]
-    (skipped,) = layout.skipped
+    (skipped,) = tokenized.skipped
     assert (skipped.id, skipped.paradigm) == ("question-0", "question")
     assert skipped.reason == "the cue 'dog' comes after the target"
 
@@ -52,10 +52,10 @@ def test_a_causal_example() -> None:
 def test_what_the_causal_protocol_skips(changed: dict[str, Any], reason: str) -> None:
     _, model = build("load_model", "gpt2")
     odd = replace(EXAMPLES[1], id="odd", attractor=(), **changed)
-    layout = tokenize_examples(model, [odd, EXAMPLES[1]], protocol="causal")
-    assert [each.example.id for each in layout.examples] == ["plain-0"]
-    assert [each.id for each in layout.skipped] == ["odd"]
-    assert reason in layout.skipped[0].reason
+    tokenized = tokenize_examples(model, [odd, EXAMPLES[1]], protocol="causal")
+    assert [sentence.example.id for sentence in tokenized.examples] == ["plain-0"]
+    assert [sentence.id for sentence in tokenized.skipped] == ["odd"]
+    assert reason in tokenized.skipped[0].reason
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
