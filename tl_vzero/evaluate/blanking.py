@@ -153,7 +153,7 @@ def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Co
 
 Kind = Literal["comprehensiveness", "sufficiency"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)  # a choice: ERASER's own go down to 1 %, less than a token of our sentences
 
 
 @dataclass(frozen=True)

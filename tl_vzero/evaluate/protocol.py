@@ -40,6 +40,7 @@ from tl_vzero.models.facts import facts_of, library_versions
 
 # On how many sentences the methods are evaluated that are too slow for a default elsewhere.
 SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
+# One method of each kind, for the control with random weights.
 OF_RANDOM_WEIGHTS = ("value_zeroing", "random", "attention", "attention_norm", "alti", "gradient_x_input")
 # What the parts cost beside each other, for the time left; a rough guess.
 COSTS = {

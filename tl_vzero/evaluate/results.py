@@ -1,6 +1,6 @@
 """What the results of all evaluations share: their table, their plain JSON form, and their means with intervals."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from tl_vzero.evaluate.statistics import Array, Interval, columns_of, estimates,
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = "columns"  # in a field's metadata: what stands before the names of the columns of its estimate
+COLUMNS = "columns"  # in the metadata of a field with an estimate: the prefix of its columns' names
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,12 @@ def frame_of(rows: Sequence[Row]) -> "pd.DataFrame":
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [
-            record for row in value for record in ([plain_skip(row)] if isinstance(row, Skipped) else row.records())
-        ]
+        return [record for row in value for record in _records(row)]
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _records(row: Row | Skipped) -> Iterable[dict[str, Any]]:
+    return [plain_skip(row)] if isinstance(row, Skipped) else row.records()
 
 
 def means_by_paradigm(
