@@ -27,26 +27,29 @@ from tl_vzero.data.agreement_mini import agreement_examples  # noqa: E402
 from tl_vzero.data.tokens import keep_one_piece_targets  # noqa: E402
 from tl_vzero.evaluate.cue_alignment import alignment_of  # noqa: E402
 from tl_vzero.evaluate.rows import padded, target_rows  # noqa: E402
-from tl_vzero.evaluate.tokenized import Layout, lay_out  # noqa: E402
+from tl_vzero.evaluate.sentences import TokenizedSet, tokenize_examples  # noqa: E402
 from tl_vzero.models.contracts import check_contracts  # noqa: E402
 from tl_vzero.models.facts import facts_of  # noqa: E402
 from tl_vzero.models.run import quiet  # noqa: E402
 
 
-def loop_rows(hf_model: Any, layout: Layout) -> list[Tensor]:
+def loop_rows(hf_model: Any, tokenized: TokenizedSet) -> list[Tensor]:
     """The target's rows by the authors' loop."""
-    return [row_normalized(authors_loop(hf_model, each.pieces.ids))[:, each.dest] for each in layout.examples]
+    return [
+        row_normalized(authors_loop(hf_model, sentence.encoding.ids))[:, sentence.dest]
+        for sentence in tokenized.examples
+    ]
 
 
-def clean_runs(model: Any, layout: Layout) -> None:
+def clean_runs(model: Any, tokenized: TokenizedSet) -> None:
     """The clean runs alone, sentences of one length together, to the last block's output."""
     sites = check_contracts(model)
 
     def nothing(_: int, __: CleanBlock) -> None: ...
 
     by_length: dict[int, list[Any]] = {}
-    for each in layout.examples:
-        by_length.setdefault(len(each), []).append(each)
+    for sentence in tokenized.examples:
+        by_length.setdefault(len(sentence), []).append(sentence)
     with quiet(model):
         for alike in by_length.values():
             visit_clean_blocks(model, sites, padded(alike)[0], range(sites.n_layers), nothing)
@@ -63,9 +66,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     subject = minilm()
     examples = keep_one_piece_targets(agreement_examples(), facts_of(subject.model).tokenizer)[: options.sentences]
-    layout = lay_out(subject.model, examples)
+    tokenized = tokenize_examples(subject.model, examples)
     # Every so many, so that the loop's part has the lengths of all.
-    part = Layout(layout.examples[:: max(1, len(layout.examples) // options.looped)], "masked")
+    part = TokenizedSet(tokenized.examples[:: max(1, len(tokenized.examples) // options.looped)], "masked")
 
     rows = target_rows(subject.model, part, ["value_zeroing"]).rows["value_zeroing"]
     by_loop = loop_rows(subject.hf_model, part)
@@ -75,13 +78,13 @@ def main() -> None:
     for _ in range(options.repeat):
         times["loop"].append(seconds(lambda: loop_rows(subject.hf_model, part)) / len(part.examples))
         found: list[Any] = []
-        of_rows = seconds(lambda: found.append(target_rows(subject.model, layout, ["value_zeroing"])))  # noqa: B023
+        of_rows = seconds(lambda: found.append(target_rows(subject.model, tokenized, ["value_zeroing"])))  # noqa: B023
         of_statistics = seconds(lambda: alignment_of(found[0]))  # noqa: B023
         times["rows"].append(of_rows / len(examples))
         times["cue alignment"].append((of_rows + of_statistics) / len(examples))
-        times["clean run"].append(seconds(lambda: clean_runs(subject.model, layout)) / len(examples))
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    lengths = [len(each) for each in layout.examples]
+        times["clean run"].append(seconds(lambda: clean_runs(subject.model, tokenized)) / len(examples))
+    medians = {name: statistics.median(of_what) for name, of_what in times.items()}
+    lengths = [len(sentence) for sentence in tokenized.examples]
     print(
         f"{options.threads} threads, torch {version('torch')}, TransformerLens {version('transformer-lens')}, float32, "
         f"{subject.name}, {len(examples)} sentences of {min(lengths)} to {max(lengths)} tokens, "

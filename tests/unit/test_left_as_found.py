@@ -83,10 +83,10 @@ def scored(method: str, **options: Any) -> Callable[[Any], Any]:
 
 def represented(model: Any) -> Any:
     from tl_vzero.evaluate.probing import representations
-    from tl_vzero.evaluate.tokenized import lay_out
+    from tl_vzero.evaluate.sentences import tokenize_examples
 
     protocol: Any = "causal" if is_causal(model.cfg.architecture.lower()[:4]) else "masked"
-    return representations(model, lay_out(model, EXAMPLES, protocol=protocol))
+    return representations(model, tokenize_examples(model, EXAMPLES, protocol=protocol))
 
 
 PREDICTED = {"target": 2, "target_ids": (7, 11)}

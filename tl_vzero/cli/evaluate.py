@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tl_vzero.corpus import Corpus
-    from tl_vzero.evaluate.sentences import Sentences
-    from tl_vzero.evaluate.tokenized import Layout
+    from tl_vzero.evaluate.sentences import Sentences, TokenizedSet
 
 
 class ProtocolName(StrEnum):
@@ -131,7 +130,7 @@ def sentences_command(
     Of a causal model they end before the target: there `tl-vzero corpus --rows target` takes --target -1.
     """
     with errors_in_words():
-        from tl_vzero.evaluate.tokenized import read_texts
+        from tl_vzero.evaluate.sentences import read_texts
         from tl_vzero.files import write_text
 
         loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (out,))
@@ -350,10 +349,10 @@ def _opened(folder: Path | None, verify: bool) -> "Corpus | None":
     return None if folder is None else read_corpus(folder, verify=verify)
 
 
-def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "Layout":
-    from tl_vzero.evaluate.tokenized import lay_out
+def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "TokenizedSet":
+    from tl_vzero.evaluate.sentences import tokenize_examples
 
-    return lay_out(model, sentences.examples, protocol=protocol.value)
+    return tokenize_examples(model, sentences.examples, protocol=protocol.value)
 
 
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:

@@ -5,7 +5,7 @@
 3. Logits are computed at the target only, where the model allows it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Literal, get_args
@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from tl_vzero.clean import device_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
-from tl_vzero.evaluate.tokenized import LaidOut, paradigms_of
+from tl_vzero.evaluate.results import Row, means_by_paradigm
+from tl_vzero.evaluate.sentences import TokenizedExample
 from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.facts import facts_of, vocabulary_size
 from tl_vzero.models.run import LOGITS_PER_BATCH, TargetLogits, quiet
-from tl_vzero.statistics import Array, Estimate, Interval, columns_of, estimates
+from tl_vzero.statistics import Array, Estimate, Interval, columns_of
 
 Replacement = Literal["mask", "unk", "pad", "removed"]
 Change = Literal["signed", "absolute"]
 Over = Literal["vocabulary", "forms"]
 
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 4096  # a choice: bounds the memory of a run, whatever the lengths of its sentences
 
 Blank = frozenset[int]
 
@@ -51,18 +52,18 @@ class Conventions:
     special_tokens: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("replacement", Replacement), ("change", Change), ("over", Over)):
-            if getattr(self, name) not in get_args(known):
-                raise unknown_name(name, getattr(self, name), get_args(known))
+        for name, choices in (("replacement", Replacement), ("change", Change), ("over", Over)):
+            if getattr(self, name) not in get_args(choices):
+                raise unknown_name(name, getattr(self, name), get_args(choices))
 
     def to_dict(self) -> dict[str, Any]:
         """The choices as plain JSON types."""
         return asdict(self)
 
-    def positions(self, each: LaidOut) -> tuple[int, ...]:
+    def positions(self, sentence: TokenizedExample) -> tuple[int, ...]:
         """The positions of an example that are blanked."""
-        special = each.pieces.special
-        return tuple(i for i in range(len(each)) if i != each.own and (self.special_tokens or not special[i]))
+        special, target = sentence.encoding.special, sentence.target_position
+        return tuple(i for i in range(len(special)) if i != target and (self.special_tokens or not special[i]))
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,26 @@ class _Copy:
 
 def probabilities(
     model: nn.Module,
-    blanked: Sequence[tuple[LaidOut, Sequence[Blank]]],
+    blanked: Sequence[tuple[TokenizedExample, Sequence[Blank]]],
     conventions: Conventions,
     advance: Any = lambda copies: None,
 ) -> list[Float[Tensor, "_"]]:
-    """p(right form) at the target, of each example one number for each set of blanked positions, in float64.
+    """p(right form) at the target in float64: for each example one value per set of blanked positions.
 
     Raises InputError where the tokenizer lacks the token that replaces.
     """
-    token = replacing_token(model, conventions.replacement)
-    wanted = [[_copy(each, blank, token, conventions) for blank in blanks] for each, blanks in blanked]
-    found: dict[_Copy, float] = {}
+    token_id = replacing_token(model, conventions.replacement)
+    copies = [[_copy(sentence, blank, token_id, conventions) for blank in blanks] for sentence, blanks in blanked]
+    p_good: dict[_Copy, float] = {}
     with quiet(model):
         logits = TargetLogits(model)
-        for batch in _batches({copy: None for copies in wanted for copy in copies}, model, logits):
+        different = dict.fromkeys(copy for of_example in copies for copy in of_example)
+        for batch in _batches(different, model, logits):
             ids = torch.tensor([copy.ids for copy in batch], device=device_of(model))
             read = torch.tensor([copy.read for copy in batch], device=ids.device)
-            found |= zip(batch, _probabilities(logits.at(ids, read).to(wide_dtype(ids.device)), batch), strict=True)
+            p_good |= zip(batch, _probabilities(logits.at(ids, read).to(wide_dtype(ids.device)), batch), strict=True)
             advance(len(batch))
-    return [torch.tensor([found[copy] for copy in copies], dtype=torch.float64) for copies in wanted]
+    return [torch.tensor([p_good[copy] for copy in of_example], dtype=torch.float64) for of_example in copies]
 
 
 def replacing_token(model: nn.Module, replacement: Replacement) -> int | None:
@@ -103,34 +105,28 @@ def replacing_token(model: nn.Module, replacement: Replacement) -> int | None:
     if replacement == "removed":
         return None
     tokenizer = facts_of(model).tokenizer
-    number = getattr(tokenizer, f"{replacement}_token_id")
-    if number is None:
+    token_id = getattr(tokenizer, f"{replacement}_token_id")
+    if token_id is None:
         held = [name for name in ("mask", "unk", "pad") if getattr(tokenizer, f"{name}_token_id") is not None]
-        raise InputError(
-            f"replacement {replacement!r}: this tokenizer has no such token; expected one of {', '.join(held)}, removed"
-            if held
-            else f"replacement {replacement!r}: this tokenizer has no such token; expected removed"
-        )
-    return int(number)
+        expected = f"one of {', '.join(held)}, removed" if held else "removed"
+        raise InputError(f"replacement {replacement!r}: this tokenizer has no such token; expected {expected}")
+    return int(token_id)
 
 
-def _copy(each: LaidOut, blank: Blank, token: int | None, conventions: Conventions) -> _Copy:
-    ids, read = each.pieces.ids.tolist(), each.dest
-    bad = each.pieces.bad_id if conventions.over == "forms" else None
-    if token is not None:
-        kept = [token if position in blank else number for position, number in enumerate(ids)]
-        return _Copy(tuple(kept), read, each.pieces.good_id, bad)
-    left = [position for position in range(len(ids)) if position not in blank]
-    # Of a causal input the target is the next token: what is read is the last position that is left.
-    return _Copy(
-        tuple(ids[position] for position in left),
-        left.index(read) if read in left else len(left) - 1,
-        each.pieces.good_id,
-        bad,
-    )
+def _copy(sentence: TokenizedExample, blank: Blank, token_id: int | None, conventions: Conventions) -> _Copy:
+    encoding, read = sentence.encoding, sentence.dest
+    ids = encoding.ids.tolist()
+    if token_id is not None:
+        ids = [token_id if position in blank else original for position, original in enumerate(ids)]
+    else:
+        remaining = [position for position in range(len(ids)) if position not in blank]
+        ids = [ids[position] for position in remaining]
+        # Of a causal input the target is the next token: what is read is the last position that is left.
+        read = remaining.index(read) if read in remaining else len(remaining) - 1
+    return _Copy(tuple(ids), read, encoding.good_id, encoding.bad_id if conventions.over == "forms" else None)
 
 
-def _batches(copies: Mapping[_Copy, None], model: nn.Module, logits: TargetLogits) -> Iterator[list[_Copy]]:
+def _batches(copies: Iterable[_Copy], model: nn.Module, logits: TargetLogits) -> Iterator[list[_Copy]]:
     """Copies of one length, as many as may share a run."""
 
     def size_of(alike: Sequence[_Copy]) -> int:
@@ -145,24 +141,23 @@ def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Co
     """p(right form) of each copy."""
     good = logits[range(len(batch)), [copy.good for copy in batch]]
     if batch[0].bad is None:
-        found = (good - logits.logsumexp(dim=-1)).exp()
+        p_good = (good - logits.logsumexp(dim=-1)).exp()
     else:
-        found = (good - logits[range(len(batch)), [copy.bad for copy in batch]]).sigmoid()
-    if found.isnan().any():
+        p_good = (good - logits[range(len(batch)), [copy.bad for copy in batch]]).sigmoid()
+    if p_good.isnan().any():
         raise ModelError("a probability is NaN: check the weights, and the model's dtype (float16 overflows easily)")
-    numbers: list[float] = found.tolist()
-    return numbers
+    return [*p_good.tolist()]
 
 
 # Erasure curves: the prediction without the tokens that rank highest, and with these alone.
 
 Kind = Literal["comprehensiveness", "sufficiency"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)  # a choice: ERASER's own go down to 1 %, less than a token of our sentences
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Row):
     """The mean drop of p(right form) by the fraction of tokens, of one method over one paradigm (or "all").
 
     Comprehensiveness blanks the tokens that rank highest, sufficiency all the others. `aopc` is the mean over the
@@ -179,21 +174,21 @@ class Curve:
     undefined: int
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """A row for each fraction, and one of the AOPC, whose fraction is None."""
-        own = {"method": self.method, "paradigm": self.paradigm, "kind": self.kind}
+        """One row per fraction, and one of the AOPC, whose fraction is None."""
+        curve = {"method": self.method, "paradigm": self.paradigm, "kind": self.kind}
         for fraction, drop in zip((*self.fractions, None), (*self.drops, self.aopc), strict=True):
-            yield {**own, "fraction": fraction, **columns_of(drop), "undefined": self.undefined}
+            yield {**curve, "fraction": fraction, **columns_of(drop), "undefined": self.undefined}
 
 
 def check_fractions(fractions: Any) -> None:
     """Raise InputError or InputTypeError for what are no shares of the tokens, from above 0 to 1."""
     if isinstance(fractions, str) or not isinstance(fractions, Sequence):
         raise InputTypeError(f"fractions is {type(fractions).__name__}: expected a list such as [0.1, 0.5], or ()")
-    for each in fractions:
-        if isinstance(each, bool) or not isinstance(each, int | float):
-            raise InputTypeError(f"fractions hold {each!r}: expected numbers above 0, up to 1")
-        if not 0 < each <= 1:
-            raise InputError(f"fractions hold {each}: expected numbers above 0, up to 1, such as 0.1 for 10 %")
+    for fraction in fractions:
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            raise InputTypeError(f"fractions hold {fraction!r}: expected numbers above 0, up to 1")
+        if not 0 < fraction <= 1:
+            raise InputError(f"fractions hold {fraction}: expected numbers above 0, up to 1, such as 0.1 for 10 %")
 
 
 def blanks_of(row: Array, positions: Sequence[int], fractions: Sequence[float]) -> list[Blank]:
@@ -202,33 +197,21 @@ def blanks_of(row: Array, positions: Sequence[int], fractions: Sequence[float]) 
     A fraction is rounded up to whole tokens; of equal scores the first in the sentence comes first.
     """
     ranked = sorted(positions, key=lambda position: -row[position])
+    # Rounded first: 0.3 * 10 is a little more than 3, and would be 4 tokens.
     tops = [frozenset(ranked[: ceil(round(fraction * len(ranked), 9))]) for fraction in fractions]
     return [*tops, *(frozenset(positions) - top for top in tops)]
 
 
 def curves_of(
-    examples: Sequence[LaidOut],
-    clean: Array,
-    erased: Mapping[str, Sequence[Array]],
-    ranked: Mapping[str, Sequence[bool]],
-    fractions: Sequence[float],
-    interval: Interval,
+    examples: Sequence[TokenizedExample], drops: Mapping[str, Array], fractions: Sequence[float], interval: Interval
 ) -> tuple[Curve, ...]:
-    """The curves of p(right form), `erased[method][n]` being `[kind, fraction]` of example n.
-
-    `ranked` says which examples have a ranking.
-    """
-    if not fractions:
-        return ()
-    found: list[Curve] = []
-    for method, own in erased.items():
-        drops = clean[:, None, None] - np.stack(own)
-        drops[~np.array(ranked[method])] = np.nan
+    """The curves of each method's drops of p(right form), `[example, kind, fraction]`; NaN without a ranking."""
+    curves: list[Curve] = []
+    for method, of_method in drops.items() if fractions else ():
         # The AOPC stands behind the fractions.
-        drops = np.concatenate([drops, drops.mean(axis=2, keepdims=True)], axis=2)
-        for paradigm, numbers in paradigms_of(examples).items():
-            for which, kind in enumerate(KINDS):
-                *means, aopc = estimates(drops[numbers, which], interval)
-                undefined = int(np.isnan(drops[numbers, which, -1]).sum())
-                found.append(Curve(method, paradigm, kind, tuple(fractions), tuple(means), aopc, undefined))
-    return tuple(found)
+        drop = np.concatenate([of_method, of_method.mean(axis=2, keepdims=True)], axis=2)
+        for paradigm, (indices, mean) in means_by_paradigm(drop, examples, interval).items():
+            for kind, (*of_fractions, aopc) in zip(KINDS, mean, strict=True):
+                undefined = len(indices) - (aopc.n if aopc else 0)
+                curves.append(Curve(method, paradigm, kind, tuple(fractions), tuple(of_fractions), aopc, undefined))
+    return tuple(curves)

@@ -14,7 +14,7 @@ from torch import nn
 from tl_vzero.distance import DISTANCES, Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.tokenized import Layout
+from tl_vzero.evaluate.sentences import TokenizedSet
 from tl_vzero.models.facts import Facts, facts_of, remember
 from tl_vzero.models.load import load_model
 from tl_vzero.models.sites import hf_model_of
@@ -50,7 +50,7 @@ def randomised_copy(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def rows_by_distance(
     model: nn.Module,
-    layout: Layout,
+    layout: TokenizedSet,
     distances: Mapping[str, str | Distance] | None = None,
     *,
     progress: bool = False,
@@ -62,9 +62,9 @@ def rows_by_distance(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> list(rows_by_distance(model, lay_out(model, agreement_examples()[:3]), {"L2": "euclidean"}).rows)
+    >>> list(rows_by_distance(model, tokenize_examples(model, agreement_examples()[:3]), {"L2": "euclidean"}).rows)
     ['value_zeroing, L2']
     """
     wanted = DISTANCES if distances is None else distances

@@ -1,15 +1,13 @@
 """The target's row of every method, read from a folder that `tl-vzero corpus` wrote.
 
 1. The folder must be of this very model: weights and tokenizer are compared by their hashes.
-2. Each example is found by its token ids, which a map depends on alone, and not by its name or its text. All are looked
-   for before any map is read; maps are then read a few at a time, and only the target's rows are kept.
+2. Each example is looked up by its token ids, which a map depends on alone, and not by its name or its text. All are
+   looked up before any map is read; maps are then read a few at a time, and only the target's rows are kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -19,7 +17,7 @@ from tl_vzero.corpus.read import Stored
 from tl_vzero.corpus.write import tokenizer_hash
 from tl_vzero.errors import InputError, ModelError, unknown_name
 from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, row_of
-from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet
 from tl_vzero.models.contracts import check_contracts, provenance
 from tl_vzero.models.facts import facts_of
 from tl_vzero.registry import METHODS
@@ -34,7 +32,7 @@ Key = tuple[tuple[int, ...], int | None]
 def corpus_rows(
     corpus: Corpus,
     model: nn.Module,
-    layout: Layout,
+    tokenized: TokenizedSet,
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -57,19 +55,18 @@ def corpus_rows(
     >>> from pathlib import Path
     >>> from tl_vzero.corpus import read_corpus, run_corpus
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model, examples = tl_vzero.load_model("agreement-mini"), agreement_examples()[:3]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     source = Path(folder) / "three.txt"
-    ...     _ = source.write_text("".join(each.with_target("[MASK]") + "\\n" for each in examples))
-    ...     run = run_corpus(model, source, Path(folder) / "out")
-    ...     found = corpus_rows(read_corpus(run.folder), model, lay_out(model, examples))
-    >>> [list(row.shape) for row in found.rows["value_zeroing"]]
+    ...     _ = source.write_text("".join(example.with_target("[MASK]") + "\\n" for example in examples))
+    ...     corpus = read_corpus(run_corpus(model, source, Path(folder) / "out").folder)
+    ...     rows = corpus_rows(corpus, model, tokenize_examples(model, examples)).rows
+    >>> [list(row.shape) for row in rows["value_zeroing"]]
     [[4, 11], [4, 10], [4, 10]]
     """
     if options:
         raise InputError(f"options={options!r} given with a corpus: it has the options that it was made with")
-    n_layers = check_contracts(model).n_layers
     second = (corpus.manifest.get("input") or {}).get("second_text_column")
     if second is not None:
         raise InputError(
@@ -79,42 +76,22 @@ def corpus_rows(
     _check_model(corpus, model)
     names, left_out = _methods(corpus, methods)
     check_all_layers(layers, rolled_out)
-    if rolled_out:
-        _check_rollouts(corpus, names, n_layers)
-    numbers = chosen("layers", layers, n_layers, "the model has") or corpus.layers
-    missing = [number for number in numbers if number not in corpus.layers]
-    if missing:
-        raise InputError(
-            f"{corpus.folder} holds the layers {list(corpus.layers)}, and not {missing}: leave the corpus out, or "
-            "write one of all layers"
-        )
-    stored = _found(corpus, layout)
-    rows: dict[str, dict[int, Tensor]] = {name: {} for name in names if name != "random"}
-    by_place = {(each.shard, each.row): own for each, own in stored}
-    with tqdm(total=len(by_place), disable=not progress, desc="corpus", unit="sentence", leave=False) as bar:
-        for each, scored in corpus.scores_of([each for each, _ in stored], [*rows]):
-            for number in by_place[each.shard, each.row]:
-                for name, scores in scored.items():
-                    own = row_of(scores, layout.examples[number].dest, normalized, rolled_out)
-                    rows[name][number] = _of_layers(own, scores.layers, numbers)
-            bar.update()
-    in_order = {name: tuple(own[number] for number in sorted(own)) for name, own in rows.items()}
-    if "random" in names:
-        in_order["random"] = random_rows(layout.examples, numbers, rolled_out=rolled_out, normalized=normalized)
-    manifest = corpus.manifest
+    read_layers = _layers(corpus, layers, names if rolled_out else (), check_contracts(model).n_layers)
+    rows = _read(corpus, tokenized, names, read_layers, normalized, rolled_out, progress)
+    manifest, written = corpus.manifest, corpus.manifest["options"]["methods"]
     return TargetRows(
-        examples=layout.examples,
-        layers=numbers,
-        rows={name: in_order[name] for name in names},
+        examples=tokenized.examples,
+        layers=read_layers,
+        rows=rows,
         left_out=left_out,
-        skipped=layout.skipped,
+        skipped=tokenized.skipped,
         settings={
             **provenance(model),
-            "protocol": layout.protocol,
+            "protocol": tokenized.protocol,
             "normalized": normalized,
             "rolled_out": rolled_out,
             "logit": "good",
-            "options": {name: own for name, own in manifest["options"]["methods"].items() if name in names and own},
+            "options": {name: options for name, options in written.items() if options and name in names},
             "corpus": {"input": manifest.get("input"), "rows": corpus.rows, "versions": manifest["versions"]},
         },
     )
@@ -122,9 +99,8 @@ def corpus_rows(
 
 def _check_model(corpus: Corpus, model: nn.Module) -> None:
     """The folder's maps are this model's, of whatever name and in whatever place."""
-    of = corpus.manifest["model"]
-    now = {"weights_sha256": provenance(model)["weights_sha256"], "tokenizer_sha256": tokenizer_hash(model)}
-    differing = [name.removesuffix("_sha256") for name in now if of.get(name) != now[name]]
+    hashes = {"weights": provenance(model)["weights_sha256"], "tokenizer": tokenizer_hash(model)}
+    differing = [name for name in hashes if corpus.manifest["model"].get(f"{name}_sha256") != hashes[name]]
     if differing:
         raise ModelError(
             f"{corpus.folder} is of another model, {corpus.manifest.get('model_name')!r}: its "
@@ -136,90 +112,117 @@ def _check_model(corpus: Corpus, model: nn.Module) -> None:
 def _methods(corpus: Corpus, methods: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     """The methods to read, and those of the corpus that are left out, with the reason."""
     of_target = {name for name in corpus.methods if name in METHODS and "target" in METHODS[name].needs}
+    held = ", ".join(corpus.methods)
     if methods is None:
         names = [name for name in corpus.methods if name not in of_target]
         if not names:
-            raise InputError(f"{corpus.folder} holds {', '.join(corpus.methods)} only: {OTHER_LOGIT}")
+            raise InputError(f"{corpus.folder} holds {held} only: {OTHER_LOGIT}")
         return names, dict.fromkeys(sorted(of_target), OTHER_LOGIT)
     if not methods:
-        raise InputError(f"no methods: expected some of {', '.join(corpus.methods)}, those of {corpus.folder}")
+        raise InputError(f"no methods: expected some of {held}, those of {corpus.folder}")
     for name in methods:
         if name not in METHODS and name not in corpus.methods:
             raise unknown_name("method", name, METHODS)
         if name not in (*corpus.methods, "random"):
             raise InputError(
-                f"{corpus.folder} does not hold the method {name!r}: expected some of {', '.join(corpus.methods)}; or "
-                "write a corpus with it in another folder"
+                f"{corpus.folder} does not hold the method {name!r}: expected some of {held}; or write a corpus with "
+                "it in another folder"
             )
         if name in of_target:
             raise InputError(f"{name}: {OTHER_LOGIT}")
     return list(dict.fromkeys(methods)), {}
 
 
-def _check_rollouts(corpus: Corpus, names: Sequence[str], n_layers: int) -> None:
-    to_multiply = [name for name in names if name != "random" and corpus.stage(name) != "rollout"]
-    if not to_multiply:
-        return
-    if corpus.rows == "target":
+def _layers(
+    corpus: Corpus, layers: Iterable[int] | int | None, rolled_out: Sequence[str], n_layers: int
+) -> tuple[int, ...]:
+    """The layers to read; raises InputError where those that are there do not do, also for a rollout of methods."""
+    to_multiply = [name for name in rolled_out if name != "random" and corpus.stage(name) != "rollout"]
+    if to_multiply and corpus.rows == "target":
         raise InputError(
             f"{corpus.folder} holds the target's rows only, and the rollout of {', '.join(to_multiply)} needs whole "
             "maps: write a corpus with rows='all' (--rows all), or leave the corpus out"
         )
-    if corpus.layers != tuple(range(n_layers)):
+    if to_multiply and corpus.layers != tuple(range(n_layers)):
         raise InputError(
             f"{corpus.folder} holds the layers {list(corpus.layers)}, and the rollout of {', '.join(to_multiply)} "
             f"needs all {n_layers} in order: write a corpus of all layers, or leave the corpus out"
         )
+    wanted = chosen("layers", layers, n_layers, "the model has") or corpus.layers
+    missing = [layer for layer in wanted if layer not in corpus.layers]
+    if missing:
+        raise InputError(
+            f"{corpus.folder} holds the layers {list(corpus.layers)}, and not {missing}: leave the corpus out, or "
+            "write one of all layers"
+        )
+    return wanted
 
 
-def _found(corpus: Corpus, layout: Layout) -> list[tuple[Stored, list[int]]]:
-    """Where each example is in the corpus, with the numbers of the examples that are there.
+def _read(
+    corpus: Corpus,
+    tokenized: TokenizedSet,
+    names: Sequence[str],
+    layers: tuple[int, ...],
+    normalized: bool,
+    rolled_out: bool,
+    progress: bool,
+) -> dict[str, tuple[Tensor, ...]]:
+    places = _places(corpus, tokenized.examples)
+    indices = {(stored.shard, stored.row): of_examples for stored, of_examples in places}
+    rows: dict[str, dict[int, Tensor]] = {name: {} for name in names}
+    to_read = [name for name in names if name != "random"]
+    with tqdm(total=len(indices), disable=not progress, desc="corpus", unit="sentence", leave=False) as bar:
+        for stored, scored in corpus.scores_of([stored for stored, _ in places], to_read):
+            for index in indices[stored.shard, stored.row]:
+                for name, scores in scored.items():
+                    row = row_of(scores, tokenized.examples[index].dest, normalized, rolled_out)
+                    rows[name][index] = row[[list(scores.layers).index(layer) for layer in layers]]
+            bar.update()
+    if "random" in names:
+        rows["random"] = dict(enumerate(random_rows(tokenized.examples, layers, normalized, rolled_out)))
+    return {name: tuple(rows[name][index] for index in sorted(rows[name])) for name in names}
+
+
+def _places(corpus: Corpus, examples: Sequence[TokenizedExample]) -> list[tuple[Stored, list[int]]]:
+    """Where each example is in the corpus, with the indices of the examples that are there.
 
     Raises InputError, with counts, where some are not.
     """
     if corpus.rows == "summary":
         raise InputError(f"{corpus.folder} holds summaries, and no maps: write a corpus with rows='all' or 'target'")
-    wanted: dict[Key, list[int]] = {}
-    for number, each in enumerate(layout.examples):
-        wanted.setdefault(_key(each, corpus), []).append(number)
-    named = {each.example.id: each for each in layout.examples}
-    found: dict[Key, Stored] = {}
-    otherwise: dict[str, Stored] = {}
-    held = 0
+    of_target = corpus.rows == "target"
+    indices: dict[Key, list[int]] = {}
+    for index, sentence in enumerate(examples):
+        key = tuple(sentence.encoding.ids.tolist()), sentence.dest if of_target else None
+        indices.setdefault(key, []).append(index)
+    names = {sentence.example.id for sentence in examples}
+    by_key: dict[Key, Stored] = {}
+    by_name: dict[str, Stored] = {}  # sentences of an example's name that are not the example's
+    n_stored = 0
     for stored in corpus.sentences():
-        held += 1
-        key = (stored.token_ids, stored.target if corpus.rows == "target" else None)
-        if key in wanted:
-            found.setdefault(key, stored)
-        elif stored.id in named:
-            otherwise.setdefault(stored.id, stored)
-    absent = [layout.examples[number] for key, numbers in wanted.items() if key not in found for number in numbers]
+        n_stored += 1
+        key = stored.token_ids, stored.target if of_target else None
+        if key in indices:
+            by_key.setdefault(key, stored)
+        elif stored.id in names:
+            by_name.setdefault(stored.id, stored)
+    absent = [examples[index] for key in indices if key not in by_key for index in indices[key]]
     if absent:
-        raise _absent(corpus, layout, absent, held, otherwise)
-    return [(found[key], numbers) for key, numbers in wanted.items()]
+        said = f"{len(absent)} of {len(examples)} examples are not among the {n_stored} sentences of {corpus.folder}"
+        raise InputError(
+            f"{said}, such as {_difference(absent, by_name)}: expected a corpus of what `tl-vzero evaluate sentences` "
+            "writes for these examples and this protocol"
+        )
+    return [(by_key[key], indices[key]) for key in indices]
 
 
-def _key(each: LaidOut, corpus: Corpus) -> Key:
-    """What a row of the corpus must be of to be the example's."""
-    return tuple(each.pieces.ids.tolist()), each.dest if corpus.rows == "target" else None
-
-
-def _absent(
-    corpus: Corpus, layout: Layout, absent: Sequence[LaidOut], held: int, otherwise: Mapping[str, Stored]
-) -> InputError:
-    """What is wrong, by the first example that is not there; better one of which the corpus has the name."""
-    first = next((each for each in absent if each.example.id in otherwise), absent[0])
-    told = f"{len(absent)} of {len(layout.examples)} examples are not among the {held} sentences of {corpus.folder}"
-    told += f", such as {first.example.id!r}, {' '.join(first.pieces.tokens)!r}"
-    stored = otherwise.get(first.example.id)
-    if stored is not None and stored.token_ids == tuple(first.pieces.ids.tolist()):
-        told += f", of which it holds the row of position {stored.target} and not {first.dest}"
-    elif stored is not None:
-        told += f", whose tokens differ in the sentence of that id ({len(stored.token_ids)} for {len(first)})"
-    return InputError(
-        f"{told}: expected a corpus of what `tl-vzero evaluate sentences` writes for these examples and this protocol"
-    )
-
-
-def _of_layers(row: Float[Tensor, "own src"], own: Sequence[int], numbers: Sequence[int]) -> Float[Tensor, "layer src"]:
-    return row if tuple(own) == tuple(numbers) else row[torch.tensor([own.index(number) for number in numbers])]
+def _difference(absent: Sequence[TokenizedExample], by_name: Mapping[str, Stored]) -> str:
+    """What is wrong with the first example that is not there; better with one of which the corpus has the name."""
+    first = next((sentence for sentence in absent if sentence.example.id in by_name), absent[0])
+    named = f"{first.example.id!r}, {' '.join(first.encoding.tokens)!r}"
+    stored = by_name.get(first.example.id)
+    if stored is None:
+        return named
+    if stored.token_ids == tuple(first.encoding.ids.tolist()):
+        return f"{named}, of which it holds the row of position {stored.target} and not {first.dest}"
+    return f"{named}, whose tokens differ in the sentence of that id ({len(stored.token_ids)} for {len(first)})"

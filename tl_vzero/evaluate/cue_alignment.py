@@ -8,38 +8,34 @@
 Source: Mohebbi et al. 2023, section 5.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import one_of
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import ALL, Example, Skipped
 from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.published import Published, Training, published_of
+from tl_vzero.evaluate.results import COLUMNS, Result, Row, means_by_paradigm
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out, paradigms_of
-from tl_vzero.statistics import Estimate, Interval, columns_of, estimates
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
+from tl_vzero.statistics import Array, Estimate, Interval
 
 Measure = Literal["dot", "average_precision"]
 LeftOut = Literal["special", "target"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Row):
     """One measure of one method in one layer, over the examples of one paradigm (or "all").
 
     `shuffled` is the same with other words taken for the cue, over the examples that have any; None where none has.
@@ -50,14 +46,14 @@ class Alignment:
     layer: int
     paradigm: str
     measure: Measure
-    aligned: Estimate
-    shuffled: Estimate | None
+    aligned: Estimate = field(metadata={COLUMNS: ""})
+    shuffled: Estimate | None = field(metadata={COLUMNS: "shuffled_"})
     chance: float
     published: float | None
 
 
 @dataclass(frozen=True)
-class CueAlignment:
+class CueAlignment(Result):
     """Cue alignment by method, layer, paradigm and measure, in that order.
 
     `left_out` are methods that were not named and not computed, `skipped` examples that the protocol cannot hold,
@@ -68,34 +64,6 @@ class CueAlignment:
     left_out: Mapping[str, str]
     skipped: tuple[Skipped, ...]
     settings: Mapping[str, Any]
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A pandas table, a row a cell: mean, low, high and n; shuffled cues; chance; the published figure."""
-        import pandas as pd
-
-        return pd.DataFrame([_record(cell) for cell in self.cells])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON types; numbers that do not exist are None."""
-        return {
-            "cells": [_record(cell) for cell in self.cells],
-            "left_out": dict(self.left_out),
-            "skipped": [each.to_dict() for each in self.skipped],
-            "settings": dict(self.settings),
-        }
-
-
-def _record(cell: Alignment) -> dict[str, Any]:
-    return {
-        "method": cell.method,
-        "layer": cell.layer,
-        "paradigm": cell.paradigm,
-        "measure": cell.measure,
-        **columns_of(cell.aligned),
-        **{f"shuffled_{name}": value for name, value in columns_of(cell.shuffled).items()},
-        "chance": cell.chance,
-        "published": cell.published,
-    }
 
 
 def cue_alignment(
@@ -116,29 +84,26 @@ def cue_alignment(
     """How much of the target's row lies on the cue, and how high it ranks: by method, layer and paradigm.
 
     `methods` and `options` are as in `target_rows`; of a `corpus` of these sentences rows are read, not computed (see
-    `corpus_rows`), and options are those it was made with. The cue is the first piece of each of its words (the
-    paper), or `which="all"` pieces. `without` takes the special tokens or the target itself from the row, which is
-    normalised again; nothing by default. `training` says which published figures belong to the model, where its name
-    does not. `seed` draws the shuffled cues.
+    `corpus_rows`), and options are those it was made with. The cue is the first token of each of its words (the
+    paper), or with `which="all"` all tokens. `without` takes the special tokens or the target itself from the row,
+    which is normalised again; nothing by default. `training` says which published figures belong to the model, where
+    its name does not. `seed` draws the shuffled cues.
 
-    Raises what `lay_out`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
+    Raises what `tokenize_examples`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
     Source: Mohebbi et al. 2023, section 5.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> found = cue_alignment(model, agreement_examples()[:20], ["value_zeroing", "random"])
-    >>> table = found.to_frame().query("paradigm == 'all' and measure == 'dot' and layer == 2").set_index("method")
-    >>> bool(table["mean"]["value_zeroing"] > table["mean"]["random"])
+    >>> table = cue_alignment(model, agreement_examples()[:20], ["value_zeroing", "random"]).to_frame()
+    >>> means = table.query("paradigm == 'all' and measure == 'dot' and layer == 2").set_index("method")["mean"]
+    >>> bool(means["value_zeroing"] > means["random"])
     True
     """
     _check_left_out(without)
-    layout = lay_out(model, examples, protocol=protocol)
-    rows = (
-        target_rows(model, layout, methods, options=options, progress=progress)
-        if corpus is None
-        else corpus_rows(corpus, model, layout, methods, options=options, progress=progress)
-    )
+    source: Callable[..., TargetRows] = target_rows if corpus is None else partial(corpus_rows, corpus)
+    tokenized = tokenize_examples(model, examples, protocol=protocol)
+    rows = source(model, tokenized, methods, options=options, progress=progress)
     return alignment_of(rows, which=which, without=without, training=training, interval=interval, seed=seed)
 
 
@@ -152,13 +117,10 @@ def alignment_of(
     seed: int = 0,
 ) -> CueAlignment:
     """Cue alignment of rows that are there already; the arguments are those of `cue_alignment`."""
-    one_of("choice of pieces", which, get_args(WhichPieces))
     _check_left_out(without)
     interval = interval or Interval()
-    questions = [_question(each, which, without, (seed, number)) for number, each in enumerate(rows.examples)]
-    measured = {method: _measured(own, questions) for method, own in rows.rows.items()}
-    known = published_of(str(rows.settings["model"]), training)
-    cells = _cells(rows, questions, measured, known, interval)
+    questions = [_question(sentence, which, without, (seed, index)) for index, sentence in enumerate(rows.examples)]
+    figures = published_of(str(rows.settings["model"]), training)
     settings = {
         **rows.settings,
         "which": which,
@@ -166,49 +128,48 @@ def alignment_of(
         "seed": seed,
         "confidence": interval.confidence,
         "resamples": interval.resamples,
-        "published": None if known is None else f"{known.model}, {known.training}",
+        "published": None if figures is None else f"{figures.model}, {figures.training}",
     }
-    return CueAlignment(cells, rows.left_out, rows.skipped, settings)
+    return CueAlignment(tuple(_cells(rows, questions, figures, interval)), rows.left_out, rows.skipped, settings)
 
 
 @dataclass(frozen=True)
 class _Question:
-    """The sources of an example's row that are kept, and where among them cue and shuffled cue are."""
+    """The sources of an example's row that count, and where among them cue and shuffled cue are."""
 
-    kept: tuple[int, ...]
+    sources: tuple[int, ...]
     cue: tuple[int, ...]
     shuffled: tuple[int, ...] | None
 
 
 def _check_left_out(without: Any) -> None:
-    for each in (without,) if isinstance(without, str) else without:
-        if isinstance(without, str) or each not in get_args(LeftOut):
-            raise InputError(f"without is {without!r}: expected a list of {', '.join(get_args(LeftOut))}, or ()")
+    if isinstance(without, str) or any(part not in get_args(LeftOut) for part in without):
+        raise InputError(f"without is {without!r}: expected a list of {', '.join(get_args(LeftOut))}, or ()")
 
 
-def _question(each: LaidOut, which: WhichPieces, without: Sequence[LeftOut], seed: Sequence[int]) -> _Question:
-    special = each.pieces.special
-    gone = {position for position in range(len(each)) if "special" in without and special[position]}
-    if "target" in without and each.own is not None:
-        gone.add(each.own)
-    kept = tuple(position for position in range(len(each)) if position not in gone)
-    place = {position: index for index, position in enumerate(kept)}
-    cue = each.cue(which)
-    shuffled = _shuffled(each, cue, seed)
-    return _Question(
-        kept,
-        tuple(place[position] for position in cue),
-        None if shuffled is None else tuple(place[position] for position in shuffled),
+def _question(
+    sentence: TokenizedExample, which: WhichPieces, without: Sequence[LeftOut], seed: Sequence[int]
+) -> _Question:
+    special = sentence.encoding.special
+    sources = tuple(
+        position
+        for position in range(len(sentence))
+        if not ("special" in without and special[position])
+        and not ("target" in without and position == sentence.target_position)
     )
+    cue = sentence.cue(which)
+    shuffled = _shuffled(sentence, cue, seed)
+    return _Question(sources, tuple(map(sources.index, cue)), shuffled and tuple(map(sources.index, shuffled)))
 
 
-def _shuffled(each: LaidOut, cue: Sequence[int], seed: Sequence[int]) -> tuple[int, ...] | None:
+def _shuffled(sentence: TokenizedExample, cue: Sequence[int], seed: Sequence[int]) -> tuple[int, ...] | None:
     """As many other positions as the cue has, of words that are neither cue nor target; None if there are too few."""
-    cue_words = {each.pieces.word_ids[position] for position in cue}
+    word_ids = sentence.encoding.word_ids
+    cue_words = {None, *(word_ids[position] for position in cue)}
     others = [
         position
-        for position, word in enumerate(each.pieces.word_ids)
-        if word is not None and word not in cue_words and position != each.own
+        for position, word in enumerate(word_ids)
+        if word not in cue_words and position != sentence.target_position
     ]
     if len(others) < len(cue):
         return None
@@ -217,15 +178,15 @@ def _shuffled(each: LaidOut, cue: Sequence[int], seed: Sequence[int]) -> tuple[i
 
 def _measured(rows: Sequence[Tensor], questions: Sequence[_Question]) -> Array:
     """`[example, shuffled, measure, layer]`: the two measures, with the cue and with shuffled ones (NaN if none)."""
-    found = []
+    measured = []
     for row, question in zip(rows, questions, strict=True):
-        kept = row[:, list(question.kept)].numpy()
-        if len(question.kept) < row.shape[1]:
-            total = kept.sum(axis=1, keepdims=True)
-            kept = np.divide(kept, total, out=np.zeros_like(kept), where=total != 0)
-        nothing = np.full((len(MEASURES), len(kept)), np.nan)
-        found.append([nothing if cue is None else _both(kept, cue) for cue in (question.cue, question.shuffled)])
-    return np.array(found)
+        scores = row[:, list(question.sources)].numpy()
+        if len(question.sources) < row.shape[1]:
+            total = scores.sum(axis=1, keepdims=True)
+            scores = np.divide(scores, total, out=np.zeros_like(scores), where=total != 0)
+        undefined = np.full((len(MEASURES), len(scores)), np.nan)
+        measured.append([undefined if cue is None else _both(scores, cue) for cue in (question.cue, question.shuffled)])
+    return np.array(measured)
 
 
 def _both(rows: Array, cue: Sequence[int]) -> Array:
@@ -246,51 +207,21 @@ def average_precision(rows: Float[np.ndarray, "layer src"], cue: Sequence[int]) 
 
 
 def _cells(
-    rows: TargetRows,
-    questions: Sequence[_Question],
-    measured: Mapping[str, Array],
-    known: Published | None,
-    interval: Interval,
-) -> tuple[Alignment, ...]:
-    chance = np.array(
-        [
-            [formula(len(each.cue), len(each.kept)) for formula in (expected_dot, expected_average_precision)]
-            for each in questions
-        ]
-    )
-    paradigms = paradigms_of(rows.examples)
+    rows: TargetRows, questions: Sequence[_Question], figures: Published | None, interval: Interval
+) -> Iterator[Alignment]:
+    expected = (expected_dot, expected_average_precision)
+    chance = np.array([[chance_of(len(one.cue), len(one.sources)) for chance_of in expected] for one in questions])
     # [example, method, shuffled, measure, layer]: all columns of a paradigm share their draws.
-    together = np.stack([*measured.values()], axis=1)
-    found = {paradigm: _estimated(together[numbers], interval) for paradigm, numbers in paradigms.items()}
-    cells: list[Alignment] = []
-    for which_method, method in enumerate(measured):
-        figures = () if known is None else known.dot.get(method, ())
-        for index, layer in enumerate(rows.layers):
-            for paradigm, numbers in paradigms.items():
-                for which, measure in enumerate(MEASURES):
-                    aligned, shuffled = found[paradigm][which_method, :, which, index]
-                    beside = measure == "dot" and paradigm == ALL and layer < len(figures)
-                    cells.append(
-                        Alignment(
-                            method,
-                            layer,
-                            paradigm,
-                            measure,
-                            aligned,
-                            shuffled,
-                            float(chance[numbers, which].mean()),
-                            figures[layer] if beside else None,
-                        )
-                    )
-    return tuple(cells)
-
-
-def _estimated(measured: Array, interval: Interval) -> Array:
-    """The estimate of each column of numbers whose first axis is the example."""
-    flat = estimates(measured.reshape(len(measured), -1), interval)
-    found = np.empty(len(flat), dtype=object)
-    found[:] = flat
-    return found.reshape(measured.shape[1:])
+    measured = np.stack([_measured(of_method, questions) for of_method in rows.rows.values()], axis=1)
+    means = means_by_paradigm(measured, rows.examples, interval)
+    for (method_index, method), (layer_index, layer), (paradigm, (indices, mean)), (measure_index, measure) in product(
+        enumerate(rows.rows), enumerate(rows.layers), means.items(), enumerate(MEASURES)
+    ):
+        of_method = figures.dot.get(method, ()) if figures and measure == "dot" and paradigm == ALL else ()
+        beside = of_method[layer] if layer < len(of_method) else None
+        aligned, shuffled = mean[method_index, :, measure_index, layer_index]
+        expected_mean = float(chance[indices, measure_index].mean())
+        yield Alignment(method, layer, paradigm, measure, aligned, shuffled, expected_mean, beside)
 
 
 def expected_dot(n_cues: int, n_sources: int) -> float:

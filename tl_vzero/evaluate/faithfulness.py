@@ -12,8 +12,9 @@ others (sufficiency: it should be small); the mean over k is the AOPC.
 Source: Abnar & Zuidema 2020 (blank-out); DeYoung et al. 2020, "ERASER", section 4.2 (the curves).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from math import nan
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.blanking import (
     FRACTIONS,
     KINDS,
-    Blank,
     Conventions,
     Curve,
     blanks_of,
@@ -38,141 +38,25 @@ from tl_vzero.evaluate.blanking import (
     replacing_token,
 )
 from tl_vzero.evaluate.corpus_rows import corpus_rows
-from tl_vzero.evaluate.published import Training, published_of
+from tl_vzero.evaluate.published import Published, Training, published_of
+from tl_vzero.evaluate.results import COLUMNS, Result, Row, frame_of, means_by_paradigm
 from tl_vzero.evaluate.rows import TargetRows, check_wrong_forms, target_rows
-from tl_vzero.evaluate.tokenized import LaidOut, Layout, Protocol, lay_out, paradigms_of
+from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, TokenizedSet, tokenize_examples
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.registry import METHODS
-from tl_vzero.statistics import Array, Estimate, Interval, columns_of, estimates, rank_correlation
+from tl_vzero.statistics import Array, Estimate, Interval, rank_correlation
 from tl_vzero.targets import check_trained_head
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# The one row of each method that is ranked against the prediction: rolled out, or of one layer.
-
 Options = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class RankedRows:
-    """The row `[src]` of each method and example, and where each method's was read: (layer, rolled out)."""
-
-    rows: Mapping[str, tuple[Array, ...]]
-    places: Mapping[str, tuple[int, bool]]
-    left_out: Mapping[str, str]
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Rows of some methods, the index of the layer that is read of them, and whether they are rolled out."""
-
-    rows: TargetRows
-    index: int
-    rolled_out: bool
-
-
-def ranked_rows(
-    model: nn.Module,
-    layout: Layout,
-    methods: Sequence[str] | None,
-    *,
-    options: Options | None,
-    corpus: Corpus | None,
-    layer: int,
-    rolled_out: bool,
-    progress: bool,
-) -> RankedRows:
-    """The target's row of each method at a layer, rolled out to it or by itself; read from a corpus where one is given.
-
-    A method that gives the target's row only has no rollout: it is read at the first block's output, the nearest to
-    the tokens. Raises what `target_rows` or `corpus_rows` raises, and InputError or InputTypeError for a layer that is
-    not there.
-    """
-    at = _layer_number(layer, check_contracts(model).n_layers)
-    left_out: dict[str, str] = {}
-    if corpus is None:
-        parts = list(_parts(model, layout, methods, options or {}, at, rolled_out, progress, left_out))
-    else:
-        layers = None if rolled_out else [at]
-        rows = corpus_rows(
-            corpus, model, layout, methods, options=options, layers=layers, rolled_out=rolled_out, progress=progress
-        )
-        left_out |= rows.left_out
-        parts = [_Part(rows, at if rolled_out else 0, rolled_out)]
-    found = {name: part for part in parts for name in part.rows.rows}
-    return RankedRows(
-        rows={
-            name: tuple(row[found[name].index].numpy() for row in found[name].rows.rows[name])
-            for name in methods or (METHODS if corpus is None else found)
-            if name in found
-        },
-        places={name: (part.rows.layers[part.index], part.rolled_out) for name, part in found.items()},
-        left_out={name: reason for name, reason in left_out.items() if name not in found},
-        settings={
-            **parts[0].rows.settings,
-            "options": {name: own for part in parts for name, own in part.rows.settings["options"].items()},
-        },
-    )
-
-
-def _parts(
-    model: nn.Module,
-    layout: Layout,
-    methods: Sequence[str] | None,
-    options: Options,
-    at: int,
-    rolled_out: bool,
-    progress: bool,
-    left_out: dict[str, str],
-) -> Iterator[_Part]:
-    """Rows of the methods that have a rollout, then of each that has none; what is undefined goes to `left_out`."""
-    alone = _without_rollout(methods, options) if rolled_out else []
-    others = methods if methods is None else [name for name in methods if name not in alone]
-    if others is None or others or not alone:
-        own = {name: each for name, each in options.items() if name not in alone}
-        layers = None if rolled_out else [at]
-        rows = target_rows(model, layout, others, options=own, layers=layers, rolled_out=rolled_out, progress=progress)
-        left_out |= rows.left_out
-        yield _Part(rows, at if rolled_out else 0, rolled_out)
-    for name in alone:
-        try:
-            rows = target_rows(
-                model,
-                layout,
-                [name],
-                options={name: options[name]} if name in options else None,
-                layers=[0],
-                progress=progress,
-            )
-        except (ModelError, DependencyError) as error:
-            if methods is not None:
-                raise
-            left_out[name] = str(error)
-        else:
-            yield _Part(rows, 0, rolled_out=False)
-
-
-def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
-    """The methods that give the target's row only; by default without the slow ones."""
-    wanted = [name for name in METHODS if name in options or not METHODS[name].slow] if methods is None else methods
-    return [name for name in wanted if name in METHODS and "target" in METHODS[name].needs]
-
-
-def _layer_number(layer: Any, n_layers: int) -> int:
-    index = integer("layer", layer, f"a number from 0 to {n_layers - 1}, or -1")
-    if not -n_layers <= index < n_layers:
-        raise InputError(f"layer is {layer}: expected 0 to {n_layers - 1}, or -{n_layers} to -1 from the end")
-    return index % n_layers
-
 
 FEWEST_TOKENS = 3  # two points always lie on a line
 
 
 @dataclass(frozen=True)
-class BlankOut:
+class BlankOut(Row):
     """The mean rank correlation of one method's rows with the changes that blanking makes.
 
     `rho` is None where no example has one, and `undefined` counts the examples without. `layer` is the row's, and
@@ -183,13 +67,13 @@ class BlankOut:
     paradigm: str
     layer: int
     rolled_out: bool
-    rho: Estimate | None
+    rho: Estimate | None = field(metadata={COLUMNS: ""})
     undefined: int
     published: float | None
 
 
 @dataclass(frozen=True)
-class Faithfulness:
+class Faithfulness(Result):
     """Blank-out correlations and erasure curves, by method and paradigm (or "all").
 
     `left_out` are methods that were not named and not computed, `skipped` examples that the protocol cannot hold.
@@ -203,40 +87,9 @@ class Faithfulness:
     skipped: tuple[Skipped, ...]
     settings: Mapping[str, Any]
 
-    def to_frame(self) -> "pd.DataFrame":
-        """A pandas table of the correlations: mean, low, high, n, and the count of examples without one."""
-        import pandas as pd
-
-        return pd.DataFrame([_record(each) for each in self.correlations])
-
     def curves_frame(self) -> "pd.DataFrame":
-        """A pandas table of the erasure curves, a row for each method, paradigm, kind and fraction (or the AOPC)."""
-        import pandas as pd
-
-        return pd.DataFrame([record for curve in self.curves for record in curve.records()])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON types; numbers that do not exist are None."""
-        return {
-            "correlations": [_record(each) for each in self.correlations],
-            "curves": [record for curve in self.curves for record in curve.records()],
-            "p_clean": self.p_clean,
-            "left_out": dict(self.left_out),
-            "skipped": [each.to_dict() for each in self.skipped],
-            "settings": dict(self.settings),
-        }
-
-
-def _record(each: BlankOut) -> dict[str, Any]:
-    return {
-        "method": each.method,
-        "paradigm": each.paradigm,
-        "layer": each.layer,
-        "rolled_out": each.rolled_out,
-        **columns_of(each.rho),
-        "undefined": each.undefined,
-        "published": each.published,
-    }
+        """A pandas table of the erasure curves: one row per method, paradigm, kind and fraction (or the AOPC)."""
+        return frame_of(self.curves)
 
 
 def faithfulness(
@@ -244,7 +97,7 @@ def faithfulness(
     examples: Sequence[Example],
     methods: Sequence[str] | None = None,
     *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Options | None = None,
     corpus: Corpus | None = None,
     conventions: Conventions | None = None,
     layer: int = -1,
@@ -265,137 +118,176 @@ def faithfulness(
     for none.
 
     Raises HeadlessModelError for a model whose head was never trained, InputError where a convention asks for a token
-    or a form that is not there, what `lay_out`, `target_rows` and `corpus_rows` raise, and leaves the model as it was.
+    or a form that is not there, what `tokenize_examples`, `target_rows` and `corpus_rows` raise, and leaves the model
+    as it was.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> found = faithfulness(model, agreement_examples()[:10], ["value_zeroing"], fractions=[0.2])
-    >>> found.correlations[-1].paradigm, found.correlations[-1].rho.n
+    >>> result = faithfulness(model, agreement_examples()[:10], ["value_zeroing"], fractions=[0.2])
+    >>> result.correlations[-1].paradigm, result.correlations[-1].rho.n
     ('all', 10)
     """
-    conventions = conventions or Conventions()
-    interval = interval or Interval()
+    conventions, interval = conventions or Conventions(), interval or Interval()
     check_contracts(model)
     check_trained_head(model)
     check_fractions(fractions)
-    layout = lay_out(model, examples, protocol=protocol)
+    tokenized = tokenize_examples(model, examples, protocol=protocol)
     replacing_token(model, conventions.replacement)
     if conventions.over == "forms":
-        check_wrong_forms(layout.examples, 'over="forms"')
-    read = ranked_rows(
-        model,
-        layout,
-        methods,
-        options=options,
-        corpus=corpus,
-        layer=layer,
-        rolled_out=rolled_out,
-        progress=progress,
-    )
-    positions = [conventions.positions(each) for each in layout.examples]
-    measured = _measured(model, layout.examples, positions, read.rows, conventions, fractions, progress)
-    known = published_of(str(read.settings["model"]), training)
-    figures = {} if known is None else known.faithfulness
+        check_wrong_forms(tokenized.examples, 'over="forms"')
+    ranked = _ranked_rows(model, tokenized, methods, options, corpus, layer, rolled_out, progress)
+    clean, blanked, erased = _measured(model, ranked, conventions, fractions, progress)
+    drops = [np.abs(drop) if conventions.change == "absolute" else drop for drop in map(np.subtract, clean, blanked)]
+    figures = published_of(str(ranked.settings["model"]), training)
     return Faithfulness(
-        correlations=_correlations(layout.examples, positions, read, measured, conventions, figures, interval),
-        curves=curves_of(
-            layout.examples, measured.clean, measured.erased, _ranked(read, positions), fractions, interval
-        ),
-        p_clean=float(measured.clean.mean()),
-        left_out=read.left_out,
-        skipped=layout.skipped,
+        correlations=tuple(_correlations(ranked, conventions, drops, figures, interval)),
+        curves=curves_of(tokenized.examples, erased, fractions, interval),
+        p_clean=float(clean.mean()),
+        left_out=ranked.left_out,
+        skipped=tokenized.skipped,
         settings={
-            **read.settings,
+            **ranked.settings,
             "conventions": conventions.to_dict(),
             "layer": layer,
             "rolled_out": rolled_out,
             "fractions": list(fractions),
             "confidence": interval.confidence,
             "resamples": interval.resamples,
-            "published": None if known is None else f"{known.model}, {known.training}",
+            "published": None if figures is None else f"{figures.model}, {figures.training}",
         },
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """p(right form) of each example: of the whole sentence, with each token blanked, and with each ranking's sets."""
+# The one row of each method that is ranked against the prediction: rolled out, or of one layer.
 
-    clean: Array
-    blanked: Sequence[Array]
-    erased: Mapping[str, Sequence[Array]]
+
+@dataclass(frozen=True, eq=False)
+class _RankedRows:
+    """The row `[src]` of each method and example, and where each method's was read: (layer, rolled out)."""
+
+    examples: tuple[TokenizedExample, ...]
+    rows: Mapping[str, tuple[Array, ...]]
+    places: Mapping[str, tuple[int, bool]]
+    left_out: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+
+def _ranked_rows(
+    model: nn.Module,
+    tokenized: TokenizedSet,
+    methods: Sequence[str] | None,
+    options: Options | None,
+    corpus: Corpus | None,
+    layer: int,
+    rolled_out: bool,
+    progress: bool,
+) -> _RankedRows:
+    """The target's row of each method at a layer, rolled out to it or by itself; read from a corpus if there is one.
+
+    A method that gives the target's row only has no rollout: it is read at the first block's output, the nearest to
+    the tokens. Raises what `target_rows` or `corpus_rows` raises, and InputError or InputTypeError for a layer that is
+    not there.
+    """
+    layer = _layer_index(layer, check_contracts(model).n_layers)
+    source: Callable[..., TargetRows] = target_rows if corpus is None else partial(corpus_rows, corpus)
+    compute = partial(source, model, tokenized, progress=progress)
+    options = options or {}
+    unrolled = _without_rollout(methods, options) if rolled_out and corpus is None else []
+    others = methods if methods is None else [name for name in methods if name not in unrolled]
+    parts: list[tuple[TargetRows, int, bool]] = []  # the index of the layer that is read, and whether it is rolled out
+    left_out: dict[str, str] = {}
+    if others is None or others or not unrolled:
+        of_others = {name: values for name, values in options.items() if name not in unrolled}
+        layers = None if rolled_out else [layer]
+        rows = compute(others, options=of_others, layers=layers, rolled_out=rolled_out)
+        left_out |= rows.left_out
+        parts.append((rows, layer if rolled_out else 0, rolled_out))
+    for name in unrolled:
+        try:
+            of_one = {name: options[name]} if name in options else None
+            parts.append((compute([name], options=of_one, layers=[0]), 0, False))
+        except (ModelError, DependencyError) as error:
+            if methods is not None:
+                raise
+            left_out[name] = str(error)
+    part_of = {name: part for part in parts for name in part[0].rows}
+    read: dict[str, tuple[Array, ...]] = {}
+    for name in methods or (METHODS if corpus is None else part_of):
+        if name in part_of:
+            rows, index, _ = part_of[name]
+            read[name] = tuple(row[index].numpy() for row in rows.rows[name])
+    return _RankedRows(
+        examples=tokenized.examples,
+        rows=read,
+        places={name: (rows.layers[index], rolled) for name, (rows, index, rolled) in part_of.items()},
+        left_out={name: reason for name, reason in left_out.items() if name not in part_of},
+        settings={
+            **parts[0][0].settings,
+            "options": {name: values for rows, *_ in parts for name, values in rows.settings["options"].items()},
+        },
+    )
+
+
+def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
+    """The methods that give the target's row only; by default without the slow ones."""
+    wanted = [name for name in METHODS if name in options or not METHODS[name].slow] if methods is None else methods
+    return [name for name in wanted if name in METHODS and "target" in METHODS[name].needs]
+
+
+def _layer_index(layer: Any, n_layers: int) -> int:
+    index = integer("layer", layer, f"a number from 0 to {n_layers - 1}, or -1")
+    if not -n_layers <= index < n_layers:
+        raise InputError(f"layer is {layer}: expected 0 to {n_layers - 1}, or -{n_layers} to -1 from the end")
+    return index % n_layers
 
 
 def _measured(
-    model: nn.Module,
-    examples: Sequence[LaidOut],
-    positions: Sequence[Sequence[int]],
-    rows: Mapping[str, Sequence[Array]],
-    conventions: Conventions,
-    fractions: Sequence[float],
-    progress: bool,
-) -> _Measured:
-    """Everything that is to be run, together, so that equal sentences of several methods are run once."""
-    wanted: list[tuple[LaidOut, list[Blank]]] = []
-    for number, each in enumerate(examples):
-        singles = [frozenset([position]) for position in positions[number]]
-        sets = [blanks for own in rows.values() for blanks in blanks_of(own[number], positions[number], fractions)]
-        wanted.append((each, [frozenset(), *singles, *sets]))
+    model: nn.Module, ranked: _RankedRows, conventions: Conventions, fractions: Sequence[float], progress: bool
+) -> tuple[Array, list[Array], dict[str, Array]]:
+    """p(right form) of whole examples; with each token blanked; and how much each ranking's sets take from it.
+
+    The last is `[example, kind, fraction]` by method, NaN for an example without a ranking. All are run together, so
+    that equal sentences of several methods are run once.
+    """
+    positions = [conventions.positions(sentence) for sentence in ranked.examples]
+    wanted = []
+    for index, sentence in enumerate(ranked.examples):
+        blanks = [frozenset(), *(frozenset([position]) for position in positions[index])]
+        for rows in ranked.rows.values():
+            blanks += blanks_of(rows[index], positions[index], fractions)
+        wanted.append((sentence, blanks))
     total = sum(len({*blanks}) for _, blanks in wanted)
     with tqdm(total=total, disable=not progress, desc="blank-out", unit="sentence", leave=False) as bar:
-        found = [each.numpy() for each in probabilities(model, wanted, conventions, bar.update)]
-    erased: dict[str, list[Array]] = {method: [] for method in rows}
-    for singly, own in zip(positions, found, strict=True):
-        by_method = own[1 + len(singly) :].reshape(len(rows), len(KINDS), len(fractions))
-        for method, values in zip(rows, by_method, strict=True):
-            erased[method].append(values)
-    blanked = [own[1 : 1 + len(singly)] for singly, own in zip(positions, found, strict=True)]
-    return _Measured(np.array([own[0] for own in found]), blanked, erased)
-
-
-def _ranked(read: RankedRows, positions: Sequence[Sequence[int]]) -> dict[str, list[bool]]:
-    """Which examples have a ranking by a method: something to rank, and scores that are not all nothing."""
-    return {
-        method: [bool(row[list(own)].any()) for row, own in zip(rows, positions, strict=True)]
-        for method, rows in read.rows.items()
-    }
+        p_good = [values.numpy() for values in probabilities(model, wanted, conventions, bar.update)]
+    clean = np.array([values[0] for values in p_good])
+    blanked = [values[1 : 1 + len(singly)] for values, singly in zip(p_good, positions, strict=True)]
+    shape = (len(ranked.rows), len(KINDS), len(fractions))
+    # [example, method, kind, fraction]
+    erased = np.stack([v[1 + len(singly) :].reshape(shape) for v, singly in zip(p_good, positions, strict=True)])
+    drops = clean[:, None, None, None] - erased
+    for index, rows in enumerate(ranked.rows.values()):
+        # Nothing to rank, or scores that are all 0.
+        drops[[not row[list(singly)].any() for row, singly in zip(rows, positions, strict=True)], index] = nan
+    return clean, blanked, {method: drops[:, index] for index, method in enumerate(ranked.rows)}
 
 
 def _correlations(
-    examples: Sequence[LaidOut],
-    positions: Sequence[Sequence[int]],
-    read: RankedRows,
-    measured: _Measured,
+    ranked: _RankedRows,
     conventions: Conventions,
-    known: Mapping[str, float],
+    drops: Sequence[Array],
+    figures: Published | None,
     interval: Interval,
-) -> tuple[BlankOut, ...]:
-    rho = {
-        method: np.array(
-            [
-                _rank_correlation(row[list(own)], clean - blanked, conventions)
-                for row, own, clean, blanked in zip(rows, positions, measured.clean, measured.blanked, strict=True)
-            ]
-        )
-        for method, rows in read.rows.items()
-    }
-    found: list[BlankOut] = []
-    paradigms = paradigms_of(examples)
-    means = {
-        paradigm: estimates(np.stack([own[numbers] for own in rho.values()], axis=1), interval)
-        for paradigm, numbers in paradigms.items()
-    }
-    for index, (method, own) in enumerate(rho.items()):
-        layer, rolled_out = read.places[method]
-        for paradigm, numbers in paradigms.items():
-            undefined = int(np.isnan(own[numbers]).sum())
-            beside = known.get(method) if paradigm == ALL else None
-            found.append(BlankOut(method, paradigm, layer, rolled_out, means[paradigm][index], undefined, beside))
-    return tuple(found)
-
-
-def _rank_correlation(row: Array, drop: Array, conventions: Conventions) -> float:
-    if len(row) < FEWEST_TOKENS:
-        return nan
-    return float(rank_correlation(row, np.abs(drop) if conventions.change == "absolute" else drop))
+) -> Iterator[BlankOut]:
+    # [example, method]
+    rho = np.full((len(drops), len(ranked.rows)), nan)
+    for index, sentence in enumerate(ranked.examples):
+        positions = list(conventions.positions(sentence))
+        if len(positions) >= FEWEST_TOKENS:
+            rho[index] = [rank_correlation(rows[index][positions], drops[index]) for rows in ranked.rows.values()]
+    means = means_by_paradigm(rho, ranked.examples, interval)
+    for index, method in enumerate(ranked.rows):
+        for paradigm, (indices, mean) in means.items():
+            undefined = len(indices) - (mean[index].n if mean[index] else 0)
+            beside = figures.faithfulness.get(method) if figures and paradigm == ALL else None
+            yield BlankOut(method, paradigm, *ranked.places[method], mean[index], undefined, beside)

@@ -28,8 +28,8 @@ from tl_vzero.data.examples import HALVES, Example, Half
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate import store
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
+from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.evaluate.store import Epoch, State
-from tl_vzero.evaluate.tokenized import LaidOut, lay_out
 from tl_vzero.files import check_writable, folder_of
 from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.changes import hash_of_tensors
@@ -205,7 +205,7 @@ class Recipe:
         return -(-n_examples // self.batch_size)
 
 
-def logits_of_forms(hf_model: Any, examples: Sequence[LaidOut]) -> Float[Tensor, "example form"]:
+def logits_of_forms(hf_model: Any, examples: Sequence[TokenizedExample]) -> Float[Tensor, "example form"]:
     """The logits [good, bad] of each example at its mask, in one padded batch; the model may be in training.
 
     The head reads the target's position only: the logits of all others would cost as much as the encoder.
@@ -227,9 +227,9 @@ def logits_of_forms(hf_model: Any, examples: Sequence[LaidOut]) -> Float[Tensor,
     return logits[:, 0].gather(1, ids_of_forms(examples).to(device))
 
 
-def ids_of_forms(examples: Sequence[LaidOut]) -> Int[Tensor, "example form"]:
+def ids_of_forms(examples: Sequence[TokenizedExample]) -> Int[Tensor, "example form"]:
     """The ids [good, bad] of each example."""
-    return torch.tensor([[example.pieces.good_id, example.pieces.bad_id] for example in examples])
+    return torch.tensor([[example.encoding.good_id, example.encoding.bad_id] for example in examples])
 
 
 def optimizer_of(trainable: Trainable, recipe: Recipe) -> torch.optim.AdamW:
@@ -254,12 +254,12 @@ def share_of_peak(step: int, steps: int, warm_up: float) -> float:
     return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 
 
-def in_batches(examples: Sequence[LaidOut], size: int) -> list[list[LaidOut]]:
+def in_batches(examples: Sequence[TokenizedExample], size: int) -> list[list[TokenizedExample]]:
     """Examples in their order, some at a time."""
     return [list(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
-def batches_of(examples: Sequence[LaidOut], recipe: Recipe, epoch: int) -> list[list[LaidOut]]:
+def batches_of(examples: Sequence[TokenizedExample], recipe: Recipe, epoch: int) -> list[list[TokenizedExample]]:
     """All examples once, in an order that seed and epoch decide."""
     generator = torch.Generator().manual_seed(_seed_of(recipe.seed, epoch, "order"))
     shuffled = [examples[index] for index in torch.randperm(len(examples), generator=generator).tolist()]
@@ -272,7 +272,7 @@ def batches_of(examples: Sequence[LaidOut], recipe: Recipe, epoch: int) -> list[
 def train_epoch(
     trainable: Trainable,
     optimizer: torch.optim.AdamW,
-    examples: Sequence[LaidOut],
+    examples: Sequence[TokenizedExample],
     recipe: Recipe,
     epoch: int,
     bar: Any,
@@ -309,7 +309,7 @@ def _loss(logits: Tensor) -> Tensor:
     return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def good_wins(trainable: Trainable, examples: Sequence[LaidOut], batch_size: int) -> list[bool]:
+def good_wins(trainable: Trainable, examples: Sequence[TokenizedExample], batch_size: int) -> list[bool]:
     """Whether the right form has the higher logit, for each example, without dropout."""
     trainable.model.eval()
     with torch.no_grad():
@@ -436,8 +436,8 @@ def accuracy(
         return bootstrap_mean([win for batch in batches for win in _good_wins(model, batch)])
 
 
-def _good_wins(model: nn.Module, batch: Sequence[LaidOut]) -> list[float]:
-    ids = torch.stack([example.pieces.ids for example in batch]).to(device_of(model))
+def _good_wins(model: nn.Module, batch: Sequence[TokenizedExample]) -> list[float]:
+    ids = torch.stack([example.encoding.ids for example in batch]).to(device_of(model))
     logits = run_logits(model, ids, [])[range(len(batch)), [example.dest for example in batch]]
     forms = logits.gather(1, ids_of_forms(batch).to(logits.device))
     return (forms[:, 0] > forms[:, 1]).double().tolist()
@@ -447,8 +447,8 @@ def _train(
     folder: Path,
     trainable: Trainable,
     recipe: Recipe,
-    training: Sequence[LaidOut],
-    held_out: Sequence[LaidOut],
+    training: Sequence[TokenizedExample],
+    held_out: Sequence[TokenizedExample],
     state: State,
     progress: bool,
 ) -> State:
@@ -479,7 +479,7 @@ def _train(
     return state
 
 
-def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
+def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
     """The examples of a half on the model's tokens, each with two forms."""
     if half is not None:
         one_of("half", half, HALVES)
@@ -489,7 +489,7 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
             f"none of {len(examples)} examples is in the {half} half: expected split_in_halves(examples, seed=...) "
             "before, or half=None for all"
         )
-    laid = lay_out(model, chosen).examples
+    laid = tokenize_examples(model, chosen).examples
     check_wrong_forms(laid, "the choice at the mask")
     longest = context_length(model)
     too_long = [example.example.id for example in laid if longest is not None and len(example) > longest]
@@ -501,14 +501,14 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
     return laid
 
 
-def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[LaidOut, ...]:
+def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
     other: Half = "test" if half == "train" else "train"
     held_out = half is not None and any(example.split == other for example in examples)
     return _laid_out(model, examples, other) if held_out else ()
 
 
 def _settings(
-    recipe: Recipe, trainable: Trainable, training: Sequence[LaidOut], held_out: Sequence[LaidOut]
+    recipe: Recipe, trainable: Trainable, training: Sequence[TokenizedExample], held_out: Sequence[TokenizedExample]
 ) -> dict[str, Any]:
     """Everything that decides the weights in the end, as plain data."""
     return {
@@ -522,9 +522,9 @@ def _settings(
     }
 
 
-def _hash_of(examples: Sequence[LaidOut]) -> str:
+def _hash_of(examples: Sequence[TokenizedExample]) -> str:
     rows = [
-        (example.pieces.ids.tolist(), example.dest, example.pieces.good_id, example.pieces.bad_id)
+        (example.encoding.ids.tolist(), example.dest, example.encoding.good_id, example.encoding.bad_id)
         for example in examples
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

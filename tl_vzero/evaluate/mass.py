@@ -4,30 +4,28 @@ The paper's reading of its maps: Value Zeroing lies on the subject, gradients on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import one_of
 from tl_vzero.data.examples import Example, Skipped
 from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError
+from tl_vzero.evaluate.results import COLUMNS, Result, Row, means_by_paradigm
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.tokenized import LaidOut, Protocol, lay_out, paradigms_of
-from tl_vzero.statistics import Estimate, Interval, columns_of, estimates
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
+from tl_vzero.statistics import Estimate, Interval
 
 Place = Literal["cue", "attractor", "special", "target", "rest"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Row):
     """The mean share of the target's row that lies on one place, of one method in one layer.
 
     `n_with` counts the examples that have such a place at all: few sentences have an attractor.
@@ -37,12 +35,12 @@ class Share:
     layer: int
     paradigm: str
     place: Place
-    share: Estimate
+    share: Estimate = field(metadata={COLUMNS: ""})
     n_with: int
 
 
 @dataclass(frozen=True)
-class Mass:
+class Mass(Result):
     """Shares by method, layer, paradigm (or "all") and place; those of the five places sum to one.
 
     A row in which nothing moved has no mass: its shares are all 0, and `empty_rows` counts such rows by method.
@@ -53,33 +51,6 @@ class Mass:
     left_out: Mapping[str, str]
     skipped: tuple[Skipped, ...]
     settings: Mapping[str, Any]
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A pandas table, a row a share: mean, low, high and n, and how many examples have such a place."""
-        import pandas as pd
-
-        return pd.DataFrame([_record(each) for each in self.shares])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON types."""
-        return {
-            "shares": [_record(each) for each in self.shares],
-            "empty_rows": dict(self.empty_rows),
-            "left_out": dict(self.left_out),
-            "skipped": [each.to_dict() for each in self.skipped],
-            "settings": dict(self.settings),
-        }
-
-
-def _record(each: Share) -> dict[str, Any]:
-    return {
-        "method": each.method,
-        "layer": each.layer,
-        "paradigm": each.paradigm,
-        "place": each.place,
-        **columns_of(each.share),
-        "n_with": each.n_with,
-    }
 
 
 def mass(
@@ -95,8 +66,8 @@ def mass(
 ) -> Mass:
     """Where each method's mass goes in the target's row, by layer and paradigm.
 
-    `methods` and `options` are as in `target_rows`. Cue and attractor are all pieces of their words, or
-    `which="first"`. Raises what `lay_out` and `target_rows` raise, and leaves the model as it was.
+    `methods` and `options` are as in `target_rows`. Cue and attractor are all tokens of their words, or
+    `which="first"`. Raises what `tokenize_examples` and `target_rows` raise, and leaves the model as it was.
     Source: Mohebbi et al. 2023, section 5, the example maps.
 
     >>> import tl_vzero
@@ -106,61 +77,50 @@ def mass(
     >>> table.query("paradigm == 'all' and layer == 0")["mean"].sum().round(6).item()
     1.0
     """
-    layout = lay_out(model, examples, protocol=protocol)
-    rows = target_rows(model, layout, methods, options=options, progress=progress)
+    tokenized = tokenize_examples(model, examples, protocol=protocol)
+    rows = target_rows(model, tokenized, methods, options=options, progress=progress)
     return mass_of(rows, which=which, interval=interval)
 
 
 def mass_of(rows: TargetRows, *, which: WhichPieces = "all", interval: Interval | None = None) -> Mass:
     """The mass of rows that are there already; raises InputError for rows that are not normalised."""
-    one_of("choice of pieces", which, get_args(WhichPieces))
     if not (rows.settings["normalized"] or rows.settings["rolled_out"]):
         raise InputError("these rows are not normalised, so they have no shares: expected normalized=True")
     interval = interval or Interval()
-    places = [places_of(each, which) for each in rows.examples]
-    paradigms = paradigms_of(rows.examples)
-    found: list[Share] = []
-    for method, own in rows.rows.items():
+    places = [places_of(sentence, which) for sentence in rows.examples]
+    shares: list[Share] = []
+    for method, of_method in rows.rows.items():
         # [example, layer, place]
-        lying = torch.stack([_shares(row, place) for row, place in zip(own, places, strict=True)])
-        means = {
-            paradigm: estimates(lying[numbers].flatten(1).numpy(), interval) for paradigm, numbers in paradigms.items()
-        }
-        for index, layer in enumerate(rows.layers):
-            for paradigm, numbers in paradigms.items():
-                for which_place, place in enumerate(PLACES):
-                    share = means[paradigm][index * len(PLACES) + which_place]
-                    assert share is not None, "rows hold numbers only"
-                    n_with = sum(place in places[number] for number in numbers)
-                    found.append(Share(method, layer, paradigm, place, share, n_with))
-    empty = {method: sum(int((row == 0).all(dim=-1).sum()) for row in own) for method, own in rows.rows.items()}
-    settings = {
-        **rows.settings,
-        "which": which,
-        "confidence": interval.confidence,
-        "resamples": interval.resamples,
+        lying = torch.stack([_shares(row, place) for row, place in zip(of_method, places, strict=True)])
+        means = means_by_paradigm(lying.numpy(), rows.examples, interval)
+        for (layer_index, layer), (paradigm, (indices, mean)), (place_index, place) in product(
+            enumerate(rows.layers), means.items(), enumerate(PLACES)
+        ):
+            n_with = sum(place in places[index] for index in indices)
+            shares.append(Share(method, layer, paradigm, place, mean[layer_index, place_index], n_with))
+    empty = {
+        method: sum(int((row == 0).all(dim=-1).sum()) for row in of_method) for method, of_method in rows.rows.items()
     }
-    return Mass(tuple(found), empty, rows.left_out, rows.skipped, settings)
+    conventions = {"which": which, "confidence": interval.confidence, "resamples": interval.resamples}
+    return Mass(tuple(shares), empty, rows.left_out, rows.skipped, {**rows.settings, **conventions})
 
 
-def places_of(each: LaidOut, which: WhichPieces) -> tuple[Place, ...]:
+def places_of(sentence: TokenizedExample, which: WhichPieces) -> tuple[Place, ...]:
     """What each position of an example is; a cue that is the last position before a target stays a cue."""
-    cue, attractor = set(each.cue(which)), set(each.attractor(which))
+    cue, attractor, special = sentence.cue(which), sentence.attractor(which), sentence.encoding.special
 
     def place(position: int) -> Place:
         if position in cue:
             return "cue"
         if position in attractor:
             return "attractor"
-        if each.pieces.special[position]:
+        if special[position]:
             return "special"
-        return "target" if position == each.dest else "rest"
+        return "target" if position == sentence.dest else "rest"
 
-    return tuple(place(position) for position in range(len(each)))
+    return tuple(place(position) for position in range(len(sentence)))
 
 
 def _shares(row: Float[Tensor, "layer src"], places: Sequence[Place]) -> Float[Tensor, "layer place"]:
-    return torch.stack(
-        [row[:, [position for position, each in enumerate(places) if each == place]].sum(dim=1) for place in PLACES],
-        dim=1,
-    )
+    masks = [torch.tensor([place == wanted for place in places]) for wanted in PLACES]
+    return torch.stack([row[:, mask].sum(dim=1) for mask in masks], dim=1)

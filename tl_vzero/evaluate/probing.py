@@ -28,7 +28,7 @@ from tl_vzero.evaluate.mdl import (
     label_lengths,
     online_logits,
 )
-from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.contracts import check_contracts
@@ -47,7 +47,7 @@ LABELS: dict[Number, int] = {"singular": 0, "plural": 1}
 
 
 def representations(
-    model: nn.Module, layout: Layout, *, progress: bool = False
+    model: nn.Module, layout: TokenizedSet, *, progress: bool = False
 ) -> Float[Tensor, "example layer feature"]:
     """The representation at the target of each example: what the first block reads, then what each block writes.
 
@@ -59,9 +59,9 @@ def representations(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> representations(model, lay_out(model, agreement_examples()[:3])).shape
+    >>> representations(model, tokenize_examples(model, agreement_examples()[:3])).shape
     torch.Size([3, 5, 128])
     """
     sites = check_contracts(model)
@@ -85,7 +85,7 @@ def layer_numbers(n_blocks: int) -> tuple[int, ...]:
     return tuple(range(EMBEDDINGS, n_blocks))
 
 
-def with_number(layout: Layout) -> Layout:
+def with_number(layout: TokenizedSet) -> TokenizedSet:
     """The examples of a layout whose target shows a grammatical number.
 
     Raises InputError where none does.
@@ -99,7 +99,7 @@ def with_number(layout: Layout) -> Layout:
     return replace(layout, examples=numbered)
 
 
-def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
+def number_labels(examples: Sequence[TokenizedExample]) -> Int[Tensor, "example"]:
     """The grammatical number that each target shows: 0 for singular, 1 for plural.
 
     Raises InputError for an example that shows none; see `with_number`.
@@ -112,7 +112,7 @@ def number_labels(examples: Sequence[LaidOut]) -> Int[Tensor, "example"]:
     return torch.tensor(labels, dtype=torch.long)
 
 
-def _batches(examples: Sequence[LaidOut]) -> Iterator[list[int]]:
+def _batches(examples: Sequence[TokenizedExample]) -> Iterator[list[int]]:
     """Places of examples of one length, as many as may share a run."""
 
     def length_of(place: int) -> int:
@@ -123,7 +123,7 @@ def _batches(examples: Sequence[LaidOut]) -> Iterator[list[int]]:
 
 
 def _at_targets(
-    model: nn.Module, names: Sequence[str], batch: Sequence[LaidOut]
+    model: nn.Module, names: Sequence[str], batch: Sequence[TokenizedExample]
 ) -> Float[Tensor, "batch layer feature"]:
     rows, targets = list(range(len(batch))), [laid.dest for laid in batch]
     at_targets: dict[str, Tensor] = {}
@@ -132,7 +132,7 @@ def _at_targets(
         check_clean_output(name, activation)
         return activation.detach()[rows, targets].cpu()
 
-    ids = torch.stack([laid.pieces.ids for laid in batch]).to(device_of(model))
+    ids = torch.stack([laid.encoding.ids for laid in batch]).to(device_of(model))
     run_to(model, ids, remembering_hooks(names, at_targets, cut), last=names[-1])
     stacked = torch.stack([at_targets[name] for name in names], dim=1)
     return stacked if stacked.dtype == torch.float64 else stacked.float()
@@ -341,7 +341,7 @@ def _layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
 
 
 def probe_number(
-    model: nn.Module, layout: Layout, *, mode: ModeName = "correct", seed: int = 0, progress: bool = False
+    model: nn.Module, layout: TokenizedSet, *, mode: ModeName = "correct", seed: int = 0, progress: bool = False
 ) -> ProbingResult:
     """Compression of singular or plural by each layer's representation at the target; layer -1 is the embeddings.
 
@@ -351,9 +351,9 @@ def probe_number(
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> result = probe_number(model, lay_out(model, agreement_examples()[:200]))
+    >>> result = probe_number(model, tokenize_examples(model, agreement_examples()[:200]))
     >>> result.compression[-1] > result.compression[0]
     True
     """

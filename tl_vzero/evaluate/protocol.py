@@ -3,16 +3,16 @@
 1. Sentences are read, filtered for the model's tokenizer and split into halves by a seed.
 2. If asked, the model is fine-tuned on the train half. Where there was a reason to split (fine-tuning, or BLiMP, as
    in the paper), the test half is evaluated, else all sentences.
-3. Each part is kept in a folder as soon as it is finished; called again, the protocol goes on after the last one.
+3. Each part is stored in a folder as soon as it is finished; called again, the protocol goes on after the last one.
 
 Source: Mohebbi et al. 2023, sections 4 to 7.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,43 +21,31 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import Example, ExampleSet, split_in_halves
-from tl_vzero.data.parsed_cues import check_cues
+from tl_vzero.data.parsed_cues import CueCheck, check_cues
 from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
-from tl_vzero.evaluate.faithfulness import faithfulness
-from tl_vzero.evaluate.finetuning import FineTuned, accuracy, finetune
-from tl_vzero.evaluate.mass import mass_of
-from tl_vzero.evaluate.probing import ModeName, probe_number
+from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness
+from tl_vzero.evaluate.finetuning import accuracy, finetune
+from tl_vzero.evaluate.mass import Mass, mass_of
+from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
 from tl_vzero.evaluate.published import Training, published_of
-from tl_vzero.evaluate.reproduction import (
-    Controls,
-    KeptAccuracy,
-    KeptCueCheck,
-    KeptFaithfulness,
-    KeptProbing,
-    KeptScores,
-    Reproduction,
-    links_of,
-    merged_alignment,
-    merged_mass,
-    some_rows,
-)
-from tl_vzero.evaluate.rows import target_rows
-from tl_vzero.evaluate.sentences import Sentences, limited, sentences_for
+from tl_vzero.evaluate.reproduction import Controls, Reproduction, links_of
+from tl_vzero.evaluate.rows import TargetRows, target_rows
+from tl_vzero.evaluate.sentences import TokenizedSet, limited, sentences_for, tokenize_examples
 from tl_vzero.evaluate.store import Store, claimed, open_store
-from tl_vzero.evaluate.tokenized import Layout, lay_out
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
-from tl_vzero.statistics import Interval
+from tl_vzero.statistics import Estimate, Interval
 
-# Methods that are too dear for a default elsewhere, and on how many sentences they are evaluated here.
-DEAR = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
+# On how many sentences the methods are evaluated that are too slow for a default elsewhere.
+SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
+# One method of each kind, for the control with random weights.
 OF_RANDOM_WEIGHTS = ("value_zeroing", "random", "attention", "attention_norm", "alti", "gradient_x_input")
-# What the parts cost beside each other, for the time left.
+# What the parts cost beside each other, for the time left; a rough guess.
 COSTS = {
     "scores": 10,
-    **{f"scores-{name}": 15 for name in DEAR},
+    **{f"scores-{name}": 15 for name in SLOW},
     "cues": 1,
     "accuracy": 1,
     "probing": 2,
@@ -67,8 +55,10 @@ COSTS = {
     "random-probing": 2,
     "distances": 6,
 }
+# What a model, the data or the installed packages cannot give: a part that ends so is missing, with the reason.
+UNAVAILABLE = (ModelError, InputError, DependencyError)
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 def reproduce(
@@ -85,236 +75,226 @@ def reproduce(
 
     Sentences are those of BLiMP in the folder `blimp` ("hub" fetches them), or the embedded ones. `fine_tuned` trains
     a copy of the model on the train half first. `limit` evaluates so many sentences, spread over the paradigms. `seed`
-    draws everything that is drawn. Finished parts are kept in `folder`, and read again from there.
+    draws everything that is drawn. Finished parts are stored in `folder`, and read again from there.
 
     What a model or the data cannot give (a prediction without a trained head, a probe of few sentences) is None, with
     the reason in `missing`. Raises InputError for a bad argument or a folder of other options, ModelError for a causal
     model, OutputPathError for a folder that cannot be written, and leaves the model as it was.
 
     >>> import tl_vzero
-    >>> found = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
-    >>> found.missing["probing"][:37]
+    >>> reproduction = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
+    >>> reproduction.missing["probing"][:37]
     'given 2 examples: expected at least 1'
     """
     integer("seed", seed)
     positive("limit", limit)
     sentences = sentences_for(model, blimp=blimp)
-    split = sentences.examples if _has_halves(sentences.examples) else split_in_halves(sentences.examples, seed=seed)
+    split = sentences.examples
+    if any(example.split is None for example in split):
+        split = split_in_halves(split, seed=seed)
     whole = not fine_tuned and blimp is None
-    asked = split if whole else replace(split, examples=split.half("test"))
-    evaluated = asked if limit is None else limited(asked, limit, seed)
-    lay_out(model, evaluated)  # a causal model is told at the door
-    metadata = _metadata(model, sentences, split, evaluated, "all" if whole else "test half", seed, limit, fine_tuned)
-    with claimed(folder):
-        store = open_store(None if folder is None else Path(folder) / "parts", metadata)
-        tuned = _tuned(model, split, folder, seed, progress) if fine_tuned else None
-        job = _Job(
-            model=model if tuned is None else tuned.load(),
-            examples=evaluated,
-            training=_training(model, fine_tuned),
-            published=published_of(facts_of(model).name, _training(model, fine_tuned)),
-            seed=seed,
-            store=store,
-            progress=progress,
-        )
-        history = None if tuned is None else [list(row) for row in tuned.to_frame().reset_index().values.tolist()]
-        return job.run({**metadata, "fine_tuning": history})
-
-
-def _has_halves(examples: ExampleSet) -> bool:
-    return all(each.split is not None for each in examples)
-
-
-def _training(model: nn.Module, fine_tuned: bool) -> Training | None:
-    known = published_of(facts_of(model).name, None) is not None
-    return "finetuned" if known and fine_tuned else None
-
-
-def _tuned(model: nn.Module, split: ExampleSet, folder: str | Path | None, seed: int, progress: bool) -> FineTuned:
-    if folder is None:
-        raise InputError("fine-tuning asked for without a folder: expected folder=, to keep the fine-tuned model in")
-    return finetune(model, split.examples, Path(folder) / "fine-tuned", seed=seed, progress=progress)
-
-
-def _metadata(
-    model: nn.Module,
-    sentences: Sentences,
-    split: ExampleSet,
-    evaluated: ExampleSet,
-    which: str,
-    seed: int,
-    limit: int | None,
-    fine_tuned: bool,
-) -> dict[str, Any]:
-    own = provenance(model)
-    halves = {half: sum(each.split == half for each in split) for half in ("train", "test")}
-    return {
-        "model": own["model"],
-        "weights_sha256": own["weights_sha256"],
+    evaluated = split if whole else replace(split, examples=split.half("test"))
+    if limit is not None:
+        evaluated = limited(evaluated, limit, seed)
+    tokenize_examples(model, evaluated)  # a causal model is refused at the door
+    metadata = {
+        "model": provenance(model)["model"],
+        "weights_sha256": provenance(model)["weights_sha256"],
         "fine_tuned": fine_tuned,
         "sentences": sentences.source,
-        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in split.report.stages],
-        "split_seed": split.split_seed,
-        "halves": halves,
-        "evaluated": which,
-        "evaluated_counts": evaluated.counts(),
-        "evaluated_n": len(evaluated),
-        "evaluated_sha256": _hash_of(evaluated.examples),
+        **_account(split, evaluated, "all" if whole else "test half"),
         "limit": limit,
-        "dear_methods": {name: min(len(evaluated), most) for name, most in DEAR.items()},
+        "dear_methods": {name: min(len(evaluated), most) for name, most in SLOW.items()},
         "seed": seed,
         "versions": library_versions(),
     }
+    with claimed(folder):
+        store = open_store(None if folder is None else Path(folder) / "parts", metadata)
+        name = facts_of(model).name
+        training: Training | None = "finetuned" if fine_tuned and published_of(name, None) is not None else None
+        history = None
+        if fine_tuned:
+            if folder is None:
+                raise InputError(
+                    "fine-tuning asked for without a folder: expected folder=, to keep the fine-tuned model in"
+                )
+            tuned = finetune(model, split.examples, Path(folder) / "fine-tuned", seed=seed, progress=progress)
+            model, history = tuned.load(), tuned.to_frame().reset_index().values.tolist()
+        total = sum(cost for part, cost in COSTS.items() if not store.has(part))
+        layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left"
+        with tqdm(total=total, disable=not progress, desc="reproduce", bar_format=layout) as bar:
+            parts = _Parts(model, evaluated, training, seed, store, progress, bar)
+            figures = published_of(name, training)
+            return parts.run({**metadata, "fine_tuning": history}, figures.compression if figures else ())
 
 
-def _hash_of(examples: tuple[Example, ...]) -> str:
-    rows = [(each.id, each.words, each.target, each.bad, each.cue, each.attractor, each.number) for each in examples]
+def _account(split: ExampleSet, evaluated: ExampleSet, which: str) -> dict[str, Any]:
+    """Which sentences are evaluated, and how many there were at each filter."""
+    return {
+        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in split.report.stages],
+        "split_seed": split.split_seed,
+        "halves": {half: sum(example.split == half for example in split) for half in ("train", "test")},
+        "evaluated": which,
+        "evaluated_counts": evaluated.counts(),
+        "evaluated_n": len(evaluated),
+        "evaluated_sha256": _hash_of(evaluated),
+    }
+
+
+def _hash_of(examples: Sequence[Example]) -> str:
+    rows = [(one.id, one.words, one.target, one.bad, one.cue, one.attractor, one.number) for one in examples]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """Cue alignment and mass of some methods; the mass also over the sentences that have an attractor, if any has."""
+
+    reason: str | None
+    alignment: CueAlignment | None = None
+    mass: Mass | None = None
+    mass_with_attractor: Mass | None = None
+
+
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Parts:
     """The parts of one protocol, each computed or read."""
 
     model: nn.Module
     examples: ExampleSet
     training: Training | None
-    published: Any
     seed: int
     store: Store
     progress: bool
+    bar: Any
     missing: dict[str, str] = field(default_factory=dict)
 
-    def run(self, metadata: Mapping[str, Any]) -> Reproduction:
-        layout = lay_out(self.model, self.examples)
-        with self._bar() as part:
-            scored = [part("scores", KeptScores, lambda: self._scores(self.model, layout, None))]
-            scored += [
-                part(f"scores-{name}", KeptScores, lambda name=name: self._scores(self.model, self._few(name), [name]))
-                for name in DEAR
-            ]
-            alignment = merged_alignment(scored, tuple(DEAR))
-            checked = part("cues", KeptCueCheck, self._checked_cues).check
-            mass = merged_mass([each.mass for each in scored])
-            assert mass is not None, "the default methods leave out what is undefined, one by one"
-            right = part("accuracy", KeptAccuracy, self._accuracy).accuracy
-            probing = part("probing", KeptProbing, lambda: self._probed(self.model, layout, "correct")).probing
-            paper = part("probing-paper", KeptProbing, lambda: self._probed(self.model, layout, "paper")).probing
-            faithful = part("faithfulness", KeptFaithfulness, self._faithfulness).faithfulness
-            controls = self._controls(layout, alignment, part)
+    def run(self, metadata: Mapping[str, Any], published_compression: tuple[float, ...]) -> Reproduction:
+        """The parts in order, then together."""
+        tokenized = tokenize_examples(self.model, self.examples)
+        scored = [self.part("scores", _Scored, partial(self.scored, self.model, tokenized, None))]
+        for name, most in SLOW.items():
+            few = tokenize_examples(self.model, limited(self.examples, most, self.seed))
+            scored.append(self.optional(f"scores-{name}", _Scored, partial(self.scored, self.model, few, [name])))
+        alignment = _merged_alignment(scored)
+        mass = _merged_mass([part.mass for part in scored])
+        assert mass is not None, "the default methods leave out what is undefined, one by one"
+        check = self.single("cues", "check", CueCheck, partial(check_cues, self.examples))
+        prefers = partial(accuracy, self.model, self.examples, half=None)
+        accurate = self.single("accuracy", "accuracy", Estimate, prefers)
+        probing = self.probed("probing", lambda: self.model, tokenized)
+        probing_paper = self.probed("probing-paper", lambda: self.model, tokenized, "paper")
+        how: dict[str, Any] = {"training": self.training, "interval": self.interval, "progress": self.progress}
+        ranked = partial(faithfulness, self.model, self.examples, **how)
+        faithful = self.single("faithfulness", "faithfulness", Faithfulness, ranked)
         return Reproduction(
             metadata=metadata,
-            accuracy=right,
+            accuracy=accurate,
             alignment=alignment,
-            cue_check=checked,
+            cue_check=check,
             mass=mass,
-            mass_with_attractor=merged_mass([each.mass_with_attractor for each in scored]),
+            mass_with_attractor=_merged_mass([part.mass_with_attractor for part in scored]),
             probing=probing,
-            probing_paper=paper,
+            probing_paper=probing_paper,
             links=links_of(alignment, probing, self.seed),
             faithfulness=faithful,
-            controls=controls,
-            published_compression=() if self.published is None else self.published.compression,
+            controls=self.controls(tokenized, {cell.method for cell in alignment.cells}),
+            published_compression=published_compression,
             missing=dict(self.missing),
         )
 
-    @contextmanager
-    def _bar(self) -> Iterator[Callable[..., Any]]:
-        """What computes a part or reads it, and moves the bar on by what parts cost."""
-        left = [name for name in COSTS if not self.store.has(name)]
-        total = sum(COSTS[name] for name in left)
-        layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left"
-        with tqdm(total=total, disable=not self.progress, desc="reproduce", bar_format=layout) as bar:
+    def part(self, name: str, kind: type[Value], compute: Callable[[], Value]) -> Value:
+        """A part that is computed or read; the bar moves on by what it costs."""
+        self.bar.set_description(f"reproduce, {name}")
+        cost = 0 if self.store.has(name) else COSTS[name]
+        stored = self.store.part(name, kind, compute)
+        reason = getattr(stored, "reason", None)
+        if reason is not None:
+            self.missing[name] = reason
+        self.bar.update(cost)
+        return stored
 
-            def part(name: str, kind: type[Result], compute: Callable[[], Result]) -> Result:
-                bar.set_description(f"reproduce, {name}")
-                new = not self.store.has(name)
-                kept = self.store.part(name, kind, compute)
-                reason = getattr(kept, "reason", None)
-                if reason is not None:
-                    self.missing[name] = reason
-                bar.update(COSTS[name] if new else 0)
-                return kept
+    def optional(self, name: str, kind: Any, compute: Callable[[], Any]) -> Any:
+        """A part of a kind that begins with the reason why it is missing, or None."""
 
-            yield part
+        def computed() -> Any:
+            try:
+                return compute()
+            except UNAVAILABLE as error:
+                return kind(str(error))
+
+        return self.part(name, kind, computed)
+
+    def single(self, name: str, key: str, kind: type[Value], compute: Callable[[], Value]) -> Value | None:
+        """A part of one result, which stands in its file under a key, beside the reason why it is missing."""
+        stored: Any = make_dataclass(kind.__name__, [("reason", str | None), (key, kind | None, None)], frozen=True)
+        result: Value | None = getattr(self.optional(name, stored, lambda: stored(None, compute())), key)
+        return result
+
+    def scored(self, model: nn.Module, tokenized: TokenizedSet, methods: Sequence[str] | None) -> _Scored:
+        """Cue alignment and mass of some methods, by default all except the slow ones."""
+        rows = target_rows(model, tokenized, methods, progress=self.progress)
+        with_attractor = [index for index, sentence in enumerate(rows.examples) if sentence.attractor("all")]
+        return _Scored(
+            None,
+            self.aligned(rows, self.training if model is self.model else None),
+            mass_of(rows, interval=self.interval),
+            mass_of(_some_rows(rows, with_attractor), interval=self.interval) if with_attractor else None,
+        )
 
     @property
-    def _interval(self) -> Interval:
+    def interval(self) -> Interval:
         return Interval(seed=self.seed)
 
-    def _scores(self, model: nn.Module, layout: Layout, methods: list[str] | None) -> KeptScores:
-        try:
-            rows = target_rows(model, layout, methods, progress=self.progress)
-        except (ModelError, DependencyError) as error:
-            if methods is None:
-                raise
-            return KeptScores(str(error))
-        training = self.training if model is self.model else None
-        aligned = alignment_of(rows, training=training, interval=self._interval, seed=self.seed)
-        attracted = [number for number, each in enumerate(rows.examples) if each.attractor("all")]
-        return KeptScores(
-            None,
-            aligned,
-            mass_of(rows, interval=self._interval),
-            mass_of(some_rows(rows, attracted), interval=self._interval) if attracted else None,
-        )
+    def aligned(self, rows: TargetRows, training: Training | None = None) -> CueAlignment:
+        """The cue alignment of rows, drawn by the protocol's seed."""
+        return alignment_of(rows, training=training, interval=self.interval, seed=self.seed)
 
-    def _few(self, name: str) -> Layout:
-        return lay_out(self.model, limited(self.examples, DEAR[name], self.seed))
+    def probed(
+        self, name: str, model: Callable[[], nn.Module], tokenized: TokenizedSet, mode: ModeName = "correct"
+    ) -> ProbingResult | None:
+        """The compression of the target's grammatical number, by layer."""
+        probe = partial(probe_number, mode=mode, seed=self.seed, progress=self.progress)
+        return self.single(name, "probing", ProbingResult, lambda: probe(model(), tokenized))
 
-    def _checked_cues(self) -> KeptCueCheck:
-        try:
-            return KeptCueCheck(None, check_cues(self.examples))
-        except DependencyError as error:
-            return KeptCueCheck(str(error))
-
-    def _accuracy(self) -> KeptAccuracy:
-        try:
-            return KeptAccuracy(None, accuracy(self.model, self.examples, half=None))
-        except (ModelError, InputError) as error:
-            return KeptAccuracy(str(error))
-
-    def _probed(self, model: nn.Module, layout: Layout, mode: ModeName) -> KeptProbing:
-        try:
-            return KeptProbing(None, probe_number(model, layout, mode=mode, seed=self.seed, progress=self.progress))
-        except InputError as error:
-            return KeptProbing(str(error))
-
-    def _faithfulness(self) -> KeptFaithfulness:
-        try:
-            found = faithfulness(
-                self.model,
-                self.examples,
-                training=self.training,
-                interval=self._interval,
-                progress=self.progress,
-            )
-        except ModelError as error:
-            return KeptFaithfulness(str(error))
-        return KeptFaithfulness(None, found)
-
-    def _controls(self, layout: Layout, alignment: CueAlignment, part: Callable[..., Any]) -> Controls:
-        known = {cell.method for cell in alignment.cells}
-        methods = [name for name in OF_RANDOM_WEIGHTS if name in known]
-
-        def scored() -> KeptScores:
-            try:
-                return self._scores(randomised_copy(self.model, self.seed), layout, methods)
-            except ModelError as error:
-                return KeptScores(str(error))
-
-        def probed() -> KeptProbing:
-            try:
-                return self._probed(randomised_copy(self.model, self.seed), layout, "correct")
-            except ModelError as error:
-                return KeptProbing(str(error))
-
-        def by_distance() -> KeptScores:
-            rows = rows_by_distance(self.model, layout, progress=self.progress)
-            return KeptScores(None, alignment_of(rows, interval=self._interval, seed=self.seed))
-
+    def controls(self, tokenized: TokenizedSet, methods: set[str]) -> Controls:
+        """Random weights, and other distances."""
+        of_random = [name for name in OF_RANDOM_WEIGHTS if name in methods]
+        untrained = partial(randomised_copy, self.model, self.seed)
+        by_distance = partial(rows_by_distance, self.model, tokenized, progress=self.progress)
         return Controls(
-            part("random-scores", KeptScores, scored).alignment,
-            part("random-probing", KeptProbing, probed).probing,
-            part("distances", KeptScores, by_distance).alignment,
+            self.optional("random-scores", _Scored, lambda: self.scored(untrained(), tokenized, of_random)).alignment,
+            self.probed("random-probing", untrained, tokenized),
+            self.part("distances", _Scored, lambda: _Scored(None, self.aligned(by_distance()))).alignment,
         )
+
+
+def _some_rows(rows: TargetRows, indices: list[int]) -> TargetRows:
+    """The rows of some of the examples."""
+    return replace(
+        rows,
+        examples=tuple(rows.examples[index] for index in indices),
+        rows={method: tuple(of_method[index] for index in indices) for method, of_method in rows.rows.items()},
+    )
+
+
+def _merged_alignment(scored: Sequence[_Scored]) -> CueAlignment:
+    """The methods of several parts as one result; what a part could not give is left out with its reason."""
+    alignments = [part.alignment for part in scored if part.alignment is not None]
+    reasons = {name: part.reason for name, part in zip(SLOW, scored[1:], strict=True) if part.reason is not None}
+    left_out = {name: reason for name, reason in alignments[0].left_out.items() if name not in SLOW} | reasons
+    return replace(
+        alignments[0], cells=tuple(cell for alignment in alignments for cell in alignment.cells), left_out=left_out
+    )
+
+
+def _merged_mass(masses: Sequence[Mass | None]) -> Mass | None:
+    """The methods of several parts as one result; None where no part has any."""
+    present = [mass for mass in masses if mass is not None]
+    if not present:
+        return None
+    return replace(
+        present[0],
+        shares=tuple(share for mass in present for share in mass.shares),
+        empty_rows={name: count for mass in present for name, count in mass.empty_rows.items()},
+    )

@@ -37,17 +37,13 @@ def published(training: Training) -> Published:
     (0.1, 0.14, 0.19, 0.21)
     """
     one_of("training", training, get_args(Training))
-    whole = _file()
-    own = whole[training]
-    return Published(
-        model=whole["model"],
-        training=training,
-        source=whole["source"],
-        dot={method: tuple(values) for method, values in own["dot"].items()},
-        compression=tuple(own["compression"]),
-        faithfulness=dict(own["faithfulness"]),
-        accuracy=own["accuracy"],
-    )
+    everything = _file()
+    figures = everything[training] | {
+        "dot": {method: tuple(values) for method, values in everything[training]["dot"].items()},
+        "compression": tuple(everything[training]["compression"]),
+        "faithfulness": dict(everything[training]["faithfulness"]),
+    }
+    return Published(everything["model"], training, everything["source"], **figures)
 
 
 def published_of(model_name: str, training: Training | None) -> Published | None:
@@ -60,14 +56,11 @@ def published_of(model_name: str, training: Training | None) -> Published | None
     >>> published_of("all-MiniLM-L6-v2", None) is None
     True
     """
-    if training is not None:
-        return published(training)
-    known = model_name.rsplit("/", 1)[-1].lower() == _file()["model"]
-    return published("pretrained") if known else None
+    if training is None and model_name.rsplit("/", 1)[-1].lower() != _file()["model"]:
+        return None
+    return published(training or "pretrained")
 
 
 @cache
-def _file() -> dict[str, Any]:
-    text = files("tl_vzero").joinpath("assets/published_numbers.json").read_text(encoding="utf-8")
-    figures: dict[str, Any] = json.loads(text)
-    return figures
+def _file() -> Any:
+    return json.loads(files("tl_vzero").joinpath("assets/published_numbers.json").read_text(encoding="utf-8"))

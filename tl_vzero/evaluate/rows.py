@@ -5,19 +5,20 @@ group asks every method for that one destination. A rollout needs whole maps.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import callable_name, chosen, integer, one_of
 from tl_vzero.data.examples import Skipped
 from tl_vzero.errors import DependencyError, InputError, ModelError
-from tl_vzero.evaluate.tokenized import LaidOut, Layout
+from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet
 from tl_vzero.inputs.text import encode
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of
@@ -28,7 +29,7 @@ from tl_vzero.scores import Scores
 
 Logit = Literal["good", "difference"]
 
-SENTENCES_A_CALL = 128
+SENTENCES_PER_CALL = 128  # a choice: bounds a call's padding, and the wait between two steps of the bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class TargetRows:
     protocol cannot hold. `settings` say of what model, and how.
     """
 
-    examples: tuple[LaidOut, ...]
+    examples: tuple[TokenizedExample, ...]
     layers: tuple[int, ...]
     rows: Mapping[str, tuple[Float[Tensor, "layer _"], ...]]
     left_out: Mapping[str, str]
@@ -49,7 +50,7 @@ class TargetRows:
 
 def target_rows(
     model: nn.Module,
-    layout: Layout,
+    tokenized: TokenizedSet,
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -59,202 +60,75 @@ def target_rows(
     logit: Logit = "good",
     progress: bool = False,
 ) -> TargetRows:
-    """The target's row of each method and layer, for every example of a layout (see `lay_out`).
+    """The target's row of each method and layer, for every tokenized example (see `tokenize_examples`).
 
-    `methods` are names of `METHODS`; by default all except the slow ones (hta, integrated_gradients, deep_lift), and
-    what is undefined for the model is left out with the reason. `options` are a method's own by its name. Rows are
-    normalised, or rolled out to each layer, or as the method gives them. Gradient methods explain the logit of the
-    right form, or its difference to the wrong one. `random` is drawn anew for each example.
+    `methods` are names of `METHODS`; by default all except the slow ones, and what is undefined for the model is left
+    out with the reason. `options` are a method's own by its name. Rows are normalised, or rolled out to each layer, or
+    as the method gives them. Gradient methods explain the logit of the right form, or its difference to the wrong one.
+    `random` is drawn anew for each example.
 
     Raises InputError or InputTypeError for a bad argument, ModelError where a named method is undefined for the
     model, ScoresError where its rows cannot be normalised or rolled out, and leaves the model as it was.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
-    >>> from tl_vzero.evaluate.tokenized import lay_out
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> found = target_rows(model, lay_out(model, agreement_examples()[:3]), ["value_zeroing"])
-    >>> [list(row.shape) for row in found.rows["value_zeroing"]]
+    >>> rows = target_rows(model, tokenize_examples(model, agreement_examples()[:3]), ["value_zeroing"]).rows
+    >>> [list(row.shape) for row in rows["value_zeroing"]]
     [[4, 11], [4, 10], [4, 10]]
     """
-    plan, left_out = _plan(layout, methods, options)
-    sites = check_contracts(model)
+    plan, left_out = _plan(tokenized.examples, methods, options)
+    n_layers = check_contracts(model).n_layers
     check_all_layers(layers, rolled_out)
-    numbers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    _check_logit(layout, plan, logit)
-    asked = _Asked(model, layout.examples, numbers, normalized, rolled_out, logit)
-    total = len(layout.examples) * len(plan)
+    layers = chosen("layers", layers, n_layers, "the model has") or tuple(range(n_layers))
+    one_of("logit", logit, get_args(Logit))
+    if logit == "difference" and any("target" in planned.method.needs for planned in plan):
+        check_wrong_forms(tokenized.examples, 'logit="difference"')
+    total = len(tokenized.examples) * len(plan)
     with tqdm(total=total, disable=not progress, desc="target rows", unit="row", leave=False) as bar:
-        rows, undefined = asked.run(plan, bar)
+        computation = _Computation(model, tokenized.examples, layers, normalized, rolled_out, logit, bar)
+        rows = computation.run(plan)
     return TargetRows(
-        examples=layout.examples,
-        layers=numbers,
-        rows={each.name: rows[each.name] for each in plan if each.name in rows},
-        left_out=left_out | undefined,
-        skipped=layout.skipped,
+        examples=tokenized.examples,
+        layers=layers,
+        rows=rows,
+        left_out=left_out | computation.undefined,
+        skipped=tokenized.skipped,
         settings={
             **provenance(model),
-            "protocol": layout.protocol,
+            "protocol": tokenized.protocol,
             "normalized": normalized,
             "rolled_out": rolled_out,
             "logit": logit,
             "options": {
-                name: {key: _named(own) for key, own in each.items()} for name, each in (options or {}).items()
+                name: {key: callable_name(value) if callable(value) else value for key, value in values.items()}
+                for name, values in (options or {}).items()
             },
         },
     )
 
 
-def _named(option: Any) -> Any:
-    """An option as plain data: a function by its name."""
-    return callable_name(option) if callable(option) else option
-
-
-def _plan(layout: Layout, methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:
+def _plan(examples: Sequence[TokenizedExample], methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:
     if methods is not None:
         return plan_of(methods, options, METHODS), {}
-    longest = max(len(each) for each in layout.examples)
+    longest = max(map(len, examples))
     left_out = {name: method.slow for name, method in METHODS.items() if method.slow and name not in (options or {})}
     for name, method in METHODS.items():
         if longest > (method.compared_up_to or longest):
             left_out[name] = f"a sentence has {longest} tokens, and its cost grows fast past {method.compared_up_to}"
     plan = plan_of([name for name in METHODS if name not in left_out], options, METHODS)
+    # Only a method with options counts as named: the others are left out where they are undefined.
     return [replace(planned, named=planned.name in (options or {})) for planned in plan], left_out
 
 
-def _check_logit(layout: Layout, plan: Sequence[Planned], logit: Any) -> None:
-    one_of("logit", logit, get_args(Logit))
-    if logit == "difference" and any("target" in each.method.needs for each in plan):
-        check_wrong_forms(layout.examples, 'logit="difference"')
-
-
-def check_wrong_forms(examples: Sequence[LaidOut], asked: str) -> None:
-    """Raise InputError for examples without a wrong form, where one was asked for."""
-    without = [each.example.id for each in examples if each.pieces.bad_id is None]
+def check_wrong_forms(examples: Sequence[TokenizedExample], choice: str) -> None:
+    """Raise InputError for examples without a wrong form, where a choice compares two forms."""
+    without = [sentence.example.id for sentence in examples if sentence.encoding.bad_id is None]
     if without:
         raise InputError(
-            f"{asked} compares two forms, and {len(without)} of {len(examples)} examples have no wrong form, "
+            f"{choice} compares two forms, and {len(without)} of {len(examples)} examples have no wrong form, "
             f"first {without[0]}: expected minimal pairs"
-        )
-
-
-def padded(examples: Sequence[LaidOut]) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"]]:
-    """Ids of several examples, padded on the right, and the mask that is False at padding."""
-    longest = max(len(each) for each in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    mask = torch.zeros(len(examples), longest, dtype=torch.bool)
-    for row, each in enumerate(examples):
-        ids[row, : len(each)] = each.pieces.ids
-        mask[row, : len(each)] = True
-    return ids, mask
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """What is asked of every method alike."""
-
-    model: nn.Module
-    examples: tuple[LaidOut, ...]
-    layers: tuple[int, ...]
-    normalized: bool
-    rolled_out: bool
-    logit: Logit
-
-    def run(self, plan: Sequence[Planned], bar: Any) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, str]]:
-        """Rows by method, and the reasons of those that are undefined."""
-        rows: dict[str, tuple[Tensor, ...]] = {}
-        undefined: dict[str, str] = {}
-        drawn = [each for each in plan if each.name == "random"]
-        of_layers = [each for each in plan if each.method.layer is not None and each.name != "random"]
-        called = [each for each in plan if each.method.layer is None]
-        rows |= {each.name: self._random(**each.options) for each in drawn}
-        bar.update(len(drawn) * len(self.examples))
-        if of_layers:
-            self._on_shared_runs(of_layers, rows, undefined, bar)
-        for each in called:
-            if self.rolled_out and "target" in each.method.needs and not each.named:
-                undefined[each.name] = "it gives the target's row only, and a rollout needs whole maps"
-                bar.update(len(self.examples))
-                continue
-            try:
-                rows[each.name] = self._called(each, bar)
-            except (ModelError, DependencyError) as error:
-                undefined[each.name] = each.reason(error)
-                bar.update(len(self.examples))
-        return rows, undefined
-
-    def _groups(self, key: Callable[[LaidOut], Hashable]) -> list[list[int]]:
-        """Numbers of examples that go into one call, from short to long."""
-        groups: dict[Hashable, list[list[int]]] = {}
-        for number in sorted(range(len(self.examples)), key=lambda number: len(self.examples[number])):
-            calls = groups.setdefault(key(self.examples[number]), [[]])
-            if len(calls[-1]) == SENTENCES_A_CALL:
-                calls.append([])
-            calls[-1].append(number)
-        return [call for calls in groups.values() for call in calls]
-
-    def _destinations(self, planned: Planned, group: Sequence[int]) -> tuple[int, ...] | None:
-        """The one destination of a group; all where maps are to be multiplied, unless the method does so itself."""
-        through = planned.method.layer is not None and planned.method.layer.through is not None
-        return None if self.rolled_out and not through else (self.examples[group[0]].dest,)
-
-    def _on_shared_runs(
-        self,
-        plan: Sequence[Planned],
-        rows: dict[str, tuple[Tensor, ...]],
-        undefined: dict[str, str],
-        bar: Any,
-    ) -> None:
-        """Methods that read a layer by itself, all on the same clean runs."""
-        sites = check_contracts(self.model)
-        found: dict[str, dict[int, Tensor]] = {each.name: {} for each in plan}
-        for group in self._groups(lambda each: each.dest):
-            ids, mask = padded([self.examples[number] for number in group])
-            encoded = encode(self.model, ids, attention_mask=mask)
-            of_group = [
-                replace(planned, destinations=self._destinations(planned, group))
-                for planned in plan
-                if planned.name not in undefined
-            ]
-            scored = scores_on_one_run(of_group, self.model, sites, encoded, self.layers)
-            for each in plan:
-                by_row = scored.get(each.name, {})
-                if isinstance(by_row, ModelError):
-                    undefined[each.name] = each.reason(by_row)
-                else:
-                    found[each.name] |= {group[row]: self._row(own, group[row]) for row, own in by_row.items()}
-            bar.update(len(group) * len(plan))
-        rows |= {name: _in_order(own) for name, own in found.items() if name not in undefined}
-
-    def _called(self, planned: Planned, bar: Any) -> tuple[Tensor, ...]:
-        """A method that is called as a user calls it."""
-        needs_target = "target" in planned.method.needs
-        found: dict[int, Tensor] = {}
-        for group in self._groups(self._target_ids if needs_target else lambda each: each.dest):
-            arguments: dict[str, Any] = {}
-            if needs_target:
-                target_ids = self._target_ids(self.examples[group[0]])
-                arguments |= {"target": [self.examples[number].dest for number in group], "target_ids": target_ids}
-            elif "destinations" in (planned.method.options or ()):
-                arguments["destinations"] = self._destinations(planned, group)
-            if not self.rolled_out:
-                arguments["layers"] = self.layers
-            ids, mask = padded([self.examples[number] for number in group])
-            scored = planned.called(self.model, ids, len(group), attention_mask=mask, **arguments)
-            found |= {number: self._row(own, number) for number, own in zip(group, scored, strict=True)}
-            bar.update(len(group))
-        return _in_order(found)
-
-    def _target_ids(self, each: LaidOut) -> int | tuple[int, int]:
-        good, bad = each.pieces.good_id, each.pieces.bad_id
-        return (good, bad) if self.logit == "difference" and bad is not None else good
-
-    def _row(self, scores: Scores, number: int) -> Float[Tensor, "layer src"]:
-        return row_of(scores, self.examples[number].dest, self.normalized, self.rolled_out)
-
-    def _random(self, seed: int = 0) -> tuple[Tensor, ...]:
-        return random_rows(
-            self.examples, self.layers, rolled_out=self.rolled_out, normalized=self.normalized, seed=seed
         )
 
 
@@ -262,6 +136,124 @@ def check_all_layers(layers: object, rolled_out: bool) -> None:
     """Raise InputError for a rollout of some layers."""
     if rolled_out and layers is not None:
         raise InputError(f"layers={layers!r} and rolled_out=True: a rollout goes through all layers; leave layers out")
+
+
+def padded(
+    examples: Sequence[TokenizedExample],
+) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"]]:
+    """Ids of several examples, padded on the right, and the mask that is False at padding."""
+    ids = pad_sequence([sentence.encoding.ids for sentence in examples], batch_first=True)
+    return ids, torch.arange(ids.shape[1]) < torch.tensor([[len(sentence)] for sentence in examples])
+
+
+@dataclass(frozen=True, eq=False)
+class _Computation:
+    """What all methods share, and what is there so far: rows by method and index of the example, and reasons."""
+
+    model: nn.Module
+    examples: tuple[TokenizedExample, ...]
+    layers: tuple[int, ...]
+    normalized: bool
+    rolled_out: bool
+    logit: Logit
+    bar: Any
+    rows: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
+
+    def run(self, plan: Sequence[Planned]) -> dict[str, tuple[Tensor, ...]]:
+        """The rows of every method that is defined; the reasons of the others are in `undefined`."""
+        self.rows.update({planned.name: {} for planned in plan})
+        for planned in plan:
+            if planned.name == "random":
+                drawn = random_rows(self.examples, self.layers, self.normalized, self.rolled_out, **planned.options)
+                self.rows["random"] = dict(enumerate(drawn))
+                self.bar.update(len(self.examples))
+            elif planned.method.layer is None:
+                self.add_called(planned)
+        shared = [planned for planned in plan if planned.method.layer is not None and planned.name != "random"]
+        if shared:
+            self.add_on_shared_runs(shared)
+        return {
+            name: tuple(rows[index] for index in range(len(self.examples)))
+            for name, rows in self.rows.items()
+            if name not in self.undefined
+        }
+
+    def add_on_shared_runs(self, plan: Sequence[Planned]) -> None:
+        """Methods that read a layer by itself, all on the same clean runs."""
+        sites = check_contracts(self.model)
+        for group in self.groups(lambda sentence: sentence.dest):
+            ids, mask = padded([self.examples[index] for index in group])
+            encoded = encode(self.model, ids, attention_mask=mask)
+            of_group = [
+                replace(planned, destinations=self.destinations(planned, group))
+                for planned in plan
+                if planned.name not in self.undefined
+            ]
+            scored = scores_on_one_run(of_group, self.model, sites, encoded, self.layers)
+            for planned in plan:
+                by_row = scored.get(planned.name, {})
+                if isinstance(by_row, ModelError):
+                    self.leave_out(planned, by_row)
+                else:
+                    self.add(planned, {group[row]: scores for row, scores in by_row.items()})
+            self.bar.update(len(group) * len(plan))
+
+    def add_called(self, planned: Planned) -> None:
+        """A method that is called as a user calls it."""
+        needs_target = "target" in planned.method.needs
+        if self.rolled_out and needs_target and not planned.named:
+            self.undefined[planned.name] = "it gives the target's row only, and a rollout needs whole maps"
+            self.bar.update(len(self.examples))
+            return
+        try:
+            for group in self.groups(self.target_ids if needs_target else lambda sentence: sentence.dest):
+                arguments: dict[str, Any] = {}
+                if needs_target:
+                    arguments["target"] = [self.examples[index].dest for index in group]
+                    arguments["target_ids"] = self.target_ids(self.examples[group[0]])
+                elif "destinations" in (planned.method.options or ()):
+                    arguments["destinations"] = self.destinations(planned, group)
+                if not self.rolled_out:
+                    arguments["layers"] = self.layers
+                ids, mask = padded([self.examples[index] for index in group])
+                scored = planned.called(self.model, ids, len(group), attention_mask=mask, **arguments)
+                self.add(planned, dict(zip(group, scored, strict=True)))
+                self.bar.update(len(group))
+        except (ModelError, DependencyError) as error:
+            self.leave_out(planned, error)
+            self.bar.update(len(self.examples))
+
+    def add(self, planned: Planned, scored: Mapping[int, Scores]) -> None:
+        """Keep the target's row of some examples' maps."""
+        self.rows[planned.name] |= {
+            index: row_of(scores, self.examples[index].dest, self.normalized, self.rolled_out)
+            for index, scores in scored.items()
+        }
+
+    def leave_out(self, planned: Planned, error: ModelError | DependencyError) -> None:
+        """Note why a method is left out; raises the error where the method was named."""
+        self.undefined[planned.name] = planned.reason(error)
+
+    def groups(self, key: Callable[[TokenizedExample], Hashable]) -> list[list[int]]:
+        """Indices of the examples that go into one call, from short to long."""
+        groups: dict[Hashable, list[list[int]]] = {}
+        for index in sorted(range(len(self.examples)), key=lambda index: len(self.examples[index])):
+            calls = groups.setdefault(key(self.examples[index]), [[]])
+            if len(calls[-1]) == SENTENCES_PER_CALL:
+                calls.append([])
+            calls[-1].append(index)
+        return [call for calls in groups.values() for call in calls]
+
+    def destinations(self, planned: Planned, group: Sequence[int]) -> tuple[int, ...] | None:
+        """The one destination of a group; all where maps are to be multiplied, unless the method does so itself."""
+        through = planned.method.layer is not None and planned.method.layer.through is not None
+        return None if self.rolled_out and not through else (self.examples[group[0]].dest,)
+
+    def target_ids(self, sentence: TokenizedExample) -> int | tuple[int, int]:
+        """The token whose logit is explained, or the two whose difference is."""
+        good, bad = sentence.encoding.good_id, sentence.encoding.bad_id
+        return (good, bad) if self.logit == "difference" and bad is not None else good
 
 
 def row_of(scores: Scores, dest: int, normalized: bool, rolled_out: bool) -> Float[Tensor, "layer src"]:
@@ -274,22 +266,21 @@ def row_of(scores: Scores, dest: int, normalized: bool, rolled_out: bool) -> Flo
 
 
 def random_rows(
-    examples: Sequence[LaidOut], layers: Sequence[int], *, rolled_out: bool, normalized: bool, seed: int = 0
+    examples: Sequence[TokenizedExample], layers: Sequence[int], normalized: bool, rolled_out: bool, seed: int = 0
 ) -> tuple[Tensor, ...]:
     """Each example's row of random maps, drawn for it alone; raises InputTypeError for a seed that is no integer."""
     integer("seed", seed)
-    n_layers = max(layers) + 1
     return tuple(
         random_row(
-            len(each),
-            each.dest,
-            n_layers,
-            causal=each.own is None,
+            len(sentence),
+            sentence.dest,
+            max(layers) + 1,
+            causal=sentence.target_position is None,
             rolled_out=rolled_out,
             normalized=normalized,
-            seed=(seed, number),
+            seed=(seed, index),
         )[list(layers)]
-        for number, each in enumerate(examples)
+        for index, sentence in enumerate(examples)
     )
 
 
@@ -308,7 +299,3 @@ def random_row(
     elif normalized:
         maps = normalize_rows(maps)
     return maps[:, dest]
-
-
-def _in_order(found: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
-    return tuple(found[number] for number in sorted(found))

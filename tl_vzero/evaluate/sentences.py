@@ -1,25 +1,35 @@
-"""The sentences of an evaluation: BLiMP, a file of the user's own, or the embedded ones; filtered for one model."""
+"""The sentences of an evaluation: read from their source, filtered for a model, and tokenized by a protocol.
+
+- masked: the whole sentence with the target masked; the row that is evaluated is that of the mask.
+- causal: the words before the target; the target is the next token, and the row is that of the last position.
+"""
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from tl_vzero.choices import positive
+from tl_vzero.clean import CleanBlock, device_of, visit_clean_blocks
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import read_blimp
-from tl_vzero.data.examples import ExampleSet, Stage
+from tl_vzero.data.examples import Example, ExampleSet, Skipped, Stage, write_words
 from tl_vzero.data.own_file import read_examples
-from tl_vzero.data.tokens import keep_one_piece_targets
-from tl_vzero.errors import InputError
-from tl_vzero.evaluate.tokenized import PROTOCOLS, Protocol
+from tl_vzero.data.tokens import WHICH_PIECES, Pieces, WhichPieces, keep_one_piece_targets, pieces_of
+from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError, unknown_name
+from tl_vzero.inputs.text import encode, warned_before
+from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import facts_of
+from tl_vzero.models.run import quiet
 
-CHOSEN = "chosen by limit"
-EMBEDDED = "the embedded agreement sentences"
-HUB = "hub"
+Protocol = Literal["masked", "causal"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ def sentences_for(
 ) -> Sentences:
     """The examples of BLiMP in a folder, of a CSV or JSONL file, or the embedded ones, as far as a model can take them.
 
-    `blimp="hub"` fetches BLiMP. `cues` are those "given" in the file, or found by a parse, "spacy".
+    `blimp="hub"` fetches BLiMP. `cues` are those "given" in the file, or come from a dependency parse, "spacy".
     Under the masked protocol targets have to be one token each. `limit` keeps so many, spread over the paradigms and
     drawn by `seed`. The report of the examples counts what is left at each filter.
 
@@ -59,16 +69,16 @@ def sentences_for(
         raise InputError(f"cues={cues!r} without a file: expected sentences of your own; others have their cues")
     positive("limit", limit)
     if blimp is not None:
-        read, source = read_blimp(None if str(blimp) == HUB else blimp), "BLiMP"
+        examples, source = read_blimp(None if str(blimp) == "hub" else blimp), "BLiMP"
     elif file is not None:
-        read, source = read_examples(file, cues=cues), Path(file).name
+        examples, source = read_examples(file, cues=cues), Path(file).name
     else:
-        read, source = agreement_examples(), EMBEDDED
+        examples, source = agreement_examples(), "the embedded agreement sentences"
     tokenizer = facts_of(model).tokenizer
-    # What no masked protocol can be made with, the layout tells of better than a filter.
-    masked = protocol in PROTOCOLS and protocol == "masked" and getattr(tokenizer, "mask_token", None) is not None
-    kept = keep_one_piece_targets(read, tokenizer) if masked else read
-    return Sentences(source, kept if limit is None else limited(kept, limit, seed))
+    # Without a mask token no filter applies: `tokenize_examples` explains better what is wrong.
+    if protocol == "masked" and getattr(tokenizer, "mask_token", None) is not None:
+        examples = keep_one_piece_targets(examples, tokenizer)
+    return Sentences(source, examples if limit is None else limited(examples, limit, seed))
 
 
 def limited(examples: ExampleSet, limit: int, seed: int) -> ExampleSet:
@@ -77,15 +87,224 @@ def limited(examples: ExampleSet, limit: int, seed: int) -> ExampleSet:
     >>> list(limited(agreement_examples(), 6, 0).counts().values())
     [1, 1, 1, 1, 1, 1]
     """
-    paradigms = list(examples.counts())
-    drawn = sorted(examples, key=lambda each: hashlib.sha256(f"{seed} {each.id}".encode()).hexdigest())
-    seen: Counter[str] = Counter()
-    turns = []
-    for each in drawn:
-        turns.append((seen[each.paradigm], paradigms.index(each.paradigm), each.id))
-        seen[each.paradigm] += 1
-    chosen = {name for _, _, name in sorted(turns)[:limit]}
-    kept = tuple(each for each in examples if each.id in chosen)
-    counts = Counter(each.paradigm for each in kept)
-    stage = Stage(CHOSEN, {paradigm: counts[paradigm] for paradigm in examples.report.stages[0].counts})
-    return replace(examples, examples=kept, report=examples.report.after(stage, ()))
+    drawn = sorted(examples, key=lambda example: hashlib.sha256(f"{seed} {example.id}".encode()).hexdigest())
+    queues = [[example.id for example in drawn if example.paradigm == paradigm] for paradigm in examples.counts()]
+    in_turn = [name for turn in zip_longest(*queues) for name in turn if name is not None]
+    chosen = set(in_turn[:limit])
+    remaining = tuple(example for example in examples if example.id in chosen)
+    counts = Counter(example.paradigm for example in remaining)
+    stage = Stage("chosen by limit", {paradigm: counts[paradigm] for paradigm in examples.report.stages[0].counts})
+    return replace(examples, examples=remaining, report=examples.report.after(stage, ()))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedExample:
+    """An example as a model reads it. `target_position` is that of the target; None where the target comes next."""
+
+    example: Example
+    encoding: Pieces
+    target_position: int | None
+
+    def __len__(self) -> int:
+        return len(self.encoding.tokens)
+
+    @property
+    def dest(self) -> int:
+        """The position whose row is evaluated."""
+        return self.encoding.target
+
+    def cue(self, which: WhichPieces) -> tuple[int, ...]:
+        """The positions of the cue: the first token of each of its words (the paper), or all tokens."""
+        return self._positions(self.example.cue, which)
+
+    def attractor(self, which: WhichPieces) -> tuple[int, ...]:
+        """The positions of the words that compete with the cue, as far as they are in the input."""
+        return self._positions(self.example.attractor, which)
+
+    def _positions(self, words: Sequence[int], which: WhichPieces) -> tuple[int, ...]:
+        if which not in WHICH_PIECES:
+            raise unknown_name("choice of pieces", which, WHICH_PIECES)
+        word_ids = self.encoding.word_ids
+        by_word = [[position for position, owner in enumerate(word_ids) if owner == word] for word in words]
+        return tuple(position for tokens in by_word for position in (tokens[:1] if which == "first" else tokens))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedSet:
+    """Examples as one model reads them, in order; `skipped` are those that the protocol cannot hold, and why."""
+
+    examples: tuple[TokenizedExample, ...]
+    protocol: Protocol
+    skipped: tuple[Skipped, ...] = ()
+
+
+def tokenize_examples(model: nn.Module, examples: Sequence[Example], *, protocol: Protocol = "masked") -> TokenizedSet:
+    """Examples in a model's tokens; what the causal protocol cannot hold is listed as skipped.
+
+    Raises InputError for no examples, a tokenizer that cannot place words, or a target that is not one token;
+    ModelError for a causal model under the masked protocol, and the reverse.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> tokenized = tokenize_examples(tl_vzero.load_model("agreement-mini"), agreement_examples()[:2])
+    >>> tokenized.examples[0].encoding.tokens[tokenized.examples[0].dest]
+    '[MASK]'
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    check_contracts(model)
+    name, tokenizer = facts_of(model).name, facts_of(model).tokenizer
+    if tokenizer is None:
+        raise InputError("this model has no tokenizer: load the model with tokenizer=, examples are words")
+    if not isinstance(examples, Sequence) or not all(isinstance(example, Example) for example in examples):
+        raise InputTypeError(
+            f"examples is {type(examples).__name__}: expected a sequence of Example, such as agreement_examples()"
+        )
+    if not examples:
+        raise InputError("there are no examples: expected at least one; see the filter report of their ExampleSet")
+    # A causal model's tokenizer may well lack a mask token: that it is causal is the reason to give.
+    causal = _is_causal(model, [tokenizer.convert_tokens_to_ids(token) for token in tokenizer.tokenize("one of two")])
+    if causal and protocol == "masked":
+        raise ModelError(
+            f"{name} is causal, and the masked protocol lets the target see the words after it: expected a masked "
+            'model, or protocol="causal", where the target is the next token'
+        )
+    if not causal and protocol == "causal":
+        raise ModelError(
+            f"{name} attends in both directions, and the causal protocol asks for the next token: expected a causal "
+            'model, or protocol="masked"'
+        )
+    if causal:
+        return _causal_set(examples, tokenizer)
+    encodings = [pieces_of(example, tokenizer) for example in examples]
+    masked = (TokenizedExample(*pair, pair[1].target) for pair in zip(examples, encodings, strict=True))
+    return TokenizedSet(tuple(masked), "masked")
+
+
+def _is_causal(model: nn.Module, ids: list[int]) -> bool:
+    """Whether no position attends to a later one, read off the first block's pattern for some ids."""
+    looks_ahead: list[bool] = []
+
+    def look(_: int, block: CleanBlock) -> None:
+        looks_ahead.append(bool(block.pattern.triu(1).any()))
+
+    with quiet(model):
+        visit_clean_blocks(model, check_contracts(model), torch.tensor([ids], device=device_of(model)), [0], look)
+    return not looks_ahead[0]
+
+
+class NotCausal(Exception):
+    """Why an example cannot be read from left to right."""
+
+
+def _causal_set(examples: Sequence[Example], tokenizer: Any) -> TokenizedSet:
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"the tokenizer is {type(tokenizer).__name__}, without character offsets: expected a fast tokenizer, as "
+            "AutoTokenizer gives"
+        )
+    tokenized: list[TokenizedExample] = []
+    skipped: list[Skipped] = []
+    for example in examples:
+        try:
+            tokenized.append(TokenizedExample(example, _tokens_before_target(example, tokenizer), None))
+        except NotCausal as reason:
+            skipped.append(Skipped(example.id, example.paradigm, "target is the next token", str(reason)))
+    if not tokenized:
+        raise InputError(
+            f"no example of {len(examples)} can be read from left to right, for one {skipped[-1].reason}: expected "
+            "examples whose cue comes before a target of one token"
+        )
+    return TokenizedSet(tuple(tokenized), "causal", tuple(skipped))
+
+
+def _tokens_before_target(example: Example, tokenizer: Any) -> Pieces:
+    """The tokens before the target, and the two forms as the next token; `target` is the last position.
+
+    Raises NotCausal for a target that is not one known token or comes first, and a cue that does not come before it.
+    """
+    late = [word for word in example.cue if word > example.target]
+    if late:
+        raise NotCausal(f"the cue {example.words[late[0]]!r} comes after the target")
+    ids, word_ids, good_id = _ids_before_target(example, example.good, tokenizer)
+    bad_id = None
+    if example.bad is not None:
+        ids_before_bad, _, bad_id = _ids_before_target(example, example.bad, tokenizer)
+        if ids_before_bad != ids:
+            raise NotCausal("the tokens before the target differ between the two forms")
+    dropped = [example.words[word] for word in example.cue if word not in word_ids]
+    if dropped:
+        raise NotCausal(f"the tokenizer drops the cue {dropped[0]!r}")
+    return Pieces(
+        ids=torch.tensor(ids),
+        tokens=tuple(str(token) for token in tokenizer.convert_ids_to_tokens(ids)),
+        word_ids=word_ids,
+        target=len(ids) - 1,
+        cue=tuple(word_ids.index(word) for word in example.cue),
+        attractor=tuple(word_ids.index(word) for word in example.attractor if word in word_ids),
+        good_id=good_id,
+        bad_id=bad_id,
+    )
+
+
+def _ids_before_target(example: Example, form: str, tokenizer: Any) -> tuple[list[int], tuple[int | None, ...], int]:
+    """The ids before the target, the word of each, and the id of a form at the target."""
+    written = write_words(example.words_with(form))
+    encoding = tokenizer(written.text, return_offsets_mapping=True, verbose=False)
+    ids = list(encoding["input_ids"])
+    word_ids = [
+        next((word for word, (first, last) in enumerate(written.spans) if begin < last and end > first), None)
+        for begin, end in encoding["offset_mapping"]
+    ]
+    at_target = [position for position, word in enumerate(word_ids) if word == example.target]
+    if len(at_target) != 1:
+        raise NotCausal(f"{form!r} is {len(at_target)} tokens")
+    (target,) = at_target
+    if ids[target] == tokenizer.unk_token_id and form != tokenizer.unk_token:
+        raise NotCausal(f"{form!r} is not in the vocabulary")
+    if target == 0:
+        raise NotCausal("there is no token before the target")
+    return ids[:target], tuple(word_ids[:target]), ids[target]
+
+
+def read_texts(model: nn.Module, tokenized: TokenizedSet) -> list[str]:
+    """The text of each example, as `tl-vzero corpus` reads it: its target masked, or only what comes before a target.
+
+    Raises InputError where a text by itself gives other tokens than the example: the corpus of it would be another.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> read_texts(model, tokenize_examples(model, agreement_examples()[2:3]))
+    ['her professor [MASK] praising the polite lawyer.']
+    """
+    tokenizer: Any = facts_of(model).tokenizer
+    texts = [_text_of(sentence, tokenizer.mask_token) for sentence in tokenized.examples]
+    differing = [
+        sentence.example.id
+        for sentence, text in zip(tokenized.examples, texts, strict=True)
+        if _ids(model, text) != sentence.encoding.ids.tolist()
+    ]
+    if differing:
+        raise InputError(
+            f"the text of {len(differing)} of {len(texts)} examples gives other tokens by itself than before its "
+            f"target, first {differing[0]!r}: expected sentences whose text can stand alone; evaluate without a corpus"
+        )
+    return texts
+
+
+def _text_of(sentence: TokenizedExample, mask_token: str) -> str:
+    example = sentence.example
+    if sentence.target_position is not None:
+        return example.with_target(mask_token)
+    written = write_words(example.words)
+    return written.text[: written.spans[example.target][0]].rstrip()
+
+
+def _ids(model: nn.Module, text: str) -> list[int] | None:
+    try:
+        with warned_before():  # whatever is amiss with a text, the corpus of it notes
+            (encoded,) = encode(model, [text]).sentences
+    except TLVZeroError:
+        return None
+    return encoded.ids.tolist()

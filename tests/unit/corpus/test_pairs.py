@@ -21,7 +21,7 @@ from tl_vzero.corpus.source import Record, Refused, open_source
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.evaluate.corpus_rows import corpus_rows
-from tl_vzero.evaluate.tokenized import lay_out
+from tl_vzero.evaluate.sentences import tokenize_examples
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "premise": "the dog [MASK] near.", "hypothesis": "a hat of some dogs"},
@@ -141,4 +141,4 @@ def test_pairs_are_no_examples_of_an_evaluation(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"text": each.text, "other": "here."}) + "\n" for each in examples))
     run = run_corpus(mini, path, tmp_path / "out", second_text_column="other")
     with pytest.raises(InputError, match="holds pairs, with their second text in 'other'"):
-        corpus_rows(read_corpus(run.folder), mini, lay_out(mini, examples))
+        corpus_rows(read_corpus(run.folder), mini, tokenize_examples(mini, examples))

@@ -11,23 +11,29 @@ from support.state import left_as_found, type_checks_off
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate import blanking
 from tl_vzero.evaluate.blanking import Conventions, Replacement, probabilities, replacing_token
-from tl_vzero.evaluate.tokenized import LaidOut, lay_out
+from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.models.run import TargetLogits
 
 BLANKS = [frozenset(), frozenset({0}), frozenset({1, 2}), frozenset({1, 2, 4})]
 TOKENS = {"mask": "[MASK]", "unk": "[UNK]", "pad": "[PAD]"}
 
 
-def plain(hf_model: Any, each: LaidOut, blank: frozenset[int], conventions: Conventions) -> float:
-    ids, read = each.pieces.ids.tolist(), each.dest
+def plain(hf_model: Any, sentence: TokenizedExample, blank: frozenset[int], conventions: Conventions) -> float:
+    ids, read = sentence.encoding.ids.tolist(), sentence.dest
     if conventions.replacement == "removed":
         read -= sum(position < read for position in blank)
-        ids = [number for position, number in enumerate(ids) if position not in blank]
+        ids = [token_id for position, token_id in enumerate(ids) if position not in blank]
     else:
-        ids = [id_of(TOKENS[conventions.replacement]) if i in blank else number for i, number in enumerate(ids)]
-    if each.own is None:
+        ids = [id_of(TOKENS[conventions.replacement]) if i in blank else token_id for i, token_id in enumerate(ids)]
+    if sentence.target_position is None:
         read = len(ids) - 1
-    return p_good(hf_model, ids, read, each.pieces.good_id, each.pieces.bad_id if conventions.over == "forms" else None)
+    return p_good(
+        hf_model,
+        ids,
+        read,
+        sentence.encoding.good_id,
+        sentence.encoding.bad_id if conventions.over == "forms" else None,
+    )
 
 
 @pytest.mark.parametrize("replacement", get_args(Replacement))
@@ -35,25 +41,27 @@ def plain(hf_model: Any, each: LaidOut, blank: frozenset[int], conventions: Conv
 def test_probabilities_are_those_of_plain_runs(replacement: Any, over: Any) -> None:
     hf_model, model = build("load_model", "bert")
     conventions = Conventions(replacement=replacement, over=over)
-    examples = lay_out(model, EXAMPLES[:3]).examples
-    found = probabilities(model, [(each, BLANKS) for each in examples], conventions)
-    for each, own in zip(examples, found, strict=True):
-        expected = [plain(hf_model, each, blank, conventions) for blank in BLANKS]
-        assert own.tolist() == pytest.approx(expected, rel=1e-4)
+    examples = tokenize_examples(model, EXAMPLES[:3]).examples
+    results = probabilities(model, [(sentence, BLANKS) for sentence in examples], conventions)
+    for sentence, probability in zip(examples, results, strict=True):
+        expected = [plain(hf_model, sentence, blank, conventions) for blank in BLANKS]
+        assert probability.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
 def test_every_kind_of_model(route: str, architecture: str) -> None:
     hf_model, model = build(route, architecture)
     causal = is_causal(architecture)
-    examples = lay_out(model, EXAMPLES[:2], protocol="causal" if causal else "masked").examples
+    examples = tokenize_examples(model, EXAMPLES[:2], protocol="causal" if causal else "masked").examples
     if route == "HookedEncoder":
         pytest.skip("its conversion leaves out the head's bias: no plain model has its logits")
     with left_as_found(model):
-        found = probabilities(model, [(each, BLANKS[:3]) for each in examples], Conventions(replacement="unk"))
-    for each, own in zip(examples, found, strict=True):
-        expected = [plain(hf_model, each, blank, Conventions(replacement="unk")) for blank in BLANKS[:3]]
-        assert own.tolist() == pytest.approx(expected, rel=1e-4)
+        results = probabilities(
+            model, [(sentence, BLANKS[:3]) for sentence in examples], Conventions(replacement="unk")
+        )
+    for sentence, probability in zip(examples, results, strict=True):
+        expected = [plain(hf_model, sentence, blank, Conventions(replacement="unk")) for blank in BLANKS[:3]]
+        assert probability.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
@@ -61,27 +69,29 @@ def test_logits_are_cut_to_the_target_and_whole_ones_say_the_same(
     route: str, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, model = build(route, architecture)
-    examples = lay_out(model, EXAMPLES[:3], protocol="causal" if is_causal(architecture) else "masked").examples
-    blanked = [(each, BLANKS[:3]) for each in examples]
+    examples = tokenize_examples(
+        model, EXAMPLES[:3], protocol="causal" if is_causal(architecture) else "masked"
+    ).examples
+    blanked = [(sentence, BLANKS[:3]) for sentence in examples]
     verdicts: list[bool] = []
     may_cut = TargetLogits._may_cut
 
-    def noted(self: Any, *given: Any) -> bool:
-        verdicts.append(may_cut(self, *given))
+    def noted(self: Any, *arguments: Any) -> bool:
+        verdicts.append(may_cut(self, *arguments))
         return verdicts[-1]
 
     monkeypatch.setattr(TargetLogits, "_may_cut", noted)
     cut = probabilities(model, blanked, Conventions())
     assert set(verdicts) == {True}
-    monkeypatch.setattr(TargetLogits, "_may_cut", lambda *given: False)
+    monkeypatch.setattr(TargetLogits, "_may_cut", lambda *arguments: False)
     for one, other in zip(cut, probabilities(model, blanked, Conventions()), strict=True):
         assert torch.allclose(one, other, rtol=1e-4)
 
 
 def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = build("load_model", "bert")
-    examples = lay_out(model, EXAMPLES[:3]).examples
-    blanked = [(each, [*BLANKS, *BLANKS]) for each in (*examples, *examples)]
+    examples = tokenize_examples(model, EXAMPLES[:3]).examples
+    blanked = [(sentence, [*BLANKS, *BLANKS]) for sentence in (*examples, *examples)]
     run: list[int] = []
     together = probabilities(model, blanked, Conventions(), run.append)
     assert sum(run) == len(BLANKS) * 3
@@ -92,22 +102,22 @@ def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.
 
 def test_what_is_blanked() -> None:
     _, model = build("load_model", "bert")
-    (each, *_) = lay_out(model, EXAMPLES).examples
-    assert Conventions().positions(each) == (1, 2, 3, 4, 5, 6, 8, 9, 10)
-    assert Conventions(special_tokens=True).positions(each) == (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11)
+    (sentence, *_) = tokenize_examples(model, EXAMPLES).examples
+    assert Conventions().positions(sentence) == (1, 2, 3, 4, 5, 6, 8, 9, 10)
+    assert Conventions(special_tokens=True).positions(sentence) == (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11)
     _, causal = build("load_model", "gpt2")
-    (each, *_) = lay_out(causal, EXAMPLES, protocol="causal").examples
-    assert Conventions().positions(each) == (1, 2, 3, 4, 5, 6)
+    (sentence, *_) = tokenize_examples(causal, EXAMPLES, protocol="causal").examples
+    assert Conventions().positions(sentence) == (1, 2, 3, 4, 5, 6)
 
 
 def test_a_removed_last_token_of_a_causal_input() -> None:
     hf_model, model = build("load_model", "gpt2")
-    (each,) = lay_out(model, EXAMPLES[:1], protocol="causal").examples
+    (sentence,) = tokenize_examples(model, EXAMPLES[:1], protocol="causal").examples
     blanks = [frozenset({6}), frozenset({5, 6})]
-    (found,) = probabilities(model, [(each, blanks)], Conventions(replacement="removed"))
-    good = each.pieces.good_id
-    expected = [p_good(hf_model, each.pieces.ids[:end].tolist(), end - 1, good) for end in (6, 5)]
-    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    (results,) = probabilities(model, [(sentence, blanks)], Conventions(replacement="removed"))
+    good = sentence.encoding.good_id
+    expected = [p_good(hf_model, sentence.encoding.ids[:end].tolist(), end - 1, good) for end in (6, 5)]
+    assert results.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["replacement", "change", "over"])

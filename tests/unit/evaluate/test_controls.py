@@ -13,7 +13,7 @@ from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
 from tl_vzero.evaluate.mass import mass
 from tl_vzero.evaluate.published import published, published_of
 from tl_vzero.evaluate.rows import target_rows
-from tl_vzero.evaluate.tokenized import lay_out
+from tl_vzero.evaluate.sentences import tokenize_examples
 from tl_vzero.models.facts import facts_of
 
 
@@ -63,13 +63,13 @@ def test_a_random_model_goes_through_an_evaluation() -> None:
 
 def test_rows_by_distance_are_value_zeroings() -> None:
     _, model = build("load_model", "bert")
-    layout = lay_out(model, EXAMPLES)
+    layout = tokenize_examples(model, EXAMPLES)
     found = rows_by_distance(model, layout)
     assert [*found.rows] == [f"value_zeroing, {name}" for name in DISTANCES]
     plain = target_rows(model, layout, ["value_zeroing"]).rows["value_zeroing"]
     assert all(map(torch.equal, found.rows["value_zeroing, cosine"], plain))
     for each, row in zip(layout.examples, found.rows["value_zeroing, unit_euclidean"], strict=True):
-        raw = tl_vzero.value_zeroing(model, each.pieces.ids).row(each.dest).double()
+        raw = tl_vzero.value_zeroing(model, each.encoding.ids).row(each.dest).double()
         expected = raw.sqrt() / raw.sqrt().sum(-1, keepdim=True)
         assert torch.allclose(row, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="distances are empty"):
@@ -81,7 +81,7 @@ def test_rows_by_distance_are_value_zeroings() -> None:
 def test_a_function_under_the_name_of_a_distance_is_told_apart() -> None:
     _, model = build("load_model", "bert")
     found = rows_by_distance(
-        model, lay_out(model, EXAMPLES), {"cosine": manhattan, "euclidean": tl_vzero.distance.euclidean}
+        model, tokenize_examples(model, EXAMPLES), {"cosine": manhattan, "euclidean": tl_vzero.distance.euclidean}
     )
     assert list(found.rows) == ["value_zeroing, cosine (a callable)", "value_zeroing, euclidean"]
 

@@ -21,7 +21,7 @@ from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.faithfulness import faithfulness
 from tl_vzero.evaluate.rows import target_rows
-from tl_vzero.evaluate.tokenized import lay_out, read_texts
+from tl_vzero.evaluate.sentences import read_texts, tokenize_examples
 
 METHODS = ["value_zeroing", "attention_rollout", "attention"]
 
@@ -38,8 +38,10 @@ def whole(bert: Any, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def written(model: Any, folder: Path, methods: Sequence[str], protocol: Any = "masked", **options: Any) -> Corpus:
     """A corpus of EXAMPLES among other sentences, in another order, one of them twice."""
-    layout = lay_out(model, EXAMPLES, protocol=protocol)
-    texts = dict(zip([each.example.id for each in layout.examples], read_texts(model, layout), strict=True))
+    tokenized = tokenize_examples(model, EXAMPLES, protocol=protocol)
+    texts = dict(
+        zip([sentence.example.id for sentence in tokenized.examples], read_texts(model, tokenized), strict=True)
+    )
     rows = [("other", "the dog [MASK]"), *reversed(texts.items()), ("again", next(iter(texts.values())))]
     source = folder / "sentences.jsonl"
     source.write_text("".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in rows))
@@ -47,9 +49,9 @@ def written(model: Any, folder: Path, methods: Sequence[str], protocol: Any = "m
     return read_corpus(run_corpus(model, source, folder / "out", methods, **options).folder)
 
 
-def assert_same_numbers(found: Any, expected: Any) -> None:
+def assert_same_numbers(result: Any, expected: Any) -> None:
     """Two tables alike, numbers to float32 rounding."""
-    one, other = found.to_frame(), expected.to_frame()
+    one, other = result.to_frame(), expected.to_frame()
     assert len(one) == len(other) > 0
     for name in one:
         if one[name].dtype.kind == "f":
@@ -62,17 +64,17 @@ def assert_same_numbers(found: Any, expected: Any) -> None:
 def test_cue_alignment_is_that_of_scores_made_on_the_fly(bert: Any, whole: Corpus, tmp_path: Path, rows: str) -> None:
     corpus = whole if rows == "all" else written(bert, tmp_path, METHODS, rows="target")
     named = [*METHODS, "random"]
-    found = cue_alignment(bert, EXAMPLES, named, corpus=corpus)
-    assert_same_numbers(found, cue_alignment(bert, EXAMPLES, named))
-    assert found.settings["corpus"]["rows"] == rows
+    result = cue_alignment(bert, EXAMPLES, named, corpus=corpus)
+    assert_same_numbers(result, cue_alignment(bert, EXAMPLES, named))
+    assert result.settings["corpus"]["rows"] == rows
 
 
 def test_faithfulness_is_that_of_scores_made_on_the_fly(bert: Any, whole: Corpus) -> None:
-    for own in ({}, {"rolled_out": False, "layer": 1}):
-        found = faithfulness(bert, EXAMPLES, METHODS, corpus=whole, fractions=[0.2], **own)
-        expected = faithfulness(bert, EXAMPLES, METHODS, fractions=[0.2], **own)
-        assert_same_numbers(found, expected)
-        assert found.curves_frame()["mean"].tolist() == pytest.approx(expected.curves_frame()["mean"].tolist())
+    for place in ({}, {"rolled_out": False, "layer": 1}):
+        result = faithfulness(bert, EXAMPLES, METHODS, corpus=whole, fractions=[0.2], **place)
+        expected = faithfulness(bert, EXAMPLES, METHODS, fractions=[0.2], **place)
+        assert_same_numbers(result, expected)
+        assert result.curves_frame()["mean"].tolist() == pytest.approx(expected.curves_frame()["mean"].tolist())
 
 
 def test_a_causal_models_rows_are_those_of_the_last_position(tmp_path: Path) -> None:
@@ -80,56 +82,56 @@ def test_a_causal_models_rows_are_those_of_the_last_position(tmp_path: Path) -> 
     without_end.backend_tokenizer.post_processor = TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
     gpt2 = tl_vzero.load_model(hf_gpt2(0), without_end)
     corpus = written(gpt2, tmp_path, ["value_zeroing"], "causal", rows="target", target=-1)
-    found = cue_alignment(gpt2, EXAMPLES, ["value_zeroing"], corpus=corpus, protocol="causal")
-    assert_same_numbers(found, cue_alignment(gpt2, EXAMPLES, ["value_zeroing"], protocol="causal"))
+    result = cue_alignment(gpt2, EXAMPLES, ["value_zeroing"], corpus=corpus, protocol="causal")
+    assert_same_numbers(result, cue_alignment(gpt2, EXAMPLES, ["value_zeroing"], protocol="causal"))
 
 
 def test_a_text_that_cannot_stand_alone_is_refused() -> None:
     _, gpt2 = build("load_model", "gpt2")
     with pytest.raises(InputError, match="gives other tokens by itself than before its target, first 'pp-0'"):
-        read_texts(gpt2, lay_out(gpt2, EXAMPLES, protocol="causal"))
+        read_texts(gpt2, tokenize_examples(gpt2, EXAMPLES, protocol="causal"))
 
 
 def test_layers_in_another_order_are_told_apart(bert: Any, tmp_path: Path) -> None:
     corpus = written(bert, tmp_path, ["attention"], layers=[2, 0])
-    layout = lay_out(bert, EXAMPLES)
+    tokenized = tokenize_examples(bert, EXAMPLES)
     for layers in (None, [0], [0, 2]):
-        found = corpus_rows(corpus, bert, layout, layers=layers)
-        expected = target_rows(bert, layout, ["attention"], layers=layers or [2, 0])
-        assert found.layers == expected.layers
-        for one, other in zip(found.rows["attention"], expected.rows["attention"], strict=True):
+        result = corpus_rows(corpus, bert, tokenized, layers=layers)
+        expected = target_rows(bert, tokenized, ["attention"], layers=layers or [2, 0])
+        assert result.layers == expected.layers
+        for one, other in zip(result.rows["attention"], expected.rows["attention"], strict=True):
             assert torch.allclose(one, other, atol=1e-6)
     with pytest.raises(InputError, match=r"holds the layers \[2, 0\], and not \[1\]"):
-        corpus_rows(corpus, bert, layout, layers=[1])
+        corpus_rows(corpus, bert, tokenized, layers=[1])
     with pytest.raises(InputError, match=r"rollout of attention needs all 3 in order"):
-        corpus_rows(corpus, bert, layout, rolled_out=True)
+        corpus_rows(corpus, bert, tokenized, rolled_out=True)
 
 
 def test_the_methods_are_those_of_the_folder(bert: Any, whole: Corpus) -> None:
-    found = corpus_rows(whole, bert, lay_out(bert, EXAMPLES))
-    assert list(found.rows) == METHODS
-    assert "leave the corpus out" in found.left_out["gradient_x_input"]
-    for methods, told in [
+    result = corpus_rows(whole, bert, tokenize_examples(bert, EXAMPLES))
+    assert list(result.rows) == METHODS
+    assert "leave the corpus out" in result.left_out["gradient_x_input"]
+    for methods, message in [
         (["alti"], "does not hold the method 'alti': expected some of value_zeroing"),
         (["atention"], "did you mean 'attention'"),
         (["gradient_x_input"], "explains the logit of the token"),
         ([], "no methods"),
     ]:
-        with pytest.raises(InputError, match=told):
-            corpus_rows(whole, bert, lay_out(bert, EXAMPLES), methods)
+        with pytest.raises(InputError, match=message):
+            corpus_rows(whole, bert, tokenize_examples(bert, EXAMPLES), methods)
     with pytest.raises(InputError, match="options that it was made with"):
         cue_alignment(bert, EXAMPLES, corpus=whole, options={"attention": {}, "alti": {}})
 
 
 def test_rows_that_cannot_be_rolled_out_are_refused(bert: Any, tmp_path: Path) -> None:
     corpus = written(bert, tmp_path, METHODS, rows="target")
-    layout = lay_out(bert, EXAMPLES)
+    tokenized = tokenize_examples(bert, EXAMPLES)
     with pytest.raises(InputError, match=r"rollout of value_zeroing, attention needs whole maps.*--rows all"):
         faithfulness(bert, EXAMPLES, corpus=corpus)
     # What is rolled out by the method itself is there.
-    found = corpus_rows(corpus, bert, layout, ["attention_rollout"], rolled_out=True)
-    expected = target_rows(bert, layout, ["attention_rollout"], rolled_out=True)
-    pairs = zip(found.rows["attention_rollout"], expected.rows["attention_rollout"], strict=True)
+    result = corpus_rows(corpus, bert, tokenized, ["attention_rollout"], rolled_out=True)
+    expected = target_rows(bert, tokenized, ["attention_rollout"], rolled_out=True)
+    pairs = zip(result.rows["attention_rollout"], expected.rows["attention_rollout"], strict=True)
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in pairs)
 
 
@@ -154,23 +156,23 @@ def test_a_shard_that_is_not_what_was_written_is_refused(bert: Any, whole: Corpu
     second.write_bytes(content)
     with pytest.raises(FileFormatError, match="is not what was written"):
         cue_alignment(bert, EXAMPLES, corpus=read_corpus(out))
-    found = cue_alignment(bert, EXAMPLES, corpus=read_corpus(out, verify=False))
-    assert_same_numbers(found, cue_alignment(bert, EXAMPLES, corpus=whole))
+    result = cue_alignment(bert, EXAMPLES, corpus=read_corpus(out, verify=False))
+    assert_same_numbers(result, cue_alignment(bert, EXAMPLES, corpus=whole))
 
 
 def test_absent_examples_are_counted_and_the_first_is_told(bert: Any, whole: Corpus) -> None:
     words = ("the", "hat", "is", "near", "marcus", ".")
     absent = replace(EXAMPLES[1], id="hat-0", words=words)
-    told = (
+    message = (
         rf"1 of {len(EXAMPLES) + 1} examples are not among the {len(EXAMPLES) + 2} sentences of .*'hat-0'.*sentences`"
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         cue_alignment(bert, [*EXAMPLES, absent], corpus=whole)
 
 
 def test_tokens_that_differ_under_one_id_are_told(bert: Any, tmp_path: Path) -> None:
     source = tmp_path / "unmasked.jsonl"
-    source.write_text("".join(json.dumps({"id": each.id, "text": each.text}) + "\n" for each in EXAMPLES))
+    source.write_text("".join(json.dumps({"id": sentence.id, "text": sentence.text}) + "\n" for sentence in EXAMPLES))
     run_corpus(bert, source, tmp_path / "out", ["attention"])
     with pytest.raises(InputError, match=rf"{len(EXAMPLES)} of .*whose tokens differ in the sentence of that id"):
         cue_alignment(bert, EXAMPLES, corpus=read_corpus(tmp_path / "out"))

@@ -14,17 +14,10 @@ from support.state import type_checks_off
 import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import InputError
-from tl_vzero.evaluate.cue_alignment import (
-    CueAlignment,
-    alignment_of,
-    average_precision,
-    cue_alignment,
-    expected_average_precision,
-    expected_dot,
-)
+from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of, average_precision, cue_alignment
 from tl_vzero.evaluate.rows import TargetRows, target_rows
-from tl_vzero.evaluate.tokenized import lay_out
-from tl_vzero.statistics import Interval, bootstrap_mean
+from tl_vzero.evaluate.sentences import tokenize_examples
+from tl_vzero.statistics import Interval, bootstrap_mean, expected_average_precision, expected_dot
 
 RNG = np.random.default_rng(0)
 
@@ -32,17 +25,17 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def tiny_rows() -> TargetRows:
     _, model = build("load_model", "bert")
-    return target_rows(model, lay_out(model, EXAMPLES), ["value_zeroing", "attention", "random"])
+    return target_rows(model, tokenize_examples(model, EXAMPLES), ["value_zeroing", "attention", "random"])
 
 
 @pytest.fixture(scope="module")
 def embedded() -> TargetRows:
     model = tl_vzero.load_model("agreement-mini")
-    return target_rows(model, lay_out(model, agreement_examples()), ["value_zeroing", "attention", "random"])
+    return target_rows(model, tokenize_examples(model, agreement_examples()), ["value_zeroing", "attention", "random"])
 
 
-def cell(found: CueAlignment, **where: Any) -> Any:
-    (only,) = [each for each in found.cells if all(getattr(each, name) == value for name, value in where.items())]
+def cell(result: CueAlignment, **where: Any) -> Any:
+    (only,) = [entry for entry in result.cells if all(getattr(entry, name) == value for name, value in where.items())]
     return only
 
 
@@ -50,10 +43,10 @@ def cell(found: CueAlignment, **where: Any) -> Any:
 def test_average_precision_is_scikit_learns(n_cues: int) -> None:
     rows = RNG.random((50, 9))
     tied = RNG.integers(0, 3, (50, 9)) / 4
-    for each in (rows, tied, np.zeros((1, 9))):
+    for scores in (rows, tied, np.zeros((1, 9))):
         cue = RNG.choice(9, n_cues, replace=False).tolist()
-        expected = [slow_average_precision(row, cue) for row in torch.from_numpy(each)]
-        assert average_precision(each, cue) == pytest.approx(expected)
+        expected = [slow_average_precision(row, cue) for row in torch.from_numpy(scores)]
+        assert average_precision(scores, cue) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("n_cues", "n_sources"), [(1, 1), (1, 6), (2, 6), (3, 5), (4, 4)])
@@ -66,7 +59,7 @@ def test_chance_is_the_mean_over_every_order(n_cues: int, n_sources: int) -> Non
 
 @pytest.mark.parametrize("which", ["first", "all"])
 def test_both_measures_by_hand(tiny_rows: TargetRows, which: Any) -> None:
-    found = alignment_of(tiny_rows, which=which, interval=Interval(resamples=50, seed=4))
+    result = alignment_of(tiny_rows, which=which, interval=Interval(resamples=50, seed=4))
     cues = {"first": [[2], [2], [2], [3]], "all": [[2, 3], [2], [2, 3], [3]]}[which]
     for method, rows in tiny_rows.rows.items():
         for layer in range(3):
@@ -74,46 +67,50 @@ def test_both_measures_by_hand(tiny_rows: TargetRows, which: Any) -> None:
             precisions = [slow_average_precision(row[layer], cue) for row, cue in zip(rows, cues, strict=True)]
             for measure, values in (("dot", dots), ("average_precision", precisions)):
                 for paradigm, numbers in (("all", [0, 1, 2, 3]), ("pp", [0, 2]), ("plain", [1])):
-                    own = cell(found, method=method, layer=layer, paradigm=paradigm, measure=measure).aligned
-                    expected = bootstrap_mean([values[number] for number in numbers], resamples=50, seed=4)
-                    assert (own.mean, own.n) == (pytest.approx(expected.mean), len(numbers))
-                    assert (own.low, own.high) == pytest.approx((expected.low, expected.high), nan_ok=True)
-    lengths = [len(each) for each in tiny_rows.examples]
+                    measured = cell(result, method=method, layer=layer, paradigm=paradigm, measure=measure).aligned
+                    expected = bootstrap_mean([values[index] for index in numbers], resamples=50, seed=4)
+                    assert (measured.mean, measured.n) == (pytest.approx(expected.mean), len(numbers))
+                    assert (measured.low, measured.high) == pytest.approx((expected.low, expected.high), nan_ok=True)
+    lengths = [len(sentence) for sentence in tiny_rows.examples]
     chance = np.mean([len(cue) / length for cue, length in zip(cues, lengths, strict=True)])
-    assert cell(found, method="random", layer=0, paradigm="all", measure="dot").chance == pytest.approx(chance)
+    assert cell(result, method="random", layer=0, paradigm="all", measure="dot").chance == pytest.approx(chance)
 
 
 def test_nothing_is_left_out_unless_asked(tiny_rows: TargetRows) -> None:
     """[CLS], [SEP] and the target are left out, and the row sums to one again."""
-    found = alignment_of(tiny_rows, without=["special", "target"])
+    result = alignment_of(tiny_rows, without=["special", "target"])
     values = []
-    for each, row in zip(tiny_rows.examples, tiny_rows.rows["attention"], strict=True):
-        kept = [position for position in range(1, len(each) - 1) if position != each.dest]
-        values.append(row[1, each.pieces.cue[0]].item() / row[1, kept].sum().item())
-    own = cell(found, method="attention", layer=1, paradigm="all", measure="dot")
-    assert own.aligned.mean == pytest.approx(np.mean(values))
-    assert own.chance == pytest.approx(np.mean([1 / (len(each) - 3) for each in tiny_rows.examples]))
-    assert found.settings["without"] == ["special", "target"]
+    for sentence, row in zip(tiny_rows.examples, tiny_rows.rows["attention"], strict=True):
+        remaining = [position for position in range(1, len(sentence) - 1) if position != sentence.dest]
+        values.append(row[1, sentence.encoding.cue[0]].item() / row[1, remaining].sum().item())
+    measured = cell(result, method="attention", layer=1, paradigm="all", measure="dot")
+    assert measured.aligned.mean == pytest.approx(np.mean(values))
+    assert measured.chance == pytest.approx(np.mean([1 / (len(sentence) - 3) for sentence in tiny_rows.examples]))
+    assert result.settings["without"] == ["special", "target"]
 
 
 def test_random_rows_give_chance(embedded: TargetRows) -> None:
-    found = alignment_of(embedded)
-    expected = np.mean([len(each.pieces.cue) / len(each) for each in embedded.examples])
+    result = alignment_of(embedded)
+    expected = np.mean([len(sentence.encoding.cue) / len(sentence) for sentence in embedded.examples])
     for layer in embedded.layers:
-        own = cell(found, method="random", layer=layer, paradigm="all", measure="dot")
-        assert own.chance == pytest.approx(expected)
+        measured = cell(result, method="random", layer=layer, paradigm="all", measure="dot")
+        assert measured.chance == pytest.approx(expected)
         # Four intervals of 95 %, and a little more, so that this is a law and no lottery.
-        width = own.aligned.high - own.aligned.low
-        assert own.aligned.low - width / 4 <= own.chance <= own.aligned.high + width / 4
-        precise = cell(found, method="random", layer=layer, paradigm="all", measure="average_precision")
+        width = measured.aligned.high - measured.aligned.low
+        assert measured.aligned.low - width / 4 <= measured.chance <= measured.aligned.high + width / 4
+        precise = cell(result, method="random", layer=layer, paradigm="all", measure="average_precision")
         assert abs(precise.aligned.mean - precise.chance) < precise.aligned.high - precise.aligned.low
 
 
 def test_value_zeroing_finds_the_cue_and_not_shuffled_ones(embedded: TargetRows) -> None:
-    found = alignment_of(embedded)
+    result = alignment_of(embedded)
     best = max(
-        (each for each in found.cells if (each.method, each.paradigm, each.measure) == ("value_zeroing", "all", "dot")),
-        key=lambda each: each.aligned.mean,
+        (
+            entry
+            for entry in result.cells
+            if (entry.method, entry.paradigm, entry.measure) == ("value_zeroing", "all", "dot")
+        ),
+        key=lambda entry: entry.aligned.mean,
     )
     assert best.aligned.n == 500 and best.shuffled is not None
     assert best.aligned.low > max(best.chance, best.shuffled.high)
@@ -121,19 +118,19 @@ def test_value_zeroing_finds_the_cue_and_not_shuffled_ones(embedded: TargetRows)
 
 def test_a_shuffled_cue_is_another_word(tiny_rows: TargetRows) -> None:
     """With all mass on the cue's word, the shuffled cue has none; and no special token or target is one."""
-    only_cue = [torch.zeros(1, len(each)).double() for each in tiny_rows.examples]
-    never = [torch.zeros(1, len(each)).double() for each in tiny_rows.examples]
-    for each, row, other in zip(tiny_rows.examples, only_cue, never, strict=True):
-        row[:, list(each.cue("all"))] = 1 / len(each.cue("all"))
-        other[:, [0, each.dest, len(each) - 1]] = 1 / 3
+    only_cue = [torch.zeros(1, len(sentence)).double() for sentence in tiny_rows.examples]
+    never = [torch.zeros(1, len(sentence)).double() for sentence in tiny_rows.examples]
+    for sentence, row, other in zip(tiny_rows.examples, only_cue, never, strict=True):
+        row[:, list(sentence.cue("all"))] = 1 / len(sentence.cue("all"))
+        other[:, [0, sentence.dest, len(sentence) - 1]] = 1 / 3
     rows = TargetRows(
         tiny_rows.examples, (0,), {"cue": tuple(only_cue), "never": tuple(never)}, {}, (), tiny_rows.settings
     )
     for seed in range(20):
-        found = alignment_of(rows, which="all", seed=seed, interval=Interval(resamples=10))
-        assert cell(found, method="cue", paradigm="all", measure="dot").aligned.mean == 1
+        result = alignment_of(rows, which="all", seed=seed, interval=Interval(resamples=10))
+        assert cell(result, method="cue", paradigm="all", measure="dot").aligned.mean == 1
         for method in ("cue", "never"):
-            assert cell(found, method=method, paradigm="all", measure="dot").shuffled.mean == 0
+            assert cell(result, method=method, paradigm="all", measure="dot").shuffled.mean == 0
 
 
 def test_shuffled_cues_are_seeded(tiny_rows: TargetRows) -> None:
@@ -147,39 +144,41 @@ def test_an_example_without_other_words_has_no_shuffled_cue() -> None:
 
     _, model = build("load_model", "bert")
     short = replace(EXAMPLES[0], words=("dogs", "are"), target=1, cue=(0,), attractor=())
-    found = cue_alignment(model, [short], ["attention"], which="all")
-    assert all(each.shuffled is None for each in found.cells)
-    assert found.to_frame()["shuffled_n"].eq(0).all()
+    result = cue_alignment(model, [short], ["attention"], which="all")
+    assert all(entry.shuffled is None for entry in result.cells)
+    assert result.to_frame()["shuffled_n"].eq(0).all()
 
 
 def test_published_figures_stand_beside(tiny_rows: TargetRows) -> None:
-    found = alignment_of(tiny_rows, training="finetuned")
-    assert cell(found, method="value_zeroing", layer=1, paradigm="all", measure="dot").published == 0.14
-    assert cell(found, method="attention", layer=0, paradigm="all", measure="dot").published == 0.06
-    assert cell(found, method="attention", layer=0, paradigm="pp", measure="dot").published is None
-    assert cell(found, method="attention", layer=0, paradigm="all", measure="average_precision").published is None
-    assert found.settings["published"] == "bert-base-uncased, finetuned"
-    assert all(each.published is None for each in alignment_of(tiny_rows).cells)
+    result = alignment_of(tiny_rows, training="finetuned")
+    assert cell(result, method="value_zeroing", layer=1, paradigm="all", measure="dot").published == 0.14
+    assert cell(result, method="attention", layer=0, paradigm="all", measure="dot").published == 0.06
+    assert cell(result, method="attention", layer=0, paradigm="pp", measure="dot").published is None
+    assert cell(result, method="attention", layer=0, paradigm="all", measure="average_precision").published is None
+    assert result.settings["published"] == "bert-base-uncased, finetuned"
+    assert all(entry.published is None for entry in alignment_of(tiny_rows).cells)
 
 
 def test_the_result_is_a_table_and_plain_json(tiny_rows: TargetRows) -> None:
-    found = alignment_of(tiny_rows, interval=Interval(resamples=20))
-    table = found.to_frame()
-    assert len(table) == 3 * 3 * 4 * 2 == len(found.cells)
+    result = alignment_of(tiny_rows, interval=Interval(resamples=20))
+    table = result.to_frame()
+    assert len(table) == 3 * 3 * 4 * 2 == len(result.cells)
     assert set(table["n"][table["paradigm"] == "all"]) == {4}
-    read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    read = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert read["cells"][0]["method"] == "value_zeroing"
     assert read["settings"]["resamples"] == 20
 
 
 def test_a_causal_model_by_the_causal_protocol() -> None:
     _, model = build("load_model", "gpt2")
-    found = cue_alignment(model, EXAMPLES, ["value_zeroing"], protocol="causal")
-    own = cell(found, layer=0, paradigm="plain", measure="dot")
-    ids = lay_out(model, EXAMPLES, protocol="causal").examples[1].pieces.ids
-    assert own.aligned.mean == pytest.approx(tl_vzero.value_zeroing(model, ids).normalized().values[0, -1, 2].item())
-    assert [each.id for each in found.skipped] == ["question-0"]
-    assert found.to_dict()["skipped"][0]["reason"] == "the cue 'dog' comes after the target"
+    result = cue_alignment(model, EXAMPLES, ["value_zeroing"], protocol="causal")
+    measured = cell(result, layer=0, paradigm="plain", measure="dot")
+    ids = tokenize_examples(model, EXAMPLES, protocol="causal").examples[1].encoding.ids
+    assert measured.aligned.mean == pytest.approx(
+        tl_vzero.value_zeroing(model, ids).normalized().values[0, -1, 2].item()
+    )
+    assert [skip.id for skip in result.skipped] == ["question-0"]
+    assert result.to_dict()["skipped"][0]["reason"] == "the cue 'dog' comes after the target"
 
 
 def test_bad_input(tiny_rows: TargetRows) -> None:

@@ -35,7 +35,7 @@ from tl_vzero.evaluate.finetuning import (
     train_epoch,
     trainable_copy,
 )
-from tl_vzero.evaluate.tokenized import LaidOut, lay_out
+from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 
 
 def weights_in(folder: Path) -> dict[str, Tensor]:
@@ -59,15 +59,15 @@ def recipe_of(**changes: Any) -> Recipe:
 def test_the_logits_of_a_padded_batch_are_those_of_each_sentence_alone(make: Callable[..., Any]) -> None:
     model = loaded(make().double())
     copied = trainable_copy(model).model
-    laid = lay_out(model, EXAMPLES).examples
+    laid = tokenize_examples(model, EXAMPLES).examples
     with torch.no_grad():
         found = logits_of_forms(copied, laid)
         for row, each in zip(found, laid, strict=True):
-            logits = copied(input_ids=each.pieces.ids[None]).logits[0, each.pieces.target]
-            assert torch.allclose(row, logits[[each.pieces.good_id, each.pieces.bad_id]], atol=1e-12)
+            logits = copied(input_ids=each.encoding.ids[None]).logits[0, each.pieces.target]
+            assert torch.allclose(row, logits[[each.encoding.good_id, each.encoding.bad_id]], atol=1e-12)
 
 
-def slow_training(model: Any, batches: Sequence[Sequence[LaidOut]], rates: Sequence[float]) -> list[float]:
+def slow_training(model: Any, batches: Sequence[Sequence[TokenizedExample]], rates: Sequence[float]) -> list[float]:
     """Sentence by sentence, all logits, the two forms' softmax written out; AdamW as in its paper."""
     first: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
@@ -76,8 +76,8 @@ def slow_training(model: Any, batches: Sequence[Sequence[LaidOut]], rates: Seque
         model.zero_grad()
         loss = torch.zeros((), dtype=torch.float64)
         for each in batch:
-            logits = model(input_ids=each.pieces.ids[None]).logits[0, each.pieces.target]
-            good, bad = logits[each.pieces.good_id], logits[each.pieces.bad_id]
+            logits = model(input_ids=each.encoding.ids[None]).logits[0, each.pieces.target]
+            good, bad = logits[each.encoding.good_id], logits[each.encoding.bad_id]
             loss = loss - torch.log(good.exp() / (good.exp() + bad.exp())) / len(batch)
         loss.backward()
         losses.append(loss.item())
@@ -92,7 +92,7 @@ def slow_training(model: Any, batches: Sequence[Sequence[LaidOut]], rates: Seque
 
 def test_training_is_what_a_plain_loop_does() -> None:
     model = loaded(hf_bert().double())
-    laid, recipe = lay_out(model, TRAIN).examples, recipe_of()
+    laid, recipe = tokenize_examples(model, TRAIN).examples, recipe_of()
     fast, slow = trainable_copy(model), trainable_copy(model)
     optimizer = optimizer_of(fast, recipe)
     with tqdm(disable=True) as bar:
@@ -121,7 +121,7 @@ def test_a_fresh_head_takes_steps_of_its_own() -> None:
 
 
 def test_an_epoch_holds_each_example_once_in_an_order_of_its_own() -> None:
-    laid = lay_out(loaded(hf_bert()), EXAMPLES).examples
+    laid = tokenize_examples(loaded(hf_bert()), EXAMPLES).examples
     orders = []
     for seed, epoch in ((7, 1), (7, 1), (7, 2), (8, 1)):
         batches = batches_of(laid, recipe_of(seed=seed), epoch)
@@ -163,15 +163,15 @@ def test_the_folder_holds_a_hugging_face_model_with_a_trained_head(tmp_path: Pat
     assert not [name for name in names if name.startswith(("epoch-", "."))]
     assert tuned.settings["fresh_head"]
     assert accuracy(model, EXAMPLES) == tuned.accuracy
-    laid = lay_out(model, EXAMPLES).examples
+    laid = tokenize_examples(model, EXAMPLES).examples
     assert torch.allclose(logits_of_forms(trainable_copy(model).model, laid), _bridge_logits(model, laid), atol=1e-5)
 
 
-def _bridge_logits(model: Any, laid: Sequence[LaidOut]) -> Tensor:
+def _bridge_logits(model: Any, laid: Sequence[TokenizedExample]) -> Tensor:
     rows = []
     for each in laid:
-        logits = model(each.pieces.ids[None], return_type="logits")[0, each.pieces.target]
-        rows.append(logits[[each.pieces.good_id, each.pieces.bad_id]])
+        logits = model(each.encoding.ids[None], return_type="logits")[0, each.pieces.target]
+        rows.append(logits[[each.encoding.good_id, each.encoding.bad_id]])
     return torch.stack(rows)
 
 

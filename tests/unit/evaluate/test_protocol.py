@@ -33,44 +33,44 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def kept(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reproduction]:
+def finished(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reproduction]:
     folder = tmp_path_factory.mktemp("reproduction")
     with left_as_found(model):
-        found = reproduce(model, limit=LIMIT, seed=2, folder=folder)
-    return folder, found
+        result = reproduce(model, limit=LIMIT, seed=2, folder=folder)
+    return folder, result
 
 
-def verdict_of(found: Reproduction, claim: str) -> str:
-    (one,) = [each for each in findings(found) if each.claim.startswith(claim)]
+def verdict_of(result: Reproduction, claim: str) -> str:
+    (one,) = [finding for finding in findings(result) if finding.claim.startswith(claim)]
     return one.verdict
 
 
-def test_its_cue_alignment_is_that_of_the_evaluation_alone(model: Any, kept: tuple[Path, Reproduction]) -> None:
+def test_its_cue_alignment_is_that_of_the_evaluation_alone(model: Any, finished: tuple[Path, Reproduction]) -> None:
     examples = sentences_for(model, limit=LIMIT, seed=2).examples
     alone = cue_alignment(model, examples, ["value_zeroing", "attention"], seed=2)
-    whole = {(c.method, c.layer, c.paradigm, c.measure): c for c in kept[1].alignment.cells}
+    whole = {(c.method, c.layer, c.paradigm, c.measure): c for c in finished[1].alignment.cells}
     for cell in alone.cells:
-        found = whole[cell.method, cell.layer, cell.paradigm, cell.measure]
-        assert (found.aligned.mean, found.chance) == pytest.approx((cell.aligned.mean, cell.chance))
+        of_whole = whole[cell.method, cell.layer, cell.paradigm, cell.measure]
+        assert (of_whole.aligned.mean, of_whole.chance) == pytest.approx((cell.aligned.mean, cell.chance))
 
 
-def test_it_has_every_method_control_and_count(kept: tuple[Path, Reproduction]) -> None:
-    found = kept[1]
-    methods = {cell.method for cell in found.alignment.cells}
-    assert methods == set(tl_vzero.METHODS) and not found.alignment.left_out
-    assert found.cue_check is not None and found.cue_check.counts[-1].parsed == LIMIT
-    assert {share.method for share in found.mass.shares} == methods
-    assert found.faithfulness is not None and found.accuracy is not None and found.accuracy.n == LIMIT
-    assert found.controls.random_alignment is not None and found.controls.distances is not None
-    assert found.metadata["evaluated_n"] == LIMIT and found.metadata["filters"][0]["kept"]
-    assert found.probing is None and "at least 188" in found.missing["probing"]
-    written = json.dumps(found.to_dict(), allow_nan=False)
+def test_it_has_every_method_control_and_count(finished: tuple[Path, Reproduction]) -> None:
+    result = finished[1]
+    methods = {cell.method for cell in result.alignment.cells}
+    assert methods == set(tl_vzero.METHODS) and not result.alignment.left_out
+    assert result.cue_check is not None and result.cue_check.counts[-1].parsed == LIMIT
+    assert {share.method for share in result.mass.shares} == methods
+    assert result.faithfulness is not None and result.accuracy is not None and result.accuracy.n == LIMIT
+    assert result.controls.random_alignment is not None and result.controls.distances is not None
+    assert result.metadata["evaluated_n"] == LIMIT and result.metadata["filters"][0]["kept"]
+    assert result.probing is None and "at least 188" in result.missing["probing"]
+    written = json.dumps(result.to_dict(), allow_nan=False)
     assert json.loads(written)["metadata"]["seed"] == 2
-    assert all(len(table) for name, table in found.frames().items() if name != "cue_disagreements")
+    assert all(len(table) for name, table in result.frames().items() if name != "cue_disagreements")
 
 
-def test_started_again_it_reads_what_is_there(model: Any, kept: tuple[Path, Reproduction], tmp_path: Path) -> None:
-    folder, first = kept
+def test_started_again_it_reads_what_is_there(model: Any, finished: tuple[Path, Reproduction], tmp_path: Path) -> None:
+    folder, first = finished
     stopped = tmp_path / "stopped"
     parts = stopped / "parts"
     parts.mkdir(parents=True)
@@ -95,27 +95,27 @@ def test_an_interruption_leaves_the_finished_parts(model: Any, tmp_path: Path) -
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, left_as_found(model):
-        patch.setattr(protocol, "DEAR", {})
+        patch.setattr(protocol, "SLOW", {})
         patch.setattr(protocol, "faithfulness", stop)
         with pytest.raises(KeyboardInterrupt):
             reproduce(model, limit=2, folder=tmp_path)
-    kept = {path.stem for path in (tmp_path / "parts").iterdir()}
-    assert kept == {"options", "scores", "cues", "accuracy", "probing", "probing-paper"}
+    finished = {path.stem for path in (tmp_path / "parts").iterdir()}
+    assert finished == {"options", "scores", "cues", "accuracy", "probing", "probing-paper"}
 
 
-def test_a_folder_of_other_options_is_refused(model: Any, kept: tuple[Path, Reproduction]) -> None:
+def test_a_folder_of_other_options_is_refused(model: Any, finished: tuple[Path, Reproduction]) -> None:
     with pytest.raises(InputError, match="seed was 2, is 3"):
-        reproduce(model, limit=LIMIT, seed=3, folder=kept[0])
+        reproduce(model, limit=LIMIT, seed=3, folder=finished[0])
 
 
 def test_without_a_trained_head_predictions_are_missing_with_the_reason(tmp_path: Path) -> None:
-    own = tl_vzero.load_model("agreement-mini")
-    facts = facts_of(own)
-    remember(own, Facts(facts.name, facts.tokenizer, "absent"))
-    found = reproduce(own, limit=2)
-    assert found.faithfulness is None and found.accuracy is None
-    assert "no trained prediction head" in found.missing["faithfulness"]
-    assert verdict_of(found, "Value Zeroing, rolled out") == "not measured"
+    headless = tl_vzero.load_model("agreement-mini")
+    facts = facts_of(headless)
+    remember(headless, Facts(facts.name, facts.tokenizer, "absent"))
+    result = reproduce(headless, limit=2)
+    assert result.faithfulness is None and result.accuracy is None
+    assert "no trained prediction head" in result.missing["faithfulness"]
+    assert verdict_of(result, "Value Zeroing, rolled out") == "not measured"
 
 
 def test_bad_arguments_are_told_before_any_work(model: Any, tmp_path: Path) -> None:
@@ -200,10 +200,10 @@ def test_findings_follow_the_numbers_whoever_wins() -> None:
         probing=probing([2.0, 2.0, 1.5, 1.0]),
     )
     undecided = {"gradient_x_input", "integrated_gradients", "deep_lift", "Over layers"}
-    for each in findings(lost):
-        if not any(each.claim.startswith(name) for name in undecided):
-            expected = "undecided" if "another word drawn" in each.claim else "does not agree"
-            assert each.verdict == expected, each
+    for finding in findings(lost):
+        if not any(finding.claim.startswith(name) for name in undecided):
+            expected = "undecided" if "another word drawn" in finding.claim else "does not agree"
+            assert finding.verdict == expected, finding
 
 
 def test_overlapping_intervals_decide_nothing() -> None:
@@ -220,8 +220,8 @@ def test_a_correlation_over_few_layers_is_called_weak() -> None:
         both = [Correlation(value, low, high, n, kind) for kind in ("pearson", "spearman")]
         return Link(method, "dot", *both)
 
-    found = reproduction(links=(link("value_zeroing", 0.2, 0.9, 1.0), link("attention", -0.5, 0.95, 1.0)))
-    (one,) = [each for each in findings(found) if each.claim.startswith("Over layers")]
+    result = reproduction(links=(link("value_zeroing", 0.2, 0.9, 1.0), link("attention", -0.5, 0.95, 1.0)))
+    (one,) = [finding for finding in findings(result) if finding.claim.startswith("Over layers")]
     assert one.verdict == "undecided"
     assert "4 layers are weak evidence" in one.evidence and "attention has most, 0.95" in one.evidence
     for n, verdict in ((4, "undecided"), (12, "agrees")):
@@ -235,9 +235,9 @@ def test_published_figures_are_compared_where_the_model_is_the_same() -> None:
     means = {"value_zeroing": [0.1, 0.2, 0.3], "attention": [0.1, 0.1, 0.1]}
     near = reproduction(alignment=alignment(means, published=means))
     assert verdict_of(near, "The dot products are those that were published") == "agrees"
-    far = {method: [each + 0.1 for each in own] for method, own in means.items()}
+    far = {method: [value + 0.1 for value in values] for method, values in means.items()}
     assert verdict_of(reproduction(alignment=alignment(means, published=far)), "The dot products") == "does not agree"
-    assert not [each for each in findings(reproduction()) if each.claim.startswith("The dot products")]
+    assert not [finding for finding in findings(reproduction()) if finding.claim.startswith("The dot products")]
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason=ABSENT)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import InputError, ModelError
 from tl_vzero.evaluate.probing import layer_numbers, number_labels, representations, with_number
-from tl_vzero.evaluate.tokenized import Layout, Protocol, lay_out
+from tl_vzero.evaluate.sentences import Protocol, TokenizedSet, tokenize_examples
 from tl_vzero.models.sites import sites_of
 
 SENTENCES = [
@@ -38,13 +38,13 @@ def protocol_of(architecture: str) -> Protocol:
     return "causal" if is_causal(architecture) else "masked"
 
 
-def one_by_one(model: Any, layout: Layout) -> Tensor:
+def one_by_one(model: Any, layout: TokenizedSet) -> Tensor:
     """The same from TransformerLens's own cache, one sentence at a time."""
     sites = sites_of(model)
     found = []
     for each in layout.examples:
         with torch.no_grad():
-            _, cache = model.run_with_cache(each.pieces.ids[None])
+            _, cache = model.run_with_cache(each.encoding.ids[None])
         found.append(torch.stack([cache[name][0, each.dest] for name in (sites.inputs[0], *sites.outputs)]))
     return torch.stack(found)
 
@@ -52,7 +52,7 @@ def one_by_one(model: Any, layout: Layout) -> Tensor:
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
 def test_they_are_the_cached_activations_at_the_target(route: str, architecture: str) -> None:
     _, model = build(route, architecture)
-    layout = lay_out(model, examples(), protocol=protocol_of(architecture))
+    layout = tokenize_examples(model, examples(), protocol=protocol_of(architecture))
     found = representations(model, layout)
     assert found.shape == (len(SENTENCES), 4, 16)
     assert torch.allclose(found, one_by_one(model, layout), atol=1e-5)
@@ -60,18 +60,18 @@ def test_they_are_the_cached_activations_at_the_target(route: str, architecture:
 
 def test_they_are_the_hidden_states_of_the_hugging_face_model() -> None:
     hf_model, model = build("load_model", "bert")
-    layout = lay_out(model, examples())
+    layout = tokenize_examples(model, examples())
     found = representations(model, layout)
     for own, each in zip(found, layout.examples, strict=True):
         with torch.no_grad():
-            states = hf_model(input_ids=each.pieces.ids[None], output_hidden_states=True).hidden_states
+            states = hf_model(input_ids=each.encoding.ids[None], output_hidden_states=True).hidden_states
         expected = torch.stack([state[0, each.dest] for state in states])
         assert torch.allclose(own, expected, atol=1e-5)
 
 
 def test_batches_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = build("load_model", "bert")
-    layout = lay_out(model, examples() * 3)
+    layout = tokenize_examples(model, examples() * 3)
     whole = representations(model, layout)
     monkeypatch.setattr("tl_vzero.evaluate.probing.TOKENS_PER_BATCH", 1)
     assert torch.allclose(representations(model, layout), whole, atol=1e-5)
@@ -80,7 +80,7 @@ def test_batches_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weights_that_overflow_are_told() -> None:
     _, model = build("load_model", "bert")
-    layout = lay_out(model, examples())
+    layout = tokenize_examples(model, examples())
     with torch.no_grad():
         model.blocks[1].ln2.bias.fill_(float("inf"))
     with pytest.raises(ModelError, match="NaN or infinite"):
@@ -89,7 +89,7 @@ def test_weights_that_overflow_are_told() -> None:
 
 def test_labels_are_the_numbers_that_the_targets_show() -> None:
     _, model = build("load_model", "bert")
-    layout = lay_out(model, examples())
+    layout = tokenize_examples(model, examples())
     assert number_labels(layout.examples).tolist() == [1, 0, 0, 1]
     assert layer_numbers(3) == (-1, 0, 1, 2)
 
@@ -97,9 +97,9 @@ def test_labels_are_the_numbers_that_the_targets_show() -> None:
 def test_examples_without_a_number_are_left_out_or_refused() -> None:
     _, model = build("load_model", "bert")
     unknown = [replace(each, number=None) for each in examples()]
-    layout = lay_out(model, [*examples()[:1], *unknown])
+    layout = tokenize_examples(model, [*examples()[:1], *unknown])
     assert len(with_number(layout).examples) == 1
     with pytest.raises(InputError, match="s-0 shows no grammatical number"):
         number_labels(layout.examples)
     with pytest.raises(InputError, match="none of 4 examples says whether"):
-        with_number(lay_out(model, unknown))
+        with_number(tokenize_examples(model, unknown))

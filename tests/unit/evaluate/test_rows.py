@@ -15,133 +15,136 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, PluginError, ScoresError
 from tl_vzero.evaluate import rows as rows_module
-from tl_vzero.evaluate.rows import random_row, target_rows
-from tl_vzero.evaluate.tokenized import LaidOut, Layout, lay_out
-
-SLOW = {name for name, method in tl_vzero.METHODS.items() if method.slow}
+from tl_vzero.evaluate.rows import SLOW, target_rows
+from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet, tokenize_examples
+from tl_vzero.statistics import random_row
 
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]
 TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]
 
 
-def tiny(route: str = "load_model", architecture: str = "bert") -> tuple[Any, Layout]:
+def tiny(route: str = "load_model", architecture: str = "bert") -> tuple[Any, TokenizedSet]:
     _, model = build(route, architecture)
-    return model, lay_out(model, EXAMPLES, protocol="causal" if is_causal(architecture) else "masked")
+    return model, tokenize_examples(model, EXAMPLES, protocol="causal" if is_causal(architecture) else "masked")
 
 
-def alone(model: Any, method: str, each: LaidOut, **options: Any) -> Any:
-    return tl_vzero.score(model, each.pieces.ids, method, **options)
+def alone(model: Any, method: str, sentence: TokenizedExample, **options: Any) -> Any:
+    return tl_vzero.score(model, sentence.encoding.ids, method, **options)
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    return torch.allclose(found, expected.double(), rtol=1e-4, atol=1e-6)
+def close(result: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(result, expected.double(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", WITH_MAPS)
 def test_a_row_is_that_of_the_whole_map(method: str) -> None:
-    model, layout = tiny()
-    found = target_rows(model, layout, [method]).rows[method]
-    raw = target_rows(model, layout, [method], normalized=False, layers=[2, 0]).rows[method]
-    for each, row, raw_row in zip(layout.examples, found, raw, strict=True):
-        whole = alone(model, method, each)
-        assert close(row, whole.normalized().row(each.dest))
-        assert close(raw_row, whole.row(each.dest)[[2, 0]])
+    model, tokenized = tiny()
+    result = target_rows(model, tokenized, [method]).rows[method]
+    raw = target_rows(model, tokenized, [method], normalized=False, layers=[2, 0]).rows[method]
+    for sentence, row, raw_row in zip(tokenized.examples, result, raw, strict=True):
+        whole = alone(model, method, sentence)
+        assert close(row, whole.normalized().row(sentence.dest))
+        assert close(raw_row, whole.row(sentence.dest)[[2, 0]])
 
 
 @pytest.mark.parametrize("method", WITH_MAPS)
 def test_a_rolled_out_row_is_that_of_the_rollout(method: str) -> None:
-    model, layout = tiny()
-    found = target_rows(model, layout, [method], rolled_out=True).rows[method]
-    for each, row in zip(layout.examples, found, strict=True):
-        whole = alone(model, method, each)
-        assert close(row, (whole if whole.stage == "rollout" else whole.rollout()).row(each.dest))
+    model, tokenized = tiny()
+    result = target_rows(model, tokenized, [method], rolled_out=True).rows[method]
+    for sentence, row in zip(tokenized.examples, result, strict=True):
+        whole = alone(model, method, sentence)
+        assert close(row, (whole if whole.stage == "rollout" else whole.rollout()).row(sentence.dest))
 
 
 @pytest.mark.parametrize("method", TARGETED)
 @pytest.mark.parametrize("logit", ["good", "difference"])
 def test_gradient_methods_explain_the_right_form(method: str, logit: Any) -> None:
-    model, layout = tiny()
-    found = target_rows(model, layout, [method], logit=logit).rows[method]
-    for each, row in zip(layout.examples, found, strict=True):
-        ids = each.pieces.good_id if logit == "good" else (each.pieces.good_id, each.pieces.bad_id)
-        assert close(row, alone(model, method, each, target=each.dest, target_ids=ids).normalized().values[:, 0])
+    model, tokenized = tiny()
+    result = target_rows(model, tokenized, [method], logit=logit).rows[method]
+    for sentence, row in zip(tokenized.examples, result, strict=True):
+        ids = sentence.encoding.good_id if logit == "good" else (sentence.encoding.good_id, sentence.encoding.bad_id)
+        assert close(
+            row, alone(model, method, sentence, target=sentence.dest, target_ids=ids).normalized().values[:, 0]
+        )
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
 def test_every_kind_of_model(route: str, architecture: str) -> None:
-    model, layout = tiny(route, architecture)
+    model, tokenized = tiny(route, architecture)
     with left_as_found(model):
-        found = target_rows(model, layout, ["value_zeroing", "attention"])
-    for method, rows in found.rows.items():
-        for each, row in zip(layout.examples, rows, strict=True):
-            assert close(row, alone(model, method, each).normalized().row(each.dest))
+        result = target_rows(model, tokenized, ["value_zeroing", "attention"])
+    for method, rows in result.rows.items():
+        for sentence, row in zip(tokenized.examples, rows, strict=True):
+            assert close(row, alone(model, method, sentence).normalized().row(sentence.dest))
 
 
 def test_calls_hold_few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tl_vzero.load_model("agreement-mini")
-    layout = lay_out(model, agreement_examples()[:5])
+    tokenized = tokenize_examples(model, agreement_examples()[:5])
     methods = ["value_zeroing", "alti", "gradient_x_input"]
-    whole = target_rows(model, layout, methods)
-    monkeypatch.setattr(rows_module, "SENTENCES_A_CALL", 2)
-    parts = target_rows(model, layout, methods)
+    whole = target_rows(model, tokenized, methods)
+    monkeypatch.setattr(rows_module, "SENTENCES_PER_CALL", 2)
+    parts = target_rows(model, tokenized, methods)
     for method in methods:
         assert all(map(close, whole.rows[method], parts.rows[method]))
 
 
 def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+    destinations: list[Any] = []
     method = tl_vzero.METHODS["value_zeroing"]
-    model, layout = tiny()
+    model, tokenized = tiny()
 
     def spy(model: Any, inputs: Any, **options: Any) -> Any:
-        asked.append(options["destinations"])
-        return method(model, inputs, **options)
+        destinations.append(options["destinations"])
+        return method.function(model, inputs, **options)
 
-    spied = type(method)(spy, "", "", "", ("clean run",), name="value_zeroing")
+    spied = type(method)(spy, "", "", "", ("clean run",))
     monkeypatch.setattr(type(spied), "options", property(lambda self: ("destinations",)))
     monkeypatch.setattr(rows_module, "METHODS", {"value_zeroing": spied})
-    target_rows(model, layout, ["value_zeroing"])
-    assert sorted(asked) == sorted({(each.dest,) for each in layout.examples})
+    target_rows(model, tokenized, ["value_zeroing"])
+    assert sorted(destinations) == sorted({(sentence.dest,) for sentence in tokenized.examples})
 
 
-def test_by_default_every_method_that_is_not_slow() -> None:
-    model, layout = tiny()
-    found = target_rows(model, layout)
-    assert [*found.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]
-    assert {*found.left_out} == {*SLOW}
-    assert found.layers == (0, 1, 2)
-    assert found.settings["protocol"] == "masked" and len(found.settings["weights_sha256"]) == 64
+def test_by_default_every_method_that_is_not_dear() -> None:
+    model, tokenized = tiny()
+    result = target_rows(model, tokenized)
+    assert [*result.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]
+    assert {*result.left_out} == {*SLOW}
+    assert result.layers == (0, 1, 2)
+    assert result.settings["protocol"] == "masked" and len(result.settings["weights_sha256"]) == 64
 
 
 def test_what_is_undefined_is_left_out_or_refused() -> None:
     model = loaded(hf_bert_headless())
-    layout = lay_out(model, EXAMPLES)
-    assert "no trained prediction head" in target_rows(model, layout).left_out["gradient_x_input"]
+    tokenized = tokenize_examples(model, EXAMPLES)
+    assert "no trained prediction head" in target_rows(model, tokenized).left_out["gradient_x_input"]
     with pytest.raises(HeadlessModelError):
-        target_rows(model, layout, ["gradient_x_input"])
-    causal, layout = tiny(architecture="gpt2")
-    assert "norm" in target_rows(causal, layout).left_out["globenc"]
+        target_rows(model, tokenized, ["gradient_x_input"])
+    causal, tokenized = tiny(architecture="gpt2")
+    assert "norm" in target_rows(causal, tokenized).left_out["globenc"]
     with pytest.raises(ModelError):
-        target_rows(causal, layout, ["globenc"])
+        target_rows(causal, tokenized, ["globenc"])
 
 
 def test_another_packages_method_answers_as_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, layout = tiny()
+    model, tokenized = tiny()
     attention = tl_vzero.METHODS["attention"]
     theirs = {
-        "good": type(attention)(attention, "", "", "", name="good"),
-        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", "", name="odd"),
+        "good": type(attention)(attention.function, "", "", ""),
+        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", ""),
     }
     monkeypatch.setattr(rows_module, "METHODS", theirs)
-    found = target_rows(model, layout, ["good"]).rows["good"]
-    assert close(found[0], alone(model, "attention", layout.examples[0]).normalized().row(layout.examples[0].dest))
+    result = target_rows(model, tokenized, ["good"]).rows["good"]
+    assert close(
+        result[0], alone(model, "attention", tokenized.examples[0]).normalized().row(tokenized.examples[0].dest)
+    )
     with type_checks_off(), pytest.raises(PluginError, match="the method 'odd' gave Tensor"):
-        target_rows(model, layout, ["odd"])
+        target_rows(model, tokenized, ["odd"])
 
 
 @pytest.mark.parametrize("rolled_out", [False, True])
 def test_progress_counts_every_row(rolled_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, layout = tiny()
+    model, tokenized = tiny()
     bars: list[Any] = []
 
     def noted(**options: Any) -> Any:
@@ -149,14 +152,14 @@ def test_progress_counts_every_row(rolled_out: bool, monkeypatch: pytest.MonkeyP
         return bars[-1]
 
     monkeypatch.setattr(rows_module, "tqdm", noted)
-    target_rows(model, layout, rolled_out=rolled_out, progress=True)
+    target_rows(model, tokenized, rolled_out=rolled_out, progress=True)
     (bar,) = bars
-    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(SLOW)) * len(layout.examples)
+    assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(SLOW)) * len(tokenized.examples)
 
 
 def test_random_rows_are_drawn_for_each_example() -> None:
-    model, layout = tiny()
-    twice = Layout((layout.examples[0], *layout.examples), "masked")
+    model, tokenized = tiny()
+    twice = TokenizedSet((tokenized.examples[0], *tokenized.examples), "masked")
     first, second, *others = target_rows(model, twice, ["random"]).rows["random"]
     assert not torch.equal(first, second)
     assert all(torch.allclose(row.sum(dim=1), torch.ones(3).double()) for row in (first, second, *others))
@@ -176,19 +179,19 @@ def test_a_random_row_of_a_causal_model_and_its_rollout() -> None:
 
 
 def test_bad_input() -> None:
-    model, layout = tiny()
+    model, tokenized = tiny()
     with type_checks_off():
         with pytest.raises(InputError, match=r"unknown method 'alt'.*did you mean 'alti'"):
-            target_rows(model, layout, ["alt"])
+            target_rows(model, tokenized, ["alt"])
         with pytest.raises(InputError, match="unknown logit 'bad'"):
-            target_rows(model, layout, logit="bad")  # type: ignore[arg-type]
+            target_rows(model, tokenized, logit="bad")  # type: ignore[arg-type]
         with pytest.raises(InputError, match="a rollout goes through all layers"):
-            target_rows(model, layout, rolled_out=True, layers=[0])
+            target_rows(model, tokenized, rolled_out=True, layers=[0])
         with pytest.raises(InputError, match="layers holds 7"):
-            target_rows(model, layout, layers=[7])
+            target_rows(model, tokenized, layers=[7])
         with pytest.raises(InputTypeError, match="seed is str"):
-            target_rows(model, layout, ["random"], options={"random": {"seed": "a"}})
+            target_rows(model, tokenized, ["random"], options={"random": {"seed": "a"}})
     with pytest.raises(ScoresError, match="negative values"):
-        target_rows(model, layout, ["gradient_x_input"], options={"gradient_x_input": {"aggregate": "sum"}})
+        target_rows(model, tokenized, ["gradient_x_input"], options={"gradient_x_input": {"aggregate": "sum"}})
     with pytest.raises(ScoresError, match="rollout"):
-        target_rows(model, layout, ["gradient_x_input"], rolled_out=True)
+        target_rows(model, tokenized, ["gradient_x_input"], rolled_out=True)

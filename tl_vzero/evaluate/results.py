@@ -1,0 +1,86 @@
+"""What the results of all evaluations share: their table, their plain JSON form, and their means with intervals."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tl_vzero.data.examples import ALL, Skipped
+from tl_vzero.evaluate.sentences import TokenizedExample
+from tl_vzero.statistics import Array, Interval, columns_of, estimates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = "columns"  # in the metadata of a field with an estimate: the prefix of its columns' names
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a result's table; a field with COLUMNS in its metadata holds an estimate: mean, low, high and n."""
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The row as plain columns."""
+        record: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if COLUMNS in field.metadata:
+                record |= {f"{field.metadata[COLUMNS]}{name}": part for name, part in columns_of(value).items()}
+            else:
+                record[field.name] = value
+        yield record
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluation's result, whose first field holds the rows of its table."""
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas table; an estimate is four columns: mean, low, high and n."""
+        return frame_of(getattr(self, fields(self)[0].name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types; numbers that do not exist are None."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def frame_of(rows: Sequence[Row]) -> "pd.DataFrame":
+    """Rows as a pandas table."""
+    import pandas as pd
+
+    return pd.DataFrame([record for row in rows for record in row.records()])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [record for row in value for record in _records(row)]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _records(row: Row | Skipped) -> Iterable[dict[str, Any]]:
+    return [row.to_dict()] if isinstance(row, Skipped) else row.records()
+
+
+def means_by_paradigm(
+    values: Array, examples: Sequence[TokenizedExample], interval: Interval
+) -> dict[str, tuple[list[int], Array]]:
+    """Of each paradigm and of all: the indices of its examples, and the mean of `[example, ...]` over them.
+
+    A mean is `[...]` of Estimate, over the examples where it is defined (not NaN), or None where it is for none.
+    """
+    columns = values.reshape(len(values), -1)
+    means: dict[str, tuple[list[int], Array]] = {}
+    for paradigm, indices in paradigms_of(examples).items():
+        mean = np.empty(columns.shape[1], dtype=object)
+        mean[:] = estimates(columns[indices], interval)
+        means[paradigm] = indices, mean.reshape(values.shape[1:])
+    return means
+
+
+def paradigms_of(examples: Sequence[TokenizedExample]) -> dict[str, list[int]]:
+    """The indices of the examples of each paradigm, in the order of their first one, and of all."""
+    indices: dict[str, list[int]] = {}
+    for index, sentence in enumerate(examples):
+        indices.setdefault(sentence.example.paradigm, []).append(index)
+    return indices | {ALL: list(range(len(examples)))}
