@@ -9,7 +9,6 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from html import escape
 from threading import Lock
 
 import uvicorn
@@ -30,9 +29,9 @@ from tl_vzero.comparison import plan_of
 from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import encode, warned_before
 from tl_vzero.plot.export import SHARED
+from tl_vzero.plot.pages import script_json
 from tl_vzero.report import make_report
-from tl_vzero.report.figures import script_json
-from tl_vzero.report.page import filled_page, page_asset, page_payload, page_script
+from tl_vzero.report.page import explorer_page, page_payload, page_script
 
 # Running the explorer until it is stopped.
 
@@ -196,30 +195,10 @@ class Explorer:
             raise InputError(f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it")
 
 
-# The live page: the report's own page, with a form where the sentence is written.
-
-SCRIPT = "explorer.js"
-
-
-def explorer_page(models: Sequence[str], first_text: str) -> str:
-    """The page before any answer; `first_text` is the sentence of an address that names none."""
-    options = "".join(f"<option>{escape(name)}</option>" for name in models)
-    asked = page_asset("asked.html").replace("{{models}}", options)
-    return filled_page(
-        {
-            "title": "tl_vzero explorer",
-            "brand": "tl_vzero explorer",
-            "asked": asked,
-            "data": script_json({"model": models[0], "text": first_text}),
-            "plotly": f'<script src="{SHARED}"></script>',
-            "program": f'<script src="{SCRIPT}"></script>',
-        }
-    )
-
-
 # The explorer over HTTP: its page, its script and its answers.
 
 LOG = logging.getLogger(__name__)
+SCRIPT = "explorer.js"
 UNEXPECTED = "the explorer failed on this; its terminal has the details"
 BUSY = "the explorer is busy: {} questions wait already; ask again in a moment"
 ENDING = "the explorer is being ended where it was started"
@@ -260,8 +239,8 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
             LOG.error("unexpected error for %s\n%s", request.url.query, escaped(traceback.format_exc()))
             return _error(UNEXPECTED, 500)
 
-    page = explorer_page(list(explorer.models), first_text)
-    script = page_script(SCRIPT)
+    page = explorer_page(list(explorer.models), first_text, SCRIPT)
+    script = page_script("explorer")
     app = Starlette(
         routes=[
             Route("/", _fixed(page, "text/html")),

@@ -21,7 +21,7 @@ TIMED = """async ([kind, text]) => {
     const start = performance.now();
     if (kind === 'sentence') {
         document.getElementById('text').value = text;
-        document.getElementById('asked').requestSubmit();
+        document.getElementById('question').requestSubmit();
         while (panels.hasAttribute('aria-busy')) await new Promise((done) => setTimeout(done, 2));
     } else if (kind === 'layer') {
         const slider = document.getElementById('layer');

@@ -12,8 +12,8 @@ from support.made_up import ODD_TOKENS, PIECES, made_up_scores
 
 from tl_vzero.errors import InputError, ScoresError
 from tl_vzero.plot import DARK, LIGHT, Theme, text_view
-from tl_vzero.plot.parts import Snippet, visible
-from tl_vzero.plot.sentence_view import contrast
+from tl_vzero.plot.parts import visible
+from tl_vzero.plot.sentence_view import Snippet, contrast
 
 
 class Elements(HTMLParser):
