@@ -106,7 +106,8 @@ def view(opened: Opened) -> Any:
             }),
             flow: document.getElementById('flow').data.map(({ x, y, customdata }) => [[...x], [...y], customdata]),
             colours: [...document.querySelectorAll('.token')].map((e) => [e.textContent, e.style.background]),
-            fields: [...document.querySelectorAll('#question input, select, #layer')].map(({ id, value }) => [id, value]),
+            fields: [...document.querySelectorAll('#question input, select, #layer')]
+                .map(({ id, value }) => [id, value]),
             radios: [...document.querySelectorAll('input[type=radio]:checked')].map(({ value }) => value),
             words: document.getElementById('panels').innerText,
         })"""

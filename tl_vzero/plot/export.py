@@ -106,17 +106,14 @@ def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> 
 def _without_controls(figure: go.Figure) -> dict[str, Any]:
     """The figure as it stands, without sliders: nobody moves one in a paper. What is shown names its layer instead."""
     plain: dict[str, Any] = figure.to_dict()
-    sliders = plain["layout"].pop("sliders", ())
-    shown = []
-    for slider in sliders:
-        step = slider["steps"][slider.get("active") or 0]
-        shown.append(f"{slider['currentvalue']['prefix']}{step['label']}")
+    layout = plain["layout"]
+    for slider in layout.pop("sliders", ()):
+        if layout.get("title", {}).get("text"):
+            step = slider["steps"][slider.get("active") or 0]
+            layout["title"]["text"] += f", {slider['currentvalue']['prefix']}{step['label']}"
         if slider.get("yanchor") == "bottom":  # it stands above the maps, where plotly would leave its room empty
-            plain["layout"]["height"] -= SLIDER_ABOVE
-            plain["layout"]["margin"]["t"] -= SLIDER_ABOVE
-    title = plain["layout"].get("title", {}).get("text")
-    if shown and title:
-        plain["layout"]["title"]["text"] = f"{title}, {', '.join(shown)}"
+            layout["height"] -= SLIDER_ABOVE
+            layout["margin"]["t"] -= SLIDER_ABOVE
     return plain
 
 

@@ -19,13 +19,12 @@ from tl_vzero.plot.parts import (
     hover_text,
     label_of,
     layer_index,
-    layer_steps,
+    layered,
     plotly_text,
     refuse_heads,
     rounded,
     sentence,
     source_places,
-    step_slider,
     titled,
     token_axis,
     top,
@@ -69,22 +68,16 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     refuse_heads(scores)
     start = layer_index(scores, layer)
     grids = [rounded(values) for values in scores.values]
+    trace, layout = layered(scores, grids, lambda index: hover_box(f"layer {index}"), start, theme)
+    cells, axes = map_frame(scores)
     sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
-    cells, axes = map_frame(scores)
-    trace = cells | {
-        "z": grids[start],
-        "customdata": [[[dest, source] for source in sources] for dest in destinations],
-        "hovertemplate": _layer_hover(scores.layers[start]),
-    }
-    layout = axes | {
-        "template": template(theme),
+    trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
+    layout |= axes | {
         "title": titled(f"{label_of(scores.method)}, {scores.stage}", sentence(scores)),
-        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
-        "sliders": [step_slider(layer_steps(scores.layers, grids, _layer_hover), start, theme)],
         "height": axes["height"] + SLIDER_HEIGHT,
     }
-    return go.Figure([trace], layout)
+    return go.Figure([cells | trace], layout)
 
 
 def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.Figure:
@@ -187,10 +180,6 @@ def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
 def row_hover(destination: str) -> str:
     """The hover box of a cell in a destination's row, whose customdata is the source's label."""
     return hover_box("layer %{y}", destination, "%{customdata}")
-
-
-def _layer_hover(layer: int) -> str:
-    return hover_box(f"layer {layer}")
 
 
 def _effect_sources(effect: Effect) -> tuple[str, ...]:

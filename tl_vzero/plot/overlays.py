@@ -16,22 +16,18 @@ from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.plot.parts import (
-    VALUE_NAMES,
     dest_index,
-    from_zero,
     hover_box,
     label_of,
     layer_index,
-    layer_steps,
+    layered,
     plotly_text,
     refuse_heads,
     rounded,
-    step_slider,
     titled,
-    top,
     visible,
 )
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme, template
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme
 from tl_vzero.scores import Scores
 
 DIGITS = 4
@@ -74,35 +70,29 @@ def patch_overlay(
     grids = [_grid(values, patches, rows, columns) for values in rounded(scores.values[:, row], DIGITS)]
     target = scores.dest_tokens[row].strip()
     name = plotly_text(visible(target))
-
-    def hover(layer: int) -> str:
-        return hover_box(f"layer {layer}", name, "%{customdata}")
-
-    cells = go.Heatmap(
-        z=grids[start],
-        x0=width / 2,
-        dx=width,
-        y0=height / 2,
-        dy=height,
-        coloraxis="coloraxis",
-        customdata=[[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
-        hovertemplate=hover(scores.layers[start]),
-        hoverongaps=False,
+    trace, layout = layered(
+        scores, grids, lambda index: hover_box(f"layer {index}", name, "%{customdata}"), start, theme
     )
+    trace |= {
+        "x0": width / 2,
+        "dx": width,
+        "y0": height / 2,
+        "dy": height,
+        "customdata": [[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
+        "hoverongaps": False,
+    }
     title = titled(f"{label_of(scores.method)}, {scores.stage}: what {name} draws on", "laid over the picture")
-    figure = go.Figure(cells)
-    figure.update_layout(
-        template=template(theme),
+    layout["coloraxis"]["colorscale"] = _see_through(theme)
+    layout |= {
         # A title that makes its own room moves the picture, and plotly leaves the patches where they were.
-        title=title | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
-        margin={"l": 24, "r": 24, "t": 88, "b": COLOUR_BAR_HEIGHT + SLIDER_ROOM},
-        images=[_below(pixels)],
-        height=PICTURE_HEIGHT + AROUND,
-        xaxis={"range": [0, pixels.shape[1]], "visible": False, "constrain": "domain"},
-        yaxis={"range": [pixels.shape[0], 0], "visible": False, "scaleanchor": "x", "constrain": "domain"},
-        coloraxis=from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]) | {"colorscale": _see_through(theme)},
-        sliders=[step_slider(layer_steps(scores.layers, grids, hover), start, theme)],
-    )
+        "title": title | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
+        "margin": {"l": 24, "r": 24, "t": 88, "b": COLOUR_BAR_HEIGHT + SLIDER_ROOM},
+        "images": [_below(pixels)],
+        "height": PICTURE_HEIGHT + AROUND,
+        "xaxis": {"range": [0, pixels.shape[1]], "visible": False, "constrain": "domain"},
+        "yaxis": {"range": [pixels.shape[0], 0], "visible": False, "scaleanchor": "x", "constrain": "domain"},
+    }
+    figure = go.Figure(go.Heatmap(trace), layout)
     if match := _PATCH.fullmatch(target):
         r, c = map(int, match.groups())
         frame = {"x0": c * width, "x1": (c + 1) * width, "y0": r * height, "y1": (r + 1) * height}
@@ -146,10 +136,8 @@ def _grid(
     row: Sequence[float], patches: dict[int, tuple[int, int]], rows: int, columns: int
 ) -> list[list[float | None]]:
     """A row's values where the patches are; None where a source was left out."""
-    grid: list[list[float | None]] = [[None] * columns for _ in range(rows)]
-    for index, (r, c) in patches.items():
-        grid[r][c] = row[index]
-    return grid
+    at = {place: row[index] for index, place in patches.items()}
+    return [[at.get((r, c)) for c in range(columns)] for r in range(rows)]
 
 
 def _see_through(theme: Theme) -> list[list[float | str]]:
@@ -206,29 +194,20 @@ def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) 
     start = layer_index(scores, layer)
     sources, destinations = _times(scores.src_tokens), _times(scores.dest_tokens)
     grids = [rounded(values, DIGITS) for values in scores.values]
-
-    def hover(layer: int) -> str:
-        return hover_box(f"layer {layer}")
-
-    cells = go.Heatmap(
-        z=grids[start],
-        x=_middles(sources, destinations),
-        y=_middles(destinations, sources),
-        coloraxis="coloraxis",
-        customdata=[[[dest, source] for source in scores.src_tokens] for dest in scores.dest_tokens],
-        hovertemplate=hover(scores.layers[start]),
-    )
+    trace, layout = layered(scores, grids, lambda index: hover_box(f"layer {index}"), start, theme)
+    trace |= {
+        "x": _middles(sources, destinations),
+        "y": _middles(destinations, sources),
+        "customdata": [[[dest, source] for source in scores.src_tokens] for dest in scores.dest_tokens],
+    }
     title = f"{label_of(scores.method)}, {scores.stage}"
-    layout = {
-        "template": template(theme),
+    layout |= {
         "title": titled(title, f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
         "xaxis": _time_axis("source (column)") | {"side": "top"},
         "yaxis": _time_axis("destination (row)") | {"autorange": "reversed"},
-        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
-        "sliders": [step_slider(layer_steps(scores.layers, grids, hover), start, theme)],
         "height": TIME_HEIGHT + COLOUR_BAR_HEIGHT + 150,
     }
-    return go.Figure(cells, layout)
+    return go.Figure(go.Heatmap(trace), layout)
 
 
 def _times(labels: Sequence[str]) -> list[float]:

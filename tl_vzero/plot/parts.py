@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme, template
 from tl_vzero.scores import Scores
 
 METHOD_NAMES = {
@@ -235,20 +235,27 @@ def titled(text: str, subtitle: str) -> dict[str, Any]:
 
 def from_zero(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
     """A colour scale that starts at exactly 0."""
-    return {
-        "colorscale": theme.sequential_ramp(),
-        "cmin": 0,
-        "cmax": maximum,
-        "colorbar": {"title": {"text": name}},
-    }
+    return {"colorscale": theme.sequential_ramp(), "cmin": 0, "cmax": maximum, "colorbar": {"title": {"text": name}}}
 
 
-def layer_steps(layers: Sequence[int], grids: Sequence[Any], hover: Callable[[int], str]) -> list[Step]:
-    """What a slider changes for each layer: the values, the hover box and the end of the colour scale."""
-    return [
+def layered(
+    scores: Scores, grids: Sequence[Any], hover: Callable[[int], str], start: int, theme: Theme
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a map that has a grid for each layer: the trace's values, and the layout's colours and slider.
+
+    A step of the slider changes the values, the hover box and the end of the colour scale.
+    """
+    steps: list[Step] = [
         (str(layer), {"z": [grid], "hovertemplate": [hover(layer)]}, {"coloraxis.cmax": top(grid)})
-        for layer, grid in zip(layers, grids, strict=True)
+        for layer, grid in zip(scores.layers, grids, strict=True)
     ]
+    trace = {"z": grids[start], "hovertemplate": hover(scores.layers[start]), "coloraxis": "coloraxis"}
+    layout = {
+        "template": template(theme),
+        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
+        "sliders": [step_slider(steps, start, theme)],
+    }
+    return trace, layout
 
 
 def step_slider(steps: Sequence[Step], start: int, theme: Theme, *, prefix: str = "layer ") -> dict[str, Any]:

@@ -19,7 +19,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 import uvicorn
 from torch import nn
 
-from tl_vzero.explore import MOST_QUESTIONS, Asked, Explorer, bound_socket, explorer_app
+from tl_vzero.explore import MOST_QUESTIONS, Explorer, Question, bound_socket, explorer_app
 
 SOON = 20.0  # seconds, on a machine that others use too
 
@@ -32,7 +32,7 @@ class SlowExplorer(Explorer):
         self.computed: list[str] = []
         self.release = Event()
 
-    def answer(self, asked: Asked) -> str:
+    def answer(self, asked: Question) -> str:
         self.computed.append(asked.text)
         assert self.release.wait(SOON)
         return json.dumps({"text": asked.text})
@@ -212,7 +212,7 @@ def test_an_answer_whose_asker_left_while_it_was_computed_makes_room_for_the_nex
 
 def test_an_error_while_one_is_computed_makes_room_for_the_next() -> None:
     class Failing(SlowExplorer):
-        def answer(self, asked: Asked) -> str:
+        def answer(self, asked: Question) -> str:
             raise SystemExit("a plugin that ends the process")
 
     failing = Failing()

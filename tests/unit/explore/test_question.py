@@ -3,27 +3,27 @@
 import pytest
 
 from tl_vzero.errors import InputError
-from tl_vzero.explore import LONGEST_TEXT, Asked, read_asked
+from tl_vzero.explore import LONGEST_TEXT, Question, read_question
 
 TWO = {"model": "agreement-mini", "text": "the hat [MASK] here."}
 
 
 def test_a_sentence_and_a_model_are_enough() -> None:
-    assert read_asked(TWO) == Asked("agreement-mini", "the hat [MASK] here.")
+    assert read_question(TWO) == Question("agreement-mini", "the hat [MASK] here.")
 
 
 def test_target_and_corrupted_sentence_are_read() -> None:
-    asked = read_asked({**TWO, "target": " 3 ", "corrupted": "the hats [MASK] here."})
+    asked = read_question({**TWO, "target": " 3 ", "corrupted": "the hats [MASK] here."})
     assert (asked.target, asked.corrupted) == (3, "the hats [MASK] here.")
-    assert read_asked({**TWO, "target": "-1"}).target == -1
+    assert read_question({**TWO, "target": "-1"}).target == -1
 
 
 def test_empty_fields_are_no_answers() -> None:
-    assert read_asked({**TWO, "target": "  ", "corrupted": ""}) == Asked("agreement-mini", "the hat [MASK] here.")
+    assert read_question({**TWO, "target": "  ", "corrupted": ""}) == Question("agreement-mini", "the hat [MASK] here.")
 
 
 def test_what_the_page_alone_needs_is_ignored() -> None:
-    assert read_asked({**TWO, "layer": "2", "view": "rollout"}) == read_asked(TWO)
+    assert read_question({**TWO, "layer": "2", "view": "rollout"}) == read_question(TWO)
 
 
 @pytest.mark.parametrize("name", ["model", "text"])
@@ -31,18 +31,18 @@ def test_what_the_page_alone_needs_is_ignored() -> None:
 def test_a_missing_part_is_named(name: str, given: str | None) -> None:
     query = {key: value for key, value in TWO.items() if key != name}
     with pytest.raises(InputError, match=f"no {name} was given: "):
-        read_asked(query if given is None else {**query, name: given})
+        read_question(query if given is None else {**query, name: given})
 
 
 @pytest.mark.parametrize("name", ["text", "corrupted"])
 def test_a_text_may_be_as_long_as_is_said_and_no_longer(name: str) -> None:
-    assert getattr(read_asked({**TWO, name: "a" * LONGEST_TEXT}), name) == "a" * LONGEST_TEXT
+    assert getattr(read_question({**TWO, name: "a" * LONGEST_TEXT}), name) == "a" * LONGEST_TEXT
     with pytest.raises(InputError, match=f"{name} has {LONGEST_TEXT + 1} characters: expected at most {LONGEST_TEXT}"):
-        read_asked({**TWO, name: "a" * (LONGEST_TEXT + 1)})
+        read_question({**TWO, name: "a" * (LONGEST_TEXT + 1)})
 
 
 @pytest.mark.parametrize("given", ["three", "1.5", "3,4", "0x2", "[MASK]", "∞", "9" * 5000, "9" * 4000])
 def test_a_target_that_is_no_position_is_told_and_cut_short(given: str) -> None:
     with pytest.raises(InputError, match=r"expected a position, such as 3, or nothing") as caught:
-        read_asked({**TWO, "target": given})
+        read_question({**TWO, "target": given})
     assert repr(given[:40]) in str(caught.value) and len(str(caught.value)) < 120
