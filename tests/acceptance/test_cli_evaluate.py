@@ -105,8 +105,8 @@ def test_scoring_and_evaluating_are_separate_steps(tmp_path: Path, evaluation: s
     methods = ["--methods", "value_zeroing,attention"]
     assert run("corpus", tmp_path / "sentences.jsonl", "--out", corpus, *methods, "--quiet")[0] == 0
     tables = [tmp_path / "computed.csv", tmp_path / "read.csv"]
-    for table, own in zip(tables, [[], ["--corpus", corpus]], strict=True):
-        code, output = run("evaluate", evaluation, *chosen, *TWO, *own, "--csv", table, "--quiet")
+    for table, origin in zip(tables, [[], ["--corpus", corpus]], strict=True):
+        code, output = run("evaluate", evaluation, *chosen, *TWO, *origin, "--csv", table, "--quiet")
         assert code == 0, output
     computed, read = map(numbers_of, tables)
     assert len(computed) == len(read) > 0

@@ -109,7 +109,7 @@ def compression_curves(
 
 
 def faithfulness_bars(faithfulness: Faithfulness, *, paradigm: str = "all", theme: Theme = LIGHT) -> go.Figure:
-    """Mean rank correlation with blank-out, a bar with its interval for each method; diamonds, the published figures.
+    """Mean rank correlation with blank-out: one bar with its interval per method; diamonds, the published figures.
 
     Raises InputError for a paradigm that was not evaluated.
     """

@@ -45,7 +45,7 @@ Picture = Shaped[np.ndarray, "height width 3"] | Shaped[Tensor, "height width 3"
 def patch_overlay(
     scores: Scores, image: Picture, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT
 ) -> go.Figure:
-    """Lay what a destination draws on over the picture, a square a patch, with a layer slider.
+    """Lay what a destination draws on over the picture, one square per patch, with a layer slider.
 
     `image` is `[height, width, 3]`, bytes from 0 to 255 or floats from 0 to 1; sources are patches labelled by row and
     column ("r2c5"), from which the grid is read, and others such as [CLS] are left out. The colour is clear at 0 and

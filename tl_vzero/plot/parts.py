@@ -124,7 +124,7 @@ def hover_text(token: str, position: int, unit: str = "token") -> str:
 
 
 def refuse_heads(scores: Scores) -> None:
-    """Raise ScoresError for scores per head, where one map a layer is drawn; InputTypeError for what is no Scores."""
+    """Raise ScoresError for scores per head, where one map per layer is drawn; InputTypeError for what is no Scores."""
     if not isinstance(scores, Scores):
         raise InputTypeError(f"a {type(scores).__name__} was to be drawn: expected Scores")
     if scores.heads is not None:

@@ -85,10 +85,10 @@ def test_the_longest_sentence_is_answered_and_a_longer_one_is_not(
     size = len(tl_vzero.value_zeroing(models["agreement-mini"], SENTENCE).dest_tokens)
     explorer = Explorer(models, most_tokens=size)
     assert explorer.answer(Question("agreement-mini", SENTENCE, corrupted=CORRUPTED))
-    told = f"the sentence has {size + 1} tokens: expected at most {size}; shorten it"
+    message = f"the sentence has {size + 1} tokens: expected at most {size}; shorten it"
     with reports_counted(monkeypatch) as computed:
         for text, corrupted in ((LONGER, None), (SENTENCE, LONGER)):
-            with pytest.raises(InputError, match=told):
+            with pytest.raises(InputError, match=message):
                 explorer.answer(Question("agreement-mini", text, corrupted=corrupted))
     assert computed == []
 
@@ -114,8 +114,8 @@ def test_a_kept_answer_costs_nothing_and_the_oldest_is_forgotten(
 
 def test_another_target_or_model_is_another_question(explorer: Explorer) -> None:
     answers = {
-        explorer.answer(asked)
-        for asked in (
+        explorer.answer(query)
+        for query in (
             Question("tiny", "the hat of"),
             Question("tiny", "the hat of", 1),
             Question("agreement-mini", "the hat of"),
@@ -133,18 +133,18 @@ def test_many_at_once_each_get_their_own_answer(models: dict[str, Any]) -> None:
         "the dogs are barking .",
         "near a dog",
     ]
-    asked = [Question(name, text) for text in texts for name in models]
-    expected = {each: direct(models[each.model], each.text, methods=["alti"]) for each in asked}
+    queries = [Question(name, text) for text in texts for name in models]
+    expected = {query: direct(models[query.model], query.text, methods=["alti"]) for query in queries}
     explorer = Explorer(models, methods=["alti"])
     with left_as_found(*models.values()), ThreadPoolExecutor(12) as people:
-        questions = asked * 3
+        questions = queries * 3
         answers = list(people.map(explorer.answer, questions))
     for question, answer in zip(questions, answers, strict=True):
         assert json.loads(answer) == expected[question]
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("query", "message"),
     [
         (Question("agreement-mini", SENTENCE, corrupted=LONGER), "tokens"),
         (Question("agreement-mini", SENTENCE, target=99), "target 99"),
@@ -154,12 +154,12 @@ def test_many_at_once_each_get_their_own_answer(models: dict[str, Any]) -> None:
     ids=["corrupted of another length", "target outside", "too many tokens", "corrupted too short"],
 )
 def test_a_question_that_fails_leaves_the_model_and_the_next_answer_alone(
-    explorer: Explorer, models: dict[str, Any], asked: Question, told: str
+    explorer: Explorer, models: dict[str, Any], query: Question, message: str
 ) -> None:
     model = models["agreement-mini"]
     with left_as_found(model):
-        with pytest.raises(TLVZeroError, match=told):
-            explorer.answer(asked)
+        with pytest.raises(TLVZeroError, match=message):
+            explorer.answer(query)
         answer = explorer.answer(Question("agreement-mini", SENTENCE))
     assert json.loads(answer) == direct(model, SENTENCE)
 
@@ -167,7 +167,7 @@ def test_a_question_that_fails_leaves_the_model_and_the_next_answer_alone(
 def test_an_unexpected_error_does_not_stop_the_next_question(
     explorer: Explorer, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*given: Any, **options: Any) -> Any:
+    def broken(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("out of something")
 
     with monkeypatch.context() as patch:
