@@ -214,7 +214,7 @@ def test_map_of_each_head() -> None:
         (["--heads", "first"], "--heads 'first': expected numbers with commas"),
         (["--spans", "words", "--method", "alti"], "--spans given, and alti zeroes no values"),
         (["--per-head", "--method", "alti"], "--per-head given, and alti zeroes no values"),
-        (["--per-head", "--html", "map.html"], "a page shows one map a layer"),
+        (["--per-head", "--html", "map.html"], "a page shows one map per layer"),
         (["--spans", "phrases"], "noun_chunks"),
     ],
 )

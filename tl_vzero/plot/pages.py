@@ -37,7 +37,7 @@ def asset(path: str) -> Markup:
     return Markup(files("tl_vzero").joinpath("assets", *path.split("/")).read_text(encoding="utf-8"))
 
 
-def script_json(data: Any) -> str:
+def script_json(data: Any) -> Markup:
     r"""JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only.
 
     >>> print(script_json({"token": "</script>", "rho": float("nan")}))
