@@ -157,7 +157,7 @@ class Explorer:
             report = make_report(
                 model, question.text, methods=self.methods, target=question.target, corrupted=question.corrupted
             )
-        return script_json(page_payload(report))
+        return str(script_json(page_payload(report)))
 
 
 def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
