@@ -7,8 +7,8 @@ from support.made_up import ODD_TOKENS, made_up_report
 from support.opened import Opened, as_number, four_digits, two
 
 import tl_vzero
-from tl_vzero.plot.maps import EFFECT_NAMES, METHOD_NAMES
-from tl_vzero.plot.parts import visible
+from tl_vzero.plot.maps import EFFECT_NAMES
+from tl_vzero.plot.parts import METHOD_NAMES, visible
 from tl_vzero.report import Report, make_report
 
 pytestmark = pytest.mark.browser

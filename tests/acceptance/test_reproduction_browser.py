@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.evaluated import reproduction
 
-from tl_vzero.plot.maps import label_of
+from tl_vzero.plot.parts import label_of
 from tl_vzero.report.reproduction_page import render_reproduction
 
 pytestmark = pytest.mark.browser
