@@ -1,4 +1,5 @@
-"""A live page on which a person types a sentence and sees the report's panels: local, offline, on any loaded model."""
+"""A live page on which a person types a sentence and sees the report's panels: local, offline, on any loaded model.
+From the address, a question, through the explorer, which answers one at a time, to the server and who may ask it."""
 
 import asyncio
 import logging
@@ -9,7 +10,6 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from html import escape
 from threading import Lock
 
 import uvicorn
@@ -29,69 +29,39 @@ from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import encode, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.plot.export import SHARED
+from tl_vzero.plot.pages import script_json
 from tl_vzero.report import make_report
-from tl_vzero.report.figures import script_json
-from tl_vzero.report.page import filled_page, page_asset, page_payload, page_script
-
-# Running the explorer until it is stopped.
-
-LAST_ANSWERS = 1  # second, in which answers that are being sent may still get through
-LOOPBACK = ("127.0.0.1", "localhost")
-
-
-def hosts_of(host: str) -> tuple[str, ...]:
-    """The names that an address of the explorer may have where it is bound to `host`.
-
-    >>> hosts_of("127.0.0.1"), hosts_of("0.0.0.0")
-    (('127.0.0.1', 'localhost'), ('*',))
-    """
-    if host in LOOPBACK:
-        return LOOPBACK
-    if host in ("0.0.0.0", "::"):
-        return ("*",)
-    return (f"[{host}]" if ":" in host else host, *LOOPBACK)
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address; port 0 takes any free one.
-
-    Raises InputError for an address that is in use, or not of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-        # Until a socket listens, a second one may be bound to its address: another explorer, while models are loaded.
-        bound.listen()
-    except OSError as error:
-        bound.close()
-        raise InputError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port (0: any free one), "
-            "or a --host of this machine"
-        ) from error
-    return bound
-
-
-def serve(app: Starlette, bound: socket.socket) -> None:
-    """Answer at a socket of `bound_socket` until Ctrl-C, which raises KeyboardInterrupt at once.
-
-    What is being computed then is not waited for: its thread goes on until the process ends.
-    """
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_ANSWERS)
-    server = uvicorn.Server(config)
-    app.state.ending = lambda: server.should_exit
-    server.run(sockets=[bound])
-
-
-# What a person asks for, as it comes in an address.
+from tl_vzero.report.page import explorer_page, page_payload, page_script
 
 LONGEST_POSITION = 20  # characters
 LONGEST_TEXT = 4000  # characters; the tokens of a sentence are counted by the explorer
+MOST_TOKENS = 128
+MOST_ANSWERS = 16  # that stay at hand, of 128 tokens 4 MB each; going back and a shared address then cost nothing
+MOST_QUESTIONS = 8  # that wait or are computed: at seconds each, the last still waits less than a minute
+LOOKS_AGAIN = 0.05  # seconds, between looks at who is next, who has gone and whether all ends
+LAST_ANSWERS = 1  # second, in which answers that are being sent may still get through
+LOOPBACK = ("127.0.0.1", "localhost")
+SCRIPT = "explorer.js"
+LOG = logging.getLogger(__name__)
+UNEXPECTED = "the explorer failed on this; its terminal has the details"
+BUSY = "the explorer is busy: {} questions wait already; ask again in a moment"
+ENDING = "the explorer is being ended where it was started"
+BODY = "a question to the explorer stands in its address: expected no body with it"
+FOREIGN = "a page of another site asked for this: the explorer answers its own page, and whoever types its address"
+HEADERS = {
+    # Nothing but this page's own files; plotly writes styles into the page.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A sentence for one of the models; `target` is a position, `corrupted` the sentence to patch into."""
 
     model: str
@@ -100,10 +70,10 @@ class Asked:
     corrupted: str | None = None
 
 
-def read_asked(query: Mapping[str, str]) -> Asked:
+def read_question(query: Mapping[str, str]) -> Question:
     """Read the parts of an address; raises InputError for what is missing, too long or no number.
 
-    >>> read_asked({"model": "agreement-mini", "text": "the hat [MASK] here.", "target": "3"}).target
+    >>> read_question({"model": "agreement-mini", "text": "the hat [MASK] here.", "target": "3"}).target
     3
     """
     for name in ("model", "text"):
@@ -113,23 +83,17 @@ def read_asked(query: Mapping[str, str]) -> Asked:
         length = len(query.get(name, ""))
         if length > LONGEST_TEXT:
             raise InputError(f"{name} has {length} characters: expected at most {LONGEST_TEXT}")
-    return Asked(query["model"], query["text"], _position(query.get("target", "")), query.get("corrupted") or None)
+    return Question(query["model"], query["text"], _position(query.get("target", "")), query.get("corrupted") or None)
 
 
-def _position(given: str) -> int | None:
-    if not given.strip():
+def _position(text: str) -> int | None:
+    if not text.strip():
         return None
     try:
         # No sentence has positions of more digits.
-        return int(given if len(given) <= LONGEST_POSITION else "")
+        return int(text if len(text) <= LONGEST_POSITION else "")
     except ValueError:
-        raise InputError(f"the target is {given[:40]!r}: expected a position, such as 3, or nothing") from None
-
-
-# Answers to what is asked, one at a time.
-
-MOST_TOKENS = 128
-KEPT = 16  # answers, of 128 tokens 4 MB each; going back and a shared address then cost nothing
+        raise InputError(f"the target is {text[:40]!r}: expected a position, such as 3, or nothing") from None
 
 
 class Explorer:
@@ -141,7 +105,7 @@ class Explorer:
 
     >>> import tl_vzero
     >>> explorer = Explorer({"agreement-mini": tl_vzero.load_model("agreement-mini")})
-    >>> explorer.answer(Asked("agreement-mini", "the hat [MASK] here."))[:9]
+    >>> explorer.answer(Question("agreement-mini", "the hat [MASK] here."))[:9]
     '{"data":{'
     """
 
@@ -157,7 +121,7 @@ class Explorer:
             plan_of(methods)
         self.methods = methods
         self.most_tokens = most_tokens
-        self._answers: OrderedDict[Asked, str] = OrderedDict()
+        self._answers: OrderedDict[Question, str] = OrderedDict()
         # Hooks on a model act on whoever runs it: one question at a time.
         self._lock = Lock()
 
@@ -166,76 +130,33 @@ class Explorer:
         """Whether an answer is being computed now."""
         return self._lock.locked()
 
-    def answer(self, asked: Asked) -> str:
+    def answer(self, question: Question) -> str:
         """The page's payload as JSON; raises a TLVZeroError for what cannot be shown."""
         with self._lock:
-            if asked not in self._answers:
-                self._answers[asked] = self._computed(asked)
-            self._answers.move_to_end(asked)
-            while len(self._answers) > KEPT:
+            if question not in self._answers:
+                self._answers[question] = self._computed(question)
+            self._answers.move_to_end(question)
+            while len(self._answers) > MOST_ANSWERS:
                 self._answers.popitem(last=False)
-            return self._answers[asked]
+            return self._answers[question]
 
-    def _computed(self, asked: Asked) -> str:
-        if asked.model not in self.models:
-            raise InputError(f"there is no model {asked.model[:80]!r} here: expected one of {', '.join(self.models)}")
-        model = self.models[asked.model]
-        with warned_before():  # whoever asks does not see this process's warnings, but the page's metadata
-            for text in (asked.text, asked.corrupted):
-                if text is not None:
-                    self._check_length(model, text)
-            report = make_report(
-                model, asked.text, methods=self.methods, target=asked.target, corrupted=asked.corrupted
+    def _computed(self, question: Question) -> str:
+        if question.model not in self.models:
+            raise InputError(
+                f"there is no model {question.model[:80]!r} here: expected one of {', '.join(self.models)}"
             )
-        return script_json(page_payload(report))
-
-    def _check_length(self, model: nn.Module, text: str) -> None:
-        tokens = len(encode(model, text).sentences[0])
-        if tokens > self.most_tokens:
-            raise InputError(f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it")
-
-
-# The live page: the report's own page, with a form where the sentence is written.
-
-SCRIPT = "explorer.js"
-
-
-def explorer_page(models: Sequence[str], first_text: str) -> str:
-    """The page before any answer; `first_text` is the sentence of an address that names none."""
-    options = "".join(f"<option>{escape(name)}</option>" for name in models)
-    asked = page_asset("asked.html").replace("{{models}}", options)
-    return filled_page(
-        {
-            "title": "tl_vzero explorer",
-            "brand": "tl_vzero explorer",
-            "asked": asked,
-            "data": script_json({"model": models[0], "text": first_text}),
-            "plotly": f'<script src="{SHARED}"></script>',
-            "program": f'<script src="{SCRIPT}"></script>',
-        }
-    )
-
-
-# The explorer over HTTP: its page, its script and its answers.
-
-LOG = logging.getLogger(__name__)
-UNEXPECTED = "the explorer failed on this; its terminal has the details"
-BUSY = "the explorer is busy: {} questions wait already; ask again in a moment"
-ENDING = "the explorer is being ended where it was started"
-BODY = "a question to the explorer stands in its address: expected no body with it"
-FOREIGN = "a page of another site asked for this: the explorer answers its own page, and whoever types its address"
-MOST_QUESTIONS = 8  # that wait or are computed: at seconds each, the last still waits less than a minute
-LOOKS_AGAIN = 0.05  # seconds, between looks at who is next, who has gone and whether all ends
-HEADERS = {
-    # Nothing but this page's own files; plotly writes styles into the page.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+        model = self.models[question.model]
+        with warned_before():  # whoever asks does not see this process's warnings, but the page's metadata
+            for text in (question.text, question.corrupted):
+                tokens = 0 if text is None else len(encode(model, text).sentences[0])
+                if tokens > self.most_tokens:
+                    raise InputError(
+                        f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it"
+                    )
+            report = make_report(
+                model, question.text, methods=self.methods, target=question.target, corrupted=question.corrupted
+            )
+        return str(script_json(page_payload(report)))
 
 
 def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
@@ -243,14 +164,14 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
 
     A page of another site that has its name lead here (DNS rebinding) is refused by them, and one that asks from its
     own name by what browsers say of a request. Questions are computed one at a time, in order; where too many wait,
-    a further one is told so (503), and one whose asker has gone is dropped. `app.state.ending` says whether the
+    a further one is refused (503), and one whose asker has gone is dropped. `app.state.ending` says whether the
     server is about to end: then nobody is kept waiting.
     """
     questions = _Questions(explorer)
 
     async def answer(request: Request) -> Response:
         try:
-            return _json(await questions.answer(request, read_asked(_parts(request))))
+            return _json(await questions.answer(request, read_question(_parts(request))))
         except _Unanswered as reason:
             return _error(str(reason), 503)
         except TLVZeroError as error:
@@ -259,12 +180,10 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
             LOG.error("unexpected error for %s\n%s", request.url.query, escaped(traceback.format_exc()))
             return _error(UNEXPECTED, 500)
 
-    page = explorer_page(list(explorer.models), first_text)
-    script = page_script(SCRIPT)
     app = Starlette(
         routes=[
-            Route("/", _fixed(page, "text/html")),
-            Route(f"/{SCRIPT}", _fixed(script, "text/javascript")),
+            Route("/", _fixed(explorer_page(list(explorer.models), first_text, SCRIPT), "text/html")),
+            Route(f"/{SCRIPT}", _fixed(page_script("explorer"), "text/javascript")),
             Route(f"/{SHARED}", _fixed(get_plotlyjs(), "text/javascript")),
             Route("/report", answer),
         ],
@@ -289,7 +208,7 @@ class _Questions:
         self.explorer = explorer
         self.line: deque[object] = deque()
 
-    async def answer(self, request: Request, asked: Asked) -> str:
+    async def answer(self, request: Request, question: Question) -> str:
         """The explorer's answer when its turn has come; raises _Unanswered where it is not waited for."""
         if len(self.line) >= MOST_QUESTIONS:
             raise _Unanswered(BUSY.format(len(self.line)))
@@ -301,9 +220,9 @@ class _Questions:
                 await self._check(request)
                 await asyncio.sleep(LOOKS_AGAIN)
             await self._check(request)
-            computed = asyncio.wrap_future(_in_a_thread(lambda: self.explorer.answer(asked)))
+            computed = asyncio.wrap_future(_in_a_thread(lambda: self.explorer.answer(question)))
             while not (await asyncio.wait({computed}, timeout=LOOKS_AGAIN))[0]:
-                # It is computed to its end, and its answer kept, also where the asker has gone.
+                # It is computed to its end, and its answer stays at hand, also where the asker has gone.
                 self._check_not_ending(request)
             return await computed
         finally:
@@ -381,7 +300,7 @@ def _error(reason: str, status: int) -> Response:
 
 
 def _parts(request: Request) -> dict[str, str]:
-    """The parts of an address; raises InputError for one that is given twice: which of them was meant?"""
+    """The parts of an address; raises InputError for one that stands twice: which of them was meant?"""
     parts = request.query_params.multi_items()
     for name, count in Counter(name for name, _ in parts).items():
         if count > 1:
@@ -398,3 +317,48 @@ def _fixed(text: str, media_type: str) -> Callable[[Request], Awaitable[Response
         return Response(text, media_type=media_type)
 
     return give
+
+
+def hosts_of(host: str) -> tuple[str, ...]:
+    """The names that an address of the explorer may have where it is bound to `host`.
+
+    >>> hosts_of("127.0.0.1"), hosts_of("0.0.0.0")
+    (('127.0.0.1', 'localhost'), ('*',))
+    """
+    if host in LOOPBACK:
+        return LOOPBACK
+    if host in ("0.0.0.0", "::"):
+        return ("*",)
+    return (f"[{host}]" if ":" in host else host, *LOOPBACK)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address; port 0 takes any free one.
+
+    Raises InputError for an address that is in use, or not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        # Until a socket listens, a second one may be bound to its address: another explorer, while models are loaded.
+        bound.listen()
+    except OSError as error:
+        bound.close()
+        raise InputError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port (0: any free one), "
+            "or a --host of this machine"
+        ) from error
+    return bound
+
+
+def serve(app: Starlette, bound: socket.socket) -> None:
+    """Answer at a socket of `bound_socket` until Ctrl-C, which raises KeyboardInterrupt at once.
+
+    What is being computed then is not waited for: its thread goes on until the process ends.
+    """
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_ANSWERS)
+    server = uvicorn.Server(config)
+    app.state.ending = lambda: server.should_exit
+    server.run(sockets=[bound])

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.evaluated import reproduction
 from support.models import hf_gpt2, tokenizer
 from typer.testing import CliRunner
 
 import tl_vzero
 from tl_vzero.cli import app
 from tl_vzero.evaluate.cue_alignment import cue_alignment
+from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.evaluate.sentences import sentences_for
 
 RUNNER = CliRunner()
@@ -105,8 +107,8 @@ def test_scoring_and_evaluating_are_separate_steps(tmp_path: Path, evaluation: s
     methods = ["--methods", "value_zeroing,attention"]
     assert run("corpus", tmp_path / "sentences.jsonl", "--out", corpus, *methods, "--quiet")[0] == 0
     tables = [tmp_path / "computed.csv", tmp_path / "read.csv"]
-    for table, own in zip(tables, [[], ["--corpus", corpus]], strict=True):
-        code, output = run("evaluate", evaluation, *chosen, *TWO, *own, "--csv", table, "--quiet")
+    for table, origin in zip(tables, [[], ["--corpus", corpus]], strict=True):
+        code, output = run("evaluate", evaluation, *chosen, *TWO, *origin, "--csv", table, "--quiet")
         assert code == 0, output
     computed, read = map(numbers_of, tables)
     assert len(computed) == len(read) > 0
@@ -180,7 +182,26 @@ def test_a_causal_model_is_offered_the_causal_protocol(tmp_path: Path) -> None:
     assert code == 0
 
 
-def test_reproduce_writes_the_page_the_numbers_and_the_tables(tmp_path: Path) -> None:
+def test_reproduce_writes_the_page_the_numbers_and_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, object] = {}
+
+    def made_up(model: object, **chosen: object) -> Reproduction:
+        options.update(chosen)
+        return reproduction()
+
+    monkeypatch.setattr("tl_vzero.evaluate.protocol.reproduce", made_up)
+    code, output = run("reproduce", "--limit", "2", "--seed", "5", "--out", tmp_path, "--quiet")
+    assert code == 0, output
+    assert (options["limit"], options["seed"], options["folder"], options["progress"]) == (2, 5, tmp_path, False)
+    assert "Value Zeroing lies on the cue more than every other method" in output and "\ntook " in output
+    assert "<html" in (tmp_path / "reproduction.html").read_text(encoding="utf-8")
+    assert strict(tmp_path / "reproduction.json")["metadata"] == json.loads(json.dumps(reproduction().metadata))
+    assert {path.stem for path in tmp_path.glob("*.csv")} == set(reproduction().frames())
+    assert len(pd.read_csv(tmp_path / "cue_alignment.csv")) == len(reproduction().frames()["cue_alignment"])
+
+
+@pytest.mark.slow
+def test_reproduce_runs_the_protocol_once_for_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, output = run("reproduce", "--limit", "2", "--out", out, "--quiet")
     assert code == 0, output

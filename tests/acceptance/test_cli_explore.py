@@ -90,8 +90,8 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(package: str) 
     script = NOT_INSTALLED.format(package=package)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 2
-    told = f"error: the explorer needs {package}, which is not installed: pip install 'tl-vzero[explore]'"
-    assert ended.stderr.strip() == told
+    message = f"error: the explorer needs {package}, which is not installed: pip install 'tl-vzero[explore]'"
+    assert ended.stderr.strip() == message
 
 
 @pytest.fixture
@@ -123,12 +123,12 @@ def test_it_answers_until_ctrl_c(start: Callable[..., tuple[Any, str]]) -> None:
     assert address.startswith("http://127.0.0.1:") and address.endswith("/")
     with urlopen(address) as page:
         assert page.status == 200 and "the hat [MASK] here." in page.read().decode()
-    asked = {"model": "agreement-mini", "text": SENTENCE}
-    with urlopen(f"{address}report?{urlencode(asked)}") as answer:
+    parts = {"model": "agreement-mini", "text": SENTENCE}
+    with urlopen(f"{address}report?{urlencode(parts)}") as answer:
         methods = [method["name"] for method in json.load(answer)["data"]["methods"]]
     assert methods == ["value_zeroing", "attention"]
     with pytest.raises(HTTPError) as refused:
-        urlopen(f"{address}report?{urlencode(asked | {'text': 'hat ' * 11})}")
+        urlopen(f"{address}report?{urlencode(parts | {'text': 'hat ' * 11})}")
     assert refused.value.code == 422 and "13 tokens: expected at most 12" in refused.value.read().decode()
     refused.value.close()
     process.send_signal(signal.SIGINT)

@@ -32,8 +32,8 @@ def run(*words: object) -> tuple[int, str]:
 
 def test_a_cross_map_as_table_json_and_page(folder: Path, tmp_path: Path) -> None:
     numbers, page = tmp_path / "map.json", tmp_path / "map.html"
-    asked = ("--stack", "cross", "--decoder-inputs", WRITTEN, "--stage", "raw", "--words", "--quiet")
-    code, output = run("map", READ, "--model", folder, *asked, "--json", numbers, "--html", page)
+    options = ("--stack", "cross", "--decoder-inputs", WRITTEN, "--stage", "raw", "--words", "--quiet")
+    code, output = run("map", READ, "--model", folder, *options, "--json", numbers, "--html", page)
     assert code == 0 and "marcus" in output and page.exists()
     written = json.loads(numbers.read_text(encoding="utf-8"))
     scores = tl_vzero.value_zeroing(tl_vzero.load_model(folder), READ, stack="cross", decoder_inputs=WRITTEN).words()

@@ -85,13 +85,13 @@ def wait_for_text(opened: Opened, text: str) -> None:
     settled(opened)
 
 
-def told(opened: Opened) -> str | None:
+def complaint(opened: Opened) -> str | None:
     """The message on the page, None if there is none."""
     status = opened.page.locator("#status")
     return str(status.text_content()) if status.is_visible() else None
 
 
-def asked(opened: Opened) -> dict[str, str]:
+def parameters(opened: Opened) -> dict[str, str]:
     """What the address says."""
     return {name: values[0] for name, values in parse_qs(urlsplit(opened.page.url).query).items()}
 
@@ -106,7 +106,8 @@ def view(opened: Opened) -> Any:
             }),
             flow: document.getElementById('flow').data.map(({ x, y, customdata }) => [[...x], [...y], customdata]),
             colours: [...document.querySelectorAll('.token')].map((e) => [e.textContent, e.style.background]),
-            fields: [...document.querySelectorAll('#asked input, select, #layer')].map(({ id, value }) => [id, value]),
+            fields: [...document.querySelectorAll('#question input, select, #layer')]
+                .map(({ id, value }) => [id, value]),
             radios: [...document.querySelectorAll('input[type=radio]:checked')].map(({ value }) => value),
             words: document.getElementById('panels').innerText,
         })"""
@@ -131,9 +132,9 @@ def assert_shows(opened: Opened, model: str, text: str) -> None:
 def test_it_opens_with_the_first_text(visit: Visit) -> None:
     opened = visit()
     assert opened.page.locator("#text").input_value() == FIRST
-    assert told(opened) is None
+    assert complaint(opened) is None
     assert_shows(opened, "agreement-mini", FIRST)
-    assert asked(opened)["text"] == FIRST and asked(opened)["model"] == "agreement-mini"
+    assert parameters(opened)["text"] == FIRST and parameters(opened)["model"] == "agreement-mini"
 
 
 def test_a_sentence_is_typed_and_shown(visit: Visit) -> None:
@@ -153,7 +154,7 @@ def test_target_and_corrupted_sentence_are_typed(visit: Visit) -> None:
     assert "value_patching" in opened.page.locator("input[name=effect]").evaluate_all("all => all.map(e => e.value)")
     type_in(opened, "3", "target")
     assert opened.page.locator("#destination").input_value() == "3"
-    assert (asked(opened)["target"], asked(opened)["corrupted"]) == ("3", CORRUPTED)
+    assert (parameters(opened)["target"], parameters(opened)["corrupted"]) == ("3", CORRUPTED)
 
 
 def test_another_model_reads_the_same_sentence(visit: Visit, explorer: Explorer) -> None:
@@ -165,14 +166,14 @@ def test_another_model_reads_the_same_sentence(visit: Visit, explorer: Explorer)
     settled(opened)
     assert opened.page.locator("#layer").input_value() == "2"
     assert_shows(opened, "all-MiniLM-L6-v2", FIRST)
-    assert asked(opened)["model"] == "all-MiniLM-L6-v2"
+    assert parameters(opened)["model"] == "all-MiniLM-L6-v2"
 
 
 def test_choices_by_mouse_and_by_keyboard_are_in_the_address(visit: Visit) -> None:
     opened = visit()
     opened.page.locator("#text-value_zeroing button").nth(2).click()
     opened.page.locator("#strip-value_zeroing button").nth(1).click()
-    assert (asked(opened)["piece"], asked(opened)["layer"]) == ("2", "1")
+    assert (parameters(opened)["piece"], parameters(opened)["layer"]) == ("2", "1")
     opened.page.keyboard.press("ArrowRight")
     opened.page.locator("#text-value_zeroing [tabindex='0']").press("ArrowRight")
     opened.page.locator("#method").select_option("alti")
@@ -181,7 +182,7 @@ def test_choices_by_mouse_and_by_keyboard_are_in_the_address(visit: Visit) -> No
     opened.page.locator("label:has-text('attribution patching')").click()
     opened.page.locator("#threshold").press("ArrowRight")
     expected = {"piece": "3", "layer": "2", "method": "alti", "view": "rollout", "unit": "words"}
-    assert asked(opened) == expected | {
+    assert parameters(opened) == expected | {
         "effect": "attribution_patching",
         "threshold": "0.05",
         "text": FIRST,
@@ -243,10 +244,10 @@ def test_what_cannot_be_shown_is_told_and_the_view_stays(visit: Visit, text: str
     opened = visit()
     before = view(opened)["figures"]
     type_in(opened, text)
-    assert message in (told(opened) or "")
+    assert message in (complaint(opened) or "")
     assert view(opened)["figures"] == before
     type_in(opened, OTHER)
-    assert told(opened) is None
+    assert complaint(opened) is None
     assert view(opened)["figures"] != before
 
 
@@ -263,7 +264,7 @@ def test_a_corrupted_sentence_of_another_length_is_told(visit: Visit) -> None:
     before = view(opened)["figures"]
     opened.page.locator(".more summary").click()
     type_in(opened, f"{CORRUPTED} indeed", "corrupted")
-    assert "expected as many" in (told(opened) or "")
+    assert "expected as many" in (complaint(opened) or "")
     assert view(opened)["figures"] == before
 
 
@@ -272,7 +273,7 @@ def test_an_address_that_cannot_be_shown_says_why(visit: Visit) -> None:
     assert opened.page.locator(".panel:visible").count() == 0
     type_in(opened, FIRST)
     opened.page.wait_for_selector("#map-beside .heatmaplayer image")
-    assert told(opened) is None
+    assert complaint(opened) is None
 
 
 @pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # words that the model does not know are meant
@@ -290,9 +291,9 @@ def test_an_address_that_cannot_be_shown_says_why(visit: Visit) -> None:
 def test_odd_text_is_text(visit: Visit, text: str) -> None:
     opened = visit()
     type_in(opened, text)
-    assert told(opened) is None
-    given = opened.page.locator("#text").input_value()  # a field drops line breaks
-    assert_shows(opened, "agreement-mini", given)
+    assert complaint(opened) is None
+    typed = opened.page.locator("#text").input_value()  # a field drops line breaks
+    assert_shows(opened, "agreement-mini", typed)
     assert opened.page.evaluate("window.hit") is None
     assert opened.page.locator("#panels img").count() == 0
     assert view(visit(f"?{urlsplit(opened.page.url).query}")) == view(opened)
@@ -313,7 +314,7 @@ def test_a_later_question_gives_up_the_one_under_way(visit: Visit) -> None:
     type_in(opened, OTHER)
     assert_shows(opened, "agreement-mini", OTHER)
     assert ["slow" in url for url in given_up] == [True]
-    assert asked(opened)["text"] == OTHER
+    assert parameters(opened)["text"] == OTHER
 
 
 def test_a_busy_explorer_is_told_and_the_view_stays(visit: Visit) -> None:
@@ -322,7 +323,7 @@ def test_a_busy_explorer_is_told_and_the_view_stays(visit: Visit) -> None:
     answer = {"status": 503, "json": {"error": BUSY.format(8)}}
     opened.page.route("**/report?*houses*", lambda route: route.fulfill(**answer))
     type_in(opened, OTHER)
-    assert told(opened) == "the explorer is busy: 8 questions wait already; ask again in a moment"
+    assert complaint(opened) == "the explorer is busy: 8 questions wait already; ask again in a moment"
     assert view(opened)["figures"] == before
     assert len(opened.complaints) == 1 and "503" in opened.complaints[0]
     opened.complaints.clear()
@@ -340,13 +341,17 @@ def test_a_choice_made_while_an_answer_is_under_way_stays(visit: Visit) -> None:
     opened.page.locator("#threshold").fill("6")
     held[0].continue_()
     settled(opened)
-    assert (asked(opened)["text"], asked(opened)["layer"], asked(opened)["threshold"]) == (OTHER, "2", "0.12")
+    assert (parameters(opened)["text"], parameters(opened)["layer"], parameters(opened)["threshold"]) == (
+        OTHER,
+        "2",
+        "0.12",
+    )
     assert opened.page.locator("#layer").input_value() == "2"
 
 
 @pytest.mark.parametrize("piece", ["1.5", "-1", "999", "x"])
 def test_a_token_that_is_not_there_is_left_out_of_an_address(visit: Visit, piece: str) -> None:
-    assert asked(visit(f"?piece={piece}"))["piece"] == "6"
+    assert parameters(visit(f"?piece={piece}"))["piece"] == "6"
 
 
 def test_a_shared_target_is_seen(visit: Visit) -> None:
@@ -359,10 +364,10 @@ def test_a_server_that_was_stopped_is_told(visit: Visit, explorer: Explorer) -> 
         opened = visit(at=address)
         before = view(opened)["figures"]
         server.should_exit = True
-        while server.started and server.servers and any(each.is_serving() for each in server.servers):
+        while server.started and server.servers and any(listening.is_serving() for listening in server.servers):
             time.sleep(0.02)
     type_in(opened, OTHER)
-    assert "does not answer" in (told(opened) or "") and "still running" in (told(opened) or "")
+    assert "does not answer" in (complaint(opened) or "") and "still running" in (complaint(opened) or "")
     assert view(opened)["figures"] == before
     assert len(opened.complaints) == 1 and "ERR_CONNECTION_REFUSED" in opened.complaints[0]
     opened.complaints.clear()

@@ -21,7 +21,7 @@ TIMED = """async ([kind, text]) => {
     const start = performance.now();
     if (kind === 'sentence') {
         document.getElementById('text').value = text;
-        document.getElementById('asked').requestSubmit();
+        document.getElementById('question').requestSubmit();
         while (panels.hasAttribute('aria-busy')) await new Promise((done) => setTimeout(done, 2));
     } else if (kind === 'layer') {
         const slider = document.getElementById('layer');
@@ -53,7 +53,7 @@ def test_a_change_is_drawn_in_time(
     visit_live: Callable[..., Opened], command_address: str, kind: str, limit: float
 ) -> None:
     opened = visit_live(at=command_address)
-    times = [opened.page.evaluate(TIMED, [kind, WORDS.format(number)]) for number in TRIES]
+    times = [opened.page.evaluate(TIMED, [kind, WORDS.format(word)]) for word in TRIES]
     assert opened.page.locator("#status").is_hidden()
     assert opened.page.locator("#destination option").count() == 12
     # The best of several: others use the machine too.

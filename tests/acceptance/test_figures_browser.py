@@ -29,8 +29,8 @@ def show(open_page: Open, figure: Any, wait_for: str = DRAWN, **options: Any) ->
 
 
 def shown(page: Any) -> list[Any]:
-    found: list[Any] = page.evaluate("document.querySelector('.plotly-graph-div').data.map(trace => trace.z)")
-    return found
+    read: list[Any] = page.evaluate("document.querySelector('.plotly-graph-div').data.map(trace => trace.z)")
+    return read
 
 
 def hover(page: Any, panel: int, row: int, column: int, size: tuple[int, int]) -> str:
@@ -96,8 +96,8 @@ def test_tokens_that_look_like_markup_break_no_figure(open_page: Open) -> None:
     flow = show(open_page, flow_graph(scores, 1), wait_for=".scatterlayer path")
     view, _ = open_page(text_view(scores, 1).to_page(), wait_for="[aria-pressed=true]")
     assert view.locator("button").all_text_contents() == [visible(token) for token in ODD_TOKENS]
-    for each in (page, flow, view):
-        assert each.evaluate("window.hit") is None
+    for opened in (page, flow, view):
+        assert opened.evaluate("window.hit") is None
 
 
 def test_the_threshold_shows_and_hides_edges(open_page: Open) -> None:
@@ -111,22 +111,22 @@ def test_the_threshold_shows_and_hides_edges(open_page: Open) -> None:
 
 
 def colours(page: Any) -> list[str]:
-    found: list[str] = page.evaluate("[...document.querySelectorAll('[data-src]')].map(e => e.style.background)")
-    return found
+    read: list[str] = page.evaluate("[...document.querySelectorAll('[data-src]')].map(e => e.style.background)")
+    return read
 
 
-def told(page: Any) -> str:
+def sentence_of(page: Any) -> str:
     text: str = page.locator("[role=status]").text_content()
     return text.replace("\u2068", "").replace("\u2069", "")
 
 
 def assert_tells(page: Any, scores: Scores, layer: int, dest: int) -> None:
     """The sentence below the view names this row's largest entry, with its value."""
-    found = re.search(r"draws most on: (.*?) · position (\d+) \(([\d.e-]+)\)", told(page))
-    assert found is not None
+    read = re.search(r"draws most on: (.*?) · position (\d+) \(([\d.e-]+)\)", sentence_of(page))
+    assert read is not None
     source = int(scores.values[layer, dest].argmax())
-    assert (found[1], int(found[2])) == (visible(scores.src_tokens[source]), source)
-    assert float(found[3]) == pytest.approx(scores.values[layer, dest, source].item(), rel=6e-3)
+    assert (read[1], int(read[2])) == (visible(scores.src_tokens[source]), source)
+    assert float(read[3]) == pytest.approx(scores.values[layer, dest, source].item(), rel=6e-3)
 
 
 def test_the_text_view_is_worked_by_mouse_and_by_keyboard(open_page: Open) -> None:
@@ -136,9 +136,9 @@ def test_the_text_view_is_worked_by_mouse_and_by_keyboard(open_page: Open) -> No
     assert_tells(page, scores, 0, 4)
     before = colours(page)
     buttons.nth(2).hover()
-    assert told(page).startswith("hat · position 2, layer 0") and colours(page) != before
+    assert sentence_of(page).startswith("hat · position 2, layer 0") and colours(page) != before
     page.mouse.move(5, 500)
-    assert told(page).startswith("[MASK] · position 4") and colours(page) == before
+    assert sentence_of(page).startswith("[MASK] · position 4") and colours(page) == before
     buttons.nth(7).click()
     assert buttons.nth(7).get_attribute("aria-pressed") == "true"
     page.mouse.move(5, 500)
@@ -147,10 +147,10 @@ def test_the_text_view_is_worked_by_mouse_and_by_keyboard(open_page: Open) -> No
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.mouse.move(5, 500)
-    assert told(page).startswith("[SEP] · position 8")
+    assert sentence_of(page).startswith("[SEP] · position 8")
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
-    assert told(page).startswith("[SEP] · position 8, layer 1")
+    assert sentence_of(page).startswith("[SEP] · position 8, layer 1")
     assert_tells(page, scores, 1, 8)
 
 
@@ -195,4 +195,4 @@ def test_a_figure_becomes_a_picture(tmp_path: Path, ending: str, start: bytes) -
         pytest.skip("no Chromium found: apt-get install chromium, or set CHROMIUM to its path")
     path = save_figure(layer_grid(made_up_scores(ODD_TOKENS).normalized()), tmp_path / f"map.{ending}")
     assert path.read_bytes().startswith(start)
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -182,9 +182,9 @@ def test_every_effect_is_shown_with_its_agreement(show: Callable[..., Opened], p
         opened.page.locator(f"label:has-text('{label}')").click()
         assert opened.trace("effect")["z"] == four_digits(opened.json["effects"][effect]["values"])
         lines = opened.table_of("agreement-body")
-        for line, (method, found) in zip(lines, opened.json["agreement"][effect].items(), strict=True):
+        for line, (method, by_layer) in zip(lines, opened.json["agreement"][effect].items(), strict=True):
             assert line[0] == label_of(method)
-            triples = zip(found["rho"], found["low"], found["high"], strict=True)
+            triples = zip(by_layer["rho"], by_layer["low"], by_layer["high"], strict=True)
             assert line[1:] == [
                 "–" if rho is None else f"{two(rho)}{two(low)} to {two(high)}" for rho, low, high in triples
             ]

@@ -28,7 +28,7 @@ Show = Callable[..., Opened]
 
 def colours(opened: Opened, box: str) -> list[tuple[list[float], list[float]]]:
     """Background and text colour of every token, as they are drawn; what is see-through shows the panel."""
-    found: list[Any] = opened.page.evaluate(
+    read: list[Any] = opened.page.evaluate(
         """id => {
             const channels = (text) => text.match(/[\\d.]+/g).map(Number);
             const panel = channels(getComputedStyle(document.querySelector('.panel')).backgroundColor);
@@ -40,7 +40,7 @@ def colours(opened: Opened, box: str) -> list[tuple[list[float], list[float]]]:
         }""",
         box,
     )
-    return [(background[:3], ink[:3]) for background, ink in found]
+    return [(background[:3], ink[:3]) for background, ink in read]
 
 
 def assert_shades(shown: list[Any], values: list[float], theme: str) -> None:
@@ -111,8 +111,8 @@ def assert_chosen_everywhere(opened: Opened, row: int, layer: int = 0) -> None:
     )
     largest = max(pieces["normalized"][layer][row])
     source = pieces["src_tokens"][pieces["normalized"][layer][row].index(largest)]
-    told = (opened.page.locator("#text-told").text_content() or "").replace("\u2068", "").replace("\u2069", "")
-    assert told.startswith(f"In layer {layer}, Value Zeroing: most from {source} ({float(f'{largest:.4g}'):g})")
+    said = (opened.page.locator("#text-told").text_content() or "").replace("\u2068", "").replace("\u2069", "")
+    assert said.startswith(f"In layer {layer}, Value Zeroing: most from {source} ({float(f'{largest:.4g}'):g})")
 
 
 def test_a_token_is_chosen_everywhere_by_a_click_or_by_arrow_keys(show: Show, agreement_report: Report) -> None:
@@ -150,7 +150,7 @@ def test_pieces_of_a_word_join_and_words_are_chosen_whole(show: Show, minilm_rep
 
 
 def pixels(opened: Opened, side: str, layer: int) -> list[list[list[int]]]:
-    found: list[list[list[int]]] = opened.page.evaluate(
+    read: list[list[list[int]]] = opened.page.evaluate(
         """([id, layer]) => {
             const canvas = document.querySelectorAll(`#${id} canvas`)[layer];
             const { width: wide, height: high } = canvas;
@@ -165,7 +165,7 @@ def pixels(opened: Opened, side: str, layer: int) -> list[list[list[int]]]:
         }""",
         [f"strip-{side}", layer],
     )
-    return found
+    return read
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -225,11 +225,11 @@ def drawn_edges(opened: Opened) -> dict[tuple[int, int, int], float]:
 
 def curves(opened: Opened) -> int:
     """How many curves are drawn; None parts one from the next."""
-    found: int = opened.page.evaluate(
+    read: int = opened.page.evaluate(
         """() => document.getElementById('flow').data.filter(({ mode }) => mode === 'lines')
             .reduce((sum, { x }) => sum + [...x].filter((at) => at === null || Number.isNaN(at)).length, 0)"""
     )
-    return found
+    return read
 
 
 def test_the_flow_is_the_rollout_taken_apart(show: Show, minilm_report: Report) -> None:
@@ -332,7 +332,7 @@ def test_every_choice_is_one_stop_of_the_tab_key(show: Show, agreement_report: R
     assert not {"text-beside", "strip-beside"} & set(stops)
 
 
-LONG = [f"word{number}" if number % 3 else "an" for number in range(100)]
+LONG = [f"word{i}" if i % 3 else "an" for i in range(100)]
 
 
 @pytest.fixture(scope="module")

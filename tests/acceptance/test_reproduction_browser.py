@@ -25,16 +25,16 @@ def page(open_page: OpenPage) -> Any:
 
 def lines(page: Any, figure: str) -> dict[str, list[float]]:
     """What a figure shows now: its traces by their names."""
-    found: dict[str, list[float]] = page.evaluate(
+    by_name: dict[str, list[float]] = page.evaluate(
         """id => Object.fromEntries(document.getElementById(id).data.filter((each) => each.name)
             .map((each) => [each.name, Array.from(each.y)]))""",
         f"figure-{figure}",
     )
-    return found
+    return by_name
 
 
 def test_the_curves_are_the_numbers_and_the_choosers_change_them(page: Any) -> None:
-    found = reproduction()
+    run = reproduction()
     for paradigm in ("all", "one"):
         for measure in ("dot", "average_precision"):
             choosers = page.locator('select[data-figure="alignment"]')
@@ -42,12 +42,12 @@ def test_the_curves_are_the_numbers_and_the_choosers_change_them(page: Any) -> N
             choosers.nth(1).select_option(paradigm)
             shown = lines(page, "alignment")
             for method in ("value_zeroing", "attention", "random"):
-                own = [
+                means = [
                     cell.aligned.mean
-                    for cell in found.alignment.cells
+                    for cell in run.alignment.cells
                     if (cell.method, cell.paradigm, cell.measure) == (method, paradigm, measure)
                 ]
-                assert shown[label_of(method)] == pytest.approx(own)
+                assert shown[label_of(method)] == pytest.approx(means)
 
 
 def test_every_figure_is_drawn_and_nothing_says_it_is_not_there(page: Any) -> None:
@@ -77,11 +77,11 @@ def test_keyboard_alone_reaches_every_chooser_and_table(page: Any) -> None:
 
 def test_what_is_missing_is_said(open_page: OpenPage) -> None:
     missing = {"faithfulness": "no trained prediction head", "probing": "too few", "cues": "no parser"}
-    found = reproduction(faithfulness=None, probing=None, probing_paper=None, cue_check=None, missing=missing)
-    page, _ = open_page(render_reproduction(found), wait_for=DRAWN)
+    run = reproduction(faithfulness=None, probing=None, probing_paper=None, cue_check=None, missing=missing)
+    page, _ = open_page(render_reproduction(run), wait_for=DRAWN)
     assert "Not measured" in page.locator("#figure-faithfulness").text_content()
-    told = page.locator("main").text_content()
-    assert all(reason in told for reason in missing.values())
+    texts = page.locator("main").text_content()
+    assert all(reason in texts for reason in missing.values())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,22 +1,31 @@
-"""What the commands share: options, and errors told in words."""
+"""What the commands share: options, errors in words, and files that are checked first and written last."""
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from tl_vzero.errors import InputWarning, TLVZeroError, escaped
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 DEFAULT_MODEL = "agreement-mini"
 DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
+TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
 ModelOption = Annotated[
     str,
     typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
 ]
+LayersOption = Annotated[
+    list[int] | None, typer.Option("--layer", help="A layer, from 0; may be repeated. Default: all.")
+]
+TargetOption = Annotated[int | None, typer.Option("--target", help="Position of the target; default: the only [MASK].")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 CsvOption = Annotated[
     Path | None,
@@ -31,6 +40,31 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 def say(text: str, *, err: bool = False) -> None:
     """Print a text so that no token, file or model that it names can act on the terminal."""
     typer.echo(escaped(text), err=err)  # noqa: TID251
+
+
+def check_files(*paths: Path | None) -> None:
+    """Raise OutputPathError for a file that cannot be written, before any work."""
+    from tl_vzero.files import check_writable
+
+    for path in paths:
+        if path is not None:
+            check_writable(path)
+
+
+def write_numbers(json_file: Path | None, numbers: Any) -> None:
+    """Write numbers as JSON, where a file for them is named."""
+    if json_file is not None:
+        from tl_vzero.files import write_text
+
+        write_text(json_file, json.dumps(numbers, ensure_ascii=False))
+
+
+def write_table(csv_file: Path | None, table: "pd.DataFrame") -> None:
+    """Write a table as CSV, where a file for it is named."""
+    if csv_file is not None:
+        from tl_vzero.files import write_text
+
+        write_text(csv_file, table.to_csv(index=False))
 
 
 _show_as_python = warnings.showwarning
@@ -54,7 +88,7 @@ def _show(
 def errors_in_words() -> Iterator[None]:
     """Within, an error of the package ends the command with its text and code 2, Ctrl-C with code 130.
 
-    An InputWarning is a line of text, too.
+    An InputWarning is a line of text, too. Decorates a command as well.
     """
     try:
         with warnings.catch_warnings():

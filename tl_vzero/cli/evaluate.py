@@ -2,72 +2,35 @@
 
 import json
 import time
-from enum import StrEnum
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tl_vzero.cli.common import DEFAULT_MODEL, CsvOption, JsonOption, ModelOption, QuietOption, errors_in_words, say
+from tl_vzero.cli.common import (
+    DEFAULT_MODEL,
+    CsvOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    check_files,
+    errors_in_words,
+    say,
+    write_numbers,
+    write_table,
+)
+from tl_vzero.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
     from tl_vzero.corpus import Corpus
-    from tl_vzero.evaluate.sentences import Sentences, TokenizedSet
-
-
-class ProtocolName(StrEnum):
-    """How sentences are laid out."""
-
-    masked = "masked"
-    causal = "causal"
-
-
-class MeasureName(StrEnum):
-    """What is printed of cue alignment; the files have both."""
-
-    dot = "dot"
-    average_precision = "average_precision"
-
-
-class ProbingMode(StrEnum):
-    """How a code length is measured."""
-
-    correct = "correct"
-    paper = "paper"
-
-
-class ReplacementName(StrEnum):
-    """What stands for a blanked token."""
-
-    mask = "mask"
-    unk = "unk"
-    pad = "pad"
-    removed = "removed"
-
-
-class ChangeName(StrEnum):
-    """How the drop of p(right form) counts."""
-
-    signed = "signed"
-    absolute = "absolute"
-
-
-class OverName(StrEnum):
-    """What p is a share of."""
-
-    vocabulary = "vocabulary"
-    forms = "forms"
-
-
-class CuesName(StrEnum):
-    """Where the cues of the user's own sentences come from."""
-
-    given = "given"
-    spacy = "spacy"
-
+    from tl_vzero.evaluate.sentences import Sentences
 
 evaluate_app = typer.Typer(
     help="The evaluations of Mohebbi et al. (2023), one at a time.", no_args_is_help=True, add_completion=False
@@ -84,23 +47,16 @@ ExamplesOption = Annotated[
     typer.Option("--examples", help="Sentences of your own, .csv or .jsonl, with the columns sentence, target, cue."),
 ]
 CuesOption = Annotated[
-    CuesName, typer.Option("--cues", help="Of --examples: given in its column, or found by spaCy's dependency parse.")
-]
-MethodOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method", help="A name that `tl-vzero methods` lists; may be repeated. Default: all except the slow ones."
-    ),
+    Literal["given", "spacy"],
+    typer.Option("--cues", help="Of --examples: given in its column, or found by spaCy's dependency parse."),
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", help="Take so many sentences, spread over the paradigms. Default: all.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Draws what --limit takes, shuffled cues and probes.")]
 ProtocolOption = Annotated[
-    ProtocolName, typer.Option("--protocol", help="masked, or causal: the target is the next token.")
+    Literal["masked", "causal"], typer.Option("--protocol", help="masked, or causal: the target is the next token.")
 ]
-
-
 CorpusOption = Annotated[
     Path | None,
     typer.Option(
@@ -112,169 +68,220 @@ CorpusOption = Annotated[
 VerifyOption = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Compare the shards of --corpus with what was written.")
 ]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="A name that `tl-vzero methods` lists; may be repeated. Default: all except the slow ones.",
+    ),
+]
 
 
-@evaluate_app.command("sentences")
+@dataclass(frozen=True)
+class Chosen:
+    """The options that every evaluation has: the model, and which sentences it reads."""
+
+    model: ModelOption = DEFAULT_MODEL
+    blimp: BlimpOption = None
+    examples: ExamplesOption = None
+    cues: CuesOption = "given"
+    limit: LimitOption = None
+    seed: SeedOption = 0
+    protocol: ProtocolOption = "masked"
+
+    def prepared(self, *files: Path | None) -> "tuple[nn.Module, Sentences]":
+        """The model and the sentences; raises for everything that may be wrong with the command, before any work."""
+        from tl_vzero.evaluate.sentences import sentences_for
+        from tl_vzero.models.load import load_model
+
+        check_files(*files)
+        loaded = load_model(self.model)
+        sentences = sentences_for(
+            loaded,
+            blimp=self.blimp,
+            file=self.examples,
+            cues=self.cues,
+            protocol=self.protocol,
+            limit=self.limit,
+            seed=self.seed,
+        )
+        return loaded, sentences
+
+
+@dataclass(frozen=True)
+class Evaluation(Chosen):
+    """The options of an evaluation whose numbers may be written."""
+
+    json_file: JsonOption = None
+    csv_file: CsvOption = None
+    quiet: QuietOption = False
+
+    def write(self, numbers: dict[str, Any], sentences: "Sentences", table: "pd.DataFrame") -> None:
+        """Write the numbers, with where the sentences are from and what became of them, and the table."""
+        report = sentences.examples.report
+        account = {
+            "source": sentences.source,
+            "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in report.stages],
+            "filtered_out": [
+                {"id": skip.id, "paradigm": skip.paradigm, "stage": skip.stage, "reason": skip.reason}
+                for skip in report.skipped
+            ],
+        }
+        write_numbers(self.json_file, numbers | account)
+        write_table(self.csv_file, table)
+        for file in (self.json_file, self.csv_file):
+            if file is not None:
+                say(f"wrote {file}")
+
+
+def evaluation(name: str, options: type[Chosen]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command of `evaluate` that has the fields of `options` as options and takes them as one argument."""
+
+    def registered(command: Callable[..., None]) -> Callable[..., None]:
+        _, *special = signature(command).parameters.values()
+        shared = list(signature(options).parameters.values())
+
+        @wraps(command)
+        def called(**values: Any) -> None:
+            with errors_in_words():
+                command(options(**{option.name: values.pop(option.name) for option in shared}), **values)
+
+        # What typer reads: the options' names, types and defaults.
+        parameters = [option.replace(kind=option.KEYWORD_ONLY) for option in (*special, *shared)]
+        vars(called)["__signature__"] = Signature(parameters)
+        called.__annotations__ = {option.name: option.annotation for option in parameters}
+        evaluate_app.command(name)(called)
+        return command
+
+    return registered
+
+
+@evaluation("sentences", Chosen)
 def sentences_command(
-    out: Annotated[Path, typer.Option(help="The JSON lines to write: id and text of each sentence.")],
-    model: ModelOption = DEFAULT_MODEL,
-    blimp: BlimpOption = None,
-    examples: ExamplesOption = None,
-    cues: CuesOption = CuesName.given,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    protocol: ProtocolOption = ProtocolName.masked,
+    chosen: Chosen, out: Annotated[Path, typer.Option(help="The JSON lines to write: id and text of each sentence.")]
 ) -> None:
     """Write the sentences of an evaluation, targets masked, as `tl-vzero corpus` reads them.
 
     Of a causal model they end before the target: there `tl-vzero corpus --rows target` takes --target -1.
     """
-    with errors_in_words():
-        from tl_vzero.evaluate.sentences import read_texts
-        from tl_vzero.files import write_text
+    from tl_vzero.evaluate.sentences import read_texts, tokenize_examples
+    from tl_vzero.files import write_text
 
-        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (out,))
-        layout = _laid_out(loaded, sentences, protocol)
-        texts = read_texts(loaded, layout)
-        lines = [
-            json.dumps({"id": each.example.id, "text": text}, ensure_ascii=False)
-            for each, text in zip(layout.examples, texts, strict=True)
-        ]
-        write_text(out, "".join(f"{line}\n" for line in lines))
-        _say_rest(sentences, {}, len(layout.skipped))
-        say(f"wrote {out}: {len(lines)} sentences")
+    loaded, sentences = chosen.prepared(out)
+    layout = tokenize_examples(loaded, sentences.examples, protocol=chosen.protocol)
+    lines = [
+        json.dumps({"id": sentence.example.id, "text": text}, ensure_ascii=False)
+        for sentence, text in zip(layout.examples, read_texts(loaded, layout), strict=True)
+    ]
+    write_text(out, "".join(f"{line}\n" for line in lines))
+    _say_rest(sentences, {}, len(layout.skipped))
+    say(f"wrote {out}: {len(lines)} sentences")
 
 
-@evaluate_app.command("cue-alignment")
+@evaluation("cue-alignment", Evaluation)
 def cue_alignment_command(
-    model: ModelOption = DEFAULT_MODEL,
-    blimp: BlimpOption = None,
-    examples: ExamplesOption = None,
-    cues: CuesOption = CuesName.given,
+    chosen: Evaluation,
     corpus: CorpusOption = None,
     verify: VerifyOption = True,
     method: MethodOption = None,
-    measure: Annotated[MeasureName, typer.Option(help="The measure that is printed.")] = MeasureName.dot,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    protocol: ProtocolOption = ProtocolName.masked,
-    json_file: JsonOption = None,
-    csv_file: CsvOption = None,
-    quiet: QuietOption = False,
+    measure: Annotated[
+        Literal["dot", "average_precision"], typer.Option(help="The measure that is printed; the files have both.")
+    ] = "dot",
 ) -> None:
     """Does the target's row of each method point at the word that decides its form? By method and layer."""
-    with errors_in_words():
-        from tl_vzero.evaluate.cue_alignment import cue_alignment
+    from tl_vzero.evaluate.cue_alignment import cue_alignment
 
-        opened = _opened(corpus, verify)
-        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
-        found = cue_alignment(
-            loaded,
-            sentences.examples,
-            method or None,
-            corpus=opened,
-            protocol=protocol.value,
-            seed=seed,
-            progress=not quiet,
-        )
-        table = found.to_frame()
-        shown = table[(table["paradigm"] == "all") & (table["measure"] == measure.value)]
-        say(f"{measure.value.replace('_', ' ')} of the target's row with the cue: mean by layer")
-        say(
-            shown.pivot(index="method", columns="layer", values="mean")
-            .reindex(list(dict.fromkeys(shown["method"])))
-            .to_string(float_format="%.3f")
-        )
-        say(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
-        _say_rest(sentences, found.left_out, len(found.skipped))
-        _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
+    opened = _opened(corpus, verify)
+    loaded, sentences = chosen.prepared(chosen.json_file, chosen.csv_file)
+    alignment = cue_alignment(
+        loaded,
+        sentences.examples,
+        method or None,
+        corpus=opened,
+        protocol=chosen.protocol,
+        seed=chosen.seed,
+        progress=not chosen.quiet,
+    )
+    table = alignment.to_frame()
+    shown = table[(table["paradigm"] == "all") & (table["measure"] == measure)]
+    means = shown.pivot(index="method", columns="layer", values="mean")
+    say(f"{measure.replace('_', ' ')} of the target's row with the cue: mean by layer")
+    say(means.reindex(list(dict.fromkeys(shown["method"]))).to_string(float_format="%.3f"))
+    say(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
+    _say_rest(sentences, alignment.left_out, len(alignment.skipped))
+    chosen.write(alignment.to_dict(), sentences, table)
 
 
-@evaluate_app.command("probing")
+@evaluation("probing", Evaluation)
 def probing_command(
-    model: ModelOption = DEFAULT_MODEL,
-    blimp: BlimpOption = None,
-    examples: ExamplesOption = None,
-    cues: CuesOption = CuesName.given,
+    chosen: Evaluation,
     corpus: Annotated[Path | None, typer.Option("--corpus", hidden=True)] = None,
     mode: Annotated[
-        ProbingMode, typer.Option(help="correct, or paper: the published program's sums, with its faults.")
-    ] = ProbingMode.correct,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    protocol: ProtocolOption = ProtocolName.masked,
-    json_file: JsonOption = None,
-    csv_file: CsvOption = None,
-    quiet: QuietOption = False,
+        Literal["correct", "paper"],
+        typer.Option(help="correct, or paper: the published program's sums, with its faults."),
+    ] = "correct",
 ) -> None:
     """How much of the target's number is in its representation, by layer? Layer -1 is the embeddings."""
-    with errors_in_words():
-        from tl_vzero.errors import InputError
-        from tl_vzero.evaluate.probing import probe_number
+    from tl_vzero.evaluate.probing import probe_number
+    from tl_vzero.evaluate.sentences import tokenize_examples
 
-        if corpus is not None:
-            raise InputError(
-                f"--corpus {corpus} given: probing reads representations, and a corpus holds maps; leave it out"
-            )
-        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
-        layout = _laid_out(loaded, sentences, protocol)
-        found = probe_number(loaded, layout, mode=mode.value, seed=seed, progress=not quiet)
-        table = found.to_frame()
-        say("compression of singular or plural by the representation at the target; layer -1: embeddings")
-        say(table.to_string(index=False, float_format="%.3f"))
-        _say_rest(sentences, {}, len(layout.skipped))
-        if found.n < len(layout.examples):
-            say(f"left out: {len(layout.examples) - found.n} sentences whose target shows no number")
-        _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
+    if corpus is not None:
+        raise InputError(
+            f"--corpus {corpus} given: probing reads representations, and a corpus holds maps; leave it out"
+        )
+    loaded, sentences = chosen.prepared(chosen.json_file, chosen.csv_file)
+    layout = tokenize_examples(loaded, sentences.examples, protocol=chosen.protocol)
+    result = probe_number(loaded, layout, mode=mode, seed=chosen.seed, progress=not chosen.quiet)
+    table = result.to_frame()
+    say("compression of singular or plural by the representation at the target; layer -1: embeddings")
+    say(table.to_string(index=False, float_format="%.3f"))
+    _say_rest(sentences, {}, len(layout.skipped))
+    if result.n < len(layout.examples):
+        say(f"left out: {len(layout.examples) - result.n} sentences whose target shows no number")
+    chosen.write(result.to_dict(), sentences, table)
 
 
-@evaluate_app.command("faithfulness")
+@evaluation("faithfulness", Evaluation)
 def faithfulness_command(
-    model: ModelOption = DEFAULT_MODEL,
-    blimp: BlimpOption = None,
-    examples: ExamplesOption = None,
-    cues: CuesOption = CuesName.given,
+    chosen: Evaluation,
     corpus: CorpusOption = None,
     verify: VerifyOption = True,
     method: MethodOption = None,
     replacement: Annotated[
-        ReplacementName, typer.Option(help="What stands for a blanked token.")
-    ] = ReplacementName.mask,
-    change: Annotated[ChangeName, typer.Option(help="The drop with its sign, or its size.")] = ChangeName.signed,
-    over: Annotated[OverName, typer.Option(help="p over the vocabulary, or over the two forms.")] = OverName.vocabulary,
+        Literal["mask", "unk", "pad", "removed"], typer.Option(help="What stands for a blanked token.")
+    ] = "mask",
+    change: Annotated[
+        Literal["signed", "absolute"], typer.Option(help="The drop with its sign, or its size.")
+    ] = "signed",
+    over: Annotated[
+        Literal["vocabulary", "forms"], typer.Option(help="p over the vocabulary, or over the two forms.")
+    ] = "vocabulary",
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Blank special tokens too.")] = False,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    protocol: ProtocolOption = ProtocolName.masked,
-    json_file: JsonOption = None,
-    csv_file: CsvOption = None,
-    quiet: QuietOption = False,
 ) -> None:
     """Does each method rank tokens as the prediction depends on them? Spearman correlation with blank-out."""
-    with errors_in_words():
-        from tl_vzero.evaluate.blanking import Conventions
-        from tl_vzero.evaluate.faithfulness import faithfulness
+    from tl_vzero.evaluate.blanking import Conventions
+    from tl_vzero.evaluate.faithfulness import faithfulness
 
-        conventions = Conventions(replacement.value, change.value, over.value, special_tokens)
-        opened = _opened(corpus, verify)
-        loaded, sentences = _prepared(model, blimp, examples, cues, protocol, limit, seed, (json_file, csv_file))
-        found = faithfulness(
-            loaded,
-            sentences.examples,
-            method or None,
-            corpus=opened,
-            conventions=conventions,
-            protocol=protocol.value,
-            progress=not quiet,
-        )
-        table = found.to_frame()
-        shown = table[table["paradigm"] == "all"].drop(columns=["paradigm", "published"])
-        say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
-        say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
-        _say_rest(sentences, found.left_out, len(found.skipped))
-        _write(json_file, csv_file, found.to_dict() | _account(sentences), table)
+    opened = _opened(corpus, verify)
+    loaded, sentences = chosen.prepared(chosen.json_file, chosen.csv_file)
+    result = faithfulness(
+        loaded,
+        sentences.examples,
+        method or None,
+        corpus=opened,
+        conventions=Conventions(replacement, change, over, special_tokens),
+        protocol=chosen.protocol,
+        progress=not chosen.quiet,
+    )
+    table = result.to_frame()
+    shown = table[table["paradigm"] == "all"].drop(columns=["paradigm", "published"])
+    say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
+    say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
+    _say_rest(sentences, result.left_out, len(result.skipped))
+    chosen.write(result.to_dict(), sentences, table)
 
 
+@errors_in_words()
 def reproduce_command(
     model: ModelOption = DEFAULT_MODEL,
     finetune: Annotated[
@@ -289,70 +296,31 @@ def reproduce_command(
     quiet: QuietOption = False,
 ) -> None:
     """The paper's three evaluations with controls: JSON, CSV tables and one HTML page that says what agrees."""
-    with errors_in_words():
-        start = time.monotonic()
-        from tl_vzero.evaluate.findings import findings
-        from tl_vzero.evaluate.protocol import reproduce
-        from tl_vzero.files import write_text
-        from tl_vzero.models.load import load_model
-        from tl_vzero.report.reproduction_page import render_reproduction
-
-        found = reproduce(
-            load_model(model),
-            blimp=blimp,
-            fine_tuned=finetune,
-            limit=limit,
-            seed=seed,
-            folder=out,
-            progress=not quiet,
-        )
-        written = json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False)
-        write_text(out / "reproduction.json", written)
-        for name, table in found.frames().items():
-            write_text(out / f"{name}.csv", table.to_csv(index=False))
-        write_text(out / "reproduction.html", render_reproduction(found))
-        for each in findings(found):
-            say(f"{each.verdict}{' (control)' if each.control else ''}: {each.claim}: {each.evidence}")
-        minutes, seconds = divmod(round(time.monotonic() - start), 60)
-        say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(found.frames())} CSV tables")
-        say(f"took {minutes} min {seconds} s")
-
-
-def _prepared(
-    model: str,
-    blimp: Path | None,
-    examples: Path | None,
-    cues: CuesName,
-    protocol: ProtocolName,
-    limit: int | None,
-    seed: int,
-    files: tuple[Path | None, ...],
-) -> "tuple[nn.Module, Sentences]":
-    """Everything that may be wrong with the command, before any work."""
-    from tl_vzero.evaluate.sentences import sentences_for
-    from tl_vzero.files import check_writable
+    start = time.monotonic()
+    from tl_vzero.evaluate.findings import findings
+    from tl_vzero.evaluate.protocol import reproduce
+    from tl_vzero.files import write_text
     from tl_vzero.models.load import load_model
+    from tl_vzero.report.reproduction_page import render_reproduction
 
-    for path in files:
-        if path is not None:
-            check_writable(path)
-    loaded = load_model(model)
-    sentences = sentences_for(
-        loaded, blimp=blimp, file=examples, cues=cues.value, protocol=protocol.value, limit=limit, seed=seed
+    run = reproduce(
+        load_model(model), blimp=blimp, fine_tuned=finetune, limit=limit, seed=seed, folder=out, progress=not quiet
     )
-    return loaded, sentences
+    write_text(out / "reproduction.json", json.dumps(run.to_dict(), ensure_ascii=False, allow_nan=False))
+    for name, table in run.frames().items():
+        write_table(out / f"{name}.csv", table)
+    write_text(out / "reproduction.html", render_reproduction(run))
+    for claim in findings(run):
+        say(f"{claim.verdict}{' (control)' if claim.control else ''}: {claim.claim}: {claim.evidence}")
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(run.frames())} CSV tables")
+    say(f"took {minutes} min {seconds} s")
 
 
 def _opened(folder: Path | None, verify: bool) -> "Corpus | None":
     from tl_vzero.corpus import read_corpus
 
     return None if folder is None else read_corpus(folder, verify=verify)
-
-
-def _laid_out(model: "nn.Module", sentences: "Sentences", protocol: ProtocolName) -> "TokenizedSet":
-    from tl_vzero.evaluate.sentences import tokenize_examples
-
-    return tokenize_examples(model, sentences.examples, protocol=protocol.value)
 
 
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:
@@ -363,26 +331,3 @@ def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:
         say(f"skipped: {skipped} sentences that the protocol cannot hold; reasons: --json")
     for name, reason in left_out.items():
         say(f"left out: {name}: {reason}")
-
-
-def _account(sentences: "Sentences") -> dict[str, Any]:
-    report = sentences.examples.report
-    return {
-        "source": sentences.source,
-        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in report.stages],
-        "filtered_out": [
-            {"id": each.id, "paradigm": each.paradigm, "stage": each.stage, "reason": each.reason}
-            for each in report.skipped
-        ],
-    }
-
-
-def _write(json_file: Path | None, csv_file: Path | None, numbers: dict[str, Any], table: "pd.DataFrame") -> None:
-    from tl_vzero.files import write_text
-
-    if json_file is not None:
-        write_text(json_file, json.dumps(numbers, ensure_ascii=False))
-        say(f"wrote {json_file}")
-    if csv_file is not None:
-        write_text(csv_file, table.to_csv(index=False))
-        say(f"wrote {csv_file}")

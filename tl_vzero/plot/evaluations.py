@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
-from tl_vzero.evaluate.faithfulness import Faithfulness
+from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.plot.parts import plotly_text
@@ -38,8 +38,8 @@ def alignment_curves(
     >>> from tl_vzero.data.agreement_mini import agreement_examples
     >>> from tl_vzero.evaluate.cue_alignment import cue_alignment
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> found = cue_alignment(model, agreement_examples()[:4], ["value_zeroing", "attention"])
-    >>> [trace.name for trace in alignment_curves(found).data]
+    >>> alignment = cue_alignment(model, agreement_examples()[:4], ["value_zeroing", "attention"])
+    >>> [trace.name for trace in alignment_curves(alignment).data]
     ['Value Zeroing', 'Raw attention', 'chance']
     """
     lines: dict[str, list[Alignment]] = {}
@@ -47,8 +47,7 @@ def alignment_curves(
         if (cell.measure, cell.paradigm) == (measure, paradigm):
             lines.setdefault(cell.method, []).append(cell)
     if not lines:
-        known = ", ".join(dict.fromkeys(cell.paradigm for cell in alignment.cells))
-        raise InputError(f"unknown paradigm {paradigm!r}: expected one of {known}")
+        raise _unknown(paradigm, alignment.cells)
     figure = _curves(MEASURE_TITLES[measure], theme)
     for index, (method, cells) in enumerate(lines.items()):
         layers = [cell.layer for cell in cells]
@@ -70,11 +69,11 @@ def control_curves(
 ) -> go.Figure:
     """Value Zeroing's cue alignment by layer beside its controls: random weights, shuffled cues, other distances."""
     figure = _curves(MEASURE_TITLES[measure], theme)
-    own = _cells(alignment, "value_zeroing", measure)
-    layers = [cell.layer for cell in own]
+    cells = _cells(alignment, "value_zeroing", measure)
+    layers = [cell.layer for cell in cells]
     lines: dict[str, list[Estimate | None]] = {
-        "Value Zeroing": [cell.aligned for cell in own],
-        "shuffled cues": [cell.shuffled for cell in own],
+        "Value Zeroing": [cell.aligned for cell in cells],
+        "shuffled cues": [cell.shuffled for cell in cells],
     }
     if random_weights is not None:
         lines["random weights"] = [cell.aligned for cell in _cells(random_weights, "value_zeroing", measure)]
@@ -86,7 +85,7 @@ def control_curves(
                 lines[f"{label} distance"] = [cell.aligned for cell in _cells(distances, name, measure)]
     for index, (name, estimates) in enumerate(lines.items()):
         figure.add_trace(_line(name, layers, estimates, index))
-    figure.add_trace(_dashed("chance", layers, [cell.chance for cell in own], theme.muted))
+    figure.add_trace(_dashed("chance", layers, [cell.chance for cell in cells], theme.muted))
     return figure
 
 
@@ -100,7 +99,7 @@ def compression_curves(
     figure = _curves("compression", theme)
     for index, (name, result) in enumerate(probing):
         estimates: list[Estimate | None] = [
-            Estimate(*numbers, result.n) for numbers in zip(result.compression, result.low, result.high, strict=True)
+            Estimate(*bounds, result.n) for bounds in zip(result.compression, result.low, result.high, strict=True)
         ]
         figure.add_trace(_line(name, list(result.layers), estimates, index))
     if published:
@@ -111,40 +110,22 @@ def compression_curves(
 
 
 def faithfulness_bars(faithfulness: Faithfulness, *, paradigm: str = "all", theme: Theme = LIGHT) -> go.Figure:
-    """Mean rank correlation with blank-out, a bar with its interval for each method; diamonds, the published figures.
+    """Mean rank correlation with blank-out: one bar with its interval per method; diamonds, the published figures.
 
     Raises InputError for a paradigm that was not evaluated.
     """
-    found = [each for each in faithfulness.correlations if each.paradigm == paradigm]
-    if not found:
-        known = ", ".join(dict.fromkeys(each.paradigm for each in faithfulness.correlations))
-        raise InputError(f"unknown paradigm {paradigm!r}: expected one of {known}")
-    labels = [label_of(each.method) for each in found]
-    rhos = [each.rho for each in found]
-    figure = go.Figure(layout=_layout("mean Spearman correlation with blank-out", theme, BAR_HEIGHT * len(found) + 110))
-    figure.add_trace(
-        go.Bar(
-            orientation="h",
-            y=labels,
-            x=[None if rho is None else round(rho.mean, DIGITS) for rho in rhos],
-            error_x=_errors(rhos) | {"color": theme.ink, "thickness": 1.5},
-            marker={"color": COLOURS[0]},
-            name="measured",
-            customdata=[_told(rho) for rho in rhos],
-            hovertemplate="%{y}<br>%{customdata}<extra></extra>",
-        )
-    )
-    if any(each.published is not None for each in found):
-        figure.add_trace(
-            go.Scatter(
-                mode="markers",
-                y=labels,
-                x=[each.published for each in found],
-                marker={"symbol": "diamond-open", "size": 10, "color": theme.mark},
-                name="published",
-            )
-        )
-    figure.update_yaxes(autorange="reversed")
+    correlations = [row for row in faithfulness.correlations if row.paradigm == paradigm]
+    if not correlations:
+        raise _unknown(paradigm, faithfulness.correlations)
+    labels = [label_of(row.method) for row in correlations]
+    figure = _bars("mean Spearman correlation with blank-out", len(labels), theme)
+    rhos = [row.rho for row in correlations]
+    errors = _errors(rhos) | {"color": theme.ink, "thickness": 1.5}
+    figure.add_trace(_bar("measured", labels, rhos, COLOURS[0], "%{y}", error_x=errors))
+    if any(row.published is not None for row in correlations):
+        marker = {"symbol": "diamond-open", "size": 10, "color": theme.mark}
+        published = [row.published for row in correlations]
+        figure.add_trace(go.Scatter(mode="markers", y=labels, x=published, marker=marker, name="published"))
     figure.update_xaxes(zeroline=True, zerolinecolor=theme.muted)
     return figure
 
@@ -155,31 +136,26 @@ def mass_bars(mass: Mass, layer: int, *, paradigm: str = "all", theme: Theme = L
     Raises InputError for a layer or a paradigm that was not evaluated.
     """
     chosen = {
-        (each.method, each.place): each for each in mass.shares if (each.layer, each.paradigm) == (layer, paradigm)
+        (row.method, row.place): row.share for row in mass.shares if (row.layer, row.paradigm) == (layer, paradigm)
     }
     if not chosen:
-        layers = ", ".join(str(number) for number in sorted({each.layer for each in mass.shares}))
-        known = ", ".join(dict.fromkeys(each.paradigm for each in mass.shares))
-        raise InputError(f"nothing of layer {layer} in {paradigm!r}: expected layers {layers} and one of {known}")
+        layers = ", ".join(map(str, sorted({row.layer for row in mass.shares})))
+        paradigms = ", ".join(dict.fromkeys(row.paradigm for row in mass.shares))
+        raise InputError(f"nothing of layer {layer} in {paradigm!r}: expected layers {layers} and one of {paradigms}")
     methods = list(dict.fromkeys(method for method, _ in chosen))
-    figure = go.Figure(layout=_layout("mean share of the target's row", theme, BAR_HEIGHT * len(methods) + 110))
+    labels = [label_of(method) for method in methods]
+    figure = _bars("mean share of the target's row", len(methods), theme)
     for place in PLACES:
-        shares = [chosen[method, place].share for method in methods]
-        figure.add_trace(
-            go.Bar(
-                orientation="h",
-                y=[label_of(method) for method in methods],
-                x=[round(share.mean, DIGITS) for share in shares],
-                marker={"color": PLACE_COLOURS[place]},
-                name=place,
-                customdata=[_told(share) for share in shares],
-                hovertemplate=f"%{{y}}, {place}<br>%{{customdata}}<extra></extra>",
-            )
-        )
+        shares = [chosen[method, place] for method in methods]
+        figure.add_trace(_bar(place, labels, shares, PLACE_COLOURS[place], f"%{{y}}, {place}"))
     figure.update_layout(barmode="stack")
     figure.update_xaxes(range=[0, 1])
-    figure.update_yaxes(autorange="reversed")
     return figure
+
+
+def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut]) -> InputError:
+    paradigms = ", ".join(dict.fromkeys(row.paradigm for row in rows))
+    return InputError(f"unknown paradigm {paradigm!r}: expected one of {paradigms}")
 
 
 def _cells(alignment: CueAlignment, method: str, measure: Measure) -> list[Alignment]:
@@ -204,11 +180,32 @@ def _curves(y_title: str, theme: Theme) -> go.Figure:
     return figure
 
 
+def _bars(x_title: str, bars: int, theme: Theme) -> go.Figure:
+    figure = go.Figure(layout=_layout(x_title, theme, BAR_HEIGHT * bars + 110))
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def _bar(
+    name: str, labels: list[str], estimates: Sequence[Estimate | None], colour: str, hover: str, **options: Any
+) -> go.Bar:
+    return go.Bar(
+        orientation="h",
+        y=labels,
+        x=_means(estimates),
+        marker={"color": colour},
+        name=name,
+        customdata=[_words(estimate) for estimate in estimates],
+        hovertemplate=f"{hover}<br>%{{customdata}}<extra></extra>",
+        **options,
+    )
+
+
 def _line(name: str, layers: list[int], estimates: Sequence[Estimate | None], index: int) -> go.Scatter:
     colour = COLOURS[index % len(COLOURS)]
     return go.Scatter(
         x=layers,
-        y=[None if each is None else round(each.mean, DIGITS) for each in estimates],
+        y=_means(estimates),
         error_y=_errors(estimates) | {"color": colour, "thickness": 1, "width": 2},
         mode="lines+markers",
         line={"color": colour, "width": 2},
@@ -216,7 +213,7 @@ def _line(name: str, layers: list[int], estimates: Sequence[Estimate | None], in
         marker={"symbol": SYMBOLS[(index + index // len(COLOURS)) % len(SYMBOLS)], "size": 8},
         name=plotly_text(name),
         legendgroup=name,
-        customdata=[_told(each) for each in estimates],
+        customdata=[_words(estimate) for estimate in estimates],
         hovertemplate=f"{plotly_text(name)}, layer %{{x}}<br>%{{customdata}}<extra></extra>",
     )
 
@@ -230,7 +227,7 @@ def _published(name: str, layers: list[int], values: Sequence[float | None], ind
 def _dashed(name: str, layers: list[int], values: Sequence[float | None], colour: str) -> go.Scatter:
     return go.Scatter(
         x=layers,
-        y=[None if each is None else round(each, DIGITS) for each in values],
+        y=[None if value is None else round(value, DIGITS) for value in values],
         mode="lines",
         line={"color": colour, "width": 1.5, "dash": "dash"},
         name=plotly_text(name),
@@ -238,17 +235,20 @@ def _dashed(name: str, layers: list[int], values: Sequence[float | None], colour
     )
 
 
+def _means(estimates: Sequence[Estimate | None]) -> list[float | None]:
+    return [None if estimate is None else round(estimate.mean, DIGITS) for estimate in estimates]
+
+
 def _errors(estimates: Sequence[Estimate | None]) -> dict[str, Any]:
     """Arms from the mean to the bounds of the interval; none where there is no interval."""
-    above, below = [], []
-    for each in estimates:
-        known = each is not None and not isnan(each.low)
-        above.append(round(each.high - each.mean, DIGITS) if known and each is not None else 0)
-        below.append(round(each.mean - each.low, DIGITS) if known and each is not None else 0)
+    arms = [
+        (0.0, 0.0) if one is None or isnan(one.low) else (one.high - one.mean, one.mean - one.low) for one in estimates
+    ]
+    above, below = ([round(arm[side], DIGITS) for arm in arms] for side in (0, 1))
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
 
 
-def _told(estimate: Estimate | None) -> str:
+def _words(estimate: Estimate | None) -> str:
     if estimate is None:
         return "undefined"
     interval = "" if isnan(estimate.low) else f", 95 % interval {estimate.low:.3f} to {estimate.high:.3f}"

@@ -1,4 +1,4 @@
-"""Figures to files: pages that work offline, and pictures for a paper."""
+"""Figures to files, pages that work offline and pictures for a paper, and to notebooks."""
 
 import os
 import shutil
@@ -10,13 +10,16 @@ from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io as pio
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tl_vzero.choices import integer
 from tl_vzero.errors import DependencyError, InputError, InputTypeError
 from tl_vzero.files import check_writable, write_atomically, write_text
 from tl_vzero.plot.maps import heatmap
-from tl_vzero.plot.parts import SLIDER_ABOVE, Snippet
+from tl_vzero.plot.pages import rendered
+from tl_vzero.plot.parts import SLIDER_ABOVE
+from tl_vzero.plot.sentence_view import Snippet
 from tl_vzero.plot.small_maps import head_grid
 from tl_vzero.scores import Scores
 
@@ -24,6 +27,7 @@ PICTURES = (".png", ".svg", ".pdf")
 SHARED = "plotly.min.js"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 USUAL_WIDTH, USUAL_HEIGHT = 1100, 600  # of a picture, where the figure says nothing
+_loaded_for: set[int] = set()  # notebooks, by the ids of their shells, that have plotly.js
 
 
 def save_figure(figure: go.Figure | Snippet, path: str | Path, *, shared_plotly: bool = False, scale: int = 2) -> Path:
@@ -40,7 +44,7 @@ def save_figure(figure: go.Figure | Snippet, path: str | Path, *, shared_plotly:
     >>> folder = Path(tempfile.mkdtemp())
     >>> save_figure(go.Figure(), folder / "map.html", shared_plotly=True).name
     'map.html'
-    >>> sorted(each.name for each in folder.iterdir())
+    >>> sorted(path.name for path in folder.iterdir())
     ['map.html', 'plotly.min.js']
     """
     if not isinstance(figure, go.Figure | Snippet):
@@ -64,15 +68,16 @@ def save_figure(figure: go.Figure | Snippet, path: str | Path, *, shared_plotly:
 
 def page_of(figure: go.Figure, plotly: str | bool) -> str:
     """A figure as a whole page, with plotly inside (True) or read from an address."""
-    body = figure.to_html(
+    background = figure.layout.template.layout.paper_bgcolor or "#ffffff"
+    body = Markup(_html_of(figure, plotly))
+    return rendered("plot/page.html", title="tl_vzero", body=body, margin=0, background=background)
+
+
+def _html_of(figure: go.Figure, plotly: str | bool) -> str:
+    html: str = figure.to_html(
         full_html=False, include_plotlyjs=plotly, include_mathjax=False, config={"displaylogo": False}
     )
-    background = figure.layout.template.layout.paper_bgcolor or "#ffffff"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f'<title>tl_vzero</title></head><body style="margin:0;background:{background}">{body}</body></html>\n'
-    )
+    return html
 
 
 def share_plotly(folder: Path) -> None:
@@ -100,17 +105,14 @@ def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> 
 def _without_controls(figure: go.Figure) -> dict[str, Any]:
     """The figure as it stands, without sliders: nobody moves one in a paper. What is shown names its layer instead."""
     plain: dict[str, Any] = figure.to_dict()
-    sliders = plain["layout"].pop("sliders", ())
-    shown = []
-    for slider in sliders:
-        step = slider["steps"][slider.get("active") or 0]
-        shown.append(f"{slider['currentvalue']['prefix']}{step['label']}")
+    layout = plain["layout"]
+    for slider in layout.pop("sliders", ()):
+        if layout.get("title", {}).get("text"):
+            step = slider["steps"][slider.get("active") or 0]
+            layout["title"]["text"] += f", {slider['currentvalue']['prefix']}{step['label']}"
         if slider.get("yanchor") == "bottom":  # it stands above the maps, where plotly would leave its room empty
-            plain["layout"]["height"] -= SLIDER_ABOVE
-            plain["layout"]["margin"]["t"] -= SLIDER_ABOVE
-    title = plain["layout"].get("title", {}).get("text")
-    if shown and title:
-        plain["layout"]["title"]["text"] = f"{title}, {', '.join(shown)}"
+            layout["height"] -= SLIDER_ABOVE
+            layout["margin"]["t"] -= SLIDER_ABOVE
     return plain
 
 
@@ -121,29 +123,23 @@ def _kaleido() -> Callable[..., bytes]:
         raise DependencyError(
             "pictures are drawn by kaleido, which is not installed: pip install 'tl-vzero[images]', or save as .html"
         ) from error
-    draw = getattr(module, "calc_fig_sync", None)
+    draw: Callable[..., bytes] | None = getattr(module, "calc_fig_sync", None)
     if draw is None:
         raise DependencyError(
             "pictures are drawn by kaleido 1 or newer, and an older one is installed: pip install 'tl-vzero[images]'"
         )
-    found: Callable[..., bytes] = draw
-    return found
+    return draw
 
 
 def _browser() -> str:
-    given = [os.environ.get(name) for name in ("BROWSER_PATH", "CHROMIUM")]
-    for path in (*given, *(shutil.which(name) for name in CHROMIUMS)):
+    named = [os.environ.get(name) for name in ("BROWSER_PATH", "CHROMIUM")]
+    for path in (*named, *(shutil.which(name) for name in CHROMIUMS)):
         if path and Path(path).is_file():
             return path
     raise DependencyError(
         "pictures are drawn in a Chromium or Chrome, and none was found: install one (apt-get install chromium), or "
         "set BROWSER_PATH to its path, or save as .html"
     )
-
-
-# How a Scores shows itself in a notebook.
-
-_loaded_for: set[int] = set()
 
 
 def notebook_bundle(scores: Scores) -> dict[str, Any]:
@@ -160,12 +156,11 @@ def notebook_bundle(scores: Scores) -> dict[str, Any]:
     if shell is not None and not in_kernel:
         return bundle
     figure = heatmap(scores) if scores.heads is None else head_grid(scores)
-    if in_kernel:
-        _load_plotly_once(id(shell))
+    if in_kernel and id(shell) not in _loaded_for:
+        pio.renderers["notebook"].activate()
+        _loaded_for.add(id(shell))
     bundle |= pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
-    bundle["text/html"] = figure.to_html(
-        full_html=False, include_plotlyjs=not in_kernel, include_mathjax=False, config={"displaylogo": False}
-    )
+    bundle["text/html"] = _html_of(figure, not in_kernel)
     return bundle
 
 
@@ -173,9 +168,3 @@ def _ipython_shell() -> Any:
     # IPython is there if it runs us; importing it to find out would slow every other program.
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()
-
-
-def _load_plotly_once(shell_id: int) -> None:
-    if shell_id not in _loaded_for:
-        pio.renderers["notebook"].activate()
-        _loaded_for.add(shell_id)

@@ -1,4 +1,5 @@
-"""What a target draws on through all layers, as a graph: tokens stand in rows, a row a layer, joined by curves."""
+"""What a target draws on through all layers, as a graph: tokens stand in rows, one row per layer, joined by
+curves. The pages of a report draw the same in assets/report/flow.js."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.maps import method_name, sentence
-from tl_vzero.plot.parts import dest_index, hover_text, refuse_heads, step_slider, titled, token_axis
+from tl_vzero.plot.parts import Step, dest_index, hover_text, refuse_heads, sentence, step_slider, titled, token_axis
 from tl_vzero.plot.theme import LIGHT, Theme, template
+from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 from tl_vzero.words import group_words
 
@@ -65,13 +66,13 @@ def flow_graph(
     labels, places, unit = scores.src_tokens, [str(p) for p in scores.src_positions], scores.unit
     if words:
         flow, labels = _over_words(scores, flow)
-        places, unit = [str(number) for number in range(len(labels))], "word"
-    hover = [hover_text(label, number, unit) for number, label in enumerate(labels)]
+        places, unit = [str(index) for index in range(len(labels))], "word"
+    hover = [hover_text(label, index, unit) for index, label in enumerate(labels)]
     bounds = sorted({*THRESHOLDS, threshold})
     figure = go.Figure([*_edge_traces(flow, bounds, threshold, theme), *_hover_traces(flow, bounds[0], hover, theme)])
     layout = flow_axes(labels, places, scores.layers) | {
         "template": template(theme),
-        "title": titled(f"{method_name(scores)}: what reaches {target}", sentence(scores)),
+        "title": titled(f"{label_of(scores.method)}: what reaches {target}", sentence(scores)),
         "sliders": [_threshold_slider(bounds, threshold, theme)],
     }
     layout["height"] += SLIDER_HEIGHT
@@ -82,7 +83,7 @@ def flow_graph(
 def flow_axes(labels: Sequence[str], places: Sequence[str], layers: Sequence[int]) -> dict[str, Any]:
     """What is around a flow graph, as plain data: axes, margins and height. Tokens stand at 0, 1, ..."""
     tokens = token_axis(labels, places, "")
-    kept = {name: tokens[name] for name in ("autotickangles", "tickfont", "title")}
+    style = {name: tokens[name] for name in ("autotickangles", "tickfont", "title")}
     # Nodes stand at numbers, which curves need; a label is of the number.
     aliases = {str(i): alias for i, alias in enumerate(tokens["labelalias"].values())}
     step = {"dtick": 1} if len(labels) <= LABELLED_ALL else {}
@@ -91,7 +92,7 @@ def flow_axes(labels: Sequence[str], places: Sequence[str], layers: Sequence[int
         "hovermode": "closest",
         "height": len(layers) * ROW_HEIGHT + AROUND,
         "margin": {"l": 24, "r": 32, "t": 24, "b": 24},
-        "xaxis": kept | {"type": "linear", "range": [-0.7, len(labels) - 0.3], "labelalias": aliases} | step,
+        "xaxis": style | {"type": "linear", "range": [-0.7, len(labels) - 0.3], "labelalias": aliases} | step,
         "yaxis": {
             "tickvals": list(range(len(layers) + 1)),
             "ticktext": ["input", *(f"layer {layer}" for layer in layers)],
@@ -141,8 +142,8 @@ def _over_words(scores: Scores, flow: Flow) -> tuple[Flow, tuple[str, ...]]:
         )
     words = group_words(scores.word_ids, scores.src_tokens)
     joins = torch.zeros(len(words), len(scores.src_tokens), dtype=flow.nodes.dtype)
-    for number, word in enumerate(words):
-        joins[number, list(word.positions)] = 1
+    for index, word in enumerate(words):
+        joins[index, list(word.positions)] = 1
     edges = torch.einsum("wi,lij,vj->lwv", joins, flow.edges, joins)
     return Flow(flow.nodes @ joins.T, edges), tuple(word.label for word in words)
 
@@ -150,7 +151,7 @@ def _over_words(scores: Scores, flow: Flow) -> tuple[Flow, tuple[str, ...]]:
 def line_styles(bounds: Sequence[float], theme: Theme) -> list[dict[str, Any]]:
     """The lines of the edges from each bound on: the larger the share, the wider and stronger."""
     colours = theme.sequential[2:-1]
-    parts = [number / max(len(bounds) - 1, 1) for number in range(len(bounds))]
+    parts = [index / max(len(bounds) - 1, 1) for index in range(len(bounds))]
     return [
         {
             "width": round(THINNEST + (WIDEST - THINNEST) * part**1.5, 2),
@@ -164,23 +165,11 @@ def _edge_traces(flow: Flow, bounds: Sequence[float], threshold: float, theme: T
     """A trace for the edges between two bounds, as plotly gives a line one width; the slider shows or hides traces."""
     traces = []
     for low, high, line in zip(bounds, [*bounds[1:], 2.0], line_styles(bounds, theme), strict=True):
-        found = torch.nonzero((flow.edges >= low) & (flow.edges < high)).tolist()
-        x: list[float | None] = []  # None parts one curve from the next
-        y: list[float | None] = []
-        for layer, dest, src in found:
-            across, up = _curve(src, dest, layer)
-            x += [*across, None]
-            y += [*up, None]
-        traces.append(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="lines",
-                line=line,
-                visible=low >= threshold,
-                hoverinfo="skip",
-            )
-        )
+        edges = torch.nonzero((flow.edges >= low) & (flow.edges < high)).tolist()
+        curves = [_curve(src, dest, layer) for layer, dest, src in edges]
+        # None parts one curve from the next.
+        x, y = ([place for curve in curves for place in (*curve[axis], None)] for axis in (0, 1))
+        traces.append(go.Scatter(x=x, y=y, mode="lines", line=line, visible=low >= threshold, hoverinfo="skip"))
     return traces
 
 
@@ -231,8 +220,6 @@ def _hover_traces(flow: Flow, smallest: float, hover: Sequence[str], theme: Them
 
 
 def _threshold_slider(bounds: Sequence[float], threshold: float, theme: Theme) -> dict[str, Any]:
-    steps = [
-        (f"{100 * bound:g} %", {"visible": [low >= bound for low in bounds]}, dict[str, Any]()) for bound in bounds
-    ]
+    steps: list[Step] = [(f"{100 * bound:g} %", {"visible": [low >= bound for low in bounds]}, {}) for bound in bounds]
     slider = step_slider(steps, bounds.index(threshold), theme, prefix="edges from ")
     return slider | {"pad": {"t": 84, "b": 8}}

@@ -1,38 +1,38 @@
-"""Heat maps of Scores and of effects. Rows are destinations, columns are sources."""
+"""Heat maps of Scores and of effects. Rows are destinations, columns are sources. What a page draws of a map by itself,
+without numbers and colours, is here as plain data."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
 
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import InputError
 from tl_vzero.plot.parts import (
-    Step,
+    VALUE_NAMES,
     axis_titles,
-    crosses,
     dest_index,
     from_zero,
     gaps,
+    hover_box,
     hover_labels,
     hover_text,
     layer_index,
+    layered,
     plotly_text,
     refuse_heads,
-    short,
+    rounded,
+    sentence,
     source_places,
-    step_slider,
     titled,
     token_axis,
+    top,
     visible,
 )
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
-DIGITS = 6
 EFFECT_NAMES = {
     "zero_ablation": "zero ablation",
     "value_patching": "value patching",
@@ -43,11 +43,10 @@ EFFECT_TITLES = {
     "value_patching": "Effect of patching in the clean sentence's value",
     "attribution_patching": "Estimated effect of zeroing a value on the prediction",
 }
-VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
-SENTENCE_LENGTH = 110
+# Of a cell of an effect, whose customdata is the source's label.
+EFFECT_HOVER = "<b>%{z:+.4~g}</b>  layer %{y}<br>source  %{customdata}<extra></extra>"
 SLIDER_HEIGHT = 90
 HEADER_HEIGHT = 150  # title, axis title and token labels
-Grid = list[list[float]]
 Json = dict[str, Any]
 
 
@@ -69,54 +68,34 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     refuse_heads(scores)
     start = layer_index(scores, layer)
     grids = [rounded(values) for values in scores.values]
+    trace, layout = layered(scores, grids, lambda index: hover_box(f"layer {index}"), start, theme)
+    cells, axes = map_frame(scores)
     sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
-    cells, axes = map_frame(scores)
-    trace = cells | {
-        "z": grids[start],
-        "customdata": [[[dest, source] for source in sources] for dest in destinations],
-        "hovertemplate": map_hover(f"layer {scores.layers[start]}"),
-    }
-    layout = axes | {
-        "template": template(theme),
-        "title": titled(f"{method_name(scores)}, {scores.stage}", sentence(scores)),
-        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
-        "sliders": [step_slider(_layer_steps(scores.layers, grids), start, theme)],
+    trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
+    layout |= axes | {
+        "title": titled(f"{label_of(scores.method)}, {scores.stage}", sentence(scores)),
         "height": axes["height"] + SLIDER_HEIGHT,
     }
-    return go.Figure([trace], layout)
-
-
-def map_frame(scores: Scores) -> tuple[Json, Json]:
-    """A map without its numbers and colours, as plain data: the cells of its trace, and the axes and height around."""
-    columns, rows = source_places(scores), [str(position) for position in scores.dest_positions]
-    row_title, column_title = axis_titles(scores)
-    axes = {
-        "xaxis": token_axis(scores.src_tokens, columns, column_title) | {"side": "top"},
-        "yaxis": token_axis(scores.dest_tokens, rows, row_title) | {"autorange": "reversed"},
-        "height": _height(len(rows), below=COLOUR_BAR_HEIGHT),
-    }
-    return _cells(columns, rows), axes
+    return go.Figure([cells | trace], layout)
 
 
 def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw one destination's row in every layer: layers are rows (first on top), sources columns.
 
-    `dest` is a position (negative: from the end of the destinations kept), or a token that occurs once.
+    `dest` is a position (negative: from the end of the map's destinations), or a token that occurs once.
     Raises InputError for one that is not there, ScoresError for scores per head.
     """
     refuse_heads(scores)
     grid = rounded(scores.row(dest))
-    index = dest_index(scores, dest)
-    position, token = scores.dest_positions[index], scores.dest_tokens[index]
+    row = dest_index(scores, dest)
+    label = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
     sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
-    columns = source_axis(scores)
-    label = hover_text(token, position, scores.unit)
-    cells, axes = layer_frame(scores.layers, columns)
+    cells, axes = layer_frame(scores.layers, source_axis(scores))
     trace = cells | {"z": grid, "customdata": [sources for _ in scores.layers], "hovertemplate": row_hover(label)}
     layout = axes | {
         "template": template(theme),
-        "title": titled(f"{method_name(scores)}, {scores.stage}: row of {label}", sentence(scores)),
+        "title": titled(f"{label_of(scores.method)}, {scores.stage}: row of {label}", sentence(scores)),
         "coloraxis": from_zero(theme, top(grid), VALUE_NAMES[scores.stage]),
     }
     return go.Figure([trace], layout)
@@ -136,30 +115,55 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
     """
     if effect.heads is not None:
         raise InputError(
-            f"this effect is per head ({len(effect.heads)} heads): expected one row a layer; compute it without "
+            f"this effect is per head ({len(effect.heads)} heads): expected one row per layer; compute it without "
             "per_head"
         )
-    grid = rounded(effect.values)
     cells, axes = effect_frame(effect)
-    sources = effect_hovers(effect)
-    trace = cells | {"z": grid, "customdata": [sources for _ in effect.layers], "hovertemplate": effect_hover()}
+    labels = effect_labels(effect)
+    cells |= {"z": rounded(effect.values), "customdata": [labels] * len(effect.layers), "hovertemplate": EFFECT_HOVER}
     layout = axes | {
         "template": template(theme),
         "title": titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
         "coloraxis": effect_scale(effect, theme),
     }
-    return go.Figure([trace], layout)
+    return go.Figure([cells], layout)
+
+
+def map_frame(scores: Scores) -> tuple[Json, Json]:
+    """A map without its numbers and colours, as plain data: the cells of its trace, and the axes and height around."""
+    columns, rows = source_places(scores), [str(position) for position in scores.dest_positions]
+    axes = {
+        "xaxis": source_axis(scores) | {"side": "top"},
+        "yaxis": token_axis(scores.dest_tokens, rows, axis_titles(scores)[0]) | {"autorange": "reversed"},
+        "height": _height(len(rows)),
+    }
+    return _cells(columns, rows), axes
+
+
+def layer_frame(layers: Sequence[int], columns: Json) -> tuple[Json, Json]:
+    """A picture of layers (rows, first on top) and sources without its numbers and colours, as plain data."""
+    axes = {
+        "xaxis": columns | {"side": "top"},
+        "yaxis": {"type": "category", "title": {"text": "layer"}, "autorange": "reversed"},
+        "height": _height(len(layers)),
+    }
+    return _cells(columns["categoryarray"], [str(layer) for layer in layers]), axes
 
 
 def effect_frame(effect: Effect) -> tuple[Json, Json]:
     """An effect without its numbers and colours, as plain data: the cells of its trace, and what is around."""
     places = [str(position) for position in effect.src_positions]
-    return layer_frame(effect.layers, token_axis(_tokens_acted_on(effect), places, "source (column)"))
+    return layer_frame(effect.layers, token_axis(_effect_sources(effect), places, "source (column)"))
 
 
-def effect_hovers(effect: Effect) -> list[str]:
+def source_axis(scores: Scores) -> Json:
+    """The axis of a map's sources."""
+    return token_axis(scores.src_tokens, source_places(scores), axis_titles(scores)[1])
+
+
+def effect_labels(effect: Effect) -> list[str]:
     """The labels of an effect's sources in hover boxes."""
-    return hover_labels(_tokens_acted_on(effect), effect.src_positions, "token")
+    return hover_labels(_effect_sources(effect), effect.src_positions, "token")
 
 
 def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
@@ -173,7 +177,12 @@ def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
     }
 
 
-def _tokens_acted_on(effect: Effect) -> tuple[str, ...]:
+def row_hover(destination: str) -> str:
+    """The hover box of a cell in a destination's row, whose customdata is the source's label."""
+    return hover_box("layer %{y}", destination, "%{customdata}")
+
+
+def _effect_sources(effect: Effect) -> tuple[str, ...]:
     """The sources; of patching, what is put in place of what, where the two sentences differ."""
     if not isinstance(effect, PatchingEffect):
         return effect.src_tokens
@@ -181,82 +190,10 @@ def _tokens_acted_on(effect: Effect) -> tuple[str, ...]:
     return tuple(one if one == other else f"{visible(one)} / {visible(other)}" for one, other in pairs)
 
 
-def rounded(values: Float[Tensor, "row column"], digits: int = DIGITS) -> Grid:
-    """A map as nested lists with as many significant digits as a figure needs.
-
-    >>> import torch
-    >>> rounded(torch.tensor([[0.1, 1.23456789e-7]]))
-    [[0.1, 1.23457e-07]]
-    """
-    return [[float(f"{value:.{digits}g}") for value in row] for row in values.tolist()]
-
-
-def top(grid: Grid) -> float:
-    """The upper end of a colour scale that starts at 0: the largest value, or 1 if nothing is above 0."""
-    largest = max((value for row in grid for value in row), default=0.0)
-    return largest if largest > 0 else 1.0
-
-
-def map_hover(place: str) -> str:
-    """The hover box of a map cell, whose customdata are the destination's and the source's labels."""
-    return (
-        f"<b>%{{z:.4~g}}</b>  {place}<br>destination  %{{customdata[0]}}<br>source  %{{customdata[1]}}<extra></extra>"
-    )
-
-
-def row_hover(destination: str) -> str:
-    """The hover box of a cell in a destination's row, whose customdata is the source's label."""
-    return f"<b>%{{z:.4~g}}</b>  layer %{{y}}<br>destination  {destination}<br>source  %{{customdata}}<extra></extra>"
-
-
-def effect_hover() -> str:
-    """The hover box of an effect's cell, whose customdata is the source's label."""
-    return "<b>%{z:+.4~g}</b>  layer %{y}<br>source  %{customdata}<extra></extra>"
-
-
-def method_name(scores: Scores) -> str:
-    """A method's name as people write it."""
-    return label_of(scores.method)
-
-
-def sentence(scores: Scores) -> str:
-    """The sources as one line of text, shortened, for plotly; where they are of another sentence, both."""
-    if crosses(scores):
-        return f"{_line(scores.src_tokens, SENTENCE_LENGTH // 2)} → {_line(scores.dest_tokens, SENTENCE_LENGTH // 2)}"
-    return _line(scores.src_tokens, SENTENCE_LENGTH)
-
-
-def _line(tokens: Sequence[str], length: int) -> str:
-    return plotly_text(short(" ".join(visible(token) for token in tokens), length))
-
-
-def source_axis(scores: Scores) -> Json:
-    """The axis of a map's sources."""
-    return token_axis(scores.src_tokens, source_places(scores), axis_titles(scores)[1])
-
-
-def layer_frame(layers: Sequence[int], columns: Json) -> tuple[Json, Json]:
-    """A picture of layers (rows, first on top) and sources without its numbers and colours, as plain data."""
-    axes = {
-        "xaxis": columns | {"side": "top"},
-        "yaxis": {"type": "category", "title": {"text": "layer"}, "autorange": "reversed"},
-        "height": _height(len(layers), below=COLOUR_BAR_HEIGHT),
-    }
-    return _cells(columns["categoryarray"], [str(layer) for layer in layers]), axes
-
-
 def _cells(columns: list[str], rows: list[str]) -> Json:
     return {"type": "heatmap", "x": columns, "y": rows, "coloraxis": "coloraxis", **gaps(len(columns), len(rows))}
 
 
-def _height(rows: int, *, below: int) -> int:
+def _height(rows: int) -> int:
     cell = min(34, max(12, 560 // max(rows, 1)))
-    return max(110, rows * cell) + HEADER_HEIGHT + below
-
-
-def _layer_steps(layers: Sequence[int], grids: Sequence[Grid]) -> list[Step]:
-    """What each layer changes: its values, its hover box and the end of the colour scale."""
-    return [
-        (str(layer), {"z": [grid], "hovertemplate": [map_hover(f"layer {layer}")]}, {"coloraxis.cmax": top(grid)})
-        for layer, grid in zip(layers, grids, strict=True)
-    ]
+    return max(110, rows * cell) + HEADER_HEIGHT + COLOUR_BAR_HEIGHT

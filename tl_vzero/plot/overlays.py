@@ -1,4 +1,5 @@
-"""What a vision model draws on, laid over its picture."""
+"""Maps of what is no text: what a vision model draws on, laid over its picture, and what a speech encoder draws on,
+over time in seconds."""
 
 import base64
 import re
@@ -14,19 +15,19 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.maps import VALUE_NAMES, method_name, rounded, top
 from tl_vzero.plot.parts import (
-    Step,
     dest_index,
-    from_zero,
+    hover_box,
     layer_index,
+    layered,
     plotly_text,
     refuse_heads,
-    step_slider,
+    rounded,
     titled,
     visible,
 )
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme, template
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme
+from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
 DIGITS = 4
@@ -35,14 +36,16 @@ SLIDER_ROOM = 100
 AROUND = 88 + COLOUR_BAR_HEIGHT + SLIDER_ROOM  # title, colour bar and slider, in pixels
 STRONGEST = 0.85  # how much of the picture the largest value covers
 RAMP_STEPS = 9
+TIME_HEIGHT = 560
 _PATCH = re.compile(r"r(\d+)c(\d+)")
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?) s")
 Picture = Shaped[np.ndarray, "height width 3"] | Shaped[Tensor, "height width 3"]
 
 
 def patch_overlay(
     scores: Scores, image: Picture, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT
 ) -> go.Figure:
-    """Lay what a destination draws on over the picture, a square a patch, with a layer slider.
+    """Lay what a destination draws on over the picture, one square per patch, with a layer slider.
 
     `image` is `[height, width, 3]`, bytes from 0 to 255 or floats from 0 to 1; sources are patches labelled by row and
     column ("r2c5"), from which the grid is read, and others such as [CLS] are left out. The colour is clear at 0 and
@@ -66,109 +69,75 @@ def patch_overlay(
     height, width = pixels.shape[0] / rows, pixels.shape[1] / columns
     grids = [_grid(values, patches, rows, columns) for values in rounded(scores.values[:, row], DIGITS)]
     target = scores.dest_tokens[row].strip()
-    figure = go.Figure(
-        go.Heatmap(
-            z=grids[start],
-            x0=width / 2,
-            dx=width,
-            y0=height / 2,
-            dy=height,
-            coloraxis="coloraxis",
-            customdata=[[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
-            hovertemplate=_patch_hover(scores.layers[start], target),
-            hoverongaps=False,
-        )
+    name = plotly_text(visible(target))
+    trace, layout = layered(
+        scores, grids, lambda index: hover_box(f"layer {index}", name, "%{customdata}"), start, theme
     )
-    figure.update_layout(
-        template=template(theme),
+    trace |= {
+        "x0": width / 2,
+        "dx": width,
+        "y0": height / 2,
+        "dy": height,
+        "customdata": [[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
+        "hoverongaps": False,
+    }
+    title = titled(f"{label_of(scores.method)}, {scores.stage}: what {name} draws on", "laid over the picture")
+    layout["coloraxis"]["colorscale"] = _see_through(theme)
+    layout |= {
         # A title that makes its own room moves the picture, and plotly leaves the patches where they were.
-        title=titled(f"{method_name(scores)}, {scores.stage}: what {_named(target)} draws on", "laid over the picture")
-        | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
-        margin={"l": 24, "r": 24, "t": 88, "b": COLOUR_BAR_HEIGHT + SLIDER_ROOM},
-        images=[_below(pixels)],
-        height=PICTURE_HEIGHT + AROUND,
-        xaxis={"range": [0, pixels.shape[1]], "visible": False, "constrain": "domain"},
-        yaxis={"range": [pixels.shape[0], 0], "visible": False, "scaleanchor": "x", "constrain": "domain"},
-        coloraxis={
-            "colorscale": _see_through(theme),
-            "cmin": 0,
-            "cmax": _top(grids[start]),
-            "colorbar": {"title": {"text": VALUE_NAMES[scores.stage]}},
-        },
-        sliders=[step_slider(_steps(scores.layers, grids, target), start, theme)],
-    )
-    framed = _PATCH.fullmatch(target)
-    if framed:
-        at = [int(number) for number in framed.groups()]
-        frame = {"x0": at[1] * width, "x1": (at[1] + 1) * width, "y0": at[0] * height, "y1": (at[0] + 1) * height}
+        "title": title | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
+        "margin": {"l": 24, "r": 24, "t": 88, "b": COLOUR_BAR_HEIGHT + SLIDER_ROOM},
+        "images": [_below(pixels)],
+        "height": PICTURE_HEIGHT + AROUND,
+        "xaxis": {"range": [0, pixels.shape[1]], "visible": False, "constrain": "domain"},
+        "yaxis": {"range": [pixels.shape[0], 0], "visible": False, "scaleanchor": "x", "constrain": "domain"},
+    }
+    figure = go.Figure(go.Heatmap(trace), layout)
+    if match := _PATCH.fullmatch(target):
+        r, c = map(int, match.groups())
+        frame = {"x0": c * width, "x1": (c + 1) * width, "y0": r * height, "y1": (r + 1) * height}
         figure.add_shape(type="rect", line={"color": theme.accent, "width": 3}, **frame)
     return figure
 
 
 def _pixels(image: Any) -> np.ndarray:
-    given = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    if not isinstance(given, np.ndarray):
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if not isinstance(array, np.ndarray):
         raise InputTypeError(f"image is {type(image).__name__}: expected an array [height, width, 3]")
-    if given.ndim != 3 or given.shape[-1] != 3 or 0 in given.shape:
-        hint = "; call .permute(1, 2, 0) on it" if given.ndim == 3 and given.shape[0] == 3 else ""
-        raise InputError(f"image has shape {list(given.shape)}: expected [height, width, 3]{hint}")
-    if given.dtype == np.uint8:
-        return given
-    if not np.issubdtype(given.dtype, np.floating):
-        raise InputTypeError(f"image is of {given.dtype}: expected bytes (uint8), or floats from 0 to 1")
-    if not (given.min() >= 0 and given.max() <= 1):
+    if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
+        hint = "; call .permute(1, 2, 0) on it" if array.ndim == 3 and array.shape[0] == 3 else ""
+        raise InputError(f"image has shape {list(array.shape)}: expected [height, width, 3]{hint}")
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputTypeError(f"image is of {array.dtype}: expected bytes (uint8), or floats from 0 to 1")
+    if not (array.min() >= 0 and array.max() <= 1):
         raise InputError(
-            f"image goes from {given.min():.3g} to {given.max():.3g}: expected floats from 0 to 1; undo the image "
+            f"image goes from {array.min():.3g} to {array.max():.3g}: expected floats from 0 to 1; undo the image "
             "processor's normalisation, or give the picture as it was"
         )
-    bytes_: np.ndarray = np.rint(given * 255).astype(np.uint8)
+    bytes_: np.ndarray = np.rint(array * 255).astype(np.uint8)
     return bytes_
 
 
 def _patches(tokens: Sequence[str]) -> dict[int, tuple[int, int]]:
     """The row and column of each source that is a patch."""
-    found = {}
-    for index, token in enumerate(tokens):
-        match = _PATCH.fullmatch(token.strip())
-        if match:
-            found[index] = (int(match[1]), int(match[2]))
-    if not found:
+    matches = {index: _PATCH.fullmatch(token.strip()) for index, token in enumerate(tokens)}
+    patches = {index: (int(match[1]), int(match[2])) for index, match in matches.items() if match}
+    if not patches:
         raise ScoresError(
             f"no source is a patch: expected labels of row and column such as r2c5, and found {list(tokens[:4])}; "
             "compute the scores of a vision model on an image"
         )
-    return found
+    return patches
 
 
 def _grid(
     row: Sequence[float], patches: dict[int, tuple[int, int]], rows: int, columns: int
 ) -> list[list[float | None]]:
     """A row's values where the patches are; None where a source was left out."""
-    grid: list[list[float | None]] = [[None] * columns for _ in range(rows)]
-    for index, (r, c) in patches.items():
-        grid[r][c] = row[index]
-    return grid
-
-
-def _steps(layers: Sequence[int], grids: Sequence[list[list[float | None]]], target: str) -> list[Step]:
-    return [
-        (str(layer), {"z": [grid], "hovertemplate": [_patch_hover(layer, target)]}, {"coloraxis.cmax": _top(grid)})
-        for layer, grid in zip(layers, grids, strict=True)
-    ]
-
-
-def _top(grid: list[list[float | None]]) -> float:
-    return top([[value or 0.0 for value in row] for row in grid])
-
-
-def _named(target: str) -> str:
-    return plotly_text(visible(target))
-
-
-def _patch_hover(layer: int, target: str) -> str:
-    return (
-        f"<b>%{{z:.4~g}}</b>  layer {layer}<br>destination  {_named(target)}<br>source  %{{customdata}}<extra></extra>"
-    )
+    at = {place: row[index] for index, place in patches.items()}
+    return [[at.get((r, c)) for c in range(columns)] for r in range(rows)]
 
 
 def _see_through(theme: Theme) -> list[list[float | str]]:
@@ -204,12 +173,6 @@ def _png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-# Maps of sounds: rows and columns are frames, and the axes are time.
-
-HEIGHT = 560
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?) s")
-
-
 def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
     """Draw a speech encoder's `[layer, dest, src]` over time in seconds, with a layer slider.
 
@@ -231,54 +194,37 @@ def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) 
     start = layer_index(scores, layer)
     sources, destinations = _times(scores.src_tokens), _times(scores.dest_tokens)
     grids = [rounded(values, DIGITS) for values in scores.values]
-    figure = go.Figure(
-        go.Heatmap(
-            z=grids[start],
-            x=_middles(sources, destinations),
-            y=_middles(destinations, sources),
-            coloraxis="coloraxis",
-            customdata=[[[dest, source] for source in scores.src_tokens] for dest in scores.dest_tokens],
-            hovertemplate=_time_hover(scores.layers[start]),
-        )
-    )
-    steps: list[Step] = [
-        (str(layer), {"z": [grid], "hovertemplate": [_time_hover(layer)]}, {"coloraxis.cmax": top(grid)})
-        for layer, grid in zip(scores.layers, grids, strict=True)
-    ]
-    figure.update_layout(
-        template=template(theme),
-        title=titled(f"{method_name(scores)}, {scores.stage}", f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
-        xaxis=_time_axis("source (column)") | {"side": "top"},
-        yaxis=_time_axis("destination (row)") | {"autorange": "reversed"},
-        coloraxis=from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
-        sliders=[step_slider(steps, start, theme)],
-        height=HEIGHT + COLOUR_BAR_HEIGHT + 150,
-    )
-    return figure
+    trace, layout = layered(scores, grids, lambda index: hover_box(f"layer {index}"), start, theme)
+    trace |= {
+        "x": _middles(sources, destinations),
+        "y": _middles(destinations, sources),
+        "customdata": [[[dest, source] for source in scores.src_tokens] for dest in scores.dest_tokens],
+    }
+    title = f"{label_of(scores.method)}, {scores.stage}"
+    layout |= {
+        "title": titled(title, f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
+        "xaxis": _time_axis("source (column)") | {"side": "top"},
+        "yaxis": _time_axis("destination (row)") | {"autorange": "reversed"},
+        "height": TIME_HEIGHT + COLOUR_BAR_HEIGHT + 150,
+    }
+    return go.Figure(go.Heatmap(trace), layout)
 
 
 def _times(labels: Sequence[str]) -> list[float]:
-    found = [_SECONDS.fullmatch(label.strip()) for label in labels]
-    if not labels or None in found:
+    times = [float(match[1]) for label in labels if (match := _SECONDS.fullmatch(label.strip()))]
+    if not labels or len(times) < len(labels):
         raise ScoresError(
             f"these positions are no frames of a sound: expected labels such as '0.32 s', and found "
             f"{list(labels[:4])}; compute the scores of a speech encoder, or draw them by heatmap"
         )
-    return [float(match[1]) for match in found if match is not None]
+    return times
 
 
 def _middles(times: Sequence[float], others: Sequence[float]) -> list[float]:
     """The middles of the frames' cells: half the shortest step after each begins."""
-    steps = [after - before for each in (times, others) for before, after in pairwise(each)]
+    steps = [after - before for labels in (times, others) for before, after in pairwise(labels)]
     return [round(time + min(steps, default=0.02) / 2, 6) for time in times]
 
 
 def _time_axis(title: str) -> dict[str, Any]:
     return {"type": "linear", "ticksuffix": " s", "title": {"text": f"{title}, when the frame begins"}}
-
-
-def _time_hover(layer: int) -> str:
-    return (
-        f"<b>%{{z:.4~g}}</b>  layer {layer}<br>destination  %{{customdata[0]}}<br>source  %{{customdata[1]}}"
-        "<extra></extra>"
-    )

@@ -1,23 +1,32 @@
-"""What the figures of Scores share: checks at the door, axes of tokens, titles, colour scales and sliders."""
+"""What the figures share: the names of methods and the text of tokens, checks of a caller's choices, axes, titles,
+hover boxes, colour scales and sliders."""
 
-import json
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme, template
 from tl_vzero.scores import Scores
 
-# Token text in pictures: everything visible, nothing taken for markup.
-
+VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
+DIGITS = 6  # significant ones that a map holds, unless it says otherwise
+SENTENCE_LENGTH = 110  # characters below a title
 JOINERS = "\u200c\u200d"
 BLANK_LETTERS = "\u034f\u115f\u1160\u2800\u3164\uffa0"
 TICK_LENGTH = 16
 WORD_START = "▁"
+CELL_GAP_LIMIT = 40  # rows or columns; the cells of a larger map have no lines between them
+SLANTED_LABELS_LIMIT = 24
+SLIDER_ABOVE = 84  # pixels that a figure leaves for a slider between its title and its maps
+
+Grid = list[list[float]]
+# A step of a slider: its label, what it changes in the traces, what in the layout.
+Step = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 def visible(token: str) -> str:
@@ -35,21 +44,19 @@ def visible(token: str) -> str:
     core = token.rstrip(" ").lstrip(f" {WORD_START}")
     if not core:
         return "␣" * len(token) or "‹empty›"
-    last = len(core) - 1
-    return "".join(_visible_character(c, inside=0 < i < last, first=i == 0) for i, c in enumerate(core))
+    return "".join(_visible_character(core, i) for i in range(len(core)))
 
 
-def _visible_character(character: str, *, inside: bool, first: bool) -> str:
-    if character == " " or (character in JOINERS and inside):
+def _visible_character(text: str, place: int) -> str:
+    character, category = text[place], unicodedata.category(text[place])
+    if character == " " or (character in JOINERS and 0 < place < len(text) - 1):
         return character
     if character in "\n\t":
         return "⏎" if character == "\n" else "⇥"
-    category = unicodedata.category(character)
     if category[0] in "CZ" or character in BLANK_LETTERS:
         return f"‹U+{ord(character):04X}›"
-    if category[0] == "M" and first:
-        return f"◌{character}"
-    return character
+    # A mark that combines with nothing gets a circle to stand on.
+    return f"◌{character}" if category[0] == "M" and place == 0 else character
 
 
 def short(text: str, length: int = TICK_LENGTH) -> str:
@@ -94,52 +101,8 @@ def hover_text(token: str, position: int, unit: str = "token") -> str:
     return f"{plotly_text(visible(token))} · {place} {position}"
 
 
-# A piece of HTML that a notebook shows and `save_figure` writes.
-
-
-@dataclass(frozen=True, repr=False)
-class Snippet:
-    """HTML that stands in any page: its style and script touch nothing but itself."""
-
-    html: str
-    title: str
-    theme: Theme
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __repr__(self) -> str:
-        return f"Snippet({self.title!r}, {len(self.html)} characters of HTML)"
-
-    def to_page(self) -> str:
-        """A whole page with nothing else on it."""
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width">'
-            f"<title>{escape(self.title)}</title></head>"
-            f'<body style="margin:16px;background:{self.theme.page}">\n{self.html}\n</body></html>\n'
-        )
-
-
-def script_data(data: Any) -> str:
-    """Plain data as JSON that a script element can hold: nothing in it ends the element.
-
-    >>> script_data("</script>")
-    '"\\\\u003c/script>"'
-    """
-    # A lone surrogate is no UTF-8; as an escape it is.
-    return json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-
-
-CELL_GAP_LIMIT = 40
-SLANTED_LABELS_LIMIT = 24
-# A step of a slider: its label, what it changes in the traces, what in the layout.
-Step = tuple[str, dict[str, Any], dict[str, Any]]
-SLIDER_ABOVE = 84  # pixels that a figure keeps for a slider between its title and its maps
-
-
 def refuse_heads(scores: Scores) -> None:
-    """Raise ScoresError for scores per head, where one map a layer is drawn; InputTypeError for what is no Scores."""
+    """Raise ScoresError for scores per head, where one map per layer is drawn; InputTypeError for what is no Scores."""
     if not isinstance(scores, Scores):
         raise InputTypeError(f"a {type(scores).__name__} was to be drawn: expected Scores")
     if scores.heads is not None:
@@ -202,19 +165,45 @@ def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict
         "categoryarray": list(places),
         "labelalias": {p: tick_text(token) for p, token in zip(places, tokens, strict=True)},
         "autotickangles": [0, -45, -90] if len(places) <= SLANTED_LABELS_LIMIT else [0, -90],
-        "tickfont": {"size": _tick_size(len(places))},
+        "tickfont": {"size": 12 if len(places) <= 32 else 10 if len(places) <= 64 else 9},
         "title": {"text": title},
     }
 
 
-def _tick_size(count: int) -> int:
-    return 12 if count <= 32 else 10 if count <= 64 else 9
-
-
 def gaps(columns: int, rows: int) -> dict[str, int]:
     """Lines between cells, where cells are large enough."""
-    gap = 1 if max(columns, rows) <= CELL_GAP_LIMIT else 0
-    return {"xgap": gap, "ygap": gap}
+    return dict.fromkeys(("xgap", "ygap"), 1 if max(columns, rows) <= CELL_GAP_LIMIT else 0)
+
+
+def sentence(scores: Scores) -> str:
+    """The sources as one line of text, shortened, for plotly; where they are of another sentence, both."""
+
+    def line(tokens: Sequence[str], length: int) -> str:
+        return plotly_text(short(" ".join(map(visible, tokens)), length))
+
+    if not crosses(scores):
+        return line(scores.src_tokens, SENTENCE_LENGTH)
+    return " → ".join(line(tokens, SENTENCE_LENGTH // 2) for tokens in (scores.src_tokens, scores.dest_tokens))
+
+
+def rounded(values: Float[Tensor, "row column"], digits: int = DIGITS) -> Grid:
+    """A map as nested lists with as many significant digits as a figure needs.
+
+    >>> import torch
+    >>> rounded(torch.tensor([[0.1, 1.23456789e-7]]))
+    [[0.1, 1.23457e-07]]
+    """
+    return [[float(f"{value:.{digits}g}") for value in row] for row in values.tolist()]
+
+
+def top(grid: Sequence[Sequence[float | None]]) -> float:
+    """The upper end of a colour scale that starts at 0: the largest value, or 1 if nothing is above 0."""
+    return max((value for row in grid for value in row if value is not None and value > 0), default=1.0)
+
+
+def hover_box(place: str, destination: str = "%{customdata[0]}", source: str = "%{customdata[1]}") -> str:
+    """The hover box of a map's cell; by default its customdata are the destination's and the source's labels."""
+    return f"<b>%{{z:.4~g}}</b>  {place}<br>destination  {destination}<br>source  {source}<extra></extra>"
 
 
 def titled(text: str, subtitle: str) -> dict[str, Any]:
@@ -224,12 +213,27 @@ def titled(text: str, subtitle: str) -> dict[str, Any]:
 
 def from_zero(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
     """A colour scale that starts at exactly 0."""
-    return {
-        "colorscale": theme.sequential_ramp(),
-        "cmin": 0,
-        "cmax": maximum,
-        "colorbar": {"title": {"text": name}},
+    return {"colorscale": theme.sequential_ramp(), "cmin": 0, "cmax": maximum, "colorbar": {"title": {"text": name}}}
+
+
+def layered(
+    scores: Scores, grids: Sequence[Any], hover: Callable[[int], str], start: int, theme: Theme
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a map that has a grid for each layer: the trace's values, and the layout's colours and slider.
+
+    A step of the slider changes the values, the hover box and the end of the colour scale.
+    """
+    steps: list[Step] = [
+        (str(layer), {"z": [grid], "hovertemplate": [hover(layer)]}, {"coloraxis.cmax": top(grid)})
+        for layer, grid in zip(scores.layers, grids, strict=True)
+    ]
+    trace = {"z": grids[start], "hovertemplate": hover(scores.layers[start]), "coloraxis": "coloraxis"}
+    layout = {
+        "template": template(theme),
+        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
+        "sliders": [step_slider(steps, start, theme)],
     }
+    return trace, layout
 
 
 def step_slider(steps: Sequence[Step], start: int, theme: Theme, *, prefix: str = "layer ") -> dict[str, Any]:
@@ -237,7 +241,7 @@ def step_slider(steps: Sequence[Step], start: int, theme: Theme, *, prefix: str 
     return {
         "active": start,
         "steps": [
-            {"label": label, "method": "update", "args": [traces, layout, list(range(_traces_changed(traces)))]}
+            {"label": label, "method": "update", "args": [traces, layout, list(range(max(map(len, traces.values()))))]}
             for label, traces, layout in steps
         ],
         "currentvalue": {"prefix": prefix, "font": {"size": 14, "color": theme.ink}, "xanchor": "left"},
@@ -247,7 +251,3 @@ def step_slider(steps: Sequence[Step], start: int, theme: Theme, *, prefix: str 
         "bordercolor": theme.line,
         "font": {"color": theme.muted},
     }
-
-
-def _traces_changed(traces: dict[str, Any]) -> int:
-    return max(len(values) for values in traces.values())

@@ -10,22 +10,27 @@ from torch import Tensor, stack
 
 from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.maps import VALUE_NAMES, method_name, rounded, sentence, top
 from tl_vzero.plot.parts import (
     SLIDER_ABOVE,
     TICK_LENGTH,
+    VALUE_NAMES,
+    Grid,
     Step,
     axis_titles,
     from_zero,
     gaps,
+    hover_box,
     hover_labels,
     layer_index,
     plotly_text,
     refuse_heads,
+    rounded,
+    sentence,
     source_places,
     step_slider,
     titled,
     token_axis,
+    top,
     visible,
 )
 from tl_vzero.plot.theme import LIGHT, Theme, template
@@ -39,7 +44,7 @@ PANELS_ACROSS = 4
 HEADER = 104  # title, subtitle and the first names
 TOKEN_LABELS = 110
 GAP = 22
-LABELLED_CELLS = 20_000
+LABELLED_CELLS = 20_000  # of all maps together
 
 
 def layer_grid(scores: Scores, *, columns: int | None = None, theme: Theme = LIGHT) -> go.Figure:
@@ -62,7 +67,7 @@ def layer_grid(scores: Scores, *, columns: int | None = None, theme: Theme = LIG
         scores,
         [f"layer {layer}" for layer in scores.layers],
         [("", scores.values)],
-        title=f"{method_name(scores)}, {scores.stage}, every layer",
+        title=f"{label_of(scores.method)}, {scores.stage}, every layer",
         columns=columns,
         theme=theme,
     )
@@ -90,9 +95,9 @@ def head_grid(
     return _panels(
         scores,
         [f"head {head}" for head in scores.heads],
-        [(str(number), values) for number, values in zip(scores.layers, scores.values, strict=True)],
+        [(str(index), values) for index, values in zip(scores.layers, scores.values, strict=True)],
         start=layer_index(scores, layer),
-        title=f"{method_name(scores)}, {scores.stage}, every head",
+        title=f"{label_of(scores.method)}, {scores.stage}, every head",
         columns=columns,
         theme=theme,
     )
@@ -114,20 +119,20 @@ def method_comparison(
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> compared = tl_vzero.compare(model, "the hat [MASK] old.", methods=["value_zeroing", "attention"])
-    >>> figure = method_comparison([each.normalized() for each in compared.values()])
+    >>> figure = method_comparison([scores.normalized() for scores in compared.values()])
     >>> [note.text for note in figure.layout.annotations]
     ['Value Zeroing', 'Raw attention']
     """
-    named = _named(scores)
-    first = next(iter(named.values()))
-    for name, each in named.items():
-        _refuse_incomparable(first, name, each)
+    by_name = _by_name(scores)
+    first = next(iter(by_name.values()))
+    for name, other in by_name.items():
+        _refuse_incomparable(first, name, other)
     return _panels(
         first,
-        list(named),
+        list(by_name),
         [
-            (str(number), stack([each.values[at].to(first.values) for each in named.values()]))
-            for at, number in enumerate(first.layers)
+            (str(index), stack([other.values[at].to(first.values) for other in by_name.values()]))
+            for at, index in enumerate(first.layers)
         ],
         start=layer_index(first, layer),
         title="Methods side by side",
@@ -136,37 +141,34 @@ def method_comparison(
     )
 
 
-def _named(scores: Mapping[str, Scores] | Sequence[Scores]) -> dict[str, Scores]:
+def _by_name(scores: Mapping[str, Scores] | Sequence[Scores]) -> dict[str, Scores]:
     if isinstance(scores, Scores) or not isinstance(scores, Mapping | Sequence):
         raise InputTypeError(f"scores is {type(scores).__name__}: expected several Scores, as a list or by name")
     if not scores:
         raise InputError("scores are empty: expected the Scores of at least one method")
     if isinstance(scores, Mapping):
-        return {label_of(name): each for name, each in scores.items()}
-    named: dict[str, Scores] = {}
-    for each in scores:
-        name = method_name(each)
-        alike = sum(other.partition(" (")[0] == name for other in named)
-        named[f"{name} ({alike + 1})" if alike else name] = each
-    return named
+        return {label_of(name): of_method for name, of_method in scores.items()}
+    by_name: dict[str, Scores] = {}
+    for of_method in scores:
+        name = label_of(of_method.method)
+        alike = sum(other.partition(" (")[0] == name for other in by_name)
+        by_name[f"{name} ({alike + 1})" if alike else name] = of_method
+    return by_name
 
 
-def _refuse_incomparable(first: Scores, name: str, each: Scores) -> None:
-    refuse_heads(each)
-    labels = [
-        (one.layers, one.dest_tokens, one.src_tokens, one.dest_positions, one.src_positions, one.src_spans)
-        for one in (first, each)
-    ]
-    if labels[0] != labels[1]:
+def _refuse_incomparable(first: Scores, name: str, other: Scores) -> None:
+    refuse_heads(other)
+    labels = ("layers", "dest_tokens", "src_tokens", "dest_positions", "src_positions", "src_spans")
+    if any(getattr(first, label) != getattr(other, label) for label in labels):
         raise ScoresError(
-            f"{name} has {len(each.layers)} layers, {len(each.dest_tokens)} destinations and {len(each.src_tokens)} "
-            f"sources, {method_name(first)} has {len(first.layers)}, {len(first.dest_tokens)} and "
+            f"{name} has {len(other.layers)} layers, {len(other.dest_tokens)} destinations and {len(other.src_tokens)} "
+            f"sources, {label_of(first.method)} has {len(first.layers)}, {len(first.dest_tokens)} and "
             f"{len(first.src_tokens)}: expected the same layers, tokens and positions"
         )
-    if "raw" in (first.stage, each.stage) and (first.stage, first.method) != (each.stage, each.method):
+    if "raw" in (first.stage, other.stage) and (first.stage, first.method) != (other.stage, other.method):
         raise ScoresError(
-            f"{name} is {each.stage} and {method_name(first)} is {first.stage}: raw scores share no scale with others; "
-            "call normalized() or rollout() on each"
+            f"{name} is {other.stage} and {label_of(first.method)} is {first.stage}: raw scores share no scale with "
+            "others; call normalized() or rollout() on each"
         )
 
 
@@ -180,13 +182,13 @@ def _panels(
     theme: Theme,
     start: int = 0,
 ) -> go.Figure:
-    """A figure of maps with the labels of `scores`, one a name; a slider where there are several steps."""
+    """A figure of maps with the labels of `scores`, one per name; a slider where there are several steps."""
     across = _across(columns, len(names))
     grids = [[rounded(values, PANEL_DIGITS) for values in maps] for _, maps in steps]
     figure = go.Figure(layout=_layout(scores, len(names), across, theme, slider=len(steps) > 1))
-    hover = _hover(scores, len(names))
-    for number, (name, grid) in enumerate(zip(names, grids[start], strict=True)):
-        suffix = str(number + 1) if number else ""
+    destination, source, labels = _hover(scores, len(names))
+    for panel, (name, grid) in enumerate(zip(names, grids[start], strict=True)):
+        suffix = str(panel + 1) if panel else ""
         figure.add_trace(
             go.Heatmap(
                 z=grid,
@@ -195,8 +197,8 @@ def _panels(
                 xaxis=f"x{suffix}",
                 yaxis=f"y{suffix}",
                 coloraxis="coloraxis",
-                hovertemplate=f"<b>%{{z:.4~g}}</b>  {plotly_text(name)}<br>{hover[0]}<extra></extra>",
-                customdata=hover[1],
+                hovertemplate=hover_box(plotly_text(name), destination, source),
+                customdata=labels,
                 **gaps(len(scores.src_tokens) * across // 2, len(scores.dest_tokens) * across // 2),
             )
         )
@@ -219,7 +221,9 @@ def _panels(
         changes: list[Step] = [
             (label, {"z": maps}, {"coloraxis.cmax": _top(maps)}) for (label, _), maps in zip(steps, grids, strict=True)
         ]
-        figure.update_layout(sliders=[_slider_above(changes, start, theme)])
+        # Between title and maps, as token labels of any length stand below.
+        place = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
+        figure.update_layout(sliders=[step_slider(changes, start, theme) | place])
     return figure
 
 
@@ -234,22 +238,23 @@ def _layout(scores: Scores, panels: int, across: int, theme: Theme, *, slider: b
     down = ceil(panels / across)
     width = (FIGURE_WIDTH - TOKEN_LABELS - 100) / across - GAP
     square = width * len(scores.dest_tokens) / max(len(scores.src_tokens), 1)
-    panel = min(max(square, 90.0, len(scores.dest_tokens) * 2.0), 4 * width)
-    inner = down * (panel + PANEL_TITLE)
+    height = min(max(square, 90.0, len(scores.dest_tokens) * 2.0), 4 * width)
+    inner = down * (height + PANEL_TITLE)
+    header = HEADER + (SLIDER_ABOVE if slider else 0)
     layout: dict[str, Any] = {
         "template": template(theme),
-        "height": inner + HEADER + (SLIDER_ABOVE if slider else 0) + TOKEN_LABELS,
-        "margin": {"l": 24, "r": 24, "t": HEADER + (SLIDER_ABOVE if slider else 0), "b": 24},
+        "height": inner + header + TOKEN_LABELS,
+        "margin": {"l": 24, "r": 24, "t": header, "b": 24},
     }
     row_title, column_title = axis_titles(scores)
     places = [str(position) for position in scores.dest_positions]
     rows, cols = token_axis(scores.dest_tokens, places, ""), token_axis(scores.src_tokens, source_places(scores), "")
-    for number in range(panels):
-        row, column = divmod(number, across)
-        suffix = str(number + 1) if number else ""
-        above = 1 - row / down
+    for panel in range(panels):
+        row, column = divmod(panel, across)
+        suffix = str(panel + 1) if panel else ""
         gap = GAP / (FIGURE_WIDTH - TOKEN_LABELS)
-        lowest = number + across >= panels
+        bottom = (down - 1 - row) * (height + PANEL_TITLE) / inner
+        lowest = panel + across >= panels
         layout[f"xaxis{suffix}"] = cols | {
             "domain": [column / across + (gap / 2 if column else 0), (column + 1) / across - gap / 2],
             "anchor": f"y{suffix}",
@@ -259,45 +264,39 @@ def _layout(scores: Scores, panels: int, across: int, theme: Theme, *, slider: b
             "title": {"text": column_title if lowest and column == 0 else ""},
         }
         layout[f"yaxis{suffix}"] = rows | {
-            "domain": [above - panel / inner, above] if down == 1 else _below(row, down, panel, inner),
+            "domain": [1 - height / inner, 1.0] if down == 1 else [bottom, bottom + height / inner],
             "anchor": f"x{suffix}",
             "autorange": "reversed",
             "showticklabels": column == 0,
             "tickfont": {"size": 10},
-            "title": {"text": row_title if number == 0 else ""},
+            "title": {"text": row_title if panel == 0 else ""},
         }
-        if number:
+        if panel:
             # Zooming into one map zooms into all.
             layout[f"xaxis{suffix}"]["matches"] = "x"
             layout[f"yaxis{suffix}"]["matches"] = "y"
     return layout
 
 
-def _below(row: int, down: int, panel: float, inner: float) -> list[float]:
-    bottom = (down - 1 - row) * (panel + PANEL_TITLE) / inner
-    return [bottom, bottom + panel / inner]
-
-
-def _hover(scores: Scores, panels: int) -> tuple[str, list[list[list[str]]] | None]:
-    """The hover box, and its labels where an axis holds not all of a token.
+def _hover(scores: Scores, panels: int) -> tuple[str, str, list[list[list[str]]] | None]:
+    """Destination and source in the hover box, and the cells' labels where an axis holds not all of a token.
 
     Labels for each cell of each map make many megabytes of a long sentence: there the hover box shows what the axis
     shows, a token cut at 16 characters and its position (a category is named by its position, which a number format
     writes; without one the axis writes the token).
     """
-    row_title, column_title = ("destination", "source")
     cut = any(len(visible(token)) > TICK_LENGTH for token in (*scores.dest_tokens, *scores.src_tokens))
     few = panels * len(scores.dest_tokens) * len(scores.src_tokens) <= LABELLED_CELLS
     if scores.src_spans is not None or (cut and few):
         sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
         destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
         labels = [[[dest, source] for source in sources] for dest in destinations]
-        return f"{row_title}  %{{customdata[0]}}<br>{column_title}  %{{customdata[1]}}", labels
+        return "%{customdata[0]}", "%{customdata[1]}", labels
     place = "word" if scores.unit == "word" else "position"
-    return f"{row_title}  %{{y}} · {place} %{{y:d}}<br>{column_title}  %{{x}} · {place} %{{x:d}}", None
+    return f"%{{y}} · {place} %{{y:d}}", f"%{{x}} · {place} %{{x:d}}", None
 
 
-def _top(maps: Sequence[list[list[float]]]) -> float:
+def _top(maps: Sequence[Grid]) -> float:
     return top([row for grid in maps for row in grid])
 
 
@@ -317,9 +316,3 @@ def _colours(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
         "title": {"text": name, "side": "right"},
     }
     return scale
-
-
-def _slider_above(steps: Sequence[Step], start: int, theme: Theme) -> dict[str, Any]:
-    """The slider between title and maps, as token labels of any length stand below."""
-    place = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
-    return step_slider(steps, start, theme) | place

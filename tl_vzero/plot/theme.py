@@ -47,17 +47,7 @@ LIGHT = Theme(
     accent="#1f5fae",
     mark="#b34700",
     sequential=("#f6f8fb", "#d9e6f4", "#aecbe8", "#79a9da", "#4482c5", "#1f5ba3", "#0c3674", "#061b45"),
-    diverging=(
-        "#7f3b08",
-        "#b8600f",
-        "#e8a04c",
-        "#f8d6a8",
-        "#f6f6f7",
-        "#d3cfe6",
-        "#a79cca",
-        "#71589f",
-        "#35185a",
-    ),
+    diverging=("#7f3b08", "#b8600f", "#e8a04c", "#f8d6a8", "#f6f6f7", "#d3cfe6", "#a79cca", "#71589f", "#35185a"),
 )
 DARK = Theme(
     name="dark",
@@ -69,17 +59,7 @@ DARK = Theme(
     accent="#6fb0f5",
     mark="#ffb066",
     sequential=("#1c2531", "#1d3a5c", "#205388", "#2f74b5", "#5698d6", "#8dbdec", "#c3defa", "#f3f9ff"),
-    diverging=(
-        "#ffc880",
-        "#f0a04b",
-        "#bf6f1e",
-        "#6b4320",
-        "#222a35",
-        "#443a6b",
-        "#6f5cae",
-        "#a594e0",
-        "#dcd2ff",
-    ),
+    diverging=("#ffc880", "#f0a04b", "#bf6f1e", "#6b4320", "#222a35", "#443a6b", "#6f5cae", "#a594e0", "#dcd2ff"),
 )
 
 

@@ -1,19 +1,20 @@
 """Computing a report: the methods from one clean run, and the effects on the prediction."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import nn
 
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.effects.ablation import attribution_patching
-from tl_vzero.effects.measure import Effect, PatchingEffect
+from tl_vzero.effects.measure import Effect
 from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
-from tl_vzero.inputs.text import Pair, Sentence, encode, is_pair, warned_before
-from tl_vzero.methods.plan import Planned, plan_of
+from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
+from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN
-from tl_vzero.report.report import Report
+from tl_vzero.report.report import EFFECTS, Report
 from tl_vzero.targets import TargetIds, find_target, mask_positions
 
 NO_CORRUPTED = "no corrupted sentence was given (--corrupted TEXT, of as many tokens)"
@@ -44,39 +45,33 @@ def make_report(
     >>> list(report.comparison), list(report.effects)
     (['value_zeroing', 'alti', 'attention'], ['zero_ablation', 'attribution_patching'])
     """
-    for name, given in (("text", text), ("corrupted", corrupted)):
-        if not isinstance(given, str) and not is_pair(given) and (name, given) != ("corrupted", None):
+    for name, value in (("text", text), ("corrupted", corrupted)):
+        if not isinstance(value, str) and not is_pair(value) and (name, value) != ("corrupted", None):
             raise InputTypeError(
-                f"{name} is {type(given).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
+                f"{name} is {type(value).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
             )
     if methods is not None:
         plan_of(methods)
     sentence = encode(model, text).sentences[0]
     with warned_before():
-        return _made(model, text, sentence, methods, target, target_ids, corrupted, progress)
-
-
-def _made(
-    model: nn.Module,
-    text: str | Pair,
-    sentence: Sentence,
-    methods: Sequence[str] | None,
-    target: int | None,
-    target_ids: TargetIds | None,
-    corrupted: str | Pair | None,
-    progress: bool,
-) -> Report:
-    focus = None
-    if target is not None or target_ids is not None or len(mask_positions(model, sentence)) == 1:
-        focus = find_target(model, sentence, target)
-    patched = None
-    # First, because it may find the sentences to be of different lengths; its other reasons are those of all effects.
-    if corrupted is not None and focus is not None:
-        patched = _patched(model, text, corrupted, focus, target_ids, progress)
-    compared = _compared(model, text, methods, focus, target_ids, progress)
-    effects, missing = _effects(model, text, compared, target_ids)
-    if patched is not None:
-        effects["value_patching"] = patched
+        focus = None
+        if target is not None or target_ids is not None or len(mask_positions(model, sentence)) == 1:
+            focus = find_target(model, sentence, target)
+        patching = None
+        # First, because sentences of different lengths are refused here; all effects share the other reasons.
+        if corrupted is not None and focus is not None:
+            with suppress(HeadlessModelError):
+                patching = value_patching(
+                    model, text, corrupted, target=focus, target_ids=target_ids, progress=progress
+                )
+        compared = _compared(model, text, methods, focus, target_ids, progress)
+        effects: dict[str, Effect] = {}
+        if compared.effect is not None:
+            estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
+            effects = {"zero_ablation": compared.effect, "attribution_patching": estimate}
+    missing = {} if effects else dict.fromkeys(EFFECTS[:2], str(compared.no_effect_reason))
+    if patching is not None:
+        effects["value_patching"] = patching
     else:
         missing["value_patching"] = NO_CORRUPTED if corrupted is None else str(compared.no_effect_reason)
     metadata = dict(compared["value_zeroing"].metadata)
@@ -99,45 +94,15 @@ def _compared(
     target_ids: TargetIds | None,
     progress: bool,
 ) -> Comparison:
-    plan = _quick_methods() if methods is None else plan_of(_with_both(methods))
+    """The quick methods that the model has, or Value Zeroing first, the named ones in their order, and attention."""
+    if methods is None:
+        quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
+        plan = plan_of(
+            None,
+            registry={name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()},
+        )
+    else:
+        plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
     compared = compare_planned(plan, model, text, target=target, target_ids=target_ids, progress=progress)
     assert isinstance(compared, Comparison)
     return compared
-
-
-def _quick_methods() -> list[Planned]:
-    """The methods of a report for which none are named; a comparison leaves out those that the model lacks."""
-    quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
-    limits = {name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()}
-    return plan_of(None, registry=limits)
-
-
-def _with_both(methods: Sequence[str]) -> list[str]:
-    """Value Zeroing first, then the named ones in their order, raw attention at the end if it is not named."""
-    return list(dict.fromkeys(["value_zeroing", *methods, "attention"]))
-
-
-def _effects(
-    model: nn.Module, text: str | Pair, compared: Comparison, target_ids: TargetIds | None
-) -> tuple[dict[str, Effect], dict[str, str]]:
-    """Zero ablation, which the comparison has, and its estimate; or the reason why there is neither."""
-    if compared.effect is None:
-        reason = str(compared.no_effect_reason)
-        return {}, {"zero_ablation": reason, "attribution_patching": reason}
-    estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
-    return {"zero_ablation": compared.effect, "attribution_patching": estimate}, {}
-
-
-def _patched(
-    model: nn.Module,
-    text: str | Pair,
-    corrupted: str | Pair,
-    target: int,
-    target_ids: TargetIds | None,
-    progress: bool,
-) -> PatchingEffect | None:
-    """Values of the text in the corrupted sentence; None for a model whose head was never trained."""
-    try:
-        return value_patching(model, text, corrupted, target=target, target_ids=target_ids, progress=progress)
-    except HeadlessModelError:
-        return None

@@ -1,21 +1,22 @@
-"""What one page shows about one sentence."""
+"""A report: what one page shows about one sentence, and all its numbers as plain JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from math import isfinite
 from typing import Any
-
-from torch import Tensor
 
 from tl_vzero.comparison import Comparison
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.effects.agreement import Agreement, agreement
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import ScoresError
+from tl_vzero.plot.pages import finite
 from tl_vzero.scores import Scores
 
 EFFECTS = ("zero_ablation", "attribution_patching", "value_patching")
+FORMAT_VERSION = 2
+AT_ALL_STAGES = ("value_zeroing", "attention")
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,26 +55,57 @@ class Report:
         }
 
     @cached_property
-    def table(self) -> list[dict[str, Any]]:
-        """The comparison's table, a dict a method and layer; its last three columns are those of zero ablation."""
+    def table(self) -> list[Json]:
+        """The comparison's table, a dict per method and layer; its last three columns are those of zero ablation."""
         # The intervals are most of its work, and `agreements` has them already.
         rows = replace(self.comparison, effect=None).table().to_dict("records")
         return [{str(name): value for name, value in row.items()} | self._with_effect(row) for row in rows]
 
     def _with_effect(self, row: Mapping[Any, Any]) -> dict[str, float]:
-        found = self.agreements.get("zero_ablation", {}).get(row["method"])
-        if found is None or row["layer"] not in found.layers:
+        ranks = self.agreements.get("zero_ablation", {}).get(row["method"])
+        if ranks is None or row["layer"] not in ranks.layers:
             return {}
-        at = found.layers.index(row["layer"])
-        return {
-            "rank_with_effect": found.rho[at],
-            "rank_with_effect_low": found.low[at],
-            "rank_with_effect_high": found.high[at],
-        }
+        at = ranks.layers.index(row["layer"])
+        columns = {"": ranks.rho, "_low": ranks.low, "_high": ranks.high}
+        return {f"rank_with_effect{name}": values[at] for name, values in columns.items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """All numbers of the page as plain JSON types; a number that is not finite becomes None."""
-        return report_dict(self)
+    def to_dict(self) -> Json:
+        """Every number of the page as plain JSON types; one that is not finite becomes None.
+
+        Value Zeroing and raw attention raw, normalised and rolled out, over pieces and over words (None where the words
+        are unknown); all methods' maps as they were computed; the target's row `[layer, src]` of each, the effects
+        `[layer, src]`, their agreement, and the table. What there is not is None or left out, and its reason is there.
+        """
+        effects = {name: _effect_dict(self, effect) for name, effect in self.effects.items()}
+        plain = {
+            "format": "tl_vzero.report",
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "text": self.text,
+            "corrupted": self.corrupted,
+            "tokens": self.value_zeroing.dest_tokens,
+            "target": None,
+            **{name: _stages_dict(self.comparison[name]) for name in AT_ALL_STAGES},
+            "methods": {name: _map_dict(scores) for name, scores in self.comparison.items()},
+            "left_out": self.comparison.left_out,
+            "target_row": None,
+            "effect": effects.get("zero_ablation"),
+            "no_effect_reason": self.missing.get("zero_ablation"),
+            "effects": effects,
+            "missing_effects": self.missing,
+            "agreement": {
+                effect: {method: _agreement_dict(ranks) for method, ranks in by_method.items()}
+                for effect, by_method in self.agreements.items()
+            },
+            "table": self.table,
+            "metadata": self.metadata,
+        }
+        if self.target is not None:
+            row = self.value_zeroing.dest_positions.index(self.target)
+            plain["target"] = {"position": self.target, "token": self.value_zeroing.dest_tokens[row]}
+            plain["target_row"] = {name: _row(scores, self.target) for name, scores in self.comparison.items()}
+        numbers: Json = finite(plain)
+        return numbers
 
     def to_html(self, *, shared_plotly: bool = False) -> str:
         """One HTML page that works offline from a file: with plotly.js in it, or shared, as plotly.min.js beside it."""
@@ -82,86 +114,18 @@ class Report:
         return render_page(self, shared_plotly=shared_plotly)
 
 
-# A report's numbers as plain JSON types.
-
-FORMAT_VERSION = 2
-AT_ALL_STAGES = ("value_zeroing", "attention")
+def _map_dict(scores: Scores) -> Json:
+    return {**scores.labels(), "values": scores.values.tolist()}
 
 
-def report_dict(report: Report) -> dict[str, Any]:
-    """Every number of the page.
-
-    Value Zeroing and raw attention raw, normalised and rolled out, over pieces and over words (None where the words
-    are unknown); all methods' maps as they were computed; the target's row `[layer, src]` of each, the effects
-    `[layer, src]`, their agreement, and the table. What there is not is None or left out, and its reason is given.
-    """
-    return {
-        "format": "tl_vzero.report",
-        "format_version": FORMAT_VERSION,
-        "model": report.model,
-        "text": report.text,
-        "corrupted": report.corrupted,
-        "tokens": list(report.value_zeroing.dest_tokens),
-        "target": None if report.target is None else _target_dict(report.value_zeroing, report.target),
-        **{name: _stages_dict(report.comparison[name]) for name in AT_ALL_STAGES},
-        "methods": {name: _map_dict(scores) for name, scores in report.comparison.items()},
-        "left_out": dict(report.comparison.left_out),
-        "target_row": None if report.target is None else _target_rows(report, report.target),
-        "effect": _effect_dict(report, "zero_ablation") if "zero_ablation" in report.effects else None,
-        "no_effect_reason": report.missing.get("zero_ablation"),
-        "effects": {name: _effect_dict(report, name) for name in report.effects},
-        "missing_effects": dict(report.missing),
-        "agreement": {
-            effect: {method: _agreement_dict(found) for method, found in by_method.items()}
-            for effect, by_method in report.agreements.items()
-        },
-        "table": finite(report.table),
-        "metadata": dict(report.metadata),
-    }
+def _row(scores: Scores, target: int) -> Any:
+    try:
+        return scores.normalized().row(target).tolist()
+    except ScoresError:  # negative scores are no shares
+        return None
 
 
-def plain_numbers(values: Tensor) -> Any:
-    """A tensor as nested lists of JSON numbers; NaN and infinities, which JSON lacks, become None.
-
-    >>> import torch
-    >>> plain_numbers(torch.tensor([[0.5, float("nan")]]))
-    [[0.5, None]]
-    """
-    return finite(values.tolist())
-
-
-def finite(value: Any) -> Any:
-    """The same lists and dicts, with None for each number that JSON lacks.
-
-    >>> finite({"rho": (0.5, float("nan"))})
-    {'rho': [0.5, None]}
-    """
-    if isinstance(value, Mapping):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def _target_dict(scores: Scores, target: int) -> dict[str, Any]:
-    return {"position": target, "token": scores.dest_tokens[scores.dest_positions.index(target)]}
-
-
-def _target_rows(report: Report, target: int) -> dict[str, Any]:
-    rows = {}
-    for name, scores in report.comparison.items():
-        try:
-            rows[name] = plain_numbers(scores.normalized().row(target))
-        except ScoresError:  # negative scores are no shares
-            rows[name] = None
-    return rows
-
-
-def _map_dict(scores: Scores) -> dict[str, Any]:
-    return {**scores.labels(), "values": plain_numbers(scores.values)}
-
-
-def _stages_dict(scores: Scores) -> dict[str, Any]:
+def _stages_dict(scores: Scores) -> Json:
     stages = {"raw": scores, "normalized": scores.normalized(), "rollout": scores.rollout()}
     words = None
     if scores.word_ids is not None:
@@ -169,55 +133,29 @@ def _stages_dict(scores: Scores) -> dict[str, Any]:
     return {
         "method": scores.method,
         "identity": scores.identity,
-        "layers": list(scores.layers),
+        "layers": scores.layers,
         "pieces": _unit_dict(stages),
         "words": words,
-        "metadata": dict(scores.metadata),
+        "metadata": scores.metadata,
     }
 
 
-def _unit_dict(stages: Mapping[str, Scores]) -> dict[str, Any]:
-    labels: Scores = stages["raw"]
-    return {
-        "dest_tokens": list(labels.dest_tokens),
-        "src_tokens": list(labels.src_tokens),
-        "dest_positions": list(labels.dest_positions),
-        "src_positions": list(labels.src_positions),
-        "empty_rows": [list(row) for row in labels.empty_rows],
-        **{name: plain_numbers(scores.values) for name, scores in stages.items()},
-    }
+def _unit_dict(stages: Mapping[str, Scores]) -> Json:
+    labels = ("dest_tokens", "src_tokens", "dest_positions", "src_positions", "empty_rows")
+    values = {name: scores.values.tolist() for name, scores in stages.items()}
+    return {label: getattr(stages["raw"], label) for label in labels} | values
 
 
-def _effect_dict(report: Report, name: str) -> dict[str, Any]:
-    effect: Effect = report.effects[name]
-    of_two = {}
+def _effect_dict(report: Report, effect: Effect) -> Json:
+    labels = ("method", "metric", "clean", "target", "target_token", "predicted", "layers", "src_tokens")
+    plain = {label: getattr(effect, label) for label in (*labels, "src_positions", "metadata")}
+    plain["values"] = effect.values.tolist()
     if isinstance(effect, PatchingEffect):
-        of_two = {"corrupted": finite(effect.corrupted), "corrupted_tokens": list(effect.corrupted_tokens)}
-    elif name == "attribution_patching":
-        error = attribution_error(effect, report.effects["zero_ablation"])
-        of_two = {"error": finite(error.to_dict("records"))}
-    return {
-        "method": effect.method,
-        "metric": effect.metric,
-        "clean": finite(effect.clean),
-        "target": effect.target,
-        "target_token": effect.target_token,
-        "predicted": [[token, finite(probability)] for token, probability in effect.predicted],
-        "layers": list(effect.layers),
-        "src_tokens": list(effect.src_tokens),
-        "src_positions": list(effect.src_positions),
-        "values": plain_numbers(effect.values),
-        "metadata": dict(effect.metadata),
-        **of_two,
-    }
+        plain |= {"corrupted": effect.corrupted, "corrupted_tokens": effect.corrupted_tokens}
+    elif effect.method == "attribution_patching":
+        plain["error"] = attribution_error(effect, report.effects["zero_ablation"]).to_dict("records")
+    return plain
 
 
-def _agreement_dict(found: Agreement) -> dict[str, Any]:
-    return {
-        "layers": list(found.layers),
-        "rho": finite(found.rho),
-        "low": finite(found.low),
-        "high": finite(found.high),
-        "n": found.n,
-        "confidence": found.confidence,
-    }
+def _agreement_dict(ranks: Agreement) -> Json:
+    return {name: value for name, value in asdict(ranks).items() if name not in ("method", "effect", "target")}

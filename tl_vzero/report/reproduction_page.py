@@ -1,80 +1,69 @@
 """A reproduction as one HTML page that works offline: what agrees with the paper, figures and tables."""
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from html import escape
-from importlib.resources import files
 from math import isnan
 from typing import Any
 
 import plotly.graph_objects as go
 
 from tl_vzero.evaluate.cue_alignment import MEASURES
-from tl_vzero.evaluate.findings import MEASURE_NAMES, Finding, findings
+from tl_vzero.evaluate.findings import MEASURE_NAMES, findings
 from tl_vzero.evaluate.mass import PLACES
 from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.plot.evaluations import alignment_curves, compression_curves, control_curves, faithfulness_bars, mass_bars
-from tl_vzero.plot.theme import DARK, FONT, LIGHT, MONO, Theme, template
+from tl_vzero.plot.pages import rendered
+from tl_vzero.plot.theme import DARK, LIGHT, template
 from tl_vzero.registry import label_of
-from tl_vzero.report.figures import packed_plotly, script_json
+from tl_vzero.report.figures import packed_plotly
 from tl_vzero.statistics import Correlation, Estimate
 
 SIGNS = {"agrees": "✓", "does not agree": "✗", "undecided": "≈", "not measured": "–"}
 ALL = "all"
 
 Variants = dict[str, dict[str, Any]]
-Row = Sequence[str]
 
 
-def render_reproduction(found: Reproduction) -> str:
+@dataclass(frozen=True)
+class Table:
+    """A table whose cells are texts; the first of each row is its heading."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Iterable[Sequence[str]]
+
+
+def render_reproduction(run: Reproduction) -> str:
     """Fill the page's template; names and texts are text wherever they appear, never markup."""
-    claims = findings(found)
-    parts = {
-        "title": escape(f"{found.metadata['model']} · the paper's evaluations · tl_vzero"),
-        "theme": _theme_css(),
-        "style": _asset("report", "page.css") + _asset("reproduction", "page.css"),
-        "facts": _facts(found),
-        "summary": _summary(claims),
-        "paper_claims": _claims(each for each in claims if not each.control),
-        "control_claims": _claims(each for each in claims if each.control),
-        "measures": _options([(measure, MEASURE_NAMES[measure]) for measure in MEASURES]),
-        "paradigms": _options([(each, "all sentences" if each == ALL else each) for each in _paradigms(found)]),
-        "alignment_table": _alignment_table(found),
-        "links": _links(found),
-        "faithfulness": _faithfulness(found),
-        "layers": _options([(str(layer), str(layer)) for layer in sorted({each.layer for each in found.mass.shares})]),
-        "mass_table": _mass_table(found),
-        "counts": _counts(found),
-        "cues": _cues(found),
-        "missing": _missing(found),
-        "script": _asset("reproduction", "page.js"),
-        "data": script_json(_page_data(found)),
-        "plotly": packed_plotly(),
-    }
-    # One pass, so that a name with {{data}} in it is not filled in again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("reproduction", "page.html"))
+    claims = findings(run)
+    verdicts = [claim.verdict for claim in claims if not claim.control]
+    return rendered(
+        "reproduction/page.html",
+        run=run,
+        facts=_facts(run),
+        claims=claims,
+        signs=SIGNS,
+        verdicts={verdict: verdicts.count(verdict) for verdict in SIGNS if verdict in verdicts},
+        measures=[(measure, MEASURE_NAMES[measure]) for measure in MEASURES],
+        paradigms=[(name, "all sentences" if name == ALL else name) for name in _paradigms(run)],
+        layers=[(layer, layer) for layer in _layers(run)],
+        alignment=_alignment_table(run),
+        links=_links_table(run),
+        faithfulness=_faithfulness_table(run),
+        mass=_mass_table(run),
+        counts=_counts_table(run),
+        cues=_cues_table(run),
+        missing={**run.missing, **{label_of(name): reason for name, reason in run.alignment.left_out.items()}},
+        data=_page_data(run),
+        packed_plotly=packed_plotly(),
+    )
 
 
-def _asset(room: str, name: str) -> str:
-    return files("tl_vzero").joinpath("assets", room, name).read_text(encoding="utf-8")
-
-
-def _theme_css() -> str:
-    fonts = f"--sans:{FONT};--mono:{MONO}"
-    dark = f"@media (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}"
-    return f":root{{{fonts};{_variables(LIGHT)}}}\n{dark}"
-
-
-def _variables(theme: Theme) -> str:
-    names = ("ink", "muted", "line", "page", "panel", "accent", "mark")
-    return ";".join(f"--{name}:{getattr(theme, name)}" for name in names)
-
-
-def _page_data(found: Reproduction) -> dict[str, Any]:
+def _page_data(run: Reproduction) -> dict[str, Any]:
     """Every figure in every choice, light and dark; templates apart, as all figures share them."""
-    alignment, controls, paradigms = found.alignment, found.controls, _paradigms(found)
+    alignment, controls, paradigms = run.alignment, run.controls, _paradigms(run)
     figures: dict[str, Variants] = {
         "alignment": {
             f"{measure}|{paradigm}": _both(partial(alignment_curves, alignment, measure=measure, paradigm=paradigm))
@@ -82,8 +71,8 @@ def _page_data(found: Reproduction) -> dict[str, Any]:
             for paradigm in paradigms
         },
         "mass": {
-            f"{layer}|{paradigm}": _both(partial(mass_bars, found.mass, layer, paradigm=paradigm))
-            for layer in sorted({each.layer for each in found.mass.shares})
+            f"{layer}|{paradigm}": _both(partial(mass_bars, run.mass, layer, paradigm=paradigm))
+            for layer in _layers(run)
             for paradigm in paradigms
         },
         "controls": {
@@ -93,17 +82,17 @@ def _page_data(found: Reproduction) -> dict[str, Any]:
             for measure in MEASURES
         },
     }
-    if found.probing is not None:
-        named = [("this model", found.probing)]
+    if run.probing is not None:
+        named = [("this model", run.probing)]
         if controls.random_probing is not None:
             named.append(("random weights", controls.random_probing))
         figures["compression"] = {"": _both(partial(compression_curves, named))}
-    if found.probing_paper is not None:
-        as_paper = [("this model", found.probing_paper)]
-        figures["compression-paper"] = {"": _both(partial(compression_curves, as_paper, found.published_compression))}
-    if found.faithfulness is not None:
+    if run.probing_paper is not None:
+        as_paper = [("this model", run.probing_paper)]
+        figures["compression-paper"] = {"": _both(partial(compression_curves, as_paper, run.published_compression))}
+    if run.faithfulness is not None:
         figures["faithfulness"] = {
-            paradigm: _both(partial(faithfulness_bars, found.faithfulness, paradigm=paradigm)) for paradigm in paradigms
+            paradigm: _both(partial(faithfulness_bars, run.faithfulness, paradigm=paradigm)) for paradigm in paradigms
         }
     templates = {theme.name: json.loads(template(theme).to_json()) for theme in (LIGHT, DARK)}
     return {"figures": figures, "templates": templates}
@@ -118,176 +107,136 @@ def _both(make: Callable[..., go.Figure]) -> dict[str, Any]:
     return drawn
 
 
-def _paradigms(found: Reproduction) -> list[str]:
-    names = list(dict.fromkeys(cell.paradigm for cell in found.alignment.cells))
+def _paradigms(run: Reproduction) -> list[str]:
+    names = list(dict.fromkeys(cell.paradigm for cell in run.alignment.cells))
     return sorted(names, key=lambda name: name != ALL)
 
 
-def _facts(found: Reproduction) -> str:
-    data = found.metadata
-    accuracy = "not measured" if found.accuracy is None else f"{_short(found.accuracy)}, n = {found.accuracy.n}"
-    facts = {
+def _layers(run: Reproduction) -> list[int]:
+    return sorted({share.layer for share in run.mass.shares})
+
+
+def _facts(run: Reproduction) -> dict[str, str]:
+    data = run.metadata
+    return {
         "Model": f"{data['model']}{', fine-tuned on the train half' if data['fine_tuned'] else ''}",
         "Sentences": f"{data['sentences']}: {data['evaluated_n']} evaluated ({data['evaluated']})",
-        "Prefers the right form": accuracy,
+        "Prefers the right form": (
+            "not measured" if run.accuracy is None else f"{_mean_of(run.accuracy)}, n = {run.accuracy.n}"
+        ),
         "Seed": str(data["seed"]),
         "Versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
     }
-    return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in facts.items())
 
 
-def _summary(claims: Iterable[Finding]) -> str:
-    verdicts = [each.verdict for each in claims if not each.control]
-    told = ", ".join(f"{verdict}: {verdicts.count(verdict)}" for verdict in SIGNS if verdict in verdicts)
-    return escape(f"Of {len(verdicts)} claims of the paper that are tested here, {told}.")
+def _mean_of(estimate: Estimate | None) -> str:
+    return "undefined" if estimate is None else _with_interval(estimate.mean, estimate.low, estimate.high, 3)
 
 
-def _claims(claims: Iterable[Finding]) -> str:
-    return "".join(
-        f'<tr class="{each.verdict.replace(" ", "-")}"><td class="verdict"><span aria-hidden="true">'
-        f"{SIGNS[each.verdict]}</span> {escape(each.verdict)}</td>"
-        f"<td><b>{escape(each.claim)}</b><br>{escape(each.evidence)}.</td></tr>"
-        for each in claims
-    )
-
-
-def _options(choices: Iterable[tuple[str, str]]) -> str:
-    return "".join(f'<option value="{escape(value)}">{escape(label)}</option>' for value, label in choices)
-
-
-def _table(caption: str, head: Row, rows: Iterable[Row]) -> str:
-    """A table whose cells are texts; the first of each row is its heading."""
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _short(estimate: Estimate | None) -> str:
-    if estimate is None:
+def _correlation_of(correlation: Correlation) -> str:
+    if isnan(correlation.value):
         return "undefined"
-    interval = "" if isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.mean:.3f}{interval}"
+    return _with_interval(correlation.value, correlation.low, correlation.high, 2)
 
 
-def _interval_of(each: Correlation) -> str:
-    if isnan(each.value):
-        return "undefined"
-    interval = "" if isnan(each.low) else f" [{each.low:.2f}, {each.high:.2f}]"
-    return f"{each.value:.2f}{interval}"
+def _with_interval(value: float, low: float, high: float, decimals: int) -> str:
+    interval = "" if isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return f"{value:.{decimals}f}{interval}"
 
 
-def _alignment_table(found: Reproduction) -> str:
-    cells = [cell for cell in found.alignment.cells if cell.paradigm == ALL and cell.measure == "dot"]
+def _alignment_table(run: Reproduction) -> Table:
+    cells = [cell for cell in run.alignment.cells if cell.paradigm == ALL and cell.measure == "dot"]
+    by_method: dict[str, dict[int, str]] = {}
+    for cell in cells:
+        published = "" if cell.published is None else f" (published {cell.published:.2f})"
+        by_method.setdefault(cell.method, {})[cell.layer] = f"{_mean_of(cell.aligned)}{published}"
     layers = list(dict.fromkeys(cell.layer for cell in cells))
-    by_place = {(cell.method, cell.layer): cell for cell in cells}
-    rows = []
-    for method in dict.fromkeys(cell.method for cell in cells):
-        row = [label_of(method)]
-        for layer in layers:
-            cell = by_place[method, layer]
-            beside = "" if cell.published is None else f" (published {cell.published:.2f})"
-            row.append(f"{_short(cell.aligned)}{beside}")
-        rows.append(row)
-    n = cells[0].aligned.n
-    return _table(
-        f"Dot product with the cue, all {n} sentences: mean and 95 % interval",
+    return Table(
+        f"Dot product with the cue, all {cells[0].aligned.n} sentences: mean and 95 % interval",
         ["method", *(f"layer {layer}" for layer in layers)],
-        rows,
+        [[label_of(method), *(row[layer] for layer in layers)] for method, row in by_method.items()],
     )
 
 
-def _links(found: Reproduction) -> str:
-    if not found.links:
-        return '<p class="how">No correlation: it needs three layers and a probing.</p>'
-    n = found.links[0].pearson.n
+def _links_table(run: Reproduction) -> Table | None:
+    if not run.links:
+        return None
     rows: dict[str, list[str]] = {}
-    for link in found.links:
-        rows.setdefault(link.method, [label_of(link.method)]).extend(
-            [_interval_of(link.pearson), _interval_of(link.spearman)]
-        )
-    head = ["method", *(f"{kind}, {MEASURE_NAMES[m]}" for m in MEASURES for kind in ("Pearson", "Spearman"))]
-    caption = f"Cue alignment against compression over {n} layers; {n} layers are weak evidence, as the intervals show"
-    return _table(caption, head, rows.values())
-
-
-def _faithfulness(found: Reproduction) -> str:
-    faithful = found.faithfulness
-    if faithful is None:
-        return f'<p class="how">Not measured: {escape(found.missing.get("faithfulness", "not computed"))}.</p>'
-    aopc = {(curve.method, curve.kind): curve.aopc for curve in faithful.curves if curve.paradigm == ALL}
-    rows = [
-        [
-            label_of(each.method),
-            _short(each.rho),
-            "0" if each.rho is None else str(each.rho.n),
-            str(each.undefined),
-            f"layer {each.layer}, {'rolled out' if each.rolled_out else 'by itself'}",
-            _short(aopc.get((each.method, "comprehensiveness"))),
-            _short(aopc.get((each.method, "sufficiency"))),
-        ]
-        for each in faithful.correlations
-        if each.paradigm == ALL
-    ]
-    head = [
-        "method",
-        "blank-out ρ",
-        "n",
-        "undefined",
-        "row",
-        "comprehensiveness (high is good)",
-        "sufficiency (low is good)",
-    ]
-    conventions = ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in faithful.settings["conventions"].items()
+    for link in run.links:
+        correlations = [_correlation_of(link.pearson), _correlation_of(link.spearman)]
+        rows.setdefault(link.method, [label_of(link.method)]).extend(correlations)
+    n = run.links[0].pearson.n
+    return Table(
+        f"Cue alignment against compression over {n} layers; {n} layers are weak evidence, as the intervals show",
+        ["method", *(f"{kind}, {MEASURE_NAMES[m]}" for m in MEASURES for kind in ("Pearson", "Spearman"))],
+        rows.values(),
     )
-    caption = f"Mean p(right form) {faithful.p_clean:.3f} of whole sentences; conventions: {conventions}"
-    return _table(caption, head, rows)
 
 
-def _mass_table(found: Reproduction) -> str:
-    shares = {(each.method, each.layer, each.place): each.share for each in found.mass.shares if each.paradigm == ALL}
+def _faithfulness_table(run: Reproduction) -> Table | None:
+    faithful = run.faithfulness
+    if faithful is None:
+        return None
+    aopc = {(curve.method, curve.kind): curve.aopc for curve in faithful.curves if curve.paradigm == ALL}
+    conventions = faithful.settings["conventions"].items()
+    return Table(
+        f"Mean p(right form) {faithful.p_clean:.3f} of whole sentences; conventions: "
+        + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conventions),
+        [
+            "method",
+            "blank-out ρ",
+            "n",
+            "undefined",
+            "row",
+            "comprehensiveness (high is good)",
+            "sufficiency (low is good)",
+        ],
+        [
+            [
+                label_of(row.method),
+                _mean_of(row.rho),
+                "0" if row.rho is None else str(row.rho.n),
+                str(row.undefined),
+                f"layer {row.layer}, {'rolled out' if row.rolled_out else 'by itself'}",
+                _mean_of(aopc.get((row.method, "comprehensiveness"))),
+                _mean_of(aopc.get((row.method, "sufficiency"))),
+            ]
+            for row in faithful.correlations
+            if row.paradigm == ALL
+        ],
+    )
+
+
+def _mass_table(run: Reproduction) -> Table:
+    shares = {(row.method, row.layer, row.place): row.share for row in run.mass.shares if row.paradigm == ALL}
     rows = [
         [f"{label_of(method)}, layer {layer}", *(f"{shares[method, layer, place].mean:.3f}" for place in PLACES)]
         for method, layer in dict.fromkeys((method, layer) for method, layer, _ in shares)
     ]
-    return _table("Mean share of the target's row, all sentences", ["method and layer", *PLACES], rows)
+    return Table("Mean share of the target's row, all sentences", ["method and layer", *PLACES], rows)
 
 
-def _counts(found: Reproduction) -> str:
-    stages: Sequence[Mapping[str, Any]] = found.metadata["filters"]
-    evaluated: Mapping[str, int] = found.metadata["evaluated_counts"]
+def _counts_table(run: Reproduction) -> Table:
+    data = run.metadata
+    stages, evaluated, halves = data["filters"], data["evaluated_counts"], data["halves"]
     rows = [
         [paradigm, *(str(stage["kept"][paradigm]) for stage in stages), str(evaluated.get(paradigm, 0))]
         for paradigm in stages[0]["kept"]
     ]
-    total = [ALL, *(str(sum(stage["kept"].values())) for stage in stages), str(found.metadata["evaluated_n"])]
-    halves = found.metadata["halves"]
-    caption = (
-        f"Sentences left at each filter; split by seed {found.metadata['split_seed']} into "
-        f"{halves['train']} train and {halves['test']} test; evaluated: {found.metadata['evaluated']}"
+    total = [ALL, *(str(sum(stage["kept"].values())) for stage in stages), str(data["evaluated_n"])]
+    return Table(
+        f"Sentences left at each filter; split by seed {data['split_seed']} into {halves['train']} train and "
+        f"{halves['test']} test; evaluated: {data['evaluated']}",
+        ["paradigm", *(str(stage["name"]) for stage in stages), "evaluated"],
+        [*rows, total],
     )
-    return _table(caption, ["paradigm", *(str(stage["name"]) for stage in stages), "evaluated"], [*rows, total])
 
 
-def _cues(found: Reproduction) -> str:
-    check = found.cue_check
-    if check is None:
-        reason = escape(found.missing.get("cues", "not computed"))
-        return f'<p class="how">Cues were not compared with a parse: {reason}.</p>'
-    rows = [[each.paradigm, *map(str, (each.parsed, each.same, each.other, each.none))] for each in check.counts]
-    caption = "Cues by rule, which are evaluated, beside those of a parse; where they differ: cue_disagreements.csv"
-    return _table(caption, ["paradigm", "parsed", "same cue", "another word", "no cue found"], rows)
-
-
-def _missing(found: Reproduction) -> str:
-    reasons = {**found.missing, **{label_of(name): why for name, why in found.alignment.left_out.items()}}
-    if not reasons:
-        return ""
-    listed = "".join(f"<li><b>{escape(name)}</b>: {escape(why)}.</li>" for name, why in reasons.items())
-    return f'<div class="how absent"><p>Not measured:</p><ul>{listed}</ul></div>'
+def _cues_table(run: Reproduction) -> Table | None:
+    if run.cue_check is None:
+        return None
+    return Table(
+        "Cues by rule, which are evaluated, beside those of a parse; where they differ: cue_disagreements.csv",
+        ["paradigm", "parsed", "same cue", "another word", "no cue found"],
+        [[row.paradigm, *map(str, (row.parsed, row.same, row.other, row.none))] for row in run.cue_check.counts],
+    )

@@ -14,10 +14,17 @@ from support.state import type_checks_off
 import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import InputError
-from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of, average_precision, cue_alignment
+from tl_vzero.evaluate.cue_alignment import (
+    CueAlignment,
+    alignment_of,
+    average_precision,
+    cue_alignment,
+    expected_average_precision,
+    expected_dot,
+)
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import tokenize_examples
-from tl_vzero.statistics import Interval, bootstrap_mean, expected_average_precision, expected_dot
+from tl_vzero.statistics import Interval, bootstrap_mean
 
 RNG = np.random.default_rng(0)
 

@@ -134,10 +134,10 @@ def test_constant_rows_have_no_correlation_and_empty_ones_no_curve(monkeypatch: 
     method = tl_vzero.METHODS["hta"]
 
     def empty(model: Any, inputs: Any, **options: Any) -> Any:
-        scored = method.function(model, inputs, **options)
+        scored = method(model, inputs, **options)
         return [type(scores)(**{**vars(scores), "values": torch.zeros_like(scores.values)}) for scores in scored]
 
-    spied = type(method)(empty, "", "", "", ("gradients",))
+    spied = type(method)(empty, "", "", "", ("gradients",), name="hta")
     monkeypatch.setattr(rows_module, "METHODS", {"hta": spied})
     result = faithfulness(model, EXAMPLES, ["hta"], interval=QUICK)
     assert (cell(result, "hta").rho, cell(result, "hta").undefined) == (None, 4)

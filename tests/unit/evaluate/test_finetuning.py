@@ -63,7 +63,7 @@ def test_the_logits_of_a_padded_batch_are_those_of_each_sentence_alone(make: Cal
     with torch.no_grad():
         found = logits_of_forms(copied, laid)
         for row, each in zip(found, laid, strict=True):
-            logits = copied(input_ids=each.encoding.ids[None]).logits[0, each.pieces.target]
+            logits = copied(input_ids=each.encoding.ids[None]).logits[0, each.encoding.target]
             assert torch.allclose(row, logits[[each.encoding.good_id, each.encoding.bad_id]], atol=1e-12)
 
 
@@ -76,7 +76,7 @@ def slow_training(model: Any, batches: Sequence[Sequence[TokenizedExample]], rat
         model.zero_grad()
         loss = torch.zeros((), dtype=torch.float64)
         for each in batch:
-            logits = model(input_ids=each.encoding.ids[None]).logits[0, each.pieces.target]
+            logits = model(input_ids=each.encoding.ids[None]).logits[0, each.encoding.target]
             good, bad = logits[each.encoding.good_id], logits[each.encoding.bad_id]
             loss = loss - torch.log(good.exp() / (good.exp() + bad.exp())) / len(batch)
         loss.backward()
@@ -170,7 +170,7 @@ def test_the_folder_holds_a_hugging_face_model_with_a_trained_head(tmp_path: Pat
 def _bridge_logits(model: Any, laid: Sequence[TokenizedExample]) -> Tensor:
     rows = []
     for each in laid:
-        logits = model(each.encoding.ids[None], return_type="logits")[0, each.pieces.target]
+        logits = model(each.encoding.ids[None], return_type="logits")[0, each.encoding.target]
         rows.append(logits[[each.encoding.good_id, each.encoding.bad_id]])
     return torch.stack(rows)
 

@@ -15,10 +15,10 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, PluginError, ScoresError
 from tl_vzero.evaluate import rows as rows_module
-from tl_vzero.evaluate.rows import SLOW, target_rows
+from tl_vzero.evaluate.rows import random_row, target_rows
 from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet, tokenize_examples
-from tl_vzero.statistics import random_row
 
+SLOW = {name for name, method in tl_vzero.METHODS.items() if method.slow}
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]
 TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]
 
@@ -96,9 +96,9 @@ def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPa
 
     def spy(model: Any, inputs: Any, **options: Any) -> Any:
         destinations.append(options["destinations"])
-        return method.function(model, inputs, **options)
+        return method(model, inputs, **options)
 
-    spied = type(method)(spy, "", "", "", ("clean run",))
+    spied = type(method)(spy, "", "", "", ("clean run",), name="value_zeroing")
     monkeypatch.setattr(type(spied), "options", property(lambda self: ("destinations",)))
     monkeypatch.setattr(rows_module, "METHODS", {"value_zeroing": spied})
     target_rows(model, tokenized, ["value_zeroing"])
@@ -130,8 +130,8 @@ def test_another_packages_method_answers_as_expected(monkeypatch: pytest.MonkeyP
     model, tokenized = tiny()
     attention = tl_vzero.METHODS["attention"]
     theirs = {
-        "good": type(attention)(attention.function, "", "", ""),
-        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", ""),
+        "good": type(attention)(attention, "", "", "", name="good"),
+        "odd": type(attention)(lambda model, inputs, **options: torch.zeros(1), "", "", "", name="odd"),
     }
     monkeypatch.setattr(rows_module, "METHODS", theirs)
     result = target_rows(model, tokenized, ["good"]).rows["good"]

@@ -13,7 +13,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 from plotly.offline import get_plotlyjs
 from starlette.testclient import TestClient
 
-from tl_vzero.explore import UNEXPECTED, Asked, Explorer, explorer_app, hosts_of
+from tl_vzero.explore import UNEXPECTED, Explorer, Question, explorer_app, hosts_of
 
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 ADDRESS = "http://127.0.0.1"
@@ -75,7 +75,7 @@ def test_a_question_is_answered_as_the_explorer_answers_it(client: TestClient, e
     response = client.get("/report", params=ASKED)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     assert response.headers["content-encoding"] == "gzip"
-    assert response.text == explorer.answer(Asked("agreement-mini", SENTENCE))
+    assert response.text == explorer.answer(Question("agreement-mini", SENTENCE))
     assert policy_of(response)["script-src"] == ["'self'"]
 
 
@@ -90,7 +90,7 @@ def test_no_answer_holds_a_character_of_markup(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"text": " "}, "no text was given: write one"),
         ({"model": ""}, "no model was given: choose one"),
@@ -102,11 +102,11 @@ def test_no_answer_holds_a_character_of_markup(client: TestClient) -> None:
         ({"corrupted": SENTENCE + "."}, "has 11 tokens and the corrupted one 12"),
     ],
 )
-def test_what_cannot_be_shown_is_told(client: TestClient, change: dict[str, str], told: str) -> None:
+def test_what_cannot_be_shown_is_told(client: TestClient, change: dict[str, str], message: str) -> None:
     response = client.get("/report", params=ASKED | change)
     assert response.status_code == 422
     assert list(response.json()) == ["error"]
-    assert told in response.json()["error"]
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize("twice", ["text", "model", "target", "layer"])
@@ -125,7 +125,7 @@ def test_bytes_that_are_no_text_are_answered(client: TestClient) -> None:
 def test_an_unexpected_error_shows_nothing_of_the_inside(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(asked: Asked) -> str:
+    def broken(question: Question) -> str:
         raise RuntimeError("/home/someone/secret")
 
     client = TestClient(explorer_app(explorer, first_text=SENTENCE), base_url=ADDRESS)

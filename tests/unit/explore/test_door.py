@@ -19,7 +19,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 import uvicorn
 from torch import nn
 
-from tl_vzero.explore import MOST_QUESTIONS, Asked, Explorer, bound_socket, explorer_app
+from tl_vzero.explore import MOST_QUESTIONS, Explorer, Question, bound_socket, explorer_app
 
 SOON = 20.0  # seconds, on a machine that others use too
 
@@ -32,10 +32,10 @@ class SlowExplorer(Explorer):
         self.computed: list[str] = []
         self.release = Event()
 
-    def answer(self, asked: Asked) -> str:
-        self.computed.append(asked.text)
+    def answer(self, question: Question) -> str:
+        self.computed.append(question.text)
         assert self.release.wait(SOON)
-        return json.dumps({"text": asked.text})
+        return json.dumps({"text": question.text})
 
 
 @contextmanager
@@ -212,7 +212,7 @@ def test_an_answer_whose_asker_left_while_it_was_computed_makes_room_for_the_nex
 
 def test_an_error_while_one_is_computed_makes_room_for_the_next() -> None:
     class Failing(SlowExplorer):
-        def answer(self, asked: Asked) -> str:
+        def answer(self, question: Question) -> str:
             raise SystemExit("a plugin that ends the process")
 
     failing = Failing()
@@ -228,10 +228,10 @@ def test_a_question_with_a_body_keeps_nobody_waiting() -> None:
         host, port = address.removeprefix("http://").split(":")
         held = [socket.create_connection((host, int(port)), SOON) for _ in range(MOST_QUESTIONS)]
         try:
-            for each in held:  # bodies that never come
-                each.sendall(f"GET /report?text=x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n".encode())
-            assert all(each.recv(4096).startswith(b"HTTP/1.1 413") for each in held)
+            for sender in held:  # bodies that never come
+                sender.sendall(f"GET /report?text=x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n".encode())
+            assert all(sender.recv(4096).startswith(b"HTTP/1.1 413") for sender in held)
         finally:
-            for each in held:
-                each.close()
+            for sender in held:
+                sender.close()
     assert explorer.computed == []

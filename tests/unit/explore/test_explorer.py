@@ -13,7 +13,7 @@ from support.state import left_as_found
 import tl_vzero
 from tl_vzero import explore as explorer_module
 from tl_vzero.errors import InputError, TLVZeroError
-from tl_vzero.explore import KEPT, Asked, Explorer
+from tl_vzero.explore import MOST_ANSWERS, Explorer, Question
 from tl_vzero.report import make_report
 from tl_vzero.report.page import page_payload
 
@@ -52,12 +52,14 @@ def direct(model: Any, text: str, **options: Any) -> Any:
 
 
 def test_the_answer_is_the_payload_of_the_report(explorer: Explorer, models: dict[str, Any]) -> None:
-    assert json.loads(explorer.answer(Asked("agreement-mini", SENTENCE))) == direct(models["agreement-mini"], SENTENCE)
+    assert json.loads(explorer.answer(Question("agreement-mini", SENTENCE))) == direct(
+        models["agreement-mini"], SENTENCE
+    )
 
 
 def test_target_corrupted_sentence_and_methods_reach_the_report(models: dict[str, Any]) -> None:
     explorer = Explorer(models, methods=["alti"])
-    answer = json.loads(explorer.answer(Asked("agreement-mini", SENTENCE, target=-4, corrupted=CORRUPTED)))
+    answer = json.loads(explorer.answer(Question("agreement-mini", SENTENCE, target=-4, corrupted=CORRUPTED)))
     expected = direct(models["agreement-mini"], SENTENCE, methods=["alti"], target=-4, corrupted=CORRUPTED)
     assert answer == expected
     assert [method["name"] for method in answer["data"]["methods"]] == ["value_zeroing", "alti", "attention"]
@@ -66,9 +68,9 @@ def test_target_corrupted_sentence_and_methods_reach_the_report(models: dict[str
 
 def test_a_model_that_is_not_there_is_refused_by_name(explorer: Explorer) -> None:
     with pytest.raises(InputError, match="there is no model 'bert-base-uncased' here: expected one of agreement-mini"):
-        explorer.answer(Asked("bert-base-uncased", SENTENCE))
+        explorer.answer(Question("bert-base-uncased", SENTENCE))
     with pytest.raises(InputError) as caught:
-        explorer.answer(Asked("m" * 4000, SENTENCE))
+        explorer.answer(Question("m" * 4000, SENTENCE))
     assert len(str(caught.value)) < 200
 
 
@@ -82,22 +84,22 @@ def test_the_longest_sentence_is_answered_and_a_longer_one_is_not(
 ) -> None:
     size = len(tl_vzero.value_zeroing(models["agreement-mini"], SENTENCE).dest_tokens)
     explorer = Explorer(models, most_tokens=size)
-    assert explorer.answer(Asked("agreement-mini", SENTENCE, corrupted=CORRUPTED))
-    told = f"the sentence has {size + 1} tokens: expected at most {size}; shorten it"
+    assert explorer.answer(Question("agreement-mini", SENTENCE, corrupted=CORRUPTED))
+    message = f"the sentence has {size + 1} tokens: expected at most {size}; shorten it"
     with reports_counted(monkeypatch) as computed:
         for text, corrupted in ((LONGER, None), (SENTENCE, LONGER)):
-            with pytest.raises(InputError, match=told):
-                explorer.answer(Asked("agreement-mini", text, corrupted=corrupted))
+            with pytest.raises(InputError, match=message):
+                explorer.answer(Question("agreement-mini", text, corrupted=corrupted))
     assert computed == []
 
 
 def test_a_kept_answer_costs_nothing_and_the_oldest_is_forgotten(
     models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explorer_module, "KEPT", 2)
+    monkeypatch.setattr(explorer_module, "MOST_ANSWERS", 2)
     explorer = Explorer(models, methods=["value_zeroing"])
-    one, two, three = (Asked("tiny", text) for text in ("the hat", "the dog", "a hat"))
-    assert KEPT > 2
+    one, two, three = (Question("tiny", text) for text in ("the hat", "the dog", "a hat"))
+    assert MOST_ANSWERS > 2
     with reports_counted(monkeypatch) as computed:
         first = explorer.answer(one)
         explorer.answer(two)
@@ -112,11 +114,11 @@ def test_a_kept_answer_costs_nothing_and_the_oldest_is_forgotten(
 
 def test_another_target_or_model_is_another_question(explorer: Explorer) -> None:
     answers = {
-        explorer.answer(asked)
-        for asked in (
-            Asked("tiny", "the hat of"),
-            Asked("tiny", "the hat of", 1),
-            Asked("agreement-mini", "the hat of"),
+        explorer.answer(query)
+        for query in (
+            Question("tiny", "the hat of"),
+            Question("tiny", "the hat of", 1),
+            Question("agreement-mini", "the hat of"),
         )
     }
     assert len(answers) == 3
@@ -131,45 +133,45 @@ def test_many_at_once_each_get_their_own_answer(models: dict[str, Any]) -> None:
         "the dogs are barking .",
         "near a dog",
     ]
-    asked = [Asked(name, text) for text in texts for name in models]
-    expected = {each: direct(models[each.model], each.text, methods=["alti"]) for each in asked}
+    queries = [Question(name, text) for text in texts for name in models]
+    expected = {query: direct(models[query.model], query.text, methods=["alti"]) for query in queries}
     explorer = Explorer(models, methods=["alti"])
     with left_as_found(*models.values()), ThreadPoolExecutor(12) as people:
-        questions = asked * 3
+        questions = queries * 3
         answers = list(people.map(explorer.answer, questions))
     for question, answer in zip(questions, answers, strict=True):
         assert json.loads(answer) == expected[question]
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("query", "message"),
     [
-        (Asked("agreement-mini", SENTENCE, corrupted=LONGER), "tokens"),
-        (Asked("agreement-mini", SENTENCE, target=99), "target 99"),
-        (Asked("agreement-mini", "hat " * 200), "context holds 64"),
-        (Asked("agreement-mini", "the hat here.", target=2, corrupted="the hat"), "5 tokens|6 tokens"),
+        (Question("agreement-mini", SENTENCE, corrupted=LONGER), "tokens"),
+        (Question("agreement-mini", SENTENCE, target=99), "target 99"),
+        (Question("agreement-mini", "hat " * 200), "context holds 64"),
+        (Question("agreement-mini", "the hat here.", target=2, corrupted="the hat"), "5 tokens|6 tokens"),
     ],
     ids=["corrupted of another length", "target outside", "too many tokens", "corrupted too short"],
 )
 def test_a_question_that_fails_leaves_the_model_and_the_next_answer_alone(
-    explorer: Explorer, models: dict[str, Any], asked: Asked, told: str
+    explorer: Explorer, models: dict[str, Any], query: Question, message: str
 ) -> None:
     model = models["agreement-mini"]
     with left_as_found(model):
-        with pytest.raises(TLVZeroError, match=told):
-            explorer.answer(asked)
-        answer = explorer.answer(Asked("agreement-mini", SENTENCE))
+        with pytest.raises(TLVZeroError, match=message):
+            explorer.answer(query)
+        answer = explorer.answer(Question("agreement-mini", SENTENCE))
     assert json.loads(answer) == direct(model, SENTENCE)
 
 
 def test_an_unexpected_error_does_not_stop_the_next_question(
     explorer: Explorer, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*given: Any, **options: Any) -> Any:
+    def broken(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("out of something")
 
     with monkeypatch.context() as patch:
         patch.setattr(explorer_module, "make_report", broken)
         with left_as_found(models["agreement-mini"]), pytest.raises(RuntimeError, match="out of something"):
-            explorer.answer(Asked("agreement-mini", SENTENCE))
-    assert json.loads(explorer.answer(Asked("agreement-mini", SENTENCE)))["data"]["target"] == 6
+            explorer.answer(Question("agreement-mini", SENTENCE))
+    assert json.loads(explorer.answer(Question("agreement-mini", SENTENCE)))["data"]["target"] == 6

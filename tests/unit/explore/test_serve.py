@@ -19,7 +19,7 @@ def taken() -> Iterator[int]:
 
 def test_port_0_takes_a_free_one() -> None:
     with bound_socket("127.0.0.1", 0) as one, bound_socket("127.0.0.1", 0) as other:
-        ports = [each.getsockname()[1] for each in (one, other)]
+        ports = [listening.getsockname()[1] for listening in (one, other)]
         assert 0 not in ports and ports[0] != ports[1]
         assert one.getsockname()[0] == "127.0.0.1"
 

@@ -76,10 +76,10 @@ def page_data(page: Page) -> Any:
 
 
 def test_the_page_holds_every_finding_and_figure() -> None:
-    found = reproduction()
-    page = Page(render_reproduction(found))
-    for each in findings(found):
-        assert each.claim in page.text and each.evidence in page.text
+    run = reproduction()
+    page = Page(render_reproduction(run))
+    for finding in findings(run):
+        assert finding.claim in page.text and finding.evidence in page.text
     figures = page_data(page)["figures"]
     assert set(figures) == {"alignment", "mass", "controls", "compression", "compression-paper", "faithfulness"}
     assert set(figures["alignment"]) == {f"{m}|{p}" for m in ("dot", "average_precision") for p in ("one", "all")}
@@ -91,7 +91,7 @@ def test_texts_are_text_and_nothing_is_fetched() -> None:
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert "<img src=x onerror=hit()>" in page.text and "</script>{{data}}" in page.text
     assert "it was <b>not</b> asked for" in page.text
-    assert not [value for _, own in page.tags for name, value in own.items() if name in ("src", "href")]
+    assert not [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
     assert "{{" not in page.text.replace("</script>{{data}}", "")
 
 

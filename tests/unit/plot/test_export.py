@@ -36,7 +36,7 @@ def test_a_page_stands_alone(tmp_path: Path) -> None:
     path = save_figure(heatmap(made_up_scores()), tmp_path / "map.html")
     page = path.read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and len(page) > 4_000_000
-    assert [each.name for each in tmp_path.iterdir()] == ["map.html"]
+    assert [file.name for file in tmp_path.iterdir()] == ["map.html"]
 
 
 def test_pages_share_one_plotly(tmp_path: Path) -> None:
@@ -60,9 +60,9 @@ def test_a_picture_has_no_slider_and_names_its_layer(drawn: list[Any], tmp_path:
     figure = heatmap(made_up_scores(), layer=1)
     path = save_figure(figure, tmp_path / f"map.{ending}", scale=3)
     assert path.read_bytes() == b"picture"
-    ((given, options, browser),) = drawn
-    assert "sliders" not in given["layout"]
-    assert given["layout"]["title"]["text"] == "Value Zeroing, raw, layer 1"
+    ((figure_drawn, options, browser),) = drawn
+    assert "sliders" not in figure_drawn["layout"]
+    assert figure_drawn["layout"]["title"]["text"] == "Value Zeroing, raw, layer 1"
     assert options == {
         "format": ending,
         "width": 1100,

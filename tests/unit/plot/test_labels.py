@@ -21,16 +21,16 @@ def test_an_escaped_text_reads_back_and_holds_no_markup(text: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_every_token_can_be_seen(token: str) -> None:
-    seen = visible(token)
-    assert seen.strip()
-    assert not [c for c in seen[:1] + seen[-1:] if unicodedata.category(c)[0] in "CZ"]
-    assert not [c for c in seen if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs")]
-    assert visible(seen) == seen
-    seen.encode()
+    shown = visible(token)
+    assert shown.strip()
+    assert not [c for c in shown[:1] + shown[-1:] if unicodedata.category(c)[0] in "CZ"]
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs")]
+    assert visible(shown) == shown
+    shown.encode()
 
 
 @pytest.mark.parametrize(
-    ("token", "seen"),
+    ("token", "shown"),
     [
         ("word", "word"),
         (" word", "word"),
@@ -55,8 +55,8 @@ def test_every_token_can_be_seen(token: str) -> None:
         ("שלום", "שלום"),
     ],
 )
-def test_what_a_token_looks_like(token: str, seen: str) -> None:
-    assert visible(token) == seen
+def test_what_a_token_looks_like(token: str, shown: str) -> None:
+    assert visible(token) == shown
 
 
 def test_a_right_to_left_token_is_isolated() -> None:

@@ -10,8 +10,7 @@ from support.pictures import plain
 
 from tl_vzero.errors import InputError, ScoresError
 from tl_vzero.plot import effect_map, heatmap, target_row
-from tl_vzero.plot.maps import rounded
-from tl_vzero.plot.parts import hover_text, tick_text
+from tl_vzero.plot.parts import hover_text, rounded, tick_text
 from tl_vzero.plot.theme import DARK, LIGHT, Theme
 
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])

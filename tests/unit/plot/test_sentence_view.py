@@ -12,8 +12,8 @@ from support.made_up import ODD_TOKENS, PIECES, made_up_scores
 
 from tl_vzero.errors import InputError, ScoresError
 from tl_vzero.plot import DARK, LIGHT, Theme, text_view
-from tl_vzero.plot.parts import Snippet, visible
-from tl_vzero.plot.sentence_view import contrast
+from tl_vzero.plot.parts import visible
+from tl_vzero.plot.sentence_view import Snippet, contrast
 
 
 class Elements(HTMLParser):
@@ -21,13 +21,13 @@ class Elements(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self.inside = False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         self.inside = "class" in dict(attrs) and tag in ("button", "span")
         if self.inside:
             self.texts.append("")
@@ -41,9 +41,9 @@ class Elements(HTMLParser):
 
 
 def data_of(view: Snippet) -> dict[str, Any]:
-    found = re.search(r", d = (\{.*\});$", view.html, re.M)
-    assert found is not None
-    data: dict[str, Any] = json.loads(found[1])
+    line = re.search(r", d = (\{.*\});$", view.html, re.M)
+    assert line is not None
+    data: dict[str, Any] = json.loads(line[1])
     return data
 
 
@@ -65,8 +65,8 @@ def test_odd_tokens_are_text_and_nothing_else() -> None:
     view = text_view(made_up_scores(ODD_TOKENS), 1)
     page = Elements(view.to_page())
     assert page.texts == [visible(token) for token in ODD_TOKENS]
-    known = ["html", "head", "meta", "meta", "title", "body", "div", "style", "h3", "p", "div", "p", "label", "output"]
-    assert [tag for tag, _ in page.found if tag != "button"] == [*known, "input", "p", "script"]
+    around = ["html", "head", "meta", "meta", "title", "body", "div", "style", "h3", "p", "div", "p", "label", "output"]
+    assert [tag for tag, _ in page.tags if tag != "button"] == [*around, "input", "p", "script"]
     assert "<script>" not in data_of(view)["sources"][1].replace("\u2068<script>", "")
     assert "http" not in view.html
 
@@ -74,9 +74,9 @@ def test_odd_tokens_are_text_and_nothing_else() -> None:
 def test_two_sentences_have_two_lines() -> None:
     scores = made_up_scores(values=torch.rand(3, len(PIECES), 2), src_tokens=("le", "chat"), src_positions=(0, 1))
     page = Elements(text_view(replace(scores, metadata={"stack": "cross"})).html)
-    buttons = [attributes for tag, attributes in page.found if tag == "button"]
-    assert len(buttons) == len(PIECES) and all("data-src" not in each for each in buttons)
-    assert sum("data-src" in attributes for tag, attributes in page.found if tag == "span") == 2
+    buttons = [attributes for tag, attributes in page.tags if tag == "button"]
+    assert len(buttons) == len(PIECES) and all("data-src" not in button for button in buttons)
+    assert sum("data-src" in attributes for tag, attributes in page.tags if tag == "span") == 2
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])

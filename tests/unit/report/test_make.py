@@ -43,8 +43,8 @@ def test_a_pair_is_shown_on_two_lines_and_measured_with_its_segments(model: Any)
     assert as_json(report)["text"] == "\n".join(pair) and as_json(report)["corrupted"] == "\n".join(corrupted)
     assert torch.equal(report.value_zeroing.values, tl_vzero.value_zeroing(model, pair).values)
     for effect, function in (("attribution_patching", attribution_patching), ("value_patching", value_patching)):
-        given = (pair, corrupted) if effect == "value_patching" else (pair,)
-        assert torch.equal(report.effects[effect].values, function(model, *given).values)
+        texts = (pair, corrupted) if effect == "value_patching" else (pair,)
+        assert torch.equal(report.effects[effect].values, function(model, *texts).values)
     assert "scaring marcus.<br>the authors are here." in report.to_html()
 
 
@@ -54,13 +54,13 @@ def test_a_target_may_count_from_the_end(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("the pictures are here.", "0 mask tokens"), ("the [MASK] [MASK] here.", "2 mask tokens")]
+    ("text", "count"), [("the pictures are here.", "0 mask tokens"), ("the [MASK] [MASK] here.", "2 mask tokens")]
 )
-def test_no_single_mask_gives_a_page_without_prediction(model: Any, text: str, found: str) -> None:
+def test_no_single_mask_gives_a_page_without_prediction(model: Any, text: str, count: str) -> None:
     report = make_report(model, text)
     assert (report.target, report.effects) == (None, {})
-    assert found in as_json(report)["no_effect_reason"]
-    assert found in Page(report.to_html()).text
+    assert count in as_json(report)["no_effect_reason"]
+    assert count in Page(report.to_html()).text
 
 
 def test_a_target_outside_the_sentence_is_refused(model: Any) -> None:
@@ -81,8 +81,8 @@ def test_by_default_the_quick_methods_stand_side_by_side(model: Any) -> None:
     for name in report.comparison:
         scores = tl_vzero.score(model, SENTENCE, name)
         assert isinstance(scores, tl_vzero.Scores)
-        found = torch.tensor(data["methods"][name]["values"])
-        assert torch.allclose(found, scores.values, rtol=1e-5, atol=1e-9)
+        values = torch.tensor(data["methods"][name]["values"])
+        assert torch.allclose(values, scores.values, rtol=1e-5, atol=1e-9)
     assert [method["name"] for method in Page(report.to_html()).data()["methods"]] == list(report.comparison)
 
 

@@ -44,15 +44,15 @@ def test_the_page_shows_the_numbers_of_the_json() -> None:
     report = made_up_report()
     data = as_json(report)
     expected = [
-        number
+        entry
         for unit in ("pieces", "words")
         for method in ("value_zeroing", "attention")
         for stage in ("normalized", "rollout")
-        for number in flat(data[method][unit][stage])
+        for entry in flat(data[method][unit][stage])
     ]
     page = Page(report.to_html())
-    assert page_numbers(page) == [pytest.approx(float(f"{number:.4g}"), rel=1e-12) for number in expected]
-    effect = [float(f"{number:.4g}") for number in flat(data["effect"]["values"])]
+    assert page_numbers(page) == [pytest.approx(float(f"{entry:.4g}"), rel=1e-12) for entry in expected]
+    effect = [float(f"{entry:.4g}") for entry in flat(data["effect"]["values"])]
     assert flat(page.data()["effects"]["zero_ablation"]["z"]) == effect
 
 
@@ -194,5 +194,5 @@ def test_the_page_states_the_error_of_the_estimate() -> None:
     report = made_up_report()
     largest = (report.effects["zero_ablation"].values * 0.1).abs().amax(-1).tolist()
     text = " ".join(Page(report.to_html()).text.split())
-    for layer, each in enumerate(largest):
-        assert f"layer {layer}{each:.4g}10 %1.00" in text
+    for layer, error in enumerate(largest):
+        assert f"layer {layer}{error:.4g}10 %1.00" in text

@@ -1,4 +1,4 @@
-// A live page: the address says what is asked and what is chosen, so that a view can be shared.
+// A live page: the address says the question and the choices, so that a view can be shared.
 const QUESTIONS = ["text", "model", "target", "corrupted"];
 const NUMBERS = ["layer", "piece", "threshold"];
 const fromAddress = () => Object.fromEntries(new URLSearchParams(window.location.search));
@@ -7,9 +7,9 @@ const question = () => Object.fromEntries(
   QUESTIONS.map((name) => [name, byId(name).value]).filter(([, value]) => value.trim() !== ""),
 );
 let shownQuestion = "";
-const addressOf = (asked, chosen) => `?${new URLSearchParams({ ...asked, ...chosen })}`;
-// What is wrong with a question is told where it is asked.
-byId("asked").append(byId("status"));
+const addressOf = (query, chosen) => `?${new URLSearchParams({ ...question, ...chosen })}`;
+// What is wrong with a question is said where it is written.
+byId("question").append(byId("status"));
 const tell = (text) => {
   byId("status").textContent = text;
   byId("status").hidden = text === "";
@@ -23,25 +23,25 @@ remember = ({ layer, ...others }) => {
 // An answer that comes after a later question is dropped. `wanted` gives the choices to show it with.
 let latest = 0;
 let asking = new AbortController();
-const answered = async (asked) => {
+const answered = async (query) => {
   asking.abort(); // so that what nobody waits for is not computed
   asking = new AbortController();
   try {
-    const response = await fetch(`report?${new URLSearchParams(asked)}`, { signal: asking.signal });
+    const response = await fetch(`report?${new URLSearchParams(query)}`, { signal: asking.signal });
     return await response.json();
   } catch (error) {
     return { error: `The explorer does not answer (${error.message}): is it still running where it was started?` };
   }
 };
 const ask = async (wanted) => {
-  const asked = question();
+  const query = question();
   latest += 1;
-  const own = latest;
+  const turn = latest;
   byId("panels").setAttribute("aria-busy", "true");
-  const answer = await answered(asked);
-  if (own !== latest) return;
+  const answer = await answered(query);
+  if (turn !== latest) return;
   if (answer.error === undefined) {
-    shownQuestion = JSON.stringify(asked);
+    shownQuestion = JSON.stringify(query);
     const { layer, ...others } = wanted();
     await show(answer, { ...others, layer: answer.data.layers.indexOf(layer) });
   } else {
@@ -51,11 +51,11 @@ const ask = async (wanted) => {
 };
 
 const askAddress = () => {
-  const given = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
-  for (const name of QUESTIONS) byId(name).value = given[name] ?? "";
+  const wanted = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
+  for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
   byId("more").open = ["target", "corrupted"].some((name) => byId(name).value !== "");
-  for (const name of NUMBERS) given[name] = given[name] === undefined ? undefined : Number(given[name]);
-  return ask(() => given);
+  for (const name of NUMBERS) wanted[name] = wanted[name] === undefined ? undefined : Number(wanted[name]);
+  return ask(() => wanted);
 };
 
 const submit = (event) => {
@@ -64,7 +64,7 @@ const submit = (event) => {
   // What is chosen stays as it is; the token is the new sentence's own.
   ask(() => (page === null ? {} : { ...state, layer: page.layers[state.layer], piece: undefined }));
 };
-byId("asked").addEventListener("submit", submit);
+byId("question").addEventListener("submit", submit);
 byId("model").addEventListener("change", submit);
 window.addEventListener("popstate", askAddress);
 await askAddress();

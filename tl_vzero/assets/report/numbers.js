@@ -6,7 +6,7 @@ const unpack = (packed) => {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
 };
 
-// Decimal mantissas, then their exponents, little-endian: see decimal_codes in report/packed.py.
+// Decimal mantissas, then their exponents, little-endian: see decimal_codes in report/figures.py.
 const readNumbers = (codes) => {
   const view = new DataView(codes);
   const count = codes.byteLength / 4;

@@ -1,0 +1,86 @@
+"""HTML from the templates in assets/, filled by Jinja2, which escapes: whatever a token, a name or a model holds is
+text. The colours of the pages and the JSON that a script element holds are written here too."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from math import isfinite
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from tl_vzero.plot.parts import visible
+from tl_vzero.plot.theme import DARK, FONT, LIGHT, MONO
+
+SHOWN_DIGITS = 4  # significant ones of the numbers in a page
+
+
+def rendered(template: str, **parts: Any) -> str:
+    """A template of assets/ with its parts; a part that is missing is an error, and so are misspelt ones.
+
+    >>> rendered("plot/page.html", title="<b>", body=asset("theme.css"), margin=0, background="#fff")[:15]
+    '<!doctype html>'
+    """
+    return _template(template).render(**parts)
+
+
+def rendered_blocks(template: str, **parts: Any) -> dict[str, str]:
+    """The blocks of a template, by name, without what is around them."""
+    page = _template(template)
+    return {name: "".join(block(page.new_context(parts))) for name, block in page.blocks.items()}
+
+
+def asset(path: str) -> Markup:
+    """A file of assets/ as it stands: a style or a script."""
+    return Markup(files("tl_vzero").joinpath("assets", *path.split("/")).read_text(encoding="utf-8"))
+
+
+def script_json(data: Any) -> Markup:
+    r"""JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only.
+
+    >>> print(script_json({"token": "</script>", "rho": float("nan")}))
+    {"token":"\u003c/script\u003e","rho":null}
+    """
+    return htmlsafe_json_dumps(finite(data), separators=(",", ":"), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """The same lists and dicts, with None for each number that JSON lacks.
+
+    >>> finite({"rho": (0.5, float("nan"))})
+    {'rho': [0.5, None]}
+    """
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+@cache
+def _template(path: str) -> Template:
+    return _environment().get_template(path)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("tl_vzero", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "visible": visible,
+        "digits": lambda value: f"{value:.{SHOWN_DIGITS}g}",
+        "script_json": script_json,
+        # NaN, which is not equal to itself, is undefined.
+        "percent": lambda value: f"{100 * value:.0f} %" if value == value else "–",
+        "rank": lambda value: f"{value:.2f}" if value == value else "–",
+    }
+    environment.globals |= {"asset": asset, "LIGHT": LIGHT, "DARK": DARK, "FONT": Markup(FONT), "MONO": Markup(MONO)}
+    return environment
