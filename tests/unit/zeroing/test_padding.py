@@ -118,8 +118,8 @@ def test_a_run_is_padded_by_no_more_than_pays(monkeypatch: pytest.MonkeyPatch) -
     assert len(seen) == 2 and sum(padding) > 0
 
 
-def without_mask(*_: Any) -> dict[str, Tensor]:
-    return {}
+def run_without_mask(*arguments: Any, mask: Tensor | None, **options: Any) -> None:
+    run.run_to(*arguments, **options)
 
 
 @pytest.mark.parametrize("seen_before", [False, True])
@@ -130,7 +130,7 @@ def test_a_model_that_ignores_its_mask_still_gets_right_numbers(
     model = model_in_float64(architecture)
     if seen_before:
         maps(model, "closed_form")
-    monkeypatch.setattr(run, "_mask_argument", without_mask)
+    monkeypatch.setattr(clean, "run_to", run_without_mask)
     for one, other in zip(batch_maps(model, "auto", NEAR), batch_maps(model, "hooks", NEAR), strict=True):
         assert_same(one, other, tolerance_of(architecture))
 
@@ -141,7 +141,7 @@ def test_a_sentence_without_padding_stays_in_closed_form_where_masks_are_ignored
 ) -> None:
     model = model_in_float64(architecture)
     maps(model, "closed_form")
-    monkeypatch.setattr(run, "_mask_argument", without_mask)
+    monkeypatch.setattr(clean, "run_to", run_without_mask)
     assert_same(maps(model, "closed_form"), maps(model, "hooks"), tolerance_of(architecture))
 
 
