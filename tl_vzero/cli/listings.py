@@ -54,8 +54,8 @@ def heads_command(
     share: mixing as a part of its sum over heads; lost: the part of the layer's mixing that goes without this head;
     context: the part of mixing from other positions than the destination's own.
     """
-    from tl_vzero.models.load import load_model
     from tl_vzero.api import head_importance
+    from tl_vzero.models.load import load_model
 
     check_files(json_file, csv_file)
     table = head_importance(load_model(model), texts or [DEFAULT_TEXT], layers=layer or None, progress=not quiet)
