@@ -26,7 +26,7 @@ from tl_vzero.data.examples import (
 )
 from tl_vzero.data.own_file import json_rows
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError
-from tl_vzero.models.hugging_face import why_no_hub
+from tl_vzero.models.hub import why_no_hub
 
 # Cues by the template that the sentences were generated from: rules on the surface, no parser. Indices count words
 # after contractions are written out. Of a compound ("college campuses") the cue is the last word, which has the ending.

