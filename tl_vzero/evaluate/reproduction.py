@@ -76,11 +76,11 @@ class Reproduction:
         """The results of the parts, by the names that they have in files."""
         return {
             "cue_alignment": self.alignment,
-            "cue_check": self.cue_check,
             "mass": self.mass,
-            "mass_with_attractor": self.mass_with_attractor,
             "probing": self.probing,
             "probing_paper_mode": self.probing_paper,
+            "cue_check": self.cue_check,
+            "mass_with_attractor": self.mass_with_attractor,
             "faithfulness": self.faithfulness,
             "control_random_weights": self.controls.random_alignment,
             "control_random_weights_probing": self.controls.random_probing,

@@ -7,7 +7,7 @@ const question = () => Object.fromEntries(
   QUESTIONS.map((name) => [name, byId(name).value]).filter(([, value]) => value.trim() !== ""),
 );
 let shownQuestion = "";
-const addressOf = (query, chosen) => `?${new URLSearchParams({ ...question, ...chosen })}`;
+const addressOf = (query, chosen) => `?${new URLSearchParams({ ...query, ...chosen })}`;
 // What is wrong with a question is said where it is written.
 byId("question").append(byId("status"));
 const tell = (text) => {
