@@ -394,7 +394,7 @@ def finetune(
     where = folder_of(folder)
     loaded = load_model(model) if isinstance(model, str | Path) else model
     trainable = trainable_copy(loaded, seed=seed)
-    training = _laid_out(loaded, examples, half)
+    training = _tokenized(loaded, examples, half)
     held_out = _held_out(loaded, examples, half)
     settings = _settings(recipe, trainable, training, held_out)
     store.make_folder(where, store.STATE)
@@ -431,7 +431,7 @@ def accuracy(
     """
     at_least_one("batch_size", batch_size)
     check_trained_head(model)
-    batches = same_length_batches(_laid_out(model, examples, half), len, lambda _: batch_size)
+    batches = same_length_batches(_tokenized(model, examples, half), len, lambda _: batch_size)
     with quiet(model):
         return bootstrap_mean([win for batch in batches for win in _good_wins(model, batch)])
 
@@ -479,7 +479,7 @@ def _train(
     return state
 
 
-def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
+def _tokenized(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
     """The examples of a half on the model's tokens, each with two forms."""
     if half is not None:
         one_of("half", half, HALVES)
@@ -489,22 +489,22 @@ def _laid_out(model: nn.Module, examples: Sequence[Example], half: Half | None) 
             f"none of {len(examples)} examples is in the {half} half: expected split_in_halves(examples, seed=...) "
             "before, or half=None for all"
         )
-    laid = tokenize_examples(model, chosen).examples
-    check_wrong_forms(laid, "the choice at the mask")
+    tokenized = tokenize_examples(model, chosen).examples
+    check_wrong_forms(tokenized, "the choice at the mask")
     longest = context_length(model)
-    too_long = [example.example.id for example in laid if longest is not None and len(example) > longest]
+    too_long = [example.example.id for example in tokenized if longest is not None and len(example) > longest]
     if too_long:
         raise InputError(
             f"{len(too_long)} examples are longer than the model's context of {longest} tokens, first {too_long[0]}: "
             "leave them out"
         )
-    return laid
+    return tokenized
 
 
 def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
     other: Half = "test" if half == "train" else "train"
     held_out = half is not None and any(example.split == other for example in examples)
-    return _laid_out(model, examples, other) if held_out else ()
+    return _tokenized(model, examples, other) if held_out else ()
 
 
 def _settings(
