@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_vzero.choices import one_of
 from tl_vzero.clean import device_of
 from tl_vzero.distance import wide_dtype
-from tl_vzero.errors import InputError, InputTypeError, ModelError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.results import Row, means_by_paradigm
 from tl_vzero.evaluate.sentences import TokenizedExample
 from tl_vzero.inputs.text import same_length_batches
@@ -53,8 +54,7 @@ class Conventions:
 
     def __post_init__(self) -> None:
         for name, choices in (("replacement", Replacement), ("change", Change), ("over", Over)):
-            if getattr(self, name) not in get_args(choices):
-                raise unknown_name(name, getattr(self, name), get_args(choices))
+            one_of(name, getattr(self, name), get_args(choices))
 
     def to_dict(self) -> dict[str, Any]:
         """The choices as plain JSON types."""

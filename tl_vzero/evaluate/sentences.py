@@ -15,14 +15,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from tl_vzero.choices import positive
+from tl_vzero.choices import one_of, positive
 from tl_vzero.clean import CleanBlock, device_of, visit_clean_blocks
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import read_blimp
 from tl_vzero.data.examples import Example, ExampleSet, Skipped, Stage, write_words
 from tl_vzero.data.own_file import read_examples
 from tl_vzero.data.tokens import WHICH_PIECES, Pieces, WhichPieces, keep_one_piece_targets, pieces_of
-from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError
 from tl_vzero.inputs.text import encode, warned_before
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import facts_of
@@ -122,8 +122,7 @@ class TokenizedExample:
         return self._positions(self.example.attractor, which)
 
     def _positions(self, words: Sequence[int], which: WhichPieces) -> tuple[int, ...]:
-        if which not in WHICH_PIECES:
-            raise unknown_name("choice of pieces", which, WHICH_PIECES)
+        one_of("choice of pieces", which, WHICH_PIECES)
         word_ids = self.encoding.word_ids
         by_word = [[position for position, owner in enumerate(word_ids) if owner == word] for word in words]
         return tuple(position for tokens in by_word for position in (tokens[:1] if which == "first" else tokens))
@@ -150,8 +149,7 @@ def tokenize_examples(model: nn.Module, examples: Sequence[Example], *, protocol
     >>> tokenized.examples[0].encoding.tokens[tokenized.examples[0].dest]
     '[MASK]'
     """
-    if protocol not in PROTOCOLS:
-        raise unknown_name("protocol", protocol, PROTOCOLS)
+    one_of("protocol", protocol, PROTOCOLS)
     check_contracts(model)
     name, tokenizer = facts_of(model).name, facts_of(model).tokenizer
     if tokenizer is None:

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import chosen, one_of
 from tl_vzero.errors import InputError, InputTypeError, PluginError, shown, unknown_name
 from tl_vzero.inputs.text import Sentence, padded
 from tl_vzero.methods.layer import Layer
@@ -121,8 +121,7 @@ def _checked_names(registry: Mapping[str, Method], methods: Any) -> list[str]:
             f"methods is empty: expected some of {', '.join(registry)}, or None for those of the clean run"
         )
     for name in methods:
-        if name not in registry:
-            raise unknown_name("method", name, registry)
+        one_of("method", name, registry)
     repeated = sorted({name for name in methods if list(methods).count(name) > 1})
     if repeated:
         raise InputError(f"methods holds {', '.join(repeated)} more than once: expected each at most once")
@@ -137,8 +136,7 @@ def _checked_options(registry: Mapping[str, Method], names: list[str], options: 
             f"options is {options!r}: expected each method's own by its name, such as {{'hta': {{'to': 'embeddings'}}}}"
         )
     for name, of_method in options.items():
-        if name not in names:
-            raise unknown_name("method in options", name, names)
+        one_of("method in options", name, names)
         for option in of_method:
             _check_option(registry[name], name, option)
     return dict(options)

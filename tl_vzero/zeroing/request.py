@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, chosen_heads, flag, integers, listed, positive
+from tl_vzero.choices import chosen, chosen_heads, flag, integers, listed, one_of, positive
 from tl_vzero.distance import Distance, cosine, distance_named
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
 from tl_vzero.inputs.text import Sentence
@@ -133,8 +133,7 @@ def make_request(
     memory_mb: float,
 ) -> Request:
     """Check every option against the model; raises InputError or InputTypeError."""
-    if not isinstance(engine, str) or engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    one_of("engine", engine, ENGINES)
     name, function = distance_named(distance)
     if sources is not None and spans is not None:
         raise InputError("sources and spans given: expected one of them, single positions or positions zeroed together")
