@@ -71,11 +71,7 @@ class Question:
 
 
 def read_question(query: Mapping[str, str]) -> Question:
-    """Read the parts of an address; raises InputError for what is missing, too long or no number.
-
-    >>> read_question({"model": "agreement-mini", "text": "the hat [MASK] here.", "target": "3"}).target
-    3
-    """
+    """Read the parts of an address; raises InputError for what is missing, too long or no number."""
     for name in ("model", "text"):
         if not query.get(name, "").strip():
             raise InputError(f"no {name} was given: write one" if name == "text" else "no model was given: choose one")
@@ -320,11 +316,7 @@ def _fixed(text: str, media_type: str) -> Callable[[Request], Awaitable[Response
 
 
 def hosts_of(host: str) -> tuple[str, ...]:
-    """The names that an address of the explorer may have where it is bound to `host`.
-
-    >>> hosts_of("127.0.0.1"), hosts_of("0.0.0.0")
-    (('127.0.0.1', 'localhost'), ('*',))
-    """
+    """The names that an address of the explorer may have where it is bound to `host`."""
     if host in LOOPBACK:
         return LOOPBACK
     if host in ("0.0.0.0", "::"):

@@ -145,11 +145,7 @@ def partial_path(path: Path, corpus: str) -> Path:
 
 
 def partial_of(path: Path) -> tuple[str, str] | None:
-    """The name and the corpus of the file that is written aside here; None for what no run names so.
-
-    >>> partial_of(partial_path(Path("done/00000.json"), "0" * 64))[0]
-    '00000.json'
-    """
+    """The name and the corpus of the file that is written aside here; None for what no run names so."""
     match = PARTIAL_NAME.fullmatch(path.name)
     return None if match is None else (match["name"], match["corpus"])
 

@@ -380,11 +380,7 @@ def _size_in_words(folder: Path, sentences: int | None, bytes_per_sentence: floa
 
 
 def sized(n_bytes: int | float) -> str:
-    """A length in bytes for people.
-
-    >>> sized(3_400_000)
-    '3.4 MB'
-    """
+    """A length in bytes for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

@@ -106,12 +106,6 @@ def flow_into(scores: Scores, row: int) -> Flow:
 
     r_L is one at the destination; edges_l = r_l[:, None] * S_l and r_(l-1) = r_l @ S_l, where S_l is layer l's step of
     the rollout (the normalised map, with the identity where the method's rule adds it). So r_0 is the rollout's row.
-
-    >>> import torch
-    >>> maps = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.2, 0.8]]])
-    >>> scores = Scores(maps, "any", (0, 1), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 2, 2)
-    >>> flow_into(scores, 1).nodes[0], scores.rollout().row(1)[-1]
-    (tensor([0.6000, 0.4000]), tensor([0.6000, 0.4000]))
     """
     scores.rollout()
     steps = [

@@ -18,11 +18,7 @@ SHOWN_DIGITS = 4  # significant ones of the numbers in a page
 
 
 def rendered(template: str, **parts: Any) -> str:
-    """A template of assets/ with its parts; a part that is missing is an error, and so are misspelt ones.
-
-    >>> rendered("plot/page.html", title="<b>", body=asset("theme.css"), margin=0, background="#fff")[:15]
-    '<!doctype html>'
-    """
+    """A template of assets/ with its parts; a part that is missing is an error, and so are misspelt ones."""
     return _template(template).render(**parts)
 
 
@@ -38,20 +34,12 @@ def asset(path: str) -> Markup:
 
 
 def script_json(data: Any) -> Markup:
-    r"""JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only.
-
-    >>> print(script_json({"token": "</script>", "rho": float("nan")}))
-    {"token":"\u003c/script\u003e","rho":null}
-    """
+    r"""JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only."""
     return htmlsafe_json_dumps(finite(data), separators=(",", ":"), allow_nan=False)
 
 
 def finite(value: Any) -> Any:
-    """The same lists and dicts, with None for each number that JSON lacks.
-
-    >>> finite({"rho": (0.5, float("nan"))})
-    {'rho': [0.5, None]}
-    """
+    """The same lists and dicts, with None for each number that JSON lacks."""
     if isinstance(value, Mapping):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
