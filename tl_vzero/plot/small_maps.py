@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor, stack
 
 from tl_vzero.choices import at_least_one
@@ -185,34 +186,23 @@ def _panels(
     """A figure of maps with the labels of `scores`, one per name; a slider where there are several steps."""
     across = _across(columns, len(names))
     grids = [[rounded(values, PANEL_DIGITS) for values in maps] for _, maps in steps]
-    figure = go.Figure(layout=_layout(scores, len(names), across, theme, slider=len(steps) > 1))
+    figure = _axes(scores, len(names), across, theme, slider=len(steps) > 1)
     destination, source, labels = _hover(scores, len(names))
     for panel, (name, grid) in enumerate(zip(names, grids[start], strict=True)):
-        suffix = str(panel + 1) if panel else ""
-        figure.add_trace(
-            go.Heatmap(
-                z=grid,
-                x=source_places(scores),
-                y=[str(position) for position in scores.dest_positions],
-                xaxis=f"x{suffix}",
-                yaxis=f"y{suffix}",
-                coloraxis="coloraxis",
-                hovertemplate=hover_box(plotly_text(name), destination, source),
-                customdata=labels,
-                **gaps(len(scores.src_tokens) * across // 2, len(scores.dest_tokens) * across // 2),
-            )
+        place = {"row": panel // across + 1, "col": panel % across + 1}
+        cells = go.Heatmap(
+            z=grid,
+            x=source_places(scores),
+            y=[str(position) for position in scores.dest_positions],
+            coloraxis="coloraxis",
+            hovertemplate=hover_box(plotly_text(name), destination, source),
+            customdata=labels,
+            **gaps(len(scores.src_tokens) * across // 2, len(scores.dest_tokens) * across // 2),
         )
-        figure.add_annotation(
-            text=plotly_text(name),
-            xref=f"x{suffix} domain",
-            yref=f"y{suffix} domain",
-            x=0,
-            y=1,
-            xanchor="left",
-            yanchor="bottom",
-            showarrow=False,
-            font={"size": 12, "color": theme.ink},
-        )
+        figure.add_trace(cells, **place)
+        corner = {"xref": "x domain", "yref": "y domain", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"}
+        font = {"size": 12, "color": theme.ink}
+        figure.add_annotation(text=plotly_text(name), showarrow=False, font=font, **corner, **place)
     figure.update_layout(
         title=titled(title, sentence(scores)) | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
         coloraxis=_colours(theme, _top(grids[start]), VALUE_NAMES[scores.stage]),
@@ -222,8 +212,8 @@ def _panels(
             (label, {"z": maps}, {"coloraxis.cmax": _top(maps)}) for (label, _), maps in zip(steps, grids, strict=True)
         ]
         # Between title and maps, as token labels of any length stand below.
-        place = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
-        figure.update_layout(sliders=[step_slider(changes, start, theme) | place])
+        above = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
+        figure.update_layout(sliders=[step_slider(changes, start, theme) | above])
     return figure
 
 
@@ -233,49 +223,35 @@ def _across(columns: int | None, panels: int) -> int:
     return min(at_least_one("columns", columns, "a whole number of maps in a row"), panels)
 
 
-def _layout(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> dict[str, Any]:
-    """Places of the panels: square cells on a page of usual width, with room for labels and titles."""
+def _axes(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> go.Figure:
+    """A figure without maps: square cells on a page of usual width, with room for labels and titles."""
     down = ceil(panels / across)
     width = (FIGURE_WIDTH - TOKEN_LABELS - 100) / across - GAP
     square = width * len(scores.dest_tokens) / max(len(scores.src_tokens), 1)
     height = min(max(square, 90.0, len(scores.dest_tokens) * 2.0), 4 * width)
-    inner = down * (height + PANEL_TITLE)
+    inner = down * height + (down - 1) * PANEL_TITLE
     header = HEADER + (SLIDER_ABOVE if slider else 0)
-    layout: dict[str, Any] = {
-        "template": template(theme),
-        "height": inner + header + TOKEN_LABELS,
-        "margin": {"l": 24, "r": 24, "t": header, "b": 24},
-    }
+    figure = make_subplots(
+        down,
+        across,
+        specs=[[{} if row * across + column < panels else None for column in range(across)] for row in range(down)],
+        shared_xaxes="all",  # zooming into one map zooms into all
+        shared_yaxes="all",
+        horizontal_spacing=GAP / (FIGURE_WIDTH - TOKEN_LABELS),
+        vertical_spacing=PANEL_TITLE / inner,
+    )
+    margin = {"l": 24, "r": 24, "t": header, "b": 24}
+    figure.update_layout(template=template(theme), height=inner + header + TOKEN_LABELS, margin=margin)
+    rows = token_axis(scores.dest_tokens, [str(position) for position in scores.dest_positions], "")
+    columns = token_axis(scores.src_tokens, source_places(scores), "") | {"autotickangles": [-90]}
+    figure.update_xaxes(columns | {"tickfont": {"size": 10}, "showticklabels": False})
+    figure.update_yaxes(rows | {"tickfont": {"size": 10}, "autorange": "reversed"})
+    for panel in range(max(panels - across, 0), panels):  # none stands below them
+        figure.update_xaxes(showticklabels=True, row=panel // across + 1, col=panel % across + 1)
     row_title, column_title = axis_titles(scores)
-    places = [str(position) for position in scores.dest_positions]
-    rows, cols = token_axis(scores.dest_tokens, places, ""), token_axis(scores.src_tokens, source_places(scores), "")
-    for panel in range(panels):
-        row, column = divmod(panel, across)
-        suffix = str(panel + 1) if panel else ""
-        gap = GAP / (FIGURE_WIDTH - TOKEN_LABELS)
-        bottom = (down - 1 - row) * (height + PANEL_TITLE) / inner
-        lowest = panel + across >= panels
-        layout[f"xaxis{suffix}"] = cols | {
-            "domain": [column / across + (gap / 2 if column else 0), (column + 1) / across - gap / 2],
-            "anchor": f"y{suffix}",
-            "showticklabels": lowest,
-            "tickfont": {"size": 10},
-            "autotickangles": [-90],
-            "title": {"text": column_title if lowest and column == 0 else ""},
-        }
-        layout[f"yaxis{suffix}"] = rows | {
-            "domain": [1 - height / inner, 1.0] if down == 1 else [bottom, bottom + height / inner],
-            "anchor": f"x{suffix}",
-            "autorange": "reversed",
-            "showticklabels": column == 0,
-            "tickfont": {"size": 10},
-            "title": {"text": row_title if panel == 0 else ""},
-        }
-        if panel:
-            # Zooming into one map zooms into all.
-            layout[f"xaxis{suffix}"]["matches"] = "x"
-            layout[f"yaxis{suffix}"]["matches"] = "y"
-    return layout
+    figure.update_xaxes(title_text=column_title, row=down, col=1)
+    figure.update_yaxes(title_text=row_title, row=1, col=1)
+    return figure
 
 
 def _hover(scores: Scores, panels: int) -> tuple[str, str, list[list[list[str]]] | None]:
