@@ -45,18 +45,6 @@ Spans = Literal["words", "noun_chunks", "subtrees"]
 Stage = Literal["raw", "normalized", "rollout"]
 
 
-class _Commands(TyperGroup):
-    """The commands; what one is called wrongly with is written escaped."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with _usage_errors_escaped():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, *arguments: Any, **options: Any) -> Any:
-        with _usage_errors_escaped():
-            return super().invoke(*arguments, **options)
-
-
 @contextmanager
 def _usage_errors_escaped() -> Iterator[None]:
     try:
@@ -64,6 +52,13 @@ def _usage_errors_escaped() -> Iterator[None]:
     except UsageError as error:
         error.message = escaped(error.message)
         raise
+
+
+class _Commands(TyperGroup):
+    """The commands; what one is called wrongly with is written escaped."""
+
+    make_context = _usage_errors_escaped()(TyperGroup.make_context)
+    invoke = _usage_errors_escaped()(TyperGroup.invoke)
 
 
 app = typer.Typer(
@@ -144,9 +139,7 @@ def show_map(
     layer: Annotated[int | None, typer.Option(help="One layer, from 0; default: all.")] = None,
     stage: Annotated[Stage, typer.Option(help="Raw distances, rows that sum to one, or the rollout.")] = "normalized",
     words: Annotated[bool, typer.Option("--words", help="Join word pieces to words.")] = False,
-    target: Annotated[
-        int | None, typer.Option(help="Position of the target, for a method that needs one; default: the only [MASK].")
-    ] = None,
+    target: TargetOption = None,
     spans: Annotated[
         Spans | None, typer.Option(help="Zero words or phrases as a whole, one column each; value_zeroing only.")
     ] = None,
@@ -235,10 +228,8 @@ def compare(
     )
     assert not isinstance(compared, list)
     say(_comparison(compared))
-    if json_file is not None:
-        write_numbers(json_file, compared.to_dict())
-    if csv_file is not None:
-        write_table(csv_file, compared.table())
+    write_numbers(json_file, compared.to_dict())
+    write_table(csv_file, compared.table())
 
 
 @errors_in_words()
