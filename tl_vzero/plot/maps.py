@@ -33,11 +33,7 @@ from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
-EFFECT_NAMES = {
-    "zero_ablation": "zero ablation",
-    "value_patching": "value patching",
-    "attribution_patching": "attribution patching",
-}
+EFFECT_NAMES = {name: name.replace("_", " ") for name in ("zero_ablation", "value_patching", "attribution_patching")}
 EFFECT_TITLES = {
     "zero_ablation": "Effect of zeroing a value on the prediction",
     "value_patching": "Effect of patching in the clean sentence's value",
