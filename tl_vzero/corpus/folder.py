@@ -301,10 +301,6 @@ def _is_new(folder: CorpusFolder, corpus: str) -> bool:
     """Whether there is nothing in it but the beginning of a manifest of this very run."""
     if not folder.root.exists() and not folder.root.is_symlink():
         return True
-    if not folder.root.is_dir():
-        raise OutputPathError(
-            f"cannot make the folder {folder.root}: it is a file, or a link to nothing; choose another one"
-        )
     # One look, as another run may begin in it meanwhile: what it wrote aside comes and goes.
     return all(
         partial_of(path) == (folder.manifest.name, corpus)
