@@ -386,14 +386,6 @@ def open_source(
     record is a pair, whose second text is there.
 
     Raises FileFormatError for what cannot be read, InputError or InputTypeError for bad arguments.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "two.txt"
-    ...     _ = path.write_text("the authors write.\\nthe author writes.\\n")
-    ...     source = open_source(path)
-    ...     [source.record(position, raw).text for position, raw in enumerate(source.raws())]
-    ['the authors write.', 'the author writes.']
     """
     kind = _format_of(source, input_format)
     if second_text_column is not None and second_text_column == text_column:
