@@ -55,7 +55,7 @@ def heads_command(
     context: the part of mixing from other positions than the destination's own.
     """
     from tl_vzero.models.load import load_model
-    from tl_vzero.tables import head_importance
+    from tl_vzero.api import head_importance
 
     check_files(json_file, csv_file)
     table = head_importance(load_model(model), texts or [DEFAULT_TEXT], layers=layer or None, progress=not quiet)
