@@ -11,11 +11,7 @@ Name = TypeVar("Name")
 
 
 def chosen(name: str, values: Iterable[int] | int | None, count: int, holder: str) -> tuple[int, ...] | None:
-    """Resolve chosen indices against how many there are; negative ones count from the end.
-
-    >>> chosen("layers", [-1, 0], 4, "the model has")
-    (3, 0)
-    """
+    """Resolve chosen indices against how many there are; negative ones count from the end."""
     indices = integers(name, values)
     if indices is None:
         return None
@@ -32,11 +28,7 @@ def chosen(name: str, values: Iterable[int] | int | None, count: int, holder: st
 
 
 def chosen_heads(values: Iterable[int] | int | None, n_value_heads: int, n_query_heads: int) -> tuple[int, ...] | None:
-    """Resolve chosen heads of the values: under grouped queries there are fewer than heads of the pattern.
-
-    >>> chosen_heads([-1], 2, 4)
-    (1,)
-    """
+    """Resolve chosen heads of the values: under grouped queries there are fewer than heads of the pattern."""
     shared = f"{n_query_heads} query heads share the value heads, of which the model has"
     return chosen("heads", values, n_value_heads, "values have" if n_value_heads == n_query_heads else shared)
 
@@ -58,11 +50,7 @@ def integers(name: str, values: Iterable[int] | int | None, *, empty: bool = Fal
 
 
 def listed(name: str, values: Any) -> Any:
-    """What a tensor, an array or another iterable holds, as a list; an integer or a string stays what it is.
-
-    >>> listed("layers", range(2)), listed("layers", 3), listed("spans", "words")
-    ([0, 1], 3, 'words')
-    """
+    """What a tensor, an array or another iterable holds, as a list; an integer or a string stays what it is."""
     with foreign_errors_as(InputError, f"{name} cannot be read"):
         if hasattr(values, "tolist"):
             return values.tolist()
@@ -70,34 +58,21 @@ def listed(name: str, values: Any) -> Any:
 
 
 def flag(name: str, value: bool) -> bool:
-    """Check what is either so or not.
-
-    >>> flag("per_head", True)
-    True
-    """
+    """Check what is either so or not."""
     if not isinstance(value, bool | np.bool_):
         raise InputTypeError(f"{name} is {type(value).__name__}: expected True or False")
     return bool(value)
 
 
 def integer(name: str, value: object, expected: str = "an integer") -> int:
-    """Check an integer that must be there; raises InputTypeError.
-
-    >>> integer("seed", 3)
-    3
-    """
+    """Check an integer that must be there; raises InputTypeError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputTypeError(f"{name} is {type(value).__name__}: expected {expected}")
     return value
 
 
 def at_least_one(name: str, value: object, expected: str = "a positive integer", *, otherwise: str = "") -> int:
-    """Check a count that must be there; raises InputTypeError or InputError, with what else one may do.
-
-    >>> at_least_one("folds", 0)
-    Traceback (most recent call last):
-    tl_vzero.errors.InputError: folds is 0: expected at least 1
-    """
+    """Check a count that must be there; raises InputTypeError or InputError, with what else one may do."""
     count = integer(name, value, expected)
     if count < 1:
         raise InputError(f"{name} is {count}: expected at least 1{otherwise}")
@@ -105,22 +80,14 @@ def at_least_one(name: str, value: object, expected: str = "a positive integer",
 
 
 def positive(name: str, value: int | None) -> int | None:
-    """Check a count that may be left open; `None` stays `None`.
-
-    >>> positive("batch_size", 3)
-    3
-    """
+    """Check a count that may be left open; `None` stays `None`."""
     if value is None:
         return None
     return at_least_one(name, value, "a positive integer or None", otherwise=", or None to let the engine choose")
 
 
 def one_of(kind: str, name: object, names: Iterable[Name]) -> Name:
-    """Check a name against those that there are; raises InputError.
-
-    >>> one_of("stack", "decoder", ("encoder", "decoder"))
-    'decoder'
-    """
+    """Check a name against those that there are; raises InputError."""
     names = list(names)
     if name not in names:
         raise unknown_name(kind, name, map(str, names))
@@ -128,9 +95,5 @@ def one_of(kind: str, name: object, names: Iterable[Name]) -> Name:
 
 
 def callable_name(function: Callable[..., Any]) -> str:
-    """What metadata call a function of the caller's: never by a name that the library has for something else.
-
-    >>> callable_name(max), callable_name(lambda rows: rows)
-    ('max (a callable)', '<lambda> (a callable)')
-    """
+    """What metadata call a function of the caller's: never by a name that the library has for something else."""
     return f"{getattr(function, '__qualname__', type(function).__qualname__)} (a callable)"

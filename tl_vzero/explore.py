@@ -6,10 +6,11 @@ import logging
 import socket
 import threading
 import traceback
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 
 import uvicorn
@@ -71,14 +72,10 @@ class Question:
 
 
 def read_question(query: Mapping[str, str]) -> Question:
-    """Read the parts of an address; raises InputError for what is missing, too long or no number.
-
-    >>> read_question({"model": "agreement-mini", "text": "the hat [MASK] here.", "target": "3"}).target
-    3
-    """
-    for name in ("model", "text"):
+    """Read the parts of an address; raises InputError for what is missing, too long or no number."""
+    for name, advice in (("model", "choose"), ("text", "write")):
         if not query.get(name, "").strip():
-            raise InputError(f"no {name} was given: write one" if name == "text" else "no model was given: choose one")
+            raise InputError(f"no {name} was given: {advice} one")
     for name in ("text", "corrupted"):
         length = len(query.get(name, ""))
         if length > LONGEST_TEXT:
@@ -121,7 +118,7 @@ class Explorer:
             plan_of(methods)
         self.methods = methods
         self.most_tokens = most_tokens
-        self._answers: OrderedDict[Question, str] = OrderedDict()
+        self._answered = lru_cache(MOST_ANSWERS)(self._computed)
         # Hooks on a model act on whoever runs it: one question at a time.
         self._lock = Lock()
 
@@ -133,12 +130,7 @@ class Explorer:
     def answer(self, question: Question) -> str:
         """The page's payload as JSON; raises a TLVZeroError for what cannot be shown."""
         with self._lock:
-            if question not in self._answers:
-                self._answers[question] = self._computed(question)
-            self._answers.move_to_end(question)
-            while len(self._answers) > MOST_ANSWERS:
-                self._answers.popitem(last=False)
-            return self._answers[question]
+            return self._answered(question)
 
     def _computed(self, question: Question) -> str:
         if question.model not in self.models:
@@ -171,7 +163,8 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
 
     async def answer(request: Request) -> Response:
         try:
-            return _json(await questions.answer(request, read_question(_parts(request))))
+            computed = await questions.answer(request, read_question(_parts(request)))
+            return Response(computed, media_type="application/json")
         except _Unanswered as reason:
             return _error(str(reason), 503)
         except TLVZeroError as error:
@@ -293,10 +286,8 @@ def _is_foreign(path: str, headers: Headers) -> bool:
 
 
 def _error(reason: str, status: int) -> Response:
-    response = _json(script_json({"error": reason}), status)
-    if status == 503:
-        response.headers["Retry-After"] = "5"
-    return response
+    headers = {"Retry-After": "5"} if status == 503 else {}
+    return Response(script_json({"error": reason}), status, headers, "application/json")
 
 
 def _parts(request: Request) -> dict[str, str]:
@@ -308,10 +299,6 @@ def _parts(request: Request) -> dict[str, str]:
     return dict(parts)
 
 
-def _json(text: str, status: int = 200) -> Response:
-    return Response(text, status_code=status, media_type="application/json")
-
-
 def _fixed(text: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     async def give(request: Request) -> Response:
         return Response(text, media_type=media_type)
@@ -320,11 +307,7 @@ def _fixed(text: str, media_type: str) -> Callable[[Request], Awaitable[Response
 
 
 def hosts_of(host: str) -> tuple[str, ...]:
-    """The names that an address of the explorer may have where it is bound to `host`.
-
-    >>> hosts_of("127.0.0.1"), hosts_of("0.0.0.0")
-    (('127.0.0.1', 'localhost'), ('*',))
-    """
+    """The names that an address of the explorer may have where it is bound to `host`."""
     if host in LOOPBACK:
         return LOOPBACK
     if host in ("0.0.0.0", "::"):

@@ -12,23 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from tl_vzero.cli.common import (
-    DEFAULT_MODEL,
-    DEFAULT_TEXT,
-    CsvOption,
-    JsonOption,
-    LayersOption,
-    ModelOption,
-    PairOption,
-    QuietOption,
-    TargetOption,
-    TextArgument,
-    check_files,
-    errors_in_words,
-    say,
-    write_numbers,
-    write_table,
-)
+from tl_vzero.cli import common
 from tl_vzero.cli.corpus import corpus_command
 from tl_vzero.cli.evaluate import evaluate_app, reproduce_command
 from tl_vzero.cli.listings import heads_command, methods_command, models_command
@@ -45,18 +29,6 @@ Spans = Literal["words", "noun_chunks", "subtrees"]
 Stage = Literal["raw", "normalized", "rollout"]
 
 
-class _Commands(TyperGroup):
-    """The commands; what one is called wrongly with is written escaped."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with _usage_errors_escaped():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, *arguments: Any, **options: Any) -> Any:
-        with _usage_errors_escaped():
-            return super().invoke(*arguments, **options)
-
-
 @contextmanager
 def _usage_errors_escaped() -> Iterator[None]:
     try:
@@ -64,6 +36,13 @@ def _usage_errors_escaped() -> Iterator[None]:
     except UsageError as error:
         error.message = escaped(error.message)
         raise
+
+
+class _Commands(TyperGroup):
+    """The commands; what one is called wrongly with is written escaped."""
+
+    make_context = _usage_errors_escaped()(TyperGroup.make_context)
+    invoke = _usage_errors_escaped()(TyperGroup.invoke)
 
 
 app = typer.Typer(
@@ -77,13 +56,13 @@ app = typer.Typer(
 
 
 @app.command()
-@errors_in_words()
+@common.errors_in_words()
 def report(
-    text: TextArgument = DEFAULT_TEXT,
-    pair: PairOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    text: common.TextArgument = common.DEFAULT_TEXT,
+    pair: common.PairOption = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(help="The HTML page to write; it works offline.")] = Path("report.html"),
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +70,7 @@ def report(
             "repeated. Default: the quick ones."
         ),
     ] = None,
-    target: TargetOption = None,
+    target: common.TargetOption = None,
     good: Annotated[
         str | None, typer.Option(help="The word whose logit is measured at the target; default: the likeliest.")
     ] = None,
@@ -105,7 +84,7 @@ def report(
     shared_plotly: Annotated[
         bool, typer.Option("--shared-plotly", help="Let the page read plotly.min.js, written beside it: a small page.")
     ] = False,
-    quiet: QuietOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """Value Zeroing beside other methods, rollout and effects on the prediction, as one HTML page."""
     from tl_vzero.files import write_text
@@ -113,7 +92,7 @@ def report(
     from tl_vzero.plot.export import share_plotly
     from tl_vzero.report import make_report
 
-    check_files(out, json_file)
+    common.check_files(out, json_file)
     if good is None and bad is not None:
         raise InputError(f"--bad {bad!r} given without --good: expected --good WORD, or both")
     computed = make_report(
@@ -128,25 +107,23 @@ def report(
     if shared_plotly:
         share_plotly(out.parent)
     write_text(out, computed.to_html(shared_plotly=shared_plotly))
-    say(f"wrote {out}")
+    common.say(f"wrote {out}")
     if json_file is not None:
-        write_numbers(json_file, computed.to_dict())
-        say(f"wrote {json_file}")
+        common.write_numbers(json_file, computed.to_dict())
+        common.say(f"wrote {json_file}")
 
 
 @app.command("map")
-@errors_in_words()
+@common.errors_in_words()
 def show_map(
-    text: TextArgument = DEFAULT_TEXT,
-    pair: PairOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    text: common.TextArgument = common.DEFAULT_TEXT,
+    pair: common.PairOption = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help="A name that `tl-vzero methods` lists.")] = "value_zeroing",
     layer: Annotated[int | None, typer.Option(help="One layer, from 0; default: all.")] = None,
     stage: Annotated[Stage, typer.Option(help="Raw distances, rows that sum to one, or the rollout.")] = "normalized",
     words: Annotated[bool, typer.Option("--words", help="Join word pieces to words.")] = False,
-    target: Annotated[
-        int | None, typer.Option(help="Position of the target, for a method that needs one; default: the only [MASK].")
-    ] = None,
+    target: common.TargetOption = None,
     spans: Annotated[
         Spans | None, typer.Option(help="Zero words or phrases as a whole, one column each; value_zeroing only.")
     ] = None,
@@ -160,9 +137,9 @@ def show_map(
     decoder_inputs: Annotated[
         str | None, typer.Option(help="What the decoder reads, for --stack decoder and cross.")
     ] = None,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
     html: Annotated[Path | None, typer.Option(help="Also write the map as a page.")] = None,
-    quiet: QuietOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """One map of a sentence or pair: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
     from tl_vzero.api import score
@@ -171,7 +148,7 @@ def show_map(
     from tl_vzero.plot.maps import heatmap
     from tl_vzero.registry import METHODS
 
-    check_files(json_file, html)
+    common.check_files(json_file, html)
     zeroed = {"spans": spans, "heads": _heads(heads), "per_head": per_head or None}
     for name, value in zeroed.items():
         if value is not None and method != "value_zeroing":
@@ -198,33 +175,33 @@ def show_map(
         scores = scores.rollout()
     scores = scores if layer is None else scores.at_layer(layer)
     scores = scores.words() if words else scores
-    say(_table(scores))
-    write_numbers(json_file, scores.to_dict())
+    common.say(_table(scores))
+    common.write_numbers(json_file, scores.to_dict())
     if html is not None:
         write_text(html, heatmap(scores).to_html(include_plotlyjs=True))
 
 
 @app.command()
-@errors_in_words()
+@common.errors_in_words()
 def compare(
-    text: TextArgument = DEFAULT_TEXT,
-    pair: PairOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    text: common.TextArgument = common.DEFAULT_TEXT,
+    pair: common.PairOption = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
     method: Annotated[
         list[str] | None,
         typer.Option(help="A name that `tl-vzero methods` lists; may be repeated. Default: all of the clean run."),
     ] = None,
-    layer: LayersOption = None,
-    target: TargetOption = None,
-    json_file: JsonOption = None,
-    csv_file: CsvOption = None,
-    quiet: QuietOption = False,
+    layer: common.LayersOption = None,
+    target: common.TargetOption = None,
+    json_file: common.JsonOption = None,
+    csv_file: common.CsvOption = None,
+    quiet: common.QuietOption = False,
 ) -> None:
     """Methods side by side: one row per method and layer, with rank correlations. JSON has the maps too."""
     from tl_vzero.comparison import compare as compare_methods
     from tl_vzero.models.load import load_model
 
-    check_files(json_file, csv_file)
+    common.check_files(json_file, csv_file)
     compared = compare_methods(
         load_model(model),
         _sentence(text, pair),
@@ -234,16 +211,14 @@ def compare(
         progress=not quiet,
     )
     assert not isinstance(compared, list)
-    say(_comparison(compared))
-    if json_file is not None:
-        write_numbers(json_file, compared.to_dict())
-    if csv_file is not None:
-        write_table(csv_file, compared.table())
+    common.say(_comparison(compared))
+    common.write_numbers(json_file, compared.to_dict())
+    common.write_table(csv_file, compared.table())
 
 
-@errors_in_words()
+@common.errors_in_words()
 def explore(
-    text: Annotated[str, typer.Argument(help="The sentence that the page opens with.")] = DEFAULT_TEXT,
+    text: Annotated[str, typer.Argument(help="The sentence that the page opens with.")] = common.DEFAULT_TEXT,
     model: Annotated[
         list[str] | None,
         typer.Option(help="A model to choose from, as for the other commands; may be repeated. No other is loaded."),
@@ -272,19 +247,19 @@ def explore(
     from tl_vzero.models.load import load_model
 
     with bound_socket(host, port) as bound:
-        models = {name: load_model(name) for name in dict.fromkeys(model or [DEFAULT_MODEL])}
+        models = {name: load_model(name) for name in dict.fromkeys(model or [common.DEFAULT_MODEL])}
         explorer = Explorer(models, methods=method or None, most_tokens=max_tokens)
         page = explorer_app(explorer, first_text=text, hosts=hosts_of(host))
         address, free_port = bound.getsockname()[:2]
-        say(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
+        common.say(f"http://{f'[{address}]' if ':' in address else address}:{free_port}/  (Ctrl-C ends)")
         if host not in ONLY_HERE:
-            say(f"everyone who reaches {host} can use these models", err=True)
+            common.say(f"everyone who reaches {host} can use these models", err=True)
         try:
             serve(page, bound)
         except KeyboardInterrupt:
             if not explorer.answering:
                 raise
-            say("stopped; the sentence that was being computed is given up", err=True)
+            common.say("stopped; the sentence that was being computed is given up", err=True)
             # Not by an exception: Python would take torch down while a thread still computes with it.
             os._exit(130)
 

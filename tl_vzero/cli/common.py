@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -70,18 +70,11 @@ def write_table(csv_file: Path | None, table: "pd.DataFrame") -> None:
 _show_as_python = warnings.showwarning
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     if issubclass(category, InputWarning):
         say(f"warning: {message}", err=True)
     else:
-        _show_as_python(message, category, filename, lineno, file, line)
+        _show_as_python(message, category, *where, **more)
 
 
 @contextmanager

@@ -4,14 +4,12 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tl_vzero.cli.common import DEFAULT_MODEL, ModelOption, QuietOption, errors_in_words, say
+from tl_vzero.cli.common import DEFAULT_MODEL, LayersOption, ModelOption, QuietOption, errors_in_words, say
 
 if TYPE_CHECKING:
     from tl_vzero.corpus import CorpusRun
@@ -19,10 +17,6 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 NOT_COMPLETE = 3
-
-
-RowsName = StrEnum("RowsName", ["all", "target", "summary"])
-FormatName = StrEnum("FormatName", ["text", "jsonl", "csv", "parquet", "datasets"])
 
 
 def corpus_command(
@@ -43,14 +37,16 @@ def corpus_command(
         ),
     ] = None,
     rows: Annotated[
-        RowsName, typer.Option(help="Whole maps, the target's row of each layer, or means over rows.")
-    ] = RowsName.all,
-    layer: Annotated[list[int] | None, typer.Option(help="A layer, from 0; may be repeated. Default: all.")] = None,
+        Literal["all", "target", "summary"],
+        typer.Option(help="Whole maps, the target's row of each layer, or means over rows."),
+    ] = "all",
+    layer: LayersOption = None,
     target: Annotated[
         int | None, typer.Option(help="Position of the target, negative: from the end. Default: the only [MASK].")
     ] = None,
     input_format: Annotated[
-        FormatName | None, typer.Option("--format", help="How INPUT is read. Default: by its suffix.")
+        Literal["text", "jsonl", "csv", "parquet", "datasets"] | None,
+        typer.Option("--format", help="How INPUT is read. Default: by its suffix."),
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="The column with the sentence. Default: text.")] = None,
     second_text_column: Annotated[
@@ -78,10 +74,10 @@ def corpus_command(
             source,
             out,
             [name.strip() for names in methods or ["value_zeroing"] for name in names.split(",")],
-            rows=rows.value,
+            rows=rows,
             layers=layer or None,
             target=target,
-            input_format=None if input_format is None else input_format.value,
+            input_format=input_format,
             text_column=text_column,
             second_text_column=second_text_column,
             id_column=id_column,
@@ -115,11 +111,8 @@ def _device() -> str | None:
 def _terminated_as_interrupted() -> Iterator[None]:
     """Within, SIGTERM ends the work as Ctrl-C does: launchers and schedulers send it."""
 
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     try:
-        before: Any = signal.signal(signal.SIGTERM, interrupt)
+        before: Any = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:  # not the main thread
         yield
         return

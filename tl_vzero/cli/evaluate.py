@@ -11,18 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tl_vzero.cli.common import (
-    DEFAULT_MODEL,
-    CsvOption,
-    JsonOption,
-    ModelOption,
-    QuietOption,
-    check_files,
-    errors_in_words,
-    say,
-    write_numbers,
-    write_table,
-)
+from tl_vzero.cli import common
 from tl_vzero.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +70,7 @@ MethodOption = Annotated[
 class Chosen:
     """The options that every evaluation has: the model, and which sentences it reads."""
 
-    model: ModelOption = DEFAULT_MODEL
+    model: common.ModelOption = common.DEFAULT_MODEL
     blimp: BlimpOption = None
     examples: ExamplesOption = None
     cues: CuesOption = "given"
@@ -94,7 +83,7 @@ class Chosen:
         from tl_vzero.evaluate.sentences import sentences_for
         from tl_vzero.models.load import load_model
 
-        check_files(*files)
+        common.check_files(*files)
         loaded = load_model(self.model)
         sentences = sentences_for(
             loaded,
@@ -112,9 +101,9 @@ class Chosen:
 class Evaluation(Chosen):
     """The options of an evaluation whose numbers may be written."""
 
-    json_file: JsonOption = None
-    csv_file: CsvOption = None
-    quiet: QuietOption = False
+    json_file: common.JsonOption = None
+    csv_file: common.CsvOption = None
+    quiet: common.QuietOption = False
 
     def write(self, numbers: dict[str, Any], sentences: "Sentences", table: "pd.DataFrame") -> None:
         """Write the numbers, with where the sentences are from and what became of them, and the table."""
@@ -127,11 +116,11 @@ class Evaluation(Chosen):
                 for skip in report.skipped
             ],
         }
-        write_numbers(self.json_file, numbers | account)
-        write_table(self.csv_file, table)
+        common.write_numbers(self.json_file, numbers | account)
+        common.write_table(self.csv_file, table)
         for file in (self.json_file, self.csv_file):
             if file is not None:
-                say(f"wrote {file}")
+                common.say(f"wrote {file}")
 
 
 def evaluation(name: str, options: type[Chosen]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -143,7 +132,7 @@ def evaluation(name: str, options: type[Chosen]) -> Callable[[Callable[..., None
 
         @wraps(command)
         def called(**values: Any) -> None:
-            with errors_in_words():
+            with common.errors_in_words():
                 command(options(**{option.name: values.pop(option.name) for option in shared}), **values)
 
         # What typer reads: the options' names, types and defaults.
@@ -175,7 +164,7 @@ def sentences_command(
     ]
     write_text(out, "".join(f"{line}\n" for line in lines))
     _say_rest(sentences, {}, len(layout.skipped))
-    say(f"wrote {out}: {len(lines)} sentences")
+    common.say(f"wrote {out}: {len(lines)} sentences")
 
 
 @evaluation("cue-alignment", Evaluation)
@@ -205,9 +194,9 @@ def cue_alignment_command(
     table = alignment.to_frame()
     shown = table[(table["paradigm"] == "all") & (table["measure"] == measure)]
     means = shown.pivot(index="method", columns="layer", values="mean")
-    say(f"{measure.replace('_', ' ')} of the target's row with the cue: mean by layer")
-    say(means.reindex(list(dict.fromkeys(shown["method"]))).to_string(float_format="%.3f"))
-    say(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
+    common.say(f"{measure.replace('_', ' ')} of the target's row with the cue: mean by layer")
+    common.say(means.reindex(list(dict.fromkeys(shown["method"]))).to_string(float_format="%.3f"))
+    common.say(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
     _say_rest(sentences, alignment.left_out, len(alignment.skipped))
     chosen.write(alignment.to_dict(), sentences, table)
 
@@ -233,11 +222,11 @@ def probing_command(
     layout = tokenize_examples(loaded, sentences.examples, protocol=chosen.protocol)
     result = probe_number(loaded, layout, mode=mode, seed=chosen.seed, progress=not chosen.quiet)
     table = result.to_frame()
-    say("compression of singular or plural by the representation at the target; layer -1: embeddings")
-    say(table.to_string(index=False, float_format="%.3f"))
+    common.say("compression of singular or plural by the representation at the target; layer -1: embeddings")
+    common.say(table.to_string(index=False, float_format="%.3f"))
     _say_rest(sentences, {}, len(layout.skipped))
     if result.n < len(layout.examples):
-        say(f"left out: {len(layout.examples) - result.n} sentences whose target shows no number")
+        common.say(f"left out: {len(layout.examples) - result.n} sentences whose target shows no number")
     chosen.write(result.to_dict(), sentences, table)
 
 
@@ -275,15 +264,15 @@ def faithfulness_command(
     )
     table = result.to_frame()
     shown = table[table["paradigm"] == "all"].drop(columns=["paradigm", "published"])
-    say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
-    say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
+    common.say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
+    common.say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
     _say_rest(sentences, result.left_out, len(result.skipped))
     chosen.write(result.to_dict(), sentences, table)
 
 
-@errors_in_words()
+@common.errors_in_words()
 def reproduce_command(
-    model: ModelOption = DEFAULT_MODEL,
+    model: common.ModelOption = common.DEFAULT_MODEL,
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Fine-tune on the train half first, as the paper.")
     ] = False,
@@ -293,7 +282,7 @@ def reproduce_command(
     ] = Path("reproduction"),
     limit: LimitOption = None,
     seed: SeedOption = 0,
-    quiet: QuietOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """The paper's three evaluations with controls: JSON, CSV tables and one HTML page that says what agrees."""
     start = time.monotonic()
@@ -308,13 +297,13 @@ def reproduce_command(
     )
     write_text(out / "reproduction.json", json.dumps(run.to_dict(), ensure_ascii=False, allow_nan=False))
     for name, table in run.frames().items():
-        write_table(out / f"{name}.csv", table)
+        common.write_table(out / f"{name}.csv", table)
     write_text(out / "reproduction.html", render_reproduction(run))
     for claim in findings(run):
-        say(f"{claim.verdict}{' (control)' if claim.control else ''}: {claim.claim}: {claim.evidence}")
+        common.say(f"{claim.verdict}{' (control)' if claim.control else ''}: {claim.claim}: {claim.evidence}")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(run.frames())} CSV tables")
-    say(f"took {minutes} min {seconds} s")
+    common.say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(run.frames())} CSV tables")
+    common.say(f"took {minutes} min {seconds} s")
 
 
 def _opened(folder: Path | None, verify: bool) -> "Corpus | None":
@@ -326,8 +315,8 @@ def _opened(folder: Path | None, verify: bool) -> "Corpus | None":
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:
     """Which sentences these are, how many each filter left, and which methods are not there."""
     stages = ", ".join(f"{stage.name} {sum(stage.counts.values())}" for stage in sentences.examples.report.stages)
-    say(f"sentences: {sentences.source}; {stages}")
+    common.say(f"sentences: {sentences.source}; {stages}")
     if skipped:
-        say(f"skipped: {skipped} sentences that the protocol cannot hold; reasons: --json")
+        common.say(f"skipped: {skipped} sentences that the protocol cannot hold; reasons: --json")
     for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}")
+        common.say(f"left out: {name}: {reason}")

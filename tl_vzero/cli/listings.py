@@ -8,45 +8,32 @@ from typing import Annotated, Any
 
 import typer
 
-from tl_vzero.cli.common import (
-    DEFAULT_MODEL,
-    DEFAULT_TEXT,
-    CsvOption,
-    JsonOption,
-    LayersOption,
-    ModelOption,
-    QuietOption,
-    check_files,
-    errors_in_words,
-    say,
-    write_numbers,
-    write_table,
-)
+from tl_vzero.cli import common
 
 
-@errors_in_words()
-def methods_command(json_file: JsonOption = None) -> None:
+@common.errors_in_words()
+def methods_command(json_file: common.JsonOption = None) -> None:
     """The context-mixing methods there are: what each measures, its paper, what it is defined for and what it needs."""
     from tl_vzero.registry import METHODS
 
-    check_files(json_file)
+    common.check_files(json_file)
     for name, method in METHODS.items():
-        say(f"{name}\n    {method.summary} ({method.reference}); for {method.defined_for}")
-        say(f"    needs: {', '.join(method.needs) or 'not said'}")
+        common.say(f"{name}\n    {method.summary} ({method.reference}); for {method.defined_for}")
+        common.say(f"    needs: {', '.join(method.needs) or 'not said'}")
     parts = ("summary", "reference", "defined_for", "needs")
-    write_numbers(json_file, {name: {part: getattr(m, part) for part in parts} for name, m in METHODS.items()})
+    common.write_numbers(json_file, {name: {part: getattr(m, part) for part in parts} for name, m in METHODS.items()})
 
 
-@errors_in_words()
+@common.errors_in_words()
 def heads_command(
     texts: Annotated[
         list[str] | None, typer.Argument(help="Sentences to average over, each in quotes.", metavar="TEXT")
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
-    layer: LayersOption = None,
-    json_file: JsonOption = None,
-    csv_file: CsvOption = None,
-    quiet: QuietOption = False,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    layer: common.LayersOption = None,
+    json_file: common.JsonOption = None,
+    csv_file: common.CsvOption = None,
+    quiet: common.QuietOption = False,
 ) -> None:
     """How much of each layer's mixing goes when one head's value is zeroed: one row per layer and value head.
 
@@ -57,28 +44,28 @@ def heads_command(
     from tl_vzero.api import head_importance
     from tl_vzero.models.load import load_model
 
-    check_files(json_file, csv_file)
-    table = head_importance(load_model(model), texts or [DEFAULT_TEXT], layers=layer or None, progress=not quiet)
-    say(table.to_string(index=False, float_format="%.3g"))
-    write_numbers(json_file, {"heads": table.to_dict("records")})
-    write_table(csv_file, table)
+    common.check_files(json_file, csv_file)
+    table = head_importance(load_model(model), texts or [common.DEFAULT_TEXT], layers=layer or None, progress=not quiet)
+    common.say(table.to_string(index=False, float_format="%.3g"))
+    common.write_numbers(json_file, {"heads": table.to_dict("records")})
+    common.write_table(csv_file, table)
 
 
-@errors_in_words()
-def models_command(json_file: JsonOption = None, csv_file: CsvOption = None) -> None:
+@common.errors_in_words()
+def models_command(json_file: common.JsonOption = None, csv_file: common.CsvOption = None) -> None:
     """Which architectures are covered, on which TransformerLens line, by what route, and tested to what error.
 
     An error is the largest one of a float32 map whose rows sum to one, on a tiny random model with eager and, where
     there is one, fused attention and both engines, against the Hugging Face model in float64 with its value projection
     zeroed by a plain hook. JSON and CSV also have the relative error of raw distances.
     """
-    check_files(json_file, csv_file)
-    say(_table(coverage()))
-    write_numbers(json_file, coverage())
+    common.check_files(json_file, csv_file)
+    common.say(_table(coverage()))
+    common.write_numbers(json_file, coverage())
     if csv_file is not None:
         import pandas as pd
 
-        write_table(csv_file, pd.DataFrame(coverage_rows()))
+        common.write_table(csv_file, pd.DataFrame(coverage_rows()))
 
 
 @cache
@@ -89,9 +76,6 @@ def coverage() -> dict[str, Any]:
     by TransformerLens line either the route with the largest errors against a float64 reference (`normalised`:
     absolute, of float32 maps whose rows sum to one; `raw`: relative, of distances from 1e-7 on), or `refused`, why
     not. `refused` are architectures that no line scores, with the reasons.
-
-    >>> coverage()["architectures"]["GPT-2"]["class"]
-    'GPT2LMHeadModel'
     """
     text = files("tl_vzero").joinpath("assets", "coverage.json").read_text(encoding="utf-8")
     measured: dict[str, Any] = json.loads(text)
@@ -99,11 +83,7 @@ def coverage() -> dict[str, Any]:
 
 
 def coverage_rows() -> list[dict[str, Any]]:
-    """One flat row per architecture and TransformerLens line, those without scores last.
-
-    >>> sorted(coverage_rows()[0])[:4]
-    ['adapter', 'architecture', 'attention', 'class']
-    """
+    """One flat row per architecture and TransformerLens line, those without scores last."""
     table = coverage()
     return [
         {

@@ -7,19 +7,15 @@
     locks/00000.lock       held by rank 0 while it is at work
     errors.jsonl           all failed sentences, once the whole corpus is finished
 
-1. A file is written aside, synced, and then gets its name, which nothing may have: so nobody's file is ever replaced,
-and a file is whole or not there, also after the machine went down. What is written aside bears the name of the corpus,
-a hash, and random digits: no two processes write one such file, and what an interruption left is told from files of
-others. A shard counts once its note, which is written last, is there.
+1. A file is written aside, under the corpus's hash and random digits, synced, and then gets its name, which nothing may
+have: nobody's file is ever replaced, and a file is whole or not there. A shard counts once its note is there.
 2. A folder is proven to be of this very run before anything in it is touched: by its manifest or, where that is missing
-or damaged, by a shard, which holds a copy. A new folder is one that is not there, or is empty; what a run leaves in it
-that was killed before its manifest was whole bears the hash of what the run is of.
+or damaged, by a shard, which holds a copy. A new folder is one that is not there, is empty, or holds what this very run
+left when it was killed before its manifest was whole.
 3. In a folder that is proven, what is whole stays and what is damaged goes. Only a file that is ours by its name and by
-its contents is ever taken away; where one has a name of ours and other contents, the run is refused, and nothing is
-taken away. Ours is
-- a shard, where what it says of itself names this corpus and this shard;
+its contents is ever taken away; where one has a name of ours and other contents, the run is refused. Ours is
+- a shard that names this corpus and this shard; an errors file that holds failed sentences of that shard only;
 - a shard or an errors file of which a piece is what the note says was written: a damaged one;
-- an errors file without a note, where it holds failed sentences of that shard and nothing else;
 - a note that begins as the notes of this corpus do.
 """
 
@@ -28,7 +24,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,19 +89,15 @@ class CorpusFolder:
 
     def check_kinds(self) -> None:
         """Raise OutputPathError where a name of ours is something else than the file or folder that we write."""
-        for folder in (self.root / part for part in SUFFIXES):
-            if _is_strange(folder):
-                raise OutputPathError(
-                    f"{folder} is no folder: expected the one that `tl-vzero corpus` made, no link or file; "
-                    "nothing was changed; choose another folder"
-                )
+        parts = [self.root / part for part in SUFFIXES]
         files = [self.path(part, index) for part in SUFFIXES for index in self.indices(part)]
-        for path in (self.manifest, self.all_errors, *files):
-            if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise OutputPathError(
-                    f"{path} is no regular file: expected one that `tl-vzero corpus` wrote, no link, pipe or folder; "
-                    "nothing was changed; choose another folder"
-                )
+        strange = [part for part in parts if _is_strange(part)]
+        strange += [path for path in (self.manifest, self.all_errors, *files) if _is_strange(path, Path.is_file)]
+        if strange:
+            raise OutputPathError(
+                f"{strange[0]} is no {'folder' if strange[0] in parts else 'regular file'}: expected what `tl-vzero "
+                "corpus` wrote, no link or pipe; nothing was changed; choose another folder"
+            )
 
     def partials(self, corpus: str) -> list[Path]:
         """What an interrupted run of a corpus left: files that bear its name and begin as ours do."""
@@ -134,9 +126,9 @@ class CorpusFolder:
             yield from folder.iterdir()
 
 
-def _is_strange(folder: Path) -> bool:
-    """Whether something that is no folder has the name of one."""
-    return folder.is_symlink() or (folder.exists() and not folder.is_dir())
+def _is_strange(path: Path, is_right: Callable[[Path], bool] = Path.is_dir) -> bool:
+    """Whether something else has the name of a folder, or of a file."""
+    return path.is_symlink() or (path.exists() and not is_right(path))
 
 
 def partial_path(path: Path, corpus: str) -> Path:
@@ -145,25 +137,17 @@ def partial_path(path: Path, corpus: str) -> Path:
 
 
 def partial_of(path: Path) -> tuple[str, str] | None:
-    """The name and the corpus of the file that is written aside here; None for what no run names so.
-
-    >>> partial_of(partial_path(Path("done/00000.json"), "0" * 64))[0]
-    '00000.json'
-    """
+    """The name and the corpus of the file that is written aside here; None for what no run names so."""
     match = PARTIAL_NAME.fullmatch(path.name)
     return None if match is None else (match["name"], match["corpus"])
 
 
 def begins_as_ours(path: Path, name: str) -> bool:
     """Whether what was written aside for a file of that name begins as we begin it, however early it was cut off."""
-    beginning = BEGINNINGS.get(Path(name).suffix)
-    if beginning is None:
-        return False
-    try:
-        with open_regular(path, follow_links=False) as file:
-            return beginning.startswith(file.read(len(beginning)))
-    except (OSError, FileFormatError):
-        return False
+    beginning = BEGINNINGS.get(Path(name).suffix, b"")
+    with suppress(OSError, FileFormatError), open_regular(path, follow_links=False) as file:
+        return beginning != b"" and beginning.startswith(file.read(len(beginning)))
+    return False
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -182,14 +166,12 @@ def publish(partial: Path, path: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk."""
-    try:
+    with suppress(OSError):  # Windows opens no folders
         opened = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def write_whole(path: Path, corpus: str, content: Iterable[bytes], put: Callable[[Path, Path], None] = publish) -> None:
@@ -233,19 +215,14 @@ def check_all_errors(folder: CorpusFolder) -> None:
         )
 
 
-def holds_failures(path: Path, positions: range | None = None) -> bool:
+def holds_failures(path: Path, positions: range = range(2**60)) -> bool:
     """Whether a file holds failed sentences, as we write them, and nothing else; those of `positions` alone."""
-    try:
-        with open_regular(path, follow_links=False) as file:
-            for line in lines_of(file):
-                if isinstance(line, Unreadable):
-                    return False
-                failed = parsed(schemas.Failed, line, path)
-                if positions is not None and failed.position not in positions:
-                    return False
-    except (OSError, FileFormatError):
-        return False
-    return True
+    with suppress(OSError, FileFormatError), open_regular(path, follow_links=False) as file:
+        for line in lines_of(file):
+            if isinstance(line, Unreadable) or parsed(schemas.Failed, line, path).position not in positions:
+                return False
+        return True
+    return False
 
 
 @contextmanager
@@ -324,10 +301,6 @@ def _is_new(folder: CorpusFolder, corpus: str) -> bool:
     """Whether there is nothing in it but the beginning of a manifest of this very run."""
     if not folder.root.exists() and not folder.root.is_symlink():
         return True
-    if not folder.root.is_dir():
-        raise OutputPathError(
-            f"cannot make the folder {folder.root}: it is a file, or a link to nothing; choose another one"
-        )
     # One look, as another run may begin in it meanwhile: what it wrote aside comes and goes.
     return all(
         partial_of(path) == (folder.manifest.name, corpus)
@@ -425,26 +398,12 @@ def check_shards(folder: CorpusFolder, identity: Mapping[str, Any]) -> list[str]
     return messages
 
 
-@dataclass(frozen=True)
 class _Shard:
     """An index of which there are files; a shard of it holds `positions`."""
 
-    folder: CorpusFolder
-    corpus: str
-    index: int
-    positions: range
-
-    @property
-    def note(self) -> Path:
-        return self.folder.path("done", self.index)
-
-    @property
-    def scores(self) -> Path:
-        return self.folder.path("shards", self.index)
-
-    @property
-    def errors(self) -> Path:
-        return self.folder.path("errors", self.index)
+    def __init__(self, folder: CorpusFolder, corpus: str, index: int, positions: range) -> None:
+        self.folder, self.corpus, self.index, self.positions = folder, corpus, index, positions
+        self.note, self.scores, self.errors = (folder.path(part, index) for part in ("done", "shards", "errors"))
 
     def fault(self) -> str | None:
         """What is wrong with its files; raises OutputPathError for one that is not ours."""

@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,9 +19,10 @@ from tl_vzero.files import open_regular
 
 BLOCK = 2**20  # bytes
 
-# Pieces of a file that tell a damaged one from another one: bytes 0 to 64, 64 to 128, 128 to 256, ... Later bytes are
-# no part of a piece, so that writing hashes little twice.
-FIRST_PIECE, PIECES_END = 64, 2**20
+# Where the pieces of a file end that tell a damaged one from another one: bytes 0 to 64, 64 to 128, 128 to 256, ...
+# Later bytes are no part of a piece.
+ENDS = [0, *(2**power for power in range(6, 21))]
+PIECES_END = ENDS[-1]
 
 
 class InputChanged(FileFormatError):
@@ -37,29 +39,21 @@ class Pieces:
     """SHA-256 of bytes that come in parts: of all of them, and of each piece."""
 
     def __init__(self) -> None:
-        self._whole, self._piece = hashlib.sha256(), hashlib.sha256()
-        self._ended: list[str] = []
-        self._end = FIRST_PIECE
+        self._whole, self._beginning = hashlib.sha256(), bytearray()
         self.n_bytes = 0
 
     def update(self, part: memoryview) -> None:
         """Hash the next part."""
         self._whole.update(part)
-        start, self.n_bytes = self.n_bytes, self.n_bytes + len(part)
-        while start < PIECES_END and len(part):
-            piece = part[: self._end - start]
-            self._piece.update(piece)
-            start, part = start + len(piece), part[len(piece) :]
-            if start == self._end:
-                self._ended.append(self._piece.hexdigest())
-                self._piece, self._end = hashlib.sha256(), 2 * self._end
+        self._beginning += part[: PIECES_END - len(self._beginning)]
+        self.n_bytes += len(part)
 
     @property
     def written(self) -> Written:
         """Length and hashes, as a note has them; the last piece may be cut short."""
-        is_cut_short = min(self.n_bytes, PIECES_END) > (self._end // 2 if self._ended else 0)
-        last = [self._piece.hexdigest()] if is_cut_short else []
-        return Written(n_bytes=self.n_bytes, sha256=self._whole.hexdigest(), pieces=[*self._ended, *last])
+        pieces = (self._beginning[start:end] for start, end in pairwise(ENDS))
+        hashes = [hashlib.sha256(piece).hexdigest() for piece in pieces if piece]
+        return Written(n_bytes=self.n_bytes, sha256=self._whole.hexdigest(), pieces=hashes)
 
 
 def hashes_of(file: BinaryIO) -> Written:

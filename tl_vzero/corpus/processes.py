@@ -1,14 +1,9 @@
 """The processes of a run: their locks, what they agree on and where they meet, and how each is getting on.
 
-One run at a time in a folder: every process of a launch holds a lock file from before its first change to its end.
-
-The operating system holds the lock and frees it when its process ends, however that ends and in whichever container it
-was. So no lock is ever stale, and none is judged by age or by the number of a process. Lock files are empty, and stay.
-
-1. Rank 0 takes its lock, and sees that no other lock of the folder is held: processes of an earlier launch may be at
-   work after their rank 0 was killed.
-2. The other ranks take theirs, and work begins once all have them (see `Ranks.meet`). Where rank 0 dies between the
-   two, another launch may have begun, and those that wait for it give up.
+One run at a time in a folder: every process of a launch holds a lock file from before its first change to its end. The
+operating system holds the lock and frees it when its process ends, however that ends; so no lock is ever stale. Lock
+files are empty, and stay. Rank 0 takes its lock, and sees that no other one of the folder is held: processes of an
+earlier launch may be at work after their rank 0 was killed. Then the other ranks take theirs (see `Ranks.meet`).
 """
 
 import errno

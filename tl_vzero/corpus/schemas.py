@@ -112,14 +112,7 @@ class Failed(_Strict):
 
 
 def parsed(kind: type[Kind], content: bytes | str, what: object) -> Kind:
-    """JSON of a kind, checked; raises FileFormatError for anything else.
-
-    >>> parsed(Failed, '{"position": 3, "id": "3", "reason": "no text"}', "line 1").position
-    3
-    >>> parsed(Failed, '{"position": -1, "id": "3", "reason": "no text"}', "line 1")
-    Traceback (most recent call last):
-    tl_vzero.errors.FileFormatError: line 1 cannot be read: position: Input should be greater than or equal to 0
-    """
+    """JSON of a kind, checked; raises FileFormatError for anything else."""
     return validated(kind, parsed_object(content, what), what)
 
 

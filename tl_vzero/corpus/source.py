@@ -8,6 +8,7 @@ import csv
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -70,58 +71,8 @@ class Refused:
     reason: str
 
 
-def checked(position: int, record_id: object, *texts: object) -> Record | Refused:
-    """A record whose text, or two texts, can be tokenised and written, or why they cannot.
-
-    >>> checked(3, None, "the authors write.")
-    Record(position=3, id='3', text='the authors write.', second=None)
-    >>> checked(4, "b", "a" + chr(0)).reason
-    'the text holds a NUL character, first at 1'
-    >>> checked(5, "c", "the authors write.", None).reason
-    'of the second text: no text'
-    """
-    name, fault = _id(position, record_id)
-    for which, text in zip(("", "of the second text: "), texts, strict=False):
-        reason = _fault_of(text)
-        if fault is None and reason is not None:
-            fault = which + reason
-    return Refused(position, name, fault) if fault is not None else Record(position, name, *map(str, texts))
-
-
-def _id(position: int, record_id: object) -> tuple[str, str | None]:
-    """The id as text, the position where there is none, and what is wrong with it."""
-    if record_id is None or record_id == "":
-        return str(position), None
-    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
-        return str(position), f"the id is {type(record_id).__name__}: expected a text or an integer"
-    try:
-        name = str(record_id)
-        name.encode("utf-8")
-    except ValueError:  # surrogates, or an integer of thousands of digits
-        return str(position), "the id cannot be written in UTF-8"
-    if len(name) > LONGEST_ID:
-        return str(position), f"the id has {len(name)} characters: expected at most {LONGEST_ID}"
-    return name, None
-
-
-def _fault_of(text: object) -> str | None:
-    if text is None:
-        return "no text"
-    if not isinstance(text, str):
-        return f"the text is {type(text).__name__}: expected a string"
-    if not text.strip():
-        return "the text is empty"
-    if len(text) > LONGEST_TEXT:
-        return f"the text has {len(text)} characters: expected at most {LONGEST_TEXT}"
-    if "\0" in text:
-        return f"the text holds a NUL character, first at {text.index(chr(0))}"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])  # a byte that decoding kept, or half of a pair
-        what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half of a surrogate pair, U+{code:04X},"
-        return f"the text is no UTF-8: {what} at character {error.start}"
-    return None
+class Unreadable(Exception):
+    """A line, row or cell that cannot be read, and why."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +88,11 @@ class Origin:
     second_text_column: str | None = None
     id_column: str | None = None
     split: str | None = None
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The column with the sentence and, of pairs, the one with the second text."""
+        return [name for name in (self.text_column, self.second_text_column) if name is not None]
 
 
 @dataclass(frozen=True)
@@ -154,18 +110,69 @@ class Source(ABC):
         """Every record, not yet understood; raises FileFormatError where the input is damaged or changed."""
 
     @abstractmethod
-    def record(self, position: int, raw: Any) -> Record | Refused:
-        """One record, understood or refused."""
+    def fields(self, raw: Any) -> Iterator[object]:
+        """The id of a record, then its text or two texts; raises Unreadable."""
 
     @abstractmethod
     def check(self, *, contents: bool) -> None:
         """Raise FileFormatError where the input changed since it was hashed; looks into files where `contents`."""
 
-    def record_of_row(self, position: int, row: Mapping[str, Any]) -> Record | Refused:
-        """The text or pair, and id, of a row with named columns."""
-        names = (self.origin.text_column, self.origin.second_text_column)
-        texts = [row.get(name) for name in names if name is not None]
-        return checked(position, row.get(self.origin.id_column or ID_NAME), *texts)
+    def record(self, position: int, raw: Any) -> Record | Refused:
+        """One record, whose text or two texts can be tokenised and written, or why they cannot."""
+        name = str(position)
+        try:
+            if isinstance(raw, Unreadable):
+                raise raw
+            fields = self.fields(raw)
+            name = _id(next(fields)) or name
+            texts = [_text(which, text) for which, text in zip(("", "of the second text: "), fields, strict=False)]
+        except Unreadable as error:
+            return Refused(position, name, str(error))
+        return Record(position, name, *texts)
+
+    def fields_of_row(self, row: Mapping[str, Any], fault: str = "") -> Iterator[object]:
+        """The fields of a row with named columns, of which only the id is readable where it has a fault."""
+        yield row.get(self.origin.id_column or ID_NAME)
+        if fault:
+            raise Unreadable(fault)
+        yield from map(row.get, self.origin.text_columns)
+
+
+def _id(record_id: object) -> str:
+    """An id as text, empty where there is none."""
+    if record_id is None:
+        return ""
+    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
+        raise Unreadable(f"the id is {type(record_id).__name__}: expected a text or an integer")
+    try:
+        name = str(record_id)
+        name.encode("utf-8")
+    except ValueError:  # surrogates, or an integer of thousands of digits
+        raise Unreadable("the id cannot be written in UTF-8") from None
+    if len(name) > LONGEST_ID:
+        raise Unreadable(f"the id has {len(name)} characters: expected at most {LONGEST_ID}")
+    return name
+
+
+def _text(which: str, text: object) -> str:
+    """A text that can be tokenised and written."""
+    if text is None:
+        raise Unreadable(f"{which}no text")
+    if not isinstance(text, str):
+        raise Unreadable(f"{which}the text is {type(text).__name__}: expected a string")
+    if not text.strip():
+        raise Unreadable(f"{which}the text is empty")
+    if len(text) > LONGEST_TEXT:
+        raise Unreadable(f"{which}the text has {len(text)} characters: expected at most {LONGEST_TEXT}")
+    if "\0" in text:
+        raise Unreadable(f"{which}the text holds a NUL character, first at {text.index(chr(0))}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])  # a byte that decoding kept, or half of a pair
+        what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"half of a surrogate pair, U+{code:04X},"
+        raise Unreadable(f"{which}the text is no UTF-8: {what} at character {error.start}") from None
+    return text
 
 
 @dataclass(frozen=True)
@@ -176,13 +183,6 @@ class FileSource(Source):
 
     def check(self, *, contents: bool) -> None:
         self.file.check()
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A line or row that cannot be read, and why."""
-
-    reason: str
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes | Unreadable]:
@@ -208,56 +208,46 @@ class TextLines(FileSource):
         with self.file.open() as file:
             yield from lines_of(file)
 
-    def record(self, position: int, raw: bytes | Unreadable) -> Record | Refused:
-        text = _decoded(raw)
-        return checked(position, None, text) if isinstance(text, str) else Refused(position, str(position), text.reason)
+    def fields(self, raw: bytes) -> Iterator[object]:
+        return iter((None, _decoded(raw)))
 
 
 class JsonLines(TextLines):
     """A JSON object on each line, with the sentence in the column `origin.text_column`."""
 
-    def record(self, position: int, raw: bytes | Unreadable) -> Record | Refused:
-        row = _object(raw)
-        if isinstance(row, Unreadable):
-            return Refused(position, str(position), row.reason)
-        record = self.record_of_row(position, row)
-        if self.origin.text_column not in row:
-            return Refused(position, record.id, f"no column {self.origin.text_column!r}")
-        return record
+    def fields(self, raw: bytes) -> Iterator[object]:
+        row, column = _object(raw), self.origin.text_column
+        return self.fields_of_row(row, "" if column in row else f"no column {column!r}")
 
 
 def json_columns(file: CheckedFile) -> list[str]:
     """The columns of the first object of a file of JSON lines that hold text; none where no line is an object."""
     with file.open() as opened:
         for line in islice(lines_of(opened), SAMPLED_LINES):
-            row = _object(line)
-            if isinstance(row, dict) and row:
-                return [name for name, value in row.items() if isinstance(value, str)]
+            with suppress(Unreadable):
+                if isinstance(line, bytes) and (row := _object(line)):
+                    return [name for name, value in row.items() if isinstance(value, str)]
     return []
 
 
-def _decoded(line: bytes | Unreadable) -> str | Unreadable:
-    if isinstance(line, Unreadable):
-        return line
+def _decoded(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        return Unreadable(f"the line is no UTF-8: byte 0x{line[error.start]:02x} at {error.start}")
+        raise Unreadable(f"the line is no UTF-8: byte 0x{line[error.start]:02x} at {error.start}") from None
 
 
-def _object(line: bytes | Unreadable) -> dict[str, Any] | Unreadable:
+def _object(line: bytes) -> dict[str, Any]:
     """The JSON object on a line."""
     text = _decoded(line)
-    if isinstance(text, Unreadable):
-        return text
     if not text.strip():
-        return Unreadable("the line is empty")
+        raise Unreadable("the line is empty")
     try:
         row = parse_row(text)
     except ValueError as error:
-        return Unreadable(f"the line is no JSON: {error}")
+        raise Unreadable(f"the line is no JSON: {error}") from None
     if not isinstance(row, dict):
-        return Unreadable(f"the line is {type(row).__name__}: expected an object with columns")
+        raise Unreadable(f"the line is {type(row).__name__}: expected an object with columns")
     return row
 
 
@@ -271,33 +261,24 @@ class CsvRows(FileSource):
         with self.file.open() as file:
             yield from islice(_csv_rows(self.file.path, file), 1, None)
 
-    def record(self, position: int, raw: list[str] | Unreadable) -> Record | Refused:
-        if isinstance(raw, Unreadable):
-            return Refused(position, str(position), raw.reason)
+    def fields(self, raw: list[str]) -> Iterator[object]:
         if not raw:
-            return Refused(position, str(position), "the line is empty")
-        record = self.record_of_row(position, dict(zip(self.header, raw, strict=False)))
-        if len(raw) != len(self.header):
-            reason = f'{len(raw)} cells for {len(self.header)} columns: expected a sentence with commas in "quotes"'
-            return Refused(position, record.id, reason)
-        return record
+            raise Unreadable("the line is empty")
+        counts = f"{len(raw)} cells for {len(self.header)} columns"
+        fault = "" if len(raw) == len(self.header) else f'{counts}: expected a sentence with commas in "quotes"'
+        return self.fields_of_row(dict(zip(self.header, raw, strict=False)), fault)
 
 
 def csv_header(file: CheckedFile) -> tuple[str, ...]:
     """The header of a table; raises FileFormatError where there is none."""
     with file.open() as opened:
-        header = next(_csv_rows(file.path, opened), Unreadable("the file has no lines"))
-    if isinstance(header, Unreadable) or not header:
-        reason = header.reason if isinstance(header, Unreadable) else "the first line is empty"
+        header = next(_csv_rows(file.path, opened), Unreadable("the file has no lines")) or "the first line is empty"
+    if not isinstance(header, list):
         raise FileFormatError(
-            f"{file.path} has no header that can be read ({reason}): expected the names of its columns"
+            f"{file.path} has no header that can be read ({header}): expected the names of its columns"
         )
     check_header(file.path, header, _separator(file.path))
     return tuple(header)
-
-
-class _LineTooLong(Exception):
-    """Ends a CSV row in which a line is too long."""
 
 
 def _csv_rows(path: Path, file: BinaryIO) -> Iterator[list[str] | Unreadable]:
@@ -309,8 +290,8 @@ def _csv_rows(path: Path, file: BinaryIO) -> Iterator[list[str] | Unreadable]:
             yield next(reader)
         except StopIteration:
             return
-        except (csv.Error, _LineTooLong) as error:
-            n_too_long += isinstance(error, _LineTooLong)
+        except (csv.Error, Unreadable) as error:
+            n_too_long += isinstance(error, Unreadable)
             last = reader.line_num + n_too_long
             # A quote that is never closed takes many lines with it: all are named.
             where = f"line {first}" if last <= first else f"lines {first} to {last}"
@@ -320,7 +301,7 @@ def _csv_rows(path: Path, file: BinaryIO) -> Iterator[list[str] | Unreadable]:
 def _csv_line(line: bytes | Unreadable) -> str:
     """A line as the csv module takes it. Bytes that are no UTF-8 stay, for the check of the cell they are in."""
     if isinstance(line, Unreadable):
-        raise _LineTooLong(line.reason)
+        raise line
     return line.decode("utf-8", "surrogateescape") + "\n"
 
 
@@ -333,24 +314,28 @@ class ParquetRows(FileSource):
 
     def raws(self) -> Iterator[tuple[object, ...]]:
         # Of every row its id and its texts, these still as bytes.
-        id_column = self.origin.id_column
-        texts = [name for name in (self.origin.text_column, self.origin.second_text_column) if name is not None]
+        id_column, texts = self.origin.id_column, self.origin.text_columns
         names = texts if id_column is None else [*texts, id_column]
-        try:
-            with self.file.open() as stream, pq.ParquetFile(stream) as file:
-                for batch in file.iter_batches(ROWS_PER_BATCH, columns=names):
-                    ids = [None] * len(batch) if id_column is None else _plain(batch.column(id_column))
-                    # As bytes, so that a text that is no UTF-8 is one refused record, not the end of the file.
-                    columns = [batch.column(name).cast(pa.large_string()).cast(pa.large_binary()) for name in texts]
-                    yield from zip(ids, *(column.to_pylist() for column in columns), strict=True)
-        except (pa.ArrowException, OSError) as error:
-            raise FileFormatError(
-                f"{self.file.path} cannot be read to its end ({error}): expected a Parquet file"
-            ) from error
+        with _opened_parquet(self.file, "to its end ") as file:
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=names):
+                ids = [None] * len(batch) if id_column is None else _plain(batch.column(id_column))
+                # As bytes, so that a text that is no UTF-8 is one refused record, not the end of the file.
+                columns = [batch.column(name).cast(pa.large_string()).cast(pa.large_binary()) for name in texts]
+                yield from zip(ids, *(column.to_pylist() for column in columns), strict=True)
 
-    def record(self, position: int, raw: tuple[Any, ...]) -> Record | Refused:
-        texts = (None if text is None else text.decode("utf-8", "surrogateescape") for text in raw[1:])
-        return checked(position, raw[0], *texts)
+    def fields(self, raw: tuple[Any, ...]) -> Iterator[object]:
+        yield raw[0]
+        yield from (None if text is None else text.decode("utf-8", "surrogateescape") for text in raw[1:])
+
+
+@contextmanager
+def _opened_parquet(file: CheckedFile, how_far: str = "") -> Iterator[Any]:
+    """A Parquet file to read; raises FileFormatError for whatever damaged bytes lead to within."""
+    try:
+        with file.open() as stream, pq.ParquetFile(stream) as opened:
+            yield opened
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(f"{file.path} cannot be read {how_far}({error}): expected a Parquet file") from error
 
 
 def _plain(column: Any) -> list[object]:
@@ -375,8 +360,8 @@ class DatasetRows(Source):
                 self.check(contents=True)  # that a file changed tells more
                 raise
 
-    def record(self, position: int, raw: Any) -> Record | Refused:
-        return self.record_of_row(position, raw)
+    def fields(self, raw: Mapping[str, Any]) -> Iterator[object]:
+        return self.fields_of_row(raw)
 
     def check(self, *, contents: bool) -> None:
         if self.folder is not None:  # what the hub has at a commit does not change
@@ -401,14 +386,6 @@ def open_source(
     record is a pair, whose second text is there.
 
     Raises FileFormatError for what cannot be read, InputError or InputTypeError for bad arguments.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "two.txt"
-    ...     _ = path.write_text("the authors write.\\nthe author writes.\\n")
-    ...     source = open_source(path)
-    ...     [source.record(position, raw).text for position, raw in enumerate(source.raws())]
-    ['the authors write.', 'the author writes.']
     """
     kind = _format_of(source, input_format)
     if second_text_column is not None and second_text_column == text_column:
@@ -468,11 +445,8 @@ def _table(origin: Origin, file: CheckedFile) -> Source:
     if origin.format == "csv":
         header = csv_header(file)
         return CsvRows(_with_columns(origin, path, header, header), file, header)
-    try:
-        with file.open() as stream, pq.ParquetFile(stream) as opened:
-            schema, n_rows = opened.schema_arrow, opened.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise FileFormatError(f"{path} cannot be read ({error}): expected a Parquet file") from error
+    with _opened_parquet(file) as opened:
+        schema, n_rows = opened.schema_arrow, opened.metadata.num_rows
     check_header(path, schema.names)
     origin = _with_columns(origin, path, schema.names, [field.name for field in schema if _is_text(field.type)])
     id_column = origin.id_column or (ID_NAME if ID_NAME in schema.names else None)

@@ -11,13 +11,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any, get_args
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from tl_vzero.choices import callable_name, chosen, integer, one_of, positive
 from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, check_shards, join_errors, prove, repair
@@ -176,13 +178,8 @@ class Job:
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "input": {
-                "format": origin.format,
-                "sha256": origin.sha256,
+                **{name: value for name, value in asdict(origin).items() if name not in ("name", "n_bytes", "records")},
                 "bytes": origin.n_bytes,
-                "text_column": origin.text_column,
-                "second_text_column": origin.second_text_column,
-                "id_column": origin.id_column,
-                "split": origin.split,
             },
             "model": about
             | {
@@ -238,7 +235,9 @@ def _folder(path: str | Path) -> Path:
     folder = folder_of(path)
     with foreign_errors_as(OutputPathError, f"cannot make the folder {folder}"):
         if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
-            raise OutputPathError(f"cannot make the folder {folder}: it is a file; choose another one")
+            raise OutputPathError(
+                f"cannot make the folder {folder}: it is a file, or a link to nothing; choose another one"
+            )
     return folder
 
 
@@ -259,9 +258,8 @@ def _log(log: str | Path, folder: CorpusFolder) -> Path:
 def no_kernels_kept(model: nn.Module) -> Iterator[None]:
     """Within, torch makes no kernels of oneDNN, where they have elementwise functions to do at most.
 
-    oneDNN compiles GELU anew for each shape and keeps 1024 of these kernels. The batches of a corpus have ever other
-    shapes, and kernels kept between large blocks of memory hinder their use again: a process grew by a tenth that
-    way. Matrix products are oneDNN's in half precision and where torch has no MKL; there it stays.
+    oneDNN compiles GELU anew for each shape and keeps 1024 of these kernels: a process grew by a tenth that way. Matrix
+    products are oneDNN's in half precision and where torch has no MKL; there it stays.
     """
     onednn: Any = torch.backends.mkldnn
     is_dispensable = torch.backends.mkl.is_available() and next(nn.Module.parameters(model)).dtype in FULL_PRECISION
@@ -368,8 +366,8 @@ def _bytes_per_sentence(scorer: Scorer, sample: Sequence[Ready]) -> float:
 
 def _size_in_words(folder: Path, sentences: int | None, bytes_per_sentence: float) -> str:
     """What a user should know before the run."""
+    sized, free = partial(tqdm.format_sizeof, suffix="B"), disk_usage(folder).free
     per_sentence = f"about {sized(bytes_per_sentence)} per sentence"
-    free = disk_usage(folder).free
     if sentences is None:
         return f"{per_sentence}, of sentences that cannot be counted beforehand; {sized(free)} are free"
     n_bytes = sentences * bytes_per_sentence
@@ -377,19 +375,6 @@ def _size_in_words(folder: Path, sentences: int | None, bytes_per_sentence: floa
     if n_bytes > free:
         words += ": too little. The run stops cleanly when the disk is full; rows 'target' or 'summary' need less"
     return words
-
-
-def sized(n_bytes: int | float) -> str:
-    """A length in bytes for people.
-
-    >>> sized(3_400_000)
-    '3.4 MB'
-    """
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
 
 
 def _parts(job: Job, source: Source, ranks: Ranks, done: set[int]) -> Parts:

@@ -53,7 +53,9 @@ def alignment_curves(
         layers = [cell.layer for cell in cells]
         figure.add_trace(_line(label_of(method), layers, [cell.aligned for cell in cells], index))
         if any(cell.published is not None for cell in cells):
-            figure.add_trace(_published(label_of(method), layers, [cell.published for cell in cells], index))
+            name, colour = f"{label_of(method)}, published", COLOURS[index % len(COLOURS)]
+            published = _dashed(name, layers, [cell.published for cell in cells], colour)
+            figure.add_trace(published.update(legendgroup=label_of(method), showlegend=False))
     first = next(iter(lines.values()))
     figure.add_trace(_dashed("chance", [cell.layer for cell in first], [cell.chance for cell in first], theme.muted))
     return figure
@@ -162,28 +164,22 @@ def _cells(alignment: CueAlignment, method: str, measure: Measure) -> list[Align
     return [cell for cell in alignment.cells if (cell.method, cell.measure, cell.paradigm) == (method, measure, "all")]
 
 
-def _layout(x_title: str, theme: Theme, height: int) -> dict[str, Any]:
-    return {
-        "template": template(theme),
-        "height": height,
-        "margin": {"l": 24, "r": 24, "t": 12, "b": 48},
-        "xaxis": {"title": {"text": x_title}},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-    }
+def _figure(x_title: str, theme: Theme, height: int) -> go.Figure:
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
+    margin = {"l": 24, "r": 24, "t": 12, "b": 48}
+    figure = go.Figure(layout={"template": template(theme), "height": height, "margin": margin, "legend": legend})
+    return figure.update_xaxes(title_text=x_title)
 
 
 def _curves(y_title: str, theme: Theme) -> go.Figure:
-    figure = go.Figure(layout=_layout("layer", theme, CURVES_HEIGHT))
+    figure = _figure("layer", theme, CURVES_HEIGHT)
     figure.update_layout(legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
-    figure.update_xaxes(dtick=1)
-    figure.update_yaxes(title={"text": y_title}, showgrid=True, gridcolor=theme.line, rangemode="tozero")
-    return figure
+    figure.update_yaxes(title_text=y_title, showgrid=True, gridcolor=theme.line, rangemode="tozero")
+    return figure.update_xaxes(dtick=1)
 
 
 def _bars(x_title: str, bars: int, theme: Theme) -> go.Figure:
-    figure = go.Figure(layout=_layout(x_title, theme, BAR_HEIGHT * bars + 110))
-    figure.update_yaxes(autorange="reversed")
-    return figure
+    return _figure(x_title, theme, BAR_HEIGHT * bars + 110).update_yaxes(autorange="reversed")
 
 
 def _bar(
@@ -216,12 +212,6 @@ def _line(name: str, layers: list[int], estimates: Sequence[Estimate | None], in
         customdata=[_words(estimate) for estimate in estimates],
         hovertemplate=f"{plotly_text(name)}, layer %{{x}}<br>%{{customdata}}<extra></extra>",
     )
-
-
-def _published(name: str, layers: list[int], values: Sequence[float | None], index: int) -> go.Scatter:
-    line = _dashed(f"{name}, published", layers, values, COLOURS[index % len(COLOURS)])
-    line.update(legendgroup=name, showlegend=False)
-    return line
 
 
 def _dashed(name: str, layers: list[int], values: Sequence[float | None], colour: str) -> go.Scatter:

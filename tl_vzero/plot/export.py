@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,13 @@ def share_plotly(folder: Path) -> None:
 def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> None:
     if not 1 <= integer("scale", scale, "a whole number") <= 10:
         raise InputError(f"scale is {scale}: expected 1 to 10")
-    draw = _kaleido()
+    try:
+        draw = import_module("kaleido").calc_fig_sync
+    except (ImportError, AttributeError) as error:
+        raise DependencyError(
+            "pictures are drawn by kaleido 1 or newer, which is not installed: pip install 'tl-vzero[images]', or "
+            "save as .html"
+        ) from error
     plain = _without_controls(figure)
     options = {
         "format": ending[1:],
@@ -114,21 +119,6 @@ def _without_controls(figure: go.Figure) -> dict[str, Any]:
             layout["height"] -= SLIDER_ABOVE
             layout["margin"]["t"] -= SLIDER_ABOVE
     return plain
-
-
-def _kaleido() -> Callable[..., bytes]:
-    try:
-        module = import_module("kaleido")
-    except ImportError as error:
-        raise DependencyError(
-            "pictures are drawn by kaleido, which is not installed: pip install 'tl-vzero[images]', or save as .html"
-        ) from error
-    draw: Callable[..., bytes] | None = getattr(module, "calc_fig_sync", None)
-    if draw is None:
-        raise DependencyError(
-            "pictures are drawn by kaleido 1 or newer, and an older one is installed: pip install 'tl-vzero[images]'"
-        )
-    return draw
 
 
 def _browser() -> str:

@@ -59,7 +59,10 @@ def flow_graph(
     ['0.5 %', '1 %', '2 %']
     """
     refuse_heads(scores)
-    _check_threshold(threshold)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise InputTypeError(f"threshold is {type(threshold).__name__}: expected a share, such as 0.03")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold is {threshold}: expected a share of the target's rollout between 0 and 1")
     row = dest_index(scores, dest)
     flow = flow_into(scores, row)
     target = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
@@ -70,10 +73,12 @@ def flow_graph(
     hover = [hover_text(label, index, unit) for index, label in enumerate(labels)]
     bounds = sorted({*THRESHOLDS, threshold})
     figure = go.Figure([*_edge_traces(flow, bounds, threshold, theme), *_hover_traces(flow, bounds[0], hover, theme)])
+    steps: list[Step] = [(f"{100 * bound:g} %", {"visible": [low >= bound for low in bounds]}, {}) for bound in bounds]
+    slider = step_slider(steps, bounds.index(threshold), theme, prefix="edges from ")
     layout = flow_axes(labels, places, scores.layers) | {
         "template": template(theme),
         "title": titled(f"{label_of(scores.method)}: what reaches {target}", sentence(scores)),
-        "sliders": [_threshold_slider(bounds, threshold, theme)],
+        "sliders": [slider | {"pad": {"t": 84, "b": 8}}],
     }
     layout["height"] += SLIDER_HEIGHT
     figure.update_layout(layout)
@@ -106,12 +111,6 @@ def flow_into(scores: Scores, row: int) -> Flow:
 
     r_L is one at the destination; edges_l = r_l[:, None] * S_l and r_(l-1) = r_l @ S_l, where S_l is layer l's step of
     the rollout (the normalised map, with the identity where the method's rule adds it). So r_0 is the rollout's row.
-
-    >>> import torch
-    >>> maps = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.2, 0.8]]])
-    >>> scores = Scores(maps, "any", (0, 1), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 2, 2)
-    >>> flow_into(scores, 1).nodes[0], scores.rollout().row(1)[-1]
-    (tensor([0.6000, 0.4000]), tensor([0.6000, 0.4000]))
     """
     scores.rollout()
     steps = [
@@ -125,13 +124,6 @@ def flow_into(scores: Scores, row: int) -> Flow:
         edges.append(nodes[-1].unsqueeze(1) * step)
         nodes.append(edges[-1].sum(0))
     return Flow(torch.stack(nodes[::-1]), torch.stack(edges[::-1]))
-
-
-def _check_threshold(threshold: float) -> None:
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise InputTypeError(f"threshold is {type(threshold).__name__}: expected a share, such as 0.03")
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold is {threshold}: expected a share of the target's rollout between 0 and 1")
 
 
 def _over_words(scores: Scores, flow: Flow) -> tuple[Flow, tuple[str, ...]]:
@@ -151,13 +143,11 @@ def _over_words(scores: Scores, flow: Flow) -> tuple[Flow, tuple[str, ...]]:
 def line_styles(bounds: Sequence[float], theme: Theme) -> list[dict[str, Any]]:
     """The lines of the edges from each bound on: the larger the share, the wider and stronger."""
     colours = theme.sequential[2:-1]
-    parts = [index / max(len(bounds) - 1, 1) for index in range(len(bounds))]
+    places = [index / max(len(bounds) - 1, 1) for index in range(len(bounds))]
+    widths = [round(THINNEST + (WIDEST - THINNEST) * place**1.5, 2) for place in places]
     return [
-        {
-            "width": round(THINNEST + (WIDEST - THINNEST) * part**1.5, 2),
-            "color": colours[round(part * (len(colours) - 1))],
-        }
-        for part in parts
+        {"width": width, "color": colours[round(place * (len(colours) - 1))]}
+        for place, width in zip(places, widths, strict=True)
     ]
 
 
@@ -201,8 +191,7 @@ def _hover_traces(flow: Flow, smallest: float, hover: Sequence[str], theme: Them
             "destination  %{customdata[2]}<extra></extra>"
         ),
     )
-    shares = flow.nodes.tolist()
-    placed = [(level, token, share) for level, row in enumerate(shares) for token, share in enumerate(row)]
+    placed = [(level, token, share) for level, row in enumerate(flow.nodes.tolist()) for token, share in enumerate(row)]
     nodes = go.Scatter(
         x=[token for _, token, _ in placed],
         y=[level for level, _, _ in placed],
@@ -217,9 +206,3 @@ def _hover_traces(flow: Flow, smallest: float, hover: Sequence[str], theme: Them
         hovertemplate="<b>%{customdata[0]}</b> of what reaches the target<br>%{customdata[1]}<extra></extra>",
     )
     return [middles, nodes]
-
-
-def _threshold_slider(bounds: Sequence[float], threshold: float, theme: Theme) -> dict[str, Any]:
-    steps: list[Step] = [(f"{100 * bound:g} %", {"visible": [low >= bound for low in bounds]}, {}) for bound in bounds]
-    slider = step_slider(steps, bounds.index(threshold), theme, prefix="edges from ")
-    return slider | {"pad": {"t": 84, "b": 8}}

@@ -8,36 +8,12 @@ import plotly.graph_objects as go
 
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import InputError
-from tl_vzero.plot.parts import (
-    VALUE_NAMES,
-    axis_titles,
-    dest_index,
-    from_zero,
-    gaps,
-    hover_box,
-    hover_labels,
-    hover_text,
-    layer_index,
-    layered,
-    plotly_text,
-    refuse_heads,
-    rounded,
-    sentence,
-    source_places,
-    titled,
-    token_axis,
-    top,
-    visible,
-)
+from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
-EFFECT_NAMES = {
-    "zero_ablation": "zero ablation",
-    "value_patching": "value patching",
-    "attribution_patching": "attribution patching",
-}
+EFFECT_NAMES = {name: name.replace("_", " ") for name in ("zero_ablation", "value_patching", "attribution_patching")}
 EFFECT_TITLES = {
     "zero_ablation": "Effect of zeroing a value on the prediction",
     "value_patching": "Effect of patching in the clean sentence's value",
@@ -65,16 +41,16 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     >>> heatmap(scores).layout.yaxis.title.text
     'destination (row)'
     """
-    refuse_heads(scores)
-    start = layer_index(scores, layer)
-    grids = [rounded(values) for values in scores.values]
-    trace, layout = layered(scores, grids, lambda index: hover_box(f"layer {index}"), start, theme)
+    parts.refuse_heads(scores)
+    start = parts.layer_index(scores, layer)
+    grids = [parts.rounded(values) for values in scores.values]
+    trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme)
     cells, axes = map_frame(scores)
-    sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
-    destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
+    destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
     trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
     layout |= axes | {
-        "title": titled(f"{label_of(scores.method)}, {scores.stage}", sentence(scores)),
+        "title": parts.titled(f"{label_of(scores.method)}, {scores.stage}", parts.sentence(scores)),
         "height": axes["height"] + SLIDER_HEIGHT,
     }
     return go.Figure([cells | trace], layout)
@@ -86,17 +62,17 @@ def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.F
     `dest` is a position (negative: from the end of the map's destinations), or a token that occurs once.
     Raises InputError for one that is not there, ScoresError for scores per head.
     """
-    refuse_heads(scores)
-    grid = rounded(scores.row(dest))
-    row = dest_index(scores, dest)
-    label = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
-    sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
+    parts.refuse_heads(scores)
+    grid = parts.rounded(scores.row(dest))
+    row = parts.dest_index(scores, dest)
+    label = parts.hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
+    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     cells, axes = layer_frame(scores.layers, source_axis(scores))
     trace = cells | {"z": grid, "customdata": [sources for _ in scores.layers], "hovertemplate": row_hover(label)}
     layout = axes | {
         "template": template(theme),
-        "title": titled(f"{label_of(scores.method)}, {scores.stage}: row of {label}", sentence(scores)),
-        "coloraxis": from_zero(theme, top(grid), VALUE_NAMES[scores.stage]),
+        "title": parts.titled(f"{label_of(scores.method)}, {scores.stage}: row of {label}", parts.sentence(scores)),
+        "coloraxis": parts.from_zero(theme, parts.top(grid), parts.VALUE_NAMES[scores.stage]),
     }
     return go.Figure([trace], layout)
 
@@ -120,10 +96,14 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
         )
     cells, axes = effect_frame(effect)
     labels = effect_labels(effect)
-    cells |= {"z": rounded(effect.values), "customdata": [labels] * len(effect.layers), "hovertemplate": EFFECT_HOVER}
+    cells |= {
+        "z": parts.rounded(effect.values),
+        "customdata": [labels] * len(effect.layers),
+        "hovertemplate": EFFECT_HOVER,
+    }
     layout = axes | {
         "template": template(theme),
-        "title": titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
+        "title": parts.titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
         "coloraxis": effect_scale(effect, theme),
     }
     return go.Figure([cells], layout)
@@ -131,10 +111,10 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
 
 def map_frame(scores: Scores) -> tuple[Json, Json]:
     """A map without its numbers and colours, as plain data: the cells of its trace, and the axes and height around."""
-    columns, rows = source_places(scores), [str(position) for position in scores.dest_positions]
+    columns, rows = parts.source_places(scores), [str(position) for position in scores.dest_positions]
     axes = {
         "xaxis": source_axis(scores) | {"side": "top"},
-        "yaxis": token_axis(scores.dest_tokens, rows, axis_titles(scores)[0]) | {"autorange": "reversed"},
+        "yaxis": parts.token_axis(scores.dest_tokens, rows, parts.axis_titles(scores)[0]) | {"autorange": "reversed"},
         "height": _height(len(rows)),
     }
     return _cells(columns, rows), axes
@@ -153,33 +133,33 @@ def layer_frame(layers: Sequence[int], columns: Json) -> tuple[Json, Json]:
 def effect_frame(effect: Effect) -> tuple[Json, Json]:
     """An effect without its numbers and colours, as plain data: the cells of its trace, and what is around."""
     places = [str(position) for position in effect.src_positions]
-    return layer_frame(effect.layers, token_axis(_effect_sources(effect), places, "source (column)"))
+    return layer_frame(effect.layers, parts.token_axis(_effect_sources(effect), places, "source (column)"))
 
 
 def source_axis(scores: Scores) -> Json:
     """The axis of a map's sources."""
-    return token_axis(scores.src_tokens, source_places(scores), axis_titles(scores)[1])
+    return parts.token_axis(scores.src_tokens, parts.source_places(scores), parts.axis_titles(scores)[1])
 
 
 def effect_labels(effect: Effect) -> list[str]:
     """The labels of an effect's sources in hover boxes."""
-    return hover_labels(_effect_sources(effect), effect.src_positions, "token")
+    return parts.hover_labels(_effect_sources(effect), effect.src_positions, "token")
 
 
 def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
     """A colour scale whose middle is exactly 0 and whose ends are the largest size of the effect."""
-    extreme = max((abs(value) for row in rounded(effect.values) for value in row), default=0.0) or 1.0
+    extreme = max((abs(value) for row in parts.rounded(effect.values) for value in row), default=0.0) or 1.0
     return {
         "colorscale": theme.diverging_ramp(),
         "cmin": -extreme,
         "cmax": extreme,
-        "colorbar": {"title": {"text": f"change of the {plotly_text(visible(effect.metric))}"}},
+        "colorbar": {"title": {"text": f"change of the {parts.plotly_text(parts.visible(effect.metric))}"}},
     }
 
 
 def row_hover(destination: str) -> str:
     """The hover box of a cell in a destination's row, whose customdata is the source's label."""
-    return hover_box("layer %{y}", destination, "%{customdata}")
+    return parts.hover_box("layer %{y}", destination, "%{customdata}")
 
 
 def _effect_sources(effect: Effect) -> tuple[str, ...]:
@@ -187,11 +167,11 @@ def _effect_sources(effect: Effect) -> tuple[str, ...]:
     if not isinstance(effect, PatchingEffect):
         return effect.src_tokens
     pairs = zip(effect.src_tokens, effect.corrupted_tokens, strict=True)
-    return tuple(one if one == other else f"{visible(one)} / {visible(other)}" for one, other in pairs)
+    return tuple(one if one == other else f"{parts.visible(one)} / {parts.visible(other)}" for one, other in pairs)
 
 
 def _cells(columns: list[str], rows: list[str]) -> Json:
-    return {"type": "heatmap", "x": columns, "y": rows, "coloraxis": "coloraxis", **gaps(len(columns), len(rows))}
+    return {"type": "heatmap", "x": columns, "y": rows, "coloraxis": "coloraxis", **parts.gaps(len(columns), len(rows))}
 
 
 def _height(rows: int) -> int:

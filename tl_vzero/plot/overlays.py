@@ -1,31 +1,19 @@
 """Maps of what is no text: what a vision model draws on, laid over its picture, and what a speech encoder draws on,
 over time in seconds."""
 
-import base64
 import re
-import struct
-import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import plotly.express as px
 import plotly.graph_objects as go
 from jaxtyping import Shaped
 from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.parts import (
-    dest_index,
-    hover_box,
-    layer_index,
-    layered,
-    plotly_text,
-    refuse_heads,
-    rounded,
-    titled,
-    visible,
-)
+from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
@@ -61,17 +49,17 @@ def patch_overlay(
     >>> [list(row) for row in figure.data[0].z]
     [[0.0, 1.0]]
     """
-    refuse_heads(scores)
-    start, row = layer_index(scores, layer), dest_index(scores, dest)
+    parts.refuse_heads(scores)
+    start, row = parts.layer_index(scores, layer), parts.dest_index(scores, dest)
     pixels = _pixels(image)
     patches = _patches(scores.src_tokens)
     rows, columns = (1 + max(place[axis] for place in patches.values()) for axis in (0, 1))
     height, width = pixels.shape[0] / rows, pixels.shape[1] / columns
-    grids = [_grid(values, patches, rows, columns) for values in rounded(scores.values[:, row], DIGITS)]
+    grids = [_grid(values, patches, rows, columns) for values in parts.rounded(scores.values[:, row], DIGITS)]
     target = scores.dest_tokens[row].strip()
-    name = plotly_text(visible(target))
-    trace, layout = layered(
-        scores, grids, lambda index: hover_box(f"layer {index}", name, "%{customdata}"), start, theme
+    name = parts.plotly_text(parts.visible(target))
+    trace, layout = parts.layered(
+        scores, grids, lambda index: parts.hover_box(f"layer {index}", name, "%{customdata}"), start, theme
     )
     trace |= {
         "x0": width / 2,
@@ -81,7 +69,7 @@ def patch_overlay(
         "customdata": [[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
         "hoverongaps": False,
     }
-    title = titled(f"{label_of(scores.method)}, {scores.stage}: what {name} draws on", "laid over the picture")
+    title = parts.titled(f"{label_of(scores.method)}, {scores.stage}: what {name} draws on", "laid over the picture")
     layout["coloraxis"]["colorscale"] = _see_through(theme)
     layout |= {
         # A title that makes its own room moves the picture, and plotly leaves the patches where they were.
@@ -143,13 +131,13 @@ def _grid(
 def _see_through(theme: Theme) -> list[list[float | str]]:
     """One colour from clear to strong, so that the picture is seen where little is drawn on."""
     red, green, blue = (int(theme.mark[i : i + 2], 16) for i in (1, 3, 5))
-    parts = [step / (RAMP_STEPS - 1) for step in range(RAMP_STEPS)]
-    return [[round(part**RAMP_POWER, 4), f"rgba({red},{green},{blue},{round(part * STRONGEST, 3)})"] for part in parts]
+    steps = [step / (RAMP_STEPS - 1) for step in range(RAMP_STEPS)]
+    return [[round(step**RAMP_POWER, 4), f"rgba({red},{green},{blue},{round(step * STRONGEST, 3)})"] for step in steps]
 
 
 def _below(pixels: np.ndarray) -> dict[str, Any]:
     return {
-        "source": "data:image/png;base64," + base64.b64encode(_png(pixels)).decode(),
+        "source": px.imshow(pixels, binary_string=True, binary_backend="pypng").data[0].source,
         "xref": "x",
         "yref": "y",
         "x": 0,
@@ -159,18 +147,6 @@ def _below(pixels: np.ndarray) -> dict[str, Any]:
         "sizing": "stretch",
         "layer": "below",
     }
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """Pixels as a PNG file (ISO/IEC 15948): a header, the lines without a filter, an end."""
-    height, width, _ = pixels.shape
-    lines = b"".join(b"\0" + line.tobytes() for line in np.ascontiguousarray(pixels))
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines))]
-    chunks = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in [*parts, (b"IEND", b"")]
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
@@ -188,13 +164,13 @@ def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) 
     >>> time_map(scores).data[0].x
     (0.01, 0.03)
     """
-    refuse_heads(scores)
+    parts.refuse_heads(scores)
     if scores.src_spans is not None:
         raise ScoresError("these columns are spans of frames, which have no one length; draw them by heatmap")
-    start = layer_index(scores, layer)
+    start = parts.layer_index(scores, layer)
     sources, destinations = _times(scores.src_tokens), _times(scores.dest_tokens)
-    grids = [rounded(values, DIGITS) for values in scores.values]
-    trace, layout = layered(scores, grids, lambda index: hover_box(f"layer {index}"), start, theme)
+    grids = [parts.rounded(values, DIGITS) for values in scores.values]
+    trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme)
     trace |= {
         "x": _middles(sources, destinations),
         "y": _middles(destinations, sources),
@@ -202,7 +178,7 @@ def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) 
     }
     title = f"{label_of(scores.method)}, {scores.stage}"
     layout |= {
-        "title": titled(title, f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
+        "title": parts.titled(title, f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
         "xaxis": _time_axis("source (column)") | {"side": "top"},
         "yaxis": _time_axis("destination (row)") | {"autorange": "reversed"},
         "height": TIME_HEIGHT + COLOUR_BAR_HEIGHT + 150,

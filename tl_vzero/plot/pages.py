@@ -1,16 +1,15 @@
 """HTML from the templates in assets/, filled by Jinja2, which escapes: whatever a token, a name or a model holds is
 text. The colours of the pages and the JSON that a script element holds are written here too."""
 
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from math import isfinite
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from tl_vzero.files import to_plain
 from tl_vzero.plot.parts import visible
 from tl_vzero.plot.theme import DARK, FONT, LIGHT, MONO
 
@@ -18,11 +17,7 @@ SHOWN_DIGITS = 4  # significant ones of the numbers in a page
 
 
 def rendered(template: str, **parts: Any) -> str:
-    """A template of assets/ with its parts; a part that is missing is an error, and so are misspelt ones.
-
-    >>> rendered("plot/page.html", title="<b>", body=asset("theme.css"), margin=0, background="#fff")[:15]
-    '<!doctype html>'
-    """
+    """A template of assets/ with its parts; a part that is missing is an error, and so are misspelt ones."""
     return _template(template).render(**parts)
 
 
@@ -38,25 +33,8 @@ def asset(path: str) -> Markup:
 
 
 def script_json(data: Any) -> Markup:
-    r"""JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only.
-
-    >>> print(script_json({"token": "</script>", "rho": float("nan")}))
-    {"token":"\u003c/script\u003e","rho":null}
-    """
-    return htmlsafe_json_dumps(finite(data), separators=(",", ":"), allow_nan=False)
-
-
-def finite(value: Any) -> Any:
-    """The same lists and dicts, with None for each number that JSON lacks.
-
-    >>> finite({"rho": (0.5, float("nan"))})
-    {'rho': [0.5, None]}
-    """
-    if isinstance(value, Mapping):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    r"""JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only."""
+    return htmlsafe_json_dumps(to_plain(data), separators=(",", ":"), allow_nan=False)
 
 
 @cache

@@ -35,11 +35,6 @@ def visible(token: str) -> str:
     Plain spaces around a token, and SentencePiece's mark, are dropped, as they only mark where a word starts.
     (Byte-level BPE's mark, Ġ, is a letter of Maltese; tokens are decoded, so that it stands for itself.) Joiners
     inside a token stay, because emoji and many scripts need them.
-
-    >>> visible(" hat"), visible(" "), visible("a\nb"), visible("a\u200b")
-    ('hat', '␣', 'a⏎b', 'a‹U+200B›')
-    >>> visible("")
-    '‹empty›'
     """
     core = token.rstrip(" ").lstrip(f" {WORD_START}")
     if not core:
@@ -60,11 +55,7 @@ def _visible_character(text: str, place: int) -> str:
 
 
 def short(text: str, length: int = TICK_LENGTH) -> str:
-    """Cut a long text for an axis; the hover label keeps all of it.
-
-    >>> short("internationalisation", 10)
-    'internati…'
-    """
+    """Cut a long text for an axis; the hover label keeps all of it."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -72,9 +63,6 @@ def plotly_text(text: str) -> str:
     """Escape a text for plotly, which reads a subset of HTML, and TeX between dollar signs, in any label.
 
     A right-to-left text is isolated, so that it cannot reorder the label around it.
-
-    >>> plotly_text("<b>&amp; $x$")
-    '&lt;b&gt;&amp;amp; &#36;x&#36;'
     """
     for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
         text = text.replace(sign, entity)
@@ -83,20 +71,12 @@ def plotly_text(text: str) -> str:
 
 
 def tick_text(token: str) -> str:
-    """The label of a token on an axis, for plotly.
-
-    >>> tick_text(" <s>")
-    '&lt;s&gt;'
-    """
+    """The label of a token on an axis, for plotly."""
     return plotly_text(short(visible(token)))
 
 
 def hover_text(token: str, position: int, unit: str = "token") -> str:
-    """The label of a token in a hover box, for plotly: its text and its place.
-
-    >>> hover_text(" hat", 5)
-    'hat · position 5'
-    """
+    """The label of a token in a hover box, for plotly: its text and its place."""
     place = "word" if unit == "word" else "position"
     return f"{plotly_text(visible(token))} · {place} {position}"
 
@@ -187,12 +167,7 @@ def sentence(scores: Scores) -> str:
 
 
 def rounded(values: Float[Tensor, "row column"], digits: int = DIGITS) -> Grid:
-    """A map as nested lists with as many significant digits as a figure needs.
-
-    >>> import torch
-    >>> rounded(torch.tensor([[0.1, 1.23456789e-7]]))
-    [[0.1, 1.23457e-07]]
-    """
+    """A map as nested lists with as many significant digits as a figure needs."""
     return [[float(f"{value:.{digits}g}") for value in row] for row in values.tolist()]
 
 

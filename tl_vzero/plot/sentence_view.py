@@ -96,12 +96,8 @@ def _lines(scores: Scores) -> list[tuple[str, str, list[tuple[str, bool]]]]:
 
 def _tokens(tokens: Sequence[str], words: Sequence[int | None] | None = None) -> list[tuple[str, bool]]:
     """The text of each token, and whether it continues the word before it: then it stands without a space."""
-    joins = [
-        words is not None and i > 0 and words[i] is not None and words[i] == words[i - 1] for i in range(len(tokens))
-    ]
-    return [
-        (token.removeprefix(CONTINUATION) if join else token, join) for token, join in zip(tokens, joins, strict=True)
-    ]
+    joins = [words is not None and i > 0 and None is not words[i] == words[i - 1] for i in range(len(tokens))]
+    return [(t.removeprefix(CONTINUATION) if join else t, join) for t, join in zip(tokens, joins, strict=True)]
 
 
 def _names(tokens: Iterable[str], positions: Iterable[int], unit: str) -> list[str]:
@@ -125,11 +121,7 @@ def _shades(theme: Theme) -> list[tuple[str, str]]:
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of two colours, 1 to 21 (WCAG 2.2).
-
-    >>> contrast("#000000", "#ffffff")
-    21.0
-    """
+    """The contrast of two colours, 1 to 21 (WCAG 2.2)."""
     dark, light = sorted((_luminance(one), _luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 

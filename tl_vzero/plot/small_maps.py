@@ -1,38 +1,18 @@
 """Many maps in one figure, on one colour scale: all layers, all heads of a layer, several methods."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import ceil
 from typing import Any
 
 import plotly.graph_objects as go
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor, stack
 
 from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.parts import (
-    SLIDER_ABOVE,
-    TICK_LENGTH,
-    VALUE_NAMES,
-    Grid,
-    Step,
-    axis_titles,
-    from_zero,
-    gaps,
-    hover_box,
-    hover_labels,
-    layer_index,
-    plotly_text,
-    refuse_heads,
-    rounded,
-    sentence,
-    source_places,
-    step_slider,
-    titled,
-    token_axis,
-    top,
-    visible,
-)
+from tl_vzero.plot import parts
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
@@ -62,7 +42,7 @@ def layer_grid(scores: Scores, *, columns: int | None = None, theme: Theme = LIG
     >>> len(figure.data), figure.layout.annotations[3].text
     (4, 'layer 3')
     """
-    refuse_heads(scores)
+    parts.refuse_heads(scores)
     return _panels(
         scores,
         [f"layer {layer}" for layer in scores.layers],
@@ -96,7 +76,7 @@ def head_grid(
         scores,
         [f"head {head}" for head in scores.heads],
         [(str(index), values) for index, values in zip(scores.layers, scores.values, strict=True)],
-        start=layer_index(scores, layer),
+        start=parts.layer_index(scores, layer),
         title=f"{label_of(scores.method)}, {scores.stage}, every head",
         columns=columns,
         theme=theme,
@@ -134,7 +114,7 @@ def method_comparison(
             (str(index), stack([other.values[at].to(first.values) for other in by_name.values()]))
             for at, index in enumerate(first.layers)
         ],
-        start=layer_index(first, layer),
+        start=parts.layer_index(first, layer),
         title="Methods side by side",
         columns=columns,
         theme=theme,
@@ -157,7 +137,7 @@ def _by_name(scores: Mapping[str, Scores] | Sequence[Scores]) -> dict[str, Score
 
 
 def _refuse_incomparable(first: Scores, name: str, other: Scores) -> None:
-    refuse_heads(other)
+    parts.refuse_heads(other)
     labels = ("layers", "dest_tokens", "src_tokens", "dest_positions", "src_positions", "src_spans")
     if any(getattr(first, label) != getattr(other, label) for label in labels):
         raise ScoresError(
@@ -184,46 +164,37 @@ def _panels(
 ) -> go.Figure:
     """A figure of maps with the labels of `scores`, one per name; a slider where there are several steps."""
     across = _across(columns, len(names))
-    grids = [[rounded(values, PANEL_DIGITS) for values in maps] for _, maps in steps]
-    figure = go.Figure(layout=_layout(scores, len(names), across, theme, slider=len(steps) > 1))
+    grids = [[parts.rounded(values, PANEL_DIGITS) for values in maps] for _, maps in steps]
+    figure = _axes(scores, len(names), across, theme, slider=len(steps) > 1)
     destination, source, labels = _hover(scores, len(names))
     for panel, (name, grid) in enumerate(zip(names, grids[start], strict=True)):
-        suffix = str(panel + 1) if panel else ""
-        figure.add_trace(
-            go.Heatmap(
-                z=grid,
-                x=source_places(scores),
-                y=[str(position) for position in scores.dest_positions],
-                xaxis=f"x{suffix}",
-                yaxis=f"y{suffix}",
-                coloraxis="coloraxis",
-                hovertemplate=hover_box(plotly_text(name), destination, source),
-                customdata=labels,
-                **gaps(len(scores.src_tokens) * across // 2, len(scores.dest_tokens) * across // 2),
-            )
+        place = {"row": panel // across + 1, "col": panel % across + 1}
+        cells = go.Heatmap(
+            z=grid,
+            x=parts.source_places(scores),
+            y=[str(position) for position in scores.dest_positions],
+            coloraxis="coloraxis",
+            hovertemplate=parts.hover_box(parts.plotly_text(name), destination, source),
+            customdata=labels,
+            **parts.gaps(len(scores.src_tokens) * across // 2, len(scores.dest_tokens) * across // 2),
         )
-        figure.add_annotation(
-            text=plotly_text(name),
-            xref=f"x{suffix} domain",
-            yref=f"y{suffix} domain",
-            x=0,
-            y=1,
-            xanchor="left",
-            yanchor="bottom",
-            showarrow=False,
-            font={"size": 12, "color": theme.ink},
-        )
+        figure.add_trace(cells, **place)
+        corner = {"xref": "x domain", "yref": "y domain", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"}
+        font = {"size": 12, "color": theme.ink}
+        figure.add_annotation(text=parts.plotly_text(name), showarrow=False, font=font, **corner, **place)
     figure.update_layout(
-        title=titled(title, sentence(scores)) | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
-        coloraxis=_colours(theme, _top(grids[start]), VALUE_NAMES[scores.stage]),
+        title=parts.titled(title, parts.sentence(scores))
+        | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
+        coloraxis=_colours(theme, parts.top([*chain(*grids[start])]), parts.VALUE_NAMES[scores.stage]),
     )
     if len(steps) > 1:
-        changes: list[Step] = [
-            (label, {"z": maps}, {"coloraxis.cmax": _top(maps)}) for (label, _), maps in zip(steps, grids, strict=True)
+        changes: list[parts.Step] = [
+            (label, {"z": maps}, {"coloraxis.cmax": parts.top([*chain(*maps)])})
+            for (label, _), maps in zip(steps, grids, strict=True)
         ]
         # Between title and maps, as token labels of any length stand below.
-        place = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
-        figure.update_layout(sliders=[step_slider(changes, start, theme) | place])
+        above = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
+        figure.update_layout(sliders=[parts.step_slider(changes, start, theme) | above])
     return figure
 
 
@@ -233,49 +204,35 @@ def _across(columns: int | None, panels: int) -> int:
     return min(at_least_one("columns", columns, "a whole number of maps in a row"), panels)
 
 
-def _layout(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> dict[str, Any]:
-    """Places of the panels: square cells on a page of usual width, with room for labels and titles."""
+def _axes(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> go.Figure:
+    """A figure without maps: square cells on a page of usual width, with room for labels and titles."""
     down = ceil(panels / across)
     width = (FIGURE_WIDTH - TOKEN_LABELS - 100) / across - GAP
     square = width * len(scores.dest_tokens) / max(len(scores.src_tokens), 1)
     height = min(max(square, 90.0, len(scores.dest_tokens) * 2.0), 4 * width)
-    inner = down * (height + PANEL_TITLE)
-    header = HEADER + (SLIDER_ABOVE if slider else 0)
-    layout: dict[str, Any] = {
-        "template": template(theme),
-        "height": inner + header + TOKEN_LABELS,
-        "margin": {"l": 24, "r": 24, "t": header, "b": 24},
-    }
-    row_title, column_title = axis_titles(scores)
-    places = [str(position) for position in scores.dest_positions]
-    rows, cols = token_axis(scores.dest_tokens, places, ""), token_axis(scores.src_tokens, source_places(scores), "")
-    for panel in range(panels):
-        row, column = divmod(panel, across)
-        suffix = str(panel + 1) if panel else ""
-        gap = GAP / (FIGURE_WIDTH - TOKEN_LABELS)
-        bottom = (down - 1 - row) * (height + PANEL_TITLE) / inner
-        lowest = panel + across >= panels
-        layout[f"xaxis{suffix}"] = cols | {
-            "domain": [column / across + (gap / 2 if column else 0), (column + 1) / across - gap / 2],
-            "anchor": f"y{suffix}",
-            "showticklabels": lowest,
-            "tickfont": {"size": 10},
-            "autotickangles": [-90],
-            "title": {"text": column_title if lowest and column == 0 else ""},
-        }
-        layout[f"yaxis{suffix}"] = rows | {
-            "domain": [1 - height / inner, 1.0] if down == 1 else [bottom, bottom + height / inner],
-            "anchor": f"x{suffix}",
-            "autorange": "reversed",
-            "showticklabels": column == 0,
-            "tickfont": {"size": 10},
-            "title": {"text": row_title if panel == 0 else ""},
-        }
-        if panel:
-            # Zooming into one map zooms into all.
-            layout[f"xaxis{suffix}"]["matches"] = "x"
-            layout[f"yaxis{suffix}"]["matches"] = "y"
-    return layout
+    inner = down * height + (down - 1) * PANEL_TITLE
+    header = HEADER + (parts.SLIDER_ABOVE if slider else 0)
+    figure = make_subplots(
+        down,
+        across,
+        specs=[[{} if row * across + column < panels else None for column in range(across)] for row in range(down)],
+        shared_xaxes="all",  # zooming into one map zooms into all
+        shared_yaxes="all",
+        horizontal_spacing=GAP / (FIGURE_WIDTH - TOKEN_LABELS),
+        vertical_spacing=PANEL_TITLE / inner,
+    )
+    margin = {"l": 24, "r": 24, "t": header, "b": 24}
+    figure.update_layout(template=template(theme), height=inner + header + TOKEN_LABELS, margin=margin)
+    rows = parts.token_axis(scores.dest_tokens, [str(position) for position in scores.dest_positions], "")
+    columns = parts.token_axis(scores.src_tokens, parts.source_places(scores), "") | {"autotickangles": [-90]}
+    figure.update_xaxes(columns | {"tickfont": {"size": 10}, "showticklabels": False})
+    figure.update_yaxes(rows | {"tickfont": {"size": 10}, "autorange": "reversed"})
+    for panel in range(max(panels - across, 0), panels):  # none stands below them
+        figure.update_xaxes(showticklabels=True, row=panel // across + 1, col=panel % across + 1)
+    row_title, column_title = parts.axis_titles(scores)
+    figure.update_xaxes(title_text=column_title, row=down, col=1)
+    figure.update_yaxes(title_text=row_title, row=1, col=1)
+    return figure
 
 
 def _hover(scores: Scores, panels: int) -> tuple[str, str, list[list[list[str]]] | None]:
@@ -285,24 +242,20 @@ def _hover(scores: Scores, panels: int) -> tuple[str, str, list[list[list[str]]]
     shows, a token cut at 16 characters and its position (a category is named by its position, which a number format
     writes; without one the axis writes the token).
     """
-    cut = any(len(visible(token)) > TICK_LENGTH for token in (*scores.dest_tokens, *scores.src_tokens))
+    cut = any(len(parts.visible(token)) > parts.TICK_LENGTH for token in (*scores.dest_tokens, *scores.src_tokens))
     few = panels * len(scores.dest_tokens) * len(scores.src_tokens) <= LABELLED_CELLS
     if scores.src_spans is not None or (cut and few):
-        sources = hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
-        destinations = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+        sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
+        destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
         labels = [[[dest, source] for source in sources] for dest in destinations]
         return "%{customdata[0]}", "%{customdata[1]}", labels
     place = "word" if scores.unit == "word" else "position"
     return f"%{{y}} · {place} %{{y:d}}", f"%{{x}} · {place} %{{x:d}}", None
 
 
-def _top(maps: Sequence[Grid]) -> float:
-    return top([row for grid in maps for row in grid])
-
-
 def _colours(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
     """The scale at the right, as token labels stand below."""
-    scale = from_zero(theme, maximum, name)
+    scale = parts.from_zero(theme, maximum, name)
     scale["colorbar"] |= {
         "orientation": "v",
         "x": 1.01,

@@ -50,8 +50,13 @@ def make_report(
             raise InputTypeError(
                 f"{name} is {type(value).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
             )
-    if methods is not None:
-        plan_of(methods)
+    if methods is None:
+        quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
+        quick = {name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()}
+        plan = plan_of(None, registry=quick)
+    else:
+        plan_of(methods)  # as they are, so that an error is about them
+        plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
     sentence = encode(model, text).sentences[0]
     with warned_before():
         focus = None
@@ -64,7 +69,8 @@ def make_report(
                 patching = value_patching(
                     model, text, corrupted, target=focus, target_ids=target_ids, progress=progress
                 )
-        compared = _compared(model, text, methods, focus, target_ids, progress)
+        compared = compare_planned(plan, model, text, target=focus, target_ids=target_ids, progress=progress)
+        assert isinstance(compared, Comparison)
         effects: dict[str, Effect] = {}
         if compared.effect is not None:
             estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
@@ -84,25 +90,3 @@ def make_report(
         corrupted=corrupted if corrupted is None or isinstance(corrupted, str) else "\n".join(corrupted),
         metadata=metadata,
     )
-
-
-def _compared(
-    model: nn.Module,
-    text: str | Pair,
-    methods: Sequence[str] | None,
-    target: int | None,
-    target_ids: TargetIds | None,
-    progress: bool,
-) -> Comparison:
-    """The quick methods that the model has, or Value Zeroing first, the named ones in their order, and attention."""
-    if methods is None:
-        quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
-        plan = plan_of(
-            None,
-            registry={name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()},
-        )
-    else:
-        plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
-    compared = compare_planned(plan, model, text, target=target, target_ids=target_ids, progress=progress)
-    assert isinstance(compared, Comparison)
-    return compared

@@ -10,7 +10,7 @@ from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.effects.agreement import Agreement, agreement
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import ScoresError
-from tl_vzero.plot.pages import finite
+from tl_vzero.files import to_plain
 from tl_vzero.scores import Scores
 
 EFFECTS = ("zero_ablation", "attribution_patching", "value_patching")
@@ -104,7 +104,7 @@ class Report:
             row = self.value_zeroing.dest_positions.index(self.target)
             plain["target"] = {"position": self.target, "token": self.value_zeroing.dest_tokens[row]}
             plain["target_row"] = {name: _row(scores, self.target) for name, scores in self.comparison.items()}
-        numbers: Json = finite(plain)
+        numbers: Json = to_plain(plain)
         return numbers
 
     def to_html(self, *, shared_plotly: bool = False) -> str:

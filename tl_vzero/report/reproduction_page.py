@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import isnan
 from typing import Any
 
@@ -22,6 +21,10 @@ from tl_vzero.statistics import Correlation, Estimate
 
 SIGNS = {"agrees": "✓", "does not agree": "✗", "undecided": "≈", "not measured": "–"}
 ALL = "all"
+FAITHFULNESS_KINDS = {
+    "comprehensiveness": "comprehensiveness (high is good)",
+    "sufficiency": "sufficiency (low is good)",
+}
 
 Variants = dict[str, dict[str, Any]]
 
@@ -66,42 +69,38 @@ def _page_data(run: Reproduction) -> dict[str, Any]:
     alignment, controls, paradigms = run.alignment, run.controls, _paradigms(run)
     figures: dict[str, Variants] = {
         "alignment": {
-            f"{measure}|{paradigm}": _both(partial(alignment_curves, alignment, measure=measure, paradigm=paradigm))
+            f"{measure}|{paradigm}": _both(alignment_curves, alignment, measure=measure, paradigm=paradigm)
             for measure in MEASURES
             for paradigm in paradigms
         },
         "mass": {
-            f"{layer}|{paradigm}": _both(partial(mass_bars, run.mass, layer, paradigm=paradigm))
+            f"{layer}|{paradigm}": _both(mass_bars, run.mass, layer, paradigm=paradigm)
             for layer in _layers(run)
             for paradigm in paradigms
         },
         "controls": {
-            measure: _both(
-                partial(control_curves, alignment, controls.random_alignment, controls.distances, measure=measure)
-            )
+            measure: _both(control_curves, alignment, controls.random_alignment, controls.distances, measure=measure)
             for measure in MEASURES
         },
     }
     if run.probing is not None:
-        named = [("this model", run.probing)]
-        if controls.random_probing is not None:
-            named.append(("random weights", controls.random_probing))
-        figures["compression"] = {"": _both(partial(compression_curves, named))}
+        probed = {"this model": run.probing, "random weights": controls.random_probing}
+        named = [(name, result) for name, result in probed.items() if result is not None]
+        figures["compression"] = {"": _both(compression_curves, named)}
     if run.probing_paper is not None:
         as_paper = [("this model", run.probing_paper)]
-        figures["compression-paper"] = {"": _both(partial(compression_curves, as_paper, run.published_compression))}
+        figures["compression-paper"] = {"": _both(compression_curves, as_paper, run.published_compression)}
     if run.faithfulness is not None:
         figures["faithfulness"] = {
-            paradigm: _both(partial(faithfulness_bars, run.faithfulness, paradigm=paradigm)) for paradigm in paradigms
+            paradigm: _both(faithfulness_bars, run.faithfulness, paradigm=paradigm) for paradigm in paradigms
         }
-    templates = {theme.name: json.loads(template(theme).to_json()) for theme in (LIGHT, DARK)}
-    return {"figures": figures, "templates": templates}
+    return {"figures": figures, "templates": {theme.name: template(theme).to_plotly_json() for theme in (LIGHT, DARK)}}
 
 
-def _both(make: Callable[..., go.Figure]) -> dict[str, Any]:
+def _both(draw: Callable[..., go.Figure], *results: Any, **choices: Any) -> dict[str, Any]:
     drawn = {}
     for theme in (LIGHT, DARK):
-        figure = json.loads(make(theme=theme).to_json())
+        figure = json.loads(draw(*results, theme=theme, **choices).to_json())
         figure["layout"].pop("template", None)
         drawn[theme.name] = figure
     return drawn
@@ -121,27 +120,23 @@ def _facts(run: Reproduction) -> dict[str, str]:
     return {
         "Model": f"{data['model']}{', fine-tuned on the train half' if data['fine_tuned'] else ''}",
         "Sentences": f"{data['sentences']}: {data['evaluated_n']} evaluated ({data['evaluated']})",
-        "Prefers the right form": (
-            "not measured" if run.accuracy is None else f"{_mean_of(run.accuracy)}, n = {run.accuracy.n}"
-        ),
+        "Prefers the right form": f"{_in_words(run.accuracy)}, n = {run.accuracy.n}"
+        if run.accuracy
+        else "not measured",
         "Seed": str(data["seed"]),
         "Versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
     }
 
 
-def _mean_of(estimate: Estimate | None) -> str:
-    return "undefined" if estimate is None else _with_interval(estimate.mean, estimate.low, estimate.high, 3)
-
-
-def _correlation_of(correlation: Correlation) -> str:
-    if isnan(correlation.value):
+def _in_words(measured: Estimate | Correlation | None) -> str:
+    """A mean or a correlation with its interval, where it has one."""
+    if measured is None:
         return "undefined"
-    return _with_interval(correlation.value, correlation.low, correlation.high, 2)
-
-
-def _with_interval(value: float, low: float, high: float, decimals: int) -> str:
-    interval = "" if isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
-    return f"{value:.{decimals}f}{interval}"
+    value, digits = (measured.mean, 3) if isinstance(measured, Estimate) else (measured.value, 2)
+    if isnan(value):
+        return "undefined"
+    interval = "" if isnan(measured.low) else f" [{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
+    return f"{value:.{digits}f}{interval}"
 
 
 def _alignment_table(run: Reproduction) -> Table:
@@ -149,7 +144,7 @@ def _alignment_table(run: Reproduction) -> Table:
     by_method: dict[str, dict[int, str]] = {}
     for cell in cells:
         published = "" if cell.published is None else f" (published {cell.published:.2f})"
-        by_method.setdefault(cell.method, {})[cell.layer] = f"{_mean_of(cell.aligned)}{published}"
+        by_method.setdefault(cell.method, {})[cell.layer] = f"{_in_words(cell.aligned)}{published}"
     layers = list(dict.fromkeys(cell.layer for cell in cells))
     return Table(
         f"Dot product with the cue, all {cells[0].aligned.n} sentences: mean and 95 % interval",
@@ -163,7 +158,7 @@ def _links_table(run: Reproduction) -> Table | None:
         return None
     rows: dict[str, list[str]] = {}
     for link in run.links:
-        correlations = [_correlation_of(link.pearson), _correlation_of(link.spearman)]
+        correlations = [_in_words(link.pearson), _in_words(link.spearman)]
         rows.setdefault(link.method, [label_of(link.method)]).extend(correlations)
     n = run.links[0].pearson.n
     return Table(
@@ -177,29 +172,22 @@ def _faithfulness_table(run: Reproduction) -> Table | None:
     faithful = run.faithfulness
     if faithful is None:
         return None
-    aopc = {(curve.method, curve.kind): curve.aopc for curve in faithful.curves if curve.paradigm == ALL}
+    aopc: dict[tuple[str, str], Estimate | None] = {
+        (curve.method, curve.kind): curve.aopc for curve in faithful.curves if curve.paradigm == ALL
+    }
     conventions = faithful.settings["conventions"].items()
     return Table(
         f"Mean p(right form) {faithful.p_clean:.3f} of whole sentences; conventions: "
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conventions),
-        [
-            "method",
-            "blank-out ρ",
-            "n",
-            "undefined",
-            "row",
-            "comprehensiveness (high is good)",
-            "sufficiency (low is good)",
-        ],
+        ["method", "blank-out ρ", "n", "undefined", "row", *FAITHFULNESS_KINDS.values()],
         [
             [
                 label_of(row.method),
-                _mean_of(row.rho),
+                _in_words(row.rho),
                 "0" if row.rho is None else str(row.rho.n),
                 str(row.undefined),
                 f"layer {row.layer}, {'rolled out' if row.rolled_out else 'by itself'}",
-                _mean_of(aopc.get((row.method, "comprehensiveness"))),
-                _mean_of(aopc.get((row.method, "sufficiency"))),
+                *(_in_words(aopc.get((row.method, kind))) for kind in FAITHFULNESS_KINDS),
             ]
             for row in faithful.correlations
             if row.paradigm == ALL
