@@ -11,7 +11,7 @@ from tl_vzero.effects.ablation import attribution_patching
 from tl_vzero.effects.measure import Effect
 from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
-from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
+from tl_vzero.inputs.text import Inputs, Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN
 from tl_vzero.report.report import EFFECTS, Report
@@ -52,7 +52,8 @@ def make_report(
             )
     if methods is not None:
         plan_of(methods)
-    sentence = encode(model, text).sentences[0]
+    encoded = encode(model, text)
+    sentence = encoded.sentences[0]
     with warned_before():
         focus = None
         if target is not None or target_ids is not None or len(mask_positions(model, sentence)) == 1:
@@ -64,7 +65,7 @@ def make_report(
                 patching = value_patching(
                     model, text, corrupted, target=focus, target_ids=target_ids, progress=progress
                 )
-        compared = _compared(model, text, methods, focus, target_ids, progress)
+        compared = _compared(model, encoded, methods, focus, target_ids, progress)
         effects: dict[str, Effect] = {}
         if compared.effect is not None:
             estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
@@ -88,7 +89,7 @@ def make_report(
 
 def _compared(
     model: nn.Module,
-    text: str | Pair,
+    encoded: Inputs,
     methods: Sequence[str] | None,
     target: int | None,
     target_ids: TargetIds | None,
@@ -103,6 +104,6 @@ def _compared(
         )
     else:
         plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
-    compared = compare_planned(plan, model, text, target=target, target_ids=target_ids, progress=progress)
+    compared = compare_planned(plan, model, encoded, target, target_ids, progress)
     assert isinstance(compared, Comparison)
     return compared
