@@ -17,7 +17,6 @@ from tl_vzero.effects.measure import (
     Effect,
     Intervention,
     MakeMetric,
-    Metric,
     MetricFunction,
     Numbers,
     Place,
@@ -79,32 +78,23 @@ def zero_ablation(
     >>> effect.target_token, effect.metric
     ('[MASK]', "logit of 'are' minus logit of 'is'")
     """
-    sentence = one_sentence(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
-    intervention = intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
+    intervention = intervene(model, sentence, target, layers, sources, per_head)
     make_metric = metric_for(model, metric, target_ids)
-    fitting = LOGITS_PER_BATCH // (len(intervention.sentence) * vocabulary_size(model))
+    fitting = LOGITS_PER_BATCH // (len(sentence) * vocabulary_size(model))
     size = positive("batch_size", batch_size) or max(1, min(MOST_COPIES, fitting))
-    with quiet(model):
+    places, after = intervention.places(), []
+    bar = tqdm(total=len(places), disable=not progress, desc="zero ablation", unit="source", leave=False)
+    with quiet(model), bar:
         logits = intervention.logits([])
         measure = make_metric(intervention.target, logits[0, intervention.target])
         clean = measure(logits)
-        after = _ablated(intervention, measure, size, progress)
-    labels = intervention.labels(measure, clean, logits)
-    return Effect(values=intervention.as_values(after - clean), **labels)
-
-
-def _ablated(intervention: Intervention, metric: Metric, size: int, progress: bool) -> Float[Tensor, "place"]:
-    """The metric with each place zeroed; copies of all layers share forward passes."""
-    places, measured = intervention.places(), []
-    with tqdm(total=len(places), disable=not progress, desc="zero ablation", unit="source", leave=False) as bar:
         for start in range(0, len(places), size):
-            part = places[start : start + size]
-            logits = intervention.logits(_zero_each(intervention.sites, part), copies=len(part))
-            measured.append(metric(logits))
+            part = places[start : start + size]  # copies of all layers share a forward pass
+            after.append(measure(intervention.logits(_zero_each(intervention.sites, part), copies=len(part))))
             bar.update(len(part))
-    return torch.cat(measured)
+    labels = intervention.labels(measure, clean, logits)
+    return Effect(values=intervention.as_values(torch.cat(after) - clean), **labels)
 
 
 def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:
@@ -157,10 +147,8 @@ def attribution_patching(
     >>> tl_vzero.attribution_patching(model, "the authors [MASK] here.", target_ids=("are", "is")).values.shape
     torch.Size([4, 7])
     """
-    sentence = one_sentence(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
-    intervention = intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
+    intervention = intervene(model, sentence, target, layers, sources, per_head)
     make_metric = metric_for(model, metric, target_ids)
     with quiet(model):
         products, labels = _value_times_gradient(intervention, make_metric)

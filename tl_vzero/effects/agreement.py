@@ -85,17 +85,9 @@ def agreement(
     correlations = [
         bootstrap_correlation("spearman", row, size, interval) for row, size in zip(rows, sizes, strict=True)
     ]
-    return Agreement(
-        method=scores.method,
-        effect=effect.method,
-        target=effect.target,
-        layers=tuple(layers),
-        rho=tuple(correlation.value for correlation in correlations),
-        low=tuple(correlation.low for correlation in correlations),
-        high=tuple(correlation.high for correlation in correlations),
-        n=len(sources),
-        confidence=confidence,
-    )
+    rho, low, high = zip(*((c.value, c.low, c.high) for c in correlations), strict=True)
+    labels = scores.method, effect.method, effect.target, tuple(layers)
+    return Agreement(*labels, rho, low, high, len(sources), confidence)
 
 
 def _check(scores: Any, effect: Any) -> None:

@@ -34,7 +34,7 @@ from tl_vzero.effects.measure import (
     one_sentence,
 )
 from tl_vzero.errors import InputError
-from tl_vzero.inputs.text import Ids, Sentence, Text
+from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.models.run import NamedHook, quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds
@@ -79,21 +79,28 @@ def value_patching(
     True
     """
     inputs = (clean, attention_mask, token_type_ids), (corrupted, corrupted_attention_mask, corrupted_token_type_ids)
-    both = [
-        one_sentence(model, text, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
-        for text, mask, token_types in inputs
-    ]
+    first, second = both = [one_sentence(model, *of_text, prepend_bos) for of_text in inputs]
+    tokens = f"clean {list(first.tokens)}, corrupted {list(second.tokens)}"
     # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
-    _check_lengths(*both)
+    if len(first) != len(second):
+        raise InputError(
+            f"the clean sentence has {len(first)} tokens and the corrupted one {len(second)}: expected as many, so "
+            f"that each position has its counterpart; {tokens}"
+        )
     layers, sources = integers("layers", layers), integers("sources", sources)
-    from_clean, into_corrupted = (
-        intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
-        for sentence in both
-    )
-    _check_targets(from_clean, into_corrupted)
+    from_clean, into_corrupted = (intervene(model, one, target, layers, sources, per_head) for one in both)
+    if first.identity == second.identity:
+        raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {tokens}")
+    if from_clean.target != into_corrupted.target:
+        raise InputError(
+            f"the target is position {from_clean.target} of the clean and {into_corrupted.target} of the corrupted "
+            f"sentence: expected the same; give target=; {tokens}"
+        )
     make_metric = metric_for(model, metric, target_ids)
+    values: dict[str, Tensor] = {}
     with quiet(model):
-        values, logits = _clean_values(from_clean)
+        names = [from_clean.sites.values[layer] for layer in from_clean.layers]
+        logits = from_clean.logits(remembering_hooks(names, values))
         measure = make_metric(into_corrupted.target, logits[0, into_corrupted.target])
         clean_metric = measure(logits)
         before = measure(into_corrupted.logits([]))
@@ -105,37 +112,6 @@ def value_patching(
         corrupted_tokens=tuple(into_corrupted.sentence.tokens[i] for i in into_corrupted.sources),
         **from_clean.labels(measure, clean_metric, logits),
     )
-
-
-def _check_lengths(clean: Sentence, corrupted: Sentence) -> None:
-    if len(clean) != len(corrupted):
-        raise InputError(
-            f"the clean sentence has {len(clean)} tokens and the corrupted one {len(corrupted)}: expected as many, so "
-            f"that each position has its counterpart; {_shown(clean, corrupted)}"
-        )
-
-
-def _shown(clean: Sentence, corrupted: Sentence) -> str:
-    return f"clean {list(clean.tokens)}, corrupted {list(corrupted.tokens)}"
-
-
-def _check_targets(clean: Intervention, corrupted: Intervention) -> None:
-    shown = _shown(clean.sentence, corrupted.sentence)
-    if clean.sentence.identity == corrupted.sentence.identity:
-        raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {shown}")
-    if clean.target != corrupted.target:
-        raise InputError(
-            f"the target is position {clean.target} of the clean and {corrupted.target} of the corrupted sentence: "
-            f"expected the same; give target=; {shown}"
-        )
-
-
-def _clean_values(intervention: Intervention) -> tuple[dict[str, Tensor], Float[Tensor, "1 position vocabulary"]]:
-    """Each block's values in the clean run by hook name, and its logits."""
-    values: dict[str, Tensor] = {}
-    names = [intervention.sites.values[layer] for layer in intervention.layers]
-    logits = intervention.logits(remembering_hooks(names, values))
-    return values, logits
 
 
 def _patched(
