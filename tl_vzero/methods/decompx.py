@@ -263,23 +263,19 @@ def decompx(
             sizes = _propagated(model, sites, sentence, max(picked) + 1, cache, share_biases=share_biases)
             dests = rows[sentence.row]
             values = normalize_rows(sizes[list(picked)][:, list(dests)]).to(result_dtype(model))
-            scored[sentence.row] = labelled(
-                "decompx", values, picked, dests, sites, sentence, metadata, stage="rollout"
-            )
+            labels = picked, dests, sites, sentence, metadata
+            scored[sentence.row] = labelled("decompx", values, *labels, stage="rollout")
     return encoded.in_order(scored)
 
 
 def _of_layer(layer: Layer, share_biases: bool = True) -> Float[Tensor, "sentence dest src"]:
-    return _sizes(output_vectors(layer, share_biases))
+    return _of_rows(layer, None, share_biases)
 
 
 def _of_rows(
-    layer: Layer, destinations: Sequence[int], share_biases: bool = True
+    layer: Layer, destinations: Sequence[int] | None, share_biases: bool = True
 ) -> Float[Tensor, "sentence dest src"]:
-    return _sizes(output_vectors(layer, share_biases, destinations))
-
-
-def _sizes(parts: Iterable[tuple[slice, Vectors]]) -> Float[Tensor, "sentence dest src"]:
+    parts = output_vectors(layer, share_biases, destinations)
     return torch.cat([torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in parts], dim=1)
 
 
