@@ -15,7 +15,7 @@ Products that the clean run or an earlier call has done already are not done aga
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -274,14 +274,10 @@ class Product:
     def _is_shown(self, rows: Tensor, shown: Tensor) -> bool:
         if shown.shape != (len(rows), self.matrix.shape[-1]):
             return False
-        direction = self._direction
+        direction = random_direction(self.matrix)
         through = self.keep(f"direction through {self.name}", self.matrix, lambda: self.matrix @ direction)
         along = rows @ through if self.bias is None else rows @ through + self.bias @ direction
         return relative_difference(along, shown @ direction) <= SAME_PRODUCT[rows.dtype]
-
-    @cached_property
-    def _direction(self) -> Float[Tensor, "width"]:
-        return random_direction(self.matrix)
 
 
 # What was computed from a model's weights alone, for later calls.

@@ -205,10 +205,7 @@ def hooked_maps(
     last = request.sites.outputs[max(request.layers)]
     for start in range(0, len(copies), size):
         part = copies.part(start, start + size, n_clean=len(ids) if start == 0 and clean is None else 0)
-        decoder_ids, token_types = (
-            None if rows is None else part.rows(rows) for rows in (beside.get("decoder_ids"), beside.get("token_types"))
-        )
-        copied = Beside(decoder_ids=decoder_ids, token_types=token_types)
+        copied: Any = {name: part.rows(rows) for name, rows in beside.items() if isinstance(rows, Tensor)}
         with eager_attention(request.model) if part.n_clean else nullcontext():
             run_to(request.model, part.rows(ids), hooks.on(part), last=last, **copied)
         request.advance(len(part) / n_maps * len(request.layers))
