@@ -119,14 +119,10 @@ def _common_sources(scores: Scores, effect: Effect) -> list[int]:
             f"the scores are over the sources {list(scores.src_tokens)} at {list(scores.src_positions)}, the effect "
             f"over {list(effect.src_tokens)} at {list(effect.src_positions)}: expected the same sentence"
         )
-    reached = [position for position in common if position <= effect.target] if _is_causal(scores) else common
-    return reached or common
-
-
-def _is_causal(scores: Scores) -> bool:
-    """Whether no destination draws on a later source, anywhere in the map."""
     later = torch.tensor(scores.src_positions) > torch.tensor(scores.dest_positions)[:, None]
-    return not scores.values[:, later.to(scores.values.device)].any()
+    is_causal = not scores.values[:, later.to(scores.values.device)].any()
+    reached = [position for position in common if position <= effect.target or not is_causal]
+    return reached or common
 
 
 def _picked(values: Any, layers: Any, wanted: list[int], positions: Any, sources: list[int]) -> Any:

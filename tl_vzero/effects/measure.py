@@ -228,11 +228,7 @@ class Intervention:
 def intervene(
     model: nn.Module, sentence: Sentence, target: int | None, layers: Numbers, sources: Numbers, per_head: bool
 ) -> Intervention:
-    """Check everything that does not depend on the metric.
-
-    Raises HeadlessModelError for a model whose head was never trained, InputError for a target, layers or sources that
-    are not there.
-    """
+    """Check everything that does not depend on the metric."""
     sites = check_contracts(model)
     check_trained_head(model)
     return Intervention(

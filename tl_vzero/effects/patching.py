@@ -4,14 +4,12 @@
 2. The corrupted sentence runs once for each place, with the clean value put in there; later blocks see the change.
 3. The effect is the metric of the patched run minus the metric of the corrupted sentence.
 
-`transformer_lens.patching` forwards tokens only, shows a bar of its own, and in 3.9 takes away hooks that a user left
-behind. So it is given sentences without padding, which need no mask, and a model that runs its one sentence, segments
-included, with our own temporary hooks.
+`transformer_lens.patching` forwards tokens only, and in 3.9 takes away hooks that a user left behind: so it is given
+a stand-in that runs one sentence without padding, segments included, with our own temporary hooks.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from threading import RLock
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +33,7 @@ from tl_vzero.effects.measure import (
 )
 from tl_vzero.errors import InputError
 from tl_vzero.inputs.text import Ids, Text
-from tl_vzero.models.run import NamedHook, quiet, remembering_hooks
+from tl_vzero.models.run import quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds
 
@@ -118,8 +116,8 @@ def _patched(
     intervention: Intervention, values: dict[str, Tensor], metric: Metric, progress: bool
 ) -> Float[Tensor, "place"]:
     import pandas as pd
-    from transformer_lens import patching
 
+    patching: Any = import_module("transformer_lens.patching")  # its types ask for more than it uses
     places = pd.DataFrame(intervention.places(), columns=["layer", "head", "pos"])
     by_position = places[["layer", "pos"]] if intervention.heads is None else places[["layer", "pos", "head"]]
     setter = (
@@ -132,30 +130,16 @@ def _patched(
         measured.append(metric(logits)[0])
         return measured[-1]
 
-    with _bar_of_ours(intervention.model, patching, progress):
-        patch: Any = patching.generic_activation_patch  # its types ask for more than it uses
-        patch(_OneSentenceModel(intervention), intervention.ids, values, measure, setter, "v", index_df=by_position)
-    return torch.stack(measured)
-
-
-class _OneSentenceModel:
-    """What TransformerLens's patching uses of a model, which runs one sentence; a user's own hooks on it stay."""
-
-    def __init__(self, intervention: Intervention) -> None:
-        self._intervention = intervention
-        self.cfg = SimpleNamespace(device=device_of(intervention.model))
-
-    def run_with_hooks(self, ids: Tensor, fwd_hooks: Sequence[NamedHook]) -> Tensor:
-        return self._intervention.logits(fwd_hooks)
-
-
-@contextmanager
-def _bar_of_ours(model: nn.Module, patching: Any, progress: bool) -> Iterator[None]:
-    """TransformerLens always shows its bar: put ours, which can be silent, in its place for a while.
-
-    There is one place for the bars of all models, so their patchings take turns.
-    """
-    with _ONE_BAR, turn_on(model) as turn:
+    # What the library uses of a model: it runs the one sentence, and a user's own hooks on the model stay.
+    of_sentence: Any = SimpleNamespace(
+        cfg=SimpleNamespace(device=device_of(intervention.model)),
+        run_with_hooks=lambda ids, fwd_hooks: intervention.logits(fwd_hooks),
+    )
+    # Its bar, always shown, gives way to ours; there is one place for the bars of all models, so patchings take turns.
+    with _ONE_BAR, turn_on(intervention.model) as turn:
         turn.undo_by(partial(setattr, patching, "tqdm", patching.tqdm))
         patching.tqdm = partial(tqdm, disable=not progress, desc="value patching", unit="source", leave=False)
-        yield
+        patching.generic_activation_patch(
+            of_sentence, intervention.ids, values, measure, setter, "v", index_df=by_position
+        )
+    return torch.stack(measured)
