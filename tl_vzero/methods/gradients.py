@@ -400,10 +400,7 @@ def _check_rescale_rule(model: nn.Module) -> None:
 
 
 def _rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
-    """The modules that the rescale rule acts on between a block's output and the logits, in order.
-
-    Raises ModelError for one that runs twice: it would need a rule for each run.
-    """
+    """The modules that the rescale rule acts on between a block's output and the logits, in order."""
     calls: list[nn.Module] = []
 
     def note(module: nn.Module, _: Any) -> None:

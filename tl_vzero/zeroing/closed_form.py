@@ -62,8 +62,7 @@ def closed_maps(
 ) -> tuple[list[Float[Tensor, "layer map _ _"]], tuple[str, ...]]:
     """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
 
-    `beside` is what goes beside the ids, padded likewise; `clean` is their clean run, where it is there already. Each
-    block's maps are computed as soon as the run reaches its end, so that one block's activations are held at a time.
+    `clean` is their clean run, where it is there already; else one block's activations are held at a time.
     Raises NotInClosedForm for a block of no known form, PaddingMatters where the sentences must run by themselves.
     """
     by_layer: dict[int, tuple[list[Tensor], str]] = {}

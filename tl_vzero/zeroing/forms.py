@@ -132,8 +132,7 @@ def recognise(
 ) -> CleanForm | None:
     """The form whose output is nearest the block's, to a relative tolerance of its mean square; None if none is.
 
-    What the run showed of the MLP is used where the weights give just that. The cache holds the form of each layer,
-    once it has been compared with the others.
+    The cache holds the form of each layer, once it has been compared with the others.
     """
     reading = _Reading(weights, rows, partial(cache.vector, layer))
     for cached in (cache.forms.get(layer), None):
@@ -237,11 +236,7 @@ NUMBERS_WIDENED = 2**21  # of a matrix at a time, 16 MB
 
 
 def random_direction(like: Float[Tensor, "*axes feature"]) -> Float[Tensor, "feature"]:
-    """The same random vector each time, as wide as `like`.
-
-    Vectors that differ anywhere differ along it, but for a chance of probability zero; so a product of matrices is
-    checked at the price of a product with one vector (Freivalds 1979).
-    """
+    """The same random vector each time: products of matrices that differ differ along it (Freivalds 1979)."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(like.shape[-1], generator=generator, dtype=torch.float64).to(like)
 
