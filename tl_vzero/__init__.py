@@ -3,7 +3,7 @@
 The public names are those of __init__.pyi, loaded at first use, so that importing the package does not import torch.
 """
 
-from tl_vzero.lazy import names_of_stub
+from lazy_loader import attach_stub
 
 __version__ = "0.1.0"
-__getattr__, __dir__, __all__ = names_of_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -5,27 +5,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import one_of
+from tl_vzero.choices import chosen, chosen_heads, flag, integers, one_of, positive
 from tl_vzero.clean import read_by
-from tl_vzero.distance import Distance
+from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
-from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
+from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.methods.apply import labelled
-from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype
-from tl_vzero.models.run import FinalNorm, final_norm_of, quiet
-from tl_vzero.models.sites import Sites
+from tl_vzero.models.contracts import attention_heads, check_contracts, provenance, result_dtype, value_heads
+from tl_vzero.models.run import final_norm_of, quiet
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.registry import METHODS
 from tl_vzero.scores import Scores
 from tl_vzero.words import span_label
 from tl_vzero.zeroing.engine import zeroed_maps
-from tl_vzero.zeroing.request import MEMORY_MB, Request, Wanted, make_request
+from tl_vzero.zeroing.request import ENGINES, MEMORY_MB, Request, Wanted, checked_spans, megabytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,21 +106,26 @@ def value_zeroing(
     [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     """
     sites = check_contracts(model, stack)
-    request = make_request(
+    one_of("engine", engine, ENGINES)
+    distance_name, distance = distance_named(distance)
+    if sources is not None and spans is not None:
+        raise InputError("sources and spans given: expected one of them, single positions or positions zeroed together")
+    request = Request(
         model,
         sites,
-        layers=layers,
-        heads=heads,
-        per_head=per_head,
-        sources=sources,
-        spans=spans,
-        destinations=destinations,
+        layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
+        heads=chosen_heads(heads, value_heads(model, sites.stack), attention_heads(model, sites.stack)),
+        per_head=flag("per_head", per_head),
+        sources=integers("sources", sources),
+        spans=checked_spans(spans),
+        destinations=integers("destinations", destinations),
+        distance_name=distance_name,
         distance=distance,
-        final_norm=final_norm,
+        final_norm=flag("final_norm", final_norm),
         engine=engine,
         cache=cache,
-        batch_size=batch_size,
-        memory_mb=memory_mb,
+        batch_size=positive("batch_size", batch_size),
+        memory_mb=megabytes(memory_mb),
     )
     encoded = encode_for(
         model,
@@ -134,11 +138,20 @@ def value_zeroing(
         sampling_rate=sampling_rate,
     )
     wanted = {sentence.row: request.wanted(sentence) for sentence in encoded.sentences}
-    metadata = provenance(model, sites.stack) | {"options": _options(request)}
+    options = {
+        "distance": distance_name,
+        "heads": None if request.heads is None else list(request.heads),
+        **{name: getattr(request, name) for name in ("per_head", "final_norm", "engine", "batch_size", "memory_mb")},
+    }
+    metadata = provenance(model, sites.stack) | {"options": options}
     scored: dict[int, Scores] = {}
-    with quiet(model), _sources_bar(wanted, request, progress) as bar:
-        norm = _final_norm(model, sites, encoded) if request.final_norm else None
-        request = replace(request, norm=norm, advance=bar.update)
+    total = len(request.layers) * sum(len(of_sentence.spans) for of_sentence in wanted.values())
+    bar = tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
+    with quiet(model), bar:
+        if request.final_norm:
+            ids, beside = read_by(model, encoded.sentences[:1])
+            request = replace(request, norm=final_norm_of(model, sites, ids, beside.get("decoder_ids")))
+        request = replace(request, advance=bar.update)
         for batch in encoded.batches():
             maps, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
             for sentence, values in zip(batch, maps, strict=True):
@@ -147,23 +160,10 @@ def value_zeroing(
     return encoded.in_order(scored)
 
 
-def _final_norm(model: nn.Module, sites: Sites, encoded: Inputs) -> FinalNorm:
-    ids, beside = read_by(model, encoded.sentences[:1])
-    return final_norm_of(model, sites, ids, beside.get("decoder_ids"))
-
-
-def _sources_bar(wanted: Mapping[int, Wanted], request: Request, progress: bool) -> Any:
-    total = len(request.layers) * sum(len(of_sentence.spans) for of_sentence in wanted.values())
-    return tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
-
-
 def _zeroing_scores(
     request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
 ) -> Scores:
-    sources = sentence.sources
-    labels = tuple(sources.tokens[span[0]] for span in wanted.spans)
-    if request.spans is not None:
-        labels = tuple(span_label(span, sources.tokens, sources.word_ids) for span in wanted.spans)
+    sources, zeroed_jointly = sentence.sources, request.spans is not None
     return labelled(
         "value_zeroing",
         values if request.per_head else values.squeeze(1),
@@ -173,22 +173,13 @@ def _zeroing_scores(
         sentence,
         metadata,
         heads=request.zeroed_heads if request.per_head else None,
-        src_tokens=labels,
+        src_tokens=tuple(
+            span_label(span, sources.tokens, sources.word_ids) if zeroed_jointly else sources.tokens[span[0]]
+            for span in wanted.spans
+        ),
         src_positions=tuple(span[0] for span in wanted.spans),
-        src_spans=None if request.spans is None else wanted.spans,
+        src_spans=wanted.spans if zeroed_jointly else None,
     )
-
-
-def _options(request: Request) -> dict[str, Any]:
-    return {
-        "distance": request.distance_name,
-        "heads": None if request.heads is None else list(request.heads),
-        "per_head": request.per_head,
-        "final_norm": request.final_norm,
-        "engine": request.engine,
-        "batch_size": request.batch_size,
-        "memory_mb": request.memory_mb,
-    }
 
 
 @takes_turn
@@ -229,7 +220,6 @@ def _shared_options(options: Mapping[str, Any], table_sets: Mapping[str, str]) -
 
 
 def _maps(model: nn.Module, inputs: Text, **options: Any) -> list[Scores]:
-    """The map of each sentence, also of one alone."""
     scores = value_zeroing(model, inputs, **options)
     return scores if isinstance(scores, list) else [scores]
 
@@ -273,7 +263,10 @@ def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataF
     assert heads is not None
     mixing, context = _mixing(of_heads), _mixing(of_heads, elsewhere=True)
     whole = _mixing(_maps(model, inputs, **options)).unsqueeze(1)
-    without = torch.stack([_mixing_without(head, heads, whole, model, inputs, options) for head in heads], dim=1)
+    without = torch.zeros_like(mixing)  # where there is no other head
+    for index, head in enumerate(heads if len(heads) > 1 else ()):
+        others = [other for other in heads if other != head]
+        without[:, index] = _mixing(_maps(model, inputs, heads=others, **options))
     table = pd.MultiIndex.from_product([layers, heads], names=["layer", "head"]).to_frame(index=False)
     table["query_heads"] = attention_heads(model, options.get("stack")) // len(heads)
     columns = {
@@ -288,30 +281,16 @@ def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataF
     return table
 
 
-def _mixing_without(
-    head: int, heads: Sequence[int], whole: Tensor, model: nn.Module, inputs: Text, options: dict[str, Any]
-) -> Float[Tensor, "layer"]:
-    others = [other for other in heads if other != head]
-    if not others:
-        return torch.zeros_like(whole).squeeze(1)
-    return _mixing(_maps(model, inputs, heads=others, **options))
-
-
 def _mixing(maps: Sequence[Scores], *, elsewhere: bool = False) -> Float[Tensor, "layer *head"]:
     """Summed over sources, averaged over destinations, then over sentences; `elsewhere` leaves out a row's own."""
     sums = []
     for scores in maps:
         values = scores.values.detach().cpu().double()
-        counted = values * _is_elsewhere(scores) if elsewhere else values
-        sums.append(counted.sum(dim=-1).mean(dim=-1))
+        if elsewhere and scores.metadata.get("stack") != "cross":  # there all sources are another sequence
+            columns = scores.src_spans or [(position,) for position in scores.src_positions]
+            values = values * torch.tensor([[dest not in span for span in columns] for dest in scores.dest_positions])
+        sums.append(values.sum(dim=-1).mean(dim=-1))
     return torch.stack(sums).mean(dim=0)
-
-
-def _is_elsewhere(scores: Scores) -> Bool[Tensor, "dest src"]:
-    """Whether a column leaves the destination's own value in; all do where the sources are another sequence."""
-    columns = scores.src_spans or [(position,) for position in scores.src_positions]
-    apart = scores.metadata.get("stack") == "cross"
-    return torch.tensor([[apart or dest not in column for column in columns] for dest in scores.dest_positions])
 
 
 def _part(values: Tensor, whole: Tensor) -> Tensor:

@@ -51,10 +51,7 @@ class CleanBlock:
         return replace(self, **{name: whole[list(rows)] for name, whole in parts.items() if whole is not None})
 
     def affected(self, heads: Sequence[int], per_head: bool) -> Bool[Tensor, "sentence map dest src"]:
-        """Mark the entries for which some zeroed value head has a pattern entry and a value that are not exactly 0.
-
-        Elsewhere nothing changes, and what a batched run shows there is rounding, which is no score.
-        """
+        """Mark where some zeroed value head has a pattern entry and a value that are not 0; elsewhere is rounding."""
         pattern = rearrange(
             self.pattern != 0, "s (head group) dest src -> s head group dest src", head=self.value.shape[2]
         )
@@ -213,10 +210,7 @@ def token_types_of(model: nn.Module, sentences: Sequence[Sentence]) -> Int[Tenso
 
 
 def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Beside]:
-    """What the model reads of sentences of one shape: the ids, and what goes beside them into a run.
-
-    The ids are the encoder's where the sentences are what a decoder reads beside one.
-    """
+    """What the model reads of sentences of one shape: the ids, the encoder's where there is one, and what is beside."""
     encoders = [sentence.encoder for sentence in sentences if sentence.encoder is not None]
     if encoders:
         return ids_of(model, encoders), Beside(decoder_ids=ids_of(model, sentences))

@@ -103,6 +103,11 @@ class Comparison(Mapping[str, Scores]):
 
     def to_dict(self) -> dict[str, Any]:
         """Maps, effect and table as plain JSON types; NaN in the table becomes None."""
+        effect = None
+        if self.effect is not None:
+            labels = "method metric clean target target_token predicted layers src_positions".split()
+            effect = to_plain({name: getattr(self.effect, name) for name in labels})
+            effect["values"] = self.effect.values.tolist()
         return {
             "format": "tl_vzero.comparison",
             "format_version": FORMAT_VERSION,
@@ -110,25 +115,11 @@ class Comparison(Mapping[str, Scores]):
             "special": list(self.special),
             "target": self.target,
             "scores": {name: scores.to_dict() for name, scores in self.scores.items()},
-            "effect": None if self.effect is None else _plain(self.effect),
+            "effect": effect,
             "no_effect_reason": self.no_effect_reason,
             "left_out": dict(self.left_out),
             "table": to_plain(self.table().to_dict("records")),
         }
-
-
-def _plain(effect: Effect) -> dict[str, Any]:
-    return {
-        "method": effect.method,
-        "metric": effect.metric,
-        "clean": effect.clean,
-        "target": effect.target,
-        "target_token": effect.target_token,
-        "predicted": [list(pair) for pair in effect.predicted],
-        "layers": list(effect.layers),
-        "src_positions": list(effect.src_positions),
-        "values": effect.values.tolist(),
-    }
 
 
 # The columns of the table: what each method's maps are like, layer by layer, and how their ranks agree.
@@ -247,46 +238,34 @@ def compare(
     >>> compared.table()[["method", "layer"]].to_dict("records")
     [{'method': 'value_zeroing', 'layer': 1}, {'method': 'attention', 'layer': 1}]
     """
-    return compare_planned(
-        plan_of(methods, options),
-        model,
-        inputs,
-        attention_mask=attention_mask,
-        token_type_ids=token_type_ids,
-        layers=layers,
-        target=target,
-        target_ids=target_ids,
-        prepend_bos=prepend_bos,
-        progress=progress,
+    plan = plan_of(methods, options)
+    check_contracts(model)
+    encoded = encode(
+        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
+    return compare_planned(plan, model, encoded, target, target_ids, progress, layers, prepend_bos)
 
 
 def compare_planned(
     plan: Sequence[Planned],
     model: nn.Module,
-    inputs: Text,
-    *,
-    attention_mask: Ids | None = None,
-    token_type_ids: Ids | None = None,
+    encoded: Inputs,
+    target: int | Sequence[int] | None,
+    target_ids: TargetIds | None,
+    progress: bool,
     layers: Iterable[int] | int | None = None,
-    target: int | Sequence[int] | None = None,
-    target_ids: TargetIds | None = None,
     prepend_bos: bool = False,
-    progress: bool = False,
 ) -> Comparison | list[Comparison]:
     """What `compare` gives, of a plan."""
     sites = check_contracts(model)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
     target_tokens(model, target_ids)
     needed = target_ids is not None or any("target" in planned.method.needs for planned in plan)
     targets = _targets(model, encoded.sentences, target, needed=needed)
     short, too_long = _within_cost(plan, encoded.sentences)
     run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos)
     compared: dict[int, Comparison] = {}
-    parts = list(_parts(encoded.sentences))
+    parts = list(encoded.batches(TOKENS_PER_PART))
     bar = tqdm(total=len(parts) * len(short), disable=not progress, desc="compare", unit="method", leave=False)
     with warned_before(), bar:
         for part in parts:
@@ -317,16 +296,6 @@ def _within_cost(plan: Sequence[Planned], sentences: Sequence[Sentence]) -> tupl
         if not planned.named and longest > (planned.method.compared_up_to or longest)
     }
     return [planned for planned in plan if planned.name not in left_out], left_out
-
-
-def _parts(sentences: Sequence[Sentence]) -> Iterator[list[Sentence]]:
-    part: list[Sentence] = []
-    for sentence in sorted(sentences, key=len):
-        if part and sum(map(len, part)) + len(sentence) > TOKENS_PER_PART:
-            yield part
-            part = []
-        part.append(sentence)
-    yield part
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,16 +369,11 @@ class _Run:
         if target is None:
             masks = len(mask_positions(self.model, sentence))
             return None, f"the sentence has {masks} mask tokens, and no target was given"
-        (ids,), _, (token_types,) = padded([sentence])
-        alone: dict[str, Any] = {"inputs": ids, "token_type_ids": token_types}
-        if sentence.original is not None:
-            alone = {"inputs": sentence.original}
-        options: dict[str, Any] = {
-            "target_ids": self.target_ids,
-            "layers": self.layers,
-            "prepend_bos": self.prepend_bos,
-        }
+        options: Any = {"target_ids": self.target_ids, "layers": self.layers, "prepend_bos": self.prepend_bos}
+        inputs: Any = sentence.original
+        if inputs is None:
+            (inputs,), _, (options["token_type_ids"],) = padded([sentence])
         try:
-            return zero_ablation(self.model, target=target, **alone, **options), None
+            return zero_ablation(self.model, inputs, target=target, **options), None
         except HeadlessModelError as error:
             return None, str(error)

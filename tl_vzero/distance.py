@@ -51,12 +51,8 @@ def cosine(clean: Vectors, changed: Vectors) -> Distances:
 def cosine_of_change(clean: Vectors, change: Float[Tensor, "*batch feature"]) -> tuple[Distances, Tensor]:
     """Cosine distance between `clean` and `clean - change`, from the change itself; overwrites `change`.
 
-    Where the change is known better than the changed vector, this keeps what rounding the changed vector would lose:
-    only the sums over features are widened to float64. The second result is True where too little is left of `clean`
-    for the distance to be trusted.
-
-    >>> cosine_of_change(torch.tensor([1.0, 0.0]), torch.tensor([1.0, -2.0]))[0].item()
-    1.0
+    This keeps what rounding the changed vector would lose; only sums over features are widened to float64. The second
+    result is True where too little is left of `clean` for the distance to be trusted.
     """
     wide = wide_dtype(clean.device)
     clean_square = clean.square().sum(-1).to(wide)
@@ -132,11 +128,7 @@ DISTANCES: Mapping[str, Distance] = MappingProxyType(
 
 
 def relative_difference(measured: Float[Tensor, "*axes"], expected: Float[Tensor, "*axes"]) -> float:
-    """Root mean square of the difference, relative to that of `expected`.
-
-    >>> round(relative_difference(torch.tensor([3.0, 5.0]), torch.tensor([3.0, 4.0])), 6)
-    0.2
-    """
+    """Root mean square of the difference, relative to that of `expected`."""
     difference, scale = (measured - expected).square().mean(), expected.square().mean()
     return float((difference / scale.clamp(min=torch.finfo(scale.dtype).tiny)).sqrt())
 
@@ -149,9 +141,6 @@ def change_form(distance: Distance) -> ChangeForm | None:
     """How a distance is measured on the change itself, which keeps digits; None for a distance without such a form.
 
     By the function, never by its name: a callable of the user's may be named like a distance of the library's.
-
-    >>> change_form(cosine) is None, change_form(lambda clean, changed: clean[..., 0]) is None
-    (False, True)
     """
     if distance is cosine:
         return cosine_of_change

@@ -95,7 +95,7 @@ class EndsRun(Exception):
 
 
 @contextmanager
-def foreign_errors_as(kind: type[TLVZeroError], what: str) -> Iterator[None]:
+def foreign_errors_as(kind: type[TLVZeroError | EndsRun], what: str) -> Iterator[None]:
     """Within, an exception that is none of ours becomes a `kind` that says `what` failed, with its cause chained.
 
     >>> with foreign_errors_as(ModelError, "the model cannot be run"):

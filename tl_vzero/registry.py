@@ -211,7 +211,6 @@ _ENTRIES = {
         "none",
         ANY,
         PATTERN,
-        label="Random",
         reported_up_to=0,  # a picture of chance says nothing
     ),
     "attention": Method(
@@ -229,7 +228,6 @@ _ENTRIES = {
         "Abnar & Zuidema 2020",
         ANY,
         PATTERN,
-        label="Attention rollout",
         identity=True,
     ),
     "attention_flow": Method(
@@ -238,7 +236,6 @@ _ENTRIES = {
         "Abnar & Zuidema 2020",
         ANY,
         PATTERN,
-        label="Attention flow",
         identity=True,
         compared_up_to=32,  # a flow problem for each pair of tokens, each on a graph of all tokens
         reported_up_to=0,
@@ -249,7 +246,6 @@ _ENTRIES = {
         "Kobayashi et al. 2020",
         ANY,
         VECTORS,
-        label="Attention norm",
         identity=True,
     ),
     "attention_norm_res": Method(
@@ -330,7 +326,10 @@ _ENTRIES = {
     ),
 }
 BUILT_IN: Mapping[str, Method] = MappingProxyType(
-    {name: replace(method, name=name) for name, method in _ENTRIES.items()}
+    {
+        name: replace(method, name=name, label=method.label or name.replace("_", " ").capitalize())
+        for name, method in _ENTRIES.items()
+    }
 )
 METHODS: Mapping[str, Method] = Methods(BUILT_IN)
 
@@ -341,5 +340,4 @@ def label_of(method: str) -> str:
     >>> label_of("alti"), label_of("my_own_method")
     ('ALTI', 'My own method')
     """
-    label = BUILT_IN[method].label if method in BUILT_IN else ""
-    return label or method.replace("_", " ").capitalize()
+    return BUILT_IN[method].label if method in BUILT_IN else method.replace("_", " ").capitalize()

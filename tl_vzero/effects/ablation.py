@@ -5,19 +5,16 @@
 3. The effect is the metric of the copy minus the metric of the clean run.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import positive
 from tl_vzero.effects.measure import (
     Effect,
-    Intervention,
-    MakeMetric,
-    Metric,
     MetricFunction,
     Numbers,
     Place,
@@ -79,32 +76,23 @@ def zero_ablation(
     >>> effect.target_token, effect.metric
     ('[MASK]', "logit of 'are' minus logit of 'is'")
     """
-    sentence = one_sentence(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
-    intervention = intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
+    intervention = intervene(model, sentence, target, layers, sources, per_head)
     make_metric = metric_for(model, metric, target_ids)
-    fitting = LOGITS_PER_BATCH // (len(intervention.sentence) * vocabulary_size(model))
+    fitting = LOGITS_PER_BATCH // (len(sentence) * vocabulary_size(model))
     size = positive("batch_size", batch_size) or max(1, min(MOST_COPIES, fitting))
-    with quiet(model):
+    places, after = intervention.places(), []
+    bar = tqdm(total=len(places), disable=not progress, desc="zero ablation", unit="source", leave=False)
+    with quiet(model), bar:
         logits = intervention.logits([])
         measure = make_metric(intervention.target, logits[0, intervention.target])
         clean = measure(logits)
-        after = _ablated(intervention, measure, size, progress)
-    labels = intervention.labels(measure, clean, logits)
-    return Effect(values=intervention.as_values(after - clean), **labels)
-
-
-def _ablated(intervention: Intervention, metric: Metric, size: int, progress: bool) -> Float[Tensor, "place"]:
-    """The metric with each place zeroed; copies of all layers share forward passes."""
-    places, measured = intervention.places(), []
-    with tqdm(total=len(places), disable=not progress, desc="zero ablation", unit="source", leave=False) as bar:
         for start in range(0, len(places), size):
-            part = places[start : start + size]
-            logits = intervention.logits(_zero_each(intervention.sites, part), copies=len(part))
-            measured.append(metric(logits))
+            part = places[start : start + size]  # copies of all layers share a forward pass
+            after.append(measure(intervention.logits(_zero_each(intervention.sites, part), copies=len(part))))
             bar.update(len(part))
-    return torch.cat(measured)
+    labels = intervention.labels(measure, clean, logits)
+    return Effect(values=intervention.as_values(torch.cat(after) - clean), **labels)
 
 
 def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:
@@ -157,39 +145,21 @@ def attribution_patching(
     >>> tl_vzero.attribution_patching(model, "the authors [MASK] here.", target_ids=("are", "is")).values.shape
     torch.Size([4, 7])
     """
-    sentence = one_sentence(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
-    intervention = intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
+    intervention = intervene(model, sentence, target, layers, sources, per_head)
     make_metric = metric_for(model, metric, target_ids)
-    with quiet(model):
-        products, labels = _value_times_gradient(intervention, make_metric)
-    # Products are [layer, position, head]; their sum over heads is the effect of the whole position.
-    at = products[:, list(intervention.sources)]
-    estimate = -at.sum(dim=-1) if intervention.heads is None else -at.transpose(1, 2)
-    return Effect(values=intervention.as_values(estimate.flatten()), method="attribution_patching", **labels)
-
-
-def _value_times_gradient(
-    intervention: Intervention, make_metric: MakeMetric
-) -> tuple[Float[Tensor, "layer position head"], dict[str, Any]]:
-    """<v, dm/dv> of each value, and the labels of the clean run, in which m is the metric.
-
-    A zero that needs a gradient is added to each value: weights may be frozen, and their gradients stay as they are.
-    """
     values: dict[int, Tensor] = {}
     added: dict[int, Tensor] = {}
 
-    def add_zero(layer: int) -> NamedHook:
-        def hook_function(value: Tensor, *, hook: Any) -> Tensor:
-            values[layer] = value.detach()
-            added[layer] = torch.zeros_like(values[layer]).requires_grad_()
-            return value + added[layer]
+    def add_zero(value: Tensor, *, hook: Any, layer: int) -> Tensor:
+        """Weights may be frozen, and their gradients stay as they are: so a zero is added that needs a gradient."""
+        values[layer] = value.detach()
+        added[layer] = torch.zeros_like(values[layer]).requires_grad_()
+        return value + added[layer]
 
-        return intervention.sites.values[layer], hook_function
-
-    with torch.enable_grad():
-        logits = intervention.logits([add_zero(layer) for layer in intervention.layers])
+    with quiet(model), torch.enable_grad():
+        sites = intervention.sites.values
+        logits = intervention.logits([(sites[layer], partial(add_zero, layer=layer)) for layer in intervention.layers])
         measure = make_metric(intervention.target, logits[0, intervention.target].detach())
         measured = measure(logits)
         if not measured.requires_grad:
@@ -199,10 +169,13 @@ def _value_times_gradient(
             )
         leaves = [added[layer] for layer in intervention.layers]
         gradients = torch.autograd.grad(measured.sum(), leaves, allow_unused=True, materialize_grads=True)
-    wide = measured.dtype
-    pairs = zip(intervention.layers, gradients, strict=True)
-    products = [(values[layer].to(wide) * gradient.to(wide)).sum(dim=-1)[0] for layer, gradient in pairs]
-    return torch.stack(products), intervention.labels(measure, measured.detach(), logits.detach())
+        labels = intervention.labels(measure, measured.detach(), logits.detach())
+    wide, pairs = measured.dtype, zip(intervention.layers, gradients, strict=True)
+    # [layer, position, head]; the sum over heads is the effect of the whole position.
+    products = torch.stack([(values[layer].to(wide) * of.detach().to(wide)).sum(dim=-1)[0] for layer, of in pairs])
+    at = products[:, list(intervention.sources)]
+    estimate = -at.sum(dim=-1) if intervention.heads is None else -at.transpose(1, 2)
+    return Effect(values=intervention.as_values(estimate.flatten()), method="attribution_patching", **labels)
 
 
 def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":

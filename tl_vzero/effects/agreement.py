@@ -85,17 +85,9 @@ def agreement(
     correlations = [
         bootstrap_correlation("spearman", row, size, interval) for row, size in zip(rows, sizes, strict=True)
     ]
-    return Agreement(
-        method=scores.method,
-        effect=effect.method,
-        target=effect.target,
-        layers=tuple(layers),
-        rho=tuple(correlation.value for correlation in correlations),
-        low=tuple(correlation.low for correlation in correlations),
-        high=tuple(correlation.high for correlation in correlations),
-        n=len(sources),
-        confidence=confidence,
-    )
+    rho, low, high = zip(*((c.value, c.low, c.high) for c in correlations), strict=True)
+    labels = scores.method, effect.method, effect.target, tuple(layers)
+    return Agreement(*labels, rho, low, high, len(sources), confidence)
 
 
 def _check(scores: Any, effect: Any) -> None:
@@ -127,14 +119,10 @@ def _common_sources(scores: Scores, effect: Effect) -> list[int]:
             f"the scores are over the sources {list(scores.src_tokens)} at {list(scores.src_positions)}, the effect "
             f"over {list(effect.src_tokens)} at {list(effect.src_positions)}: expected the same sentence"
         )
-    reached = [position for position in common if position <= effect.target] if _is_causal(scores) else common
-    return reached or common
-
-
-def _is_causal(scores: Scores) -> bool:
-    """Whether no destination draws on a later source, anywhere in the map."""
     later = torch.tensor(scores.src_positions) > torch.tensor(scores.dest_positions)[:, None]
-    return not scores.values[:, later.to(scores.values.device)].any()
+    is_causal = not scores.values[:, later.to(scores.values.device)].any()
+    reached = [position for position in common if position <= effect.target or not is_causal]
+    return reached or common
 
 
 def _picked(values: Any, layers: Any, wanted: list[int], positions: Any, sources: list[int]) -> Any:

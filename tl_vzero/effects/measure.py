@@ -111,8 +111,17 @@ def metric_for(model: nn.Module, metric: str | MetricFunction, target_ids: Targe
         tokens = target_tokens(model, target_ids)
 
         def make(target: int, clean: Tensor) -> Metric:
-            good, bad = tokens or (int(clean.argmax()), None)
-            return _logit(model, target, good, bad) if metric == "logit" else _probability(model, target, good)
+            (good, bad), wide = tokens or (int(clean.argmax()), None), wide_dtype(clean.device)
+            of_good = f"{metric} of {token_name(model, good)!r}"
+            if metric == "probability":
+                return Metric(of_good, lambda logits: logits[:, target].to(wide).softmax(dim=-1)[:, good], (good,))
+            if bad is None:
+                return Metric(of_good, lambda logits: logits[:, target, good], (good,))
+            return Metric(
+                f"{of_good} minus logit of {token_name(model, bad)!r}",
+                lambda logits: logits[:, target, good].to(wide) - logits[:, target, bad].to(wide),
+                (good, bad),
+            )
 
         return make
     if not callable(metric):
@@ -125,37 +134,13 @@ def metric_for(model: nn.Module, metric: str | MetricFunction, target_ids: Targe
             f"target_ids {target_ids!r} given with a function as metric: expected one of both; read the tokens' "
             "logits in the function"
         )
-    of_users = _of_users(metric)
-    return lambda target, clean: of_users
-
-
-def _logit(model: nn.Module, target: int, good: int, bad: int | None) -> Metric:
-    if bad is None:
-        return Metric(f"logit of {token_name(model, good)!r}", lambda logits: logits[:, target, good], (good,))
-
-    def difference(logits: Tensor) -> Tensor:
-        wide = logits[:, target].to(wide_dtype(logits.device))
-        return wide[:, good] - wide[:, bad]
-
-    name = f"logit of {token_name(model, good)!r} minus logit of {token_name(model, bad)!r}"
-    return Metric(name, difference, (good, bad))
-
-
-def _probability(model: nn.Module, target: int, good: int) -> Metric:
-    def probability(logits: Tensor) -> Tensor:
-        return logits[:, target].to(wide_dtype(logits.device)).softmax(dim=-1)[:, good]
-
-    return Metric(f"probability of {token_name(model, good)!r}", probability, (good,))
-
-
-def _of_users(function: MetricFunction) -> Metric:
-    name = f"metric {getattr(function, '__name__', type(function).__name__)}"
+    name = f"metric {getattr(metric, '__name__', type(metric).__name__)}"
 
     def copy_by_copy(logits: Tensor) -> Tensor:
         with foreign_errors_as(InputError, f"the {name} failed"):
-            return torch.stack([_scalar(function(logits[n : n + 1])) for n in range(len(logits))])
+            return torch.stack([_scalar(metric(logits[n : n + 1])) for n in range(len(logits))])
 
-    return Metric(name, copy_by_copy, None)
+    return lambda target, clean: Metric(name, copy_by_copy, None)
 
 
 def _scalar(measured: Any) -> Tensor:
@@ -214,6 +199,7 @@ class Intervention:
         self, metric: Metric, clean: Float[Tensor, "1"], logits: Float[Tensor, "1 position vocabulary"]
     ) -> dict[str, Any]:
         """Everything of an Effect but its values; `clean` is the metric of the clean run, `logits` are its logits."""
+        is_grouped = self.heads is not None and getattr(self.model.cfg, "n_heads", len(self.heads)) != len(self.heads)
         return {
             "clean": clean.item(),
             "metric": metric.name,
@@ -230,7 +216,7 @@ class Intervention:
                 **described(self.sites.stack, self.sentence),
             },
             "heads": self.heads,
-            "head_kind": None if self.heads is None else _head_kind(self.model),
+            "head_kind": None if self.heads is None else "key-value" if is_grouped else "query",
         }
 
     def as_values(self, measured: Float[Tensor, "place"]) -> Float[Tensor, "layer *head src"]:
@@ -240,20 +226,16 @@ class Intervention:
 
 
 def intervene(
-    model: nn.Module, sentence: Sentence, *, target: int | None, layers: Numbers, sources: Numbers, per_head: bool
+    model: nn.Module, sentence: Sentence, target: int | None, layers: Numbers, sources: Numbers, per_head: bool
 ) -> Intervention:
-    """Check everything that does not depend on the metric.
-
-    Raises HeadlessModelError for a model whose head was never trained, InputError for a target, layers or sources that
-    are not there.
-    """
+    """Check everything that does not depend on the metric."""
     sites = check_contracts(model)
     check_trained_head(model)
     return Intervention(
-        model=model,
-        sites=sites,
-        sentence=sentence,
-        target=find_target(model, sentence, target),
+        model,
+        sites,
+        sentence,
+        find_target(model, sentence, target),
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         sources=chosen("sources", sources, len(sentence), "the sentence has") or tuple(range(len(sentence))),
         heads=tuple(range(value_heads(model))) if flag("per_head", per_head) else None,
@@ -261,21 +243,14 @@ def intervene(
 
 
 def one_sentence(
-    model: nn.Module, inputs: Text, *, attention_mask: Ids | None, token_type_ids: Ids | None, prepend_bos: bool
+    model: nn.Module, inputs: Text, mask: Ids | None, token_types: Ids | None, prepend_bos: bool
 ) -> Sentence:
     """The only sentence or pair of the inputs; raises InputTypeError for several."""
-    encoded = encode(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
+    encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
     is_list = isinstance(inputs, list | tuple) and not encoded.single
     if is_list or len(encoded.sentences) != 1:
         raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
     return encoded.sentences[0]
-
-
-def _head_kind(model: nn.Module) -> Literal["query", "key-value"]:
-    heads = value_heads(model)
-    return "query" if getattr(model.cfg, "n_heads", heads) == heads else "key-value"
 
 
 def _likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:

@@ -4,14 +4,12 @@
 2. The corrupted sentence runs once for each place, with the clean value put in there; later blocks see the change.
 3. The effect is the metric of the patched run minus the metric of the corrupted sentence.
 
-`transformer_lens.patching` forwards tokens only, shows a bar of its own, and in 3.9 takes away hooks that a user left
-behind. So it is given sentences without padding, which need no mask, and a model that runs its one sentence, segments
-included, with our own temporary hooks.
+`transformer_lens.patching` forwards tokens only, and in 3.9 takes away hooks that a user left behind: so it is given
+a stand-in that runs one sentence without padding, segments included, with our own temporary hooks.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from threading import RLock
 from types import SimpleNamespace
 from typing import Any
@@ -34,8 +32,8 @@ from tl_vzero.effects.measure import (
     one_sentence,
 )
 from tl_vzero.errors import InputError
-from tl_vzero.inputs.text import Ids, Sentence, Text
-from tl_vzero.models.run import NamedHook, quiet, remembering_hooks
+from tl_vzero.inputs.text import Ids, Text
+from tl_vzero.models.run import quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds
 
@@ -79,21 +77,28 @@ def value_patching(
     True
     """
     inputs = (clean, attention_mask, token_type_ids), (corrupted, corrupted_attention_mask, corrupted_token_type_ids)
-    both = [
-        one_sentence(model, text, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
-        for text, mask, token_types in inputs
-    ]
+    first, second = both = [one_sentence(model, *of_text, prepend_bos) for of_text in inputs]
+    tokens = f"clean {list(first.tokens)}, corrupted {list(second.tokens)}"
     # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
-    _check_lengths(*both)
+    if len(first) != len(second):
+        raise InputError(
+            f"the clean sentence has {len(first)} tokens and the corrupted one {len(second)}: expected as many, so "
+            f"that each position has its counterpart; {tokens}"
+        )
     layers, sources = integers("layers", layers), integers("sources", sources)
-    from_clean, into_corrupted = (
-        intervene(model, sentence, target=target, layers=layers, sources=sources, per_head=per_head)
-        for sentence in both
-    )
-    _check_targets(from_clean, into_corrupted)
+    from_clean, into_corrupted = (intervene(model, one, target, layers, sources, per_head) for one in both)
+    if first.identity == second.identity:
+        raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {tokens}")
+    if from_clean.target != into_corrupted.target:
+        raise InputError(
+            f"the target is position {from_clean.target} of the clean and {into_corrupted.target} of the corrupted "
+            f"sentence: expected the same; give target=; {tokens}"
+        )
     make_metric = metric_for(model, metric, target_ids)
+    values: dict[str, Tensor] = {}
     with quiet(model):
-        values, logits = _clean_values(from_clean)
+        names = [from_clean.sites.values[layer] for layer in from_clean.layers]
+        logits = from_clean.logits(remembering_hooks(names, values))
         measure = make_metric(into_corrupted.target, logits[0, into_corrupted.target])
         clean_metric = measure(logits)
         before = measure(into_corrupted.logits([]))
@@ -107,43 +112,12 @@ def value_patching(
     )
 
 
-def _check_lengths(clean: Sentence, corrupted: Sentence) -> None:
-    if len(clean) != len(corrupted):
-        raise InputError(
-            f"the clean sentence has {len(clean)} tokens and the corrupted one {len(corrupted)}: expected as many, so "
-            f"that each position has its counterpart; {_shown(clean, corrupted)}"
-        )
-
-
-def _shown(clean: Sentence, corrupted: Sentence) -> str:
-    return f"clean {list(clean.tokens)}, corrupted {list(corrupted.tokens)}"
-
-
-def _check_targets(clean: Intervention, corrupted: Intervention) -> None:
-    shown = _shown(clean.sentence, corrupted.sentence)
-    if clean.sentence.identity == corrupted.sentence.identity:
-        raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {shown}")
-    if clean.target != corrupted.target:
-        raise InputError(
-            f"the target is position {clean.target} of the clean and {corrupted.target} of the corrupted sentence: "
-            f"expected the same; give target=; {shown}"
-        )
-
-
-def _clean_values(intervention: Intervention) -> tuple[dict[str, Tensor], Float[Tensor, "1 position vocabulary"]]:
-    """Each block's values in the clean run by hook name, and its logits."""
-    values: dict[str, Tensor] = {}
-    names = [intervention.sites.values[layer] for layer in intervention.layers]
-    logits = intervention.logits(remembering_hooks(names, values))
-    return values, logits
-
-
 def _patched(
     intervention: Intervention, values: dict[str, Tensor], metric: Metric, progress: bool
 ) -> Float[Tensor, "place"]:
     import pandas as pd
-    from transformer_lens import patching
 
+    patching: Any = import_module("transformer_lens.patching")  # its types ask for more than it uses
     places = pd.DataFrame(intervention.places(), columns=["layer", "head", "pos"])
     by_position = places[["layer", "pos"]] if intervention.heads is None else places[["layer", "pos", "head"]]
     setter = (
@@ -156,30 +130,16 @@ def _patched(
         measured.append(metric(logits)[0])
         return measured[-1]
 
-    with _bar_of_ours(intervention.model, patching, progress):
-        patch: Any = patching.generic_activation_patch  # its types ask for more than it uses
-        patch(_OneSentenceModel(intervention), intervention.ids, values, measure, setter, "v", index_df=by_position)
-    return torch.stack(measured)
-
-
-class _OneSentenceModel:
-    """What TransformerLens's patching uses of a model, which runs one sentence; a user's own hooks on it stay."""
-
-    def __init__(self, intervention: Intervention) -> None:
-        self._intervention = intervention
-        self.cfg = SimpleNamespace(device=device_of(intervention.model))
-
-    def run_with_hooks(self, ids: Tensor, fwd_hooks: Sequence[NamedHook]) -> Tensor:
-        return self._intervention.logits(fwd_hooks)
-
-
-@contextmanager
-def _bar_of_ours(model: nn.Module, patching: Any, progress: bool) -> Iterator[None]:
-    """TransformerLens always shows its bar: put ours, which can be silent, in its place for a while.
-
-    There is one place for the bars of all models, so their patchings take turns.
-    """
-    with _ONE_BAR, turn_on(model) as turn:
+    # What the library uses of a model: it runs the one sentence, and a user's own hooks on the model stay.
+    of_sentence: Any = SimpleNamespace(
+        cfg=SimpleNamespace(device=device_of(intervention.model)),
+        run_with_hooks=lambda ids, fwd_hooks: intervention.logits(fwd_hooks),
+    )
+    # Its bar, always shown, gives way to ours; there is one place for the bars of all models, so patchings take turns.
+    with _ONE_BAR, turn_on(intervention.model) as turn:
         turn.undo_by(partial(setattr, patching, "tqdm", patching.tqdm))
         patching.tqdm = partial(tqdm, disable=not progress, desc="value patching", unit="source", leave=False)
-        yield
+        patching.generic_activation_patch(
+            of_sentence, intervention.ids, values, measure, setter, "v", index_df=by_position
+        )
+    return torch.stack(measured)

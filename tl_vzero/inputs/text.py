@@ -125,12 +125,12 @@ class Inputs:
     sentences: tuple[Sentence, ...]
     single: bool
 
-    def batches(self) -> Iterator[list[Sentence]]:
+    def batches(self, most_tokens: int = TOKENS_PER_BATCH) -> Iterator[list[Sentence]]:
         """Sentences that are worked on together, from short to long."""
         batch: list[Sentence] = []
         n_tokens = 0
         for sentence in sorted(self.sentences, key=attrgetter("shape")):
-            if batch and n_tokens + len(sentence) > TOKENS_PER_BATCH:
+            if batch and n_tokens + len(sentence) > most_tokens:
                 yield batch
                 batch, n_tokens = [], 0
             batch.append(sentence)

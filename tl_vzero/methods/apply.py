@@ -50,9 +50,19 @@ def layer_scores(
     planned = Planned(
         method, options, per_head=flag("per_head", per_head), destinations=integers("destinations", destinations)
     )
-    _check_options(planned)
+    assert planned.layer is not None
+    if planned.per_head and planned.layer.heads is None:
+        raise InputError(
+            f"per_head=True, and {planned.name} has one map per layer: leave per_head out, or take attention's"
+        )
+    takes = method.options or ()
+    for option in options:
+        if option not in takes:
+            raise InputTypeError(
+                f"{planned.name} has no option {option!r}: expected one of its own ({', '.join(takes) or 'none'})"
+            )
     sites = check_contracts(model, stack)
-    if sites.stack == "cross" and planned.layer is not None and planned.layer.through is not None:
+    if sites.stack == "cross" and planned.layer.through is not None:
         raise ModelError(
             f"{method.name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
             'sequences; take the map itself, or stack="encoder" or "decoder"'
@@ -72,20 +82,6 @@ def layer_scores(
     if isinstance(scored, ModelError):
         raise scored
     return encoded.in_order(scored)
-
-
-def _check_options(planned: Planned) -> None:
-    assert planned.layer is not None
-    if planned.per_head and planned.layer.heads is None:
-        raise InputError(
-            f"per_head=True, and {planned.name} has one map per layer: leave per_head out, or take attention's"
-        )
-    takes = planned.method.options or ()
-    for option in planned.options:
-        if option not in takes:
-            raise InputTypeError(
-                f"{planned.name} has no option {option!r}: expected one of its own ({', '.join(takes) or 'none'})"
-            )
 
 
 def scores_on_one_run(
@@ -108,35 +104,9 @@ def scores_on_one_run(
         return {}
     metadata = provenance(model, sites.stack) | {"engine": "clean run"}
     scored: dict[str, dict[int, Scores]] = {planned.name: {} for planned in plan}
+    read = {planned.name: planned.layers_read(layers) for planned in plan}
+    maps: dict[str, dict[int, Float[Tensor, "sentence *head dest src"]]] = {}
     undefined: dict[str, ModelError] = {}
-    with quiet(model):
-        for group in encoded.alike():
-            maps = _maps_by_layer(plan, model, sites, group, layers, cache, undefined)
-            for planned in plan:
-                if planned.name not in undefined:
-                    scored[planned.name] |= _scores_of_group(
-                        planned, maps.pop(planned.name), model, sites, group, layers, metadata
-                    )
-    return {**scored, **undefined}
-
-
-def _layers_read(planned: Planned, layers: tuple[int, ...]) -> tuple[int, ...]:
-    assert planned.layer is not None
-    return tuple(range(max(layers) + 1)) if planned.layer.through else layers
-
-
-def _maps_by_layer(
-    plan: Sequence[Planned],
-    model: nn.Module,
-    sites: Sites,
-    group: list[Sentence],
-    layers: tuple[int, ...],
-    cache: Any | None,
-    undefined: dict[str, ModelError],
-) -> dict[str, dict[int, Float[Tensor, "sentence *head dest src"]]]:
-    """Each method's maps of the layers that it reads; the error of one that is undefined goes to `undefined`."""
-    read = {planned.name: _layers_read(planned, layers) for planned in plan}
-    maps: dict[str, dict[int, Tensor]] = {planned.name: {} for planned in plan}
 
     def visit(layer: Layer) -> None:
         for planned in plan:
@@ -147,8 +117,25 @@ def _maps_by_layer(
                     undefined[planned.name] = error
                     del maps[planned.name]
 
-    visit_layers(model, sites, group, sorted({layer for some in read.values() for layer in some}), cache, visit)
-    return maps
+    def label(planned: Planned, group: list[Sentence], through: Any) -> None:
+        by_layer, how = maps.pop(planned.name), {"options": {"per_head": planned.per_head, **planned.options}}
+        stacked = torch.stack([by_layer[layer] for layer in read[planned.name]], dim=1)
+        for sentence, values in zip(group, stacked, strict=True):
+            rows = planned.rows_in(len(sentence))
+            followed = values if through is None else resolved(through)(values, rows)
+            followed = followed[[read[planned.name].index(layer) for layer in layers]].to(result_dtype(model))
+            rules: Any = {"identity": planned.method.identity, "stage": "rollout" if through else "raw"}
+            labels = layers, rows, sites, sentence, metadata | how
+            scored[planned.name][sentence.row] = labelled(planned.name, followed, *labels, **rules)
+
+    with quiet(model):
+        for group in encoded.alike():
+            maps |= {name: {} for name in read if name not in undefined}
+            visit_layers(model, sites, group, sorted(set[int]().union(*read.values())), cache, visit)
+            for planned in plan:
+                if planned.name in maps and planned.layer is not None:
+                    label(planned, group, planned.layer.through)
+    return {**scored, **undefined}
 
 
 def visit_layers(
@@ -173,35 +160,6 @@ def visit_layers(
     else:
         for index, block in clean_from_cache(cache, model, sites, group, layers).items():
             show(index, block)
-
-
-def _scores_of_group(
-    planned: Planned,
-    maps: dict[int, Float[Tensor, "sentence *head dest src"]],
-    model: nn.Module,
-    sites: Sites,
-    group: list[Sentence],
-    layers: tuple[int, ...],
-    metadata: dict[str, Any],
-) -> dict[int, Scores]:
-    assert planned.layer is not None
-    read, through = _layers_read(planned, layers), planned.layer.through
-    scored = {}
-    for sentence, values in zip(group, torch.stack([maps[layer] for layer in read], dim=1), strict=True):
-        rows = planned.rows_in(len(sentence))
-        followed = values if through is None else resolved(through)(values, rows)
-        scored[sentence.row] = labelled(
-            planned.name,
-            followed[[read.index(layer) for layer in layers]].to(result_dtype(model)),
-            layers,
-            rows,
-            sites,
-            sentence,
-            metadata | {"options": {"per_head": planned.per_head, **planned.options}},
-            identity=planned.method.identity,
-            stage="rollout" if through else "raw",
-        )
-    return scored
 
 
 def rows_by_sentence(encoded: Inputs, destinations: Iterable[int] | int | None) -> dict[int, tuple[int, ...]]:

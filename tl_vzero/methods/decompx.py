@@ -33,28 +33,21 @@ from tl_vzero.scores import Scores
 SMALLEST_INPUT = 1e-12  # to an activation, where its slope is taken; 0 has no act(z) / z
 
 Vectors = Float[Tensor, "sentence dest src feature"]
-Fixed = tuple[
-    Norm, Float[Tensor, "sentence position"]
-]  # a norm with its scale of the clean run: linear but for the bias
+# A norm with its scale of the clean run: linear but for the bias.
+Fixed = tuple[Norm, Float[Tensor, "sentence position"]]
 
 
 def output_vectors(
     layer: Layer, share_biases: bool, chosen: Sequence[int] | None = None
 ) -> Iterator[tuple[slice, Vectors]]:
-    """A block's output as vectors, where each source begins with its own input; some destinations at a time.
-
-    `chosen` are destinations in order, by default all.
-    """
+    """A block's output as vectors, where each source begins with its own input; some destinations at a time."""
     block = BlockVectors(layer, share_biases)
     for dest, vectors in layer.vectors(residual=True, width=block.width, chosen=chosen):
         yield dest, block.after_attention(vectors, layer.weights.b_o, dest)
 
 
 def carry_through(layer: Layer, vectors: Vectors, weights: ValueWeights | None, share_biases: bool) -> None:
-    """Turn the vectors of a block's input into those of its output, in place.
-
-    Raises ModelError where the weights of the values do not give the values of the clean run.
-    """
+    """Turn the vectors of a block's input into those of its output, in place."""
     block = BlockVectors(layer, share_biases)
     bias = block.attend(vectors, block.checked(weights))
     for dest in layer.destinations(block.width):
@@ -94,10 +87,7 @@ class BlockVectors:
             raise _undefined(layer, "its MLP reads what attention reads")
 
     def _is_beside_attention(self) -> bool:
-        """Whether an MLP beside attention is nearer to the output than one after it.
-
-        Where the residual stream is large both fit, up to its rounding.
-        """
+        """Whether an MLP beside attention is nearer to the output than one after it; in a large stream both fit."""
         layer, weights = self.layer, self.layer.weights
         wide = wide_dtype(layer.input.device)
         written = layer.block.output.to(wide) - layer.middle.to(wide)
@@ -263,23 +253,19 @@ def decompx(
             sizes = _propagated(model, sites, sentence, max(picked) + 1, cache, share_biases=share_biases)
             dests = rows[sentence.row]
             values = normalize_rows(sizes[list(picked)][:, list(dests)]).to(result_dtype(model))
-            scored[sentence.row] = labelled(
-                "decompx", values, picked, dests, sites, sentence, metadata, stage="rollout"
-            )
+            labels = picked, dests, sites, sentence, metadata
+            scored[sentence.row] = labelled("decompx", values, *labels, stage="rollout")
     return encoded.in_order(scored)
 
 
 def _of_layer(layer: Layer, share_biases: bool = True) -> Float[Tensor, "sentence dest src"]:
-    return _sizes(output_vectors(layer, share_biases))
+    return _of_rows(layer, None, share_biases)
 
 
 def _of_rows(
-    layer: Layer, destinations: Sequence[int], share_biases: bool = True
+    layer: Layer, destinations: Sequence[int] | None, share_biases: bool = True
 ) -> Float[Tensor, "sentence dest src"]:
-    return _sizes(output_vectors(layer, share_biases, destinations))
-
-
-def _sizes(parts: Iterable[tuple[slice, Vectors]]) -> Float[Tensor, "sentence dest src"]:
+    parts = output_vectors(layer, share_biases, destinations)
     return torch.cat([torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in parts], dim=1)
 
 

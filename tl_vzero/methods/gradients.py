@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tl_vzero.choices import at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, ids_of, token_types_of
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
-from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.inputs.text import Ids, Text, encode
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of, vocabulary_size
@@ -52,44 +52,43 @@ AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prediction:
-    """The logit of a token at the target, or the difference of two, in one sentence."""
+    """The logit of a token at the target of one sentence, or of `tokens` (good, bad) the difference."""
 
     model: nn.Module
     sites: Sites
     ids: Int[Tensor, "position"]
     target: int
-    good: int
-    bad: int | None
+    tokens: list[int]
     logits: TargetLogits
     token_types: Int[Tensor, "1 position"] | None
 
-    @property
-    def copies(self) -> int:
-        """How many copies of the sentence share a forward pass."""
-        unembedded = self.logits.positions_unembedded(self.ids.unsqueeze(0)) * vocabulary_size(self.model)
-        return max(1, LOGITS_PER_BATCH // unembedded)
-
-    @property
-    def tokens(self) -> list[int]:
-        """The token whose logit it is, or the pair (good, bad)."""
-        return [self.good] if self.bad is None else [self.good, self.bad]
+    def run(self, ids: Int[Tensor, "position"], layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """Some blocks' outputs, and the logits at the target, of ids in place of the sentence's."""
+        outputs: dict[str, Tensor] = {}
+        hooks = remembering_hooks([self.sites.outputs[layer] for layer in layers], outputs)
+        target = torch.tensor([self.target], device=ids.device)
+        logits = self.logits.at(ids.unsqueeze(0), target, hooks, self.token_types)
+        return {layer: outputs[self.sites.outputs[layer]] for layer in layers}, logits
 
     def from_block(self, layer: int) -> Callable[[Tensor], Tensor]:
         """The metric as a function of a block's output, `[copy, position, feature]` to `[copy]`."""
 
         def metric(outputs: Float[Tensor, "copy position feature"]) -> Float[Tensor, "copy"]:
             logits = self.logits.after(self.sites.outputs[layer], outputs, self.ids, self.target, self.token_types)
-            return logits[:, self.good] if self.bad is None else logits[:, self.good] - logits[:, self.bad]
+            good, *bad = (logits[:, token] for token in self.tokens)
+            return good - bad[0] if bad else good
 
         return metric
 
-    def output_for(self, token: int, layer: int) -> Float[Tensor, "1 position feature"]:
-        """What a block writes where every position holds one token."""
-        ids = torch.full_like(self.ids, token)
-        outputs, _ = _outputs_and_logits(self.logits, self.sites, [layer], ids, self.target, self.token_types)
-        return outputs[layer]
+    def baseline(self, baseline: Baseline, layer: int, output: Tensor) -> Float[Tensor, "1 position feature"]:
+        """The baseline of a block's output; a token's is what the block writes where every position holds it."""
+        if baseline is None:
+            return torch.zeros_like(output)
+        if isinstance(baseline, Tensor):
+            return baseline.detach().to(output).expand_as(output)
+        return self.run(torch.full_like(self.ids, baseline), [layer])[0][layer]
 
 
 # (the prediction, a layer, its clean output) -> an attribution of that shape, and notes for the metadata.
@@ -133,8 +132,8 @@ def gradient_x_input(
         explained = captum.InputXGradient(prediction.from_block(layer))
         return explained.attribute(output.clone().requires_grad_()), {}
 
-    call = _Call(model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos)
-    return _target_rows("gradient_x_input", call, attribute)
+    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos
+    return _target_rows("gradient_x_input", attribute, {}, *call)
 
 
 @takes_turn
@@ -174,22 +173,23 @@ def integrated_gradients(
     True
     """
     captum = _captum()
-    _check_steps(steps)
-    _check_baseline(model, baseline)
+    expected = f"an integer of at least 1, such as {STEPS}"
+    at_least_one("steps", steps, expected, otherwise=f"; {STEPS} are the default")
+    name = _checked_baseline(model, baseline)
 
     def attribute(prediction: Prediction, layer: int, output: Tensor) -> Attribution:
-        attribution, error, pieces = _integrate(
-            captum.IntegratedGradients,
-            prediction.from_block(layer),
-            output,
-            _baseline_at(prediction, layer, output, baseline),
-            steps=steps,
-            copies=prediction.copies,
+        unembedded = prediction.logits.positions_unembedded(prediction.ids.unsqueeze(0)) * vocabulary_size(model)
+        explained = captum.IntegratedGradients(prediction.from_block(layer))
+        integrated = partial(
+            explained.attribute,
+            n_steps=steps,
+            method="gausslegendre",
+            internal_batch_size=max(1, LOGITS_PER_BATCH // unembedded),
         )
-        return attribution, {"convergence_delta": error, "pieces": pieces}
+        return _integrate(integrated, explained.forward_func, output, prediction.baseline(baseline, layer, output))
 
-    call = _Call(model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos)
-    return _target_rows("integrated_gradients", call, attribute, steps=steps, baseline=_name_of(baseline))
+    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos
+    return _target_rows("integrated_gradients", attribute, {"steps": steps, "baseline": name}, *call)
 
 
 @takes_turn
@@ -229,7 +229,7 @@ def deep_lift(
     captum = _captum()
     check_contracts(model)
     _check_rescale_rule(model)
-    _check_baseline(model, baseline)
+    name = _checked_baseline(model, baseline)
 
     def attribute(prediction: Prediction, layer: int, output: Tensor) -> Attribution:
         rescaled = _rescaled_above(prediction, layer)
@@ -237,32 +237,30 @@ def deep_lift(
         with _nothing_left_on(prediction.model, rescaled):
             attribution, error = explained.attribute(
                 output.clone().requires_grad_(),
-                baselines=_baseline_at(prediction, layer, output, baseline),
+                baselines=prediction.baseline(baseline, layer, output),
                 return_convergence_delta=True,
             )
         names = [type(module).__name__ for module in rescaled]
         return attribution, {"convergence_delta": error.item(), "rescaled": names}
 
-    call = _Call(model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos)
-    return _target_rows("deep_lift", call, attribute, baseline=_name_of(baseline))
+    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos
+    return _target_rows("deep_lift", attribute, {"baseline": name}, *call)
 
 
-class _Call(NamedTuple):
-    """What the three methods are called with alike."""
-
-    model: nn.Module
-    inputs: Text
-    target: Target
-    target_ids: TargetIds | None
-    aggregate: str
-    attention_mask: Ids | None
-    token_type_ids: Ids | None
-    layers: Numbers
-    prepend_bos: bool
-
-
-def _target_rows(method: str, call: _Call, attribute: Attribute, **options: Any) -> Scores | list[Scores]:
-    model, inputs, target, target_ids, aggregate, mask, token_types, layers, prepend_bos = call
+def _target_rows(
+    method: str,
+    attribute: Attribute,
+    options: dict[str, Any],
+    model: nn.Module,
+    inputs: Text,
+    target: Target,
+    target_ids: TargetIds | None,
+    aggregate: str,
+    mask: Ids | None,
+    token_types: Ids | None,
+    layers: Numbers,
+    prepend_bos: bool,
+) -> Scores | list[Scores]:
     sites = check_contracts(model)
     one_of("aggregate", aggregate, AGGREGATES)
     check_trained_head(model)
@@ -270,7 +268,7 @@ def _target_rows(method: str, call: _Call, attribute: Attribute, **options: Any)
     encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
     positions = one_per_sentence(target, len(encoded.sentences))
     targets = list(map(partial(find_target, model), encoded.sentences, positions))
-    tokens = target_tokens(model, target_ids)
+    tokens = [token for token in target_tokens(model, target_ids) or () if token is not None]
     metadata = provenance(model) | {"engine": "captum", "options": {"aggregate": aggregate, **options}}
     metadata["rollout"] = "undefined: one row a layer"
     metadata["versions"] = metadata["versions"] | {"captum": version("captum")}
@@ -278,7 +276,14 @@ def _target_rows(method: str, call: _Call, attribute: Attribute, **options: Any)
     target_logits = TargetLogits(model)
     with quiet(model):
         for sentence, position in zip(encoded.sentences, targets, strict=True):
-            prediction, outputs = _predict(model, target_logits, sites, sentence, position, tokens, chosen_layers)
+            (ids,), segments = ids_of(model, [sentence]), token_types_of(model, [sentence])
+            prediction = Prediction(model, sites, ids, position, list(tokens), target_logits, segments)
+            outputs, logits = prediction.run(ids, chosen_layers)
+            for layer, output in outputs.items():
+                check_clean_output(sites.outputs[layer], output)
+            prediction.tokens = prediction.tokens or [int(logits[0].argmax())]
+            # Now, and not in a run on which Captum has put hooks of its own, is found out what may be left out.
+            prediction.from_block(chosen_layers[0])(outputs[chosen_layers[0]])
             rows, notes = [], []
             for layer in chosen_layers:
                 attribution, note = attribute(prediction, layer, outputs.pop(layer))
@@ -302,12 +307,8 @@ def _captum() -> ModuleType:
     return attributions
 
 
-def _check_steps(steps: int) -> None:
-    expected = f"an integer of at least 1, such as {STEPS}"
-    at_least_one("steps", steps, expected, otherwise=f"; {STEPS} are the default")
-
-
-def _check_baseline(model: nn.Module, baseline: Baseline) -> None:
+def _checked_baseline(model: nn.Module, baseline: Baseline) -> str:
+    """What the metadata calls a baseline; raises InputError or InputTypeError."""
     if isinstance(baseline, Tensor):
         width = int(model.cfg.d_model)  # type: ignore[union-attr, arg-type]
         if list(baseline.shape) != [width] or not bool(torch.isfinite(baseline).all()):
@@ -322,58 +323,9 @@ def _check_baseline(model: nn.Module, baseline: Baseline) -> None:
         raise InputError(
             f"baseline is token {baseline}: expected 0 to {vocabulary_size(model) - 1}, the model's vocabulary"
         )
-
-
-def _baseline_at(
-    prediction: Prediction, layer: int, output: Float[Tensor, "1 position feature"], baseline: Baseline
-) -> Float[Tensor, "1 position feature"]:
-    """The baseline of a block's output."""
-    if baseline is None:
-        return torch.zeros_like(output)
-    if isinstance(baseline, Tensor):
-        return baseline.detach().to(output).expand_as(output)
-    return prediction.output_for(baseline, layer)
-
-
-def _name_of(baseline: Baseline) -> str:
-    """What the metadata calls it."""
     if baseline is None:
         return "zero"
     return "vector" if isinstance(baseline, Tensor) else f"token {baseline}"
-
-
-def _predict(
-    model: nn.Module,
-    target_logits: TargetLogits,
-    sites: Sites,
-    sentence: Sentence,
-    target: int,
-    tokens: tuple[int, int | None] | None,
-    layers: Sequence[int],
-) -> tuple[Prediction, dict[int, Tensor]]:
-    """A sentence's prediction, by default of its likeliest token, and the chosen blocks' clean outputs."""
-    (ids,), token_types = ids_of(model, [sentence]), token_types_of(model, [sentence])
-    outputs, logits = _outputs_and_logits(target_logits, sites, layers, ids, target, token_types)
-    for layer, output in outputs.items():
-        check_clean_output(sites.outputs[layer], output)
-    # Now, and not in a run on which Captum has put hooks of its own, is found out what may be left out.
-    target_logits.after(sites.outputs[layers[0]], outputs[layers[0]], ids, target, token_types)
-    good, bad = tokens or (int(logits[0].argmax()), None)
-    return Prediction(model, sites, ids, target, good, bad, target_logits, token_types), outputs
-
-
-def _outputs_and_logits(
-    target_logits: TargetLogits,
-    sites: Sites,
-    layers: Sequence[int],
-    ids: Tensor,
-    target: int,
-    token_types: Tensor | None,
-) -> tuple[dict[int, Tensor], Tensor]:
-    outputs: dict[str, Tensor] = {}
-    hooks = remembering_hooks([sites.outputs[layer] for layer in layers], outputs)
-    logits = target_logits.at(ids.unsqueeze(0), torch.tensor([target], device=ids.device), hooks, token_types)
-    return {layer: outputs[sites.outputs[layer]] for layer in layers}, logits
 
 
 # Integrated gradients along a straight path, in as many pieces as completeness asks for.
@@ -386,62 +338,43 @@ ROUNDING = 8  # machine epsilons of the metric, which no cut can win back
 FIRST_CUT = 1 / 32
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """A part of the path, in shares of the way from the baseline, with its attributions.
-
-    `error` is what its attributions sum to above the change of the metric.
-    """
-
-    start: float
-    end: float
-    attribution: Float[Tensor, "1 position feature"]
-    error: float
-
-    @property
-    def cut(self) -> float:
-        """Where to cut it in two."""
-        return self.end * FIRST_CUT if self.start == 0 else (self.start + self.end) / 2
-
-
 def _integrate(
-    integrated_gradients: Any,
+    integrated: Callable[..., Tensor],
     metric: Callable[[Tensor], Tensor],
     output: Float[Tensor, "1 position feature"],
     baseline: Float[Tensor, "1 position feature"],
-    *,
-    steps: int,
-    copies: int,
-) -> tuple[Float[Tensor, "1 position feature"], float, int]:
-    """Integrated gradients of a metric: the attributions, their error and the number of pieces.
+) -> Attribution:
+    """Integrated gradients of a metric, `integrated` on each piece of the path: their attributions add up.
 
-    Captum's Gauss-Legendre rule with `steps` points does each piece. The attributions of the pieces add up, as the path
-    does. The piece with the largest error is cut until the errors are small, or there are too many pieces.
+    The piece with the largest error is cut until the errors are small, or there are too many pieces.
     """
+    pieces: dict[tuple[float, float], Tensor] = {}
+    errors: dict[tuple[float, float], float] = {}  # what a piece's attributions sum to above the metric's change
 
     def at(share: float) -> Tensor:
         return torch.lerp(baseline, output, share)
 
-    def on(start: float, end: float) -> _Piece:
-        attribution = integrated_gradients(metric).attribute(
-            at(end), baselines=at(start), n_steps=steps, method="gausslegendre", internal_batch_size=copies
-        )
-        wide = attribution.detach().double()
-        return _Piece(start, end, wide, wide.sum().item() - (metric_at[end] - metric_at[start]))
+    def add_piece(start: float, end: float) -> None:
+        """Attribute a part of the path, in shares of the way from the baseline."""
+        piece = pieces[start, end] = integrated(at(end), baselines=at(start)).detach().double()
+        errors[start, end] = piece.sum().item() - (metric_at[end] - metric_at[start])
 
     at_output, at_baseline = metric(output).item(), metric(baseline).item()
     # Captum's own check of completeness would compute each end again.
     metric_at = {0.0: at_baseline, 1.0: at_output}
     rounding = ROUNDING * torch.finfo(output.dtype).eps * max(abs(at_output), abs(at_baseline))
     allowed = max(ACCURACY * abs(at_output - at_baseline), rounding)
-    pieces = [on(0.0, 1.0)]
-    while sum(abs(piece.error) for piece in pieces) > allowed and len(pieces) < MOST_PIECES:
-        worst = max(pieces, key=lambda piece: abs(piece.error))
-        pieces.remove(worst)
-        metric_at[worst.cut] = metric(at(worst.cut)).item()
-        pieces += [on(worst.start, worst.cut), on(worst.cut, worst.end)]
-    attribution = torch.stack([piece.attribution for piece in pieces]).sum(dim=0)
-    return attribution, attribution.sum().item() - (at_output - at_baseline), len(pieces)
+    add_piece(0.0, 1.0)
+    while sum(map(abs, errors.values())) > allowed and len(pieces) < MOST_PIECES:
+        start, end = worst = max(errors, key=lambda piece: abs(errors[piece]))
+        del pieces[worst], errors[worst]
+        cut = end * FIRST_CUT if start == 0 else (start + end) / 2
+        metric_at[cut] = metric(at(cut)).item()
+        add_piece(start, cut)
+        add_piece(cut, end)
+    attribution = torch.stack(list(pieces.values())).sum(dim=0)
+    missed = attribution.sum().item() - (at_output - at_baseline)
+    return attribution, {"convergence_delta": missed, "pieces": len(pieces)}
 
 
 # DeepLIFT's rescale rule, by Captum: at which activations of a model it acts, and what it leaves behind there.
@@ -451,21 +384,14 @@ def _integrate(
 
 RESCALED = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)
 HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-MODULE_OF = {  # by the names in configurations
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "leaky_relu": nn.LeakyReLU,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-}
 
 
 def _check_rescale_rule(model: nn.Module) -> None:
     """Raise ModelError where the activation has a rescale rule and is no module that Captum could see."""
     name = str(getattr(model.cfg, "act_fn", "")).lower()
-    kind = MODULE_OF.get(name)
-    if kind is not None and not any(type(module) is kind for module in _modules_with_a_rule(model)):
+    # Configurations write "leaky_relu".
+    kinds = [kind for kind in RESCALED if kind.__name__.lower() == name.replace("_", "")]
+    if kinds and not any(type(module) in kinds for module in _modules_with_a_rule(model)):
         raise ModelError(
             f"deep_lift is undefined for {facts_of(model).name}: it computes {name} by a function, and Captum's "
             "rescale rule acts on modules only; load the Hugging Face model by tl_vzero.load_model, or take "
@@ -474,10 +400,7 @@ def _check_rescale_rule(model: nn.Module) -> None:
 
 
 def _rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
-    """The modules that the rescale rule acts on between a block's output and the logits, in order.
-
-    Raises ModelError for one that runs twice: it would need a rule for each run.
-    """
+    """The modules that the rescale rule acts on between a block's output and the logits, in order."""
     calls: list[nn.Module] = []
 
     def note(module: nn.Module, _: Any) -> None:
@@ -522,18 +445,14 @@ def _nothing_left_on(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator
     """Take away what Captum leaves on modules: activations that no gradient reached, hooks after an interrupt."""
     with turn_on(model) as turn, warnings.catch_warnings():
         for module in modules:
-            turn.undo_by(partial(_take_away_what_is_new, module, _attributes_and_hooks(module)))
+            hooks = {table: set(getattr(module, table)) for table in HOOK_TABLES}
+            turn.undo_by(partial(_take_away_what_is_new, module, set(vars(module)), hooks))
         # It announces its hooks, which it takes away again.
         warnings.filterwarnings("ignore", message=r"Setting forward, backward hooks", category=UserWarning)
         yield
 
 
-def _attributes_and_hooks(module: nn.Module) -> tuple[set[str], dict[str, set[int]]]:
-    return set(vars(module)), {table: set(getattr(module, table)) for table in HOOK_TABLES}
-
-
-def _take_away_what_is_new(module: nn.Module, before: tuple[set[str], dict[str, set[int]]]) -> None:
-    attributes, hooks = before
+def _take_away_what_is_new(module: nn.Module, attributes: set[str], hooks: dict[str, set[int]]) -> None:
     for name in set(vars(module)) - attributes:
         delattr(module, name)
     for table, before_call in hooks.items():

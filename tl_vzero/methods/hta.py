@@ -74,10 +74,7 @@ def jacobian_sizes(
     to_embeddings: bool,
     times_input: bool,
 ) -> Float[Tensor, "layer dest src"]:
-    """Frobenius norms of d y_i / d x_j: of each block by itself, or of all blocks down to the first one's input.
-
-    i are the destinations, j all positions. With `times_input`, of the Jacobian with each column times its input
-    feature. Source: Brunner et al. 2020.
+    """Frobenius norms of d y_i / d x_j, i the destinations, j all positions; `times_input` weighs columns of it.
 
     A batch holds copies of the sentence, and each copy differentiates one feature of one destination; blocks read
     leaves of their own, so that one backward pass serves all layers (to the embeddings, one per layer).

@@ -138,11 +138,10 @@ class Layer:
         width: int | None = None,
         chosen: Sequence[int] | None = None,
     ) -> Iterator[tuple[slice, Float[Tensor, "sentence dest src feature"]]]:
-        """F[i, j], or with `residual` U[i, j] = F[i, j] + [i = j] x[i], some destinations at a time.
+        """F[i, j], or with `residual` U[i, j] = F[i, j] + [i = j] x[i], some destinations at a time, to overwrite.
 
-        `through` is a linear map of vectors, applied to the few that the many are sums of. What is given out may be
-        overwritten; `width` is the largest feature axis that is then made of it. `chosen` are destinations in order,
-        by default all.
+        `through` is a linear map of vectors, applied to the few that the many are sums of; `width` is the largest
+        feature axis that is then made of a vector.
         """
         by_source = rearrange(self.pattern, "sentence head dest src -> sentence src dest head")
         written = rearrange(through(self.written), "sentence head src feature -> sentence src head feature")

@@ -42,6 +42,10 @@ class Planned:
         """The destinations of a sentence; raises InputError for positions outside it."""
         return chosen("destinations", self.destinations, length, "the sentence has") or tuple(range(length))
 
+    def layers_read(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        """The layers whose maps the chosen ones need: all below where maps are followed through them."""
+        return tuple(range(max(layers) + 1)) if self.layer is not None and self.layer.through else layers
+
     def map_of(self, layer: Layer) -> Float[Tensor, "sentence *head dest src"]:
         """The raw map of a layer, or with `per_head` each head's; whole where it is to be followed through layers."""
         assert self.layer is not None
@@ -56,10 +60,7 @@ class Planned:
         return whole if self.layer.through or self.destinations is None else whole[..., list(rows), :]
 
     def read(self, sentences: Sequence[Sentence]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sentences as ids to call the method with, padded, and their mask and segments where it needs them.
-
-        Raises InputError for segments that another package's method does not take.
-        """
+        """Sentences as ids to call the method with, padded, and their mask and segments where it needs them."""
         ids, mask, token_types = padded(sentences)
         beside = {} if bool(mask.all()) else {"attention_mask": mask}
         takes, has_segments = self.method.options, bool(token_types.any())
@@ -74,10 +75,7 @@ class Planned:
         return ids, beside
 
     def called(self, model: nn.Module, inputs: Any, count: int, **arguments: Any) -> list[Scores]:
-        """The method's scores of several sentences, called as a user calls it.
-
-        Raises PluginError where another package's method gives anything but one map per layer of each.
-        """
+        """The method's scores of several sentences, called as a user calls it."""
         scored: Any = self.method(model, inputs, **{**self.options, **arguments})
         fits = isinstance(scored, list) and len(scored) == count
         if not fits or not all(isinstance(scores, Scores) and scores.heads is None for scores in scored):
@@ -137,20 +135,18 @@ def _checked_options(registry: Mapping[str, Method], names: list[str], options: 
         )
     for name, of_method in options.items():
         one_of("method in options", name, names)
+        takes = registry[name].options
         for option in of_method:
-            _check_option(registry[name], name, option)
+            if option in OF_ALL_METHODS:
+                raise InputError(
+                    f"options of {name} hold {option!r}: it is one for all methods; give it to compare itself"
+                )
+            if option in OTHER_AXES:
+                raise InputError(
+                    f"options of {name} hold {option!r}: expected none, as methods are compared by one map per layer; "
+                    f"call score(model, inputs, {name!r}, {option}=...) for it"
+                )
+            if takes is not None and option not in takes:
+                others = [taken for taken in takes if taken not in OF_ALL_METHODS + OTHER_AXES]
+                raise unknown_name(f"option of {name}", option, others)
     return dict(options)
-
-
-def _check_option(method: Method, name: str, option: str) -> None:
-    if option in OF_ALL_METHODS:
-        raise InputError(f"options of {name} hold {option!r}: it is one for all methods; give it to compare itself")
-    if option in OTHER_AXES:
-        raise InputError(
-            f"options of {name} hold {option!r}: expected none, as methods are compared by one map per layer; call "
-            f"score(model, inputs, {name!r}, {option}=...) for it"
-        )
-    takes = method.options
-    if takes is not None and option not in takes:
-        others = [taken for taken in takes if taken not in OF_ALL_METHODS + OTHER_AXES]
-        raise unknown_name(f"option of {name}", option, others)

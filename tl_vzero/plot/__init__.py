@@ -3,6 +3,6 @@
 The names are those of __init__.pyi, loaded at first use: a picture of a map does not wait for the evaluations' modules.
 """
 
-from tl_vzero.lazy import names_of_stub
+from lazy_loader import attach_stub
 
-__getattr__, __dir__, __all__ = names_of_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

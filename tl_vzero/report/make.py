@@ -57,7 +57,8 @@ def make_report(
     else:
         plan_of(methods)  # as they are, so that an error is about them
         plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
-    sentence = encode(model, text).sentences[0]
+    encoded = encode(model, text)
+    sentence = encoded.sentences[0]
     with warned_before():
         focus = None
         if target is not None or target_ids is not None or len(mask_positions(model, sentence)) == 1:
@@ -69,7 +70,7 @@ def make_report(
                 patching = value_patching(
                     model, text, corrupted, target=focus, target_ids=target_ids, progress=progress
                 )
-        compared = compare_planned(plan, model, text, target=focus, target_ids=target_ids, progress=progress)
+        compared = compare_planned(plan, model, encoded, focus, target_ids, progress)
         assert isinstance(compared, Comparison)
         effects: dict[str, Effect] = {}
         if compared.effect is not None:

@@ -50,11 +50,7 @@ class Segment:
 
 
 def segments_of(columns: Sequence[Column], max_rows: int, max_columns: int) -> Iterator[Segment]:
-    """Cut columns into rectangles of at most `max_rows` pairs and `max_columns` columns.
-
-    Columns whose destinations differ share a rectangle only while few of its pairs are of unaffected destinations: a
-    causal model's triangle is cut into thin strips.
-    """
+    """Cut columns into rectangles in which few pairs are of unaffected destinations: a triangle into thin strips."""
     group: list[Column] = []
     low = high = wanted = 0
     start = 0
@@ -101,10 +97,7 @@ def chunks_of(segments: Sequence[Segment], max_rows: int, max_columns: int) -> I
 
 
 class Workspace:
-    """Buffers that are written again and again, because fresh memory costs a page fault per page.
-
-    `max_bytes` is what the pairs of a call may take.
-    """
+    """Buffers that are written again, as fresh memory costs page faults; a call's pairs may take `max_bytes`."""
 
     def __init__(self, max_bytes: float = math.inf) -> None:
         self.max_bytes = max_bytes
@@ -321,7 +314,10 @@ class LostValues:
         segments = list(segments_of(columns, self.max_rows, self.max_columns))
         for together in self._sharing_tables(list(chunks_of(segments, self.max_rows, self.max_columns))):
             values = self.zeroed.values[together[0][0].first_column : together[-1][-1].end_column]
-            yield Group(values, self._lost(values), together, self.zeroed)
+            lost = self.zeroed.workspace.rows("lost", len(values) * len(self.w_o), self.w_o)
+            by_head = lost.view(len(self.w_o), len(values), -1)
+            torch.bmm(values.transpose(0, 1), self.w_o, out=by_head)
+            yield Group(values, by_head.transpose(0, 1), together, self.zeroed)
 
     def _sharing_tables(self, chunks: Sequence[list[Segment]]) -> Iterator[list[list[Segment]]]:
         """Chunks that share tables: as many as stay in the cache, one at least."""
@@ -334,9 +330,3 @@ class LostValues:
             together.append(chunk)
         if together:
             yield together
-
-    def _lost(self, values: Tensor) -> Float[Tensor, "column head feature"]:
-        heads, columns = len(self.w_o), len(values)
-        lost = self.zeroed.workspace.rows("lost", columns * heads, self.w_o).view(heads, columns, -1)
-        torch.bmm(values.transpose(0, 1), self.w_o, out=lost)
-        return lost.transpose(0, 1)

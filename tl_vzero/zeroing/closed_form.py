@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from tl_vzero.clean import Beside, Clean, CleanBlock, visit_clean_blocks
 from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
-from tl_vzero.models.blocks import SAME_BLOCK, BlockModules, BlockWeights, block_modules, block_weights
+from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, block_modules, block_weights
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
 from tl_vzero.zeroing.chunks import Chunk, Column, Mixed, SentencePart, Workspace, Zeroed, workspace_of
 from tl_vzero.zeroing.forms import SAME_PRODUCT, BlockRows, CleanForm, WeightCache, random_direction, recognise
@@ -45,10 +45,6 @@ LATER_CALLS_PAY = 0.3  # a fold is counted at this share of its cost: it is cach
 
 class NotInClosedForm(EndsRun):
     """Raised mid-run when the closed form does not apply, with the reason."""
-
-
-class _AlgebraError(ModelError):
-    """A foreign exception within the closed form."""
 
 
 class PaddingMatters(NotInClosedForm):
@@ -66,8 +62,7 @@ def closed_maps(
 ) -> tuple[list[Float[Tensor, "layer map _ _"]], tuple[str, ...]]:
     """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
 
-    `beside` is what goes beside the ids, padded likewise; `clean` is their clean run, where it is there already. Each
-    block's maps are computed as soon as the run reaches its end, so that one block's activations are held at a time.
+    `clean` is their clean run, where it is there already; else one block's activations are held at a time.
     Raises NotInClosedForm for a block of no known form, PaddingMatters where the sentences must run by themselves.
     """
     by_layer: dict[int, tuple[list[Tensor], str]] = {}
@@ -81,7 +76,7 @@ def closed_maps(
         request.advance(len(run.columns))
 
     with workspace_of(request.model, request.memory_mb * 2**20 * (1 - FOLDS_SHARE)) as workspace:
-        run = _Run.of(request, wanted, cache, workspace)
+        run = _Run(request, wanted, cache, workspace)
         if clean is None:
             padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
             try:
@@ -109,16 +104,12 @@ def _mask(ids: Sequence[Tensor]) -> Bool[Tensor, "sentence position"] | None:
 
 def _layer_maps(run: "_Run", layer: int, block: CleanBlock) -> tuple[list[Tensor], str]:
     """One layer's maps and route; raises NotInClosedForm where it has none."""
-    model = run.request.model
-    try:
-        # The algebra is ours: where a block has parts that it does not fit, the model itself may run well.
-        with foreign_errors_as(_AlgebraError, f"its algebra failed on block {layer}"):
-            weights = block_weights(model, layer, _compute_dtype(block.output))
-            if weights is None:
-                raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
-            result = _Layer(run, layer, block, weights).maps(partial(block_modules, model, layer))
-    except _AlgebraError as error:
-        raise NotInClosedForm(str(error)) from error
+    # The algebra is ours: where a block has parts that it does not fit, the model itself may run well.
+    with foreign_errors_as(NotInClosedForm, f"its algebra failed on block {layer}"):
+        weights = block_weights(run.request.model, layer, _compute_dtype(block.output))
+        if weights is None:
+            raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
+        result = _Layer(run, layer, block, weights).maps()
     if result is None:
         raise NotInClosedForm(
             f"block {layer} is of no known form: neither its weights nor its modules explain its output"
@@ -127,41 +118,26 @@ def _layer_maps(run: "_Run", layer: int, block: CleanBlock) -> tuple[list[Tensor
 
 
 def _compute_dtype(output: Float[Tensor, "*axes feature"]) -> torch.dtype:
-    """float64 for a float64 model and for narrow ones, else float32: half precision is never accumulated in.
-
-    A change of an activation is rounded once per hidden unit, and only the sum over many units averages that out.
-    Where there are few, float64 costs next to nothing and keeps the digits of small distances.
-    """
+    """float64 for a float64 model and for narrow ones, whose few units do not average rounding out; else float32."""
     if output.dtype == torch.float64 or output.shape[-1] <= NARROW:
         return wide_dtype(output.device)
     return torch.float32
 
 
-@dataclass(frozen=True, eq=False)
 class _Run:
-    """What all layers of one clean run share.
+    """What all layers of one clean run share, of sentences padded on the right to the longest.
 
     `rows` are the wanted destinations, of all sentences in one axis, as places in the run's flat `[sentence position]`.
     `columns` are the places that each column zeroes, as many as the longest span has; `holds` is False where a shorter
     span has none left.
     """
 
-    request: Request
-    wanted: tuple[Wanted, ...]
-    cache: WeightCache
-    workspace: Workspace
-    rows: Int[Tensor, "row"]
-    columns: Int[Tensor, "column member"]
-    holds: Bool[Tensor, "column member"]
-
-    @classmethod
-    def of(cls, request: Request, wanted: Sequence[Wanted], cache: WeightCache, workspace: Workspace) -> "_Run":
-        """Lay out the sentences of one clean run, padded on the right to the longest."""
+    def __init__(self, request: Request, wanted: Sequence[Wanted], cache: WeightCache, workspace: Workspace) -> None:
+        self.request, self.wanted, self.cache, self.workspace = request, wanted, cache, workspace
         width = max(sentence.length for sentence in wanted)
-        rows = [n * width + i for n, sentence in enumerate(wanted) for i in sentence.destinations]
+        self.rows = torch.tensor([n * width + i for n, sentence in enumerate(wanted) for i in sentence.destinations])
         spans = [[n * width + j for j in span] for n, sentence in enumerate(wanted) for span in sentence.spans]
-        columns, holds = _even(spans)
-        return cls(request, tuple(wanted), cache, workspace, torch.tensor(rows), columns, holds)
+        self.columns, self.holds = _even(spans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,10 +154,6 @@ class _Layer:
         return self.weights.w_o.dtype
 
     @property
-    def tolerance(self) -> float:
-        return SAME_BLOCK.get(self.block.output.dtype, SAME_BLOCK[torch.float32])
-
-    @property
     def query_heads(self) -> int:
         """How many query heads share a value head."""
         return self.block.pattern.shape[1] // self.block.value.shape[2]
@@ -190,11 +162,8 @@ class _Layer:
         """An activation at the wanted destinations."""
         return _rows_of(activation, self.run.rows, dtype)
 
-    def maps(self, modules_of_block: Callable[[], BlockModules]) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
-        """Raw maps, one for each sentence of the run, and the route taken; None if the block is not recognised.
-
-        The block's modules are looked up only where its weights do not explain it.
-        """
+    def maps(self) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
+        """Raw maps, one for each sentence of the run, and the route taken; None if the block is not recognised."""
         request = self.run.request
         heads = request.zeroed_heads
         marked = self.block.affected(heads, request.per_head)
@@ -203,7 +172,7 @@ class _Layer:
         members = range(self.query_heads)
         head_sets = [[head * len(members) + m for head in value_heads for m in members] for value_heads in zeroed]
         columns = [_columns_of(affected, index) for index in range(len(head_sets))]
-        way = self._way(modules_of_block, columns, len(head_sets[0]) * self.run.columns.shape[1])
+        way = self._way(columns, len(head_sets[0]) * self.run.columns.shape[1])
         if way is None:
             return None
         pairs_of, route = way
@@ -225,23 +194,26 @@ class _Layer:
     # How the pairs are computed.
 
     def _way(
-        self, modules_of_block: Callable[[], BlockModules], columns: Sequence[Sequence[Column]], n_heads: int
+        self, columns: Sequence[Sequence[Column]], n_heads: int
     ) -> tuple[Callable[[Zeroed], PairZeroing | ModulePairs], Route] | None:
         """What computes the pairs, and by what route: by the block's weights, or else by its own modules."""
         weights, block, cache = self.weights, self.block, self.run.cache
+        tolerance = SAME_BLOCK.get(block.output.dtype, SAME_BLOCK[torch.float32])
         attention_output = self._attention_output()
         shown = (self._shown_rows(part) for part in (block.mlp_pre, block.mlp_pre_linear, block.mlp_output))
         reads, writes = (self.rows(activation, self.dtype) for activation in (block.input, block.output))
-        form = recognise(weights, BlockRows(reads, attention_output, writes, *shown), self.tolerance, cache, self.layer)
+        form = recognise(weights, BlockRows(reads, attention_output, writes, *shown), tolerance, cache, self.layer)
         if form is not None:
             route = _cheapest_route(self, form, columns, n_heads)
             return partial(PairZeroing, weights, form, route, cache, self.layer), route
-        modules = modules_of_block()
-        if _should_explain(weights, modules):
+        modules = block_modules(self.run.request.model, self.layer)
+        norms = ("norm1", "norm1_post", "norm2", "norm2_post")
+        all_norms = all(getattr(weights, name) is not None for name in norms if getattr(modules, name) is not None)
+        if all_norms and None not in (weights.w_in, weights.w_out, weights.activation):
             return None  # something else acts in the block, such as a module that was replaced
         dtype = block.output.dtype  # the modules compute in the model's
         reads, writes = (self.rows(activation, dtype) for activation in (block.input, block.output))
-        module = module_form(modules, BlockRows(reads, attention_output.to(dtype), writes), self.tolerance)
+        module = module_form(modules, BlockRows(reads, attention_output.to(dtype), writes), tolerance)
         if module is None:
             return None
         return partial(ModulePairs, module, weights.w_o, weights.b_o), "none" if module.adds else "modules"
@@ -379,13 +351,6 @@ def _cheapest_route(layer: _Layer, form: CleanForm, columns: Sequence[Sequence[C
         "folded": fold + n_columns * n_heads * d_head / d_model + joined,
     }
     return min(costs, key=lambda route: costs[route])
-
-
-def _should_explain(weights: BlockWeights, modules: BlockModules) -> bool:
-    """Whether all parts of the block are there as weights, so that they should give its output."""
-    norms = ("norm1", "norm1_post", "norm2", "norm2_post")
-    all_norms = all(getattr(weights, name) is not None for name in norms if getattr(modules, name) is not None)
-    return all_norms and None not in (weights.w_in, weights.w_out, weights.activation)
 
 
 def _columns_of(affected: Sequence[Bool[Tensor, "map _ _"]], index: int) -> list[Column]:

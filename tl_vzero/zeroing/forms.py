@@ -15,7 +15,7 @@ Products that the clean run or an earlier call has done already are not done aga
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -132,8 +132,7 @@ def recognise(
 ) -> CleanForm | None:
     """The form whose output is nearest the block's, to a relative tolerance of its mean square; None if none is.
 
-    What the run showed of the MLP is used where the weights give just that. The cache holds the form of each layer,
-    once it has been compared with the others.
+    The cache holds the form of each layer, once it has been compared with the others.
     """
     reading = _Reading(weights, rows, partial(cache.vector, layer))
     for cached in (cache.forms.get(layer), None):
@@ -237,11 +236,7 @@ NUMBERS_WIDENED = 2**21  # of a matrix at a time, 16 MB
 
 
 def random_direction(like: Float[Tensor, "*axes feature"]) -> Float[Tensor, "feature"]:
-    """The same random vector each time, as wide as `like`.
-
-    Vectors that differ anywhere differ along it, but for a chance of probability zero; so a product of matrices is
-    checked at the price of a product with one vector (Freivalds 1979).
-    """
+    """The same random vector each time: products of matrices that differ differ along it (Freivalds 1979)."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(like.shape[-1], generator=generator, dtype=torch.float64).to(like)
 
@@ -274,14 +269,10 @@ class Product:
     def _is_shown(self, rows: Tensor, shown: Tensor) -> bool:
         if shown.shape != (len(rows), self.matrix.shape[-1]):
             return False
-        direction = self._direction
+        direction = random_direction(self.matrix)
         through = self.keep(f"direction through {self.name}", self.matrix, lambda: self.matrix @ direction)
         along = rows @ through if self.bias is None else rows @ through + self.bias @ direction
         return relative_difference(along, shown @ direction) <= SAME_PRODUCT[rows.dtype]
-
-    @cached_property
-    def _direction(self) -> Float[Tensor, "width"]:
-        return random_direction(self.matrix)
 
 
 # What was computed from a model's weights alone, for later calls.

@@ -5,7 +5,7 @@
 3. Each block's input is overwritten by the clean one, so that blocks do not see one another's change.
 4. Each block's output is compared with the clean output, at every destination.
 
-One forward pass per batch of copies so serves all layers. Source: Mohebbi et al. 2023, section 3.
+So one forward pass per batch serves all layers. Source: Mohebbi et al. 2023, section 3.
 """
 
 import threading
@@ -191,9 +191,8 @@ def hooked_maps(
 ) -> Float[Tensor, "sentence layer map dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the map axis is 1 long unless per head.
 
-    The last axis is `wanted`'s spans, in most maps single positions. `beside` is what goes beside the ids: what the
-    decoder reads, where the map is one of an encoder-decoder's decoder, and segments. `clean` is the clean run, where
-    it is there already. An entry is exactly 0 where every zeroed head's pattern or value is exactly 0.
+    `clean` is the clean run, where it is there already. An entry is exactly 0 where every zeroed head's pattern or
+    value is exactly 0.
     """
     n_maps = len(request.zeroed_heads) if request.per_head else 1
     shape = (len(ids), len(request.layers), n_maps, len(wanted.destinations), len(wanted.spans))
@@ -205,10 +204,7 @@ def hooked_maps(
     last = request.sites.outputs[max(request.layers)]
     for start in range(0, len(copies), size):
         part = copies.part(start, start + size, n_clean=len(ids) if start == 0 and clean is None else 0)
-        decoder_ids, token_types = (
-            None if rows is None else part.rows(rows) for rows in (beside.get("decoder_ids"), beside.get("token_types"))
-        )
-        copied = Beside(decoder_ids=decoder_ids, token_types=token_types)
+        copied: Any = {name: part.rows(rows) for name, rows in beside.items() if isinstance(rows, Tensor)}
         with eager_attention(request.model) if part.n_clean else nullcontext():
             run_to(request.model, part.rows(ids), hooks.on(part), last=last, **copied)
         request.advance(len(part) / n_maps * len(request.layers))

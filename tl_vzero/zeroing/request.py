@@ -1,4 +1,4 @@
-"""What a call of Value Zeroing asks for, checked against the model before anything runs.
+"""What a call of Value Zeroing asks for, checked before anything runs.
 
 A Request holds for all sentences of the call; `Request.wanted` resolves its positions and spans for one of them.
 """
@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, chosen_heads, flag, integers, listed, one_of, positive
-from tl_vzero.distance import Distance, cosine, distance_named
+from tl_vzero.choices import chosen, integers, listed
+from tl_vzero.distance import Distance, cosine
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
 from tl_vzero.inputs.text import Sentence
-from tl_vzero.models.contracts import attention_heads, value_heads
+from tl_vzero.models.contracts import value_heads
 from tl_vzero.models.run import FinalNorm
 from tl_vzero.models.sites import Sites
 from tl_vzero.words import Phrase, Range, group_words, noun_chunks, root_subtrees
@@ -104,7 +104,6 @@ class Request:
     def wanted(self, sentence: Sentence) -> Wanted:
         """What to compute of a sentence; raises InputError for positions outside it and for spans that overlap."""
         n_sources = len(sentence.sources)
-        spans: tuple[Span, ...]
         if isinstance(self.spans, str):
             spans = named_spans(self.spans, sentence.sources)
         elif self.spans is not None:
@@ -115,48 +114,8 @@ class Request:
         return Wanted(len(sentence), spans, _positions("destinations", self.destinations, len(sentence)))
 
 
-def make_request(
-    model: nn.Module,
-    sites: Sites,
-    *,
-    layers: Integers,
-    heads: Integers,
-    per_head: bool,
-    sources: Integers,
-    spans: str | Iterable[Iterable[int] | int] | None,
-    destinations: Integers,
-    distance: str | Distance,
-    final_norm: bool,
-    engine: str,
-    cache: Any | None,
-    batch_size: int | None,
-    memory_mb: float,
-) -> Request:
-    """Check every option against the model; raises InputError or InputTypeError."""
-    one_of("engine", engine, ENGINES)
-    name, function = distance_named(distance)
-    if sources is not None and spans is not None:
-        raise InputError("sources and spans given: expected one of them, single positions or positions zeroed together")
-    return Request(
-        model,
-        sites,
-        layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
-        heads=chosen_heads(heads, value_heads(model, sites.stack), attention_heads(model, sites.stack)),
-        per_head=flag("per_head", per_head),
-        sources=integers("sources", sources),
-        spans=_spans(spans),
-        destinations=integers("destinations", destinations),
-        distance_name=name,
-        distance=function,
-        final_norm=flag("final_norm", final_norm),
-        engine=engine,
-        cache=cache,
-        batch_size=positive("batch_size", batch_size),
-        memory_mb=_megabytes(memory_mb),
-    )
-
-
-def _megabytes(memory_mb: float) -> float:
+def megabytes(memory_mb: float) -> float:
+    """Check how much memory may be held; raises InputError or InputTypeError."""
     if isinstance(memory_mb, bool) or not isinstance(memory_mb, int | float):
         raise InputTypeError(f"memory_mb is {type(memory_mb).__name__}: expected a number of megabytes")
     if not 0 < memory_mb < float("inf"):
@@ -165,11 +124,11 @@ def _megabytes(memory_mb: float) -> float:
 
 
 def _positions(name: str, positions: Sequence[int] | None, length: int) -> tuple[int, ...]:
-    resolved = chosen(name, positions, length, "the sentence has")
-    return tuple(range(length)) if resolved is None else resolved
+    return chosen(name, positions, length, "the sentence has") or tuple(range(length))
 
 
-def _spans(spans: str | Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | str | None:
+def checked_spans(spans: str | Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | str | None:
+    """Read what is zeroed together, as positions or as a name; raises InputError or InputTypeError."""
     if spans is None:
         return None
     if isinstance(spans, str):
