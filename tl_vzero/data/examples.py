@@ -170,10 +170,8 @@ class Example:
         for name, indices in (("target", (self.target,)), ("cue", self.cue), ("attractor", self.attractor)):
             for index in indices:
                 if not 0 <= index < len(self.words):
-                    raise InputError(
-                        f"{self.id} has {name} {index} outside the sentence {self.text!r}: "
-                        f"expected 0 to {len(self.words) - 1}, counting words"
-                    )
+                    expected = f"expected 0 to {len(self.words) - 1}, counting words"
+                    raise InputError(f"{self.id} has {name} {index} outside the sentence {self.text!r}: {expected}")
         if not self.cue:
             raise InputError(f"{self.id} has no cue: expected the index of at least one word")
         if self.target in (*self.cue, *self.attractor):
@@ -249,10 +247,6 @@ class FilterReport:
         """A pandas table of what was taken out: id, paradigm, stage, reason."""
         return frame_of(Skipped, self.skipped)
 
-    def after(self, stage: Stage, skipped: Iterable[Skipped]) -> "FilterReport":
-        """The report with one more stage."""
-        return FilterReport((*self.stages, stage), (*self.skipped, *skipped))
-
 
 @dataclass(frozen=True, repr=False)
 class ExampleSet(Sequence[Example]):
@@ -306,17 +300,17 @@ class ExampleSet(Sequence[Example]):
 
     def filtered(self, stage: str, why_not: Callable[[Example], str | None]) -> "ExampleSet":
         """The examples for which `why_not` gives no reason; the others are listed in the report with theirs."""
-        left, skipped = [], []
-        for example in self.examples:
-            reason = why_not(example)
-            if reason is None:
-                left.append(example)
-            else:
-                skipped.append(Skipped(example.id, example.paradigm, stage, reason))
+        reasons = [(one, why_not(one)) for one in self.examples]
+        skipped = [Skipped(one.id, one.paradigm, stage, reason) for one, reason in reasons if reason is not None]
+        return self.after(stage, [one for one, reason in reasons if reason is None], skipped)
+
+    def after(self, stage: str, left: Sequence[Example], skipped: Iterable[Skipped] = ()) -> "ExampleSet":
+        """The examples that a filter left; the report has one more stage."""
         counts = Counter(example.paradigm for example in left)
         # A paradigm of which nothing is left still counts, with 0.
         of_stage = Stage(stage, {paradigm: counts[paradigm] for paradigm in self.report.stages[0].counts})
-        return replace(self, examples=tuple(left), report=self.report.after(of_stage, skipped))
+        report = FilterReport((*self.report.stages, of_stage), (*self.report.skipped, *skipped))
+        return replace(self, examples=tuple(left), report=report)
 
 
 def frame_of(kind: Any, rows: Sequence[Any]) -> "pd.DataFrame":

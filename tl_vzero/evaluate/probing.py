@@ -3,7 +3,7 @@
 The representations at the target, and the compression of a label by them; the online code and its probes: `mdl.py`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log2
@@ -66,14 +66,13 @@ def representations(
     """
     sites = check_contracts(model)
     names = (sites.inputs[0], *sites.outputs)
-    read: dict[int, Tensor] = {}
+    read: dict[TokenizedExample, Tensor] = {}
     total = len(layout.examples)
     with quiet(model), tqdm(total=total, disable=not progress, desc="representations", leave=False) as bar:
-        for indices in _batches(layout.examples):
-            at_targets = _at_targets(model, names, [layout.examples[index] for index in indices])
-            read.update(zip(indices, at_targets, strict=True))
-            bar.update(len(indices))
-    return torch.stack([read[index] for index in range(total)])
+        for batch in same_length_batches(layout.examples, len, lambda alike: TOKENS_PER_BATCH // len(alike[0])):
+            read.update(zip(batch, _at_targets(model, names, batch), strict=True))
+            bar.update(len(batch))
+    return torch.stack([read[sentence] for sentence in layout.examples])
 
 
 def layer_numbers(n_blocks: int) -> tuple[int, ...]:
@@ -86,15 +85,12 @@ def layer_numbers(n_blocks: int) -> tuple[int, ...]:
 
 
 def with_number(layout: TokenizedSet) -> TokenizedSet:
-    """The examples of a layout whose target shows a grammatical number.
-
-    Raises InputError where none does.
-    """
+    """The examples of a layout whose target shows a grammatical number; raises InputError where none does."""
     numbered = tuple(laid for laid in layout.examples if laid.example.number is not None)
     if not numbered:
         raise InputError(
-            f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a "
-            "column number, or forms that show it, such as is and are"
+            f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a column "
+            "number, or forms that show it, such as is and are"
         )
     return replace(layout, examples=numbered)
 
@@ -110,16 +106,6 @@ def number_labels(examples: Sequence[TokenizedExample]) -> Int[Tensor, "example"
             raise InputError(f"{laid.example.id} shows no grammatical number: leave it out, see with_number")
         labels.append(LABELS[laid.example.number])
     return torch.tensor(labels, dtype=torch.long)
-
-
-def _batches(examples: Sequence[TokenizedExample]) -> Iterator[list[int]]:
-    """Places of examples of one length, as many as may share a run."""
-
-    def length_of(place: int) -> int:
-        return len(examples[place])
-
-    places = range(len(examples))
-    return same_length_batches(places, length_of, lambda alike: TOKENS_PER_BATCH // length_of(alike[0]))
 
 
 def _at_targets(
@@ -262,8 +248,7 @@ def online_code_length(
     >>> online_code_length(labels[:, None] * 2.0 - 1, labels) < 200  # bits; 400 by the uniform code
     True
     """
-    if not isinstance(representations, Tensor):
-        raise _not_a_tensor("representations", representations, "floating-point [example, feature]")
+    _check_tensor("representations", representations, torch.is_floating_point, "floating-point [example, feature]")
     if representations.dim() != 2:
         raise InputError(f"representations have shape {list(representations.shape)}: expected [example, feature]")
     return probe_layers(representations[:, None], labels, mode=mode, seed=seed, resamples=1).code_length[0]
@@ -284,53 +269,45 @@ def _lengths(
         torch.enable_grad(),
         tqdm(total=total, disable=not progress, desc="probing", unit="example", leave=False) as bar,
     ):
-        sent = Sent(
-            representations.detach()[order].to(dtype).transpose(0, 1).clone(memory_format=torch.contiguous_format),
-            classes.to(representations.device)[order],
-        )
+        by_layer = representations.detach()[order].to(dtype).transpose(0, 1)
+        sent = Sent(by_layer.clone(memory_format=torch.contiguous_format), classes.to(by_layer.device)[order])
         logits = online_logits(sent, kinds, mode, seeds, bar.update)
         return label_lengths(logits.cpu().double(), sent.labels.cpu(), mode)
 
 
 def _check(representations: Any, labels: Any, mode: Mode) -> None:
-    if not isinstance(representations, Tensor) or not representations.is_floating_point():
-        raise _not_a_tensor("representations", representations, "floating-point [example, layer, feature]")
-    if (
-        not isinstance(labels, Tensor)
-        or labels.is_floating_point()
-        or labels.is_complex()
-        or labels.dtype == torch.bool
-    ):
-        raise _not_a_tensor("labels", labels, "integer [example]")
-    if representations.dim() != 3 or 0 in representations.shape[1:]:
-        raise InputError(
-            f"representations have shape {list(representations.shape)}: expected [example, layer, feature], "
-            "none of layers and features empty"
-        )
-    if labels.shape != representations.shape[:1]:
-        raise InputError(
-            f"labels have shape {list(labels.shape)}: expected one for each of {len(representations)} examples"
-        )
+    expected = "floating-point [example, layer, feature]"
+    _check_tensor("representations", representations, torch.is_floating_point, expected)
+    _check_tensor("labels", labels, _holds_integers, "integer [example]")
+    shape = list(representations.shape)
+    if len(shape) != 3 or 0 in shape[1:]:
+        raise InputError(f"representations have shape {shape}: expected [example, layer, feature], not empty")
+    if list(labels.shape) != shape[:1]:
+        raise InputError(f"labels have shape {list(labels.shape)}: expected one for each of {shape[0]} examples")
     fewest = fewest_examples(mode)
     if len(labels) < fewest:
         raise InputError(
-            f"given {len(labels)} examples: expected at least {fewest}, or the first block, {PERCENT_SENT[0]} % of "
-            "them, is too small to train a probe on"
+            f"given {len(labels)} examples: expected at least {fewest}, or the first block is too small for a probe"
         )
     if (labels == labels[0]).all():
         raise InputError(f"all labels are {labels[0].item()}: expected two classes or more")
     usable = (representations.detach().abs() <= LARGEST).flatten(1).all(dim=1)  # False for NaN
     if not usable.all():
         wrong = (~usable).nonzero().flatten().tolist()
+        which = f"{len(wrong)} examples (the first is {wrong[0]})"
         raise InputError(
-            f"representations of {len(wrong)} examples (the first is {wrong[0]}) hold NaN or are beyond {LARGEST:g} "
-            "in size: leave these examples out, or scale them"
+            f"representations of {which} hold NaN or are beyond {LARGEST:g}: leave these out, or scale them"
         )
 
 
-def _not_a_tensor(name: str, value: Any, expected: str) -> InputTypeError:
-    what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-    return InputTypeError(f"{name} is {what}: expected a tensor, {expected}")
+def _holds_integers(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
+def _check_tensor(name: str, value: Any, holds: Callable[[Tensor], bool], expected: str) -> None:
+    if not isinstance(value, Tensor) or not holds(value):
+        what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputTypeError(f"{name} is {what}: expected a tensor, {expected}")
 
 
 def _layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
@@ -358,12 +335,5 @@ def probe_number(
     True
     """
     numbered = with_number(layout)
-    read = representations(model, numbered, progress=progress)
-    return probe_layers(
-        read,
-        number_labels(numbered.examples),
-        mode=mode,
-        layers=layer_numbers(read.shape[1] - 1),
-        seed=seed,
-        progress=progress,
-    )
+    read, labels = representations(model, numbered, progress=progress), number_labels(numbered.examples)
+    return probe_layers(read, labels, mode=mode, layers=layer_numbers(read.shape[1] - 1), seed=seed, progress=progress)

@@ -72,11 +72,10 @@ class Reproduction:
         ]
         return pd.DataFrame(rows, columns=["method", "measure", "kind", "value", "low", "high", "n", "confidence"])
 
-    def _parts(self) -> dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | None]:
+    def _parts(self) -> dict[str, CueAlignment | Mass | ProbingResult | Faithfulness | None]:
         """The results of the parts, by the names that they have in files."""
         return {
             "cue_alignment": self.alignment,
-            "cue_check": self.cue_check,
             "mass": self.mass,
             "mass_with_attractor": self.mass_with_attractor,
             "probing": self.probing,
@@ -91,6 +90,7 @@ class Reproduction:
         """Every table, by the name of its CSV file."""
         tables = {name: part.to_frame() for name, part in self._parts().items() if part is not None}
         if self.cue_check is not None:
+            tables["cue_check"] = self.cue_check.to_frame()
             tables["cue_disagreements"] = self.cue_check.disagreements_frame()
         if self.links:
             tables["alignment_with_compression"] = self.links_frame()
@@ -105,6 +105,7 @@ class Reproduction:
             "format_version": FORMAT_VERSION,
             "metadata": to_plain(self.metadata),
             "accuracy": to_plain(self.accuracy),
+            "cue_check": to_plain(self.cue_check),
             **{name: None if part is None else to_plain(part.to_dict()) for name, part in self._parts().items()},
             "alignment_with_compression": to_plain(self.links),
             "published_compression": list(self.published_compression),
