@@ -116,8 +116,7 @@ PARADIGM_FILES: Mapping[str, str] = {
 }
 PAIRS_PER_PARADIGM = 1000
 HUB_NAME = "nyu-mll/blimp"
-# The published files and the hub's tables name the pair differently.
-_PAIR_COLUMNS = ("pairID", "pair_id")
+_PAIR_COLUMNS = ("pairID", "pair_id")  # of the published files, and of the hub's tables
 _OTHER_WAY = "or give folder=, where BLiMP's JSONL files lie (data/ of github.com/alexwarstadt/blimp)"
 
 
@@ -136,11 +135,7 @@ class MinimalPair:
 
 
 def pairs_in_folder(folder: str | Path, paradigm: str) -> list[MinimalPair]:
-    """Read a paradigm's file, `<name>.jsonl`.
-
-    Raises FileFormatError for a folder or file that is not there, a line that is no JSON or lacks a column, a pair
-    that occurs twice, and a count other than the published 1000.
-    """
+    """Read a paradigm's file, `<name>.jsonl`; raises FileFormatError for what is not as published."""
     where = Path(folder)
     if not where.is_dir():
         raise FileFormatError(f"no folder {where}: expected the folder with BLiMP's JSONL files")
@@ -176,21 +171,15 @@ def _pair(record: Mapping[str, Any], paradigm: str, place: str) -> MinimalPair:
 
 
 def pairs_on_hub(paradigm: str) -> list[MinimalPair]:
-    """Read a paradigm of `nyu-mll/blimp` by `datasets`, from its cache or over the network.
-
-    Raises OfflineError where the hub is not reached and nothing is cached, FileFormatError for another count than the
-    published 1000.
-    """
+    """Read a paradigm of `nyu-mll/blimp` by `datasets`, from its cache or, raising OfflineError, over the network."""
     from datasets import config, load_dataset
 
     name = PARADIGM_FILES[paradigm]
     source = f"{HUB_NAME} ({name})"
     reason = why_no_hub(f"datasets/{HUB_NAME}", "HF_DATASETS_OFFLINE")
     if reason is not None and not (Path(config.HF_DATASETS_CACHE) / HUB_NAME.replace("/", "___") / name).is_dir():
-        raise OfflineError(
-            f"cannot load {source} from the Hugging Face hub: {reason}, and it is not in the local cache; try again "
-            f"with a network, {_OTHER_WAY}"
-        )
+        why = f"{reason}, and it is not in the local cache"
+        raise OfflineError(f"cannot load {source} from the hub: {why}; try again with a network, {_OTHER_WAY}")
     try:
         table = load_dataset(HUB_NAME, name, split="train")
     except OSError as error:

@@ -52,14 +52,6 @@ _IRREGULAR = {"wo": "will", "sha": "shall"}  # what is left without "n't" is no 
 _AMBIGUOUS = {"ai"}  # "ain't" stands for am, is, are, has and have
 
 
-@dataclass(frozen=True, slots=True)
-class SpacedText:
-    """A sentence written out, and where each of its words begins and ends in it, in characters."""
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-
-
 def split_words(text: str) -> tuple[str, ...]:
     """The words of a sentence; closing punctuation is a word of its own.
 
@@ -84,11 +76,11 @@ def _without_closing_marks(chunk: str) -> tuple[str, ...]:
     return (chunk,) if closed is None else (closed[1], closed[2])
 
 
-def write_words(words: Sequence[str]) -> SpacedText:
-    """Words as running text, closing punctuation without a space before it.
+def write_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Words as running text, closing punctuation without a space before it; where each begins and ends, in characters.
 
     >>> write_words(["Dogs", "bark", "."])
-    SpacedText(text='Dogs bark.', spans=((0, 4), (5, 9), (9, 10)))
+    ('Dogs bark.', [(0, 4), (5, 9), (9, 10)])
     """
     text, spans = "", []
     for word in words:
@@ -96,7 +88,7 @@ def write_words(words: Sequence[str]) -> SpacedText:
             text += " "
         spans.append((len(text), len(text) + len(word)))
         text += word
-    return SpacedText(text, tuple(spans))
+    return text, spans
 
 
 def expand_contractions(words: Sequence[str], *, cannot: str = "cannot") -> tuple[str, ...]:
@@ -188,7 +180,7 @@ class Example:
 
     def with_target(self, word: str) -> str:
         """The sentence with another word, or a mask token, at the target."""
-        return write_words(self.words_with(word)).text
+        return write_words(self.words_with(word))[0]
 
     def words_with(self, word: str) -> tuple[str, ...]:
         """The words with another one at the target."""

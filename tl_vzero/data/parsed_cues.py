@@ -37,10 +37,7 @@ def cues_by_parse(sentences: Sequence[Sequence[str]], targets: Sequence[int]) ->
 
 
 def with_parsed_cues(examples: ExampleSet) -> ExampleSet:
-    """The same examples, each with the cue that the parse finds as `parsed_cue`; `cue` stays.
-
-    Raises DependencyError without an English parser.
-    """
+    """The same examples with the parse's cue as `parsed_cue`; raises DependencyError without an English parser."""
     cues = cues_by_parse([example.words for example in examples], [example.target for example in examples])
     parsed = tuple(replace(example, parsed_cue=cue) for example, cue in zip(examples, cues, strict=True))
     return replace(examples, examples=parsed)

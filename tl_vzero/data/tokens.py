@@ -137,17 +137,13 @@ def _one_piece(example: Example, form: str, tokenizer: Any) -> int | str:
 
 def tokenize_words(words: Sequence[str], tokenizer: Any) -> tuple[list[int], tuple[int | None, ...]]:
     """The ids of a sentence, and the word of each; None for what the tokenizer puts around the sentence."""
-    written = write_words(words)
-    encoding = tokenizer(written.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-    # [MASK] within the sentence counts as a word.
+    text, spans = write_words(words)
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    # [MASK] within the sentence counts as a word. A piece's word is the first that ends after the piece begins: a piece
+    # may be, or begin with, the space before its word.
     around = encoding["special_tokens_mask"]
     word_ids = tuple(
-        None if special else _word_at(begin, written.spans)
+        None if special else next((index for index, (_, end) in enumerate(spans) if end > begin), None)
         for (begin, _), special in zip(encoding["offset_mapping"], around, strict=True)
     )
     return list(encoding["input_ids"]), word_ids
-
-
-def _word_at(begin: int, spans: Sequence[tuple[int, int]]) -> int | None:
-    """The first word that ends after a piece begins: a piece may be, or begin with, the space before its word."""
-    return next((index for index, (_, end) in enumerate(spans) if end > begin), None)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from tl_vzero.choices import integer
 from tl_vzero.distance import DISTANCES, Distance, distance_named
-from tl_vzero.errors import InputError, InputTypeError, ModelError
+from tl_vzero.errors import InputError, ModelError
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet
 from tl_vzero.models.facts import Facts, facts_of, remember
@@ -31,14 +32,11 @@ def randomised_copy(model: nn.Module, seed: int = 0) -> nn.Module:
     >>> facts_of(randomised_copy(tl_vzero.load_model("agreement-mini"))).name
     'agreement-mini, random weights'
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputTypeError(f"seed is {type(seed).__name__}: expected an integer")
+    integer("seed", seed)
     hf_model: Any = hf_model_of(model)
     if hf_model is None:
-        raise ModelError(
-            f"{type(model).__name__} holds no Hugging Face model, whose configuration says how weights begin: expected "
-            "a model of load_model or another TransformerBridge"
-        )
+        expected = "expected a model of load_model or another TransformerBridge, whose configuration says how it begins"
+        raise ModelError(f"{type(model).__name__} holds no Hugging Face model: {expected}")
     facts, first = facts_of(model), next(hf_model.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

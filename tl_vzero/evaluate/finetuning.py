@@ -75,10 +75,8 @@ def trainable_copy(model: nn.Module, *, seed: int = 0) -> Trainable:
 
     The copy has its own weights, in float64 or else float32, and the model is left as it was. A fresh head is tied to
     the embeddings. Its square matrix starts as the identity, so that the head first compares the representation
-    itself with the embeddings; only a matrix of another shape is drawn, by `seed`.
-
-    Raises InputTypeError for what is no TransformerLens model, ModelError for one that is not masked, has no Hugging
-    Face weights inside, or computes something else than those (hooks of the user's, processed weights).
+    itself with the embeddings; only a matrix of another shape is drawn, by `seed`. Raises ModelError for a model that
+    is not masked, has no Hugging Face weights inside, or computes something else than those.
     """
     inside = _masked_model_in(model)
     # Its constructor draws random weights, and the user's own draws must not change by that.
@@ -230,11 +228,7 @@ def optimizer_of(trainable: Trainable, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def share_of_peak(step: int, steps: int, warm_up: float) -> float:
-    """The learning rate of a step, counted from 0, as a share of its peak.
-
-    >>> [share_of_peak(step, 10, 0.2) for step in (0, 1, 2, 6, 9)]
-    [0.5, 1.0, 1.0, 0.5, 0.125]
-    """
+    """The learning rate of a step, counted from 0, as a share of its peak; of 10 steps by 0.2: 0.5, 1, 1, 0.875, ..."""
     rising = round(warm_up * steps)
     return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 
@@ -262,10 +256,7 @@ def train_epoch(
     epoch: int,
     bar: Any,
 ) -> float:
-    """Train on all examples once; `epoch` counts from 1. Returns the mean loss, in nats.
-
-    Raises ModelError where the loss is no longer finite.
-    """
+    """Train on all examples once, in epoch 1 or later; the mean loss in nats. Raises ModelError for one not finite."""
     model, total = trainable.model, 0.0
     steps = recipe.steps_per_epoch(len(examples))
     model.train()
@@ -478,15 +469,10 @@ def _settings(
     recipe: Recipe, trainable: Trainable, training: Sequence[TokenizedExample], held_out: Sequence[TokenizedExample]
 ) -> dict[str, Any]:
     """Everything that decides the weights in the end, as plain data."""
-    return {
-        **asdict(recipe),
-        "fresh_head": bool(trainable.fresh),
-        "n_train": len(training),
-        "n_held_out": len(held_out),
-        "train_sha256": _hash_of(training),
-        "held_out_sha256": _hash_of(held_out),
-        "start_sha256": hash_of_tensors(trainable.model.state_dict()),
-    }
+    counts = {"n_train": len(training), "n_held_out": len(held_out)}
+    hashes = {"train_sha256": _hash_of(training), "held_out_sha256": _hash_of(held_out)}
+    start = hash_of_tensors(trainable.model.state_dict())
+    return {**asdict(recipe), "fresh_head": bool(trainable.fresh), **counts, **hashes, "start_sha256": start}
 
 
 def _hash_of(examples: Sequence[TokenizedExample]) -> str:

@@ -3,7 +3,7 @@
 The representations at the target, and the compression of a label by them; the online code and its probes: `mdl.py`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log2
@@ -38,9 +38,6 @@ from tl_vzero.statistics import RESAMPLES, Interval, bootstrap_means
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# What each layer makes of the target: the representations that probes read, and the labels that they should tell.
-
 EMBEDDINGS = -1  # the layer of what the first block reads, in a probing result
 TOKENS_PER_BATCH = 4096  # of one run of the model, so that its memory does not grow with the examples
 LABELS: dict[Number, int] = {"singular": 0, "plural": 1}
@@ -51,9 +48,9 @@ def representations(
 ) -> Float[Tensor, "example layer feature"]:
     """The representation at the target of each example: what the first block reads, then what each block writes.
 
-    `[example, layer, feature]`, one layer more than the model has blocks; `layer_numbers` names them. The target is
-    the mask, or, by the causal protocol, the last position before the target. In float32, or float64 for such a
-    model, on the CPU. No logits are computed.
+    `[example, layer, feature]`, one layer more than the model has blocks. The target is the mask, or, by the causal
+    protocol, the last position before the target. In float32, or float64 for such a model, on the CPU. No logits are
+    computed.
 
     Raises ModelError where a block's output is not finite, and leaves the model as it was.
 
@@ -75,37 +72,19 @@ def representations(
     return torch.stack([read[sentence] for sentence in layout.examples])
 
 
-def layer_numbers(n_blocks: int) -> tuple[int, ...]:
-    """The layers that `representations` gives: `EMBEDDINGS`, then the blocks from 0.
+def with_number(layout: TokenizedSet) -> tuple[TokenizedSet, Int[Tensor, "example"]]:
+    """The examples whose target shows a grammatical number, and what it is: 0 for singular, 1 for plural.
 
-    >>> layer_numbers(2)
-    (-1, 0, 1)
+    Raises InputError where none does.
     """
-    return tuple(range(EMBEDDINGS, n_blocks))
-
-
-def with_number(layout: TokenizedSet) -> TokenizedSet:
-    """The examples of a layout whose target shows a grammatical number; raises InputError where none does."""
-    numbered = tuple(laid for laid in layout.examples if laid.example.number is not None)
+    numbered = [(laid, LABELS[number]) for laid in layout.examples if (number := laid.example.number) is not None]
     if not numbered:
         raise InputError(
             f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a column "
             "number, or forms that show it, such as is and are"
         )
-    return replace(layout, examples=numbered)
-
-
-def number_labels(examples: Sequence[TokenizedExample]) -> Int[Tensor, "example"]:
-    """The grammatical number that each target shows: 0 for singular, 1 for plural.
-
-    Raises InputError for an example that shows none; see `with_number`.
-    """
-    labels = []
-    for laid in examples:
-        if laid.example.number is None:
-            raise InputError(f"{laid.example.id} shows no grammatical number: leave it out, see with_number")
-        labels.append(LABELS[laid.example.number])
-    return torch.tensor(labels, dtype=torch.long)
+    examples, labels = zip(*numbered, strict=True)
+    return replace(layout, examples=examples), torch.tensor(labels)
 
 
 def _at_targets(
@@ -125,6 +104,7 @@ def _at_targets(
 
 
 FORMAT_VERSION = 1
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LARGEST = 1e15  # float32 holds the squares that the probe's LayerNorm takes
 ModeName = Literal["correct", "paper"]
 
@@ -232,28 +212,6 @@ def probe_layers(
     )
 
 
-def online_code_length(
-    representations: Float[Tensor, "example feature"],
-    labels: Int[Tensor, "example"],
-    *,
-    mode: ModeName = "correct",
-    seed: int = 0,
-) -> float:
-    """The code length of labels, in bits, given one representation of each example.
-
-    What `probe_layers` gives for this layer, with the same seed, whatever layers stand beside it. Raises as it does.
-
-    >>> import torch
-    >>> labels = torch.arange(400) % 2
-    >>> online_code_length(labels[:, None] * 2.0 - 1, labels) < 200  # bits; 400 by the uniform code
-    True
-    """
-    _check_tensor("representations", representations, torch.is_floating_point, "floating-point [example, feature]")
-    if representations.dim() != 2:
-        raise InputError(f"representations have shape {list(representations.shape)}: expected [example, feature]")
-    return probe_layers(representations[:, None], labels, mode=mode, seed=seed, resamples=1).code_length[0]
-
-
 def _lengths(
     representations: Tensor, classes: Tensor, kinds: int, mode: Mode, seed: int, progress: bool
 ) -> Float[Tensor, "layer example"]:
@@ -276,9 +234,10 @@ def _lengths(
 
 
 def _check(representations: Any, labels: Any, mode: Mode) -> None:
-    expected = "floating-point [example, layer, feature]"
-    _check_tensor("representations", representations, torch.is_floating_point, expected)
-    _check_tensor("labels", labels, _holds_integers, "integer [example]")
+    if not isinstance(representations, Tensor) or not representations.is_floating_point():
+        raise _not_a_tensor("representations", representations, "floating-point [example, layer, feature]")
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
+        raise _not_a_tensor("labels", labels, "integer [example]")
     shape = list(representations.shape)
     if len(shape) != 3 or 0 in shape[1:]:
         raise InputError(f"representations have shape {shape}: expected [example, layer, feature], not empty")
@@ -300,14 +259,9 @@ def _check(representations: Any, labels: Any, mode: Mode) -> None:
         )
 
 
-def _holds_integers(values: Tensor) -> bool:
-    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
-
-
-def _check_tensor(name: str, value: Any, holds: Callable[[Tensor], bool], expected: str) -> None:
-    if not isinstance(value, Tensor) or not holds(value):
-        what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputTypeError(f"{name} is {what}: expected a tensor, {expected}")
+def _not_a_tensor(name: str, value: Any, expected: str) -> InputTypeError:
+    what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+    return InputTypeError(f"{name} is {what}: expected a tensor, {expected}")
 
 
 def _layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
@@ -323,7 +277,7 @@ def probe_number(
     """Compression of singular or plural by each layer's representation at the target; layer -1 is the embeddings.
 
     Examples that show no number are left out: the result's `n` counts the others. Raises InputError as `probe_layers`
-    and `with_number` do, and leaves the model as it was.
+    does and where no example shows a number, and leaves the model as it was.
     Source: Mohebbi et al. 2023, section 6.
 
     >>> import tl_vzero
@@ -334,6 +288,7 @@ def probe_number(
     >>> result.compression[-1] > result.compression[0]
     True
     """
-    numbered = with_number(layout)
-    read, labels = representations(model, numbered, progress=progress), number_labels(numbered.examples)
-    return probe_layers(read, labels, mode=mode, layers=layer_numbers(read.shape[1] - 1), seed=seed, progress=progress)
+    numbered, labels = with_number(layout)
+    read = representations(model, numbered, progress=progress)
+    layers = range(EMBEDDINGS, read.shape[1] + EMBEDDINGS)
+    return probe_layers(read, labels, mode=mode, layers=layers, seed=seed, progress=progress)

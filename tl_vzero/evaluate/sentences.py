@@ -192,10 +192,7 @@ def _causal_set(examples: Sequence[Example], tokenizer: Any) -> TokenizedSet:
 
 
 def _tokens_before_target(example: Example, tokenizer: Any) -> Pieces:
-    """The tokens before the target, and the two forms as the next token; `target` is the last position.
-
-    Raises NotCausal for a target that is not one known token or comes first, and a cue that does not come before it.
-    """
+    """The tokens before the target, and the two forms as the next token; `target` is the last position."""
     late = [word for word in example.cue if word > example.target]
     if late:
         raise NotCausal(f"the cue {example.words[late[0]]!r} comes after the target")
@@ -253,8 +250,8 @@ def _text_of(sentence: TokenizedExample, mask_token: str) -> str:
     example = sentence.example
     if sentence.target_position is not None:
         return example.with_target(mask_token)
-    written = write_words(example.words)
-    return written.text[: written.spans[example.target][0]].rstrip()
+    text, spans = write_words(example.words)
+    return text[: spans[example.target][0]].rstrip()
 
 
 def _ids(model: nn.Module, text: str) -> list[int] | None:

@@ -60,11 +60,9 @@ def claimed(folder: str | Path | None) -> Iterator[None]:
 def make_folder(folder: str | Path, marker: str | None = None) -> Path:
     """Make a folder, `~` expanded; raises OutputPathError where that fails, or it holds other files and no `marker`."""
     where = folder_of(folder)
-    try:
+    with foreign_errors_as(OutputPathError, f"cannot make the folder {where}, choose another one"):
         where.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in where.iterdir()} - {LOCKS}
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
-        raise OutputPathError(f"cannot make the folder {where}: {error}; choose another one") from error
     if marker is not None and names and marker not in names:
         expected = "expected a new or empty folder, or one to go on in"
         raise OutputPathError(f"{where} holds files, and no {marker}: {expected}")
@@ -91,16 +89,13 @@ class Store:
         return self.folder is not None and self._path(name).is_file()
 
     def part(self, name: str, kind: type[Part], compute: Callable[[], Part]) -> Part:
-        """A part that was finished before, or else computed now and stored.
-
-        Raises FileFormatError for a file that holds no such part.
-        """
+        """A part that was finished before, or else computed now and stored; raises FileFormatError for another file."""
         path = self._path(name)
         # Also what is computed now goes through plain types: a result does not show whether it was interrupted.
         text = None if self.has(name) else json.dumps(to_plain(compute()), ensure_ascii=False, allow_nan=False)
         try:
             part: Part = from_plain(kind, parse_json(read_text(path) if text is None else text))
-        except (FileFormatError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(
                 f"{path} is no {kind.__name__} ({type(error).__name__}: {error}): delete it to have it computed again"
             ) from error
@@ -138,8 +133,7 @@ def open_store(folder: str | Path | None, options: Settings) -> Store:
     return Store(where)
 
 
-# The folder of a fine-tuning: what was done so far, the last epoch's checkpoint, and in the end the model.
-#
+# The folder of a fine-tuning.
 # 1. After each epoch its checkpoint is written, then the state that names it; then older checkpoints go.
 # 2. At the end the model is written in Hugging Face format, config.json last, then the state says `finished`.
 # An interruption at any point leaves a state and the checkpoint that belongs to it.
@@ -227,15 +221,11 @@ def write_checkpoint(folder: Path, epoch: int, model: Any, optimizer: torch.opti
 
 
 def read_checkpoint(folder: Path, epoch: int, steps: int, model: Any, optimizer: torch.optim.AdamW) -> None:
-    """Put model and optimiser where they were after an epoch, `steps` steps in.
-
-    Raises FileFormatError for a checkpoint that is missing or damaged.
-    """
-    from safetensors import SafetensorError
+    """Put model and optimiser where they were after an epoch, `steps` in; raises FileFormatError for damaged files."""
     from safetensors.torch import load_file
 
     path = _checkpoint(folder, epoch)
-    try:
+    with foreign_errors_as(FileFormatError, f"{path} is not the checkpoint that {STATE} names, {ANEW}"):
         open_regular(path).close()
         tensors = load_file(path)
         _check_shapes(model, tensors)
@@ -245,8 +235,6 @@ def read_checkpoint(folder: Path, epoch: int, steps: int, model: Any, optimizer:
                 if f"{MOMENTS[0]}.{name}" in tensors:
                     moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
                     optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise FileFormatError(f"{path} is not the checkpoint that {STATE} names ({error}): {ANEW}") from error
 
 
 def _check_shapes(model: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -268,15 +256,15 @@ def drop_checkpoints(folder: Path, *, but: int | None = None) -> None:
 
 def publish(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write model and tokenizer in Hugging Face format; config.json comes last, so that no half model is read."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        try:
-            with silent_transformers():
-                model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            for path in sorted(Path(partial).iterdir(), key=lambda path: path.name == CONFIG):
-                path.replace(folder / path.name)
-        except OSError as error:
-            raise OutputPathError(f"cannot write the model into {folder}: {error}") from error
+    with (
+        foreign_errors_as(OutputPathError, f"cannot write the model into {folder}"),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial,
+    ):
+        with silent_transformers():
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for path in sorted(Path(partial).iterdir(), key=lambda path: path.name == CONFIG):
+            path.replace(folder / path.name)
 
 
 def check_published(folder: Path) -> None:
