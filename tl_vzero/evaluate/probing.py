@@ -77,7 +77,7 @@ def with_number(layout: TokenizedSet) -> tuple[TokenizedSet, Int[Tensor, "exampl
 
     Raises InputError where none does.
     """
-    numbered = [(laid, LABELS[number]) for laid in layout.examples if (number := laid.example.number) is not None]
+    numbered = [(laid, LABELS[which]) for laid in layout.examples if (which := laid.example.number) is not None]
     if not numbered:
         raise InputError(
             f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a column "
