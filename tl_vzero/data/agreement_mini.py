@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from tl_vzero.data.examples import Example, ExampleSet, Number, number_of
+from tl_vzero.files import from_plain
 
 FULL_STOP = "."
 # Where the ending -s misleads about the sentences' nouns and names; a test holds the rule against the whole lexicon.
@@ -48,10 +49,7 @@ def load_held_out() -> list[AgreementSentence]:
     """
     stored = files("tl_vzero") / "assets" / "agreement-mini" / "held_out.jsonl"
     records = map(json.loads, stored.read_text(encoding="utf-8").splitlines())
-    return [
-        AgreementSentence(**record | {name: tuple(record[name]) for name in ("cues", "attractors")})
-        for record in records
-    ]
+    return [from_plain(AgreementSentence, record) for record in records]
 
 
 def agreement_examples() -> ExampleSet:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from tl_vzero.choices import one_of
@@ -37,16 +36,8 @@ LINKS = frozenset({"of", "about"})
 QUANTIFIER = ("a", "lot", "of")
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateCue:
-    """The cue's words, and the nouns between cue and target that have the other number."""
-
-    cue: tuple[int, ...]
-    attractor: tuple[int, ...] = ()
-
-
-def cue_by_template(paradigm: str, words: Sequence[str], target: int) -> TemplateCue:
-    """The cue of a BLiMP sentence.
+def cue_by_template(paradigm: str, words: Sequence[str], target: int) -> tuple[int, tuple[int, ...]]:
+    """The cue of a BLiMP sentence, and the nouns between cue and target that have the other number.
 
     - ana: the head of the noun phrase at the start of the sentence
     - dna, dnaa: the head of the noun phrase that the determiner begins and the sentence ends with
@@ -56,12 +47,12 @@ def cue_by_template(paradigm: str, words: Sequence[str], target: int) -> Templat
     "a lot of" is a determiner. Raises InputError where the sentence is not of its paradigm's template.
 
     >>> cue_by_template("darn", "The pictures of a lot of hats are old .".split(), 7)
-    TemplateCue(cue=(1,), attractor=(6,))
+    (1, (6,))
     """
-    return _RULES[paradigm](tuple(words), target)
+    return _RULES[paradigm](tuple(words), target), (target - 1,) if paradigm == "darn" else ()
 
 
-def _head_of_first_phrase(words: tuple[str, ...], target: int) -> TemplateCue:
+def _head_of_first_phrase(words: tuple[str, ...], target: int) -> int:
     if not words[target].lower().endswith(("self", "selves")):
         raise InputError(f"the target {words[target]!r} is no reflexive pronoun")
     head = _after_determiner(words)
@@ -70,7 +61,7 @@ def _head_of_first_phrase(words: tuple[str, ...], target: int) -> TemplateCue:
         head += 1
     if head >= target:
         raise InputError("no noun phrase before the target")
-    return TemplateCue((head,))
+    return head
 
 
 def _after_determiner(words: tuple[str, ...]) -> int:
@@ -81,56 +72,51 @@ def _is_quantifier(words: tuple[str, ...], start: int) -> bool:
     return tuple(word.lower() for word in words[start : start + len(QUANTIFIER)]) == QUANTIFIER
 
 
-def _head_of_last_phrase(words: tuple[str, ...], target: int) -> TemplateCue:
+def _head_of_last_phrase(words: tuple[str, ...], target: int) -> int:
     if words[target].lower() not in DEMONSTRATIVES:
         raise InputError(f"the target {words[target]!r} is no demonstrative")
     last = max(index for index, word in enumerate(words) if word.strip(CLOSING_MARKS))
     if last <= target:
         raise InputError("no noun after the target")
-    return TemplateCue((last,))
+    return last
 
 
-def _noun_before_link(words: tuple[str, ...], target: int) -> TemplateCue:
+def _noun_before_link(words: tuple[str, ...], target: int) -> int:
     for index in range(1, target - 1):
         of_quantifier = index >= 2 and _is_quantifier(words, index - 2)
         if words[index].lower() in LINKS and not of_quantifier:
-            return TemplateCue((index - 1,), (target - 1,))
+            return index - 1
     raise InputError(f"no {' or '.join(sorted(LINKS))} with a noun on either side before the target")
 
 
-def _noun_before_target(words: tuple[str, ...], target: int) -> TemplateCue:
+def _noun_before_target(words: tuple[str, ...], target: int) -> int:
     if target <= _after_determiner(words):
         raise InputError("no noun before the target")
-    return TemplateCue((target - 1,))
+    return target - 1
 
 
-_RULES: Mapping[str, Callable[[tuple[str, ...], int], TemplateCue]] = MappingProxyType(
-    {
-        "ana": _head_of_first_phrase,
-        "dna": _head_of_last_phrase,
-        "dnaa": _head_of_last_phrase,
-        "darn": _noun_before_link,
-        "rpsv": _noun_before_target,
-    }
-)
+_RULES: Mapping[str, Callable[[tuple[str, ...], int], int]] = {
+    "ana": _head_of_first_phrase,
+    "dna": _head_of_last_phrase,
+    "dnaa": _head_of_last_phrase,
+    "darn": _noun_before_link,
+    "rpsv": _noun_before_target,
+}
 
 
 # The minimal pairs as published: from a folder of JSONL files, or from the Hugging Face hub.
 
 # The paper's short names, and the names of BLiMP's files and of its configurations on the hub.
-PARADIGM_FILES: Mapping[str, str] = MappingProxyType(
-    {
-        "ana": "anaphor_number_agreement",
-        "dna": "determiner_noun_agreement_2",
-        "dnaa": "determiner_noun_agreement_with_adj_2",
-        "darn": "distractor_agreement_relational_noun",
-        "rpsv": "regular_plural_subject_verb_agreement_1",
-    }
-)
+PARADIGM_FILES: Mapping[str, str] = {
+    "ana": "anaphor_number_agreement",
+    "dna": "determiner_noun_agreement_2",
+    "dnaa": "determiner_noun_agreement_with_adj_2",
+    "darn": "distractor_agreement_relational_noun",
+    "rpsv": "regular_plural_subject_verb_agreement_1",
+}
 PAIRS_PER_PARADIGM = 1000
 HUB_NAME = "nyu-mll/blimp"
-# The published files and the hub's tables name the pair differently.
-_PAIR_COLUMNS = ("pairID", "pair_id")
+_PAIR_COLUMNS = ("pairID", "pair_id")  # of the published files, and of the hub's tables
 _OTHER_WAY = "or give folder=, where BLiMP's JSONL files lie (data/ of github.com/alexwarstadt/blimp)"
 
 
@@ -149,31 +135,24 @@ class MinimalPair:
 
 
 def pairs_in_folder(folder: str | Path, paradigm: str) -> list[MinimalPair]:
-    """Read a paradigm's file, `<name>.jsonl`.
-
-    Raises FileFormatError for a folder or file that is not there, a line that is no JSON or lacks a column, a pair
-    that occurs twice, and a count other than the published 1000.
-    """
+    """Read a paradigm's file, `<name>.jsonl`; raises FileFormatError for what is not as published."""
     where = Path(folder)
     if not where.is_dir():
         raise FileFormatError(f"no folder {where}: expected the folder with BLiMP's JSONL files")
     path = where / f"{PARADIGM_FILES[paradigm]}.jsonl"
     if not path.is_file():
-        raise FileFormatError(
-            f"no file {path.name} in {where}: expected BLiMP's JSONL files as published, for the paradigm {paradigm}"
-        )
+        raise FileFormatError(f"no file {path.name} in {where}: expected one as published for the paradigm {paradigm}")
     records = [(f"{path}, line {line}", record) for line, record in json_rows(path)]
     return _pairs(records, paradigm, str(path))
 
 
 def _pairs(records: Iterable[tuple[str, Mapping[str, Any]]], paradigm: str, source: str) -> list[MinimalPair]:
     pairs = [_pair(record, paradigm, place) for place, record in records]
+    expected = f"expected the published {PAIRS_PER_PARADIGM}; fetch it again"
     if len(pairs) != PAIRS_PER_PARADIGM:
-        raise FileFormatError(
-            f"{source} holds {len(pairs)} pairs: expected the published {PAIRS_PER_PARADIGM}; fetch it again"
-        )
+        raise FileFormatError(f"{source} holds {len(pairs)} pairs: {expected}")
     if len({pair.pair for pair in pairs}) != len(pairs):
-        raise FileFormatError(f"{source} holds a pair number twice: expected the published file; fetch it again")
+        raise FileFormatError(f"{source} holds a pair number twice: {expected}")
     return pairs
 
 
@@ -183,34 +162,24 @@ def _pair(record: Mapping[str, Any], paradigm: str, place: str) -> MinimalPair:
     if missing:
         raise FileFormatError(f"{place} has no column {', '.join(missing)}: expected BLiMP's columns as published")
     if record["UID"] != PARADIGM_FILES[paradigm]:
-        raise FileFormatError(
-            f"{place} is of the paradigm {record['UID']}: expected {PARADIGM_FILES[paradigm]}, as the name says"
-        )
+        raise FileFormatError(f"{place} is of the paradigm {record['UID']}: expected {PARADIGM_FILES[paradigm]}")
     pair, good, bad = record[column], record["sentence_good"], record["sentence_bad"]
     if not isinstance(good, str) or not isinstance(bad, str) or type(pair) not in (str, int):
-        raise FileFormatError(
-            f"{place} has {column}={pair!r}, sentence_good={good!r}, sentence_bad={bad!r}: expected a number and two "
-            "texts, as published"
-        )
+        values = f"{column}={pair!r}, sentence_good={good!r}, sentence_bad={bad!r}"
+        raise FileFormatError(f"{place} has {values}: expected a number and two texts, as published")
     return MinimalPair(paradigm, str(pair), good, bad)
 
 
 def pairs_on_hub(paradigm: str) -> list[MinimalPair]:
-    """Read a paradigm of `nyu-mll/blimp` by `datasets`, from its cache or over the network.
-
-    Raises OfflineError where the hub is not reached and nothing is cached, FileFormatError for another count than the
-    published 1000.
-    """
+    """Read a paradigm of `nyu-mll/blimp` by `datasets`, from its cache or, raising OfflineError, over the network."""
     from datasets import config, load_dataset
 
     name = PARADIGM_FILES[paradigm]
     source = f"{HUB_NAME} ({name})"
     reason = why_no_hub(f"datasets/{HUB_NAME}", "HF_DATASETS_OFFLINE")
     if reason is not None and not (Path(config.HF_DATASETS_CACHE) / HUB_NAME.replace("/", "___") / name).is_dir():
-        raise OfflineError(
-            f"cannot load {source} from the Hugging Face hub: {reason}, and it is not in the local cache; try again "
-            f"with a network, {_OTHER_WAY}"
-        )
+        why = f"{reason}, and it is not in the local cache"
+        raise OfflineError(f"cannot load {source} from the hub: {why}; try again with a network, {_OTHER_WAY}")
     try:
         table = load_dataset(HUB_NAME, name, split="train")
     except OSError as error:
@@ -241,10 +210,8 @@ def read_blimp(
     """
     one_of("writing of can't", cannot, CANNOT)
     names = _short_names(paradigms)
-    pairs = [
-        pair for name in names for pair in (pairs_on_hub(name) if folder is None else pairs_in_folder(folder, name))
-    ]
-    return _examples(pairs, names, cannot)
+    by_name = [pairs_on_hub(name) if folder is None else pairs_in_folder(folder, name) for name in names]
+    return _examples([pair for pairs in by_name for pair in pairs], names, cannot)
 
 
 def _short_names(paradigms: Sequence[str]) -> tuple[str, ...]:
@@ -279,7 +246,7 @@ def _example(pair: MinimalPair, cannot: str) -> Example | Skipped:
         stage = ONE_WORD
         target = _differing_word(good, bad)
         stage = CUE
-        template = cue_by_template(pair.paradigm, good, target)
+        cue, attractor = cue_by_template(pair.paradigm, good, target)
     except InputError as error:
         return Skipped(pair.id, pair.paradigm, stage, str(error))
     return Example(
@@ -289,9 +256,9 @@ def _example(pair: MinimalPair, cannot: str) -> Example | Skipped:
         target=target,
         good=good[target],
         bad=bad[target],
-        cue=template.cue,
+        cue=(cue,),
         cue_source="template",
-        attractor=template.attractor,
+        attractor=attractor,
         pair=pair.pair,
         number=number_of(good[target], bad[target]),
     )

@@ -52,14 +52,6 @@ _IRREGULAR = {"wo": "will", "sha": "shall"}  # what is left without "n't" is no 
 _AMBIGUOUS = {"ai"}  # "ain't" stands for am, is, are, has and have
 
 
-@dataclass(frozen=True, slots=True)
-class SpacedText:
-    """A sentence written out, and where each of its words begins and ends in it, in characters."""
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-
-
 def split_words(text: str) -> tuple[str, ...]:
     """The words of a sentence; closing punctuation is a word of its own.
 
@@ -84,11 +76,11 @@ def _without_closing_marks(chunk: str) -> tuple[str, ...]:
     return (chunk,) if closed is None else (closed[1], closed[2])
 
 
-def write_words(words: Sequence[str]) -> SpacedText:
-    """Words as running text, closing punctuation without a space before it.
+def write_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Words as running text, closing punctuation without a space before it; where each begins and ends, in characters.
 
     >>> write_words(["Dogs", "bark", "."])
-    SpacedText(text='Dogs bark.', spans=((0, 4), (5, 9), (9, 10)))
+    ('Dogs bark.', [(0, 4), (5, 9), (9, 10)])
     """
     text, spans = "", []
     for word in words:
@@ -96,7 +88,7 @@ def write_words(words: Sequence[str]) -> SpacedText:
             text += " "
         spans.append((len(text), len(text) + len(word)))
         text += word
-    return SpacedText(text, tuple(spans))
+    return text, spans
 
 
 def expand_contractions(words: Sequence[str], *, cannot: str = "cannot") -> tuple[str, ...]:
@@ -170,10 +162,8 @@ class Example:
         for name, indices in (("target", (self.target,)), ("cue", self.cue), ("attractor", self.attractor)):
             for index in indices:
                 if not 0 <= index < len(self.words):
-                    raise InputError(
-                        f"{self.id} has {name} {index} outside the sentence {self.text!r}: "
-                        f"expected 0 to {len(self.words) - 1}, counting words"
-                    )
+                    expected = f"expected 0 to {len(self.words) - 1}, counting words"
+                    raise InputError(f"{self.id} has {name} {index} outside the sentence {self.text!r}: {expected}")
         if not self.cue:
             raise InputError(f"{self.id} has no cue: expected the index of at least one word")
         if self.target in (*self.cue, *self.attractor):
@@ -190,7 +180,7 @@ class Example:
 
     def with_target(self, word: str) -> str:
         """The sentence with another word, or a mask token, at the target."""
-        return write_words(self.words_with(word)).text
+        return write_words(self.words_with(word))[0]
 
     def words_with(self, word: str) -> tuple[str, ...]:
         """The words with another one at the target."""
@@ -249,10 +239,6 @@ class FilterReport:
         """A pandas table of what was taken out: id, paradigm, stage, reason."""
         return frame_of(Skipped, self.skipped)
 
-    def after(self, stage: Stage, skipped: Iterable[Skipped]) -> "FilterReport":
-        """The report with one more stage."""
-        return FilterReport((*self.stages, stage), (*self.skipped, *skipped))
-
 
 @dataclass(frozen=True, repr=False)
 class ExampleSet(Sequence[Example]):
@@ -306,17 +292,17 @@ class ExampleSet(Sequence[Example]):
 
     def filtered(self, stage: str, why_not: Callable[[Example], str | None]) -> "ExampleSet":
         """The examples for which `why_not` gives no reason; the others are listed in the report with theirs."""
-        left, skipped = [], []
-        for example in self.examples:
-            reason = why_not(example)
-            if reason is None:
-                left.append(example)
-            else:
-                skipped.append(Skipped(example.id, example.paradigm, stage, reason))
+        reasons = [(one, why_not(one)) for one in self.examples]
+        skipped = [Skipped(one.id, one.paradigm, stage, reason) for one, reason in reasons if reason is not None]
+        return self.after(stage, [one for one, reason in reasons if reason is None], skipped)
+
+    def after(self, stage: str, left: Sequence[Example], skipped: Iterable[Skipped] = ()) -> "ExampleSet":
+        """The examples that a filter left; the report has one more stage."""
         counts = Counter(example.paradigm for example in left)
         # A paradigm of which nothing is left still counts, with 0.
         of_stage = Stage(stage, {paradigm: counts[paradigm] for paradigm in self.report.stages[0].counts})
-        return replace(self, examples=tuple(left), report=self.report.after(of_stage, skipped))
+        report = FilterReport((*self.report.stages, of_stage), (*self.report.skipped, *skipped))
+        return replace(self, examples=tuple(left), report=report)
 
 
 def frame_of(kind: Any, rows: Sequence[Any]) -> "pd.DataFrame":

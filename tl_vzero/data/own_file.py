@@ -9,22 +9,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tl_vzero.choices import one_of
-from tl_vzero.data.examples import (
-    HALVES,
-    CueSource,
-    Example,
-    ExampleSet,
-    Number,
-    number_of,
-    split_words,
-    word_of_chunk,
-)
+from tl_vzero.data.examples import HALVES, Example, ExampleSet, Number, number_of, split_words, word_of_chunk
 from tl_vzero.data.parsed_cues import cues_by_parse
 from tl_vzero.errors import FileFormatError, InputError
 from tl_vzero.files import check_header, parse_row, read_text
 
 MASK = "[MASK]"
 LONGEST_INDEX = 9  # digits; Python reads no integer of thousands of them
+COLUMNS = "sentence target cue good bad attractor paradigm id pair number split".split()
 REQUIRED = {"given": ("sentence", "cue"), "spacy": ("sentence",)}
 
 Row = Mapping[str, Any]
@@ -62,8 +54,7 @@ def read_examples(path: str | Path, *, cues: str = "given") -> ExampleSet:
     _check_columns(source, lines, cues)
     cue_words = [line.cue() for line in lines] if cues == "given" else _parsed(lines)
     examples = ExampleSet.as_read(line.example(cue, cues) for line, cue in zip(lines, cue_words, strict=True))
-    ids = Counter(example.id for example in examples)
-    repeated = [name for name, count in ids.items() if count > 1]
+    repeated = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
     if repeated:
         raise InputError(f"{source} has the id {repeated[0]!r} more than once: expected another for every sentence")
     return examples
@@ -87,10 +78,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
         check_header(path, header, ",")
         for cells in reader:
             if len(cells) > len(header):
-                raise FileFormatError(
-                    f"{path}, line {reader.line_num} has more cells than the header has columns: "
-                    'expected a sentence with commas in "quotes"'
-                )
+                place = f"{path}, line {reader.line_num}"
+                raise FileFormatError(f'{place} has more cells than columns: expected commas of a sentence in "quotes"')
             if cells:
                 yield reader.line_num, dict(zip(header, cells, strict=False))
     except csv.Error as error:
@@ -117,10 +106,8 @@ def _check_columns(path: Path, lines: Sequence["_Line"], cues: str) -> None:
     missing = [name for name in REQUIRED[cues] if name not in present]
     if missing:
         hint = ', or cues="spacy" to have cues found by a dependency parse' if "cue" in missing else ""
-        raise FileFormatError(
-            f"{path} has no column {', '.join(missing)}: expected sentence, target, cue and, if wanted, good, bad, "
-            f"attractor, paradigm, id, pair, number, split{hint}; it has {', '.join(sorted(present)) or 'none'}"
-        )
+        expected = f"expected {', '.join(COLUMNS)}{hint}; it has {', '.join(sorted(present)) or 'none'}"
+        raise FileFormatError(f"{path} has no column {', '.join(missing)}: {expected}")
 
 
 def _parsed(lines: Sequence["_Line"]) -> list[tuple[int, ...]]:
@@ -164,9 +151,8 @@ class _Line:
             raise self.error(f"{len(masks)} words are {MASK}: expected one target")
         targets = masks or self._indices("target")
         if len(targets) != 1:
-            raise self.error(
-                f"the target is {self.row.get('target')!r}: expected one word or index, or {MASK} in the sentence"
-            )
+            target = self.row.get("target")
+            raise self.error(f"the target is {target!r}: expected one word or index, or {MASK} in the sentence")
         return targets[0]
 
     @property
@@ -176,9 +162,7 @@ class _Line:
         if good is None:
             raise self.error(f"no good form, and the sentence has {MASK}: expected the right form in the column good")
         if in_sentence not in (MASK, good):
-            raise self.error(
-                f"good is {good!r}, and the sentence has {in_sentence!r} at its target: expected one of them"
-            )
+            raise self.error(f"good is {good!r}, and the sentence has {in_sentence!r} at its target: expected one")
         return self._text("good", good)
 
     def cue(self) -> tuple[int, ...]:
@@ -188,7 +172,6 @@ class _Line:
         return cue
 
     def example(self, cue: tuple[int, ...], cues: str) -> Example:
-        source: CueSource = "spacy" if cues == "spacy" else "given"
         row, name = self.row, f"{self.path.stem}-{self.line}"
         bad = self._text("bad", row["bad"]) if "bad" in row else None
         words, target, good, attractor = self.good_words, self.target, self.good, self._indices("attractor")
@@ -201,7 +184,7 @@ class _Line:
                 good=good,
                 bad=bad,
                 cue=cue,
-                cue_source=source,
+                cue_source="spacy" if cues == "spacy" else "given",
                 attractor=attractor,
                 pair=self._text("pair", row.get("pair", row.get("id", name))),
                 number=self._one_of("number", get_args(Number)) or number_of(good, bad),
@@ -233,13 +216,11 @@ class _Line:
         chunks = word_of_chunk(self.sentence)
         if isinstance(part, int) or (part.isdecimal() and len(part) <= LONGEST_INDEX):
             if not 0 <= int(part) < len(chunks):
-                raise self.error(
-                    f"{column} {part} is outside the sentence {self.sentence!r}: expected 0 to {len(chunks) - 1}"
-                )
+                where = f"outside the sentence {self.sentence!r}"
+                raise self.error(f"{column} {part} is {where}: expected 0 to {len(chunks) - 1}")
             return chunks[int(part)]
-        if self.words.count(part) != 1:
-            raise self.error(
-                f"the {column} {part!r} occurs {self.words.count(part)} times in the sentence {self.sentence!r}: "
-                "expected a word that occurs once, or an index"
-            )
+        count = self.words.count(part)
+        if count != 1:
+            how_often = f"occurs {count} times in the sentence {self.sentence!r}"
+            raise self.error(f"the {column} {part!r} {how_often}: expected a word that occurs once, or an index")
         return self.words.index(part)

@@ -1,7 +1,7 @@
 """Cues by spaCy's dependency parse: for free text, and to check the cues that a rule or a user gives."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tl_vzero.data.examples import ALL, Example, ExampleSet, frame_of
@@ -37,10 +37,7 @@ def cues_by_parse(sentences: Sequence[Sequence[str]], targets: Sequence[int]) ->
 
 
 def with_parsed_cues(examples: ExampleSet) -> ExampleSet:
-    """The same examples, each with the cue that the parse finds as `parsed_cue`; `cue` stays.
-
-    Raises DependencyError without an English parser.
-    """
+    """The same examples with the parse's cue as `parsed_cue`; raises DependencyError without an English parser."""
     cues = cues_by_parse([example.words for example in examples], [example.target for example in examples])
     parsed = tuple(replace(example, parsed_cue=cue) for example, cue in zip(examples, cues, strict=True))
     return replace(examples, examples=parsed)
@@ -50,12 +47,8 @@ def _cue(token: Any) -> tuple[int, ...]:
     if token.dep_ == "det":
         return (token.head.i,)
     if token.lower_.endswith(("self", "selves")):
-        return _nearest_subject(token)
+        return next((subjects for ancestor in token.ancestors if (subjects := _subjects_of(ancestor))), ())
     return _subjects_of_group(token)
-
-
-def _nearest_subject(token: Any) -> tuple[int, ...]:
-    return next((subjects for ancestor in token.ancestors if (subjects := _subjects_of(ancestor))), ())
 
 
 def _subjects_of_group(verb: Any) -> tuple[int, ...]:
@@ -104,10 +97,6 @@ class CueCheck:
         """A pandas table of the examples in which rule and parse differ."""
         return frame_of(Disagreement, self.disagreements)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain types."""
-        return {name: [asdict(entry) for entry in getattr(self, name)] for name in ("counts", "disagreements")}
-
 
 def check_cues(examples: ExampleSet) -> CueCheck:
     """Parse each example and compare the parse's cue with the example's, which stays the one that is evaluated.
@@ -126,18 +115,12 @@ def compare_cues(examples: ExampleSet) -> CueCheck:
     """How often the parse of the examples that were parsed gives the same cue, and where it does not."""
     parsed = [example for example in examples if example.parsed_cue is not None]
     by_paradigm = {name: [example for example in parsed if example.paradigm == name] for name in examples.counts()}
-    return CueCheck(
-        tuple(_count(name, part) for name, part in (by_paradigm | {ALL: parsed}).items()),
-        tuple(
-            _disagreement(example, cue)
-            for example in parsed
-            if (cue := example.parsed_cue) is not None and cue != example.cue
-        ),
-    )
+    counts = tuple(_count(name, part) for name, part in (by_paradigm | {ALL: parsed}).items())
+    return CueCheck(counts, tuple(_disagreement(example) for example in parsed if example.parsed_cue != example.cue))
 
 
-def _disagreement(example: Example, parsed_cue: tuple[int, ...]) -> Disagreement:
-    rule, parse = (" ".join(example.words[index] for index in cue) for cue in (example.cue, parsed_cue))
+def _disagreement(example: Example) -> Disagreement:
+    rule, parse = (" ".join(example.words[index] for index in cue or ()) for cue in (example.cue, example.parsed_cue))
     return Disagreement(example.id, example.paradigm, example.text, rule, parse)
 
 

@@ -29,8 +29,6 @@ class Pieces:
     tokens: tuple[str, ...]
     word_ids: tuple[int | None, ...]
     target: int
-    cue: tuple[int, ...]
-    attractor: tuple[int, ...]
     good_id: int
     bad_id: int | None
 
@@ -39,13 +37,18 @@ class Pieces:
         """Which positions hold special tokens; the mask stands for a word and is none of them."""
         return tuple(word is None for word in self.word_ids)
 
+    def positions(self, words: Sequence[int], which: WhichPieces) -> tuple[int, ...]:
+        """The first piece of each of some words (the paper), or all of them; words that are not there have none."""
+        one_of("choice of pieces", which, WHICH_PIECES)
+        by_word = [[position for position, owner in enumerate(self.word_ids) if owner == word] for word in words]
+        return tuple(position for pieces in by_word for position in (pieces[:1] if which == "first" else pieces))
 
-def pieces_of(example: Example, tokenizer: Any, *, which: str = "first") -> Pieces:
+
+def pieces_of(example: Example, tokenizer: Any) -> Pieces:
     """Lay an example onto a tokenizer, its special tokens around it, the target replaced by its mask token.
 
-    `which` says whether cue and attractor are the first piece of each of their words (the paper) or all pieces.
     Raises InputError for a tokenizer that gives no character offsets or has no mask token, a target that is not one
-    known token, and a cue that the tokenizer drops.
+    known token, and a cue or an attractor that the tokenizer drops.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
@@ -53,29 +56,21 @@ def pieces_of(example: Example, tokenizer: Any, *, which: str = "first") -> Piec
     >>> pieces = pieces_of(agreement_examples()[2], tokenizer)
     >>> pieces.tokens
     ('[CLS]', 'her', 'professor', '[MASK]', 'praising', 'the', 'polite', 'lawyer', '.', '[SEP]')
-    >>> pieces.target, pieces.cue
-    (3, (2,))
+    >>> pieces.target, pieces.positions([1, 2], "first")
+    (3, (2, 3))
     """
-    one_of("choice of pieces", which, WHICH_PIECES)
     _check_tokenizer(tokenizer)
     good_id = _single_id(example, example.good, tokenizer)
     bad_id = None if example.bad is None else _single_id(example, example.bad, tokenizer)
-    ids, word_ids = _tokenised(example.words_with(tokenizer.mask_token), tokenizer)
+    ids, word_ids = tokenize_words(example.words_with(tokenizer.mask_token), tokenizer)
     masks = [position for position, token_id in enumerate(ids) if token_id == tokenizer.mask_token_id]
     if len(masks) != 1:
-        raise InputError(
-            f"{example.id} has {len(masks)} mask tokens: expected one, at its target; rewrite the sentence"
-        )
-    return Pieces(
-        ids=torch.tensor(ids),
-        tokens=tuple(str(token) for token in tokenizer.convert_ids_to_tokens(ids)),
-        word_ids=word_ids,
-        target=masks[0],
-        cue=_positions(example, "cue", example.cue, word_ids, which),
-        attractor=_positions(example, "attractor", example.attractor, word_ids, which),
-        good_id=good_id,
-        bad_id=bad_id,
-    )
+        raise InputError(f"{example.id} has {len(masks)} mask tokens: expected one, at its target")
+    dropped = [example.words[word] for word in (*example.cue, *example.attractor) if word not in word_ids]
+    if dropped:
+        raise InputError(f"{example.id}: the tokenizer drops the cue or attractor {dropped[0]!r}; expected a token")
+    tokens = tuple(str(token) for token in tokenizer.convert_ids_to_tokens(ids))
+    return Pieces(torch.tensor(ids), tokens, word_ids, masks[0], good_id, bad_id)
 
 
 def keep_one_piece_targets(examples: ExampleSet, tokenizer: Any) -> ExampleSet:
@@ -101,12 +96,17 @@ def keep_one_piece_targets(examples: ExampleSet, tokenizer: Any) -> ExampleSet:
     return usable
 
 
-def _check_tokenizer(tokenizer: Any) -> None:
+def check_fast(tokenizer: Any) -> None:
+    """Raise InputError for a tokenizer that gives no character offsets."""
     if not getattr(tokenizer, "is_fast", False):
+        what = type(tokenizer).__name__
         raise InputError(
-            f"the tokenizer is {type(tokenizer).__name__}, without character offsets: expected a fast tokenizer, as "
-            "AutoTokenizer gives"
+            f"the tokenizer is {what}, without character offsets: expected a fast one, as of AutoTokenizer"
         )
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    check_fast(tokenizer)
     if tokenizer.mask_token is None:
         raise InputError(
             "the tokenizer has no mask token: expected one of a masked language model; for a causal model, take the "
@@ -128,37 +128,22 @@ def _single_id(example: Example, form: str, tokenizer: Any) -> int:
 
 def _one_piece(example: Example, form: str, tokenizer: Any) -> int | str:
     """The id of a form in its place, or why it has none: a tokenizer may cut it otherwise at the start of a text."""
-    ids, word_ids = _tokenised(example.words_with(form), tokenizer)
+    ids, word_ids = tokenize_words(example.words_with(form), tokenizer)
     pieces = [token_id for token_id, word in zip(ids, word_ids, strict=True) if word == example.target]
     if len(pieces) != 1:
         return f"{form!r} is {len(pieces)} tokens: {' '.join(tokenizer.convert_ids_to_tokens(pieces))}"
     return f"{form!r} is not in the vocabulary" if pieces[0] == tokenizer.unk_token_id else pieces[0]
 
 
-def _tokenised(words: Sequence[str], tokenizer: Any) -> tuple[list[int], tuple[int | None, ...]]:
-    written = write_words(words)
-    encoding = tokenizer(written.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-    # Only what the tokenizer puts around the sentence: [MASK] within it counts as a word.
+def tokenize_words(words: Sequence[str], tokenizer: Any) -> tuple[list[int], tuple[int | None, ...]]:
+    """The ids of a sentence, and the word of each; None for what the tokenizer puts around the sentence."""
+    text, spans = write_words(words)
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    # [MASK] within the sentence counts as a word. A piece's word is the first that ends after the piece begins: a piece
+    # may be, or begin with, the space before its word.
     around = encoding["special_tokens_mask"]
     word_ids = tuple(
-        None if special else _word_at(begin, written.spans)
+        None if special else next((index for index, (_, end) in enumerate(spans) if end > begin), None)
         for (begin, _), special in zip(encoding["offset_mapping"], around, strict=True)
     )
     return list(encoding["input_ids"]), word_ids
-
-
-def _word_at(begin: int, spans: Sequence[tuple[int, int]]) -> int | None:
-    """The first word that ends after a piece begins: a piece may be, or begin with, the space before its word."""
-    return next((index for index, (_, end) in enumerate(spans) if end > begin), None)
-
-
-def _positions(
-    example: Example, name: str, words: Sequence[int], word_ids: Sequence[int | None], which: str
-) -> tuple[int, ...]:
-    positions: list[int] = []
-    for word in words:
-        pieces = [position for position, owner in enumerate(word_ids) if owner == word]
-        if not pieces:
-            raise InputError(f"{example.id}: the tokenizer drops the {name} {example.words[word]!r}; expected a token")
-        positions += pieces[:1] if which == "first" else pieces
-    return tuple(positions)

@@ -5,8 +5,8 @@
 3. Logits are computed at the target only, where the model allows it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal, get_args
 
@@ -56,10 +56,6 @@ class Conventions:
         for name, choices in (("replacement", Replacement), ("change", Change), ("over", Over)):
             one_of(name, getattr(self, name), get_args(choices))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The choices as plain JSON types."""
-        return asdict(self)
-
     def positions(self, sentence: TokenizedExample) -> tuple[int, ...]:
         """The positions of an example that are blanked."""
         special, target = sentence.encoding.special, sentence.target_position
@@ -82,17 +78,20 @@ def probabilities(
     conventions: Conventions,
     advance: Any = lambda copies: None,
 ) -> list[Float[Tensor, "_"]]:
-    """p(right form) at the target in float64: for each example one value per set of blanked positions.
-
-    Raises InputError where the tokenizer lacks the token that replaces.
-    """
+    """p(right form) at the target in float64: for each example one value per set of blanked positions."""
     token_id = replacing_token(model, conventions.replacement)
     copies = [[_copy(sentence, blank, token_id, conventions) for blank in blanks] for sentence, blanks in blanked]
     p_good: dict[_Copy, float] = {}
     with quiet(model):
         logits = TargetLogits(model)
+
+        def size_of(alike: Sequence[_Copy]) -> int:
+            sample = torch.tensor([alike[0].ids], device=device_of(model))
+            unembedded = logits.positions_unembedded(sample) * vocabulary_size(model)
+            return min(TOKENS_PER_BATCH // sample.shape[1], LOGITS_PER_BATCH // unembedded)
+
         different = dict.fromkeys(copy for of_example in copies for copy in of_example)
-        for batch in _batches(different, model, logits):
+        for batch in same_length_batches(different, lambda copy: len(copy.ids), size_of):
             ids = torch.tensor([copy.ids for copy in batch], device=device_of(model))
             read = torch.tensor([copy.read for copy in batch], device=ids.device)
             p_good |= zip(batch, _probabilities(logits.at(ids, read).to(wide_dtype(ids.device)), batch), strict=True)
@@ -119,22 +118,11 @@ def _copy(sentence: TokenizedExample, blank: Blank, token_id: int | None, conven
     if token_id is not None:
         ids = [token_id if position in blank else original for position, original in enumerate(ids)]
     else:
-        remaining = [position for position in range(len(ids)) if position not in blank]
+        remaining = sorted({*range(len(ids))} - blank)
         ids = [ids[position] for position in remaining]
         # Of a causal input the target is the next token: what is read is the last position that is left.
         read = remaining.index(read) if read in remaining else len(remaining) - 1
     return _Copy(tuple(ids), read, encoding.good_id, encoding.bad_id if conventions.over == "forms" else None)
-
-
-def _batches(copies: Iterable[_Copy], model: nn.Module, logits: TargetLogits) -> Iterator[list[_Copy]]:
-    """Copies of one length, as many as may share a run."""
-
-    def size_of(alike: Sequence[_Copy]) -> int:
-        sample = torch.tensor([alike[0].ids], device=device_of(model))
-        unembedded = logits.positions_unembedded(sample) * vocabulary_size(model)
-        return min(TOKENS_PER_BATCH // sample.shape[1], LOGITS_PER_BATCH // unembedded)
-
-    return same_length_batches(copies, lambda copy: len(copy.ids), size_of)
 
 
 def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Copy]) -> list[float]:
@@ -185,10 +173,11 @@ def check_fractions(fractions: Any) -> None:
     if isinstance(fractions, str) or not isinstance(fractions, Sequence):
         raise InputTypeError(f"fractions is {type(fractions).__name__}: expected a list such as [0.1, 0.5], or ()")
     for fraction in fractions:
+        expected = f"fractions hold {fraction!r}: expected numbers above 0, up to 1, such as 0.1 for 10 %"
         if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-            raise InputTypeError(f"fractions hold {fraction!r}: expected numbers above 0, up to 1")
+            raise InputTypeError(expected)
         if not 0 < fraction <= 1:
-            raise InputError(f"fractions hold {fraction}: expected numbers above 0, up to 1, such as 0.1 for 10 %")
+            raise InputError(expected)
 
 
 def blanks_of(row: Array, positions: Sequence[int], fractions: Sequence[float]) -> list[Blank]:

@@ -35,10 +35,8 @@ def randomised_copy(model: nn.Module, seed: int = 0) -> nn.Module:
     integer("seed", seed)
     hf_model: Any = hf_model_of(model)
     if hf_model is None:
-        raise ModelError(
-            f"{type(model).__name__} holds no Hugging Face model, whose configuration says how weights begin: expected "
-            "a model of load_model or another TransformerBridge"
-        )
+        expected = "expected a model of load_model or another TransformerBridge, whose configuration says how it begins"
+        raise ModelError(f"{type(model).__name__} holds no Hugging Face model: {expected}")
     facts, first = facts_of(model), next(hf_model.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

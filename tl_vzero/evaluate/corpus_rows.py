@@ -16,7 +16,7 @@ from tl_vzero.corpus import Corpus
 from tl_vzero.corpus.read import Stored
 from tl_vzero.corpus.write import tokenizer_hash
 from tl_vzero.errors import InputError, ModelError, unknown_name
-from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, row_of
+from tl_vzero.evaluate.rows import TargetRows, check_all_layers, random_rows, row_of, with_settings
 from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet
 from tl_vzero.models.contracts import check_contracts, provenance
 from tl_vzero.models.facts import facts_of
@@ -69,32 +69,18 @@ def corpus_rows(
         raise InputError(f"options={options!r} given with a corpus: it has the options that it was made with")
     second = (corpus.manifest.get("input") or {}).get("second_text_column")
     if second is not None:
-        raise InputError(
-            f"{corpus.folder} holds pairs, with their second text in {second!r}, and examples are one sentence each: "
-            "leave the corpus out, or give one of single sentences"
-        )
+        advice = "leave the corpus out, or give one of single sentences"
+        raise InputError(f"{corpus.folder} holds pairs, with their second text in {second!r}: {advice}")
     _check_model(corpus, model)
     names, left_out = _methods(corpus, methods)
     check_all_layers(layers, rolled_out)
     read_layers = _layers(corpus, layers, names if rolled_out else (), check_contracts(model).n_layers)
     rows = _read(corpus, tokenized, names, read_layers, normalized, rolled_out, progress)
     manifest, written = corpus.manifest, corpus.manifest["options"]["methods"]
-    return TargetRows(
-        examples=tokenized.examples,
-        layers=read_layers,
-        rows=rows,
-        left_out=left_out,
-        skipped=tokenized.skipped,
-        settings={
-            **provenance(model),
-            "protocol": tokenized.protocol,
-            "normalized": normalized,
-            "rolled_out": rolled_out,
-            "logit": "good",
-            "options": {name: options for name, options in written.items() if options and name in names},
-            "corpus": {"input": manifest.get("input"), "rows": corpus.rows, "versions": manifest["versions"]},
-        },
-    )
+    of_methods = {name: options for name, options in written.items() if options and name in names}
+    how = {"normalized": normalized, "rolled_out": rolled_out, "logit": "good", "options": of_methods}
+    about = {"input": manifest.get("input"), "rows": corpus.rows, "versions": manifest["versions"]}
+    return with_settings(model, tokenized, read_layers, rows, left_out, {**how, "corpus": about})
 
 
 def _check_model(corpus: Corpus, model: nn.Module) -> None:
@@ -124,10 +110,8 @@ def _methods(corpus: Corpus, methods: Sequence[str] | None) -> tuple[list[str], 
         if name not in METHODS and name not in corpus.methods:
             raise unknown_name("method", name, METHODS)
         if name not in (*corpus.methods, "random"):
-            raise InputError(
-                f"{corpus.folder} does not hold the method {name!r}: expected some of {held}; or write a corpus with "
-                "it in another folder"
-            )
+            expected = f"expected some of {held}; or write a corpus with it in another folder"
+            raise InputError(f"{corpus.folder} does not hold the method {name!r}: {expected}")
         if name in of_target:
             raise InputError(f"{name}: {OTHER_LOGIT}")
     return list(dict.fromkeys(methods)), {}
@@ -151,10 +135,8 @@ def _layers(
     wanted = chosen("layers", layers, n_layers, "the model has") or corpus.layers
     missing = [layer for layer in wanted if layer not in corpus.layers]
     if missing:
-        raise InputError(
-            f"{corpus.folder} holds the layers {list(corpus.layers)}, and not {missing}: leave the corpus out, or "
-            "write one of all layers"
-        )
+        layers_there = f"{corpus.folder} holds the layers {list(corpus.layers)}"
+        raise InputError(f"{layers_there}, and not {missing}: leave the corpus out, or write one of all layers")
     return wanted
 
 
@@ -184,10 +166,7 @@ def _read(
 
 
 def _places(corpus: Corpus, examples: Sequence[TokenizedExample]) -> list[tuple[Stored, list[int]]]:
-    """Where each example is in the corpus, with the indices of the examples that are there.
-
-    Raises InputError, with counts, where some are not.
-    """
+    """Where the examples are in the corpus, with their indices; raises InputError, with counts, where some are not."""
     if corpus.rows == "summary":
         raise InputError(f"{corpus.folder} holds summaries, and no maps: write a corpus with rows='all' or 'target'")
     of_target = corpus.rows == "target"

@@ -150,13 +150,9 @@ def _check_left_out(without: Any) -> None:
 def _question(
     sentence: TokenizedExample, which: WhichPieces, without: Sequence[LeftOut], seed: Sequence[int]
 ) -> _Question:
-    special = sentence.encoding.special
-    sources = tuple(
-        position
-        for position in range(len(sentence))
-        if not ("special" in without and special[position])
-        and not ("target" in without and position == sentence.target_position)
-    )
+    leaves_special, target = "special" in without, sentence.target_position if "target" in without else None
+    is_special = sentence.encoding.special
+    sources = tuple(i for i in range(len(sentence)) if i != target and not (leaves_special and is_special[i]))
     cue = sentence.cue(which)
     shuffled = _shuffled(sentence, cue, seed)
     return _Question(sources, tuple(map(sources.index, cue)), shuffled and tuple(map(sources.index, shuffled)))
@@ -166,11 +162,8 @@ def _shuffled(sentence: TokenizedExample, cue: Sequence[int], seed: Sequence[int
     """As many other positions as the cue has, of words that are neither cue nor target; None if there are too few."""
     word_ids = sentence.encoding.word_ids
     cue_words = {None, *(word_ids[position] for position in cue)}
-    others = [
-        position
-        for position, word in enumerate(word_ids)
-        if word not in cue_words and position != sentence.target_position
-    ]
+    target = sentence.target_position
+    others = [position for position, word in enumerate(word_ids) if word not in cue_words and position != target]
     if len(others) < len(cue):
         return None
     return tuple(np.random.default_rng(seed).choice(others, len(cue), replace=False).tolist())
@@ -185,12 +178,10 @@ def _measured(rows: Sequence[Tensor], questions: Sequence[_Question]) -> Array:
             total = scores.sum(axis=1, keepdims=True)
             scores = np.divide(scores, total, out=np.zeros_like(scores), where=total != 0)
         undefined = np.full((len(MEASURES), len(scores)), np.nan)
-        measured.append([undefined if cue is None else _both(scores, cue) for cue in (question.cue, question.shuffled)])
-    return np.array(measured)
-
-
-def _both(rows: Array, cue: Sequence[int]) -> Array:
-    return np.stack([rows[:, list(cue)].sum(axis=1), average_precision(rows, cue)])
+        for cue in (question.cue, question.shuffled):
+            both = undefined if cue is None else [scores[:, list(cue)].sum(axis=1), average_precision(scores, cue)]
+            measured.append(both)
+    return np.array(measured).reshape(len(rows), 2, len(MEASURES), -1)
 
 
 def average_precision(rows: Float[np.ndarray, "layer src"], cue: Sequence[int]) -> Float[np.ndarray, "layer"]:

@@ -13,7 +13,7 @@ Source: Abnar & Zuidema 2020 (blank-out); DeYoung et al. 2020, "ERASER", section
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -148,7 +148,7 @@ def faithfulness(
         skipped=tokenized.skipped,
         settings={
             **ranked.settings,
-            "conventions": conventions.to_dict(),
+            "conventions": asdict(conventions),
             "layer": layer,
             "rolled_out": rolled_out,
             "fractions": list(fractions),
@@ -183,13 +183,12 @@ def _ranked_rows(
     rolled_out: bool,
     progress: bool,
 ) -> _RankedRows:
-    """The target's row of each method at a layer, rolled out to it or by itself; read from a corpus if there is one.
-
-    A method that gives the target's row only has no rollout: it is read at the first block's output, the nearest to
-    the tokens. Raises what `target_rows` or `corpus_rows` raises, and InputError or InputTypeError for a layer that is
-    not there.
-    """
-    layer = _layer_index(layer, check_contracts(model).n_layers)
+    """The target's row of each method at a layer, rolled out to it or by itself, or at the first block."""
+    n_layers = check_contracts(model).n_layers
+    layer = integer("layer", layer, f"a number from 0 to {n_layers - 1}, or -1")
+    if not -n_layers <= layer < n_layers:
+        raise InputError(f"layer is {layer}: expected 0 to {n_layers - 1}, or -{n_layers} to -1 from the end")
+    layer %= n_layers
     source: Callable[..., TargetRows] = target_rows if corpus is None else partial(corpus_rows, corpus)
     compute = partial(source, model, tokenized, progress=progress)
     options = options or {}
@@ -199,8 +198,7 @@ def _ranked_rows(
     left_out: dict[str, str] = {}
     if others is None or others or not unrolled:
         of_others = {name: values for name, values in options.items() if name not in unrolled}
-        layers = None if rolled_out else [layer]
-        rows = compute(others, options=of_others, layers=layers, rolled_out=rolled_out)
+        rows = compute(others, options=of_others, layers=None if rolled_out else [layer], rolled_out=rolled_out)
         left_out |= rows.left_out
         parts.append((rows, layer if rolled_out else 0, rolled_out))
     for name in unrolled:
@@ -217,16 +215,10 @@ def _ranked_rows(
         if name in part_of:
             rows, index, _ = part_of[name]
             read[name] = tuple(row[index].numpy() for row in rows.rows[name])
-    return _RankedRows(
-        examples=tokenized.examples,
-        rows=read,
-        places={name: (rows.layers[index], rolled) for name, (rows, index, rolled) in part_of.items()},
-        left_out={name: reason for name, reason in left_out.items() if name not in part_of},
-        settings={
-            **parts[0][0].settings,
-            "options": {name: values for rows, *_ in parts for name, values in rows.settings["options"].items()},
-        },
-    )
+    places = {name: (rows.layers[index], rolled) for name, (rows, index, rolled) in part_of.items()}
+    left_out = {name: reason for name, reason in left_out.items() if name not in part_of}
+    of_all = {name: values for rows, *_ in parts for name, values in rows.settings["options"].items()}
+    return _RankedRows(tokenized.examples, read, places, left_out, {**parts[0][0].settings, "options": of_all})
 
 
 def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
@@ -235,20 +227,12 @@ def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[st
     return [name for name in wanted if name in METHODS and "target" in METHODS[name].needs]
 
 
-def _layer_index(layer: Any, n_layers: int) -> int:
-    index = integer("layer", layer, f"a number from 0 to {n_layers - 1}, or -1")
-    if not -n_layers <= index < n_layers:
-        raise InputError(f"layer is {layer}: expected 0 to {n_layers - 1}, or -{n_layers} to -1 from the end")
-    return index % n_layers
-
-
 def _measured(
     model: nn.Module, ranked: _RankedRows, conventions: Conventions, fractions: Sequence[float], progress: bool
 ) -> tuple[Array, list[Array], dict[str, Array]]:
     """p(right form) of whole examples; with each token blanked; and how much each ranking's sets take from it.
 
-    The last is `[example, kind, fraction]` by method, NaN for an example without a ranking. All are run together, so
-    that equal sentences of several methods are run once.
+    The last is `[example, kind, fraction]` by method, NaN without a ranking. Equal sentences of methods are run once.
     """
     positions = [conventions.positions(sentence) for sentence in ranked.examples]
     wanted = []
@@ -273,11 +257,7 @@ def _measured(
 
 
 def _correlations(
-    ranked: _RankedRows,
-    conventions: Conventions,
-    drops: Sequence[Array],
-    figures: Published | None,
-    interval: Interval,
+    ranked: _RankedRows, conventions: Conventions, drops: Sequence[Array], figures: Published | None, interval: Interval
 ) -> Iterator[BlankOut]:
     # [example, method]
     rho = np.full((len(drops), len(ranked.rows)), nan)

@@ -118,8 +118,7 @@ def _leads(alignment: CueAlignment, measure: Measure) -> Finding:
 
 
 def _chance(cell: Alignment) -> Estimate:
-    """Chance as an estimate without a spread."""
-    return Estimate(cell.chance, cell.chance, cell.chance, cell.aligned.n)
+    return Estimate(cell.chance, cell.chance, cell.chance, cell.aligned.n)  # without a spread
 
 
 def _against_chance(alignment: CueAlignment) -> Iterator[Finding]:
@@ -247,23 +246,20 @@ def _more_on(mass: Mass | None, method: str, place: Place, other: Place, claim: 
 def _learned(reproduction: Reproduction) -> Finding:
     claim = "With random weights, Value Zeroing lies on the cue less than after training"
     control = reproduction.controls.random_alignment
-    if control is None:
-        missing = reproduction.missing.get("random-scores", "not computed")
-        return Finding(claim, "not measured", missing, control=True)
-    trained, untrained = (_by_method(side).get("value_zeroing", {}) for side in (reproduction.alignment, control))
+    trained = _by_method(reproduction.alignment).get("value_zeroing", {})
+    untrained = {} if control is None else _by_method(control).get("value_zeroing", {})
     pairs = [(trained[layer].aligned, untrained[layer].aligned) for layer in trained if layer in untrained]
     evidence = "dot product: interval above that of random weights in {above} of {n} layers, below in {below}"
-    return _over_layers(claim, pairs, evidence, evidence.format(above=0, below=0, n=0), control=True)
+    return _over_layers(claim, pairs, evidence, reproduction.missing.get("random-scores", "not computed"), control=True)
 
 
 def _encoded(reproduction: Reproduction) -> Finding:
     claim = "With random weights, the last block's compression is lower than after training"
-    results = reproduction.probing, reproduction.controls.random_probing
-    if results[0] is None or results[1] is None:
-        missing = reproduction.missing
+    probing, control, missing = reproduction.probing, reproduction.controls.random_probing, reproduction.missing
+    if probing is None or control is None:
         reason = missing.get("random-probing", missing.get("probing", "not computed"))
         return Finding(claim, "not measured", reason, control=True)
-    trained, untrained = _compression(results[0], -1), _compression(results[1], -1)
+    trained, untrained = _compression(probing, -1), _compression(control, -1)
     evidence = f"{_shown(trained, 2)} trained, {_shown(untrained, 2)} with random weights"
     return Finding(claim, _verdict(_above(trained, untrained), _above(untrained, trained)), evidence, control=True)
 

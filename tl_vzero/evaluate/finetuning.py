@@ -25,8 +25,10 @@ from tqdm.auto import tqdm
 from tl_vzero.choices import at_least_one, integer, one_of
 from tl_vzero.clean import device_of
 from tl_vzero.data.examples import HALVES, Example, Half
+from tl_vzero.distance import relative_difference
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate import store
+from tl_vzero.evaluate.results import frame_of
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
 from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.evaluate.store import Epoch, State
@@ -36,7 +38,7 @@ from tl_vzero.models.changes import hash_of_tensors
 from tl_vzero.models.contracts import PROBE_LENGTH, check_contracts
 from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.load import load_model
-from tl_vzero.models.run import quiet, run_logits
+from tl_vzero.models.run import quiet, remembering_hooks, run_logits
 from tl_vzero.models.sites import hf_model_of, kind_of
 from tl_vzero.statistics import Estimate, bootstrap_mean
 from tl_vzero.targets import check_trained_head
@@ -73,10 +75,8 @@ def trainable_copy(model: nn.Module, *, seed: int = 0) -> Trainable:
 
     The copy has its own weights, in float64 or else float32, and the model is left as it was. A fresh head is tied to
     the embeddings. Its square matrix starts as the identity, so that the head first compares the representation
-    itself with the embeddings; only a matrix of another shape is drawn, by `seed`.
-
-    Raises InputTypeError for what is no TransformerLens model, ModelError for one that is not masked, has no Hugging
-    Face weights inside, or computes something else than those (hooks of the user's, processed weights).
+    itself with the embeddings; only a matrix of another shape is drawn, by `seed`. Raises ModelError for a model that
+    is not masked, has no Hugging Face weights inside, or computes something else than those.
     """
     inside = _masked_model_in(model)
     # Its constructor draws random weights, and the user's own draws must not change by that.
@@ -85,13 +85,10 @@ def trainable_copy(model: nn.Module, *, seed: int = 0) -> Trainable:
     first = next(inside.parameters())
     copied.to(device=first.device, dtype=first.dtype)
     weights = {name.replace(_WRAPPED, ""): tensor for name, tensor in inside.state_dict().items()}
-    missing = sorted(set(copied.state_dict()) - set(weights))
+    missing = copied.load_state_dict(weights, strict=False).missing_keys
     if missing:
-        raise ModelError(
-            f"the Hugging Face model inside {facts_of(model).name} has no {missing[0]}: expected the weights of a "
-            f"{type(inside).__name__}, as tl_vzero.load_model gives"
-        )
-    copied.load_state_dict({name: weights[name] for name in copied.state_dict()})
+        name = facts_of(model).name
+        raise ModelError(f"the {type(inside).__name__} inside {name} has no {missing[0]}: expected all of its weights")
     copied.tie_weights()
     _check_same(model, copied.eval())
     copied.to(torch.float64 if first.dtype == torch.float64 else torch.float32).requires_grad_(True)
@@ -103,20 +100,16 @@ def _masked_model_in(model: nn.Module) -> Any:
     from transformers import PreTrainedModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-    inside = hf_model_of(model)
-    name = facts_of(model).name
+    inside, name = hf_model_of(model), facts_of(model).name
     if not isinstance(inside, PreTrainedModel):
         raise ModelError(
-            f"{name} ({kind_of(model)}) holds no Hugging Face model to fine-tune: expected what tl_vzero.load_model "
-            "gives for a name, a folder or a Hugging Face model"
+            f"{name} ({kind_of(model)}) holds no Hugging Face model to fine-tune: expected one of tl_vzero.load_model"
         )
     masked: Any = MODEL_FOR_MASKED_LM_MAPPING
-    config = type(inside.config)
-    if config not in masked or not isinstance(inside, masked[config]):
+    if not isinstance(inside, masked.get(type(inside.config), ())):
         raise ModelError(
-            f"{name} is a {type(inside).__name__}, and fine-tuning asks for two words at a mask: expected a masked "
-            "language model; a causal model is evaluated as it is, with the target as the next token "
-            '(protocol="causal")'
+            f"{name} is a {type(inside).__name__}: expected a masked language model, to choose between two words at a "
+            'mask; a causal model is evaluated as it is (protocol="causal")'
         )
     return inside
 
@@ -125,25 +118,18 @@ def _check_same(model: nn.Module, copied: Any) -> None:
     """Compare the copy with what the model really computes: the last block's input, and the logits."""
     sites = check_contracts(model)
     ids = (torch.arange(PROBE_LENGTH, device=device_of(model)) % vocabulary_size(model)).unsqueeze(0)
-    inputs: list[Tensor] = []
-
-    def look(activation: Tensor, *, hook: Any) -> None:
-        inputs.append(activation.detach())
-
+    inputs: dict[str, Tensor] = {}
     with quiet(model):
-        logits = run_logits(model, ids, [(sites.inputs[-1], look)])
+        logits = run_logits(model, ids, remembering_hooks(sites.inputs[-1:], inputs))
         by_copy = copied(input_ids=ids, output_hidden_states=True)
-    if not (_close(inputs[0], by_copy.hidden_states[sites.n_layers - 1]) and _close(logits, by_copy.logits)):
+    pairs = (inputs[sites.inputs[-1]], by_copy.hidden_states[sites.n_layers - 1]), (logits, by_copy.logits)
+    # One model in half precision, or with fused attention, adds up in another order.
+    tolerance = max(_SAME, 10 * torch.finfo(logits.dtype).eps)
+    if not all(relative_difference(other.float(), one.float()) <= tolerance for one, other in pairs):
         raise ModelError(
             f"{facts_of(model).name} computes something else than the Hugging Face weights inside it: hooks act on it, "
             "or its weights were processed; expected a model fresh from tl_vzero.load_model"
         )
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    # One model in half precision, or with fused attention, adds up in another order.
-    size = max(one.abs().max().item(), torch.finfo(torch.float32).tiny)
-    return (one - other).abs().max().item() <= max(_SAME, 10 * torch.finfo(one.dtype).eps) * size
 
 
 def _give_fresh_head(model: Any, seed: int) -> frozenset[str]:
@@ -156,16 +142,13 @@ def _give_fresh_head(model: Any, seed: int) -> frozenset[str]:
     spread = getattr(model.config, "initializer_range", _NORMAL)
     with torch.no_grad():
         for name, parameter in fresh.items():
-            parameter.copy_(_start_of(name, parameter, spread, generator))
+            if parameter.ndim == 1:
+                parameter.fill_(0 if name.endswith("bias") else 1)
+            elif parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]:
+                nn.init.eye_(parameter)
+            else:
+                parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
     return frozenset(fresh)
-
-
-def _start_of(name: str, parameter: Tensor, spread: float, generator: torch.Generator) -> Tensor:
-    if parameter.ndim == 1:
-        return torch.zeros(parameter.shape) if name.endswith("bias") else torch.ones(parameter.shape)
-    if parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]:
-        return torch.eye(len(parameter))
-    return spread * torch.randn(parameter.shape, generator=generator)
 
 
 # One epoch: seeded batches, AdamW, a learning rate that rises and then falls linearly.
@@ -245,11 +228,7 @@ def optimizer_of(trainable: Trainable, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def share_of_peak(step: int, steps: int, warm_up: float) -> float:
-    """The learning rate of a step, counted from 0, as a share of its peak.
-
-    >>> [share_of_peak(step, 10, 0.2) for step in (0, 1, 2, 6, 9)]
-    [0.5, 1.0, 1.0, 0.5, 0.125]
-    """
+    """The learning rate of a step, counted from 0, as a share of its peak; of 10 steps by 0.2: 0.5, 1, 1, 0.875, ..."""
     rising = round(warm_up * steps)
     return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 
@@ -277,10 +256,7 @@ def train_epoch(
     epoch: int,
     bar: Any,
 ) -> float:
-    """Train on all examples once; `epoch` counts from 1. Returns the mean loss, in nats.
-
-    Raises ModelError where the loss is no longer finite.
-    """
+    """Train on all examples once, in epoch 1 or later; the mean loss in nats. Raises ModelError for one not finite."""
     model, total = trainable.model, 0.0
     steps = recipe.steps_per_epoch(len(examples))
     model.train()
@@ -293,9 +269,8 @@ def train_epoch(
             loss = _loss(logits_of_forms(model, batch))
             if not torch.isfinite(loss):
                 raise ModelError(
-                    f"the loss is {loss.item()} in epoch {epoch}: expected a finite number; take a lower "
-                    f"learning_rate than {recipe.learning_rate:g}, head_learning_rate than "
-                    f"{recipe.head_learning_rate:g}"
+                    f"the loss is {loss.item()} in epoch {epoch}: expected a finite number; take a lower learning_rate "
+                    f"than {recipe.learning_rate:g}, head_learning_rate than {recipe.head_learning_rate:g}"
                 )
             loss.backward()
             optimizer.step()
@@ -309,12 +284,10 @@ def _loss(logits: Tensor) -> Tensor:
     return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def good_wins(trainable: Trainable, examples: Sequence[TokenizedExample], batch_size: int) -> list[bool]:
-    """Whether the right form has the higher logit, for each example, without dropout."""
-    trainable.model.eval()
-    with torch.no_grad():
-        logits = [logits_of_forms(trainable.model, batch) for batch in in_batches(examples, batch_size)]
-    return [bool(good > bad) for good, bad in torch.cat(logits)]
+def _accuracy_by(logits: Sequence[Float[Tensor, "_ form"]]) -> Estimate:
+    """How often the right form, the first, has the higher logit."""
+    good, bad = torch.cat(list(logits)).unbind(dim=1)
+    return bootstrap_mean((good > bad).double())
 
 
 def _seed_of(seed: int, epoch: int, what: str) -> int:
@@ -344,14 +317,7 @@ class FineTuned:
 
     def to_frame(self) -> "pd.DataFrame":
         """A pandas table, one row per epoch: loss, accuracy, its interval and n."""
-        import pandas as pd
-
-        rows = [
-            asdict(record) | ({"accuracy": rate.mean, **asdict(rate)} if (rate := record.accuracy) else {})
-            for record in self.history
-        ]
-        columns = ["epoch", "loss", "accuracy", "low", "high", "n"]
-        return pd.DataFrame(rows).reindex(columns=columns).set_index("epoch")
+        return frame_of(self.history).rename(columns={"mean": "accuracy"}).set_index("epoch")
 
 
 def finetune(
@@ -395,7 +361,9 @@ def finetune(
     loaded = load_model(model) if isinstance(model, str | Path) else model
     trainable = trainable_copy(loaded, seed=seed)
     training = _tokenized(loaded, examples, half)
-    held_out = _held_out(loaded, examples, half)
+    other: Half = "test" if half == "train" else "train"
+    has_other = half is not None and any(example.split == other for example in examples)
+    held_out = _tokenized(loaded, examples, other) if has_other else ()
     settings = _settings(recipe, trainable, training, held_out)
     store.make_folder(where, store.STATE)
     with store.claimed(where):
@@ -432,15 +400,13 @@ def accuracy(
     at_least_one("batch_size", batch_size)
     check_trained_head(model)
     batches = same_length_batches(_tokenized(model, examples, half), len, lambda _: batch_size)
+    logits = []
     with quiet(model):
-        return bootstrap_mean([win for batch in batches for win in _good_wins(model, batch)])
-
-
-def _good_wins(model: nn.Module, batch: Sequence[TokenizedExample]) -> list[float]:
-    ids = torch.stack([example.encoding.ids for example in batch]).to(device_of(model))
-    logits = run_logits(model, ids, [])[range(len(batch)), [example.dest for example in batch]]
-    forms = logits.gather(1, ids_of_forms(batch).to(logits.device))
-    return (forms[:, 0] > forms[:, 1]).double().tolist()
+        for batch in batches:
+            ids = torch.stack([example.encoding.ids for example in batch]).to(device_of(model))
+            at_target = run_logits(model, ids, [])[range(len(batch)), [example.dest for example in batch]]
+            logits.append(at_target.gather(1, ids_of_forms(batch).to(ids.device)))
+    return _accuracy_by(logits)
 
 
 def _train(
@@ -457,8 +423,10 @@ def _train(
     optimizer = optimizer_of(trainable, recipe)
 
     def measured(epoch: int, loss: float | None) -> Epoch:
-        wins = good_wins(trainable, held_out, recipe.batch_size) if held_out else []
-        return Epoch(epoch, loss, bootstrap_mean([float(win) for win in wins]) if wins else None)
+        trainable.model.eval()
+        with torch.no_grad():
+            logits = [logits_of_forms(trainable.model, batch) for batch in in_batches(held_out, recipe.batch_size)]
+        return Epoch(epoch, loss, _accuracy_by(logits) if logits else None)
 
     def written(record: Epoch) -> State:
         further = replace(state, history=(*state.history, record))
@@ -485,46 +453,28 @@ def _tokenized(model: nn.Module, examples: Sequence[Example], half: Half | None)
         one_of("half", half, HALVES)
     chosen = [example for example in examples if half is None or example.split == half]
     if examples and not chosen:
-        raise InputError(
-            f"none of {len(examples)} examples is in the {half} half: expected split_in_halves(examples, seed=...) "
-            "before, or half=None for all"
-        )
+        advice = "expected split_in_halves(examples, seed=...) before, or half=None for all"
+        raise InputError(f"none of {len(examples)} examples is in the {half} half: {advice}")
     tokenized = tokenize_examples(model, chosen).examples
     check_wrong_forms(tokenized, "the choice at the mask")
     longest = context_length(model)
     too_long = [example.example.id for example in tokenized if longest is not None and len(example) > longest]
     if too_long:
-        raise InputError(
-            f"{len(too_long)} examples are longer than the model's context of {longest} tokens, first {too_long[0]}: "
-            "leave them out"
-        )
+        more = f"{len(too_long)} examples, first {too_long[0]}, are"
+        raise InputError(f"{more} longer than the model's context of {longest} tokens: leave them out")
     return tokenized
-
-
-def _held_out(model: nn.Module, examples: Sequence[Example], half: Half | None) -> tuple[TokenizedExample, ...]:
-    other: Half = "test" if half == "train" else "train"
-    held_out = half is not None and any(example.split == other for example in examples)
-    return _tokenized(model, examples, other) if held_out else ()
 
 
 def _settings(
     recipe: Recipe, trainable: Trainable, training: Sequence[TokenizedExample], held_out: Sequence[TokenizedExample]
 ) -> dict[str, Any]:
     """Everything that decides the weights in the end, as plain data."""
-    return {
-        **asdict(recipe),
-        "fresh_head": bool(trainable.fresh),
-        "n_train": len(training),
-        "n_held_out": len(held_out),
-        "train_sha256": _hash_of(training),
-        "held_out_sha256": _hash_of(held_out),
-        "start_sha256": hash_of_tensors(trainable.model.state_dict()),
-    }
+    counts = {"n_train": len(training), "n_held_out": len(held_out)}
+    hashes = {"train_sha256": _hash_of(training), "held_out_sha256": _hash_of(held_out)}
+    start = hash_of_tensors(trainable.model.state_dict())
+    return {**asdict(recipe), "fresh_head": bool(trainable.fresh), **counts, **hashes, "start_sha256": start}
 
 
 def _hash_of(examples: Sequence[TokenizedExample]) -> str:
-    rows = [
-        (example.encoding.ids.tolist(), example.dest, example.encoding.good_id, example.encoding.bad_id)
-        for example in examples
-    ]
+    rows = [(one.encoding.ids.tolist(), one.dest, one.encoding.good_id, one.encoding.bad_id) for one in examples]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

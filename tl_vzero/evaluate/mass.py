@@ -107,18 +107,14 @@ def mass_of(rows: TargetRows, *, which: WhichPieces = "all", interval: Interval 
 
 def places_of(sentence: TokenizedExample, which: WhichPieces) -> tuple[Place, ...]:
     """What each position of an example is; a cue that is the last position before a target stays a cue."""
-    cue, attractor, special = sentence.cue(which), sentence.attractor(which), sentence.encoding.special
-
-    def place(position: int) -> Place:
-        if position in cue:
-            return "cue"
-        if position in attractor:
-            return "attractor"
-        if special[position]:
-            return "special"
-        return "target" if position == sentence.dest else "rest"
-
-    return tuple(place(position) for position in range(len(sentence)))
+    positions: dict[Place, Sequence[int]] = {
+        "cue": sentence.cue(which),
+        "attractor": sentence.attractor(which),
+        "special": [index for index, is_special in enumerate(sentence.encoding.special) if is_special],
+        "target": [sentence.dest],
+        "rest": range(len(sentence)),
+    }
+    return tuple(next(place for place in PLACES if index in positions[place]) for index in range(len(sentence)))
 
 
 def _shares(row: Float[Tensor, "layer src"], places: Sequence[Place]) -> Float[Tensor, "layer place"]:

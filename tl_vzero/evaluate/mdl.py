@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
+from torch.optim import AdamW
 
 # All of the paper: the blocks, the probe and its training; but for the tenth that is held out.
 PERCENT_SENT = (0.8, 1.6, 3.2, 6.25, 12.5, 25.0, 50.0, 100.0)
@@ -46,19 +47,9 @@ class Probes:
     def start(cls, representations: Tensor, classes: int, generator: Generator) -> "Probes":
         """Untrained probes for `[layer, example, feature]`, drawn as torch draws linear layers; the same per layer."""
         layers, _, features = representations.shape
-        one = [
-            *_linear(features, WIDTH, generator),
-            torch.ones(WIDTH),
-            torch.zeros(WIDTH),
-            *_linear(WIDTH, classes, generator),
-        ]
+        first, norm = _linear(features, WIDTH, generator), (torch.ones(WIDTH), torch.zeros(WIDTH))
+        one = (*first, *norm, *_linear(WIDTH, classes, generator))
         return cls([part.to(representations).repeat(layers, *[1] * part.dim()).requires_grad_() for part in one])
-
-    def predict_uniformly(self) -> None:
-        """Let the untrained probes give each class the same probability, by last linear maps of zeros."""
-        with torch.no_grad():
-            for parameter in self.parameters[-2:]:
-                parameter.zero_()
 
     def copy(self) -> "Probes":
         return Probes([parameter.detach().clone() for parameter in self.parameters])
@@ -68,25 +59,15 @@ class Probes:
         for ours, theirs in zip(self.parameters, other.parameters, strict=True):
             ours[layers] = theirs.detach()[layers]
 
-    def logits(self, representations: Float[Tensor, "layer example feature"]) -> Float[Tensor, "layer example class"]:
-        """What the probes predict; without dropout."""
-        return self._read(self._hidden(representations))
-
-    def logits_in_training(
-        self, representations: Float[Tensor, "layer example feature"], generator: Generator
+    def logits(
+        self, representations: Float[Tensor, "layer example feature"], generator: Generator | None = None
     ) -> Float[Tensor, "layer example class"]:
-        """What the probes predict with features dropped at random, the same ones for every layer."""
-        hidden = self._hidden(representations * _dropout(representations, INPUT_DROPOUT, generator))
-        return self._read(hidden * _dropout(hidden, HIDDEN_DROPOUT, generator))
-
-    def _hidden(self, representations: Tensor) -> Tensor:
-        weight, bias, gain, shift, _, _ = self.parameters
-        hidden = torch.baddbmm(bias[:, None], representations, weight.mT).relu()
-        return torch.addcmul(shift[:, None], F.layer_norm(hidden, (WIDTH,)), gain[:, None])
-
-    def _read(self, hidden: Tensor) -> Tensor:
-        *_, weight, bias = self.parameters
-        return torch.baddbmm(bias[:, None], hidden, weight.mT)
+        """What the probes predict; a generator, in training, drops features at random, the same for every layer."""
+        weight, bias, gain, shift, last_weight, last_bias = self.parameters
+        remaining = _dropped(representations, INPUT_DROPOUT, generator)
+        hidden = torch.baddbmm(bias[:, None], remaining, weight.mT).relu()
+        hidden = torch.addcmul(shift[:, None], F.layer_norm(hidden, (WIDTH,)), gain[:, None])
+        return torch.baddbmm(last_bias[:, None], _dropped(hidden, HIDDEN_DROPOUT, generator), last_weight.mT)
 
 
 def _linear(inputs: int, outputs: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -96,10 +77,12 @@ def _linear(inputs: int, outputs: int, generator: Generator) -> tuple[Tensor, Te
     return weight, torch.empty(outputs).uniform_(-bound, bound, generator=generator)
 
 
-def _dropout(activation: Tensor, share: float, generator: Generator) -> Float[Tensor, "example feature"]:
-    """What dropout multiplies `[layer, example, feature]` by."""
+def _dropped(activation: Tensor, share: float, generator: Generator | None) -> Float[Tensor, "layer example feature"]:
+    """The activation after dropout; as it is without a generator."""
+    if generator is None:
+        return activation
     stays = torch.rand(activation.shape[1:], generator=generator) >= share
-    return stays.to(activation) / (1 - share)
+    return activation * (stays.to(activation) / (1 - share))
 
 
 Tick = Callable[[int], object]
@@ -146,12 +129,14 @@ class Correct:
         n_trained = len(sent) - max(1, round(HELD_OUT * len(sent)))
         training, held_out = sent.part(0, n_trained), sent.part(n_trained, len(sent))
         probes = Probes.start(sent.representations, classes, generator)
-        probes.predict_uniformly()
+        with torch.no_grad():  # a last linear map of zeros gives each class the same probability
+            for parameter in probes.parameters[-2:]:
+                parameter.zero_()
         best, least = probes.copy(), self._mean_loss(probes, held_out)
         epochs_since = torch.zeros_like(least)
         optimizer = _adamw(probes)
         for _ in range(self.most_epochs):
-            _train_one_epoch(self, probes, optimizer, training, generator, rate=lambda _: RATE)
+            _train_one_epoch(self, probes, optimizer, training, generator, lambda _: RATE)
             tick(len(sent))
             loss = self._mean_loss(probes, held_out)
             better = (loss < least) & (epochs_since < self.patience)
@@ -189,7 +174,7 @@ class Paper:
     def trained(self, sent: Sent, classes: int, generator: Generator, tick: Tick) -> Probes:
         probes = Probes.start(sent.representations, classes, generator)
         steps = -(-len(sent) // BATCH)
-        _train_one_epoch(self, probes, _adamw(probes), sent, generator, rate=lambda step: RATE * (steps - step) / steps)
+        _train_one_epoch(self, probes, _adamw(probes), sent, generator, lambda step: RATE * (steps - step) / steps)
         tick(len(sent))
         return probes
 
@@ -199,20 +184,12 @@ MODES: Mapping[str, Mode] = {"correct": Correct(), "paper": Paper()}
 
 
 def block_ends(n: int) -> tuple[int, ...]:
-    """How many of `n` examples are sent after each block.
-
-    >>> block_ends(1000)
-    (8, 16, 32, 62, 125, 250, 500, 1000)
-    """
+    """How many of `n` examples are sent after each block; of 1000, for example, 8, 16, 32, 62, 125, 250, 500, 1000."""
     return tuple(round(n * percent / 100) for percent in PERCENT_SENT)
 
 
 def fewest_examples(mode: Mode) -> int:
-    """The smallest data that the blocks can be made of.
-
-    >>> fewest_examples(MODES["correct"]), fewest_examples(MODES["paper"])
-    (188, 63)
-    """
+    """The smallest data that the blocks can be made of: 188 examples for `correct`, 63 for `paper`."""
     return next(n for n in count(1) if block_ends(n)[0] >= mode.fewest_sent)
 
 
@@ -252,26 +229,20 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Float[Tensor, "layer examp
     return F.cross_entropy(logits.mT, labels.expand(layers, examples), reduction="none")
 
 
-def _adamw(probes: Probes) -> torch.optim.AdamW:
+def _adamw(probes: Probes) -> AdamW:
     # No weight decay, and this eps: the defaults of the AdamW that the authors used, that of transformers.
-    return torch.optim.AdamW(probes.parameters, lr=RATE, weight_decay=0.0, eps=1e-6)
+    return AdamW(probes.parameters, lr=RATE, weight_decay=0.0, eps=1e-6)
 
 
 def _train_one_epoch(
-    mode: Mode,
-    probes: Probes,
-    optimizer: torch.optim.Optimizer,
-    training: Sent,
-    generator: Generator,
-    *,
-    rate: Callable[[int], float],
+    mode: Mode, probes: Probes, optimizer: AdamW, training: Sent, generator: Generator, rate: Callable[[int], float]
 ) -> None:
     """Go through the examples once, in their (random) order; `rate` is the learning rate of each step."""
     for step, start in enumerate(range(0, len(training), BATCH)):
         batch = training.part(start, start + BATCH)
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
-        loss = mode.loss(probes.logits_in_training(batch.representations, generator), batch.labels)
+        loss = mode.loss(probes.logits(batch.representations, generator), batch.labels)
         optimizer.zero_grad()
         # The sum over layers trains each layer's probe by its own loss alone.
         loss.mean(dim=-1).sum().backward()

@@ -3,7 +3,7 @@
 The representations at the target, and the compression of a label by them; the online code and its probes: `mdl.py`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log2
@@ -38,9 +38,6 @@ from tl_vzero.statistics import RESAMPLES, Interval, bootstrap_means
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# What each layer makes of the target: the representations that probes read, and the labels that they should tell.
-
 EMBEDDINGS = -1  # the layer of what the first block reads, in a probing result
 TOKENS_PER_BATCH = 4096  # of one run of the model, so that its memory does not grow with the examples
 LABELS: dict[Number, int] = {"singular": 0, "plural": 1}
@@ -51,9 +48,9 @@ def representations(
 ) -> Float[Tensor, "example layer feature"]:
     """The representation at the target of each example: what the first block reads, then what each block writes.
 
-    `[example, layer, feature]`, one layer more than the model has blocks; `layer_numbers` names them. The target is
-    the mask, or, by the causal protocol, the last position before the target. In float32, or float64 for such a
-    model, on the CPU. No logits are computed.
+    `[example, layer, feature]`, one layer more than the model has blocks. The target is the mask, or, by the causal
+    protocol, the last position before the target. In float32, or float64 for such a model, on the CPU. No logits are
+    computed.
 
     Raises ModelError where a block's output is not finite, and leaves the model as it was.
 
@@ -66,60 +63,28 @@ def representations(
     """
     sites = check_contracts(model)
     names = (sites.inputs[0], *sites.outputs)
-    read: dict[int, Tensor] = {}
+    read: dict[TokenizedExample, Tensor] = {}
     total = len(layout.examples)
     with quiet(model), tqdm(total=total, disable=not progress, desc="representations", leave=False) as bar:
-        for indices in _batches(layout.examples):
-            at_targets = _at_targets(model, names, [layout.examples[index] for index in indices])
-            read.update(zip(indices, at_targets, strict=True))
-            bar.update(len(indices))
-    return torch.stack([read[index] for index in range(total)])
+        for batch in same_length_batches(layout.examples, len, lambda alike: TOKENS_PER_BATCH // len(alike[0])):
+            read.update(zip(batch, _at_targets(model, names, batch), strict=True))
+            bar.update(len(batch))
+    return torch.stack([read[sentence] for sentence in layout.examples])
 
 
-def layer_numbers(n_blocks: int) -> tuple[int, ...]:
-    """The layers that `representations` gives: `EMBEDDINGS`, then the blocks from 0.
-
-    >>> layer_numbers(2)
-    (-1, 0, 1)
-    """
-    return tuple(range(EMBEDDINGS, n_blocks))
-
-
-def with_number(layout: TokenizedSet) -> TokenizedSet:
-    """The examples of a layout whose target shows a grammatical number.
+def with_number(layout: TokenizedSet) -> tuple[TokenizedSet, Int[Tensor, "example"]]:
+    """The examples whose target shows a grammatical number, and what it is: 0 for singular, 1 for plural.
 
     Raises InputError where none does.
     """
-    numbered = tuple(laid for laid in layout.examples if laid.example.number is not None)
+    numbered = [(laid, LABELS[which]) for laid in layout.examples if (which := laid.example.number) is not None]
     if not numbered:
         raise InputError(
-            f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a "
-            "column number, or forms that show it, such as is and are"
+            f"none of {len(layout.examples)} examples says whether its target is singular or plural: expected a column "
+            "number, or forms that show it, such as is and are"
         )
-    return replace(layout, examples=numbered)
-
-
-def number_labels(examples: Sequence[TokenizedExample]) -> Int[Tensor, "example"]:
-    """The grammatical number that each target shows: 0 for singular, 1 for plural.
-
-    Raises InputError for an example that shows none; see `with_number`.
-    """
-    labels = []
-    for laid in examples:
-        if laid.example.number is None:
-            raise InputError(f"{laid.example.id} shows no grammatical number: leave it out, see with_number")
-        labels.append(LABELS[laid.example.number])
-    return torch.tensor(labels, dtype=torch.long)
-
-
-def _batches(examples: Sequence[TokenizedExample]) -> Iterator[list[int]]:
-    """Places of examples of one length, as many as may share a run."""
-
-    def length_of(place: int) -> int:
-        return len(examples[place])
-
-    places = range(len(examples))
-    return same_length_batches(places, length_of, lambda alike: TOKENS_PER_BATCH // length_of(alike[0]))
+    examples, labels = zip(*numbered, strict=True)
+    return replace(layout, examples=examples), torch.tensor(labels)
 
 
 def _at_targets(
@@ -139,6 +104,7 @@ def _at_targets(
 
 
 FORMAT_VERSION = 1
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LARGEST = 1e15  # float32 holds the squares that the probe's LayerNorm takes
 ModeName = Literal["correct", "paper"]
 
@@ -246,29 +212,6 @@ def probe_layers(
     )
 
 
-def online_code_length(
-    representations: Float[Tensor, "example feature"],
-    labels: Int[Tensor, "example"],
-    *,
-    mode: ModeName = "correct",
-    seed: int = 0,
-) -> float:
-    """The code length of labels, in bits, given one representation of each example.
-
-    What `probe_layers` gives for this layer, with the same seed, whatever layers stand beside it. Raises as it does.
-
-    >>> import torch
-    >>> labels = torch.arange(400) % 2
-    >>> online_code_length(labels[:, None] * 2.0 - 1, labels) < 200  # bits; 400 by the uniform code
-    True
-    """
-    if not isinstance(representations, Tensor):
-        raise _not_a_tensor("representations", representations, "floating-point [example, feature]")
-    if representations.dim() != 2:
-        raise InputError(f"representations have shape {list(representations.shape)}: expected [example, feature]")
-    return probe_layers(representations[:, None], labels, mode=mode, seed=seed, resamples=1).code_length[0]
-
-
 def _lengths(
     representations: Tensor, classes: Tensor, kinds: int, mode: Mode, seed: int, progress: bool
 ) -> Float[Tensor, "layer example"]:
@@ -284,10 +227,8 @@ def _lengths(
         torch.enable_grad(),
         tqdm(total=total, disable=not progress, desc="probing", unit="example", leave=False) as bar,
     ):
-        sent = Sent(
-            representations.detach()[order].to(dtype).transpose(0, 1).clone(memory_format=torch.contiguous_format),
-            classes.to(representations.device)[order],
-        )
+        by_layer = representations.detach()[order].to(dtype).transpose(0, 1)
+        sent = Sent(by_layer.clone(memory_format=torch.contiguous_format), classes.to(by_layer.device)[order])
         logits = online_logits(sent, kinds, mode, seeds, bar.update)
         return label_lengths(logits.cpu().double(), sent.labels.cpu(), mode)
 
@@ -295,36 +236,26 @@ def _lengths(
 def _check(representations: Any, labels: Any, mode: Mode) -> None:
     if not isinstance(representations, Tensor) or not representations.is_floating_point():
         raise _not_a_tensor("representations", representations, "floating-point [example, layer, feature]")
-    if (
-        not isinstance(labels, Tensor)
-        or labels.is_floating_point()
-        or labels.is_complex()
-        or labels.dtype == torch.bool
-    ):
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         raise _not_a_tensor("labels", labels, "integer [example]")
-    if representations.dim() != 3 or 0 in representations.shape[1:]:
-        raise InputError(
-            f"representations have shape {list(representations.shape)}: expected [example, layer, feature], "
-            "none of layers and features empty"
-        )
-    if labels.shape != representations.shape[:1]:
-        raise InputError(
-            f"labels have shape {list(labels.shape)}: expected one for each of {len(representations)} examples"
-        )
+    shape = list(representations.shape)
+    if len(shape) != 3 or 0 in shape[1:]:
+        raise InputError(f"representations have shape {shape}: expected [example, layer, feature], not empty")
+    if list(labels.shape) != shape[:1]:
+        raise InputError(f"labels have shape {list(labels.shape)}: expected one for each of {shape[0]} examples")
     fewest = fewest_examples(mode)
     if len(labels) < fewest:
         raise InputError(
-            f"given {len(labels)} examples: expected at least {fewest}, or the first block, {PERCENT_SENT[0]} % of "
-            "them, is too small to train a probe on"
+            f"given {len(labels)} examples: expected at least {fewest}, or the first block is too small for a probe"
         )
     if (labels == labels[0]).all():
         raise InputError(f"all labels are {labels[0].item()}: expected two classes or more")
     usable = (representations.detach().abs() <= LARGEST).flatten(1).all(dim=1)  # False for NaN
     if not usable.all():
         wrong = (~usable).nonzero().flatten().tolist()
+        which = f"{len(wrong)} examples (the first is {wrong[0]})"
         raise InputError(
-            f"representations of {len(wrong)} examples (the first is {wrong[0]}) hold NaN or are beyond {LARGEST:g} "
-            "in size: leave these examples out, or scale them"
+            f"representations of {which} hold NaN or are beyond {LARGEST:g}: leave these out, or scale them"
         )
 
 
@@ -346,7 +277,7 @@ def probe_number(
     """Compression of singular or plural by each layer's representation at the target; layer -1 is the embeddings.
 
     Examples that show no number are left out: the result's `n` counts the others. Raises InputError as `probe_layers`
-    and `with_number` do, and leaves the model as it was.
+    does and where no example shows a number, and leaves the model as it was.
     Source: Mohebbi et al. 2023, section 6.
 
     >>> import tl_vzero
@@ -357,13 +288,7 @@ def probe_number(
     >>> result.compression[-1] > result.compression[0]
     True
     """
-    numbered = with_number(layout)
+    numbered, labels = with_number(layout)
     read = representations(model, numbered, progress=progress)
-    return probe_layers(
-        read,
-        number_labels(numbered.examples),
-        mode=mode,
-        layers=layer_numbers(read.shape[1] - 1),
-        seed=seed,
-        progress=progress,
-    )
+    layers = range(EMBEDDINGS, read.shape[1] + EMBEDDINGS)
+    return probe_layers(read, labels, mode=mode, layers=layers, seed=seed, progress=progress)

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import integer, positive
-from tl_vzero.data.examples import Example, ExampleSet, split_in_halves
+from tl_vzero.data.examples import HALVES, Example, ExampleSet, split_in_halves
 from tl_vzero.data.parsed_cues import CueCheck, check_cues
 from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
@@ -89,20 +89,24 @@ def reproduce(
     integer("seed", seed)
     positive("limit", limit)
     sentences = sentences_for(model, blimp=blimp)
-    split = sentences.examples
-    if any(example.split is None for example in split):
-        split = split_in_halves(split, seed=seed)
+    split = split_in_halves(sentences.examples, seed=seed)
     whole = not fine_tuned and blimp is None
     evaluated = split if whole else replace(split, examples=split.half("test"))
-    if limit is not None:
-        evaluated = limited(evaluated, limit, seed)
+    evaluated = evaluated if limit is None else limited(evaluated, limit, seed)
     tokenize_examples(model, evaluated)  # a causal model is refused at the door
     metadata = {
         "model": provenance(model)["model"],
         "weights_sha256": provenance(model)["weights_sha256"],
         "fine_tuned": fine_tuned,
         "sentences": sentences.source,
-        **_account(split, evaluated, "all" if whole else "test half"),
+        # Which sentences are evaluated, and how many there were at each filter.
+        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in split.report.stages],
+        "split_seed": split.split_seed,
+        "halves": {half: len(split.half(half)) for half in HALVES},
+        "evaluated": "all" if whole else "test half",
+        "evaluated_counts": evaluated.counts(),
+        "evaluated_n": len(evaluated),
+        "evaluated_sha256": _hash_of(evaluated),
         "limit": limit,
         "dear_methods": {name: min(len(evaluated), most) for name, most in SLOW.items()},
         "seed": seed,
@@ -115,9 +119,7 @@ def reproduce(
         history = None
         if fine_tuned:
             if folder is None:
-                raise InputError(
-                    "fine-tuning asked for without a folder: expected folder=, to keep the fine-tuned model in"
-                )
+                raise InputError("fine-tuning without a folder: expected folder=, to keep the fine-tuned model in")
             tuned = finetune(model, split.examples, Path(folder) / "fine-tuned", seed=seed, progress=progress)
             model, history = tuned.load(), tuned.to_frame().reset_index().values.tolist()
         total = sum(cost for part, cost in COSTS.items() if not store.has(part))
@@ -126,19 +128,6 @@ def reproduce(
             parts = _Parts(model, evaluated, training, seed, store, progress, bar)
             figures = published_of(name, training)
             return parts.run({**metadata, "fine_tuning": history}, figures.compression if figures else ())
-
-
-def _account(split: ExampleSet, evaluated: ExampleSet, which: str) -> dict[str, Any]:
-    """Which sentences are evaluated, and how many there were at each filter."""
-    return {
-        "filters": [{"name": stage.name, "kept": dict(stage.counts)} for stage in split.report.stages],
-        "split_seed": split.split_seed,
-        "halves": {half: sum(example.split == half for example in split) for half in ("train", "test")},
-        "evaluated": which,
-        "evaluated_counts": evaluated.counts(),
-        "evaluated_n": len(evaluated),
-        "evaluated_sha256": _hash_of(evaluated),
-    }
 
 
 def _hash_of(examples: Sequence[Example]) -> str:
@@ -181,23 +170,20 @@ class _Parts:
         assert mass is not None, "the default methods leave out what is undefined, one by one"
         check = self.single("cues", "check", CueCheck, partial(check_cues, self.examples))
         prefers = partial(accuracy, self.model, self.examples, half=None)
-        accurate = self.single("accuracy", "accuracy", Estimate, prefers)
-        probing = self.probed("probing", lambda: self.model, tokenized)
-        probing_paper = self.probed("probing-paper", lambda: self.model, tokenized, "paper")
         how: dict[str, Any] = {"training": self.training, "interval": self.interval, "progress": self.progress}
         ranked = partial(faithfulness, self.model, self.examples, **how)
-        faithful = self.single("faithfulness", "faithfulness", Faithfulness, ranked)
+        probing = self.probed("probing", lambda: self.model, tokenized)
         return Reproduction(
             metadata=metadata,
-            accuracy=accurate,
-            alignment=alignment,
             cue_check=check,
+            accuracy=self.single("accuracy", "accuracy", Estimate, prefers),
+            alignment=alignment,
             mass=mass,
             mass_with_attractor=_merged_mass([part.mass_with_attractor for part in scored]),
             probing=probing,
-            probing_paper=probing_paper,
+            probing_paper=self.probed("probing-paper", lambda: self.model, tokenized, "paper"),
             links=links_of(alignment, probing, self.seed),
-            faithfulness=faithful,
+            faithfulness=self.single("faithfulness", "faithfulness", Faithfulness, ranked),
             controls=self.controls(tokenized, {cell.method for cell in alignment.cells}),
             published_compression=published_compression,
             missing=dict(self.missing),
@@ -283,18 +269,13 @@ def _merged_alignment(scored: Sequence[_Scored]) -> CueAlignment:
     alignments = [part.alignment for part in scored if part.alignment is not None]
     reasons = {name: part.reason for name, part in zip(SLOW, scored[1:], strict=True) if part.reason is not None}
     left_out = {name: reason for name, reason in alignments[0].left_out.items() if name not in SLOW} | reasons
-    return replace(
-        alignments[0], cells=tuple(cell for alignment in alignments for cell in alignment.cells), left_out=left_out
-    )
+    cells = tuple(cell for alignment in alignments for cell in alignment.cells)
+    return replace(alignments[0], cells=cells, left_out=left_out)
 
 
 def _merged_mass(masses: Sequence[Mass | None]) -> Mass | None:
     """The methods of several parts as one result; None where no part has any."""
     present = [mass for mass in masses if mass is not None]
-    if not present:
-        return None
-    return replace(
-        present[0],
-        shares=tuple(share for mass in present for share in mass.shares),
-        empty_rows={name: count for mass in present for name, count in mass.empty_rows.items()},
-    )
+    shares = tuple(share for mass in present for share in mass.shares)
+    empty_rows = {name: count for mass in present for name, count in mass.empty_rows.items()}
+    return replace(present[0], shares=shares, empty_rows=empty_rows) if present else None

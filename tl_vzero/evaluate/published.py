@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any, Literal, get_args
 
 from tl_vzero.choices import one_of
+from tl_vzero.files import from_plain
 
 Training = Literal["pretrained", "finetuned"]
 
@@ -37,13 +38,8 @@ def published(training: Training) -> Published:
     (0.1, 0.14, 0.19, 0.21)
     """
     one_of("training", training, get_args(Training))
-    everything = _file()
-    figures = everything[training] | {
-        "dot": {method: tuple(values) for method, values in everything[training]["dot"].items()},
-        "compression": tuple(everything[training]["compression"]),
-        "faithfulness": dict(everything[training]["faithfulness"]),
-    }
-    return Published(everything["model"], training, everything["source"], **figures)
+    figures: Published = from_plain(Published, {**_file(), **_file()[training], "training": training})
+    return figures
 
 
 def published_of(model_name: str, training: Training | None) -> Published | None:

@@ -1,6 +1,6 @@
 """The paper's three evaluations of one model, with their controls, as one result."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.results import Row, frame_of
 from tl_vzero.files import to_plain
 from tl_vzero.statistics import FEWEST_PAIRS, Correlation, Estimate, bootstrap_pearson, bootstrap_spearman
 
@@ -20,13 +21,19 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Link:
+class Link(Row):
     """How a method's cue alignment goes with the compression, over a model's layers: few pairs, so wide intervals."""
 
     method: str
     measure: Measure
     pearson: Correlation
     spearman: Correlation
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """One row per kind of correlation."""
+        for correlation in (self.pearson, self.spearman):
+            of_link = {"method": self.method, "measure": self.measure, "kind": correlation.kind}
+            yield of_link | to_plain(correlation)
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,7 @@ class Reproduction:
     published_compression: tuple[float, ...]
     missing: Mapping[str, str]
 
-    def links_frame(self) -> "pd.DataFrame":
-        """A pandas table of the correlations over layers: one row per method, measure and kind."""
-        import pandas as pd
-
-        rows = [
-            {"method": link.method, "measure": link.measure, **to_plain(correlation)}
-            for link in self.links
-            for correlation in (link.pearson, link.spearman)
-        ]
-        return pd.DataFrame(rows, columns=["method", "measure", "kind", "value", "low", "high", "n", "confidence"])
-
-    def _parts(self) -> dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | None]:
+    def _parts(self) -> dict[str, CueAlignment | Mass | ProbingResult | Faithfulness | None]:
         """The results of the parts, by the names that they have in files."""
         return {
             "cue_alignment": self.alignment,
@@ -91,9 +87,10 @@ class Reproduction:
         """Every table, by the name of its CSV file."""
         tables = {name: part.to_frame() for name, part in self._parts().items() if part is not None}
         if self.cue_check is not None:
+            tables["cue_check"] = self.cue_check.to_frame()
             tables["cue_disagreements"] = self.cue_check.disagreements_frame()
         if self.links:
-            tables["alignment_with_compression"] = self.links_frame()
+            tables["alignment_with_compression"] = frame_of(self.links)
         if self.faithfulness is not None:
             tables["erasure_curves"] = self.faithfulness.curves_frame()
         return tables
@@ -105,6 +102,7 @@ class Reproduction:
             "format_version": FORMAT_VERSION,
             "metadata": to_plain(self.metadata),
             "accuracy": to_plain(self.accuracy),
+            "cue_check": to_plain(self.cue_check),
             **{name: None if part is None else to_plain(part.to_dict()) for name, part in self._parts().items()},
             "alignment_with_compression": to_plain(self.links),
             "published_compression": list(self.published_compression),
@@ -123,7 +121,6 @@ def links_of(alignment: CueAlignment, probing: ProbingResult | None, seed: int) 
     for (method, measure), cells in by_measure.items():
         if len(cells) >= FEWEST_PAIRS:
             pairs = [cell.aligned.mean for cell in cells], [compression[cell.layer] for cell in cells]
-            links.append(
-                Link(method, measure, bootstrap_pearson(*pairs, seed=seed), bootstrap_spearman(*pairs, seed=seed))
-            )
+            correlations = (correlate(*pairs, seed=seed) for correlate in (bootstrap_pearson, bootstrap_spearman))
+            links.append(Link(method, measure, *correlations))
     return tuple(links)

@@ -1,6 +1,6 @@
 """What the results of all evaluations share: their table, their plain JSON form, and their means with intervals."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +54,8 @@ def frame_of(rows: Sequence[Row]) -> "pd.DataFrame":
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [record for row in value for record in _records(row)]
+        return [record for row in value for record in ([row.to_dict()] if isinstance(row, Skipped) else row.records())]
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _records(row: Row | Skipped) -> Iterable[dict[str, Any]]:
-    return [row.to_dict()] if isinstance(row, Skipped) else row.records()
 
 
 def means_by_paradigm(
@@ -70,17 +66,12 @@ def means_by_paradigm(
     A mean is `[...]` of Estimate, over the examples where it is defined (not NaN), or None where it is for none.
     """
     columns = values.reshape(len(values), -1)
+    by_paradigm: dict[str, list[int]] = {}
+    for index, sentence in enumerate(examples):
+        by_paradigm.setdefault(sentence.example.paradigm, []).append(index)
     means: dict[str, tuple[list[int], Array]] = {}
-    for paradigm, indices in paradigms_of(examples).items():
+    for paradigm, indices in (by_paradigm | {ALL: [*range(len(examples))]}).items():
         mean = np.empty(columns.shape[1], dtype=object)
         mean[:] = estimates(columns[indices], interval)
         means[paradigm] = indices, mean.reshape(values.shape[1:])
     return means
-
-
-def paradigms_of(examples: Sequence[TokenizedExample]) -> dict[str, list[int]]:
-    """The indices of the examples of each paradigm, in the order of their first one, and of all."""
-    indices: dict[str, list[int]] = {}
-    for index, sentence in enumerate(examples):
-        indices.setdefault(sentence.example.paradigm, []).append(index)
-    return indices | {ALL: list(range(len(examples)))}

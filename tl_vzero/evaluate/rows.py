@@ -6,6 +6,7 @@ group asks every method for that one destination. A rollout needs whole maps.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -89,24 +90,25 @@ def target_rows(
     with tqdm(total=total, disable=not progress, desc="target rows", unit="row", leave=False) as bar:
         computation = _Computation(model, tokenized.examples, layers, normalized, rolled_out, logit, bar)
         rows = computation.run(plan)
-    return TargetRows(
-        examples=tokenized.examples,
-        layers=layers,
-        rows=rows,
-        left_out=left_out | computation.undefined,
-        skipped=tokenized.skipped,
-        settings={
-            **provenance(model),
-            "protocol": tokenized.protocol,
-            "normalized": normalized,
-            "rolled_out": rolled_out,
-            "logit": logit,
-            "options": {
-                name: {key: callable_name(value) if callable(value) else value for key, value in values.items()}
-                for name, values in (options or {}).items()
-            },
-        },
-    )
+    named = {
+        name: {key: callable_name(value) if callable(value) else value for key, value in values.items()}
+        for name, values in (options or {}).items()
+    }
+    how = {"normalized": normalized, "rolled_out": rolled_out, "logit": logit, "options": named}
+    return with_settings(model, tokenized, layers, rows, left_out | computation.undefined, how)
+
+
+def with_settings(
+    model: nn.Module,
+    tokenized: TokenizedSet,
+    layers: tuple[int, ...],
+    rows: Mapping[str, tuple[Tensor, ...]],
+    left_out: Mapping[str, str],
+    how: Mapping[str, Any],
+) -> TargetRows:
+    """Rows with their examples and settings: the model, the protocol, and how they were computed."""
+    settings = {**provenance(model), "protocol": tokenized.protocol, **how}
+    return TargetRows(tokenized.examples, layers, rows, left_out, tokenized.skipped, settings)
 
 
 def _plan(examples: Sequence[TokenizedExample], methods: Any, options: Any) -> tuple[list[Planned], dict[str, str]]:
@@ -194,7 +196,7 @@ class _Computation:
             for planned in plan:
                 by_row = scored.get(planned.name, {})
                 if isinstance(by_row, ModelError):
-                    self.leave_out(planned, by_row)
+                    self.undefined[planned.name] = planned.reason(by_row)  # raises it where the method was named
                 else:
                     self.add(planned, {group[row]: scores for row, scores in by_row.items()})
             self.bar.update(len(group) * len(plan))
@@ -221,7 +223,7 @@ class _Computation:
                 self.add(planned, dict(zip(group, scored, strict=True)))
                 self.bar.update(len(group))
         except (ModelError, DependencyError) as error:
-            self.leave_out(planned, error)
+            self.undefined[planned.name] = planned.reason(error)
             self.bar.update(len(self.examples))
 
     def add(self, planned: Planned, scored: Mapping[int, Scores]) -> None:
@@ -230,10 +232,6 @@ class _Computation:
             index: row_of(scores, self.examples[index].dest, self.normalized, self.rolled_out)
             for index, scores in scored.items()
         }
-
-    def leave_out(self, planned: Planned, error: ModelError | DependencyError) -> None:
-        """Note why a method is left out; raises the error where the method was named."""
-        self.undefined[planned.name] = planned.reason(error)
 
     def groups(self, key: Callable[[TokenizedExample], Hashable]) -> list[list[int]]:
         """Indices of the examples that go into one call, from short to long."""
@@ -270,17 +268,10 @@ def random_rows(
 ) -> tuple[Tensor, ...]:
     """Each example's row of random maps, drawn for it alone; raises InputTypeError for a seed that is no integer."""
     integer("seed", seed)
+    draw = partial(random_row, n_layers=max(layers) + 1, rolled_out=rolled_out, normalized=normalized)
     return tuple(
-        random_row(
-            len(sentence),
-            sentence.dest,
-            max(layers) + 1,
-            causal=sentence.target_position is None,
-            rolled_out=rolled_out,
-            normalized=normalized,
-            seed=(seed, index),
-        )[list(layers)]
-        for index, sentence in enumerate(examples)
+        draw(len(one), one.dest, causal=one.target_position is None, seed=(seed, index))[list(layers)]
+        for index, one in enumerate(examples)
     )
 
 

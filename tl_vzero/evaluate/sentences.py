@@ -5,9 +5,8 @@
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,9 +18,9 @@ from tl_vzero.choices import one_of, positive
 from tl_vzero.clean import CleanBlock, device_of, visit_clean_blocks
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import read_blimp
-from tl_vzero.data.examples import Example, ExampleSet, Skipped, Stage, write_words
+from tl_vzero.data.examples import Example, ExampleSet, Skipped, write_words
 from tl_vzero.data.own_file import read_examples
-from tl_vzero.data.tokens import WHICH_PIECES, Pieces, WhichPieces, keep_one_piece_targets, pieces_of
+from tl_vzero.data.tokens import Pieces, WhichPieces, check_fast, keep_one_piece_targets, pieces_of, tokenize_words
 from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError
 from tl_vzero.inputs.text import encode, warned_before
 from tl_vzero.models.contracts import check_contracts
@@ -91,10 +90,7 @@ def limited(examples: ExampleSet, limit: int, seed: int) -> ExampleSet:
     queues = [[example.id for example in drawn if example.paradigm == paradigm] for paradigm in examples.counts()]
     in_turn = [name for turn in zip_longest(*queues) for name in turn if name is not None]
     chosen = set(in_turn[:limit])
-    remaining = tuple(example for example in examples if example.id in chosen)
-    counts = Counter(example.paradigm for example in remaining)
-    stage = Stage("chosen by limit", {paradigm: counts[paradigm] for paradigm in examples.report.stages[0].counts})
-    return replace(examples, examples=remaining, report=examples.report.after(stage, ()))
+    return examples.after("chosen by limit", [example for example in examples if example.id in chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +111,11 @@ class TokenizedExample:
 
     def cue(self, which: WhichPieces) -> tuple[int, ...]:
         """The positions of the cue: the first token of each of its words (the paper), or all tokens."""
-        return self._positions(self.example.cue, which)
+        return self.encoding.positions(self.example.cue, which)
 
     def attractor(self, which: WhichPieces) -> tuple[int, ...]:
         """The positions of the words that compete with the cue, as far as they are in the input."""
-        return self._positions(self.example.attractor, which)
-
-    def _positions(self, words: Sequence[int], which: WhichPieces) -> tuple[int, ...]:
-        one_of("choice of pieces", which, WHICH_PIECES)
-        word_ids = self.encoding.word_ids
-        by_word = [[position for position, owner in enumerate(word_ids) if owner == word] for word in words]
-        return tuple(position for tokens in by_word for position in (tokens[:1] if which == "first" else tokens))
+        return self.encoding.positions(self.example.attractor, which)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,28 +145,19 @@ def tokenize_examples(model: nn.Module, examples: Sequence[Example], *, protocol
     if tokenizer is None:
         raise InputError("this model has no tokenizer: load the model with tokenizer=, examples are words")
     if not isinstance(examples, Sequence) or not all(isinstance(example, Example) for example in examples):
-        raise InputTypeError(
-            f"examples is {type(examples).__name__}: expected a sequence of Example, such as agreement_examples()"
-        )
+        what = type(examples).__name__
+        raise InputTypeError(f"examples is {what}: expected a sequence of Example, such as agreement_examples()")
     if not examples:
         raise InputError("there are no examples: expected at least one; see the filter report of their ExampleSet")
     # A causal model's tokenizer may well lack a mask token: that it is causal is the reason to give.
     causal = _is_causal(model, [tokenizer.convert_tokens_to_ids(token) for token in tokenizer.tokenize("one of two")])
-    if causal and protocol == "masked":
-        raise ModelError(
-            f"{name} is causal, and the masked protocol lets the target see the words after it: expected a masked "
-            'model, or protocol="causal", where the target is the next token'
-        )
-    if not causal and protocol == "causal":
-        raise ModelError(
-            f"{name} attends in both directions, and the causal protocol asks for the next token: expected a causal "
-            'model, or protocol="masked"'
-        )
+    if causal != (protocol == "causal"):
+        attends = "is causal: it predicts the next token" if causal else "attends in both directions: it fills in masks"
+        raise ModelError(f'{name} {attends}; give protocol="{"causal" if causal else "masked"}", or another model')
     if causal:
         return _causal_set(examples, tokenizer)
-    encodings = [pieces_of(example, tokenizer) for example in examples]
-    masked = (TokenizedExample(*pair, pair[1].target) for pair in zip(examples, encodings, strict=True))
-    return TokenizedSet(tuple(masked), "masked")
+    masked = ((example, pieces_of(example, tokenizer)) for example in examples)
+    return TokenizedSet(tuple(TokenizedExample(*pair, pair[1].target) for pair in masked), "masked")
 
 
 def _is_causal(model: nn.Module, ids: list[int]) -> bool:
@@ -196,11 +177,7 @@ class NotCausal(Exception):
 
 
 def _causal_set(examples: Sequence[Example], tokenizer: Any) -> TokenizedSet:
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(
-            f"the tokenizer is {type(tokenizer).__name__}, without character offsets: expected a fast tokenizer, as "
-            "AutoTokenizer gives"
-        )
+    check_fast(tokenizer)
     tokenized: list[TokenizedExample] = []
     skipped: list[Skipped] = []
     for example in examples:
@@ -209,18 +186,13 @@ def _causal_set(examples: Sequence[Example], tokenizer: Any) -> TokenizedSet:
         except NotCausal as reason:
             skipped.append(Skipped(example.id, example.paradigm, "target is the next token", str(reason)))
     if not tokenized:
-        raise InputError(
-            f"no example of {len(examples)} can be read from left to right, for one {skipped[-1].reason}: expected "
-            "examples whose cue comes before a target of one token"
-        )
+        expected = f"{skipped[-1].reason}: expected examples whose cue comes before a target of one token"
+        raise InputError(f"no example of {len(examples)} can be read from left to right, for one {expected}")
     return TokenizedSet(tuple(tokenized), "causal", tuple(skipped))
 
 
 def _tokens_before_target(example: Example, tokenizer: Any) -> Pieces:
-    """The tokens before the target, and the two forms as the next token; `target` is the last position.
-
-    Raises NotCausal for a target that is not one known token or comes first, and a cue that does not come before it.
-    """
+    """The tokens before the target, and the two forms as the next token; `target` is the last position."""
     late = [word for word in example.cue if word > example.target]
     if late:
         raise NotCausal(f"the cue {example.words[late[0]]!r} comes after the target")
@@ -233,27 +205,13 @@ def _tokens_before_target(example: Example, tokenizer: Any) -> Pieces:
     dropped = [example.words[word] for word in example.cue if word not in word_ids]
     if dropped:
         raise NotCausal(f"the tokenizer drops the cue {dropped[0]!r}")
-    return Pieces(
-        ids=torch.tensor(ids),
-        tokens=tuple(str(token) for token in tokenizer.convert_ids_to_tokens(ids)),
-        word_ids=word_ids,
-        target=len(ids) - 1,
-        cue=tuple(word_ids.index(word) for word in example.cue),
-        attractor=tuple(word_ids.index(word) for word in example.attractor if word in word_ids),
-        good_id=good_id,
-        bad_id=bad_id,
-    )
+    tokens = tuple(str(token) for token in tokenizer.convert_ids_to_tokens(ids))
+    return Pieces(torch.tensor(ids), tokens, word_ids, len(ids) - 1, good_id, bad_id)
 
 
 def _ids_before_target(example: Example, form: str, tokenizer: Any) -> tuple[list[int], tuple[int | None, ...], int]:
     """The ids before the target, the word of each, and the id of a form at the target."""
-    written = write_words(example.words_with(form))
-    encoding = tokenizer(written.text, return_offsets_mapping=True, verbose=False)
-    ids = list(encoding["input_ids"])
-    word_ids = [
-        next((word for word, (first, last) in enumerate(written.spans) if begin < last and end > first), None)
-        for begin, end in encoding["offset_mapping"]
-    ]
+    ids, word_ids = tokenize_words(example.words_with(form), tokenizer)
     at_target = [position for position, word in enumerate(word_ids) if word == example.target]
     if len(at_target) != 1:
         raise NotCausal(f"{form!r} is {len(at_target)} tokens")
@@ -262,7 +220,7 @@ def _ids_before_target(example: Example, form: str, tokenizer: Any) -> tuple[lis
         raise NotCausal(f"{form!r} is not in the vocabulary")
     if target == 0:
         raise NotCausal("there is no token before the target")
-    return ids[:target], tuple(word_ids[:target]), ids[target]
+    return ids[:target], word_ids[:target], ids[target]
 
 
 def read_texts(model: nn.Module, tokenized: TokenizedSet) -> list[str]:
@@ -278,11 +236,8 @@ def read_texts(model: nn.Module, tokenized: TokenizedSet) -> list[str]:
     """
     tokenizer: Any = facts_of(model).tokenizer
     texts = [_text_of(sentence, tokenizer.mask_token) for sentence in tokenized.examples]
-    differing = [
-        sentence.example.id
-        for sentence, text in zip(tokenized.examples, texts, strict=True)
-        if _ids(model, text) != sentence.encoding.ids.tolist()
-    ]
+    pairs = zip(tokenized.examples, texts, strict=True)
+    differing = [one.example.id for one, text in pairs if _ids(model, text) != one.encoding.ids.tolist()]
     if differing:
         raise InputError(
             f"the text of {len(differing)} of {len(texts)} examples gives other tokens by itself than before its "
@@ -295,8 +250,8 @@ def _text_of(sentence: TokenizedExample, mask_token: str) -> str:
     example = sentence.example
     if sentence.target_position is not None:
         return example.with_target(mask_token)
-    written = write_words(example.words)
-    return written.text[: written.spans[example.target][0]].rstrip()
+    text, spans = write_words(example.words)
+    return text[: spans[example.target][0]].rstrip()
 
 
 def _ids(model: nn.Module, text: str) -> list[int] | None:

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,17 @@ from torch import Tensor
 
 from tl_vzero.corpus.processes import take_lock
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError, foreign_errors_as
-from tl_vzero.files import folder_of, from_plain, open_regular, read_json, to_plain, write_atomically, write_text
+from tl_vzero.evaluate.results import COLUMNS, Row
+from tl_vzero.files import (
+    folder_of,
+    from_plain,
+    open_regular,
+    parse_json,
+    read_text,
+    to_plain,
+    write_atomically,
+    write_text,
+)
 from tl_vzero.models.hugging_face import silent_transformers
 from tl_vzero.statistics import Estimate
 
@@ -50,15 +60,12 @@ def claimed(folder: str | Path | None) -> Iterator[None]:
 def make_folder(folder: str | Path, marker: str | None = None) -> Path:
     """Make a folder, `~` expanded; raises OutputPathError where that fails, or it holds other files and no `marker`."""
     where = folder_of(folder)
-    try:
+    with foreign_errors_as(OutputPathError, f"cannot make the folder {where}, choose another one"):
         where.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in where.iterdir()} - {LOCKS}
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL character
-        raise OutputPathError(f"cannot make the folder {where}: {error}; choose another one") from error
     if marker is not None and names and marker not in names:
-        raise OutputPathError(
-            f"{where} holds files, and no {marker}: expected a new or empty folder, or one to go on in"
-        )
+        expected = "expected a new or empty folder, or one to go on in"
+        raise OutputPathError(f"{where} holds files, and no {marker}: {expected}")
     return where
 
 
@@ -67,10 +74,8 @@ def check_same(folder: Path, what: str, before: Settings, now: Settings, instead
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in differing)
-        raise InputError(
-            f"{folder} holds {what} of other data or options ({changes}): expected the same to go on; choose another "
-            f"folder{instead}"
-        )
+        advice = f"expected the same to go on; choose another folder{instead}"
+        raise InputError(f"{folder} holds {what} of other data or options ({changes}): {advice}")
 
 
 @dataclass(frozen=True)
@@ -84,33 +89,22 @@ class Store:
         return self.folder is not None and self._path(name).is_file()
 
     def part(self, name: str, kind: type[Part], compute: Callable[[], Part]) -> Part:
-        """A part that was finished before, or else computed now and stored.
-
-        Raises FileFormatError for a file that holds no such part.
-        """
-        finished = self.has(name)
+        """A part that was finished before, or else computed now and stored; raises FileFormatError for another file."""
+        path = self._path(name)
         # Also what is computed now goes through plain types: a result does not show whether it was interrupted.
-        plain = self._read(name) if finished else json.loads(json.dumps(to_plain(compute()), allow_nan=False))
+        text = None if self.has(name) else json.dumps(to_plain(compute()), ensure_ascii=False, allow_nan=False)
         try:
-            part: Part = from_plain(kind, plain)
+            part: Part = from_plain(kind, parse_json(read_text(path) if text is None else text))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(
-                f"{self._path(name)} is no {kind.__name__} ({type(error).__name__}: {error}): delete it to have it "
-                "computed again"
+                f"{path} is no {kind.__name__} ({type(error).__name__}: {error}): delete it to have it computed again"
             ) from error
-        if self.folder is not None and not finished:
-            write_text(self._path(name), json.dumps(plain, ensure_ascii=False, allow_nan=False))
+        if self.folder is not None and text is not None:
+            write_text(path, text)
         return part
 
     def _path(self, name: str) -> Path:
         return Path(self.folder or ".") / f"{name}.json"
-
-    def _read(self, name: str) -> Any:
-        path = self._path(name)
-        try:
-            return read_json(path)
-        except FileFormatError as error:
-            raise FileFormatError(f"{path} cannot be read ({error}): delete it to have it computed again") from error
 
 
 def open_store(folder: str | Path | None, options: Settings) -> Store:
@@ -133,18 +127,13 @@ def open_store(folder: str | Path | None, options: Settings) -> Store:
     path = where / OPTIONS
     if not path.is_file():
         write_text(path, json.dumps(plain, ensure_ascii=False, indent=2) + "\n")
-    try:
-        before = read_json(path)
-    except FileFormatError as error:
-        raise FileFormatError(f"{path} cannot be read ({error}): choose another folder") from error
-    if not isinstance(before, dict):
-        raise FileFormatError(f"{path} holds no options: choose another folder")
+    with foreign_errors_as(FileFormatError, f"{path} cannot be read, choose another folder"):
+        before = {**parse_json(read_text(path))}
     check_same(where, "an evaluation", before, plain)
     return Store(where)
 
 
-# The folder of a fine-tuning: what was done so far, the last epoch's checkpoint, and in the end the model.
-#
+# The folder of a fine-tuning.
 # 1. After each epoch its checkpoint is written, then the state that names it; then older checkpoints go.
 # 2. At the end the model is written in Hugging Face format, config.json last, then the state says `finished`.
 # An interruption at any point leaves a state and the checkpoint that belongs to it.
@@ -158,7 +147,7 @@ ANEW = "start anew with resume=False"
 
 
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Row):
     """An epoch: its mean loss in nats, and the accuracy after it on the held-out examples; epoch 0 is before all.
 
     `loss` is None for epoch 0, `accuracy` where nothing was held out.
@@ -166,7 +155,7 @@ class Epoch:
 
     epoch: int
     loss: float | None
-    accuracy: Estimate | None
+    accuracy: Estimate | None = field(metadata={COLUMNS: ""})
 
 
 @dataclass(frozen=True)
@@ -194,31 +183,19 @@ def read_state(folder: Path) -> State | None:
     path = folder / STATE
     if not path.is_file():
         return None
-    try:
-        record = read_json(path)
+    with foreign_errors_as(FileFormatError, f"{path} is no state of a fine-tuning: give another folder, or {ANEW}"):
+        record = parse_json(read_text(path))
         written, readable = (record["format"], record["version"]), (TRAINING_FORMAT, TRAINING_FORMAT_VERSION)
         if written != readable:
             raise ValueError(f"it has format {written[0]} {written[1]}, and this version reads {' '.join(readable)}")
         state: State = from_plain(State, record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(
-            f"{path} is no state of a fine-tuning ({type(error).__name__}: {error}): give another folder, or {ANEW}"
-        ) from error
     return state
 
 
 def write_state(folder: Path, state: State) -> None:
     """Write how far the fine-tuning came, whole or not at all."""
-    plain = {
-        "format": TRAINING_FORMAT,
-        "version": TRAINING_FORMAT_VERSION,
-        "settings": state.settings,
-        "epochs_done": state.epochs_done,
-        "history": state.history,
-        "finished": state.finished,
-        "about": state.about,
-    }
-    write_text(folder / STATE, json.dumps(to_plain(plain), indent=2) + "\n")
+    about = {"format": TRAINING_FORMAT, "version": TRAINING_FORMAT_VERSION, "epochs_done": state.epochs_done}
+    write_text(folder / STATE, json.dumps(about | to_plain(state), indent=2) + "\n")
 
 
 def begin(folder: Path, settings: Settings, about: Settings) -> State:
@@ -244,15 +221,11 @@ def write_checkpoint(folder: Path, epoch: int, model: Any, optimizer: torch.opti
 
 
 def read_checkpoint(folder: Path, epoch: int, steps: int, model: Any, optimizer: torch.optim.AdamW) -> None:
-    """Put model and optimiser where they were after an epoch, `steps` steps in.
-
-    Raises FileFormatError for a checkpoint that is missing or damaged.
-    """
-    from safetensors import SafetensorError
+    """Put model and optimiser where they were after an epoch, `steps` in; raises FileFormatError for damaged files."""
     from safetensors.torch import load_file
 
     path = _checkpoint(folder, epoch)
-    try:
+    with foreign_errors_as(FileFormatError, f"{path} is not the checkpoint that {STATE} names, {ANEW}"):
         open_regular(path).close()
         tensors = load_file(path)
         _check_shapes(model, tensors)
@@ -262,8 +235,6 @@ def read_checkpoint(folder: Path, epoch: int, steps: int, model: Any, optimizer:
                 if f"{MOMENTS[0]}.{name}" in tensors:
                     moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
                     optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise FileFormatError(f"{path} is not the checkpoint that {STATE} names ({error}): {ANEW}") from error
 
 
 def _check_shapes(model: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -271,11 +242,9 @@ def _check_shapes(model: Any, tensors: Mapping[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         for kind in ("weight", *MOMENTS):
             tensor = tensors.get(f"{kind}.{name}", parameter)
-            if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
-                raise ValueError(
-                    f"{kind}.{name} is {tensor.dtype} of {list(tensor.shape)}: expected {parameter.dtype} of "
-                    f"{list(parameter.shape)}"
-                )
+            if (tensor.dtype, tensor.shape) != (parameter.dtype, parameter.shape):
+                expected = f"expected {parameter.dtype} of {list(parameter.shape)}"
+                raise ValueError(f"{kind}.{name} is {tensor.dtype} of {list(tensor.shape)}: {expected}")
 
 
 def drop_checkpoints(folder: Path, *, but: int | None = None) -> None:
@@ -287,15 +256,15 @@ def drop_checkpoints(folder: Path, *, but: int | None = None) -> None:
 
 def publish(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write model and tokenizer in Hugging Face format; config.json comes last, so that no half model is read."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        try:
-            with silent_transformers():
-                model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            for path in sorted(Path(partial).iterdir(), key=lambda path: path.name == CONFIG):
-                path.replace(folder / path.name)
-        except OSError as error:
-            raise OutputPathError(f"cannot write the model into {folder}: {error}") from error
+    with (
+        foreign_errors_as(OutputPathError, f"cannot write the model into {folder}"),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial,
+    ):
+        with silent_transformers():
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for path in sorted(Path(partial).iterdir(), key=lambda path: path.name == CONFIG):
+            path.replace(folder / path.name)
 
 
 def check_published(folder: Path) -> None:

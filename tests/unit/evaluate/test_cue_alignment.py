@@ -89,7 +89,7 @@ def test_nothing_is_left_out_unless_asked(tiny_rows: TargetRows) -> None:
     values = []
     for sentence, row in zip(tiny_rows.examples, tiny_rows.rows["attention"], strict=True):
         remaining = [position for position in range(1, len(sentence) - 1) if position != sentence.dest]
-        values.append(row[1, sentence.encoding.cue[0]].item() / row[1, remaining].sum().item())
+        values.append(row[1, sentence.cue("first")[0]].item() / row[1, remaining].sum().item())
     measured = cell(result, method="attention", layer=1, paradigm="all", measure="dot")
     assert measured.aligned.mean == pytest.approx(np.mean(values))
     assert measured.chance == pytest.approx(np.mean([1 / (len(sentence) - 3) for sentence in tiny_rows.examples]))
@@ -98,7 +98,7 @@ def test_nothing_is_left_out_unless_asked(tiny_rows: TargetRows) -> None:
 
 def test_random_rows_give_chance(embedded: TargetRows) -> None:
     result = alignment_of(embedded)
-    expected = np.mean([len(sentence.encoding.cue) / len(sentence) for sentence in embedded.examples])
+    expected = np.mean([len(sentence.cue("first")) / len(sentence) for sentence in embedded.examples])
     for layer in embedded.layers:
         measured = cell(result, method="random", layer=layer, paradigm="all", measure="dot")
         assert measured.chance == pytest.approx(expected)

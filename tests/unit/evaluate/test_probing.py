@@ -15,9 +15,14 @@ from torch import Tensor, nn
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.evaluate import mdl, probing
 from tl_vzero.evaluate.mdl import MODES, block_ends, fewest_examples, label_lengths
-from tl_vzero.evaluate.probing import ProbingResult, online_code_length, probe_layers
+from tl_vzero.evaluate.probing import ProbingResult, probe_layers
 
 BOTH = ["correct", "paper"]
+
+
+def alone_length(representations: Tensor, labels: Tensor, **options: Any) -> float:
+    """The code length by the representations of one layer, with no other beside it."""
+    return probe_layers(representations[:, None], labels, resamples=1, **options).code_length[0]
 
 
 def told(n: int, *, strength: float, features: int = 32, kinds: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -179,7 +184,7 @@ def test_all_layers_at_once_are_a_plain_program_layer_by_layer(mode: Any, plain:
 def test_a_layer_is_coded_as_if_alone(mode: Any) -> None:
     representations, labels = layered()
     together = probe_layers(representations, labels, mode=mode).code_length
-    alone = [online_code_length(representations[:, layer], labels, mode=mode) for layer in range(3)]
+    alone = [alone_length(representations[:, layer], labels, mode=mode) for layer in range(3)]
     assert together == pytest.approx(alone, rel=1e-6)
 
 
@@ -188,7 +193,7 @@ def test_a_layer_out_of_patience_stays_with_what_it_had(monkeypatch: pytest.Monk
     monkeypatch.setattr(mdl.Correct, "patience", 1)
     representations, labels = layered()
     together = probe_layers(representations, labels).code_length
-    alone = [online_code_length(representations[:, layer], labels) for layer in range(3)]
+    alone = [alone_length(representations[:, layer], labels) for layer in range(3)]
     assert together == pytest.approx(alone, rel=1e-6)
 
 
@@ -237,16 +242,16 @@ def test_blocks_add_up_and_the_first_is_coded_uniformly(mode: Any, kinds: int) -
 def test_the_order_of_features_does_not_matter() -> None:
     """The probe's start is drawn for a feature's place, so results differ by what another seed would change."""
     representations, labels = told(400, strength=4)
-    of_seeds = [online_code_length(representations, labels, seed=seed) for seed in range(4)]
+    of_seeds = [alone_length(representations, labels, seed=seed) for seed in range(4)]
     shuffled = representations[:, torch.randperm(32, generator=torch.Generator().manual_seed(1))]
-    of_shuffled = [online_code_length(shuffled, labels, seed=seed) for seed in range(4)]
+    of_shuffled = [alone_length(shuffled, labels, seed=seed) for seed in range(4)]
     spread = np.std(of_seeds, ddof=1)
     assert abs(np.mean(of_seeds) - np.mean(of_shuffled)) < 2 * spread
 
 
 def test_what_labels_are_called_does_not_matter() -> None:
     representations, labels = told(300, strength=3)
-    assert online_code_length(representations, labels) == online_code_length(representations, labels * 9 - 4)
+    assert alone_length(representations, labels) == alone_length(representations, labels * 9 - 4)
 
 
 def test_the_coded_block_does_not_choose_its_own_probes() -> None:
@@ -362,8 +367,6 @@ BROKEN[7, 1, 2], BROKEN[30, 0, 0] = torch.nan, torch.inf
         (lambda: probe_layers(X, Y, seed=0.5), InputTypeError, "seed is float: expected an integer"),
         (lambda: probe_layers(X, Y, confidence=2), InputError, "such as 0.95"),
         (lambda: probe_layers(X, Y, resamples=0), InputError, "resamples is 0"),
-        (lambda: online_code_length(X, Y), InputError, r"shape \[200, 2, 4\]: expected \[example, feature\]"),
-        (lambda: online_code_length([1.0], Y), InputTypeError, "representations is list"),
     ],
 )
 def test_bad_input_is_refused_before_any_probe_is_trained(

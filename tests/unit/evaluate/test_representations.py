@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import InputError, ModelError
-from tl_vzero.evaluate.probing import layer_numbers, number_labels, representations, with_number
+from tl_vzero.evaluate.probing import representations, with_number
 from tl_vzero.evaluate.sentences import Protocol, TokenizedSet, tokenize_examples
 from tl_vzero.models.sites import sites_of
 
@@ -90,16 +90,15 @@ def test_weights_that_overflow_are_told() -> None:
 def test_labels_are_the_numbers_that_the_targets_show() -> None:
     _, model = build("load_model", "bert")
     layout = tokenize_examples(model, examples())
-    assert number_labels(layout.examples).tolist() == [1, 0, 0, 1]
-    assert layer_numbers(3) == (-1, 0, 1, 2)
+    numbered, labels = with_number(layout)
+    assert numbered.examples == layout.examples and labels.tolist() == [1, 0, 0, 1]
 
 
 def test_examples_without_a_number_are_left_out_or_refused() -> None:
     _, model = build("load_model", "bert")
     unknown = [replace(each, number=None) for each in examples()]
     layout = tokenize_examples(model, [*examples()[:1], *unknown])
-    assert len(with_number(layout).examples) == 1
-    with pytest.raises(InputError, match="s-0 shows no grammatical number"):
-        number_labels(layout.examples)
+    numbered, labels = with_number(layout)
+    assert numbered.examples == layout.examples[:1] and labels.tolist() == [1]
     with pytest.raises(InputError, match="none of 4 examples says whether"):
         with_number(tokenize_examples(model, unknown))
