@@ -108,7 +108,9 @@ def foreign_errors_as(kind: type[TLVZeroError | EndsRun], what: str) -> Iterator
     except (TLVZeroError, EndsRun, Warning):
         raise
     except Exception as error:
-        raise kind(f"{what}: {type(error).__name__}: {_in_short(error)}") from error
+        text = " ".join(str(error).split())
+        text = text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} …"
+        raise kind(f"{what}: {type(error).__name__}: {text}") from error
 
 
 def shown(value: object) -> str:
@@ -118,11 +120,6 @@ def shown(value: object) -> str:
     ("'cosin'", '[0, 1, 2, 3, 4, 5, ...]')
     """
     return _QUOTED.repr(value)
-
-
-def _in_short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} …"
 
 
 def warn_caller(message: str, category: type[Warning] = InputWarning) -> None:

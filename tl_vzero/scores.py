@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError, escaped, foreign_errors_as, shown
+from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, read_scores, to_plain, write_scores
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out, roll_out_jointly
 from tl_vzero.words import Word, encodable, group_words
 
@@ -237,8 +238,8 @@ class Scores:
 
     def labels(self) -> dict[str, Any]:
         """Everything but the values, as plain JSON types."""
-        labels = {name: getattr(self, name) for name in _Labels.model_fields}
-        return {name: _as_list(value) for name, value in labels.items()} | {"metadata": dict(self.metadata)}
+        labels = {name: to_plain(getattr(self, name)) for name in _Labels.model_fields if name != "metadata"}
+        return {**labels, "metadata": dict(self.metadata)}
 
     def to_dict(self) -> dict[str, Any]:
         """Labels and values as plain JSON types; `values` is a nested list."""
@@ -250,8 +251,6 @@ class Scores:
         Raises OutputPathError if the path cannot be written; nothing is left behind then. Raises ScoresError for what
         `load` would not read back: no values, labels that contradict each other, metadata that JSON does not hold.
         """
-        from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, write_scores
-
         try:
             written = json.dumps(self.labels(), ensure_ascii=False, allow_nan=False)
             reason = _fault_of_labels(parse_json(written))
@@ -271,8 +270,6 @@ class Scores:
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
-        from tl_vzero.files import read_scores
-
         values, labels = read_scores(path, lambda labels: _described_shape(path, labels))
         as_tuples: dict[str, Any] = {key: _as_tuple(value) for key, value in labels.items() if key != "metadata"}
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
@@ -402,12 +399,6 @@ def _word_positions(
 def _pool(groups: Sequence[Sequence[int]], values: Tensor, dim: int) -> Tensor:
     indices = [torch.tensor(list(group), device=values.device) for group in groups]
     return torch.stack([values.index_select(dim, index).sum(dim) for index in indices], dim=dim)
-
-
-def _as_list(value: Any) -> Any:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return value
-    return [_as_list(item) for item in value]
 
 
 def _as_tuple(value: Any) -> Any:

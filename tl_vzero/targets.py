@@ -22,16 +22,13 @@ EXPECTED = "one token (an id or a word), or a pair (good, bad)"
 def check_trained_head(model: nn.Module) -> None:
     """Raise HeadlessModelError where no head for words was ever trained: the logits of words are noise."""
     facts = facts_of(model)
-    if facts.head == "absent" and facts.is_classifier:
-        raise HeadlessModelError(
-            f"{facts.name} is a classifier: its head was trained for classes (or spans) and predicts no words, so "
-            "there is no logit to measure an effect on: expected a masked or causal language model; scores of what a "
-            "layer mixes are the same for a classifier"
-        )
     if facts.head == "absent":
+        reason = "has no trained prediction head, so its logits mean nothing"
+        if facts.is_classifier:
+            reason = "is a classifier: its head was trained for classes (or spans) and predicts no words"
         raise HeadlessModelError(
-            f"{facts.name} has no trained prediction head, so its logits mean nothing: expected a model with a trained "
-            "head for an effect on the prediction; scores of what a layer mixes need none"
+            f"{facts.name} {reason}: expected a masked or causal language model with a trained head for an effect on "
+            "the prediction; scores of what a layer mixes need none"
         )
 
 
@@ -49,21 +46,16 @@ def target_tokens(model: nn.Module, target_ids: TargetIds | None) -> tuple[int, 
     """
     if target_ids is None:
         return None
-    tokens = [_token_id(model, token, target_ids) for token in _one_or_two(target_ids)]
+    read = listed("target_ids", target_ids)
+    read = read if isinstance(read, list) else [read]
+    if len(read) not in (1, 2):
+        raise InputTypeError(f"target_ids are {shown(target_ids)}: expected {EXPECTED}")
+    tokens = [_token_id(model, token, target_ids) for token in read]
     if len(tokens) == 1:
         return tokens[0], None
     if tokens[0] == tokens[1]:
         raise InputError(f"target_ids are {target_ids!r}, both token {tokens[0]}: expected two different tokens")
     return tokens[0], tokens[1]
-
-
-def _one_or_two(target_ids: Any) -> tuple[Any, ...]:
-    read = listed("target_ids", target_ids)
-    if isinstance(read, int | str):
-        return (read,)
-    if not isinstance(read, list) or len(read) not in (1, 2):
-        raise InputTypeError(f"target_ids are {shown(target_ids)}: expected {EXPECTED}")
-    return tuple(read)
 
 
 def _token_id(model: nn.Module, token: Any, target_ids: object) -> int:

@@ -19,14 +19,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import flag
-from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, warn_caller
+from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, shown, warn_caller
 from tl_vzero.models.facts import context_length, decoder_start, facts_of, segment_count, vocabulary_size
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import kind_of, stacks_of
 from tl_vzero.words import Places, decoded_places, label_tokens
 
 TOKENS_PER_BATCH = 2048
-SHOWN = 60  # characters of a text in an error
 UNKNOWN_SHARE = 0.5  # of the tokens of words: with more of them unknown, a tokenizer does not fit the text
 # A tokenizer written in Rust takes one text at a time, and models may share one.
 _ONE_TEXT = RLock()
@@ -91,10 +90,9 @@ class Sentence:
     @property
     def texts(self) -> tuple[tuple[int, str], ...]:
         """The texts that it comes from, one or a pair, each with the character of `text` that it begins at."""
-        original = self.original
-        if original is None or isinstance(original, str):
-            return () if original is None else ((0, original),)
-        return (0, original[0]), (len(original[0]) + 1, original[1])
+        if self.text is None or self.second_from is None:
+            return () if self.text is None else ((0, self.text),)
+        return (0, self.text[: self.second_from - 1]), (self.second_from, self.text[self.second_from :])
 
     @property
     def identity(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
@@ -210,7 +208,12 @@ def encode(
     bos = flag("prepend_bos", prepend_bos)
     texts = _texts_in(inputs)
     if texts is not None:
-        _check_text_alone(attention_mask, token_type_ids)
+        for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+            if value is not None:
+                raise InputError(
+                    f"{name} given with text: expected ids; text is never padded here, and of a pair of texts (a, b) "
+                    "the tokenizer says which segment a token is of"
+                )
         sentences = [_from_text(model, text, row, bos) for row, text in enumerate(texts)]
         return warned(Inputs(tuple(sentences), single=not isinstance(inputs, list)))
     if isinstance(inputs, Mapping):
@@ -253,16 +256,6 @@ def describe(inputs: object) -> str:
     if isinstance(inputs, np.ndarray):
         return f"an array of {inputs.dtype}"
     return type(inputs).__name__
-
-
-def _check_text_alone(attention_mask: object, token_type_ids: object) -> None:
-    if attention_mask is not None:
-        raise InputError("attention_mask given with text: expected ids; text is never padded here")
-    if token_type_ids is not None:
-        raise InputError(
-            "token_type_ids given with text: expected ids; give two texts as a pair (a, b), and the tokenizer says "
-            "which segment a token is of"
-        )
 
 
 def _returned_by_tokenizer(
@@ -352,8 +345,8 @@ def pieces_of(tokenizer: Any, text: str, second: str | None = None, *, as_target
     texts = {"text_target" if as_target else "text": text}
     if second is not None:
         texts["text_pair"] = second
-    shown = " and ".join(map(_shortened, texts.values()))
-    with foreign_errors_as(InputError, f"the tokenizer {type(tokenizer).__name__} cannot read {shown}"), _ONE_TEXT:
+    what = f"the tokenizer {type(tokenizer).__name__} cannot read {' and '.join(map(shown, texts.values()))}"
+    with foreign_errors_as(InputError, what), _ONE_TEXT:
         for half in texts.values():
             half.encode()  # half of a character (a lone surrogate) is no text
         encoding = tokenizer(**texts, return_offsets_mapping=fast, verbose=False)
@@ -367,10 +360,6 @@ def pieces_of(tokenizer: Any, text: str, second: str | None = None, *, as_target
         return Pieces(list(encoding["input_ids"]), word_ids, offsets, list(types) if types and any(types) else None)
 
 
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
-
-
 def _apart(word_ids: Sequence[int | None], sides: Sequence[int | None]) -> list[int | None]:
     """Words numbered so that none reaches from one side into the other; a tokenizer counts each text's from 0."""
     new_ids: dict[tuple[int | None, int], int] = {}
@@ -381,7 +370,7 @@ def _apart(word_ids: Sequence[int | None], sides: Sequence[int | None]) -> list[
 def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Sentence:
     """A text that a tokenizer has cut, as a sentence; its labels are what the user wrote."""
     if not pieces.ids:
-        raise InputError(f"inputs[{row}] {_shortened(text)} has no token for this tokenizer: expected at least one")
+        raise InputError(f"inputs[{row}] {shown(text)} has no token for this tokenizer: expected at least one")
     _check_vocabulary(model, pieces.ids)
     places = None
     if pieces.offsets is not None and pieces.word_ids is not None:
@@ -407,10 +396,10 @@ def from_ids(model: nn.Module, ids: Any, mask: Any = None, token_types: Any = No
     types = _like_ids("token_type_ids", token_types, ids, rows)
     sentences = []
     for row, row_ids in enumerate(rows):
-        is_token = torch.ones_like(row_ids, dtype=torch.bool) if masks is None else _checked_mask(masks[row])
-        sentence = _labelled(model, row_ids[is_token], row, _one_run(row, is_token), None)
+        columns = _columns_of_tokens(row, torch.ones_like(row_ids) if masks is None else masks[row])
+        sentence = _labelled(model, row_ids[list(columns)], row, columns, None)
         if types is not None:
-            sentence = _in_segments(model, sentence, types[row][is_token])
+            sentence = _in_segments(model, sentence, types[row][list(columns)])
         notes = _notes_on_segments(model, sentence) if types is None else ()
         notes += _notes_on_beginning(model, sentence)
         notes += _notes_on_ids(model, sentence) if masks is None else ()
@@ -515,14 +504,6 @@ def _is_integer(values: Tensor) -> bool:
     return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
 
 
-def _checked_mask(mask: Tensor) -> Tensor:
-    """Where a sentence has a token."""
-    other = mask[(mask != 0) & (mask != 1)]
-    if len(other):
-        raise InputError(f"attention_mask holds {other[0].item()}: expected only 1 for tokens and 0 for padding")
-    return mask != 0
-
-
 def _in_segments(model: nn.Module, sentence: Sentence, token_types: Tensor) -> Sentence:
     """A sentence with the segments of its tokens; raises InputError for those that its model does not have."""
     if not _is_integer(token_types):
@@ -568,9 +549,12 @@ def _is_like_a_pair(sentence: Sentence, separator: int | None) -> bool:
     return bool(places) and places[-1] == len(sentence) - 1 and not all(between)
 
 
-def _one_run(row: int, is_token: Tensor) -> tuple[int, ...]:
+def _columns_of_tokens(row: int, mask: Tensor) -> tuple[int, ...]:
     """The columns of a row's tokens; raises InputError where padding stands between them."""
-    columns = tuple(torch.nonzero(is_token).flatten().tolist())
+    other = mask[(mask != 0) & (mask != 1)]
+    if len(other):
+        raise InputError(f"attention_mask holds {other[0].item()}: expected only 1 for tokens and 0 for padding")
+    columns = tuple(torch.nonzero(mask).flatten().tolist())
     if not columns:
         raise InputError(f"row {row} of attention_mask is all 0: expected at least one token that is no padding")
     if columns != tuple(range(columns[0], columns[-1] + 1)):

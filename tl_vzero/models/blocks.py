@@ -131,10 +131,6 @@ class BlockWeights:
     norm2_post: Norm | None
 
 
-def _gelu(x: Tensor) -> Tensor:
-    return torch.ops.aten.gelu_(x)  # type: ignore[no-any-return]
-
-
 def _gelu_tanh(x: Tensor) -> Tensor:
     # 0.5 (1 + tanh(z)) is sigmoid(2z), and x sigmoid(s x) is silu(s x) / s: of these torch's silu is the fast one.
     constant = x.new_tensor(TWICE_ROOT)
@@ -144,28 +140,20 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return x
 
 
-def _quick_gelu(x: Tensor) -> Tensor:
-    return F.silu(x.mul_(1.702), inplace=True).div_(1.702)
-
-
-def _solu(x: Tensor) -> Tensor:
-    return x * x.softmax(dim=-1)
-
-
 # Each may overwrite its argument. gelu_new and its kin are one function, the tanh form.
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": _gelu,
+    "gelu": torch.ops.aten.gelu_,
     "gelu_new": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "quick_gelu": _quick_gelu,
+    "quick_gelu": lambda x: F.silu(x.mul_(1.702), inplace=True).div_(1.702),
     "relu": torch.relu_,
     "silu": lambda x: F.silu(x, inplace=True),
     "swish": lambda x: F.silu(x, inplace=True),
     "leaky_relu": lambda x: F.leaky_relu(x, inplace=True),
     "relu2": lambda x: torch.relu_(x).square_(),
     "tanh": torch.tanh_,
-    "solu": _solu,
+    "solu": lambda x: x * x.softmax(dim=-1),
 }
 
 
@@ -180,25 +168,20 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     if w_o is None:
         return None
     b_o = _tensor(attention, "b_O", dtype)
-    w_in, w_gate, w_out = (_tensor(mlp, name, dtype, 2) for name in ("W_in", "W_gate", "W_out"))
-    b_in, b_gate, b_out = (_tensor(mlp, name, dtype) for name in ("b_in", "b_gate", "b_out"))
-    if not _is_one_mlp(w_o.shape[-1], w_in, w_gate, w_out):
-        w_in = w_gate = w_out = None
-    if kind_of(model) == "HookedTransformer" and w_gate is not None and w_out is not None and b_in is not None:
+    parts: dict[str, Any] = {name.lower(): _tensor(mlp, name, dtype, 2) for name in ("W_in", "W_gate", "W_out")}
+    if not _is_one_mlp(w_o.shape[-1], **parts):
+        parts = dict.fromkeys(parts)
+    parts |= {name: _tensor(mlp, name, dtype) for name in ("b_in", "b_gate", "b_out")}
+    parts |= {field: norm_of(model, block, name, dtype) for field, name in NORMS.items()}
+    if kind_of(model) == "HookedTransformer" and parts["w_gate"] is not None and parts["b_in"] is not None:
         # Its gated MLP adds b_in after the gate, so that it is a part of what the MLP writes of itself.
-        written = b_in @ w_out
-        b_in, b_out = None, written if b_out is None else written + b_out
+        written = parts["b_in"] @ parts["w_out"]
+        parts |= {"b_in": None, "b_out": written if parts["b_out"] is None else written + parts["b_out"]}
     return BlockWeights(
         w_o=w_o,
         b_o=torch.zeros(w_o.shape[-1], dtype=dtype, device=w_o.device) if b_o is None else b_o,
-        w_in=w_in,
-        b_in=b_in,
-        w_gate=w_gate,
-        b_gate=b_gate,
-        w_out=w_out,
-        b_out=b_out,
         activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
-        **{field: norm_of(model, block, name, dtype) for field, name in NORMS.items()},
+        **parts,
     )
 
 

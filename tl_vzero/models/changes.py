@@ -4,7 +4,8 @@ Whatever is cached for a model is valid while these fingerprints are the same.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from types import FunctionType
@@ -28,6 +29,7 @@ _FOR_GRADIENTS = "make_inputs_require_grads"
 INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PLAIN = frozenset([bool, float, str])
 _COLLECTIONS = frozenset([list, tuple, set, dict])
+_OF_TRAINING = re.compile("^(training|p)$|drop|checkpointing")
 
 
 def module_fingerprint(model: nn.Module) -> tuple[object, ...]:
@@ -106,6 +108,10 @@ def _code_of(modules: list[nn.Module]) -> tuple[object, ...]:
     return kinds, tuple([member for cls in classes for member in vars(cls).values() if type(member) is FunctionType])
 
 
+# By what a change of it is called, with {} for a module, or by an attribute's name; and by the module's place.
+_State = dict[tuple[str, int], object]
+
+
 @dataclass(frozen=True, eq=False)
 class _Followed:
     """A Hugging Face model of the caller's, how it was at loading, and its tensors, so that no id is used again.
@@ -115,24 +121,10 @@ class _Followed:
     """
 
     model: ref[nn.Module]
-    before: "_State"
+    before: _State
     tensors: list[Tensor]
     places: list[tuple[Tensor, int]]
     copied: str | None
-
-    def are_elsewhere(self) -> bool:
-        """Whether a tensor has left the memory that the loaded model looks at."""
-        return any(tensor.data_ptr() != place for tensor, place in self.places)
-
-
-@dataclass(frozen=True)
-class _State:
-    """Of each module, in one order, its hooks, tensors and attributes; then what all modules share."""
-
-    modules: list[ref[nn.Module]]
-    parts: Sequence[tuple[object, list[tuple[object, ...]], dict[str, object]]]
-    code: tuple[object, ...]
-    hooks_on_all: tuple[object, ...]
 
 
 _FOLLOWED: WeakKeyDictionary[nn.Module, _Followed] = WeakKeyDictionary()
@@ -163,8 +155,10 @@ def check_followed(model: nn.Module) -> None:
         return
     now = _state_of(caller)
     is_copy = followed.copied is not None
-    if now != followed.before or followed.are_elsewhere():
+    if now != followed.before:
         difference = _difference(followed.before, now, caller)
+    elif any(tensor.data_ptr() != place for tensor, place in followed.places):
+        difference = "data of its weights were replaced"
     elif is_copy and _content_of(caller) != followed.copied:
         difference = "its weights were edited"
     else:
@@ -184,8 +178,27 @@ def _content_of(caller: nn.Module) -> str:
 
 def _state_of(caller: nn.Module) -> _State:
     modules = walk([caller])
-    parts = [(_patched(module), [*map(_identity, _tensors_of(module))], _attributes(module)) for module in modules]
-    return _State([ref(module) for module in modules], parts, _code_of(modules), _hooks_on_all_modules())
+    state: _State = {
+        ("modules were replaced, added or taken away", 0): [ref(module) for module in modules],
+        ("the class of a module, or a function of it, was replaced", 0): _code_of(modules),
+        ("hooks on all modules (register_module_forward_hook) were set or removed", 0): _hooks_on_all_modules(),
+    }
+    for place, module in enumerate(modules):
+        state["hooks or the forward of {} were set or removed", place] = _patched(module)
+        # `.to()` and a resized vocabulary leave a parameter the same and change its inside.
+        inside = [(id(tensor), tensor.dtype, tensor.device, tensor.shape) for tensor in _tensors_of(module)]
+        state["weights of {} were replaced, resized, cast or moved", place] = inside
+        state |= {(name, place): value for name, value in _attributes(module)}
+    return state
+
+
+def _difference(before: _State, now: _State, caller: nn.Module) -> str:
+    """The first thing that differs, in words."""
+    what, place = next(key for key in before | now if key not in before or before[key] != now.get(key))
+    module = walk([caller])[place]
+    where = next((name for name, other in caller.named_modules() if other is module), "") or "the whole"
+    changed = what if " " in what else f"{what} of {{}} changed, as when an adapter is merged, set or disabled"
+    return changed.replace("{}", where)
 
 
 def _tensors_in(root: nn.Module) -> list[Tensor]:
@@ -200,52 +213,18 @@ def _tensors_of(module: nn.Module) -> list[Tensor]:
     return [tensor for tensor in (*attributes["_parameters"].values(), *buffers) if tensor is not None]
 
 
-def _identity(tensor: Tensor) -> tuple[object, ...]:
-    # `.to()` and a resized vocabulary leave a parameter the same and change its inside.
-    return id(tensor), tensor.dtype, tensor.device, tensor.shape
-
-
-def _attributes(module: nn.Module) -> dict[str, object]:
+def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
     """Numbers and words on a module: an adapter's state, a norm's epsilon. Integers may count runs: left out."""
-    attributes: dict[str, object] = {}
     # A whole model of Hugging Face's keeps books, but computes by its parts.
     if hasattr(type(module), "base_model_prefix"):
-        return attributes
+        return
     for name, value in module.__dict__.items():
-        if type(value) in _PLAIN and not _is_of_training(name):
-            attributes[name] = value
+        if type(value) in _PLAIN and not _OF_TRAINING.search(name):
+            yield name, value
         elif type(value) in _COLLECTIONS and name not in _TORCH_ATTRIBUTES:
             items = list(value.items() if type(value) is dict else enumerate(value))
             if all(type(item) in _PLAIN for _, item in items):
-                attributes[name] = tuple(items)
-    return attributes
-
-
-def _is_of_training(name: str) -> bool:
-    return name == "training" or "drop" in name or name == "p" or "checkpointing" in name
-
-
-def _difference(before: _State, now: _State, caller: nn.Module) -> str:
-    """The first thing that differs, in words."""
-    if before.modules != now.modules:
-        return "modules were replaced, added or taken away"
-    if before.code != now.code:
-        return "the class of a module, or a function of it, was replaced"
-    if before.hooks_on_all != now.hooks_on_all:
-        return "hooks on all modules (register_module_forward_hook) were set or removed"
-    names = {id(module): name for name, module in caller.named_modules()}
-    for module, (hooks, tensors, one), (hooks_now, tensors_now, other) in zip(
-        walk([caller]), before.parts, now.parts, strict=True
-    ):
-        where = names.get(id(module)) or "the whole"
-        if hooks != hooks_now:
-            return f"hooks or the forward of {where} were set or removed"
-        if tensors != tensors_now:
-            return f"weights of {where} were replaced, resized, cast or moved"
-        if one != other:
-            changed = [name for name in one | other if one.get(name) != other.get(name)]
-            return f"{', '.join(changed)} of {where} changed, as when an adapter is merged, set or disabled"
-    return "data of its weights were replaced"
+                yield name, tuple(items)
 
 
 def _described(name: str, tensor: Tensor) -> bytes:
@@ -288,10 +267,9 @@ def _sums(tensor: Tensor) -> Int[Tensor, "sum"]:
 
 CENTRED_BELOW = 1e-4  # mean of a centred row over its mean size; random rows are at about 1/sqrt(d_model)
 
-# Of each model, by the content of its weights: their SHA-256, their content at the last check, and contents warned of.
+# Of each model, by the content of its weights: their SHA-256, and the contents that were checked.
 _HASHES: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
-_CHECKED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_WARNED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+_CHECKED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 # Of each model the weights that it runs on a copy of, as TransformerLens splits them, and their content then.
 _COPIED: WeakKeyDictionary[nn.Module, tuple[dict[str, Tensor], str]] = WeakKeyDictionary()
 
@@ -325,13 +303,11 @@ def check_weights(model: nn.Module) -> str:
     Warns of processed weights, once for each content. Raises ModelError where weights were edited that the model
     runs on a copy of.
     """
-    content = content_fingerprint(_tensors(model))
-    if content != _CHECKED.get(model):
+    content, checked = content_fingerprint(_tensors(model)), _CHECKED.setdefault(model, set())
+    if content not in checked:
         _check_copied(model)
-        warned = _WARNED.setdefault(model, set())
-        if content not in warned and _warn_if_processed(model):
-            warned.add(content)
-        _CHECKED[model] = content
+        _warn_if_processed(model)
+        checked.add(content)
     return content
 
 
@@ -374,10 +350,19 @@ def check_finite(model: nn.Module) -> None:
         )
 
 
-def _warn_if_processed(model: nn.Module) -> bool:
+def _warn_if_processed(model: nn.Module) -> None:
     """Warn where the weights show signs of processing that changes Value Zeroing."""
     attentions = _attentions(model)
-    reasons = [reason for reason in (_folded_value_biases(attentions), _centred_writing(attentions)) if reason]
+    views = {name: [weight_view(attention, name) for attention in attentions] for name in ("b_Q", "b_K", "b_V", "W_O")}
+    b_q, b_k, b_v, w_o = ([view for view in of_name if view is not None] for of_name in views.values())
+    reasons = []
+    # An architecture without attention biases has zeros everywhere; folding leaves only b_V at zero.
+    if b_v and any(bias.any() for bias in b_q + b_k) and not any(bias.any() for bias in b_v):
+        reasons.append("value biases are folded into b_O, so zeroing hook_v leaves them in the output")
+    sizes = [(weight.float().mean(dim=-1).abs().mean(), weight.float().abs().mean()) for weight in w_o]
+    centred = [mean <= CENTRED_BELOW * size for mean, size in sizes if size > 0]
+    if centred and all(centred):
+        reasons.append("writing weights are centred over d_model, which changes cosine distances between block outputs")
     if reasons:
         warn_caller(
             f"this model's weights were processed: {'; '.join(reasons)}. Normalised maps move by up to 7e-2 "
@@ -385,7 +370,6 @@ def _warn_if_processed(model: nn.Module) -> bool:
             "from_pretrained_no_processing.",
             ProcessedWeightsWarning,
         )
-    return bool(reasons)
 
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
@@ -394,28 +378,3 @@ def _attentions(model: nn.Module) -> list[nn.Module]:
         return [block.attn for block in model.blocks]  # type: ignore[union-attr]
     values = [name for stack in stacks for name in sites_of(model, stack).values]
     return [model.get_submodule(name.rpartition(".")[0]) for name in values]
-
-
-def _weights(modules: list[nn.Module], name: str) -> list[Tensor]:
-    views = [weight_view(module, name) for module in modules]
-    return [view for view in views if view is not None]
-
-
-def _folded_value_biases(attentions: list[nn.Module]) -> str | None:
-    value_biases = _weights(attentions, "b_V")
-    other_biases = [*_weights(attentions, "b_Q"), *_weights(attentions, "b_K")]
-    # An architecture without attention biases has zeros everywhere; folding leaves only b_V at zero.
-    has_biases = any(bias.any() for bias in other_biases)
-    if value_biases and has_biases and not any(bias.any() for bias in value_biases):
-        return "value biases are folded into b_O, so zeroing hook_v leaves them in the output"
-    return None
-
-
-def _centred_writing(attentions: list[nn.Module]) -> str | None:
-    written = _weights(attentions, "W_O")
-    sizes = [weight.float().abs().mean() for weight in written]
-    means = [weight.float().mean(dim=-1).abs().mean() for weight in written]
-    centred = [mean <= CENTRED_BELOW * size for mean, size in zip(means, sizes, strict=True) if size > 0]
-    if centred and all(centred):
-        return "writing weights are centred over d_model, which changes cosine distances between block outputs"
-    return None

@@ -43,12 +43,11 @@ def check_values_carry_all(model: nn.Module, sites: Sites, read: Tensor) -> None
     two = torch.stack([read, read])
     outputs: dict[str, Tensor] = {}
     hooks: list[NamedHook] = [(name, _differ_at_first) for name in sites.inputs]
-    hooks += [(name, _zero) for name in sites.values]
+    hooks += [(name, lambda value, *, hook: torch.zeros_like(value)) for name in sites.values]
     hooks += remembering_hooks(sites.outputs, outputs)
     run_to(model, two, hooks, last=sites.outputs[-1], decoder_ids=two if sites.stack else None)
     for layer, name in enumerate(sites.outputs):
-        first, second = outputs[name][:, 1:]
-        if _relative_change(first, second) > SAME_EPS * _eps_of(first):
+        if _are_apart(*outputs[name][:, 1:]):
             raise ModelError(
                 f"block {layer} mixes positions by other means than the values of {sites.values[layer]} (a state "
                 "space, a convolution or another attention beside it): Value Zeroing would show only a part of what "
@@ -62,10 +61,6 @@ def _differ_at_first(x: Tensor, *, hook: Any) -> Tensor:
     x[1] = x[0]
     x[1, 0] = x[0, -1]
     return x
-
-
-def _zero(value: Tensor, *, hook: Any) -> Tensor:
-    return torch.zeros_like(value)
 
 
 # Whether the hooks of a stack are there, fire and act; the results of the checks, by model.
@@ -160,13 +155,17 @@ class _Probe:
 
 
 def _probe(model: nn.Module, sites: Sites) -> _Probe:
-    read = _probe_read(model)
-    probe = _Probe(_zeroed_positions(model, read), {})
+    read, signal = _probe_read(model), signal_of(model)
+    positions = list(range(len(read)))
+    if signal is not None:
+        last = len(signal.labels(tuple(read.shape))) - 1
+        positions = sorted({last * n // (SIGNAL_PROBES - 1) for n in range(SIGNAL_PROBES)})
+    probe = _Probe(positions, {})
 
     def zero_one_per_copy(value: Tensor, *, hook: Any, layer: int) -> Tensor:
         value = value.clone()
-        if value.ndim > 1 and value.shape[1] > probe.positions[-1]:  # axes that lie otherwise are refused afterwards
-            value[list(probe.copies(layer)), probe.positions] = 0
+        if value.ndim > 1 and value.shape[1] > positions[-1]:  # axes that lie otherwise are refused afterwards
+            value[list(probe.copies(layer)), positions] = 0
         return value
 
     hooks: list[NamedHook] = []
@@ -176,14 +175,6 @@ def _probe(model: nn.Module, sites: Sites) -> _Probe:
     copies = read.expand(probe.copies(sites.n_layers - 1).stop, *read.shape)
     run_to(model, copies, hooks, last=sites.outputs[-1], decoder_ids=copies if sites.stack else None)
     return probe
-
-
-def _zeroed_positions(model: nn.Module, read: Tensor) -> list[int]:
-    signal = signal_of(model)
-    if signal is None:
-        return list(range(len(read)))
-    last = len(signal.labels(tuple(read.shape))) - 1
-    return sorted({last * n // (SIGNAL_PROBES - 1) for n in range(SIGNAL_PROBES)})
 
 
 def _probe_read(model: nn.Module) -> Int[Tensor, "position"] | Float[Tensor, "..."]:
@@ -257,7 +248,7 @@ def _check_zeroing_acts(sites: Sites, probe: _Probe, layer: int) -> None:
     copies = list(probe.copies(layer))
     for earlier in range(layer + 1):
         before = probe.activations[sites.inputs[earlier]]
-        if _relative_change(before[:1], before[copies]) > SAME_EPS * _eps_of(before):
+        if _are_apart(before[:1], before[copies]):
             raise ModelError(
                 f"zeroing {sites.values[layer]} changes the input of block {earlier}: expected that it acts "
                 "only on its own block's output and on what follows"
@@ -265,7 +256,7 @@ def _check_zeroing_acts(sites: Sites, probe: _Probe, layer: int) -> None:
     _, value, pattern, output = (probe.activations[name] for name in sites.at(layer))
     written = [position for position in probe.positions if value[0, position].any()]
     # A source's weight is sometimes too small to move any digit of what is added to it.
-    least = max(AFFECTS, _eps_of(output) * SAME_EPS)
+    least = max(AFFECTS, torch.finfo(output.dtype).eps * SAME_EPS)
     affected = [position for position in written if pattern[0, ..., position].max() > least]
     zeroed = zip(probe.positions, copies, strict=True)
     changed = {position for position, copy in zeroed if not output[copy].equal(output[0])}
@@ -276,13 +267,9 @@ def _check_zeroing_acts(sites: Sites, probe: _Probe, layer: int) -> None:
         )
 
 
-def _eps_of(activation: Tensor) -> float:
-    return torch.finfo(activation.dtype).eps
-
-
-def _relative_change(clean: Tensor, changed: Tensor) -> float:
-    size = clean.float().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return ((clean.float() - changed.float()).abs().max() / size).item()
+def _are_apart(clean: Tensor, changed: Tensor) -> bool:
+    apart, size = (clean.float() - changed.float()).abs().max(), clean.float().abs().max()
+    return bool(apart / size.clamp_min(torch.finfo(torch.float32).tiny) > SAME_EPS * torch.finfo(clean.dtype).eps)
 
 
 # What a Scores says about the model it came from.

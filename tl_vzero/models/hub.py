@@ -135,20 +135,12 @@ def _check_parts(folder: Path) -> None:
             raise ModelError(f"{folder} lacks {len(lost)} of its {len(parts)} weight files, first {lost[0]}")
 
 
-def bytes_of_weights(source: Source) -> int | None:
-    """The size of a folder's weight files; None for what is on the hub."""
-    folder = Path(source.location)
-    if not folder.is_dir():
-        return None
-    return sum(path.stat().st_size for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
-
-
 def unreadable_because(source: Source) -> str:
     """A likely reason for which a checkpoint cannot be read, in brackets."""
     folder = Path(source.location)
     if not folder.is_dir():
         return f" ({offline_choices()})"
-    if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
+    if any((folder / name).is_file() for name in (WEIGHTS[0], PARTS[0])):
         return ""
     return (
         " (its weights are a pytorch_model.bin, a pickle, of which only plain tensors are read and nothing is run; "

@@ -3,9 +3,10 @@
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tl_vzero.errors import ModelError, foreign_errors_as
 from tl_vzero.models.facts import Head
-from tl_vzero.models.hub import Source, bytes_of_weights, unreadable_because
+from tl_vzero.models.hub import Source, unreadable_because
 from tl_vzero.models.signals import signal_read_by
 
 # Read in training only, or after the last block: checkpoints of images and speech often lack them.
@@ -58,7 +59,7 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
             model, info = _auto_class(config).from_pretrained(
                 source.location, config=config, dtype=dtype, **eager, **options
             )
-        _name_architecture(model)
+        model.config.architectures = [type(model).__name__]  # by which TransformerLens chooses its adapter
     missing = set(info["missing_keys"])
     head = _head_from_missing(source.location, model, missing)
     if info.get("mismatched_keys"):
@@ -75,7 +76,7 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
 
 def _check_readable(config: Any, name: str) -> None:
     """Raise ModelError before a model is built that could not be read: building some compiles code of their own."""
-    mapping = getattr(_auto_class(config), "_model_mapping", {})
+    mapping = _auto_class(config)._model_mapping
     if type(config) in mapping:
         architecture_of(config, name, mapping[type(config)].__name__)
     if config.model_type == "rwkv":
@@ -93,10 +94,12 @@ class _Allowance(TorchDispatchMode):
 
     def __init__(self, source: Source) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        on_disk = bytes_of_weights(source)
+        folder = Path(source.location)
+        files_of = (folder.glob(f"*.{ending}") for ending in ("safetensors", "bin"))
+        on_disk = sum(path.stat().st_size for paths in files_of for path in paths) if folder.is_dir() else inf
         # A file holds a number in half a byte at least; a head may double a small model, and buffers come on top.
-        self._numbers = inf if on_disk is None else 4 * on_disk + ALLOWED_NUMBERS
-        self._tensors = inf if on_disk is None else on_disk // 50 + ALLOWED_TENSORS
+        self._numbers = 4 * on_disk + ALLOWED_NUMBERS
+        self._tensors = on_disk / 50 + ALLOWED_TENSORS
         self._name = source.location
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -136,15 +139,13 @@ def architecture_of(config: Any, name: str, class_name: str) -> str:
 def _no_conversion_service() -> Iterator[None]:
     """Without this, transformers asks a service of the hub to convert a model that has a pytorch_model.bin only."""
     name = "DISABLE_SAFETENSORS_CONVERSION"
-    before = os.environ.get(name)
+    before = {name: os.environ[name]} if name in os.environ else {}
     os.environ[name] = "1"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        del os.environ[name]
+        os.environ.update(before)
 
 
 def _names_a_classifier(class_names: list[str]) -> bool:
@@ -160,49 +161,37 @@ _LOUDNESS = RLock()
 @contextmanager
 def silent_transformers() -> Iterator[None]:
     """No loading bar, no table of missing keys, no configuration on the screen: our messages say what matters."""
-    from logging import ERROR
-
     from transformers.utils import logging
 
-    with _LOUDNESS:
-        verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity(ERROR)
+    with _LOUDNESS, ExitStack() as before:
+        before.callback(logging.set_verbosity, logging.get_verbosity())
+        if logging.is_progress_bar_enabled():
+            before.callback(logging.enable_progress_bar)
+        logging.set_verbosity_error()
         logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(verbosity)
-            if bar:
-                logging.enable_progress_bar()
+        yield
 
 
 def _auto_class(config: Any) -> Any:
     """The auto class whose models have a head: for words, or for an image or a sound where the checkpoint has one."""
     import transformers
-    from transformers.models.auto import modeling_auto as auto
 
-    masked = (auto.MODEL_FOR_MASKED_LM_MAPPING, transformers.AutoModelForMaskedLM)
-    causal = (auto.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.AutoModelForCausalLM)
-    pairs = (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, transformers.AutoModelForSeq2SeqLM)
     first = (config.architectures or [""])[0]
     if first.endswith("ForImageClassification"):
         return transformers.AutoModelForImageClassification
     if first.endswith("ForCTC"):
         return transformers.AutoModelForCTC
-    is_causal = first.endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False)
-    # Half of an encoder-decoder can be read as a causal model, too.
-    others = (pairs, masked, causal) if getattr(config, "is_encoder_decoder", False) else (masked, causal, pairs)
+    order = ["MaskedLM", "CausalLM", "Seq2SeqLM"]
+    if first.endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False):
+        order = ["CausalLM", "MaskedLM", "Seq2SeqLM"]
+    elif getattr(config, "is_encoder_decoder", False):  # half of it can be read as a causal model, too
+        order = ["Seq2SeqLM", "MaskedLM", "CausalLM"]
     # Of those that also read images, TransformerLens wraps the whole, and reads text alone, too.
-    images = (auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, transformers.AutoModelForImageTextToText)
-    for mapping, auto_class in (*((causal, masked, pairs) if is_causal else others), images):
-        if type(config) in mapping:
+    for head in (*order, "ImageTextToText"):
+        auto_class = getattr(transformers, f"AutoModelFor{head}")
+        if type(config) in auto_class._model_mapping:
             return auto_class
     return transformers.AutoModel
-
-
-def _name_architecture(model: Any) -> None:
-    # TransformerLens chooses its adapter by this name.
-    model.config.architectures = [type(model).__name__]
 
 
 def _head_from_missing(name: str, model: Any, missing: set[str]) -> Head:
@@ -238,20 +227,16 @@ def from_memory(hf_model: Any, device: Any, dtype: torch.dtype | None) -> Checkp
     first = next(hf_model.parameters())
     moves = dtype not in (None, first.dtype) or (device is not None and torch.device(device) != first.device)
     with foreign_errors_as(ModelError, f"this {name} cannot be copied"):
-        model = copy.deepcopy(hf_model) if moves else _sharing_copy(hf_model)
+        # New modules around the same tensors: TransformerLens replaces modules in what it wraps.
+        shared = [] if moves else [*hf_model.parameters(), *hf_model.buffers()]
+        model = copy.deepcopy(hf_model, {id(tensor): tensor for tensor in shared})
         if moves:
             model = model.to(device=device, dtype=dtype)
     with foreign_errors_as(ModelError, f"this {name} cannot be read"):
         headed, head = _with_head(model)
-        _name_architecture(headed)
+        headed.config.architectures = [type(headed).__name__]
     is_classifier = _names_a_classifier([cls.__name__ for cls in type(hf_model).__mro__])
     return Checkpoint(headed, head, is_classifier, None if moves else hf_model)
-
-
-def _sharing_copy(model: nn.Module) -> Any:
-    """New modules around the same tensors: TransformerLens replaces modules in what it wraps."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _with_head(model: Any) -> tuple[Any, Head]:
@@ -283,12 +268,10 @@ def _with_head(model: Any) -> tuple[Any, Head]:
 
 def _headed_class(model: Any) -> Any | None:
     """The class with a head for words that a model is put into; None where it is read as it is."""
-    auto_class = _auto_class(model.config)
-    if not hasattr(auto_class, "_model_mapping") or model.base_model_prefix == "":
+    mapping = _auto_class(model.config)._model_mapping
+    if model.base_model_prefix == "" or type(model.config) not in mapping:
         return None
-    if type(model.config) not in auto_class._model_mapping:
-        return None
-    headed_class = auto_class._model_mapping[type(model.config)]
+    headed_class = mapping[type(model.config)]
     base = getattr(model, getattr(headed_class, "base_model_prefix", ""), None)
     # Where there is no head for words at all, as for images and speech, a model's own head stays.
     if isinstance(model, headed_class) or (base is not None and issubclass(headed_class, type(base))):

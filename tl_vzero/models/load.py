@@ -71,21 +71,20 @@ def load_model(
             checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
             if tokenizer is None and signal_read_by(checkpoint.model) is None:
                 tokenizer = _tokenizer_of(source, trust_remote_code)
-            name, location, local = source.name, source.location, source.local
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            with foreign_errors_as(ModelError, f"{name!r} cannot be put on {device}"):
+            with foreign_errors_as(ModelError, f"{source.name!r} cannot be put on {device}"):
                 checkpoint.model.to(device)
         else:
             held = unwrapped(wanted)
             tokenizer = held.tokenizer if tokenizer is None else tokenizer
-            location, local = str(getattr(held.model.config, "name_or_path", "")), True
-            name = location or type(held.model).__name__
+            location = str(getattr(held.model.config, "name_or_path", ""))
+            source = Source(location or type(held.model).__name__, location, local=True)
             checkpoint = from_memory(held.model, device, dtype)
             copied_from = held.copied_from
         if isinstance(signal_read_by(checkpoint.model), Sounds):
-            extractor = feature_extractor_of(location, local)
+            extractor = feature_extractor_of(source.location, source.local)
         with torch.inference_mode(next(checkpoint.model.parameters()).is_inference()):
-            model = _boot(checkpoint, tokenizer, name, extractor)
+            model = _boot(checkpoint, tokenizer, source.name, extractor)
     if checkpoint.shared_with is not None:
         follow(model, copied_from or checkpoint.shared_with, copied=copied_from is not None)
     return model
@@ -147,22 +146,19 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
     config = copy.deepcopy(hf_model.config)
     architecture = architecture_of(config, name, type(hf_model).__name__)
 
-    def prepare(adapter: Any) -> None:
-        with tempfile.TemporaryDirectory() as empty:
-            # Some adapters import code of the model's folder here: they get a folder without any.
-            adapter.prepare_loading(empty, {"config": config})
-
     first = next(hf_model.parameters())
-    bridge: Any = build_bridge_from_module(
-        hf_model,
-        architecture,
-        hf_config=config,
-        tokenizer=tokenizer,
-        dtype=first.dtype,
-        device=first.device,
-        model_name=name,
-        post_adapter_hook=prepare,
-    )
+    with tempfile.TemporaryDirectory() as empty:
+        bridge: Any = build_bridge_from_module(
+            hf_model,
+            architecture,
+            hf_config=config,
+            tokenizer=tokenizer,
+            dtype=first.dtype,
+            device=first.device,
+            model_name=name,
+            # Some adapters import code of the model's folder here: they get a folder without any.
+            post_adapter_hook=lambda adapter: adapter.prepare_loading(empty, {"config": config}),
+        )
     if bridge.tokenizer is not None:
         # Unlike where TransformerLens 3.9 boots a model itself, it looks for a BOS here, and not for a [CLS].
         begins_with, *others = bridge.tokenizer.encode("a") or [None]
@@ -174,18 +170,14 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
 def _tokenizer_of(source: Source, trust_remote_code: bool) -> Any | None:
     from transformers import AutoTokenizer
 
-    if source.local and Path(source.location).is_dir() and not _has_tokenizer_files(Path(source.location)):
+    folder, patterns = Path(source.location), ("tokenizer*", "vocab*", "*.model", "merges.txt", "spiece.*")
+    if source.local and folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in patterns):
         return None
     what = f"the tokenizer of {source.name!r} cannot be read"
     with foreign_errors_as(ModelError, f"{what} (pass tokenizer=, or remove its files to work with ids only)"):
         return AutoTokenizer.from_pretrained(
             source.location, local_files_only=source.local, trust_remote_code=trust_remote_code
         )
-
-
-def _has_tokenizer_files(folder: Path) -> bool:
-    patterns = ("tokenizer*", "vocab*", "*.model", "merges.txt", "spiece.*")
-    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _for_bridge(tokenizer: Any | None, folder: str) -> Any | None:

@@ -299,16 +299,12 @@ class TargetLogits:
 
     def at(
         self,
-        ids: Int[Tensor, "copy position"],
+        ids: Int[Tensor, "run position"],
         positions: Int[Tensor, "copy"],
         hooks: Sequence[NamedHook] = (),
-        token_types: Int[Tensor, "copy position"] | None = None,
+        token_types: Int[Tensor, "run position"] | None = None,
     ) -> Float[Tensor, "copy vocabulary"]:
-        """The logits of each copy at its position; `token_types` are segments."""
-        return self._at(ids, positions, hooks, token_types)
-
-    def _at(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None) -> Tensor:
-        """The same, also where hooks turn one copy into several."""
+        """The logits of each copy at its position; hooks may turn one run into several copies."""
         if self._may_cut(ids[:1]):
             return self._cut_logits(ids, positions, hooks, token_types)[:, 0]
         logits = run_logits(self._model, ids, hooks, token_types)
@@ -324,17 +320,13 @@ class TargetLogits:
     ) -> Float[Tensor, "copy vocabulary"]:
         """The logits at one position of a sentence, with the activation at a hook overwritten by each of several."""
 
-        def overwrite(_: Tensor, *, hook: Any) -> Tensor:
-            return outputs
-
-        copies = len(outputs)
-        runs = 1 if self._may_spread(site, outputs, ids, position) else copies
+        runs = 1 if self._may_spread(site, outputs, ids, position) else len(outputs)
         types = None if token_types is None else token_types.expand(runs, -1)
-        positions = torch.full((copies,), position, device=ids.device)
-        return self._at(ids.expand(runs, -1), positions, [(site, overwrite)], types)
+        positions = torch.full((len(outputs),), position, device=ids.device)
+        return self.at(ids.expand(runs, -1), positions, [(site, lambda _, *, hook: outputs)], types)
 
     def _cut_logits(
-        self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], token_types: Tensor | None = None
+        self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook] = (), token_types: Tensor | None = None
     ) -> Tensor:
         def cut(final: Tensor, *, hook: Any) -> Tensor:
             return final[torch.arange(len(final), device=final.device), positions].unsqueeze(1)
@@ -346,7 +338,7 @@ class TargetLogits:
         if self._cuts is None:
             last = torch.tensor([ids.shape[1] - 1], device=ids.device)
             self._cuts = UNEMBEDDED in hook_points(self._model) and _same(
-                lambda: self._cut_logits(ids, last, []), lambda: run_logits(self._model, ids, [])[:, -1:]
+                lambda: self._cut_logits(ids, last), lambda: run_logits(self._model, ids, [])[:, -1:]
             )
         return self._cuts
 

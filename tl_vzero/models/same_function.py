@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tl_vzero.distance import relative_difference
 from tl_vzero.errors import ModelError
 from tl_vzero.models.run import quiet
 from tl_vzero.models.signals import signal_read_by
@@ -47,18 +48,14 @@ class HiddenStates:
 
 def hidden_states_before(hf_model: Any) -> HiddenStates | None:
     """Hidden states by the attention that a model came with; it is left with eager attention."""
+    set_attention = getattr(hf_model, "set_attn_implementation", lambda _: None)
     try:
-        states = hidden_states(hf_model)
-        _make_eager(hf_model)
+        return hidden_states(hf_model)
     except Exception:  # a fused attention may ask for another device or dtype, and fail in any way
-        _make_eager(hf_model)
-        states = hidden_states(hf_model)
-    return states
-
-
-def _make_eager(hf_model: Any) -> None:
-    if hasattr(hf_model, "set_attn_implementation"):
-        hf_model.set_attn_implementation("eager")
+        set_attention("eager")
+        return hidden_states(hf_model)
+    finally:
+        set_attention("eager")
 
 
 def hidden_states(hf_model: Any, inputs: dict[str, Tensor] | None = None) -> HiddenStates | None:
@@ -170,7 +167,7 @@ def check_same_function(bridge: nn.Module, hf_model: Any, before: HiddenStates |
         if wrapped is None or wrapped.shape != output.shape:
             continue
         allowed = SAME_ATTENTION if _ATTENTION.search(path) else SAME_BLOCK
-        apart = _apart(output, wrapped)
+        apart = relative_difference(wrapped.double(), output.double())
         if not apart <= allowed.get(dtype, SAME_HALF):
             raise ModelError(
                 f"{library} computes other hidden states than {name} itself (relative difference {apart:.1g} at "
@@ -185,9 +182,3 @@ def check_same_function(bridge: nn.Module, hf_model: Any, before: HiddenStates |
 
 def _unwrapped(path: str) -> str:
     return ".".join(part for part in path.split(".") if part != _WRAPPED)
-
-
-def _apart(output: Tensor, wrapped: Tensor) -> float:
-    output, wrapped = output.double(), wrapped.double()
-    size = output.square().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    return ((wrapped - output).square().mean() / size).sqrt().item()

@@ -146,7 +146,8 @@ def _with_adapters_merged(model: Any) -> Any:
         merged = copy.deepcopy(model).eval()
         before = hidden_states(merged)
         for path, layer in list(merged.named_modules()):
-            if path and _is_of(layer, "peft") and _is_there(merged, path, layer):
+            # One inside another is gone with it.
+            if path and _is_of(layer, "peft") and dict(merged.named_modules()).get(path) is layer:
                 parent, _, last = path.rpartition(".")
                 setattr(merged.get_submodule(parent), last, _merged_layer(layer))
         left = [path for path, part in merged.named_modules() if _is_of(part, "peft")]
@@ -164,21 +165,10 @@ def _with_adapters_merged(model: Any) -> Any:
     return merged
 
 
-def _is_there(model: nn.Module, path: str, layer: nn.Module) -> bool:
-    """Whether a layer is still at its path, and was not replaced with what it was inside."""
-    try:
-        return model.get_submodule(path) is layer
-    except AttributeError:
-        return False
-
-
-def _merged_layer(layer: Any) -> nn.Module:
+def _merged_layer(layer: Any) -> Any:
     """The plain module that computes what a layer with adapters computes."""
-    plain: nn.Module
     if hasattr(layer, "unload_and_optionally_merge_module"):  # a module trained whole, or attention as one module
-        plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
-    else:
-        if not (layer.disable_adapters or layer.merged):  # once one is merged, PEFT computes with the merged alone
-            layer.merge(safe_merge=True)
-        plain = layer.get_base_layer()
-    return plain
+        return layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+    if not (layer.disable_adapters or layer.merged):  # once one is merged, PEFT computes with the merged alone
+        layer.merge(safe_merge=True)
+    return layer.get_base_layer()

@@ -34,15 +34,6 @@ class BlockNames:
     norm2: str = "output.LayerNorm"
 
 
-@dataclass(frozen=True)
-class HeadNames:
-    """Paths of a masked language model's head."""
-
-    dense: str
-    norm: str
-    unembed: str
-
-
 class EncoderAdapter(ArchitectureAdapter):
     """What all encoders with a head for masked words have in common."""
 
@@ -73,7 +64,7 @@ class PostNormEncoderAdapter(EncoderAdapter):
     supports_fold_ln = False
 
     base: ClassVar[str]
-    head: ClassVar[HeadNames]
+    head: ClassVar[tuple[str, str, str]]  # paths of its linear map, its norm and its unembedding
     blocks: ClassVar[str] = "encoder.layer"
     block: ClassVar[BlockNames] = BlockNames()
     has_token_types: ClassVar[bool] = True
@@ -82,12 +73,13 @@ class PostNormEncoderAdapter(EncoderAdapter):
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
         self.weight_processing_conversions = {**self._qkvo_weight_conversions(include_biases=True)}
+        dense, norm, unembed = self.head
         self.component_mapping = {
             **self._embeddings(f"{self.base}.embeddings"),
             "blocks": self._blocks(f"{self.base}.{self.blocks}"),
-            "mlm_head": LinearBridge(name=self.head.dense),
-            "ln_final": self._norm(self.head.norm),
-            "unembed": UnembeddingBridge(name=self.head.unembed),
+            "mlm_head": LinearBridge(name=dense),
+            "ln_final": self._norm(norm),
+            "unembed": UnembeddingBridge(name=unembed),
         }
 
     def _embeddings(self, path: str) -> dict[str, Any]:
@@ -124,7 +116,7 @@ class RobertaAdapter(PostNormEncoderAdapter):
     """`RobertaForMaskedLM`, `XLMRobertaForMaskedLM`, `CamembertForMaskedLM`."""
 
     base = "roberta"
-    head = HeadNames("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
+    head = ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
 
     def prepare_model(self, hf_model: Any) -> None:
         """A table of 514 positions holds 512 tokens: the first rows, up to the padding's, are never a token's."""
@@ -154,7 +146,7 @@ class DistilBertAdapter(PostNormEncoderAdapter):
         mlp_out="lin2",
         norm2="output_layer_norm",
     )
-    head = HeadNames("vocab_transform", "vocab_layer_norm", "vocab_projector")
+    head = ("vocab_transform", "vocab_layer_norm", "vocab_projector")
     has_token_types = False
 
     def prepare_model(self, hf_model: Any) -> None:
@@ -172,7 +164,7 @@ class ElectraAdapter(PostNormEncoderAdapter):
     """`ElectraForMaskedLM`, the generator; a discriminator has the same encoder under a head without words."""
 
     base = "electra"
-    head = HeadNames("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head")
+    head = ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head")
 
     def prepare_model(self, hf_model: Any) -> None:
         """Take in the projection of the embeddings, which is there where they are narrower than the blocks."""
