@@ -1,7 +1,7 @@
 """Cues by spaCy's dependency parse: for free text, and to check the cues that a rule or a user gives."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tl_vzero.data.examples import ALL, Example, ExampleSet, frame_of
@@ -96,6 +96,10 @@ class CueCheck:
     def disagreements_frame(self) -> "pd.DataFrame":
         """A pandas table of the examples in which rule and parse differ."""
         return frame_of(Disagreement, self.disagreements)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain types."""
+        return asdict(self)
 
 
 def check_cues(examples: ExampleSet) -> CueCheck:

@@ -68,7 +68,7 @@ class Reproduction:
     published_compression: tuple[float, ...]
     missing: Mapping[str, str]
 
-    def _parts(self) -> dict[str, CueAlignment | Mass | ProbingResult | Faithfulness | None]:
+    def _parts(self) -> dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | None]:
         """The results of the parts, by the names that they have in files."""
         return {
             "cue_alignment": self.alignment,
@@ -87,7 +87,6 @@ class Reproduction:
         """Every table, by the name of its CSV file."""
         tables = {name: part.to_frame() for name, part in self._parts().items() if part is not None}
         if self.cue_check is not None:
-            tables["cue_check"] = self.cue_check.to_frame()
             tables["cue_disagreements"] = self.cue_check.disagreements_frame()
         if self.links:
             tables["alignment_with_compression"] = frame_of(self.links)
@@ -102,7 +101,6 @@ class Reproduction:
             "format_version": FORMAT_VERSION,
             "metadata": to_plain(self.metadata),
             "accuracy": to_plain(self.accuracy),
-            "cue_check": to_plain(self.cue_check),
             **{name: None if part is None else to_plain(part.to_dict()) for name, part in self._parts().items()},
             "alignment_with_compression": to_plain(self.links),
             "published_compression": list(self.published_compression),
