@@ -13,12 +13,13 @@ from dataclasses import fields, is_dataclass
 from math import isfinite, nan, prod
 from pathlib import Path
 from types import UnionType
-from typing import Any, BinaryIO, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
-from torch import Tensor
-
 from tl_vzero.errors import FileFormatError, InputTypeError, OutputPathError, foreign_errors_as, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "tl_vzero.scores"
 FORMAT_VERSION = "1"
@@ -291,7 +292,7 @@ def check_header(path: object, names: Sequence[str], separator: str | None = Non
             )
 
 
-def write_scores(path: str | Path, values: Tensor, labels: str) -> None:
+def write_scores(path: str | Path, values: "Tensor", labels: str) -> None:
     """Write one tensor and its JSON labels as safetensors."""
     from safetensors.torch import save_file
 
@@ -300,7 +301,7 @@ def write_scores(path: str | Path, values: Tensor, labels: str) -> None:
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
 
 
-def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> tuple[Tensor, Any]:
+def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> "tuple[Tensor, Any]":
     """Read what `write_scores` wrote; raises FileFormatError for anything else.
 
     `shape_of` says what shape labels describe: values of another one are never read.

@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+import tl_vzero
 from tl_vzero.cli import common
 from tl_vzero.cli.corpus import corpus_command
 from tl_vzero.cli.evaluate import evaluate_app, reproduce_command
 from tl_vzero.cli.listings import heads_command, methods_command, models_command
 from tl_vzero.errors import DependencyError, InputError, escaped
-
-if TYPE_CHECKING:
-    from tl_vzero.comparison import Comparison
-    from tl_vzero.scores import Scores
+from tl_vzero.files import write_text
 
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 # Click's own class; newer releases of typer hold a copy of click, older ones the package.
@@ -87,8 +85,6 @@ def report(
     quiet: common.QuietOption = False,
 ) -> None:
     """Value Zeroing beside other methods, rollout and effects on the prediction, as one HTML page."""
-    from tl_vzero.files import write_text
-    from tl_vzero.models.load import load_model
     from tl_vzero.plot.export import share_plotly
     from tl_vzero.report import make_report
 
@@ -96,7 +92,7 @@ def report(
     if good is None and bad is not None:
         raise InputError(f"--bad {bad!r} given without --good: expected --good WORD, or both")
     computed = make_report(
-        load_model(model),
+        tl_vzero.load_model(model),
         _sentence(text, pair),
         methods=method or None,
         target=target,
@@ -142,11 +138,7 @@ def show_map(
     quiet: common.QuietOption = False,
 ) -> None:
     """One map of a sentence or pair: a table here; JSON and HTML on request. Rows are destinations, columns sources."""
-    from tl_vzero.api import score
-    from tl_vzero.files import write_text
-    from tl_vzero.models.load import load_model
     from tl_vzero.plot.maps import heatmap
-    from tl_vzero.registry import METHODS
 
     common.check_files(json_file, html)
     zeroed = {"spans": spans, "heads": _heads(heads), "per_head": per_head or None}
@@ -158,12 +150,12 @@ def show_map(
             )
     if html is not None and per_head:
         raise InputError("--html and --per-head given: a page shows one map per layer; choose a head by --heads 0")
-    if target is not None and method in METHODS and "target" not in METHODS[method].needs:
+    if target is not None and method in tl_vzero.METHODS and "target" not in tl_vzero.METHODS[method].needs:
         raise InputError(f"--target {target} given, and {method} needs none: leave it out")
     progress = True if method == "value_zeroing" and not quiet else None
     options = zeroed | {"progress": progress, "stack": stack, "decoder_inputs": decoder_inputs, "target": target}
-    scores = score(
-        load_model(model),
+    scores = tl_vzero.score(
+        tl_vzero.load_model(model),
         _sentence(text, pair),
         method=method,
         **{name: value for name, value in options.items() if value is not None},
@@ -198,12 +190,10 @@ def compare(
     quiet: common.QuietOption = False,
 ) -> None:
     """Methods side by side: one row per method and layer, with rank correlations. JSON has the maps too."""
-    from tl_vzero.comparison import compare as compare_methods
-    from tl_vzero.models.load import load_model
 
     common.check_files(json_file, csv_file)
-    compared = compare_methods(
-        load_model(model),
+    compared = tl_vzero.compare(
+        tl_vzero.load_model(model),
         _sentence(text, pair),
         method or None,
         layers=layer or None,
@@ -244,10 +234,9 @@ def explore(
         raise DependencyError(
             f"the explorer needs {error.name}, which is not installed: pip install 'tl-vzero[explore]'"
         ) from error
-    from tl_vzero.models.load import load_model
 
     with bound_socket(host, port) as bound:
-        models = {name: load_model(name) for name in dict.fromkeys(model or [common.DEFAULT_MODEL])}
+        models = {name: tl_vzero.load_model(name) for name in dict.fromkeys(model or [common.DEFAULT_MODEL])}
         explorer = Explorer(models, methods=method or None, most_tokens=max_tokens)
         page = explorer_app(explorer, first_text=text, hosts=hosts_of(host))
         address, free_port = bound.getsockname()[:2]
@@ -294,7 +283,7 @@ def _heads(heads: str | None) -> list[int] | None:
         raise InputError(f"--heads {heads!r}: expected numbers with commas between them, such as 0,1") from None
 
 
-def _comparison(compared: "Comparison") -> str:
+def _comparison(compared: "tl_vzero.Comparison") -> str:
     """The table, and below it what was predicted and what was left out."""
     table = compared.table().set_index(["method", "layer"])
     table.columns = [str(name).replace("rank_with_", "rank ").replace("_", " ") for name in table.columns]
@@ -306,7 +295,7 @@ def _comparison(compared: "Comparison") -> str:
     return "\n".join([table.to_string(float_format="%.3f", na_rep="-"), effect, *left_out])
 
 
-def _table(scores: "Scores") -> str:
+def _table(scores: "tl_vzero.Scores") -> str:
     import pandas as pd
 
     rows = [f"{at} {token.strip()}" for at, token in zip(scores.dest_positions, scores.dest_tokens, strict=True)]

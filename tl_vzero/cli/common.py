@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_vzero.errors import InputWarning, TLVZeroError, escaped
+from tl_vzero.files import check_writable, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +45,6 @@ def say(text: str, *, err: bool = False) -> None:
 
 def check_files(*paths: Path | None) -> None:
     """Raise OutputPathError for a file that cannot be written, before any work."""
-    from tl_vzero.files import check_writable
-
     for path in paths:
         if path is not None:
             check_writable(path)
@@ -54,16 +53,12 @@ def check_files(*paths: Path | None) -> None:
 def write_numbers(json_file: Path | None, numbers: Any) -> None:
     """Write numbers as JSON, where a file for them is named."""
     if json_file is not None:
-        from tl_vzero.files import write_text
-
         write_text(json_file, json.dumps(numbers, ensure_ascii=False))
 
 
 def write_table(csv_file: Path | None, table: "pd.DataFrame") -> None:
     """Write a table as CSV, where a file for it is named."""
     if csv_file is not None:
-        from tl_vzero.files import write_text
-
         write_text(csv_file, table.to_csv(index=False))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import tl_vzero
 from tl_vzero.cli.common import DEFAULT_MODEL, LayersOption, ModelOption, QuietOption, errors_in_words, say
 
 if TYPE_CHECKING:
@@ -67,10 +68,9 @@ def corpus_command(
     """
     with errors_in_words(), _terminated_as_interrupted():
         from tl_vzero.corpus import run_corpus
-        from tl_vzero.models.load import load_model
 
         run = run_corpus(
-            load_model(model, device=_device()),
+            tl_vzero.load_model(model, device=_device()),
             source,
             out,
             [name.strip() for names in methods or ["value_zeroing"] for name in names.split(",")],

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import tl_vzero
 from tl_vzero.cli import common
 from tl_vzero.errors import InputError
+from tl_vzero.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,10 +83,9 @@ class Chosen:
     def prepared(self, *files: Path | None) -> "tuple[nn.Module, Sentences]":
         """The model and the sentences; raises for everything that may be wrong with the command, before any work."""
         from tl_vzero.evaluate.sentences import sentences_for
-        from tl_vzero.models.load import load_model
 
         common.check_files(*files)
-        loaded = load_model(self.model)
+        loaded = tl_vzero.load_model(self.model)
         sentences = sentences_for(
             loaded,
             blimp=self.blimp,
@@ -154,7 +155,6 @@ def sentences_command(
     Of a causal model they end before the target: there `tl-vzero corpus --rows target` takes --target -1.
     """
     from tl_vzero.evaluate.sentences import read_texts, tokenize_examples
-    from tl_vzero.files import write_text
 
     loaded, sentences = chosen.prepared(out)
     layout = tokenize_examples(loaded, sentences.examples, protocol=chosen.protocol)
@@ -288,12 +288,16 @@ def reproduce_command(
     start = time.monotonic()
     from tl_vzero.evaluate.findings import findings
     from tl_vzero.evaluate.protocol import reproduce
-    from tl_vzero.files import write_text
-    from tl_vzero.models.load import load_model
     from tl_vzero.report.reproduction_page import render_reproduction
 
     run = reproduce(
-        load_model(model), blimp=blimp, fine_tuned=finetune, limit=limit, seed=seed, folder=out, progress=not quiet
+        tl_vzero.load_model(model),
+        blimp=blimp,
+        fine_tuned=finetune,
+        limit=limit,
+        seed=seed,
+        folder=out,
+        progress=not quiet,
     )
     write_text(out / "reproduction.json", json.dumps(run.to_dict(), ensure_ascii=False, allow_nan=False))
     for name, table in run.frames().items():

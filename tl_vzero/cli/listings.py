@@ -8,20 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+import tl_vzero
 from tl_vzero.cli import common
 
 
 @common.errors_in_words()
 def methods_command(json_file: common.JsonOption = None) -> None:
     """The context-mixing methods there are: what each measures, its paper, what it is defined for and what it needs."""
-    from tl_vzero.registry import METHODS
-
     common.check_files(json_file)
-    for name, method in METHODS.items():
+    for name, method in tl_vzero.METHODS.items():
         common.say(f"{name}\n    {method.summary} ({method.reference}); for {method.defined_for}")
         common.say(f"    needs: {', '.join(method.needs) or 'not said'}")
     parts = ("summary", "reference", "defined_for", "needs")
-    common.write_numbers(json_file, {name: {part: getattr(m, part) for part in parts} for name, m in METHODS.items()})
+    common.write_numbers(
+        json_file, {name: {part: getattr(m, part) for part in parts} for name, m in tl_vzero.METHODS.items()}
+    )
 
 
 @common.errors_in_words()
@@ -41,11 +42,10 @@ def heads_command(
     share: mixing as a part of its sum over heads; lost: the part of the layer's mixing that goes without this head;
     context: the part of mixing from other positions than the destination's own.
     """
-    from tl_vzero.api import head_importance
-    from tl_vzero.models.load import load_model
-
     common.check_files(json_file, csv_file)
-    table = head_importance(load_model(model), texts or [common.DEFAULT_TEXT], layers=layer or None, progress=not quiet)
+    table = tl_vzero.head_importance(
+        tl_vzero.load_model(model), texts or [common.DEFAULT_TEXT], layers=layer or None, progress=not quiet
+    )
     common.say(table.to_string(index=False, float_format="%.3g"))
     common.write_numbers(json_file, {"heads": table.to_dict("records")})
     common.write_table(csv_file, table)
