@@ -181,15 +181,6 @@ def read_text(path: str | Path) -> str:
         raise FileFormatError(f"{path} is no text in UTF-8 ({error}): save it as UTF-8") from error
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file that the package wrote; raises FileFormatError for anything else."""
-    text = read_text(path)
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise FileFormatError(f"{path} is no JSON as tl_vzero writes it: {error}") from error
-
-
 def parse_json(text: str) -> Any:
     """Read JSON as the package writes it.
 

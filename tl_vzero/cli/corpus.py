@@ -3,18 +3,14 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 import tl_vzero
 from tl_vzero.cli.common import DEFAULT_MODEL, LayersOption, ModelOption, QuietOption, errors_in_words, say
-
-if TYPE_CHECKING:
-    from tl_vzero.corpus import CorpusRun
-
 
 SOME_FAILED = 1
 NOT_COMPLETE = 3
@@ -89,7 +85,7 @@ def corpus_command(
             say=say,
         )
         if os.environ.get("RANK", "0") == "0":
-            say(_in_words(run))
+            say(str(run))
     if not run.complete:
         raise typer.Exit(NOT_COMPLETE)
     # A launcher takes a code for the failure of a process, and ends the others: many processes say it in words only.
@@ -110,25 +106,7 @@ def _device() -> str | None:
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """Within, SIGTERM ends the work as Ctrl-C does: launchers and schedulers send it."""
-
-    try:
-        before: Any = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread
+    with ExitStack() as before:
+        with suppress(ValueError):  # not the main thread
+            before.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _in_words(run: "CorpusRun") -> str:
-    lines = [
-        f"{run.folder}: {run.sentences} sentences in {run.shards} shards, {run.computed} of them computed now in "
-        f"{run.seconds:.1f} s"
-    ]
-    if run.failed:
-        lines.append(f"failed: {run.failed} sentences; ids and reasons: {run.folder / 'errors.jsonl'}")
-    if not run.complete:
-        lines.append("not complete: another process of this launch ended early; the same command goes on")
-    return "\n".join(lines)

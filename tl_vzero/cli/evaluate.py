@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from tl_vzero.corpus import Corpus
     from tl_vzero.evaluate.sentences import Sentences
 
 evaluate_app = typer.Typer(
@@ -124,6 +123,24 @@ class Evaluation(Chosen):
                 common.say(f"wrote {file}")
 
 
+@dataclass(frozen=True)
+class EvaluationOfMaps(Evaluation):
+    """The options of an evaluation of maps, which are computed or read from a corpus."""
+
+    method: MethodOption = None
+    corpus: CorpusOption = None
+    verify: VerifyOption = True
+
+    def evaluated(self, evaluate: Callable[..., Any], **options: Any) -> "tuple[Sentences, Any]":
+        """The sentences, and the result of an evaluation of their maps."""
+        from tl_vzero.corpus import read_corpus
+
+        corpus = None if self.corpus is None else read_corpus(self.corpus, verify=self.verify)
+        loaded, sentences = self.prepared(self.json_file, self.csv_file)
+        shared = {"corpus": corpus, "protocol": self.protocol, "progress": not self.quiet}
+        return sentences, evaluate(loaded, sentences.examples, self.method or None, **shared, **options)
+
+
 def evaluation(name: str, options: type[Chosen]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command of `evaluate` that has the fields of `options` as options and takes them as one argument."""
 
@@ -167,12 +184,9 @@ def sentences_command(
     common.say(f"wrote {out}: {len(lines)} sentences")
 
 
-@evaluation("cue-alignment", Evaluation)
+@evaluation("cue-alignment", EvaluationOfMaps)
 def cue_alignment_command(
-    chosen: Evaluation,
-    corpus: CorpusOption = None,
-    verify: VerifyOption = True,
-    method: MethodOption = None,
+    chosen: EvaluationOfMaps,
     measure: Annotated[
         Literal["dot", "average_precision"], typer.Option(help="The measure that is printed; the files have both.")
     ] = "dot",
@@ -180,17 +194,7 @@ def cue_alignment_command(
     """Does the target's row of each method point at the word that decides its form? By method and layer."""
     from tl_vzero.evaluate.cue_alignment import cue_alignment
 
-    opened = _opened(corpus, verify)
-    loaded, sentences = chosen.prepared(chosen.json_file, chosen.csv_file)
-    alignment = cue_alignment(
-        loaded,
-        sentences.examples,
-        method or None,
-        corpus=opened,
-        protocol=chosen.protocol,
-        seed=chosen.seed,
-        progress=not chosen.quiet,
-    )
+    sentences, alignment = chosen.evaluated(cue_alignment, seed=chosen.seed)
     table = alignment.to_frame()
     shown = table[(table["paradigm"] == "all") & (table["measure"] == measure)]
     means = shown.pivot(index="method", columns="layer", values="mean")
@@ -230,12 +234,9 @@ def probing_command(
     chosen.write(result.to_dict(), sentences, table)
 
 
-@evaluation("faithfulness", Evaluation)
+@evaluation("faithfulness", EvaluationOfMaps)
 def faithfulness_command(
-    chosen: Evaluation,
-    corpus: CorpusOption = None,
-    verify: VerifyOption = True,
-    method: MethodOption = None,
+    chosen: EvaluationOfMaps,
     replacement: Annotated[
         Literal["mask", "unk", "pad", "removed"], typer.Option(help="What stands for a blanked token.")
     ] = "mask",
@@ -251,17 +252,8 @@ def faithfulness_command(
     from tl_vzero.evaluate.blanking import Conventions
     from tl_vzero.evaluate.faithfulness import faithfulness
 
-    opened = _opened(corpus, verify)
-    loaded, sentences = chosen.prepared(chosen.json_file, chosen.csv_file)
-    result = faithfulness(
-        loaded,
-        sentences.examples,
-        method or None,
-        corpus=opened,
-        conventions=Conventions(replacement, change, over, special_tokens),
-        protocol=chosen.protocol,
-        progress=not chosen.quiet,
-    )
+    conventions = Conventions(replacement, change, over, special_tokens)
+    sentences, result = chosen.evaluated(faithfulness, conventions=conventions)
     table = result.to_frame()
     shown = table[table["paradigm"] == "all"].drop(columns=["paradigm", "published"])
     common.say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
@@ -308,12 +300,6 @@ def reproduce_command(
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     common.say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(run.frames())} CSV tables")
     common.say(f"took {minutes} min {seconds} s")
-
-
-def _opened(folder: Path | None, verify: bool) -> "Corpus | None":
-    from tl_vzero.corpus import read_corpus
-
-    return None if folder is None else read_corpus(folder, verify=verify)
 
 
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:

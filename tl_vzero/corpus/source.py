@@ -370,7 +370,6 @@ class DatasetRows(Source):
 
 def open_source(
     source: str | Path,
-    *,
     input_format: str | None = None,
     text_column: str | None = None,
     second_text_column: str | None = None,

@@ -64,6 +64,15 @@ class CorpusRun:
     complete: bool
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        done = f"{self.sentences} sentences in {self.shards} shards, {self.computed} of them computed now"
+        lines = [f"{self.folder}: {done} in {self.seconds:.1f} s"]
+        if self.failed:
+            lines.append(f"failed: {self.failed} sentences; ids and reasons: {self.folder / 'errors.jsonl'}")
+        if not self.complete:
+            lines.append("not complete: another process of this launch ended early; the same command goes on")
+        return "\n".join(lines)
+
 
 def run_corpus(
     model: nn.Module,
@@ -142,15 +151,7 @@ def run_corpus(
     log = None if json_log is None else _log(json_log, where)
     job = Job(scorer, positive("shard_size", shard_size) or SHARD_SIZE, where, log)
     check_apart(source, where.root, log)
-    opened = open_source(
-        source,
-        input_format=input_format,
-        text_column=text_column,
-        second_text_column=second_text_column,
-        id_column=id_column,
-        config=config,
-        split=split,
-    )
+    opened = open_source(source, input_format, text_column, second_text_column, id_column, config, split)
     ranks = ranks_of_launch()
     try:
         with no_kernels_kept(model):

@@ -266,7 +266,8 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share_of_peak(step, recipe.epochs * steps, recipe.warm_up)
             optimizer.zero_grad()
-            loss = _loss(logits_of_forms(model, batch))
+            logits = logits_of_forms(model, batch)  # the right form is the first
+            loss = cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
             if not torch.isfinite(loss):
                 raise ModelError(
                     f"the loss is {loss.item()} in epoch {epoch}: expected a finite number; take a lower learning_rate "
@@ -277,11 +278,6 @@ def train_epoch(
             total += loss.item() * len(batch)
             bar.update()
     return total / len(examples)
-
-
-def _loss(logits: Tensor) -> Tensor:
-    """Cross-entropy of the right form, the first, over the two."""
-    return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
 def _accuracy_by(logits: Sequence[Float[Tensor, "_ form"]]) -> Estimate:

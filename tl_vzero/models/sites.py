@@ -126,7 +126,8 @@ def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
     checked = _checked_stack(model, stack)
     kind, points = kind_of(model), hook_points(model)
     names = _NAMES[kind] if checked is None else _STACKED[kind][checked]
-    layers = range(_count_blocks(names.blocks, points))
+    blocks = {name.split(".")[1] for name in points if name.startswith(f"{names.blocks}.")}
+    layers = range(sum(map(str.isdigit, blocks)))
 
     def named(site: str) -> tuple[str, ...]:
         return tuple(f"{names.blocks}.{layer}.{site}" for layer in layers)
@@ -176,10 +177,6 @@ def _inside(block: str, points: dict[str, Any]) -> dict[str, str]:
         shows: [f"{block}.{name}" for name in names if f"{block}.{name}" in points] for shows, names in _INSIDE.items()
     }
     return {shows: names[0] for shows, names in present.items() if names}
-
-
-def _count_blocks(blocks: str, points: dict[str, Any]) -> int:
-    return sum(index.isdigit() for index in {name.split(".")[1] for name in points if name.startswith(f"{blocks}.")})
 
 
 def hf_model_of(model: nn.Module) -> nn.Module | None:

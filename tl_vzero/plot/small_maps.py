@@ -163,7 +163,8 @@ def _panels(
     start: int = 0,
 ) -> go.Figure:
     """A figure of maps with the labels of `scores`, one per name; a slider where there are several steps."""
-    across = _across(columns, len(names))
+    most = PANELS_ACROSS if columns is None else at_least_one("columns", columns, "a whole number of maps in a row")
+    across = min(most, len(names))
     grids = [[parts.rounded(values, PANEL_DIGITS) for values in maps] for _, maps in steps]
     figure = _axes(scores, len(names), across, theme, slider=len(steps) > 1)
     destination, source, labels = _hover(scores, len(names))
@@ -196,12 +197,6 @@ def _panels(
         above = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
         figure.update_layout(sliders=[parts.step_slider(changes, start, theme) | above])
     return figure
-
-
-def _across(columns: int | None, panels: int) -> int:
-    if columns is None:
-        return min(panels, PANELS_ACROSS)
-    return min(at_least_one("columns", columns, "a whole number of maps in a row"), panels)
 
 
 def _axes(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> go.Figure:

@@ -86,7 +86,9 @@ class Report:
             "tokens": self.value_zeroing.dest_tokens,
             "target": None,
             **{name: _stages_dict(self.comparison[name]) for name in AT_ALL_STAGES},
-            "methods": {name: _map_dict(scores) for name, scores in self.comparison.items()},
+            "methods": {
+                name: scores.labels() | {"values": scores.values.tolist()} for name, scores in self.comparison.items()
+            },
             "left_out": self.comparison.left_out,
             "target_row": None,
             "effect": effects.get("zero_ablation"),
@@ -112,10 +114,6 @@ class Report:
         from tl_vzero.report.page import render_page
 
         return render_page(self, shared_plotly=shared_plotly)
-
-
-def _map_dict(scores: Scores) -> Json:
-    return {**scores.labels(), "values": scores.values.tolist()}
 
 
 def _row(scores: Scores, target: int) -> Any:
