@@ -136,7 +136,7 @@ class Scores:
                 f"of {self.n_positions} positions; compute it with all destinations and sources"
             )
         if not _are_all(self.layers, self.n_layers):
-            return f"it needs all {self.n_layers} layers in order, and this has {list(self.layers)}"
+            return f"it needs all {self.n_layers} layers in order, not {list(self.layers)}: compute it with all layers"
         return None
 
     def at_layer(self, layer: int) -> "Scores":

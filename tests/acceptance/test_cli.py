@@ -277,7 +277,7 @@ def test_no_name_acts_on_the_terminal(tmp_path: Path) -> None:
 
 def test_no_method_of_a_plugin_acts_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = Method(lambda: None, ACTING, ACTING, ACTING)
-    monkeypatch.setattr("tl_vzero.registry.METHODS", {f"evil{ACTING}": evil})
+    monkeypatch.setattr("tl_vzero.METHODS", {f"evil{ACTING}": evil})
     code, output = run("methods")
     assert code == 0 and "evil" in output and not acts(output)
 
@@ -286,7 +286,7 @@ SAYS = r"""
 import sys
 from tl_vzero import cli
 if sys.argv[1:] != ["--help"]:
-    cli.app = lambda **_: cli.say("h\u00e4t \U0001f44b \ud800 [MASK]")
+    cli.app = lambda **_: cli.common.say("h\u00e4t \U0001f44b \ud800 [MASK]")
 cli.main()
 """
 
