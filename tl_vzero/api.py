@@ -71,10 +71,9 @@ def value_zeroing(
     `sources`, `destinations` and `heads` choose a part; negative numbers count from the end. `spans` are zeroed
     jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how much):
     positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of what
-    depends on the root). `distance` is "cosine", "euclidean", "manhattan", "unit_euclidean" (of vectors of length 1),
-    "standardised_euclidean" (of vectors of mean 0 and variance 1) or a callable (clean, changed). `cache` is the
-    caller's own ActivationCache of the clean run, with the same segments. `final_norm` compares the last block after
-    the model's final norm.
+    depends on the root). `distance` is a name of `tl_vzero.distance.DISTANCES`, such as "euclidean", or a callable
+    (clean, changed). `cache` is the caller's own ActivationCache of the clean run, with the same segments. `final_norm`
+    compares the last block after the model's final norm.
 
     A vision model reads images, floats `[channel, height, width]`, and its positions are "[CLS]" and patches by row and
     column, "r2c5"; a speech encoder reads sounds, `[samples]`, and its positions are frames by when they begin,

@@ -1,8 +1,9 @@
-"""Measure every architecture on this TransformerLens line, and write it into tl_vzero/assets/coverage.json.
+"""Measure architectures on this TransformerLens line, and write them into tl_vzero/assets/coverage.json.
 
-    python tests/bench/measure_coverage.py
+    python tests/bench/measure_coverage.py              all of them, and what is refused
+    python tests/bench/measure_coverage.py "OLMo 3"     this row alone
 
-Run it once in an environment of each line. It fails where an error is larger than the issue allows.
+Run it once in an environment of each line (`tox exec -e tl3 -- python ...`). It fails where an error is too large.
 """
 
 import json
@@ -28,20 +29,26 @@ def main() -> None:
         "architectures": {},
         "refused": {},
     }
+    names = sys.argv[1:] or [*ROWS]
     for name, row in ROWS.items():
-        found = measured(row)
-        print(name, found)
+        if name not in names:
+            table["architectures"][name] = before["architectures"][name]
+            continue
+        of_line = measured(row)
+        print(name, of_line)
         others = before.get("architectures", {}).get(name, {}).get("lines", {})
         table["architectures"][name] = {
             "class": type(row.tiny()).__name__,
             "heads": heads_of(row),
             "stacks": list(stacks_of(row)),
-            "lines": _sorted(others | {line: found}),
+            "lines": _sorted(others | {line: of_line}),
         }
-    for name, each in refused().items():
+    if sys.argv[1:]:
+        table["refused"] = before["refused"]
+    for name, case in refused().items() if not sys.argv[1:] else ():
         others = before.get("refused", {}).get(name, {}).get("lines", {})
-        lines = _sorted(others | {line: {"refused": each["refused"]}})
-        table["refused"][name] = {"class": each["class"], "lines": lines}
+        lines = _sorted(others | {line: {"refused": case["refused"]}})
+        table["refused"][name] = {"class": case["class"], "lines": lines}
     FILE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

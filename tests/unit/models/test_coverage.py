@@ -18,7 +18,7 @@ from tl_vzero.cli import app
 from tl_vzero.cli.listings import coverage, coverage_rows
 
 TABLE = coverage()["architectures"]
-MEASURE = "run tests/bench/measure_coverage.py on both lines"
+MEASURE = "run `python tests/bench/measure_coverage.py` in an environment of each line"
 
 
 def test_every_row_is_in_the_table_and_nothing_else() -> None:
