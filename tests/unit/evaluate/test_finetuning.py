@@ -195,8 +195,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
     ("module", "name", "call", "epochs_done"),
     [
         pytest.param(finetuning, "logits_of_forms", 2, 0, id="before all"),
-        pytest.param(finetuning, "_loss", 3, 0, id="in epoch 1"),
-        pytest.param(finetuning, "_loss", 6, 1, id="in epoch 2"),
+        pytest.param(finetuning, "cross_entropy", 3, 0, id="in epoch 1"),
+        pytest.param(finetuning, "cross_entropy", 6, 1, id="in epoch 2"),
         pytest.param(store, "write_checkpoint", 2, 1, id="before checkpoint 2"),
         pytest.param(store, "write_state", 4, 1, id="between checkpoint and state"),
         pytest.param(store, "drop_checkpoints", 2, 2, id="before the old checkpoint goes"),
@@ -231,7 +231,7 @@ def test_a_fresh_head_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = loaded(hf_bert_headless(dropout=0.2))
     finetune(model, EXAMPLES, tmp_path / "whole", **FAST)
     with monkeypatch.context() as patched:
-        stop_at(patched, finetuning, "_loss", 6)
+        stop_at(patched, finetuning, "cross_entropy", 6)
         with pytest.raises(Stop):
             finetune(model, EXAMPLES, tmp_path / "stopped", **FAST)
     finetune(model, EXAMPLES, tmp_path / "stopped", **FAST)

@@ -93,7 +93,7 @@ def test_a_folder_that_is_a_file_or_holds_something_else(tmp_path: Path) -> None
 def test_a_damaged_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_bert())
     with monkeypatch.context() as patched:
-        stop_at(patched, finetuning, "_loss", 6)
+        stop_at(patched, finetuning, "cross_entropy", 6)
         with pytest.raises(Stop):
             finetune(model, EXAMPLES, tmp_path, **FAST)
     (tmp_path / "epoch-1.safetensors").write_bytes(b"broken")
