@@ -1,28 +1,37 @@
 """Run notebooks again and keep their outputs small: python demos/refresh.py demos/2_*.ipynb
 
-A figure is kept as plotly's JSON, for what can draw it, with a picture beside it, for what cannot; the 5 MB of
-plotly.js that it would bring along by itself are not kept. Warnings are shown here, and are not kept either.
+In a notebook a figure is kept as plotly's JSON, for what can draw it, with a picture beside it, for what cannot; the
+5 MB of plotly.js that it would bring along by itself are not kept. Warnings are shown here, and are not kept either.
+
+`python demos/refresh.py gallery` draws the pictures of docs/gallery instead, all of the embedded model.
 Needs the extras `notebook` and `images`, and a Chromium.
 """
 
 import base64
 import io
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import plotly.graph_objects as go
 from nbclient import NotebookClient
-from PIL import Image
+from PIL import Image, ImageChops
 
+import tl_vzero
 from tl_vzero import plot
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 900  # of a picture, in pixels, where a figure does not say
 COLOURS = 256  # figures have few, and their files become five times smaller
+GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
+SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+SINGULAR = "the picture of some hat [MASK] scaring marcus."
 
 
 def refresh(path: Path) -> None:
@@ -46,14 +55,65 @@ def picture(bundle: dict[str, Any]) -> str:
     """A figure's PNG, as notebooks hold one."""
     figure = go.Figure(data=bundle["data"], layout=bundle["layout"])
     figure.update_layout(width=figure.layout.width or WIDTH)
+    return base64.b64encode(png(drawn(figure))).decode()
+
+
+def drawn(figure: go.Figure, scale: int = 1) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
-        path = plot.save_figure(figure, Path(folder) / "figure.png", scale=1)
-        drawn = Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    drawn.save(kept := io.BytesIO(), "PNG", optimize=True)
-    return base64.b64encode(kept.getvalue()).decode()
+        return Image.open(plot.save_figure(figure, Path(folder) / "figure.png", scale=scale)).convert("RGB")
+
+
+def photographed(page: str, width: int = 720, height: int = 500, scale: int = 2) -> Image.Image:
+    """A page as a Chromium shows it, without the empty rows below."""
+    browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert browser, "no Chromium found: set CHROMIUM to its path"
+    with tempfile.TemporaryDirectory() as folder:
+        file, shot = Path(folder) / "page.html", Path(folder) / "page.png"
+        file.write_text(page, encoding="utf-8")
+        size = [f"--window-size={width},{height}", f"--force-device-scale-factor={scale}"]
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *size, f"--screenshot={shot}"]
+        subprocess.run([browser, *options, file.as_uri()], check=True, capture_output=True)
+        image = Image.open(shot).convert("RGB")
+    edges = ImageChops.difference(image, Image.new("RGB", image.size, image.getpixel((0, 0)))).getbbox()
+    return image.crop((0, 0, image.width, edges[3] + edges[1])) if edges else image
+
+
+def png(image: Image.Image) -> bytes:
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(kept := io.BytesIO(), "PNG", optimize=True)
+    return kept.getvalue()
+
+
+def gallery() -> Iterator[tuple[str, Image.Image]]:
+    """Every picture of docs/gallery, by the name of its file."""
+    model = tl_vzero.load_model("agreement-mini")
+    compared = tl_vzero.compare(model, SENTENCE)
+    scores = compared["value_zeroing"]
+    shares = scores.normalized()
+    yield "sentence", photographed(plot.text_view(shares, "[MASK]", layer=1).to_page())
+    yield "sentence_dark", photographed(plot.text_view(shares, "[MASK]", layer=1, theme=plot.DARK).to_page())
+    named = [compared[name].normalized() for name in ("value_zeroing", "attention", "alti")]
+    effect = tl_vzero.zero_ablation(model, SENTENCE, target_ids=("are", "is"))
+    patched = tl_vzero.value_patching(model, SENTENCE, SINGULAR, target_ids=("are", "is"))
+    figures = {
+        "heatmap": plot.heatmap(shares, layer=1),
+        "layer_grid": plot.layer_grid(shares),
+        "target_row": plot.target_row(shares, "[MASK]"),
+        "flow_graph": plot.flow_graph(scores, "[MASK]"),
+        "method_comparison": plot.method_comparison(named),
+        "head_grid": plot.head_grid(tl_vzero.value_zeroing(model, SENTENCE, per_head=True, layers=[1])),
+        "zero_ablation": plot.effect_map(effect),
+        "value_patching": plot.effect_map(patched),
+    }
+    for name, figure in figures.items():
+        figure.update_layout(width=figure.layout.width or WIDTH)
+        yield name, drawn(figure)
 
 
 if __name__ == "__main__":
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     for name in sys.argv[1:]:
-        refresh(Path(name))
+        if name == "gallery":
+            for title, image in gallery():
+                (GALLERY / f"{title}.png").write_bytes(png(image))
+        else:
+            refresh(Path(name))
