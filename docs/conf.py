@@ -30,6 +30,7 @@ html_theme = "furo"
 html_title = f"tl_vzero {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 templates_path: list[str] = []

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 import torch
 from support.golden import model_folder
-from support.models import hf_bert, tokenizer_folder
+from support.models import hf_bert, tokenizer, tokenizer_folder
+from support.paired import PAIRED
 from transformers import PreTrainedTokenizerFast, ViTConfig, ViTForImageClassification
 from typer.testing import CliRunner
 
@@ -62,7 +63,7 @@ NOT_RUN = [block for blocks in BLOCKS.values() for block in blocks if block.reas
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders `my-bert`, `gpt2`, `my-t5` and `my-vit`: tiny, with random weights."""
+    """The folders `my-bert`, `gpt2`, `my-bart` and `my-vit`: tiny, with random weights."""
     folder = tmp_path_factory.mktemp("models")
     hf_bert().save_pretrained(folder / "my-bert")
     segments = ["input_ids", "token_type_ids", "attention_mask"]
@@ -70,7 +71,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "my-bert"
     )
     shutil.copytree(model_folder("tiny-gpt2"), folder / "gpt2")
-    shutil.copytree(model_folder("tiny-t5"), folder / "my-t5")
+    PAIRED["BART"].tiny().save_pretrained(folder / "my-bart")
+    tokenizer().save_pretrained(folder / "my-bart")
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     vit = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **sizes))
