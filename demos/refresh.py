@@ -10,8 +10,6 @@ Needs the extras `notebook` and `images`, and a Chromium.
 import base64
 import io
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +19,11 @@ from typing import Any
 import nbformat
 import plotly.graph_objects as go
 from nbclient import NotebookClient
-from PIL import Image, ImageChops
+from PIL import Image
 
 import tl_vzero
 from tl_vzero import plot
+from tl_vzero.plot.sentence_view import Snippet
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 900  # of a picture, in pixels, where a figure does not say
@@ -58,24 +57,9 @@ def picture(bundle: dict[str, Any]) -> str:
     return base64.b64encode(png(drawn(figure))).decode()
 
 
-def drawn(figure: go.Figure, scale: int = 1) -> Image.Image:
+def drawn(figure: go.Figure | Snippet, scale: int = 1) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         return Image.open(plot.save_figure(figure, Path(folder) / "figure.png", scale=scale)).convert("RGB")
-
-
-def photographed(page: str, width: int = 720, height: int = 500, scale: int = 2) -> Image.Image:
-    """A page as a Chromium shows it, without the empty rows below."""
-    browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    assert browser, "no Chromium found: set CHROMIUM to its path"
-    with tempfile.TemporaryDirectory() as folder:
-        file, shot = Path(folder) / "page.html", Path(folder) / "page.png"
-        file.write_text(page, encoding="utf-8")
-        size = [f"--window-size={width},{height}", f"--force-device-scale-factor={scale}"]
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *size, f"--screenshot={shot}"]
-        subprocess.run([browser, *options, file.as_uri()], check=True, capture_output=True)
-        image = Image.open(shot).convert("RGB")
-    edges = ImageChops.difference(image, Image.new("RGB", image.size, image.getpixel((0, 0)))).getbbox()
-    return image.crop((0, 0, image.width, edges[3] + edges[1])) if edges else image
 
 
 def png(image: Image.Image) -> bytes:
@@ -89,8 +73,8 @@ def gallery() -> Iterator[tuple[str, Image.Image]]:
     compared = tl_vzero.compare(model, SENTENCE)
     scores = compared["value_zeroing"]
     shares = scores.normalized()
-    yield "sentence", photographed(plot.text_view(shares, "[MASK]", layer=1).to_page())
-    yield "sentence_dark", photographed(plot.text_view(shares, "[MASK]", layer=1, theme=plot.DARK).to_page())
+    yield "sentence", drawn(plot.text_view(shares, "[MASK]", layer=1), scale=2)
+    yield "sentence_dark", drawn(plot.text_view(shares, "[MASK]", layer=1, theme=plot.DARK), scale=2)
     named = [compared[name].normalized() for name in ("value_zeroing", "attention", "alti")]
     effect = tl_vzero.zero_ablation(model, SENTENCE, target_ids=("are", "is"))
     patched = tl_vzero.value_patching(model, SENTENCE, SINGULAR, target_ids=("are", "is"))
