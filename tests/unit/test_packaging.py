@@ -20,7 +20,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LINES = {"tl3": "3.9.", "tl4": "4."}
-TOOLS = {"test", "browser", "notebook"}  # extras of those who work on the package
+TOOLS = {"test", "browser", "notebook", "docs"}  # extras of those who work on the package
 USED = [
     Requirement(text)
     for text in chain(
