@@ -1,11 +1,13 @@
 """Errors and warnings: each says what was given, what was expected and what to do."""
 
+import json
 import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, distribution
 from reprlib import Repr
 
 # Controls except tab and new line, line separators, marks that reorder a text, and halves of surrogate pairs.
@@ -140,6 +142,28 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> InputError:
     "unknown distance 'cosin': expected one of cosine, euclidean; did you mean 'cosine'?"
     """
     names = list(choices)
-    near = get_close_matches(name, names, n=1) if isinstance(name, str) else []
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {shown(name)}: expected one of {', '.join(names)}{hint}")
+    return InputError(f"unknown {kind} {shown(name)}: expected one of {', '.join(names)}{did_you_mean(name, names)}")
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """The end of a message: the name that is nearest to another one, whatever its case; empty where none is near.
+
+    >>> did_you_mean("ALTI", ["alti", "attention"])
+    "; did you mean 'alti'?"
+    """
+    by_lower_case = {choice.lower(): choice for choice in names}
+    near = get_close_matches(name.lower(), by_lower_case, n=1) if isinstance(name, str) else []
+    return f"; did you mean {by_lower_case[near[0]]!r}?" if near else ""
+
+
+def install_command(extra: str) -> str:
+    """How to install an extra of the package: from the folder that it was installed from, or by its name.
+
+    >>> install_command("explore").startswith("pip install '")
+    True
+    """
+    try:
+        origin = json.loads(distribution("tl-vzero").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # run from a clone
+        origin = {"dir_info": {}}
+    return f"pip install '{'.' if 'dir_info' in origin else 'tl-vzero'}[{extra}]'"

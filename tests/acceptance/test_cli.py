@@ -2,22 +2,28 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+import webbrowser
 from pathlib import Path
+from queue import Queue
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 import tl_vzero
+from tl_vzero import cli
 from tl_vzero.cli import app
 from tl_vzero.cli.common import DEFAULT_TEXT
 from tl_vzero.registry import Method
 
-RUNNER = CliRunner()
+RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
 
 def run(*words: str | Path) -> tuple[int, str]:
@@ -71,16 +77,63 @@ def test_report_takes_methods_words_and_a_corrupted_sentence(tmp_path: Path) -> 
     assert {described["metric"] for described in written["effects"].values()} == {"logit of 'are' minus logit of 'is'"}
 
 
-def test_map_prints_a_table_and_writes_json_and_html(tmp_path: Path) -> None:
-    numbers, page = tmp_path / "map.json", tmp_path / "map.html"
-    code, output = run("map", "--layer", "1", "--words", "--json", numbers, "--html", page, "--quiet")
+def test_map_prints_top_sources_and_writes_json_csv_and_html(tmp_path: Path) -> None:
+    numbers, table, page = tmp_path / "map.json", tmp_path / "map.csv", tmp_path / "map.html"
+    files = ["--json", numbers, "--csv", table, "--html", page]
+    code, output = run("map", "--layer", "1", "--words", *files, "--quiet")
     assert code == 0
     assert "layer 1, value_zeroing, normalized" in output
-    assert "pictures" in output
+    assert "6 [MASK]   ← pictures 84 %, marcus 8 %, [SEP] 3 %, scaring 1 %, rest 4 %" in output.splitlines()
+    assert f"wrote {table}" in output
+    frame = pd.read_csv(table)
+    (share,) = frame[(frame["dest_token"] == "[MASK]") & (frame["src_token"] == "pictures")]["value"]
+    assert round(share, 2) == 0.84
     written = json.loads(numbers.read_text(encoding="utf-8"))
     assert written["layers"] == [1]
     assert all(abs(sum(row) - 1) < 1e-5 for row in written["values"][0])
     assert "plotly" in page.read_text(encoding="utf-8")
+
+
+def test_the_sources_of_a_line_are_the_largest_of_its_row_and_add_up() -> None:
+    text = "the hat near the authors [MASK] here."
+    _, output = run("map", text, "--layer", "2", "--quiet")
+    scores = tl_vzero.value_zeroing(tl_vzero.load_model("agreement-mini"), text).normalized()
+    lines = [line for line in output.splitlines() if "←" in line]
+    assert len(lines) == len(scores.dest_tokens)
+    for line, row in zip(lines, scores.values[2], strict=True):
+        named = {}
+        for part in line.partition("← ")[2].split(", "):
+            name, percent = part.removesuffix(" %").rsplit(" ", 1)
+            named[name] = int(percent) / 100
+        largest = sorted(row.tolist(), reverse=True)
+        rest = named.pop("rest", 0)
+        assert list(named.values()) == pytest.approx(largest[: len(named)], abs=0.006)
+        assert rest == pytest.approx(sum(largest[len(named) :]), abs=0.006)
+    # "the" stands there twice: its place is said.
+    assert "1 the" in output and "4 the" in output and "← the" not in output and ", the" not in output
+
+
+@pytest.mark.parametrize("stage", ["raw", "normalized", "rollout"])
+def test_the_whole_map_has_fixed_decimals(stage: str) -> None:
+    code, output = run("map", "the authors [MASK] here.", "--layer", "1", "--full", "--stage", stage, "--quiet")
+    assert code == 0
+    title, head, *rows = output.splitlines()
+    assert title == f"layer 1, value_zeroing, {stage}" and head.split()[:3] == ["[CLS]", "the", "authors"]
+    cells = [cell for row in rows for cell in row.split()[2:]]
+    assert len(rows) == 7 and len({len(cell.partition(".")[2]) for cell in cells}) == 1
+    scores = tl_vzero.value_zeroing(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")
+    scores = {"raw": scores, "normalized": scores.normalized(), "rollout": scores.rollout()}[stage]
+    assert [float(cell) for cell in cells] == pytest.approx(scores.values[1].flatten().tolist(), abs=0.0006)
+
+
+def test_a_token_that_draws_on_nothing_and_raw_scores() -> None:
+    code, output = run("map", "the authors [MASK] here.", "--method", "gradient_x_input", "--stage", "raw", "--quiet")
+    assert code == 0 and "%" not in output and "3 [MASK] ← " in output
+    _, output = run("map", "--stage", "raw", "--layer", "1", "--quiet")
+    listed = [part for line in output.splitlines()[1:] for part in line.partition("← ")[2].split(", ")]
+    assert {len(part.rpartition(".")[2]) for part in listed} == {4}
+    alone = tl_vzero.Scores(torch.zeros(1, 1, 2), "attention", (0,), ("a",), ("a", "b"), (0,), (0, 1), 1, 2)
+    assert list(cli._top(alone)) == ["layer 0, attention, raw\n0 a ← nothing"]
 
 
 OF_EACH_KIND = ("value_zeroing", "attention_rollout", "gradient_x_input")  # raw, rolled out already, a row alone
@@ -149,7 +202,7 @@ def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
     ("words", "said"),
     [
         (["map", "  "], "empty text"),
-        (["map", "--layer", "9"], "layer 9"),
+        (["map", "--layer", "9"], "--layer holds 9: expected 0 to 3"),
         (["map", "--method", "atention"], "did you mean 'attention'"),
         (["map", "--model", "agrement-mini"], "agreement-mini"),
         (["report", "--out", "no/such/folder/report.html"], "does not exist"),
@@ -159,8 +212,9 @@ def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
         (["report", "--good", "arre"], "no single token"),
         (["report", "--corrupted", "the picture [MASK] marcus."], "expected as many"),
         (["map", "--target", "3"], "value_zeroing needs none"),
+        (["map", "--open"], "add --html map.html"),
         (["compare", "  "], "empty text"),
-        (["compare", "--layer", "9"], "layers holds 9"),
+        (["compare", "--layer", "9"], "--layer holds 9: expected 0 to 3"),
         (["compare", "--method", "atention"], "did you mean 'attention'"),
         (["compare", "--method", "alti", "--method", "alti"], "more than once"),
         (["compare", "--target", "99"], "outside the sentence"),
@@ -178,6 +232,117 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(
     assert output.startswith("error: ")
     assert said in output
     assert not list(tmp_path.iterdir())
+
+
+READS_A_MODEL = {
+    "report": [],
+    "map": [],
+    "compare": [],
+    "heads": [],
+    "explore": ["--port", "0"],
+    "corpus": ["none.txt", "--out", "out"],
+    "reproduce": ["--out", "out"],
+    "evaluate sentences": ["--out", "sentences.jsonl"],
+    "evaluate cue-alignment": [],
+    "evaluate probing": [],
+    "evaluate faithfulness": [],
+}
+TYPOS = {
+    "--model": ("agrement-mini", "did you mean 'agreement-mini'?"),
+    "--dtype": ("flaot32", "did you mean 'float32'?"),
+    "--device": ("cdua", "did you mean 'cuda'?"),
+    "--method": ("ALTY", "did you mean 'alti'?"),
+    "--layer": ("9", "--layer holds 9: expected 0 to 3"),
+}
+
+
+@pytest.mark.parametrize("command", READS_A_MODEL)
+def test_a_typo_is_told_before_a_model_is_loaded_with_the_nearest_name(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("tl_vzero.models.load.from_folder_or_hub", None)  # what reads weights
+    taken = run(*command.split(), "--help")[1]
+    assert "--model" in taken and "--device" in taken and "--dtype" in taken
+    for option, (typo, said) in TYPOS.items():
+        if f" {option} " in taken:
+            code, output = run(*command.split(), *READS_A_MODEL[command], option, typo)
+            assert code == 2 and said in " ".join(output.split()), (option, output)
+
+
+def commands() -> list[tuple[str, Any]]:
+    """Every command and group with its words."""
+    group = typer.main.get_command(app)
+    below = [(f"{name} ", one) for name, one in group.commands.items()]
+    return [("", group), *below, *((f"evaluate {name} ", one) for name, one in below[-1][1].commands.items())]
+
+
+@pytest.mark.parametrize(("words", "command"), commands())
+def test_every_help_has_examples_that_can_be_typed(words: str, command: Any) -> None:
+    title, *examples = command.epilog.split("\n\n")
+    assert title == "Examples:" and examples and all(len(example) < 100 for example in examples)
+    for example in examples:
+        first, *typed = shlex.split(example)
+        assert first == "tl-vzero" and example.startswith(f"tl-vzero {words}".rstrip())
+        at, context = typer.main.get_command(app), None
+        while hasattr(at, "commands"):
+            at = at.commands[typed.pop(0)]
+        context = at.make_context("", typed)  # raises for an option that there is not
+        assert context is not None
+    assert examples[0] in run(*words.split(), "--help")[1]
+
+
+def test_a_table_can_be_had_as_csv_and_a_page_be_opened() -> None:
+    takes = {words.strip(): {name for one in command.params for name in one.opts} for words, command in commands()}
+    tables = "report map compare methods heads models".split()
+    assert all("--csv" in takes[name] for name in (*tables, *(name for name in takes if "-" in name or "prob" in name)))
+    assert {name for name, options in takes.items() if "--open" in options} == {"report", "map", "explore", "reproduce"}
+
+
+def test_the_version_is_that_of_the_package_and_names_what_computes() -> None:
+    code, output = run("--version")
+    assert code == 0 and output.startswith(f"tl-vzero {tl_vzero.__version__} (transformer-lens ")
+    assert f"torch {torch.__version__}" in output and output.count("\n") == 1
+
+
+def test_a_model_takes_its_dtype_and_device_from_the_command_line(tmp_path: Path) -> None:
+    numbers = tmp_path / "map.json"
+    words = ("--dtype", "float64", "--device", "cpu", "--stage", "raw", "--json", numbers, "--quiet")
+    assert run("map", *words)[0] == 0
+    model = tl_vzero.load_model("agreement-mini", dtype=torch.float64)
+    expected = tl_vzero.value_zeroing(model, DEFAULT_TEXT).values
+    assert torch.equal(torch.tensor(json.loads(numbers.read_text())["values"], dtype=torch.float64), expected)
+
+
+@pytest.mark.parametrize("is_there", [True, False, webbrowser.Error()], ids=repr)
+def test_a_page_opens_in_the_browser_or_a_line_says_where_it_is(
+    is_there: bool | Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def answer(address: str) -> bool:
+        opened.append(address)
+        if isinstance(is_there, Exception):
+            raise is_there
+        return is_there
+
+    monkeypatch.setattr(webbrowser, "open", answer)
+    page = tmp_path / "a map.html"
+    code, output = run("map", "--layer", "1", "--html", page, "--open", "--quiet")
+    assert code == 0 and opened == [page.as_uri()]
+    assert (f"no browser here to open the page: it is at {page.as_uri()}" in output) == (is_there is not True)
+
+
+def test_the_report_and_the_explorer_open_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: Queue[str] = Queue()
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.put(address) or True)
+    page = tmp_path / "report.html"
+    assert run("report", "--method", "attention", "--out", page, "--open", "--quiet")[0] == 0
+    assert opened.get(timeout=5) == page.as_uri()
+    monkeypatch.setattr("tl_vzero.explore.serve", lambda app, bound: None)
+    code, output = run("explore", "--port", "0", "--open")
+    assert code == 0 and opened.get(timeout=5) in output.split()
 
 
 def test_a_second_text_makes_a_pair(tmp_path: Path) -> None:

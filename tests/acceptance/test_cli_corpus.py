@@ -94,7 +94,7 @@ def test_bad_arguments_are_told_before_any_work(tmp_path: Path) -> None:
         ((tmp_path / "none.txt", "--out", tmp_path / "out"), "no file"),
         ((source, "--out", tmp_path / "out", "--method", "magic"), "unknown method 'magic'"),
         ((source, "--out", tmp_path / "out", "--target", "2"), "nothing asks for one"),
-        ((source, "--out", tmp_path / "out", "--layer", "9"), "layers holds 9"),
+        ((source, "--out", tmp_path / "out", "--layer", "9"), "--layer holds 9"),
         ((source, "--out", tmp_path / "out", "--shard-size", "0"), "shard_size is 0"),
         ((source, "--out", source), "cannot make the folder"),
     ]:

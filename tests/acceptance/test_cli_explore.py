@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tl_vzero.cli import app
+from tl_vzero.errors import install_command
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
@@ -90,7 +91,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(package: str) 
     script = NOT_INSTALLED.format(package=package)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 2
-    message = f"error: the explorer needs {package}, which is not installed: pip install 'tl-vzero[explore]'"
+    message = f"error: the explorer needs {package}, which is not installed: {install_command('explore')}"
     assert ended.stderr.strip() == message
 
 

@@ -1,7 +1,10 @@
 """Errors and warnings as whoever meets them sees them: nothing that they quote acts on a terminal."""
 
 import pickle
+import re
 import warnings
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +56,47 @@ def test_an_error_in_an_error_is_escaped_once() -> None:
     inner = FileFormatError("\x1b")
     assert str(FileFormatError(f"outer: {inner}")) == r"outer: \x1b"
     assert str(unknown_name("method", "\x9b31m", ["alti"])).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("alty", "'alti'"), ("ALTI", "'alti'"), ("Attention", "'attention'"), ("decompX", "'DecompX'"), ("xyz", "")],
+)
+def test_the_nearest_name_is_offered_whatever_its_case(typed: str, said: str) -> None:
+    message = str(unknown_name("method", typed, ["attention", "alti", "DecompX"]))
+    assert message.endswith(f"; did you mean {said}?" if said else "alti, DecompX")
+
+
+ORIGINS = {
+    '{"dir_info": {"editable": true}, "url": "file:///home/me/tl_vzero"}': ".",
+    '{"dir_info": {}, "url": "file:///home/me/tl_vzero"}': ".",
+    '{"archive_info": {}, "url": "file:///home/me/tl_vzero-1-py3-none-any.whl"}': "tl-vzero",
+    '{"vcs_info": {"vcs": "git", "commit_id": "1c6c"}, "url": "https://example.org/tl_vzero"}': "tl-vzero",
+    None: "tl-vzero",  # from a package index
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS, ids=repr)
+def test_an_extra_is_installed_from_where_the_package_was(origin: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            return origin if name == "direct_url.json" else ""
+
+    monkeypatch.setattr(errors, "distribution", lambda name: Installed())
+    assert errors.install_command("explore") == f"pip install '{ORIGINS[origin]}[explore]'"
+
+
+def test_a_clone_that_was_not_installed_installs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(errors, "distribution", absent)
+    assert errors.install_command("images") == "pip install '.[images]'"
+
+
+def test_every_hint_names_an_extra_that_there_is() -> None:
+    root = Path(errors.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in root.rglob("*.py")]
+    named = {extra for text in texts for extra in re.findall(r"install_command\(['\"](.+?)['\"]\)", text)}
+    assert named == {"explore", "gradients", "images", "minilm"}
+    assert not [text for text in texts if re.search(r"pip install '?(tl-vzero|\.)\[", text)]

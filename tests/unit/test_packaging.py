@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 LINES = {"tl3": "3.9.", "tl4": "4."}
 TOOLS = {"test", "browser", "notebook", "docs"}  # extras of those who work on the package
 USED = [
@@ -118,6 +119,13 @@ def test_the_readme_gives_the_command_that_ci_runs(variable: str) -> None:
     assert readme.is_file(), "there is no README.md"
     lines = [line.strip() for line in readme.read_text(encoding="utf-8").splitlines()]
     assert found[1] in lines, f"README.md has no line that reads: {found[1]}"
+    assert found[1].startswith("python3 -m venv "), "any Python that is admitted may start it"
+
+
+def test_tox_takes_the_python_that_started_it() -> None:
+    tox = SETTINGS["tool"]["tox"]
+    fixed = {name: env["base_python"] for name, env in tox["env"].items() if "base_python" in env}
+    assert "base_python" not in tox["env_run_base"] and fixed == {"lowest": ["python3.11"], "py313": ["python3.13"]}
 
 
 def pins(line: str) -> dict[str, str]:

@@ -4,19 +4,45 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-import tl_vzero
-from tl_vzero.cli.common import DEFAULT_MODEL, LayersOption, ModelOption, QuietOption, errors_in_words, say
+from tl_vzero.cli.common import LayersOption, ModelOptions, app, command, say
 
 SOME_FAILED = 1
 NOT_COMPLETE = 3
 
 
+@dataclass(frozen=True)
+class InputOptions:
+    """How the input is read, as `run_corpus` calls it."""
+
+    input_format: Annotated[
+        Literal["text", "jsonl", "csv", "parquet", "datasets"] | None,
+        typer.Option("--format", help="How INPUT is read. Default: by its suffix."),
+    ] = None
+    text_column: Annotated[str | None, typer.Option(help="The column with the sentence. Default: text.")] = None
+    second_text_column: Annotated[
+        str | None, typer.Option(help="The column with the second text of pairs. Default: no pairs.")
+    ] = None
+    id_column: Annotated[str | None, typer.Option(help="The column with the ids. Default: id.")] = None
+    config: Annotated[str | None, typer.Option(help="The configuration of a dataset.")] = None
+    split: Annotated[str | None, typer.Option(help="The split of a dataset.")] = None
+    shard_size: Annotated[int, typer.Option(help="Records of INPUT in a shard: what an interruption may cost.")] = 1000
+
+
+@command(
+    app,
+    "corpus",
+    "sentences.txt --out corpus",
+    "reviews.csv --text-column review --out corpus --methods value_zeroing,alti",
+)
 def corpus_command(
+    chosen: ModelOptions,
+    read: InputOptions,
     source: Annotated[
         str,
         typer.Argument(
@@ -26,7 +52,6 @@ def corpus_command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write; started again with it, the command goes on.")],
-    model: ModelOption = DEFAULT_MODEL,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,20 +66,7 @@ def corpus_command(
     target: Annotated[
         int | None, typer.Option(help="Position of the target, negative: from the end. Default: the only [MASK].")
     ] = None,
-    input_format: Annotated[
-        Literal["text", "jsonl", "csv", "parquet", "datasets"] | None,
-        typer.Option("--format", help="How INPUT is read. Default: by its suffix."),
-    ] = None,
-    text_column: Annotated[str | None, typer.Option(help="The column with the sentence. Default: text.")] = None,
-    second_text_column: Annotated[
-        str | None, typer.Option(help="The column with the second text of pairs. Default: no pairs.")
-    ] = None,
-    id_column: Annotated[str | None, typer.Option(help="The column with the ids. Default: id.")] = None,
-    config: Annotated[str | None, typer.Option(help="The configuration of a dataset.")] = None,
-    split: Annotated[str | None, typer.Option(help="The split of a dataset.")] = None,
-    shard_size: Annotated[int, typer.Option(help="Records of INPUT in a shard: what an interruption may cost.")] = 1000,
     json_log: Annotated[Path | None, typer.Option(help="Add JSON lines about the progress to this file.")] = None,
-    quiet: QuietOption = False,
 ) -> None:
     """Scores of every sentence of a corpus, as Parquet shards in a folder; streamed, and resumed where it was.
 
@@ -62,25 +74,20 @@ def corpus_command(
     exit is then 1. Started by torchrun or accelerate launch, processes share the shards; code 3 says that one of them
     ended early.
     """
-    with errors_in_words(), _terminated_as_interrupted():
+    names = [name.strip() for listed in methods or ["value_zeroing"] for name in listed.split(",")]
+    with _terminated_as_interrupted():
         from tl_vzero.corpus import run_corpus
 
         run = run_corpus(
-            tl_vzero.load_model(model, device=_device()),
+            chosen.load(names, layer, device=_device()),
             source,
             out,
-            [name.strip() for names in methods or ["value_zeroing"] for name in names.split(",")],
+            names,
             rows=rows,
             layers=layer or None,
             target=target,
-            input_format=input_format,
-            text_column=text_column,
-            second_text_column=second_text_column,
-            id_column=id_column,
-            config=config,
-            split=split,
-            shard_size=shard_size,
-            progress=not quiet,
+            **vars(read),
+            progress=not chosen.quiet,
             json_log=json_log,
             say=say,
         )

@@ -2,19 +2,16 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
-from inspect import Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-import tl_vzero
 from tl_vzero.cli import common
 from tl_vzero.errors import InputError
-from tl_vzero.files import write_text
+from tl_vzero.files import check_writable, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,89 +20,53 @@ if TYPE_CHECKING:
     from tl_vzero.evaluate.sentences import Sentences
 
 evaluate_app = typer.Typer(
-    help="The evaluations of Mohebbi et al. (2023), one at a time.", no_args_is_help=True, add_completion=False
+    name="evaluate",
+    help="The evaluations of Mohebbi et al. (2023), one at a time.",
+    epilog=common.below_help("evaluate cue-alignment --limit 50", "evaluate cue-alignment --examples mine.csv"),
+    no_args_is_help=True,
 )
-
-BlimpOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--blimp", help="The folder with BLiMP's JSONL files, or hub to fetch them. Default: the embedded sentences."
-    ),
-]
-ExamplesOption = Annotated[
-    Path | None,
-    typer.Option("--examples", help="Sentences of your own, .csv or .jsonl, with the columns sentence, target, cue."),
-]
-CuesOption = Annotated[
-    Literal["given", "spacy"],
-    typer.Option("--cues", help="Of --examples: given in its column, or found by spaCy's dependency parse."),
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", help="Take so many sentences, spread over the paradigms. Default: all.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Draws what --limit takes, shuffled cues and probes.")]
-ProtocolOption = Annotated[
-    Literal["masked", "causal"], typer.Option("--protocol", help="masked, or causal: the target is the next token.")
-]
-CorpusOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--corpus",
-        help="A folder that `tl-vzero corpus` wrote of these sentences (see `evaluate sentences`): maps are read, not "
-        "computed. Default methods: those it holds.",
-    ),
-]
-VerifyOption = Annotated[
-    bool, typer.Option("--verify/--no-verify", help="Compare the shards of --corpus with what was written.")
-]
-MethodOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method",
-        help="A name that `tl-vzero methods` lists; may be repeated. Default: all except the slow ones.",
-    ),
-]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SampleOptions(common.ModelOptions):
+    """The model, and which sentences are drawn for it."""
+
+    blimp: Annotated[
+        Path | None,
+        typer.Option(help="BLiMP's folder of JSONL files, or hub to fetch it. Default: embedded sentences."),
+    ] = None
+    limit: Annotated[int | None, typer.Option(help="This many sentences, of all paradigms. Default: all.")] = None
+    seed: Annotated[int, typer.Option(help="Draws what --limit takes, shuffled cues and probes.")] = 0
+
+
+@dataclass(frozen=True)
+class Chosen(SampleOptions):
     """The options that every evaluation has: the model, and which sentences it reads."""
 
-    model: common.ModelOption = common.DEFAULT_MODEL
-    blimp: BlimpOption = None
-    examples: ExamplesOption = None
-    cues: CuesOption = "given"
-    limit: LimitOption = None
-    seed: SeedOption = 0
-    protocol: ProtocolOption = "masked"
+    examples: Annotated[
+        Path | None, typer.Option(help="Sentences of your own, .csv or .jsonl, with the columns sentence, target, cue.")
+    ] = None
+    cues: Annotated[
+        Literal["given", "spacy"], typer.Option(help="Of --examples: those in its column, or found by spaCy's parse.")
+    ] = "given"
+    protocol: Annotated[
+        Literal["masked", "causal"], typer.Option(help="masked, or causal: the target is the next token.")
+    ] = "masked"
 
-    def prepared(self, *files: Path | None) -> "tuple[nn.Module, Sentences]":
+    def prepared(self, methods: Sequence[str] | None = None) -> "tuple[nn.Module, Sentences]":
         """The model and the sentences; raises for everything that may be wrong with the command, before any work."""
         from tl_vzero.evaluate.sentences import sentences_for
 
-        common.check_files(*files)
-        loaded = tl_vzero.load_model(self.model)
-        sentences = sentences_for(
-            loaded,
-            blimp=self.blimp,
-            file=self.examples,
-            cues=self.cues,
-            protocol=self.protocol,
-            limit=self.limit,
-            seed=self.seed,
-        )
-        return loaded, sentences
+        loaded = self.load(methods)
+        options = {name: getattr(self, name) for name in ("blimp", "cues", "protocol", "limit", "seed")}
+        return loaded, sentences_for(loaded, file=self.examples, **options)
 
 
 @dataclass(frozen=True)
-class Evaluation(Chosen):
+class Evaluation(common.FileOptions, Chosen):
     """The options of an evaluation whose numbers may be written."""
 
-    json_file: common.JsonOption = None
-    csv_file: common.CsvOption = None
-    quiet: common.QuietOption = False
-
-    def write(self, numbers: dict[str, Any], sentences: "Sentences", table: "pd.DataFrame") -> None:
+    def save(self, numbers: dict[str, Any], sentences: "Sentences", table: "pd.DataFrame") -> None:
         """Write the numbers, with where the sentences are from and what became of them, and the table."""
         report = sentences.examples.report
         account = {
@@ -116,56 +77,34 @@ class Evaluation(Chosen):
                 for skip in report.skipped
             ],
         }
-        common.write_numbers(self.json_file, numbers | account)
-        common.write_table(self.csv_file, table)
-        for file in (self.json_file, self.csv_file):
-            if file is not None:
-                common.say(f"wrote {file}")
+        self.write(lambda: numbers | account, lambda: table)
 
 
 @dataclass(frozen=True)
 class EvaluationOfMaps(Evaluation):
     """The options of an evaluation of maps, which are computed or read from a corpus."""
 
-    method: MethodOption = None
-    corpus: CorpusOption = None
-    verify: VerifyOption = True
+    method: common.MethodsOption = None
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Read maps from a folder that `tl-vzero corpus` wrote of these sentences."),
+    ] = None
+    verify: Annotated[bool, typer.Option(help="Compare the shards of --corpus with what was written.")] = True
 
     def evaluated(self, evaluate: Callable[..., Any], **options: Any) -> "tuple[Sentences, Any]":
         """The sentences, and the result of an evaluation of their maps."""
         from tl_vzero.corpus import read_corpus
 
         corpus = None if self.corpus is None else read_corpus(self.corpus, verify=self.verify)
-        loaded, sentences = self.prepared(self.json_file, self.csv_file)
+        loaded, sentences = self.prepared(self.method)
         shared = {"corpus": corpus, "protocol": self.protocol, "progress": not self.quiet}
         return sentences, evaluate(loaded, sentences.examples, self.method or None, **shared, **options)
 
 
-def evaluation(name: str, options: type[Chosen]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command of `evaluate` that has the fields of `options` as options and takes them as one argument."""
-
-    def registered(command: Callable[..., None]) -> Callable[..., None]:
-        _, *special = signature(command).parameters.values()
-        shared = list(signature(options).parameters.values())
-
-        @wraps(command)
-        def called(**values: Any) -> None:
-            with common.errors_in_words():
-                command(options(**{option.name: values.pop(option.name) for option in shared}), **values)
-
-        # What typer reads: the options' names, types and defaults.
-        parameters = [option.replace(kind=option.KEYWORD_ONLY) for option in (*special, *shared)]
-        vars(called)["__signature__"] = Signature(parameters)
-        called.__annotations__ = {option.name: option.annotation for option in parameters}
-        evaluate_app.command(name)(called)
-        return command
-
-    return registered
-
-
-@evaluation("sentences", Chosen)
+@common.command(evaluate_app, "sentences", "--blimp DIR --model all-MiniLM-L6-v2 --out blimp.jsonl")
 def sentences_command(
-    chosen: Chosen, out: Annotated[Path, typer.Option(help="The JSON lines to write: id and text of each sentence.")]
+    chosen: Chosen,
+    out: Annotated[Path, typer.Option(help="The JSON lines to write: id and text of each sentence.")],
 ) -> None:
     """Write the sentences of an evaluation, targets masked, as `tl-vzero corpus` reads them.
 
@@ -173,7 +112,8 @@ def sentences_command(
     """
     from tl_vzero.evaluate.sentences import read_texts, tokenize_examples
 
-    loaded, sentences = chosen.prepared(out)
+    check_writable(out)
+    loaded, sentences = chosen.prepared()
     layout = tokenize_examples(loaded, sentences.examples, protocol=chosen.protocol)
     lines = [
         json.dumps({"id": sentence.example.id, "text": text}, ensure_ascii=False)
@@ -184,7 +124,13 @@ def sentences_command(
     common.say(f"wrote {out}: {len(lines)} sentences")
 
 
-@evaluation("cue-alignment", EvaluationOfMaps)
+@common.command(
+    evaluate_app,
+    "cue-alignment",
+    "--limit 50",
+    "--examples mine.csv --method value_zeroing --csv cue.csv",
+    "--blimp DIR --model all-MiniLM-L6-v2 --corpus corpus",
+)
 def cue_alignment_command(
     chosen: EvaluationOfMaps,
     measure: Annotated[
@@ -202,10 +148,10 @@ def cue_alignment_command(
     common.say(means.reindex(list(dict.fromkeys(shown["method"]))).to_string(float_format="%.3f"))
     common.say(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
     _say_rest(sentences, alignment.left_out, len(alignment.skipped))
-    chosen.write(alignment.to_dict(), sentences, table)
+    chosen.save(alignment.to_dict(), sentences, table)
 
 
-@evaluation("probing", Evaluation)
+@common.command(evaluate_app, "probing", "--limit 200", "--mode paper --csv probing.csv")
 def probing_command(
     chosen: Evaluation,
     corpus: Annotated[Path | None, typer.Option("--corpus", hidden=True)] = None,
@@ -222,7 +168,7 @@ def probing_command(
         raise InputError(
             f"--corpus {corpus} given: probing reads representations, and a corpus holds maps; leave it out"
         )
-    loaded, sentences = chosen.prepared(chosen.json_file, chosen.csv_file)
+    loaded, sentences = chosen.prepared()
     layout = tokenize_examples(loaded, sentences.examples, protocol=chosen.protocol)
     result = probe_number(loaded, layout, mode=mode, seed=chosen.seed, progress=not chosen.quiet)
     table = result.to_frame()
@@ -231,10 +177,10 @@ def probing_command(
     _say_rest(sentences, {}, len(layout.skipped))
     if result.n < len(layout.examples):
         common.say(f"left out: {len(layout.examples) - result.n} sentences whose target shows no number")
-    chosen.write(result.to_dict(), sentences, table)
+    chosen.save(result.to_dict(), sentences, table)
 
 
-@evaluation("faithfulness", EvaluationOfMaps)
+@common.command(evaluate_app, "faithfulness", "--limit 20", "--method value_zeroing --method alti --json faith.json")
 def faithfulness_command(
     chosen: EvaluationOfMaps,
     replacement: Annotated[
@@ -259,22 +205,19 @@ def faithfulness_command(
     common.say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
     common.say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
     _say_rest(sentences, result.left_out, len(result.skipped))
-    chosen.write(result.to_dict(), sentences, table)
+    chosen.save(result.to_dict(), sentences, table)
 
 
-@common.errors_in_words()
+@common.command(common.app, "reproduce", "--limit 100 --open", "--model all-MiniLM-L6-v2 --finetune --out minilm")
 def reproduce_command(
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    chosen: SampleOptions,
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Fine-tune on the train half first, as the paper.")
     ] = False,
-    blimp: BlimpOption = None,
     out: Annotated[
         Path, typer.Option(help="The folder to write; started again with it, the command goes on where it was.")
     ] = Path("reproduction"),
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    quiet: common.QuietOption = False,
+    is_opened: common.OpenOption = False,
 ) -> None:
     """The paper's three evaluations with controls: JSON, CSV tables and one HTML page that says what agrees."""
     start = time.monotonic()
@@ -283,23 +226,25 @@ def reproduce_command(
     from tl_vzero.report.reproduction_page import render_reproduction
 
     run = reproduce(
-        tl_vzero.load_model(model),
-        blimp=blimp,
+        chosen.load(),
+        blimp=chosen.blimp,
         fine_tuned=finetune,
-        limit=limit,
-        seed=seed,
+        limit=chosen.limit,
+        seed=chosen.seed,
         folder=out,
-        progress=not quiet,
+        progress=not chosen.quiet,
     )
     write_text(out / "reproduction.json", json.dumps(run.to_dict(), ensure_ascii=False, allow_nan=False))
     for name, table in run.frames().items():
-        common.write_table(out / f"{name}.csv", table)
+        write_text(out / f"{name}.csv", table.to_csv(index=False))
     write_text(out / "reproduction.html", render_reproduction(run))
     for claim in findings(run):
         common.say(f"{claim.verdict}{' (control)' if claim.control else ''}: {claim.claim}: {claim.evidence}")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     common.say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(run.frames())} CSV tables")
     common.say(f"took {minutes} min {seconds} s")
+    if is_opened:
+        common.open_page(out / "reproduction.html")
 
 
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:

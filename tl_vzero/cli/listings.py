@@ -2,39 +2,45 @@
 tests/bench/measure_coverage.py measured it. Heavy imports stay inside the commands."""
 
 import json
+from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
-from typing import Annotated, Any
+from importlib import resources
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tl_vzero
 from tl_vzero.cli import common
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@common.errors_in_words()
-def methods_command(json_file: common.JsonOption = None) -> None:
+
+@common.command(common.app, "methods", "", "--csv methods.csv")
+def methods_command(files: common.FileOptions) -> None:
     """The context-mixing methods there are: what each measures, its paper, what it is defined for and what it needs."""
-    common.check_files(json_file)
     for name, method in tl_vzero.METHODS.items():
         common.say(f"{name}\n    {method.summary} ({method.reference}); for {method.defined_for}")
         common.say(f"    needs: {', '.join(method.needs) or 'not said'}")
     parts = ("summary", "reference", "defined_for", "needs")
-    common.write_numbers(
-        json_file, {name: {part: getattr(m, part) for part in parts} for name, m in tl_vzero.METHODS.items()}
-    )
+    described = {name: {part: getattr(m, part) for part in parts} for name, m in tl_vzero.METHODS.items()}
+    rows = ({"method": name, **m, "needs": ", ".join(m["needs"])} for name, m in described.items())
+    files.write(lambda: described, lambda: _frame(rows))
 
 
-@common.errors_in_words()
+@common.command(
+    common.app,
+    "heads",
+    "--layer 1",
+    '"the authors [MASK] here." "the hat near the authors [MASK] here." --csv heads.csv',
+)
 def heads_command(
+    chosen: common.ModelOptions,
+    files: common.FileOptions,
     texts: Annotated[
         list[str] | None, typer.Argument(help="Sentences to average over, each in quotes.", metavar="TEXT")
     ] = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
     layer: common.LayersOption = None,
-    json_file: common.JsonOption = None,
-    csv_file: common.CsvOption = None,
-    quiet: common.QuietOption = False,
 ) -> None:
     """How much of each layer's mixing goes when one head's value is zeroed: one row per layer and value head.
 
@@ -42,30 +48,30 @@ def heads_command(
     share: mixing as a part of its sum over heads; lost: the part of the layer's mixing that goes without this head;
     context: the part of mixing from other positions than the destination's own.
     """
-    common.check_files(json_file, csv_file)
     table = tl_vzero.head_importance(
-        tl_vzero.load_model(model), texts or [common.DEFAULT_TEXT], layers=layer or None, progress=not quiet
+        chosen.load(layers=layer), texts or [common.DEFAULT_TEXT], layers=layer or None, progress=not chosen.quiet
     )
     common.say(table.to_string(index=False, float_format="%.3g"))
-    common.write_numbers(json_file, {"heads": table.to_dict("records")})
-    common.write_table(csv_file, table)
+    files.write(lambda: {"heads": table.to_dict("records")}, lambda: table)
 
 
-@common.errors_in_words()
-def models_command(json_file: common.JsonOption = None, csv_file: common.CsvOption = None) -> None:
+@common.command(common.app, "models", "", "--csv models.csv")
+def models_command(files: common.FileOptions) -> None:
     """Which architectures are covered, on which TransformerLens line, by what route, and tested to what error.
 
     An error is the largest one of a float32 map whose rows sum to one, on a tiny random model with eager and, where
     there is one, fused attention and both engines, against the Hugging Face model in float64 with its value projection
     zeroed by a plain hook. JSON and CSV also have the relative error of raw distances.
     """
-    common.check_files(json_file, csv_file)
     common.say(_table(coverage()))
-    common.write_numbers(json_file, coverage())
-    if csv_file is not None:
-        import pandas as pd
+    files.write(coverage, lambda: _frame(coverage_rows()))
 
-        common.write_table(csv_file, pd.DataFrame(coverage_rows()))
+
+def _frame(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+    """Rows as a table."""
+    import pandas as pd
+
+    return pd.DataFrame(rows)
 
 
 @cache
@@ -77,7 +83,7 @@ def coverage() -> dict[str, Any]:
     absolute, of float32 maps whose rows sum to one; `raw`: relative, of distances from 1e-7 on), or `refused`, why
     not. `refused` are architectures that no line scores, with the reasons.
     """
-    text = files("tl_vzero").joinpath("assets", "coverage.json").read_text(encoding="utf-8")
+    text = resources.files("tl_vzero").joinpath("assets", "coverage.json").read_text(encoding="utf-8")
     measured: dict[str, Any] = json.loads(text)
     return measured
 

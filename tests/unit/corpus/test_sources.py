@@ -46,6 +46,16 @@ def test_text_has_a_sentence_on_each_line(tmp_path: Path) -> None:
     assert (origin.records, origin.n_bytes, origin.format) == (7, path.stat().st_size, "text")
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"\r\n\r\n\r\n"], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", b"one\n\ntwo"), ("a.jsonl", b'{"text": "one"}\n\n{"text": "two"}'), ("a.csv", b"text\none\n\ntwo")],
+)
+def test_empty_lines_at_the_end_are_no_records(tmp_path: Path, name: str, content: bytes, end: bytes) -> None:
+    (first, (_, reason), last) = told(read(written(tmp_path, name, content + end)))
+    assert (first, last) == (("0", "one"), ("2", "two")) and reason.endswith("is empty")
+
+
 def test_a_huge_line_is_refused_and_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_module, "LONGEST_LINE", 10)
     content = b"a" * 10 + b"\n" + b"b" * 11 + b"\r\n" + b"c" * 57 + b"\nshort\n" + b"d" * 23

@@ -67,6 +67,11 @@ def test_a_byte_order_mark_is_no_column(tmp_path: Path) -> None:
     assert len(read_examples(csv(tmp_path, "\ufeffsentence,target,cue\nDogs bark.,bark,Dogs\n"))) == 1
 
 
+@pytest.mark.parametrize("end", ["\n", "\n \n", ",,\n", " , ,,,,\n\n"])
+def test_rows_without_anything_at_the_end_are_none(tmp_path: Path, end: str) -> None:
+    assert len(read_examples(csv(tmp_path, f"sentence,target,cue\nDogs bark.,bark,Dogs\n{end}"))) == 1
+
+
 def test_cues_by_parse(tmp_path: Path) -> None:
     path = csv(tmp_path, "sentence,good,bad\nThe dogs in this house [MASK] barking loudly.,are,is\n")
     example = read_examples(path, cues="spacy")[0]

@@ -1,5 +1,6 @@
 """load_model: the embedded default, folders, hub names, in-memory models; and what it must warn about."""
 
+import json
 import os
 import socket
 import subprocess
@@ -33,6 +34,8 @@ from torch import Tensor
 
 import tl_vzero
 from tl_vzero import TLVZeroError
+from tl_vzero.errors import ModelError
+from tl_vzero.models.hub import layer_count
 
 IDS = [2, 5, 9, 10, 3]
 EMBEDDED = Path(tl_vzero.__file__).parent / "assets" / "agreement-mini"
@@ -277,6 +280,45 @@ def test_a_hub_name_without_network_gets_the_offline_choices(
     assert "some-organisation/no-such-bert" in message
     assert "offline" in message.lower() or "network" in message.lower() or "reach" in message.lower()
     assert "agreement-mini" in message and "all-MiniLM-L6-v2" in message and "folder" in message
+
+
+def test_a_folder_of_nearly_that_name_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "my-bert").mkdir()
+    (tmp_path / "my-bert" / "config.json").write_text("{}")
+    for typed, near in (("my-bret", "my-bert"), ("./my-bret", "my-bert"), ("all-minilm-l6-v2x", "all-MiniLM-L6-v2")):
+        with pytest.raises(ModelError, match=f"did you mean '{near}'"):
+            tl_vzero.load_model(typed)
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ({"num_hidden_layers": 12}, 12),
+        ({"n_layer": 6}, 6),
+        ({"n_layers": 3}, 3),
+        ({"num_layers": 24}, 24),
+        ({"num_layers": 6, "num_decoder_layers": 6, "is_encoder_decoder": True}, None),
+        ({"text_config": {"num_hidden_layers": 2}}, None),
+        ({"num_hidden_layers": "twelve"}, None),
+    ],
+)
+def test_how_many_layers_a_folder_has_is_read_off_its_config(
+    config: dict[str, Any], count: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").touch()
+    assert layer_count(str(tmp_path)) == count
+
+
+def test_how_many_layers_a_hub_model_has_is_known_where_its_config_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 7}')
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(tmp_path / "config.json"))
+    assert layer_count("some-organisation/some-bert") == 7
 
 
 # --- processed weights ----------------------------------------------------------------------------------
