@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import chosen, chosen_heads, flag, integers, one_of, positive
+from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, positions, positive
 from tl_vzero.clean import read_by
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError
@@ -44,9 +44,9 @@ def value_zeroing(
     stack: str | None = None,
     cache: Any | None = None,
     layers: Numbers = None,
-    sources: Numbers = None,
-    spans: str | Iterable[Iterable[int] | int] | None = None,
-    destinations: Numbers = None,
+    sources: Positions = None,
+    spans: str | Iterable[Positions] | None = None,
+    destinations: Positions = None,
     heads: Numbers = None,
     per_head: bool = False,
     distance: str | Distance = "cosine",
@@ -116,9 +116,9 @@ def value_zeroing(
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         heads=chosen_heads(heads, value_heads(model, sites.stack), attention_heads(model, sites.stack)),
         per_head=flag("per_head", per_head),
-        sources=integers("sources", sources),
+        sources=positions("sources", sources),
         spans=checked_spans(spans),
-        destinations=integers("destinations", destinations),
+        destinations=positions("destinations", destinations),
         distance_name=distance_name,
         distance=distance,
         final_norm=flag("final_norm", final_norm),
@@ -300,7 +300,7 @@ def _part(values: Tensor, whole: Tensor) -> Tensor:
 
 @takes_turn
 def span_interaction(
-    model: nn.Module, inputs: Text, spans: str | Iterable[Iterable[int] | int], **options: Any
+    model: nn.Module, inputs: Text, spans: str | Iterable[Positions], **options: Any
 ) -> "pd.DataFrame":
     """How far zeroing a span jointly is from the sum of zeroing its positions one by one, as a pandas table.
 

@@ -2,29 +2,44 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import index as index_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError, escaped, foreign_errors_as, shown
-from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, read_scores, to_plain, write_scores
+from tl_vzero.choices import at_least_one, place_of
+from tl_vzero.errors import (
+    FileFormatError,
+    InputError,
+    InputTypeError,
+    ScoresError,
+    escaped,
+    foreign_errors_as,
+    shortened,
+    shown,
+)
+from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, path_of, read_scores, to_plain, write_scores
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out, roll_out_jointly
 from tl_vzero.words import Word, encodable, group_words
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
-Stage = Literal["raw", "normalized", "rollout"]
+Stage = Literal["raw", "normalized", "rollout", "difference"]
 
 SIGNED = 1e-3  # of the largest value: what is less negative may be the rounding of a caller's own distance
-REPR_LENGTH = 200  # characters of a sentence
+REPR_LENGTH = 120  # characters of a sentence
+MASKS = ("[MASK]", "<mask>")  # as nearly all tokenizers of masked models write it
+ALIKE = "layers heads dest_tokens src_tokens dest_positions src_positions src_spans unit stage".split()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +52,18 @@ class Scores:
     Where spans were zeroed jointly, `src_spans` are their positions and `src_positions` the first of each.
     A cross-attention map's columns are of another sentence: `n_src_positions` and `src_word_ids` are its own then.
     `identity` is the method's rollout rule: whether half of each token stays where it is.
+
+    `scores[dest]` is `row(dest)`, and `scores[dest, src]` one entry in every layer; both by position or by text.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> scores = tl_vzero.value_zeroing(model, "the pictures of some hat [MASK] scaring marcus.")
+    >>> scores["[MASK]"].shape, scores[6, "pictures"].shape
+    (torch.Size([4, 11]), torch.Size([4]))
+    >>> scores.top("[MASK]", k=2, layer=1).round(2)
+       layer    source  share
+    0      1  pictures   0.84
+    1      1    marcus   0.08
     """
 
     values: Float[Tensor, "*axes dest src"]
@@ -75,6 +102,33 @@ class Scores:
             )
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `values`: (layer, dest, src), or (layer, head, dest, src) per head."""
+        return tuple(self.values.shape)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The sentence's tokens in order, as far as the map has them; ScoresError where it joins two sentences."""
+        if self._joins_two:
+            raise ScoresError(
+                "tokens is undefined here: rows and columns are of two sentences; take dest_tokens or src_tokens"
+            )
+        sources = {} if self.src_spans else dict(zip(self.src_positions, self.src_tokens, strict=True))
+        by_position = sources | dict(zip(self.dest_positions, self.dest_tokens, strict=True))
+        return tuple(by_position[position] for position in sorted(by_position))
+
+    @property
+    def signed(self) -> bool:
+        """Whether values below 0 mean something: of a difference, and of attributions that were summed."""
+        below = bool(self.values.numel()) and bool(self.values.min() < -SIGNED * self.values.max().abs())
+        return below or self.stage == "difference"
+
+    @property
+    def _joins_two(self) -> bool:
+        crosses = self.metadata.get("stack") == "cross" or self.n_src_positions is not None
+        return crosses or (not self.partial and self.dest_tokens != self.src_tokens)
+
+    @property
     def partial(self) -> bool:
         """Whether some destinations or sources of the sentence are left out."""
         if self.src_spans is not None:
@@ -95,9 +149,11 @@ class Scores:
         A map over chosen sources is normalised over those. What is normalised already is returned as it is.
         Raises ScoresError for signed scores: a row whose sum is negative would change every sign.
         """
-        if self.stage != "raw":
+        if self.stage in ("normalized", "rollout"):
             return self
-        if self.values.numel() and self.values.min() < -SIGNED * self.values.max().abs():
+        if self.stage == "difference":
+            raise ScoresError("normalized() is undefined for a difference: take that of two normalised maps")
+        if self.signed:
             raise ScoresError(
                 f"normalized() is undefined here: {self.method} gave negative values, down to {self.values.min():.3g}; "
                 'take sizes instead (aggregate="norm" for gradient methods), or read `values` as they are'
@@ -120,8 +176,7 @@ class Scores:
     def _why_no_rollout(self) -> str | None:
         if self.stage == "rollout":
             return "this is a rollout already"
-        crosses = self.metadata.get("stack") == "cross" or self.n_src_positions is not None
-        if crosses or (not self.partial and self.dest_tokens != self.src_tokens):
+        if self._joins_two:
             return (
                 "a cross-attention map joins two different sequences; joint_rollout follows it through both stacks, "
                 "with the maps of encoder and decoder"
@@ -136,7 +191,8 @@ class Scores:
                 f"of {self.n_positions} positions; compute it with all destinations and sources"
             )
         if not _are_all(self.layers, self.n_layers):
-            return f"it needs all {self.n_layers} layers in order, and this has {list(self.layers)}"
+            layers = f"all {self.n_layers} layers in order, and this has {list(self.layers)}"
+            return f"it needs {layers}; compute it with all layers"
         return None
 
     def at_layer(self, layer: int) -> "Scores":
@@ -159,27 +215,123 @@ class Scores:
         `dest` is a position in the sentence (negative: from the end of the destinations)
         or the text of a destination token that occurs once. Raises InputError for one that is not there.
         """
-        return self.values[..., self._dest_index(dest), :]
+        return self.values[..., self.dest_index(dest), :]
 
-    def _dest_index(self, dest: int | str) -> int:
-        if isinstance(dest, bool) or not isinstance(dest, int | str):
-            raise InputTypeError(f"dest is {type(dest).__name__}: expected a position (int) or a token (str)")
-        if isinstance(dest, str):
-            rows = [i for i, token in enumerate(self.dest_tokens) if token.strip() == dest.strip()]
-            if len(rows) != 1:
-                raise InputError(
-                    f"dest {dest!r} occurs {len(rows)} times among the destinations {list(self.dest_tokens)}: "
-                    "expected once; give its position instead"
-                )
-            return rows[0]
-        if -len(self.dest_positions) <= dest < 0:
-            return len(self.dest_positions) + dest
-        if dest not in self.dest_positions:
-            raise InputError(
-                f"dest {dest} is not among the destinations {list(self.dest_positions)}: "
-                "expected one of them, or a negative number counted from their end"
+    def dest_index(self, dest: int | str) -> int:
+        """Where the row of a destination is in `values`; `dest` and errors are those of `row`."""
+        return place_of("dest", dest, self.dest_tokens, self.dest_positions)
+
+    def __getitem__(self, place: int | str | tuple[int | str, int | str]) -> Float[Tensor, "*axes"]:
+        """The row of a destination, `[layer, src]`, or with a source its entries, `[layer]`; errors are as of `row`."""
+        if not isinstance(place, tuple):
+            return self.row(place)
+        if len(place) != 2:
+            raise InputTypeError(
+                f"scores[...] holds {len(place)} places: expected a destination, or a destination and a source; "
+                "values[layer, ...] takes layers and slices"
             )
-        return self.dest_positions.index(dest)
+        return self.row(place[0])[..., place_of("source", place[1], self.src_tokens, self.src_positions)]
+
+    __iter__ = None  # or Python would iterate by counting positions
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values for numpy; those of bfloat16, which numpy lacks, as float32."""
+        values = self.values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+        return np.array(values.numpy(), dtype=dtype, copy=copy)
+
+    def __sub__(self, other: "Scores") -> "Scores":
+        """The difference of two maps of one sentence, entry by entry, at stage "difference".
+
+        Raises InputTypeError for what is no Scores, ScoresError for maps of other layers, tokens or stages.
+        """
+        if not isinstance(other, Scores):
+            raise InputTypeError(f"{type(other).__name__} given to subtract from Scores: expected Scores")
+        for name in ALIKE:
+            first, second = getattr(self, name), getattr(other, name)
+            if first != second:
+                raise ScoresError(
+                    f"these maps have no difference: {name} {shown(first)} and {shown(second)}; expected two maps of "
+                    "one sentence, with the same layers and options, and both raw, normalized() or rollout()"
+                )
+        return replace(
+            self,
+            values=self.values - other.values.to(self.values),
+            method=f"{self.method} - {other.method}",
+            stage="difference",
+            metadata={**self.metadata, "subtracted": {"method": other.method, **other.metadata}},
+        )
+
+    def telling_layer(self, target: int | str | None = None) -> int:
+        """The layer in which a destination draws most on one source, as a share, itself and special tokens left out.
+
+        By default that of the only mask, of the last position of a causal map, else of all destinations on average.
+        Raises what `normalized` and `row` raise.
+        """
+        shares = self.normalized().values.detach()
+        ids = (self.word_ids if self.n_src_positions is None else self.src_word_ids) or ()
+        words = _whole_words(ids) if self.unit == "word" else [Word("", (place,)) for place in range(len(ids))]
+        special = {place for place, word in enumerate(words) if ids[word.positions[0]] is None}
+        left_out = torch.tensor([place in special for place in self.src_positions])
+        if self.n_src_positions is None:
+            left_out = left_out | (torch.tensor(self.dest_positions)[:, None] == torch.tensor(self.src_positions))
+        largest = shares.masked_fill(left_out.to(shares.device), 0).amax(-1)
+        largest = largest if self.heads is None else largest.mean(1)
+        rows = self._rows_shown() if target is None else [self.dest_index(target)]
+        return self.layers[int(largest[:, rows].mean(-1).argmax())]
+
+    def _rows_shown(self) -> list[int]:
+        """The row of the only mask, the last one of a causal map, else all."""
+        rows = range(len(self.dest_tokens))
+        masks = [row for row in rows if self.dest_tokens[row].strip() in MASKS]
+        if len(masks) == 1:
+            return masks
+        later = torch.tensor(self.src_positions) > torch.tensor(self.dest_positions)[:, None]
+        is_causal = later.any() and not self.values[..., later.to(self.values.device)].any()
+        return [rows[-1]] if is_causal else [*rows]
+
+    def top(self, dest: int | str, k: int = 5, layer: int | None = None) -> "pd.DataFrame":
+        """The sources that a destination draws on most, as shares: a pandas table of layer, (head,) source, share.
+
+        `k` of each layer, or of one, largest first; a source whose token occurs again has its position behind it.
+        `dest`, `layer` and errors are those of `row`, `at_layer` and `normalized`.
+        """
+        k, scores = at_least_one("k", k), self.normalized()
+        scores = scores if layer is None else scores.at_layer(layer)
+        one_row = replace(
+            scores,
+            values=scores.row(dest).unsqueeze(-2),
+            dest_tokens=("",),
+            dest_positions=(0,),
+            src_tokens=_unlike(self.src_tokens, self.src_positions),
+        )
+        table = one_row.to_frame().rename(columns={"src_token": "source", "value": "share"})
+        axes = ["layer"] if self.heads is None else ["layer", "head"]
+        table = table.sort_values([*axes, "share"], ascending=[True] * len(axes) + [False], ignore_index=True)
+        return table.groupby(axes).head(k)[[*axes, "source", "share"]].reset_index(drop=True)
+
+    def matrix(self, layer: int) -> "pd.DataFrame":
+        """One layer's map as a pandas table with tokens as labels: destinations are rows, sources are columns.
+
+        A token that occurs again has its position behind it. Raises ScoresError for scores per head, and what
+        `at_layer` raises.
+        """
+        import pandas as pd
+
+        if self.heads is not None:
+            raise ScoresError("matrix() is of one map, and these scores are per head: compute them without per_head")
+        rows, columns = _unlike(self.dest_tokens, self.dest_positions), _unlike(self.src_tokens, self.src_positions)
+        table = pd.DataFrame(np.asarray(self.at_layer(layer))[0], index=list(rows), columns=list(columns))
+        return table.rename_axis(index="destination", columns="source")
+
+    def plot(self) -> "go.Figure":
+        """The figure that a notebook shows: rows as shares where values are no signed ones, on the most telling layer.
+
+        A heat map with a layer slider, or per head all heads of a layer; `tl_vzero.plot` has more pictures.
+        """
+        from tl_vzero.plot.export import figure_of
+
+        return figure_of(self)
 
     def words(self) -> "Scores":
         """Join word pieces: summed over the sources of a word, averaged over its destinations.
@@ -227,7 +379,7 @@ class Scores:
         columns = range(len(self.src_positions))
         axes = {"layer": self.layers, **heads, "dest": self.dest_positions, "src": columns}
         frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
-        frame["value"] = self.values.detach().cpu().reshape(-1).numpy()
+        frame["value"] = np.asarray(self).reshape(-1)
         # A table holds text that can be encoded, and a token may be half of a character.
         dest_tokens = dict(zip(self.dest_positions, map(encodable, self.dest_tokens), strict=True))
         frame["dest_token"] = frame["dest"].map(dest_tokens)
@@ -248,9 +400,15 @@ class Scores:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: the values, and the labels and metadata as JSON in its header.
 
-        Raises OutputPathError if the path cannot be written; nothing is left behind then. Raises ScoresError for what
-        `load` would not read back: no values, labels that contradict each other, metadata that JSON does not hold.
+        Raises InputError for a name that ends in another format's suffix, OutputPathError if the path cannot be
+        written; nothing is left behind then. Raises ScoresError for what `load` would not read back: no values, labels
+        that contradict each other, metadata that JSON does not hold.
         """
+        if path_of(path).suffix not in ("", ".safetensors"):
+            raise InputError(
+                f"cannot write {path}: Scores are saved as safetensors, expected a name that ends in .safetensors; for "
+                "JSON there is to_dict(), for a table (CSV) to_frame(), for numpy and torch `values`"
+            )
         try:
             written = json.dumps(self.labels(), ensure_ascii=False, allow_nan=False)
             reason = _fault_of_labels(parse_json(written))
@@ -275,13 +433,16 @@ class Scores:
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
 
     def __repr__(self) -> str:
+        model = f" of {self.metadata['model']}" if "model" in self.metadata else ""
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
         partial = ", partial" if self.partial else ""
-        sources = " ".join(token.strip() for token in self.src_tokens)
+        sources = shortened(" ".join(token.strip() for token in self.src_tokens), REPR_LENGTH)
+        telling = ""
+        with suppress(ScoresError):  # signed scores have no shares
+            telling = f", most telling in layer {self.telling_layer()}" if len(self.layers) > 1 else ""
         return escaped(
-            f"Scores({self.method}, {self.stage}, {len(self.layers)} layers{heads}, "
-            f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: "
-            f"{sources if len(sources) <= REPR_LENGTH else sources[: REPR_LENGTH - 1] + '…'!r})"
+            f"Scores({self.method}{model}, {self.stage}, {len(self.layers)} layers{heads}, "
+            f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: {sources!r}{telling})"
         )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
@@ -377,6 +538,14 @@ def _fault_of_labels(labels: object) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))[:80] or 'the labels'}: {first['msg'][:200]}"
+
+
+def _unlike(tokens: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:
+    """Tokens as labels that differ: one that occurs again has its position behind it."""
+    texts = [encodable(token.strip() or token) for token in tokens]
+    return tuple(
+        text if texts.count(text) == 1 else f"{text} ({at})" for text, at in zip(texts, positions, strict=True)
+    )
 
 
 def _are_all(numbers: Sequence[int], count: int) -> bool:

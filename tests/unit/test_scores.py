@@ -281,7 +281,8 @@ def test_repr_is_short_and_says_what_it_is() -> None:
     assert "3" in text and "7" in text
     assert len(text) < 500
     long = repr(make_scores(src_tokens=("word" * 100,) * 7))
-    assert long.endswith("…')") and len(long) < 500
+    assert "…'" in long
+    assert len(long) < 300
 
 
 def test_a_notebook_gets_a_rich_representation() -> None:

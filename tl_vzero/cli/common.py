@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "agreement-mini"
 DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
+
+def position(text: str) -> int | str:
+    """A position, or the text of a token."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
 ModelOption = Annotated[
     str,
@@ -26,7 +35,16 @@ ModelOption = Annotated[
 LayersOption = Annotated[
     list[int] | None, typer.Option("--layer", help="A layer, from 0; may be repeated. Default: all.")
 ]
-TargetOption = Annotated[int | None, typer.Option("--target", help="Position of the target; default: the only [MASK].")]
+TargetOption = Annotated[
+    Any,  # typer knows no int | str | None
+    typer.Option(
+        "--target",
+        parser=position,
+        metavar="POSITION|TOKEN",
+        help="The target: its position (negative: from the end), or its token where that occurs once. Default: the "
+        "only [MASK].",
+    ),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 CsvOption = Annotated[
     Path | None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import positive
+from tl_vzero.choices import Position, Positions, positive
 from tl_vzero.effects.measure import (
     Effect,
     MetricFunction,
@@ -44,11 +44,11 @@ def zero_ablation(
     model: nn.Module,
     inputs: Text,
     *,
-    target: int | None = None,
+    target: Position | None = None,
     target_ids: TargetIds | None = None,
     metric: str | MetricFunction = "logit",
     layers: Numbers = None,
-    sources: Numbers = None,
+    sources: Positions = None,
     per_head: bool = False,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
@@ -121,11 +121,11 @@ def attribution_patching(
     model: nn.Module,
     inputs: Text,
     *,
-    target: int | None = None,
+    target: Position | None = None,
     target_ids: TargetIds | None = None,
     metric: str | MetricFunction = "logit",
     layers: Numbers = None,
-    sources: Numbers = None,
+    sources: Positions = None,
     per_head: bool = False,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,

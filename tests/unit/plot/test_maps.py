@@ -117,7 +117,7 @@ def test_a_row_through_the_layers(dest: int | str) -> None:
 
 
 def test_a_row_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match="dest 9 is not among"):
+    with pytest.raises(InputError, match="dest 9 is outside the sentence"):
         target_row(made_up_scores(), 9)
 
 
