@@ -60,7 +60,9 @@ def place_of(name: str, position: object, tokens: Sequence[str], positions: Sequ
         near = get_close_matches(position.strip().casefold(), folded, n=1)
         hint = f"; did you mean {texts[folded.index(near[0])]!r}?" if near else ""
         present = shortened(", ".join(texts), LISTED_LENGTH)
-        raise InputError(f"{name} {shown(position)} is none of the tokens: expected one of {present}{hint}")
+        raise InputError(
+            f"{name} {shown(position)} is none of the tokens: expected one of {present}, or a position{hint}"
+        )
     with foreign_errors_as(InputTypeError, f"{name} is {type(position).__name__}: expected {A_POSITION}"):
         at = index_of(None if isinstance(position, bool) else position)  # type: ignore[arg-type]
     if at in positions:
@@ -86,7 +88,7 @@ def positions_in(tokens: Sequence[str], name: str, values: Positions) -> tuple[i
 
 def positions(name: str, values: Positions) -> tuple[Position, ...] | None:
     """Read one position or several as `integers` does; the text of a token is one, too."""
-    return _several(name, values, int | str, "positions or texts of tokens, such as [0, 'hat']")
+    return _several(name, values, int | str, "positions (int) or texts of tokens (str), such as [0, 'hat']")
 
 
 def integers(name: str, values: Iterable[int] | int | None, *, empty: bool = False) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import index as index_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 Stage = Literal["raw", "normalized", "rollout", "difference"]
+Place = SupportsIndex | str  # a position, also one of numpy's, or the text of a token that occurs once
 
 SIGNED = 1e-3  # of the largest value: what is less negative may be the rounding of a caller's own distance
 REPR_LENGTH = 120  # characters of a sentence
@@ -209,7 +210,7 @@ class Scores:
             raise InputError(f"layer {layer} is not among the layers {list(self.layers)}: expected one of them")
         return replace(self, values=self.values[at : at + 1], layers=(self.layers[at],))
 
-    def row(self, dest: int | str) -> Float[Tensor, "*axes src"]:
+    def row(self, dest: Place) -> Float[Tensor, "*axes src"]:
         """The scores of one destination in every layer: `[layer, src]`, or `[layer, head, src]` per head.
 
         `dest` is a position in the sentence (negative: from the end of the destinations)
@@ -217,11 +218,57 @@ class Scores:
         """
         return self.values[..., self.dest_index(dest), :]
 
-    def dest_index(self, dest: int | str) -> int:
+    @property
+    def special_sources(self) -> tuple[bool, ...]:
+        """Which columns hold nothing but special tokens, such as [CLS]; none where no tokenizer says."""
+        word_ids = self.word_ids if self.n_src_positions is None else self.src_word_ids
+        if word_ids is None:
+            return (False,) * len(self.src_positions)
+        if self.unit == "word":
+            word_ids = tuple(word_ids[word.positions[0]] for word in _whole_words(word_ids))
+        return tuple(all(word_ids[position] is None for position in column) for column in self._columns)
+
+    @property
+    def _columns(self) -> tuple[tuple[int, ...], ...]:
+        return self.src_spans or tuple((position,) for position in self.src_positions)
+
+    def telling_layer(self, target: Place) -> int:
+        """The layer to look at first: the one in which one other token has the largest share of the target's row.
+
+        Rows are normalised; the target itself and special tokens do not count. Of equal layers it is the first, and
+        per head one head is enough. `target` is as in `row`. Raises what `row` and `normalized` raise.
+
+        >>> maps = torch.tensor([[[0.9, 0.1], [0.1, 0.9]], [[0.2, 0.8], [0.1, 0.9]]])
+        >>> Scores(maps, "any", (0, 1), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 2, 2).telling_layer("a")
+        1
+        """
+        crosses = self.metadata.get("stack") == "cross"
+        at = None if crosses else self.dest_positions[self.dest_index(target)]
+        columns = enumerate(zip(self._columns, self.special_sources, strict=True))
+        others = [index for index, (column, is_special) in columns if at not in column and not is_special]
+        if not others:
+            return self.layers[0]
+        shares = self.normalized().row(target)[..., others].flatten(1)
+        return self.layers[int(shares.amax(dim=1).argmax())]
+
+    @property
+    def shown_dest(self) -> int:
+        """The destination that a picture opens on: the only mask, the last one of a causal map, else the first word."""
+        named = zip(self.dest_positions, self.dest_tokens, strict=True)
+        masks = [position for position, token in named if token.strip() in MASKS]
+        if len(masks) == 1:
+            return masks[0]
+        later = torch.tensor(self.src_positions) > torch.tensor(self.dest_positions)[:, None]
+        if later.any() and not self.values[..., later.to(self.values.device)].any():
+            return self.dest_positions[-1]
+        is_special = dict(zip(self.src_positions, self.special_sources, strict=True))
+        return next((place for place in self.dest_positions if not is_special.get(place)), self.dest_positions[0])
+
+    def dest_index(self, dest: Place) -> int:
         """Where the row of a destination is in `values`; `dest` and errors are those of `row`."""
         return place_of("dest", dest, self.dest_tokens, self.dest_positions)
 
-    def __getitem__(self, place: int | str | tuple[int | str, int | str]) -> Float[Tensor, "*axes"]:
+    def __getitem__(self, place: Place | tuple[Place, Place]) -> Float[Tensor, "*axes"]:
         """The row of a destination, `[layer, src]`, or with a source its entries, `[layer]`; errors are as of `row`."""
         if not isinstance(place, tuple):
             return self.row(place)
@@ -262,35 +309,7 @@ class Scores:
             metadata={**self.metadata, "subtracted": {"method": other.method, **other.metadata}},
         )
 
-    def telling_layer(self, target: int | str | None = None) -> int:
-        """The layer in which a destination draws most on one source, as a share, itself and special tokens left out.
-
-        By default that of the only mask, of the last position of a causal map, else of all destinations on average.
-        Raises what `normalized` and `row` raise.
-        """
-        shares = self.normalized().values.detach()
-        ids = (self.word_ids if self.n_src_positions is None else self.src_word_ids) or ()
-        words = _whole_words(ids) if self.unit == "word" else [Word("", (place,)) for place in range(len(ids))]
-        special = {place for place, word in enumerate(words) if ids[word.positions[0]] is None}
-        left_out = torch.tensor([place in special for place in self.src_positions])
-        if self.n_src_positions is None:
-            left_out = left_out | (torch.tensor(self.dest_positions)[:, None] == torch.tensor(self.src_positions))
-        largest = shares.masked_fill(left_out.to(shares.device), 0).amax(-1)
-        largest = largest if self.heads is None else largest.mean(1)
-        rows = self._rows_shown() if target is None else [self.dest_index(target)]
-        return self.layers[int(largest[:, rows].mean(-1).argmax())]
-
-    def _rows_shown(self) -> list[int]:
-        """The row of the only mask, the last one of a causal map, else all."""
-        rows = range(len(self.dest_tokens))
-        masks = [row for row in rows if self.dest_tokens[row].strip() in MASKS]
-        if len(masks) == 1:
-            return masks
-        later = torch.tensor(self.src_positions) > torch.tensor(self.dest_positions)[:, None]
-        is_causal = later.any() and not self.values[..., later.to(self.values.device)].any()
-        return [rows[-1]] if is_causal else [*rows]
-
-    def top(self, dest: int | str, k: int = 5, layer: int | None = None) -> "pd.DataFrame":
+    def top(self, dest: Place, k: int = 5, layer: int | None = None) -> "pd.DataFrame":
         """The sources that a destination draws on most, as shares: a pandas table of layer, (head,) source, share.
 
         `k` of each layer, or of one, largest first; a source whose token occurs again has its position behind it.
@@ -438,8 +457,10 @@ class Scores:
         partial = ", partial" if self.partial else ""
         sources = shortened(" ".join(token.strip() for token in self.src_tokens), REPR_LENGTH)
         telling = ""
-        with suppress(ScoresError):  # signed scores have no shares
-            telling = f", most telling in layer {self.telling_layer()}" if len(self.layers) > 1 else ""
+        # Signed scores have no shares, and labels that were made by hand may not fit.
+        with suppress(ScoresError, LookupError):
+            token = self.dest_tokens[self.dest_index(self.shown_dest)].strip()
+            telling = f", layer {self.telling_layer(self.shown_dest)} tells most of {token!r}"
         return escaped(
             f"Scores({self.method}{model}, {self.stage}, {len(self.layers)} layers{heads}, "
             f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: {sources!r}{telling})"

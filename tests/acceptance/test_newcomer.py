@@ -52,7 +52,14 @@ def test_1_a_models_name_in_place_of_the_model() -> None:
 def test_2_what_are_these_scores(scores: tl_vzero.Scores) -> None:
     text = repr(scores)
     assert "\n" not in text and len(text) < 300
-    for part in ("value_zeroing", "agreement-mini", "raw", "4 layers", "the pictures of some hat [MASK]", "layer 2"):
+    for part in (
+        "value_zeroing",
+        "agreement-mini",
+        "raw",
+        "4 layers",
+        "the pictures of some hat [MASK]",
+        "layer 2 tells most of '[MASK]'",
+    ):
         assert part in text
     assert scores.tokens == tuple(TOKENS)
     assert scores.shape == (4, 11, 11)

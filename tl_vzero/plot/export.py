@@ -140,7 +140,7 @@ def figure_of(result: Scores | Effect) -> go.Figure:
         return effect_map(result)
     layer = None
     with suppress(ScoresError):  # signed scores and differences are drawn as they are
-        result, layer = result.normalized(), result.telling_layer()
+        result, layer = result.normalized(), result.telling_layer(result.shown_dest)
     figure = heatmap(result, layer=layer) if result.heads is None else head_grid(result, layer=layer)
     if "model" in result.metadata:
         figure.layout.title.text += f", {plotly_text(visible(str(result.metadata['model'])))}"
