@@ -68,11 +68,12 @@ def value_zeroing(
     (default: all 0). `metadata["token_types"]` holds segments that are not all 0.
 
     `values` are raw distances, `[layer, dest, src]`, or `[layer, head, dest, src]` with `per_head`. `layers`,
-    `sources`, `destinations` and `heads` choose a part; negative numbers count from the end. `spans` are zeroed
-    jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how much):
-    positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of what
-    depends on the root). `distance` is "cosine", "euclidean", "manhattan", "unit_euclidean" (of vectors of length 1),
-    "standardised_euclidean" (of vectors of mean 0 and variance 1) or a callable (clean, changed). `cache` is the
+    `sources`, `destinations` and `heads` choose a part; negative numbers count from the end, and the text of a token
+    that occurs once, such as "[MASK]", stands for its position, here and wherever positions are taken. `spans` are
+    zeroed jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how
+    much): positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of
+    what depends on the root). `distance` is "cosine", "euclidean", "manhattan", "unit_euclidean" (of vectors of length
+    1), "standardised_euclidean" (of vectors of mean 0 and variance 1) or a callable (clean, changed). `cache` is the
     caller's own ActivationCache of the clean run, with the same segments. `final_norm` compares the last block after
     the model's final norm.
 

@@ -43,8 +43,27 @@ MASKS = ("[MASK]", "<mask>")  # as nearly all tokenizers of masked models write 
 ALIKE = "layers heads dest_tokens src_tokens dest_positions src_positions src_spans unit stage".split()
 
 
+class Drawn:
+    """A result that a notebook shows as a figure."""
+
+    def plot(self) -> "go.Figure":
+        """The figure that a notebook shows; `tl_vzero.plot` has more.
+
+        Of scores a heat map with a layer slider, or per head all heads of a layer, opened on the most telling layer;
+        rows are shares where values are no signed ones. Of an effect its map; raises InputError for one per head.
+        """
+        from tl_vzero.plot.export import figure_of
+
+        return figure_of(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        from tl_vzero.plot.export import notebook_bundle
+
+        return notebook_bundle(self)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Scores:
+class Scores(Drawn):
     """Context-mixing scores of one sentence: how much each destination draws on each source.
 
     `values` is `[layer, dest, src]`, or `[layer, head, dest, src]` per head. Positions count from 0 in the
@@ -343,15 +362,6 @@ class Scores:
         table = pd.DataFrame(np.asarray(self.at_layer(layer))[0], index=list(rows), columns=list(columns))
         return table.rename_axis(index="destination", columns="source")
 
-    def plot(self) -> "go.Figure":
-        """The figure that a notebook shows: rows as shares where values are no signed ones, on the most telling layer.
-
-        A heat map with a layer slider, or per head all heads of a layer; `tl_vzero.plot` has more pictures.
-        """
-        from tl_vzero.plot.export import figure_of
-
-        return figure_of(self)
-
     def words(self) -> "Scores":
         """Join word pieces: summed over the sources of a word, averaged over its destinations.
 
@@ -452,7 +462,7 @@ class Scores:
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
 
     def __repr__(self) -> str:
-        model = f" of {self.metadata['model']}" if "model" in self.metadata else ""
+        model = f" of {shortened(str(self.metadata['model']), REPR_LENGTH)}" if "model" in self.metadata else ""
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
         partial = ", partial" if self.partial else ""
         sources = shortened(" ".join(token.strip() for token in self.src_tokens), REPR_LENGTH)
@@ -465,11 +475,6 @@ class Scores:
             f"Scores({self.method}{model}, {self.stage}, {len(self.layers)} layers{heads}, "
             f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: {sources!r}{telling})"
         )
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        from tl_vzero.plot.export import notebook_bundle
-
-        return notebook_bundle(self)
 
 
 _Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]

@@ -65,7 +65,8 @@ def zero_ablation(
     function from one sentence's logits `[1, position, vocabulary]` to a scalar, applied copy by copy as in
     TransformerLens's patching.
     Values are `[layer, src]`, or `[layer, head, src]` with `per_head`, in units of the metric; heads are those that
-    values have. `layers` and `sources` choose a part, negative numbers count from the end.
+    values have. `layers` and `sources` choose a part, negative numbers count from the end. A position may be named by
+    its token, as in `value_zeroing`.
 
     Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
     not one token, or a metric that returns no scalar; InputTypeError for several sentences.

@@ -19,6 +19,7 @@ from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.run import NamedHook, run_logits
 from tl_vzero.models.sites import Sites
+from tl_vzero.scores import Drawn
 from tl_vzero.targets import TargetIds, check_trained_head, find_target, target_tokens
 from tl_vzero.words import encodable
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Effect:
+class Effect(Drawn):
     """The effect on one prediction of changing each value position in each layer of the running model.
 
     `values[layer, src]`, or `values[layer, head, src]` per head, is the metric with the position changed minus the
@@ -71,11 +72,6 @@ class Effect:
             f"{type(self).__name__}({self.method} on the {self.metric} of {where}: {len(self.layers)} layers{heads} x "
             f"{len(self.src_tokens)} sources: {sources!r})"
         )
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        from tl_vzero.plot.export import notebook_bundle
-
-        return notebook_bundle(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -19,10 +19,10 @@ from tl_vzero.errors import DependencyError, InputError, InputTypeError, ScoresE
 from tl_vzero.files import check_writable, write_atomically, write_text
 from tl_vzero.plot.maps import effect_map, heatmap
 from tl_vzero.plot.pages import rendered
-from tl_vzero.plot.parts import SLIDER_ABOVE, plotly_text, visible
+from tl_vzero.plot.parts import SLIDER_ABOVE, plotly_text, short, visible
 from tl_vzero.plot.sentence_view import Snippet
 from tl_vzero.plot.small_maps import head_grid
-from tl_vzero.scores import Scores
+from tl_vzero.scores import Drawn, Scores
 
 PICTURES = (".png", ".svg", ".pdf")
 SHARED = "plotly.min.js"
@@ -134,20 +134,22 @@ def _browser() -> str:
     )
 
 
-def figure_of(result: Scores | Effect) -> go.Figure:
+def figure_of(result: Drawn) -> go.Figure:
     """The figure of a result by itself: a Scores shows shares where it can, and opens on its most telling layer."""
     if isinstance(result, Effect):
         return effect_map(result)
+    if not isinstance(result, Scores):
+        raise InputTypeError(f"{type(result).__name__} has no figure: expected Scores or an Effect")
     layer = None
-    with suppress(ScoresError):  # signed scores and differences are drawn as they are
+    with suppress(ScoresError, LookupError):  # signed scores and differences are drawn as they are
         result, layer = result.normalized(), result.telling_layer(result.shown_dest)
     figure = heatmap(result, layer=layer) if result.heads is None else head_grid(result, layer=layer)
     if "model" in result.metadata:
-        figure.layout.title.text += f", {plotly_text(visible(str(result.metadata['model'])))}"
+        figure.layout.title.text += f", {plotly_text(short(visible(str(result.metadata['model'])), 60))}"
     return figure
 
 
-def notebook_bundle(result: Scores | Effect) -> dict[str, Any]:
+def notebook_bundle(result: Drawn) -> dict[str, Any]:
     """The mimebundle of a result: `repr` as text, its figure for plotly's own renderer and as HTML.
 
     In a Jupyter kernel the first bundle puts plotly.js into the notebook once, as plotly's "notebook"
