@@ -267,7 +267,7 @@ class Scores(Drawn):
         others = [index for index, (column, is_special) in columns if at not in column and not is_special]
         if not others:
             return self.layers[0]
-        shares = self.normalized().row(target)[..., others].flatten(1)
+        shares = self._one_row(target).normalized().values[..., 0, others].flatten(1)
         return self.layers[int(shares.amax(dim=1).argmax())]
 
     @property
@@ -277,15 +277,21 @@ class Scores(Drawn):
         masks = [position for position, token in named if token.strip() in MASKS]
         if len(masks) == 1:
             return masks[0]
-        later = torch.tensor(self.src_positions) > torch.tensor(self.dest_positions)[:, None]
-        if later.any() and not self.values[..., later.to(self.values.device)].any():
-            return self.dest_positions[-1]
+        first = min(self.dest_positions)
+        later = [column for column, position in enumerate(self.src_positions) if position > first]
+        if later and not self.row(first)[..., later].any():  # of a causal map the first row draws on nothing later
+            return max(self.dest_positions)
         is_special = dict(zip(self.src_positions, self.special_sources, strict=True))
         return next((place for place in self.dest_positions if not is_special.get(place)), self.dest_positions[0])
 
     def dest_index(self, dest: Place) -> int:
         """Where the row of a destination is in `values`; `dest` and errors are those of `row`."""
         return place_of("dest", dest, self.dest_tokens, self.dest_positions)
+
+    def _one_row(self, dest: Place) -> "Scores":
+        row = self.dest_index(dest)
+        tokens, positions = (self.dest_tokens[row],), (self.dest_positions[row],)
+        return replace(self, values=self.values[..., [row], :], dest_tokens=tokens, dest_positions=positions)
 
     def __getitem__(self, place: Place | tuple[Place, Place]) -> Float[Tensor, "*axes"]:
         """The row of a destination, `[layer, src]`, or with a source its entries, `[layer]`; errors are as of `row`."""
@@ -334,16 +340,13 @@ class Scores(Drawn):
         `k` of each layer, or of one, largest first; a source whose token occurs again has its position behind it.
         `dest`, `layer` and errors are those of `row`, `at_layer` and `normalized`.
         """
-        k, scores = at_least_one("k", k), self.normalized()
-        scores = scores if layer is None else scores.at_layer(layer)
-        one_row = replace(
-            scores,
-            values=scores.row(dest).unsqueeze(-2),
-            dest_tokens=("",),
-            dest_positions=(0,),
-            src_tokens=_unlike(self.src_tokens, self.src_positions),
+        k, row = at_least_one("k", k), self._one_row(dest).normalized()
+        row = replace(row, src_tokens=_unlike(self.src_tokens, self.src_positions))
+        table = (
+            (row if layer is None else row.at_layer(layer))
+            .to_frame()
+            .rename(columns={"src_token": "source", "value": "share"})
         )
-        table = one_row.to_frame().rename(columns={"src_token": "source", "value": "share"})
         axes = ["layer"] if self.heads is None else ["layer", "head"]
         table = table.sort_values([*axes, "share"], ascending=[True] * len(axes) + [False], ignore_index=True)
         return table.groupby(axes).head(k)[[*axes, "source", "share"]].reset_index(drop=True)

@@ -141,7 +141,7 @@ def figure_of(result: Drawn) -> go.Figure:
     if not isinstance(result, Scores):
         raise InputTypeError(f"{type(result).__name__} has no figure: expected Scores or an Effect")
     layer = None
-    with suppress(ScoresError, LookupError):  # signed scores and differences are drawn as they are
+    with suppress(ScoresError, LookupError):  # as in the text: signed scores are drawn as they are
         result, layer = result.normalized(), result.telling_layer(result.shown_dest)
     figure = heatmap(result, layer=layer) if result.heads is None else head_grid(result, layer=layer)
     if "model" in result.metadata:
