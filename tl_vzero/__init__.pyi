@@ -1,5 +1,6 @@
 from . import plot as plot
 from .api import head_importance as head_importance
+from .api import joint_rollout as joint_rollout
 from .api import score as score
 from .api import span_interaction as span_interaction
 from .api import value_zeroing as value_zeroing
@@ -17,7 +18,6 @@ from .inputs.media import frames as frames
 from .models.load import load_model as load_model
 from .registry import METHODS as METHODS
 from .scores import Scores as Scores
-from .scores import joint_rollout as joint_rollout
 from .zeroing.hooked import value_zeroing_hooks as value_zeroing_hooks
 
 __version__: str

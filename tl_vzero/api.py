@@ -1,4 +1,4 @@
-"""Value Zeroing as users call it: the maps, `score` for every method, and tables made of several maps."""
+"""Value Zeroing as users call it: the maps, `score` for every method, tables and a rollout made of several maps."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import chosen, chosen_heads, flag, integers, one_of, positive
+from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, positions, positive
 from tl_vzero.clean import read_by
 from tl_vzero.distance import Distance, distance_named
-from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Sentence, Text
@@ -21,6 +21,7 @@ from tl_vzero.models.contracts import attention_heads, check_contracts, provenan
 from tl_vzero.models.run import final_norm_of, quiet
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.registry import METHODS
+from tl_vzero.rollout import roll_out_jointly
 from tl_vzero.scores import Scores
 from tl_vzero.words import span_label
 from tl_vzero.zeroing.engine import zeroed_maps
@@ -44,9 +45,9 @@ def value_zeroing(
     stack: str | None = None,
     cache: Any | None = None,
     layers: Numbers = None,
-    sources: Numbers = None,
-    spans: str | Iterable[Iterable[int] | int] | None = None,
-    destinations: Numbers = None,
+    sources: Positions = None,
+    spans: str | Iterable[Positions] | None = None,
+    destinations: Positions = None,
     heads: Numbers = None,
     per_head: bool = False,
     distance: str | Distance = "cosine",
@@ -68,10 +69,11 @@ def value_zeroing(
     (default: all 0). `metadata["token_types"]` holds segments that are not all 0.
 
     `values` are raw distances, `[layer, dest, src]`, or `[layer, head, dest, src]` with `per_head`. `layers`,
-    `sources`, `destinations` and `heads` choose a part; negative numbers count from the end. `spans` are zeroed
-    jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how much):
-    positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of what
-    depends on the root). `distance` is a name of `tl_vzero.distance.DISTANCES`, such as "euclidean", or a callable
+    `sources`, `destinations` and `heads` choose a part; negative numbers count from the end, and the text of a token
+    that occurs once, such as "[MASK]", stands for its position, here and wherever positions are taken. `spans` are
+    zeroed jointly, one column each, which is not the sum of their positions' columns (`span_interaction` tells by how
+    much): positions, such as `[[1, 2], [4]]`, or "words", or by spaCy's English parse "noun_chunks" or "subtrees" (of
+    what depends on the root). `distance` is a name of `tl_vzero.distance.DISTANCES`, such as "euclidean", or a callable
     (clean, changed). `cache` is the caller's own ActivationCache of the clean run, with the same segments. `final_norm`
     compares the last block after the model's final norm.
 
@@ -115,9 +117,9 @@ def value_zeroing(
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         heads=chosen_heads(heads, value_heads(model, sites.stack), attention_heads(model, sites.stack)),
         per_head=flag("per_head", per_head),
-        sources=integers("sources", sources),
+        sources=positions("sources", sources),
         spans=checked_spans(spans),
-        destinations=integers("destinations", destinations),
+        destinations=positions("destinations", destinations),
         distance_name=distance_name,
         distance=distance,
         final_norm=flag("final_norm", final_norm),
@@ -299,7 +301,7 @@ def _part(values: Tensor, whole: Tensor) -> Tensor:
 
 @takes_turn
 def span_interaction(
-    model: nn.Module, inputs: Text, spans: str | Iterable[Iterable[int] | int], **options: Any
+    model: nn.Module, inputs: Text, spans: str | Iterable[Positions], **options: Any
 ) -> "pd.DataFrame":
     """How far zeroing a span jointly is from the sum of zeroing its positions one by one, as a pandas table.
 
@@ -351,3 +353,101 @@ def _interactions(index: int, joint: Scores, apart: Scores) -> "pd.DataFrame":
     table = table.drop(columns=["src", "method", "stage"]).rename(columns={"value": "joint", "src_token": "span"})
     first = [name for name in ("sentence", "layer", "head", "dest", "dest_token") if name in table]
     return table[[*first, "span", "positions", "joint", "sum", "interaction"]]
+
+
+# The rollout through both stacks of an encoder-decoder.
+
+SAME_MEASURE = ("distance", "heads", "final_norm")  # options without which a row of both maps has no one sum
+
+
+def joint_rollout(encoder: Scores, decoder: Scores, cross: Scores) -> Scores:
+    """What each decoder position draws on, through both stacks: decoder positions first, then the encoder's.
+
+    Takes the raw maps of one sentence pair, `stack="encoder"`, "decoder" and "cross" of one method. `values` are
+    `[decoder layer, decoder position, decoder position + encoder position]`, stage "rollout", and
+    `metadata["encoder_from"]` is the first column of the encoder.
+
+    Both maps of a decoder block are distances of the same output, so a row of them has one sum, S_l + C_l = 1. With
+    the encoder's rollout E at its last layer, R_l = S_l @ R_{l-1} + C_l @ [0 | E], R_0 = [1 | 0]; rows sum to one.
+
+    Raises InputTypeError for what is no Scores, ScoresError for maps that are not whole, raw and of one sentence pair.
+    Source: Mohebbi et al. 2023 (maps), Ferrando et al. 2022, "Towards Opening the Black Box of Neural Machine
+    Translation", section 3 (through both stacks).
+
+    >>> import torch, tl_vzero
+    >>> def even(stack, dests, sources):
+    ...     labels = (tuple(dests), tuple(sources), (0, 1), (0, 1), 2, 2)
+    ...     return tl_vzero.Scores(torch.ones(2, 2, 2), "any", (0, 1), *labels, metadata={"stack": stack})
+    >>> encoder, decoder, cross = even("encoder", "ab", "ab"), even("decoder", "xy", "xy"), even("cross", "xy", "ab")
+    >>> joint = tl_vzero.joint_rollout(encoder, decoder, cross)
+    >>> joint.src_tokens, joint.values[-1, 0].tolist()
+    (('x', 'y', 'a', 'b'), [0.125, 0.125, 0.375, 0.375])
+    """
+    maps = {"encoder": encoder, "decoder": decoder, "cross": cross}
+    for stack, scores in maps.items():
+        _check_whole(stack, scores)
+    _check_alike(maps)
+    n_dest, n_src = cross.values.shape[-2:]
+    rolled = roll_out_jointly(
+        decoder.values, cross.values, encoder.rollout().values[-1].to(decoder.values), identity=decoder.identity
+    )
+    return replace(
+        decoder,
+        values=rolled,
+        src_tokens=decoder.dest_tokens + cross.src_tokens,
+        src_positions=tuple(range(n_dest + n_src)),
+        n_src_positions=n_dest + n_src,
+        src_word_ids=_words_of_both(decoder, encoder),
+        stage="rollout",
+        metadata={**decoder.metadata, "stack": "joint", "encoder_from": n_dest},
+    )
+
+
+def _check_whole(stack: str, scores: object) -> None:
+    if not isinstance(scores, Scores):
+        raise InputTypeError(
+            f"{stack} is {type(scores).__name__}: expected the Scores of one sentence pair with stack={stack!r}"
+        )
+    actual = scores.metadata.get("stack")
+    if actual != stack:
+        raise ScoresError(f"{stack} holds a map of stack={actual!r}: expected the Scores of stack={stack!r}")
+    reason = None
+    if scores.stage != "raw":
+        reason = f"it is {scores.stage}, and raw maps are needed: a row is divided by the sum of both its maps"
+    elif scores.heads is not None:
+        reason = "it has one map per head; compute it without per_head"
+    elif scores.unit != "token":
+        reason = "its pieces are joined to words; call words() on the joint rollout"
+    elif scores.partial or scores.layers != tuple(range(scores.n_layers)):
+        reason = "it is a part of a map; compute it with all layers, destinations and sources"
+    if reason is not None:
+        raise ScoresError(f"joint_rollout is undefined for this {stack} map: {reason}")
+
+
+def _check_alike(maps: dict[str, Scores]) -> None:
+    encoder, decoder, cross = maps["encoder"], maps["decoder"], maps["cross"]
+    weights = {scores.metadata.get("weights_sha256") for scores in maps.values()}
+    if len({scores.method for scores in maps.values()}) > 1 or len(weights) > 1:
+        raise ScoresError("the maps are of several methods or models: expected one method of one model")
+    for option in SAME_MEASURE:
+        of_decoder, of_cross = (scores.metadata.get("options", {}).get(option) for scores in (decoder, cross))
+        if of_decoder != of_cross:
+            raise ScoresError(
+                f"decoder map with {option}={of_decoder!r}, cross map with {of_cross!r}: expected the same, as their "
+                "rows are summed together"
+            )
+    read = decoder.metadata.get("encoder_tokens", list(cross.src_tokens))
+    same_rows = decoder.dest_tokens == cross.dest_tokens and decoder.n_layers == cross.n_layers
+    if not same_rows or encoder.src_tokens != cross.src_tokens or list(read) != list(cross.src_tokens):
+        raise ScoresError(
+            f"the maps are of different sentences: encoder {list(encoder.src_tokens)}, decoder "
+            f"{list(decoder.dest_tokens)} beside {list(read)}, cross {list(cross.dest_tokens)} on "
+            f"{list(cross.src_tokens)}; expected one sentence pair"
+        )
+
+
+def _words_of_both(decoder: Scores, encoder: Scores) -> tuple[int | None, ...] | None:
+    if decoder.word_ids is None or encoder.word_ids is None:
+        return None
+    first = 1 + max((word for word in decoder.word_ids if word is not None), default=-1)
+    return decoder.word_ids + tuple(None if word is None else first + word for word in encoder.word_ids)

@@ -1,13 +1,19 @@
 """What a caller chose: layers, heads, positions, counts, names, functions. Read and checked at the door."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from operator import index as index_of
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shown, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shortened, shown, unknown_name
 
 Name = TypeVar("Name")
+Position = int | str  # in a sentence; a str is the text of a token that occurs once
+Positions = Iterable[int | str] | int | str | None
+A_POSITION = "a position (int) or the text of a token (str)"
+LISTED_LENGTH = 200  # characters of a sentence that an error lists
 
 
 def chosen(name: str, values: Iterable[int] | int | None, count: int, holder: str) -> tuple[int, ...] | None:
@@ -33,17 +39,73 @@ def chosen_heads(values: Iterable[int] | int | None, n_value_heads: int, n_query
     return chosen("heads", values, n_value_heads, "values have" if n_value_heads == n_query_heads else shared)
 
 
+def place_of(name: str, position: object, tokens: Sequence[str], positions: Sequence[int]) -> int:
+    """Where on an axis a position is (negative: from the axis's end), or the token of a text that occurs once.
+
+    Raises InputError for one that is not there, with the nearest token, or with all places of a token that occurs
+    several times; InputTypeError for what is neither.
+    """
+    if isinstance(position, str):
+        texts = [token.strip() for token in tokens]
+        places = [place for place, text in enumerate(texts) if text == position.strip()]
+        if len(places) == 1:
+            return places[0]
+        if places:
+            listing = ", ".join(str(positions[place]) for place in places)
+            raise InputError(
+                f"{name} {shown(position)} occurs {len(places)} times, at positions {listing}: expected a token that "
+                "occurs once; give one of these positions"
+            )
+        folded = [text.casefold() for text in texts]
+        near = get_close_matches(position.strip().casefold(), folded, n=1)
+        hint = f"; did you mean {texts[folded.index(near[0])]!r}?" if near else ""
+        present = shortened(", ".join(texts), LISTED_LENGTH)
+        raise InputError(
+            f"{name} {shown(position)} is none of the tokens: expected one of {present}, or a position{hint}"
+        )
+    with foreign_errors_as(InputTypeError, f"{name} is {type(position).__name__}: expected {A_POSITION}"):
+        at = index_of(None if isinstance(position, bool) else position)  # type: ignore[arg-type]
+    if at in positions:
+        return positions.index(at)
+    count = len(positions)
+    if -count <= at < 0:
+        return count + at
+    present = f"0 to {count - 1}" if list(positions) == list(range(count)) else f"one of {shown(list(positions))}"
+    raise InputError(
+        f"{name} {at} is outside the sentence, or this part of it: expected {present}, or -{count} to -1 from the end"
+    )
+
+
+def positions_in(tokens: Sequence[str], name: str, values: Positions) -> tuple[int, ...]:
+    """Resolve chosen positions of a sentence, `None` to all of them; raises what `chosen` and `place_of` raise."""
+    read = positions(name, values)
+    if read is None:
+        return tuple(range(len(tokens)))
+    every = range(len(tokens))
+    places = [place_of(name, at, tokens, every) if isinstance(at, str) else at for at in read]
+    return chosen(name, places, len(tokens), "the sentence has") or ()
+
+
+def positions(name: str, values: Positions) -> tuple[Position, ...] | None:
+    """Read one position or several as `integers` does; the text of a token is one, too."""
+    return _several(name, values, int | str, "positions (int) or texts of tokens (str), such as [0, 'hat']")
+
+
 def integers(name: str, values: Iterable[int] | int | None, *, empty: bool = False) -> tuple[int, ...] | None:
     """Read one integer or several from an integer, list, range or tensor; `None` stays `None`."""
+    return _several(name, values, int, "integers, such as [0, 3]", empty=empty)
+
+
+def _several(name: str, values: Any, kinds: Any, expected: str, *, empty: bool = False) -> tuple[Any, ...] | None:
     if values is None:
         return None
     read = listed(name, values)
-    if not isinstance(read, list | int):
-        raise InputTypeError(f"{name} is {type(values).__name__}: expected integers, such as [0, 3], or None for all")
+    if not isinstance(read, list | kinds):
+        raise InputTypeError(f"{name} is {type(values).__name__}: expected {expected}, or None for all")
     read = read if isinstance(read, list) else [read]
     for value in read:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputTypeError(f"{name} holds {shown(value)} ({type(value).__name__}): expected integers")
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise InputTypeError(f"{name} holds {shown(value)} ({type(value).__name__}): expected {expected}")
     if not read and not empty:
         raise InputError(f"{name} is empty: expected at least one, or None for all")
     return tuple(read)

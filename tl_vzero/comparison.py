@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import Position, chosen
 from tl_vzero.clean import CleanRun
 from tl_vzero.effects.ablation import zero_ablation
 from tl_vzero.effects.agreement import agreement
@@ -72,6 +72,11 @@ class Comparison(Mapping[str, Scores]):
     def __repr__(self) -> str:
         sentence = " ".join(token.strip() for token in self.tokens)
         return escaped(f"Comparison({', '.join(self.scores)}: {sentence!r})")
+
+    def _repr_html_(self) -> str:
+        # Intervals take long, and nobody waits for them here.
+        table = self.table(resamples=1).drop(columns=["rank_with_effect_low", "rank_with_effect_high"])
+        return str(table.to_html(index=False, float_format="{:.3f}".format, na_rep="–"))
 
     def table(self, *, resamples: int = RESAMPLES) -> "pd.DataFrame":
         """One row for each method and layer, in plain numbers; NaN where one is undefined.
@@ -213,7 +218,7 @@ def compare(
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
     layers: Iterable[int] | int | None = None,
-    target: int | Sequence[int] | None = None,
+    target: Position | Sequence[Position] | None = None,
     target_ids: TargetIds | None = None,
     prepend_bos: bool = False,
     progress: bool = False,
@@ -250,7 +255,7 @@ def compare_planned(
     plan: Sequence[Planned],
     model: nn.Module,
     encoded: Inputs,
-    target: int | Sequence[int] | None,
+    target: Position | Sequence[Position] | None,
     target_ids: TargetIds | None,
     progress: bool,
     layers: Iterable[int] | int | None = None,
@@ -275,7 +280,7 @@ def compare_planned(
 
 
 def _targets(
-    model: nn.Module, sentences: Sequence[Sentence], target: int | Sequence[int] | None, *, needed: bool
+    model: nn.Module, sentences: Sequence[Sentence], target: Position | Sequence[Position] | None, *, needed: bool
 ) -> dict[int, int | None]:
     """Each sentence's target by its row; None where none is given or needed and none is masked."""
     return {

@@ -110,9 +110,13 @@ def foreign_errors_as(kind: type[TLVZeroError | EndsRun], what: str) -> Iterator
     except (TLVZeroError, EndsRun, Warning):
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        text = text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} …"
+        text = shortened(" ".join(str(error).split()), LONGEST_CAUSE)
         raise kind(f"{what}: {type(error).__name__}: {text}") from error
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most so many characters; what is cut off ends in a sign for it."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def shown(value: object) -> str:

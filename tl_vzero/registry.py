@@ -340,4 +340,5 @@ def label_of(method: str) -> str:
     >>> label_of("alti"), label_of("my_own_method")
     ('ALTI', 'My own method')
     """
-    return BUILT_IN[method].label if method in BUILT_IN else method.replace("_", " ").capitalize()
+    labels = (BUILT_IN[n].label if n in BUILT_IN else n.replace("_", " ").capitalize() for n in method.split(" - "))
+    return " minus ".join(labels)  # of a difference

@@ -2,33 +2,68 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import index as index_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, SupportsIndex
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ScoresError, escaped, foreign_errors_as, shown
-from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, read_scores, to_plain, write_scores
-from tl_vzero.rollout import empty_rows, normalize_rows, roll_out, roll_out_jointly
+from tl_vzero.choices import at_least_one, place_of
+from tl_vzero.errors import (
+    FileFormatError,
+    InputError,
+    InputTypeError,
+    ScoresError,
+    escaped,
+    foreign_errors_as,
+    shortened,
+    shown,
+)
+from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, path_of, read_scores, to_plain, write_scores
+from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
 from tl_vzero.words import Word, encodable, group_words
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
-Stage = Literal["raw", "normalized", "rollout"]
+Stage = Literal["raw", "normalized", "rollout", "difference"]
+Place = SupportsIndex | str  # a position, also one of numpy's, or the text of a token that occurs once
 
 SIGNED = 1e-3  # of the largest value: what is less negative may be the rounding of a caller's own distance
-REPR_LENGTH = 200  # characters of a sentence
+REPR_LENGTH = 120  # characters of a sentence
+MASKS = ("[MASK]", "<mask>")  # as nearly all tokenizers of masked models write it
+ALIKE = "layers heads dest_tokens src_tokens dest_positions src_positions src_spans unit stage".split()
+
+
+class Drawn:
+    """A result that a notebook shows as a figure."""
+
+    def plot(self) -> "go.Figure":
+        """The figure that a notebook shows; `tl_vzero.plot` has more.
+
+        Of scores a heat map with a layer slider, or per head all heads of a layer, opened on the most telling layer;
+        rows are shares where values are no signed ones. Of an effect its map; raises InputError for one per head.
+        """
+        from tl_vzero.plot.export import figure_of
+
+        return figure_of(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        from tl_vzero.plot.export import notebook_bundle
+
+        return notebook_bundle(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scores:
+class Scores(Drawn):
     """Context-mixing scores of one sentence: how much each destination draws on each source.
 
     `values` is `[layer, dest, src]`, or `[layer, head, dest, src]` per head. Positions count from 0 in the
@@ -37,6 +72,18 @@ class Scores:
     Where spans were zeroed jointly, `src_spans` are their positions and `src_positions` the first of each.
     A cross-attention map's columns are of another sentence: `n_src_positions` and `src_word_ids` are its own then.
     `identity` is the method's rollout rule: whether half of each token stays where it is.
+
+    `scores[dest]` is `row(dest)`, and `scores[dest, src]` one entry in every layer; both by position or by text.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> scores = tl_vzero.value_zeroing(model, "the pictures of some hat [MASK] scaring marcus.")
+    >>> scores["[MASK]"].shape, scores[6, "pictures"].shape
+    (torch.Size([4, 11]), torch.Size([4]))
+    >>> scores.top("[MASK]", k=2, layer=1).round(2)
+       layer    source  share
+    0      1  pictures   0.84
+    1      1    marcus   0.08
     """
 
     values: Float[Tensor, "*axes dest src"]
@@ -75,6 +122,33 @@ class Scores:
             )
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `values`: (layer, dest, src), or (layer, head, dest, src) per head."""
+        return tuple(self.values.shape)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The sentence's tokens in order, as far as the map has them; ScoresError where it joins two sentences."""
+        if self._joins_two:
+            raise ScoresError(
+                "tokens is undefined here: rows and columns are of two sentences; take dest_tokens or src_tokens"
+            )
+        sources = {} if self.src_spans else dict(zip(self.src_positions, self.src_tokens, strict=True))
+        by_position = sources | dict(zip(self.dest_positions, self.dest_tokens, strict=True))
+        return tuple(by_position[position] for position in sorted(by_position))
+
+    @property
+    def signed(self) -> bool:
+        """Whether values below 0 mean something: of a difference, and of attributions that were summed."""
+        below = bool(self.values.numel()) and bool(self.values.min() < -SIGNED * self.values.max().abs())
+        return below or self.stage == "difference"
+
+    @property
+    def _joins_two(self) -> bool:
+        crosses = self.metadata.get("stack") == "cross" or self.n_src_positions is not None
+        return crosses or (not self.partial and self.dest_tokens != self.src_tokens)
+
+    @property
     def partial(self) -> bool:
         """Whether some destinations or sources of the sentence are left out."""
         if self.src_spans is not None:
@@ -95,9 +169,11 @@ class Scores:
         A map over chosen sources is normalised over those. What is normalised already is returned as it is.
         Raises ScoresError for signed scores: a row whose sum is negative would change every sign.
         """
-        if self.stage != "raw":
+        if self.stage in ("normalized", "rollout"):
             return self
-        if self.values.numel() and self.values.min() < -SIGNED * self.values.max().abs():
+        if self.stage == "difference":
+            raise ScoresError("normalized() is undefined for a difference: take that of two normalised maps")
+        if self.signed:
             raise ScoresError(
                 f"normalized() is undefined here: {self.method} gave negative values, down to {self.values.min():.3g}; "
                 'take sizes instead (aggregate="norm" for gradient methods), or read `values` as they are'
@@ -120,8 +196,7 @@ class Scores:
     def _why_no_rollout(self) -> str | None:
         if self.stage == "rollout":
             return "this is a rollout already"
-        crosses = self.metadata.get("stack") == "cross" or self.n_src_positions is not None
-        if crosses or (not self.partial and self.dest_tokens != self.src_tokens):
+        if self._joins_two:
             return (
                 "a cross-attention map joins two different sequences; joint_rollout follows it through both stacks, "
                 "with the maps of encoder and decoder"
@@ -153,33 +228,141 @@ class Scores:
             raise InputError(f"layer {layer} is not among the layers {list(self.layers)}: expected one of them")
         return replace(self, values=self.values[at : at + 1], layers=(self.layers[at],))
 
-    def row(self, dest: int | str) -> Float[Tensor, "*axes src"]:
+    def row(self, dest: Place) -> Float[Tensor, "*axes src"]:
         """The scores of one destination in every layer: `[layer, src]`, or `[layer, head, src]` per head.
 
         `dest` is a position in the sentence (negative: from the end of the destinations)
         or the text of a destination token that occurs once. Raises InputError for one that is not there.
         """
-        return self.values[..., self._dest_index(dest), :]
+        return self.values[..., self.dest_index(dest), :]
 
-    def _dest_index(self, dest: int | str) -> int:
-        if isinstance(dest, bool) or not isinstance(dest, int | str):
-            raise InputTypeError(f"dest is {type(dest).__name__}: expected a position (int) or a token (str)")
-        if isinstance(dest, str):
-            rows = [i for i, token in enumerate(self.dest_tokens) if token.strip() == dest.strip()]
-            if len(rows) != 1:
-                raise InputError(
-                    f"dest {dest!r} occurs {len(rows)} times among the destinations {list(self.dest_tokens)}: "
-                    "expected once; give its position instead"
-                )
-            return rows[0]
-        if -len(self.dest_positions) <= dest < 0:
-            return len(self.dest_positions) + dest
-        if dest not in self.dest_positions:
-            raise InputError(
-                f"dest {dest} is not among the destinations {list(self.dest_positions)}: "
-                "expected one of them, or a negative number counted from their end"
+    @property
+    def special_sources(self) -> tuple[bool, ...]:
+        """Which columns hold nothing but special tokens, such as [CLS]; none where no tokenizer says."""
+        word_ids = self.word_ids if self.n_src_positions is None else self.src_word_ids
+        if word_ids is None:
+            return (False,) * len(self.src_positions)
+        if self.unit == "word":
+            word_ids = tuple(word_ids[word.positions[0]] for word in _whole_words(word_ids))
+        return tuple(all(word_ids[position] is None for position in column) for column in self._columns)
+
+    @property
+    def _columns(self) -> tuple[tuple[int, ...], ...]:
+        return self.src_spans or tuple((position,) for position in self.src_positions)
+
+    def telling_layer(self, target: Place) -> int:
+        """The layer to look at first: the one in which one other token has the largest share of the target's row.
+
+        Rows are normalised; the target itself and special tokens do not count. Of equal layers it is the first, and
+        per head one head is enough. `target` is as in `row`. Raises what `row` and `normalized` raise.
+
+        >>> maps = torch.tensor([[[0.9, 0.1], [0.1, 0.9]], [[0.2, 0.8], [0.1, 0.9]]])
+        >>> Scores(maps, "any", (0, 1), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 2, 2).telling_layer("a")
+        1
+        """
+        crosses = self.metadata.get("stack") == "cross"
+        at = None if crosses else self.dest_positions[self.dest_index(target)]
+        columns = enumerate(zip(self._columns, self.special_sources, strict=True))
+        others = [index for index, (column, is_special) in columns if at not in column and not is_special]
+        if not others:
+            return self.layers[0]
+        shares = self._one_row(target).normalized().values[..., 0, others].flatten(1)
+        return self.layers[int(shares.amax(dim=1).argmax())]
+
+    @property
+    def shown_dest(self) -> int:
+        """The destination that a picture opens on: the only mask, the last one of a causal map, else the first word."""
+        named = zip(self.dest_positions, self.dest_tokens, strict=True)
+        masks = [position for position, token in named if token.strip() in MASKS]
+        if len(masks) == 1:
+            return masks[0]
+        first = min(self.dest_positions)
+        later = [column for column, position in enumerate(self.src_positions) if position > first]
+        if later and not self.row(first)[..., later].any():  # of a causal map the first row draws on nothing later
+            return max(self.dest_positions)
+        is_special = dict(zip(self.src_positions, self.special_sources, strict=True))
+        return next((place for place in self.dest_positions if not is_special.get(place)), self.dest_positions[0])
+
+    def dest_index(self, dest: Place) -> int:
+        """Where the row of a destination is in `values`; `dest` and errors are those of `row`."""
+        return place_of("dest", dest, self.dest_tokens, self.dest_positions)
+
+    def _one_row(self, dest: Place) -> "Scores":
+        row = self.dest_index(dest)
+        tokens, positions = (self.dest_tokens[row],), (self.dest_positions[row],)
+        return replace(self, values=self.values[..., [row], :], dest_tokens=tokens, dest_positions=positions)
+
+    def __getitem__(self, place: Place | tuple[Place, Place]) -> Float[Tensor, "*axes"]:
+        """The row of a destination, `[layer, src]`, or with a source its entries, `[layer]`; errors are as of `row`."""
+        if not isinstance(place, tuple):
+            return self.row(place)
+        if len(place) != 2:
+            raise InputTypeError(
+                f"scores[...] holds {len(place)} places: expected a destination, or a destination and a source; "
+                "values[layer, ...] takes layers and slices"
             )
-        return self.dest_positions.index(dest)
+        return self.row(place[0])[..., place_of("source", place[1], self.src_tokens, self.src_positions)]
+
+    __iter__ = None  # or Python would iterate by counting positions
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values for numpy; those of bfloat16, which numpy lacks, as float32."""
+        values = self.values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+        return np.array(values.numpy(), dtype=dtype, copy=copy)
+
+    def __sub__(self, other: "Scores") -> "Scores":
+        """The difference of two maps of one sentence, entry by entry, at stage "difference".
+
+        Raises InputTypeError for what is no Scores, ScoresError for maps of other layers, tokens or stages.
+        """
+        if not isinstance(other, Scores):
+            raise InputTypeError(f"{type(other).__name__} given to subtract from Scores: expected Scores")
+        for name in ALIKE:
+            first, second = getattr(self, name), getattr(other, name)
+            if first != second:
+                raise ScoresError(
+                    f"these maps have no difference: {name} {shown(first)} and {shown(second)}; expected two maps of "
+                    "one sentence, with the same layers and options, and both raw, normalized() or rollout()"
+                )
+        return replace(
+            self,
+            values=self.values - other.values.to(self.values),
+            method=f"{self.method} - {other.method}",
+            stage="difference",
+            metadata={**self.metadata, "subtracted": {"method": other.method, **other.metadata}},
+        )
+
+    def top(self, dest: Place, k: int = 5, layer: int | None = None) -> "pd.DataFrame":
+        """The sources that a destination draws on most, as shares: a pandas table of layer, (head,) source, share.
+
+        `k` of each layer, or of one, largest first; a source whose token occurs again has its position behind it.
+        `dest`, `layer` and errors are those of `row`, `at_layer` and `normalized`.
+        """
+        k, row = at_least_one("k", k), self._one_row(dest).normalized()
+        row = replace(row, src_tokens=_unlike(self.src_tokens, self.src_positions))
+        table = (
+            (row if layer is None else row.at_layer(layer))
+            .to_frame()
+            .rename(columns={"src_token": "source", "value": "share"})
+        )
+        axes = ["layer"] if self.heads is None else ["layer", "head"]
+        table = table.sort_values([*axes, "share"], ascending=[True] * len(axes) + [False], ignore_index=True)
+        return table.groupby(axes).head(k)[[*axes, "source", "share"]].reset_index(drop=True)
+
+    def matrix(self, layer: int) -> "pd.DataFrame":
+        """One layer's map as a pandas table with tokens as labels: destinations are rows, sources are columns.
+
+        A token that occurs again has its position behind it. Raises ScoresError for scores per head, and what
+        `at_layer` raises.
+        """
+        import pandas as pd
+
+        if self.heads is not None:
+            raise ScoresError("matrix() is of one map, and these scores are per head: compute them without per_head")
+        rows, columns = _unlike(self.dest_tokens, self.dest_positions), _unlike(self.src_tokens, self.src_positions)
+        table = pd.DataFrame(np.asarray(self.at_layer(layer))[0], index=list(rows), columns=list(columns))
+        return table.rename_axis(index="destination", columns="source")
 
     def words(self) -> "Scores":
         """Join word pieces: summed over the sources of a word, averaged over its destinations.
@@ -227,7 +410,7 @@ class Scores:
         columns = range(len(self.src_positions))
         axes = {"layer": self.layers, **heads, "dest": self.dest_positions, "src": columns}
         frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
-        frame["value"] = self.values.detach().cpu().reshape(-1).numpy()
+        frame["value"] = np.asarray(self).reshape(-1)
         # A table holds text that can be encoded, and a token may be half of a character.
         dest_tokens = dict(zip(self.dest_positions, map(encodable, self.dest_tokens), strict=True))
         frame["dest_token"] = frame["dest"].map(dest_tokens)
@@ -248,9 +431,15 @@ class Scores:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: the values, and the labels and metadata as JSON in its header.
 
-        Raises OutputPathError if the path cannot be written; nothing is left behind then. Raises ScoresError for what
-        `load` would not read back: no values, labels that contradict each other, metadata that JSON does not hold.
+        Raises InputError for a name that ends in another format's suffix, OutputPathError if the path cannot be
+        written; nothing is left behind then. Raises ScoresError for what `load` would not read back: no values, labels
+        that contradict each other, metadata that JSON does not hold.
         """
+        if path_of(path).suffix not in ("", ".safetensors"):
+            raise InputError(
+                f"cannot write {path}: Scores are saved as safetensors, expected a name that ends in .safetensors; for "
+                "JSON there is to_dict(), for a table (CSV) to_frame(), for numpy and torch `values`"
+            )
         try:
             written = json.dumps(self.labels(), ensure_ascii=False, allow_nan=False)
             reason = _fault_of_labels(parse_json(written))
@@ -275,19 +464,19 @@ class Scores:
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
 
     def __repr__(self) -> str:
+        model = f" of {shortened(str(self.metadata['model']), REPR_LENGTH)}" if "model" in self.metadata else ""
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
         partial = ", partial" if self.partial else ""
-        sources = " ".join(token.strip() for token in self.src_tokens)
+        sources = shortened(" ".join(token.strip() for token in self.src_tokens), REPR_LENGTH)
+        telling = ""
+        # Signed scores have no shares, and labels that were made by hand may not fit.
+        with suppress(ScoresError, LookupError):
+            token = self.dest_tokens[self.dest_index(self.shown_dest)].strip()
+            telling = f", layer {self.telling_layer(self.shown_dest)} tells most of {token!r}"
         return escaped(
-            f"Scores({self.method}, {self.stage}, {len(self.layers)} layers{heads}, "
-            f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: "
-            f"{sources if len(sources) <= REPR_LENGTH else sources[: REPR_LENGTH - 1] + '…'!r})"
+            f"Scores({self.method}{model}, {self.stage}, {len(self.layers)} layers{heads}, "
+            f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: {sources!r}{telling})"
         )
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        from tl_vzero.plot.export import notebook_bundle
-
-        return notebook_bundle(self)
 
 
 _Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
@@ -379,6 +568,14 @@ def _fault_of_labels(labels: object) -> str | None:
         return f"{'.'.join(map(str, first['loc']))[:80] or 'the labels'}: {first['msg'][:200]}"
 
 
+def _unlike(tokens: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:
+    """Tokens as labels that differ: one that occurs again has its position behind it."""
+    texts = [encodable(token.strip() or token) for token in tokens]
+    return tuple(
+        text if texts.count(text) == 1 else f"{text} ({at})" for text, at in zip(texts, positions, strict=True)
+    )
+
+
 def _are_all(numbers: Sequence[int], count: int) -> bool:
     """Whether these are 0 to count - 1 in order; a file may say any count."""
     return len(numbers) == count and list(numbers) == list(range(count))
@@ -403,101 +600,3 @@ def _pool(groups: Sequence[Sequence[int]], values: Tensor, dim: int) -> Tensor:
 
 def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
-
-
-# The rollout through both stacks of an encoder-decoder.
-
-SAME_MEASURE = ("distance", "heads", "final_norm")  # options without which a row of both maps has no one sum
-
-
-def joint_rollout(encoder: Scores, decoder: Scores, cross: Scores) -> Scores:
-    """What each decoder position draws on, through both stacks: decoder positions first, then the encoder's.
-
-    Takes the raw maps of one sentence pair, `stack="encoder"`, "decoder" and "cross" of one method. `values` are
-    `[decoder layer, decoder position, decoder position + encoder position]`, stage "rollout", and
-    `metadata["encoder_from"]` is the first column of the encoder.
-
-    Both maps of a decoder block are distances of the same output, so a row of them has one sum, S_l + C_l = 1. With
-    the encoder's rollout E at its last layer, R_l = S_l @ R_{l-1} + C_l @ [0 | E], R_0 = [1 | 0]; rows sum to one.
-
-    Raises InputTypeError for what is no Scores, ScoresError for maps that are not whole, raw and of one sentence pair.
-    Source: Mohebbi et al. 2023 (maps), Ferrando et al. 2022, "Towards Opening the Black Box of Neural Machine
-    Translation", section 3 (through both stacks).
-
-    >>> import torch, tl_vzero
-    >>> def even(stack, dests, sources):
-    ...     labels = (tuple(dests), tuple(sources), (0, 1), (0, 1), 2, 2)
-    ...     return tl_vzero.Scores(torch.ones(2, 2, 2), "any", (0, 1), *labels, metadata={"stack": stack})
-    >>> encoder, decoder, cross = even("encoder", "ab", "ab"), even("decoder", "xy", "xy"), even("cross", "xy", "ab")
-    >>> joint = tl_vzero.joint_rollout(encoder, decoder, cross)
-    >>> joint.src_tokens, joint.values[-1, 0].tolist()
-    (('x', 'y', 'a', 'b'), [0.125, 0.125, 0.375, 0.375])
-    """
-    maps = {"encoder": encoder, "decoder": decoder, "cross": cross}
-    for stack, scores in maps.items():
-        _check_whole(stack, scores)
-    _check_alike(maps)
-    n_dest, n_src = cross.values.shape[-2:]
-    rolled = roll_out_jointly(
-        decoder.values, cross.values, encoder.rollout().values[-1].to(decoder.values), identity=decoder.identity
-    )
-    return replace(
-        decoder,
-        values=rolled,
-        src_tokens=decoder.dest_tokens + cross.src_tokens,
-        src_positions=tuple(range(n_dest + n_src)),
-        n_src_positions=n_dest + n_src,
-        src_word_ids=_words_of_both(decoder, encoder),
-        stage="rollout",
-        metadata={**decoder.metadata, "stack": "joint", "encoder_from": n_dest},
-    )
-
-
-def _check_whole(stack: str, scores: object) -> None:
-    if not isinstance(scores, Scores):
-        raise InputTypeError(
-            f"{stack} is {type(scores).__name__}: expected the Scores of one sentence pair with stack={stack!r}"
-        )
-    actual = scores.metadata.get("stack")
-    if actual != stack:
-        raise ScoresError(f"{stack} holds a map of stack={actual!r}: expected the Scores of stack={stack!r}")
-    reason = None
-    if scores.stage != "raw":
-        reason = f"it is {scores.stage}, and raw maps are needed: a row is divided by the sum of both its maps"
-    elif scores.heads is not None:
-        reason = "it has one map per head; compute it without per_head"
-    elif scores.unit != "token":
-        reason = "its pieces are joined to words; call words() on the joint rollout"
-    elif scores.partial or scores.layers != tuple(range(scores.n_layers)):
-        reason = "it is a part of a map; compute it with all layers, destinations and sources"
-    if reason is not None:
-        raise ScoresError(f"joint_rollout is undefined for this {stack} map: {reason}")
-
-
-def _check_alike(maps: dict[str, Scores]) -> None:
-    encoder, decoder, cross = maps["encoder"], maps["decoder"], maps["cross"]
-    weights = {scores.metadata.get("weights_sha256") for scores in maps.values()}
-    if len({scores.method for scores in maps.values()}) > 1 or len(weights) > 1:
-        raise ScoresError("the maps are of several methods or models: expected one method of one model")
-    for option in SAME_MEASURE:
-        of_decoder, of_cross = (scores.metadata.get("options", {}).get(option) for scores in (decoder, cross))
-        if of_decoder != of_cross:
-            raise ScoresError(
-                f"decoder map with {option}={of_decoder!r}, cross map with {of_cross!r}: expected the same, as their "
-                "rows are summed together"
-            )
-    read = decoder.metadata.get("encoder_tokens", list(cross.src_tokens))
-    same_rows = decoder.dest_tokens == cross.dest_tokens and decoder.n_layers == cross.n_layers
-    if not same_rows or encoder.src_tokens != cross.src_tokens or list(read) != list(cross.src_tokens):
-        raise ScoresError(
-            f"the maps are of different sentences: encoder {list(encoder.src_tokens)}, decoder "
-            f"{list(decoder.dest_tokens)} beside {list(read)}, cross {list(cross.dest_tokens)} on "
-            f"{list(cross.src_tokens)}; expected one sentence pair"
-        )
-
-
-def _words_of_both(decoder: Scores, encoder: Scores) -> tuple[int | None, ...] | None:
-    if decoder.word_ids is None or encoder.word_ids is None:
-        return None
-    first = 1 + max((word for word in decoder.word_ids if word is not None), default=-1)
-    return decoder.word_ids + tuple(None if word is None else first + word for word in encoder.word_ids)

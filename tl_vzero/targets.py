@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tl_vzero.choices import integer, listed
+from tl_vzero.choices import Position, listed, place_of
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, foreign_errors_as, shown
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.facts import facts_of, vocabulary_size
@@ -95,8 +95,8 @@ def mask_positions(model: nn.Module, sentence: Sentence) -> tuple[int, ...]:
     return tuple(i for i, token_id in enumerate(sentence.ids.tolist()) if token_id == mask_id)
 
 
-def find_target(model: nn.Module, sentence: Sentence, target: int | None) -> int:
-    """The target's position: the one given (negative: from the end), or the only mask token.
+def find_target(model: nn.Module, sentence: Sentence, target: Position | None) -> int:
+    """The target's position: the one given (negative: from the end; or by its token), or the only mask token.
 
     Raises InputError where the position is outside the sentence, or there is not exactly one mask token.
     """
@@ -108,16 +108,10 @@ def find_target(model: nn.Module, sentence: Sentence, target: int | None) -> int
                 f"give target=, a position from 0 to {len(sentence) - 1}"
             )
         return masks[0]
-    integer("target", target, "a position (int)")
-    if not -len(sentence) <= target < len(sentence):
-        raise InputError(
-            f"target {target} is outside the sentence: expected 0 to {len(sentence) - 1}, "
-            f"or -{len(sentence)} to -1 from the end"
-        )
-    return target % len(sentence)
+    return place_of("target", target, sentence.tokens, range(len(sentence)))
 
 
-def one_per_sentence(target: int | Sequence[int] | None, count: int) -> list[Any]:
+def one_per_sentence(target: Position | Sequence[Position] | None, count: int) -> list[Any]:
     """A target for each of several sentences: one position for all, or a list with one for each."""
     targets = list(target) if isinstance(target, list | tuple | range) else [target] * count
     if len(targets) != count:

@@ -206,6 +206,8 @@ def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
         (["map", "--method", "atention"], "did you mean 'attention'"),
         (["map", "--model", "agrement-mini"], "agreement-mini"),
         (["report", "--out", "no/such/folder/report.html"], "does not exist"),
+        (["report", "--target", "picture"], "did you mean 'pictures'?"),
+        (["compare", "--target", "hot"], "did you mean 'hat'?"),
         (["report", "--target", "99"], "outside the sentence"),
         (["report", "--method", "atention"], "did you mean 'attention'"),
         (["report", "--bad", "is"], "without --good"),

@@ -136,7 +136,7 @@ BAD_OPTIONS = [
     option("layers_of_text", {"layers": "all"}, "layer", "all|str", "int|number"),
     option("layer_of_float", {"layers": [1.0]}, "layer", "1.0|float", "int|number"),
     option("source_past_the_end", {"sources": [5]}, "source|position", "5", "0.*4|5 (tokens|positions)|length"),
-    option("source_of_text", {"sources": ["dog"]}, "source|position", "dog|str", "int|number|position"),
+    option("source_of_text", {"sources": ["zebra"]}, "source", "zebra", "position"),
     option("destination_past_the_end", {"destinations": [0, 7]}, "dest|position", "7", "0.*4|5 (tok|pos)|length"),
     option("destination_of_float", {"destinations": [0.5]}, "dest|position", "0.5|float", "int|number"),
     option("head_past_the_last", {"heads": [2]}, "head", "2", "0.*1|2 heads"),

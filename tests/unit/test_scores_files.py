@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from support.scores import WORD_LABELS, make_scores, partial_scores, per_head_scores, random_values
 
 from tl_vzero import Scores, TLVZeroError
-from tl_vzero.errors import FileFormatError, ScoresError
+from tl_vzero.errors import FileFormatError, InputError, ScoresError
 
 
 def spans_scores() -> Scores:
@@ -62,6 +62,7 @@ SAVED: list[Any] = [
     pytest.param(lambda: partial_scores().words(), id="partial_words"),
     pytest.param(lambda: make_scores(random_values(3, 7, 7).bfloat16()), id="bfloat16"),
     pytest.param(lambda: make_scores(random_values(3, 7, 7).half() * torch.nan), id="values_that_are_nan"),
+    pytest.param(lambda: make_scores() - make_scores(random_values(3, 7, 7, seed=1)), id="difference"),
 ]
 LABELS = (
     "method",
@@ -124,6 +125,15 @@ def test_saving_overwrites_and_leaves_nothing_else(tmp_path: Path) -> None:
     make_scores().save(path)
     assert torch.equal(Scores.load(path).values, make_scores().values)
     assert [entry.name for entry in tmp_path.iterdir()] == ["scores.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["scores.json", "scores.pt", "scores.npy", "scores.csv", "scores.safetensors.zip"])
+def test_a_name_of_another_format_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a name that ends in \.safetensors; for JSON there is to_dict"):
+        make_scores().save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    make_scores().save(tmp_path / "scores")
+    assert_equal(Scores.load(tmp_path / "scores"), make_scores())
 
 
 class Bomb:

@@ -32,6 +32,15 @@ DEFAULT_MODEL = "agreement-mini"
 DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
+
+def position(text: str) -> int | str:
+    """A position, or the text of a token."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
 ModelOption = Annotated[
     str, typer.Option(help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name.")
@@ -47,7 +56,16 @@ MethodsOption = Annotated[
     list[str] | None,
     typer.Option("--method", help="A name that `tl-vzero methods` lists; may be repeated. Default: the quick ones."),
 ]
-TargetOption = Annotated[int | None, typer.Option("--target", help="Position of the target; default: the only [MASK].")]
+TargetOption = Annotated[
+    Any,  # typer knows no int | str | None
+    typer.Option(
+        "--target",
+        parser=position,
+        metavar="POSITION|TOKEN",
+        help="The target: its position (negative: from the end), or its token where that occurs once. Default: the "
+        "only [MASK].",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 

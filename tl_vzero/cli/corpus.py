@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tl_vzero.cli.common import LayersOption, ModelOptions, app, command, say
+from tl_vzero.cli.common import LayersOption, ModelOptions, TargetOption, app, command, say
 
 SOME_FAILED = 1
 NOT_COMPLETE = 3
@@ -63,9 +63,7 @@ def corpus_command(
         typer.Option(help="Whole maps, the target's row of each layer, or means over rows."),
     ] = "all",
     layer: LayersOption = None,
-    target: Annotated[
-        int | None, typer.Option(help="Position of the target, negative: from the end. Default: the only [MASK].")
-    ] = None,
+    target: TargetOption = None,
     json_log: Annotated[Path | None, typer.Option(help="Add JSON lines about the progress to this file.")] = None,
 ) -> None:
     """Scores of every sentence of a corpus, as Parquet shards in a folder; streamed, and resumed where it was.

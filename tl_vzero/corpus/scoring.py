@@ -125,7 +125,7 @@ class Scorer:
     plan: Sequence[Planned]
     layers: tuple[int, ...]
     rows: Rows
-    target: int | None
+    target: int | str | None
     needs_target: bool
     has_pairs: bool
     prepend_bos: bool

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from tl_vzero.choices import callable_name, chosen, integer, one_of, positive
+from tl_vzero.choices import A_POSITION, callable_name, chosen, integer, one_of, positive
 from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, check_shards, join_errors, prove, repair
 from tl_vzero.corpus.hashed import InputChanged
 from tl_vzero.corpus.processes import Progress, Ranks, check_free, ranks_of_launch, take_lock
@@ -83,7 +83,7 @@ def run_corpus(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     rows: str = "all",
     layers: Sequence[int] | int | None = None,
-    target: int | None = None,
+    target: int | str | None = None,
     input_format: str | None = None,
     text_column: str | None = None,
     second_text_column: str | None = None,
@@ -101,10 +101,10 @@ def run_corpus(
     `source` is a file or dataset as `open_source` takes it; with `second_text_column` each record is a pair of texts,
     and one whose second text is missing or empty is an error. `methods` are names of `METHODS`, `options` their own by
     name, as in `compare`. `rows` is what is kept of each raw map `[layer, dest, src]`: "all"; "target", the row of
-    `target` (a position, negative: from the end; default: the only mask token); or "summary", of each layer the mean
-    entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size` records of the
-    input. Sentences that cannot be scored go to an errors file with their id and a reason. `say` gets messages: the
-    size before the work, and what was amiss; `json_log` is a file of JSON lines for machines.
+    `target` (a position, negative: from the end, or a token's text; default: the only mask token); or "summary", of
+    each layer the mean entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size`
+    records of the input. Sentences that cannot be scored go to an errors file with their id and a reason. `say` gets
+    messages: the size before the work, and what was amiss; `json_log` is a file of JSON lines for machines.
 
     Run again on the same folder, it computes what is missing; the values are those of an uninterrupted run, exactly
     so on the same machine with as many threads. Started by `torchrun` or `accelerate launch`, each process takes its
@@ -136,7 +136,8 @@ def run_corpus(
     if target is not None:
         if not needs_target:
             raise InputError(f"target={target} given, and nothing asks for one: expected rows='target', or no target")
-        integer("target", target, "a position (int)")
+        if not isinstance(target, str):
+            integer("target", target, A_POSITION)
     scorer = Scorer(
         model=model,
         plan=plan,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import positive
+from tl_vzero.choices import Position, Positions, positive
 from tl_vzero.effects.measure import (
     Effect,
     MetricFunction,
@@ -44,11 +44,11 @@ def zero_ablation(
     model: nn.Module,
     inputs: Text,
     *,
-    target: int | None = None,
+    target: Position | None = None,
     target_ids: TargetIds | None = None,
     metric: str | MetricFunction = "logit",
     layers: Numbers = None,
-    sources: Numbers = None,
+    sources: Positions = None,
     per_head: bool = False,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
@@ -65,7 +65,8 @@ def zero_ablation(
     function from one sentence's logits `[1, position, vocabulary]` to a scalar, applied copy by copy as in
     TransformerLens's patching.
     Values are `[layer, src]`, or `[layer, head, src]` with `per_head`, in units of the metric; heads are those that
-    values have. `layers` and `sources` choose a part, negative numbers count from the end.
+    values have. `layers` and `sources` choose a part, negative numbers count from the end. A position may be named by
+    its token, as in `value_zeroing`.
 
     Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
     not one token, or a metric that returns no scalar; InputTypeError for several sentences.
@@ -121,11 +122,11 @@ def attribution_patching(
     model: nn.Module,
     inputs: Text,
     *,
-    target: int | None = None,
+    target: Position | None = None,
     target_ids: TargetIds | None = None,
     metric: str | MetricFunction = "logit",
     layers: Numbers = None,
-    sources: Numbers = None,
+    sources: Positions = None,
     per_head: bool = False,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,

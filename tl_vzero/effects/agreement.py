@@ -51,6 +51,9 @@ class Agreement:
         columns = {"layer": self.layers, "rho": self.rho, "low": self.low, "high": self.high, "n": self.n}
         return pd.DataFrame({"method": self.method, "effect": self.effect} | columns)
 
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False))
+
 
 def agreement(
     scores: Scores, effect: Effect, *, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0

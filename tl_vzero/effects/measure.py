@@ -3,27 +3,32 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, flag
+from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
 from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
-from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, unknown_name
 from tl_vzero.inputs.encoder_decoder import described
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.run import NamedHook, run_logits
 from tl_vzero.models.sites import Sites
+from tl_vzero.scores import Drawn
 from tl_vzero.targets import TargetIds, check_trained_head, find_target, target_tokens
+from tl_vzero.words import encodable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
-class Effect:
+@dataclass(frozen=True, eq=False, repr=False)
+class Effect(Drawn):
     """The effect on one prediction of changing each value position in each layer of the running model.
 
     `values[layer, src]`, or `values[layer, head, src]` per head, is the metric with the position changed minus the
@@ -48,8 +53,28 @@ class Effect:
     heads: tuple[int, ...] | None = None
     head_kind: Literal["query", "key-value"] | None = None
 
+    def to_frame(self) -> "pd.DataFrame":
+        """A long pandas table: layer, (head,) src, src_token, value."""
+        import pandas as pd
 
-@dataclass(frozen=True, eq=False)
+        heads = {} if self.heads is None else {"head": self.heads}
+        axes = {"layer": self.layers, **heads, "src": self.src_positions}
+        frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
+        frame["src_token"] = list(map(encodable, self.src_tokens)) * (len(frame) // len(self.src_tokens))
+        frame["value"] = self.values.detach().float().cpu().flatten().numpy()
+        return frame
+
+    def __repr__(self) -> str:
+        where = f"{self.target_token!r} at {self.target}"
+        heads = "" if self.heads is None else f", {len(self.heads)} heads"
+        sources = shortened(" ".join(token.strip() for token in self.src_tokens), LISTED_LENGTH)
+        return escaped(
+            f"{type(self).__name__}({self.method} on the {self.metric} of {where}: {len(self.layers)} layers{heads} x "
+            f"{len(self.src_tokens)} sources: {sources!r})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchingEffect(Effect):
     """The effect on a corrupted sentence of each value position of a clean one.
 
@@ -226,7 +251,7 @@ class Intervention:
 
 
 def intervene(
-    model: nn.Module, sentence: Sentence, target: int | None, layers: Numbers, sources: Numbers, per_head: bool
+    model: nn.Module, sentence: Sentence, target: Position | None, layers: Numbers, sources: Positions, per_head: bool
 ) -> Intervention:
     """Check everything that does not depend on the metric."""
     sites = check_contracts(model)
@@ -237,7 +262,7 @@ def intervene(
         sentence,
         find_target(model, sentence, target),
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
-        sources=chosen("sources", sources, len(sentence), "the sentence has") or tuple(range(len(sentence))),
+        sources=positions_in(sentence.tokens, "sources", sources),
         heads=tuple(range(value_heads(model))) if flag("per_head", per_head) else None,
     )
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import integers
+from tl_vzero.choices import Position, Positions, integers, positions_in
 from tl_vzero.clean import device_of
 from tl_vzero.effects.measure import (
     Intervention,
@@ -35,7 +35,7 @@ from tl_vzero.errors import InputError
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.models.run import quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn, turn_on
-from tl_vzero.targets import TargetIds
+from tl_vzero.targets import TargetIds, find_target
 
 _ONE_BAR = RLock()
 
@@ -46,11 +46,11 @@ def value_patching(
     clean: Text,
     corrupted: Text,
     *,
-    target: int | None = None,
+    target: Position | None = None,
     target_ids: TargetIds | None = None,
     metric: str | MetricFunction = "logit",
     layers: Numbers = None,
-    sources: Numbers = None,
+    sources: Positions = None,
     per_head: bool = False,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
@@ -85,7 +85,9 @@ def value_patching(
             f"the clean sentence has {len(first)} tokens and the corrupted one {len(second)}: expected as many, so "
             f"that each position has its counterpart; {tokens}"
         )
-    layers, sources = integers("layers", layers), integers("sources", sources)
+    # A text is of the clean sentence: where the two differ, the corrupted one has another there.
+    layers, sources = integers("layers", layers), positions_in(first.tokens, "sources", sources)
+    target = find_target(model, first, target) if isinstance(target, str) else target
     from_clean, into_corrupted = (intervene(model, one, target, layers, sources, per_head) for one in both)
     if first.identity == second.identity:
         raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {tokens}")

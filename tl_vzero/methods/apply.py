@@ -1,14 +1,14 @@
 """Running methods that read their maps off the clean run, several on one run."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, product
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, flag, integers
+from tl_vzero.choices import Positions, chosen, flag, positions, positions_in
 from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
@@ -37,7 +37,7 @@ def layer_scores(
     stack: str | None = None,
     cache: Any | None = None,
     layers: Iterable[int] | int | None = None,
-    destinations: Iterable[int] | int | None = None,
+    destinations: Positions = None,
     per_head: bool = False,
     prepend_bos: bool = False,
     **options: Any,
@@ -48,7 +48,7 @@ def layer_scores(
     method has no heads, ModelError where it is undefined for the model, and leaves the model as it was.
     """
     planned = Planned(
-        method, options, per_head=flag("per_head", per_head), destinations=integers("destinations", destinations)
+        method, options, per_head=flag("per_head", per_head), destinations=positions("destinations", destinations)
     )
     assert planned.layer is not None
     if planned.per_head and planned.layer.heads is None:
@@ -99,20 +99,21 @@ def scores_on_one_run(
     """
     plan = [planned for planned in plan if planned.layer is not None]
     for sentence, planned in product(encoded.sentences, plan):
-        planned.rows_in(len(sentence))
+        planned.rows_in(sentence)
     if not plan:
         return {}
     metadata = provenance(model, sites.stack) | {"engine": "clean run"}
     scored: dict[str, dict[int, Scores]] = {planned.name: {} for planned in plan}
     read = {planned.name: planned.layers_read(layers) for planned in plan}
     maps: dict[str, dict[int, Float[Tensor, "sentence *head dest src"]]] = {}
+    rows: dict[str, tuple[int, ...]] = {}
     undefined: dict[str, ModelError] = {}
 
     def visit(layer: Layer) -> None:
         for planned in plan:
             if layer.index in read[planned.name] and planned.name not in undefined:
                 try:
-                    maps[planned.name][layer.index] = planned.map_of(layer)
+                    maps[planned.name][layer.index] = planned.map_of(layer, rows[planned.name])
                 except ModelError as error:
                     undefined[planned.name] = error
                     del maps[planned.name]
@@ -121,21 +122,32 @@ def scores_on_one_run(
         by_layer, how = maps.pop(planned.name), {"options": {"per_head": planned.per_head, **planned.options}}
         stacked = torch.stack([by_layer[layer] for layer in read[planned.name]], dim=1)
         for sentence, values in zip(group, stacked, strict=True):
-            rows = planned.rows_in(len(sentence))
-            followed = values if through is None else resolved(through)(values, rows)
+            dests = rows[planned.name]
+            followed = values if through is None else resolved(through)(values, dests)
             followed = followed[[read[planned.name].index(layer) for layer in layers]].to(result_dtype(model))
             rules: Any = {"identity": planned.method.identity, "stage": "rollout" if through else "raw"}
-            labels = layers, rows, sites, sentence, metadata | how
+            labels = layers, dests, sites, sentence, metadata | how
             scored[planned.name][sentence.row] = labelled(planned.name, followed, *labels, **rules)
 
     with quiet(model):
-        for group in encoded.alike():
+        for group in _with_the_same_rows(plan, encoded):
+            rows |= {planned.name: planned.rows_in(group[0]) for planned in plan}
             maps |= {name: {} for name in read if name not in undefined}
             visit_layers(model, sites, group, sorted(set[int]().union(*read.values())), cache, visit)
             for planned in plan:
                 if planned.name in maps and planned.layer is not None:
                     label(planned, group, planned.layer.through)
     return {**scored, **undefined}
+
+
+def _with_the_same_rows(plan: Sequence[Planned], encoded: Inputs) -> Iterator[list[Sentence]]:
+    """Sentences that share a run without padding, and rows: the text of a token is at another position in each."""
+
+    def rows_of(sentence: Sentence) -> list[tuple[int, ...]]:
+        return [planned.rows_in(sentence) for planned in plan]
+
+    for alike in encoded.alike():
+        yield from (list(group) for _, group in groupby(sorted(alike, key=rows_of), key=rows_of))
 
 
 def visit_layers(
@@ -162,14 +174,10 @@ def visit_layers(
             show(index, block)
 
 
-def rows_by_sentence(encoded: Inputs, destinations: Iterable[int] | int | None) -> dict[int, tuple[int, ...]]:
+def rows_by_sentence(encoded: Inputs, destinations: Positions) -> dict[int, tuple[int, ...]]:
     """The destinations chosen in each sentence, by its row; raises InputError for positions outside it."""
-    positions = integers("destinations", destinations)
-    return {
-        sentence.row: chosen("destinations", positions, len(sentence), "the sentence has")
-        or tuple(range(len(sentence)))
-        for sentence in encoded.sentences
-    }
+    wanted = positions("destinations", destinations)
+    return {sentence.row: positions_in(sentence.tokens, "destinations", wanted) for sentence in encoded.sentences}
 
 
 def labelled(

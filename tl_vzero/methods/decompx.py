@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen
+from tl_vzero.choices import Positions, chosen
 from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.errors import ModelError
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
@@ -204,7 +204,7 @@ def decompx(
     token_type_ids: Ids | None = None,
     cache: Any | None = None,
     layers: Iterable[int] | int | None = None,
-    destinations: Iterable[int] | int | None = None,
+    destinations: Positions = None,
     prepend_bos: bool = False,
 ) -> Scores | list[Scores]:
     """DecompX: sizes of the vectors that sum to a block's output, one per source, `[layer, dest, src]`.

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.choices import at_least_one, chosen, one_of
+from tl_vzero.choices import Position, at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, ids_of, token_types_of
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, install_command
 from tl_vzero.inputs.text import Ids, Text, encode
@@ -41,7 +41,7 @@ from tl_vzero.targets import TargetIds, check_trained_head, find_target, one_per
 # What an attribution starts from: zero, a vector of the caller's, or what the block writes for a token.
 Baseline = int | Float[Tensor, "feature"] | None
 Numbers = Iterable[int] | int | None
-Target = int | Sequence[int] | None
+Target = Position | Sequence[Position] | None
 
 STEPS = 50  # Captum's own default
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, one_of
+from tl_vzero.choices import Positions, chosen, one_of
 from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
@@ -33,7 +33,7 @@ def hta(
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
     layers: Iterable[int] | int | None = None,
-    destinations: Iterable[int] | int | None = None,
+    destinations: Positions = None,
     prepend_bos: bool = False,
 ) -> Scores | list[Scores]:
     """Hidden token attribution: sizes of the Jacobian of a block's output by its input, `[layer, dest, src]`.

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, one_of
+from tl_vzero.choices import Position, one_of, positions_in
 from tl_vzero.errors import InputError, InputTypeError, PluginError, shown, unknown_name
 from tl_vzero.inputs.text import Sentence, padded
 from tl_vzero.methods.layer import Layer
@@ -26,7 +26,7 @@ class Planned:
     options: Mapping[str, Any] = field(default_factory=dict)
     named: bool = True
     per_head: bool = False
-    destinations: tuple[int, ...] | None = None
+    destinations: tuple[Position, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -38,18 +38,17 @@ class Planned:
         """The functions of a method that reads a layer by itself."""
         return self.method.layer
 
-    def rows_in(self, length: int) -> tuple[int, ...]:
+    def rows_in(self, sentence: Sentence) -> tuple[int, ...]:
         """The destinations of a sentence; raises InputError for positions outside it."""
-        return chosen("destinations", self.destinations, length, "the sentence has") or tuple(range(length))
+        return positions_in(sentence.tokens, "destinations", self.destinations)
 
     def layers_read(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         """The layers whose maps the chosen ones need: all below where maps are followed through them."""
         return tuple(range(max(layers) + 1)) if self.layer is not None and self.layer.through else layers
 
-    def map_of(self, layer: Layer) -> Float[Tensor, "sentence *head dest src"]:
+    def map_of(self, layer: Layer, rows: tuple[int, ...]) -> Float[Tensor, "sentence *head dest src"]:
         """The raw map of a layer, or with `per_head` each head's; whole where it is to be followed through layers."""
         assert self.layer is not None
-        rows = self.rows_in(layer.block.input.shape[1])
         if self.per_head and self.layer.heads is not None:
             heads: Tensor = resolved(self.layer.heads)(layer)
             return heads[..., list(rows), :]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -94,7 +95,11 @@ def kind_of(model: object) -> str:
     for cls in type(model).__mro__:
         if cls.__module__.partition(".")[0] == "transformer_lens" and cls.__name__ in _CLASSES:
             return cls.__name__
-    hint = ""
+    hint = (
+        f"; to load one by its name: model = tl_vzero.load_model({str(model)!r})"
+        if isinstance(model, str | Path)
+        else ""
+    )
     if any(cls.__module__.startswith("transformers.") for cls in type(model).__mro__):
         hint = "; this is a Hugging Face model: wrap it with tl_vzero.load_model(model, tokenizer)"
     raise InputTypeError(

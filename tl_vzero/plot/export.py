@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tl_vzero.choices import integer
-from tl_vzero.errors import DependencyError, InputError, InputTypeError, install_command
+from tl_vzero.effects.measure import Effect
+from tl_vzero.errors import DependencyError, InputError, InputTypeError, ScoresError, install_command
 from tl_vzero.files import check_writable, write_atomically, write_text
-from tl_vzero.plot.maps import heatmap
+from tl_vzero.plot.maps import effect_map, heatmap
 from tl_vzero.plot.pages import rendered
-from tl_vzero.plot.parts import SLIDER_ABOVE
+from tl_vzero.plot.parts import SLIDER_ABOVE, plotly_text, short, visible
 from tl_vzero.plot.sentence_view import Snippet
 from tl_vzero.plot.small_maps import head_grid
-from tl_vzero.scores import Scores
+from tl_vzero.scores import Drawn, Scores
 
 PICTURES = (".png", ".svg", ".pdf")
 SHARED = "plotly.min.js"
@@ -132,20 +134,37 @@ def _browser() -> str:
     )
 
 
-def notebook_bundle(scores: Scores) -> dict[str, Any]:
-    """The mimebundle of a Scores: `repr` as text, its map for plotly's own renderer and as HTML.
+def figure_of(result: Drawn) -> go.Figure:
+    """The figure of a result by itself: a Scores shows shares where it can, and opens on its most telling layer."""
+    if isinstance(result, Effect):
+        return effect_map(result)
+    if not isinstance(result, Scores):
+        raise InputTypeError(f"{type(result).__name__} has no figure: expected Scores or an Effect")
+    layer = None
+    with suppress(ScoresError, LookupError):  # as in the text: signed scores are drawn as they are
+        result, layer = result.normalized(), result.telling_layer(result.shown_dest)
+    figure = heatmap(result, layer=layer) if result.heads is None else head_grid(result, layer=layer)
+    if "model" in result.metadata:
+        figure.layout.title.text += f", {plotly_text(short(visible(str(result.metadata['model'])), 60))}"
+    return figure
+
+
+def notebook_bundle(result: Drawn) -> dict[str, Any]:
+    """The mimebundle of a result: `repr` as text, its figure for plotly's own renderer and as HTML.
 
     In a Jupyter kernel the first bundle puts plotly.js into the notebook once, as plotly's "notebook"
     renderer does, and the HTML of every bundle uses it; nothing is fetched from a network. In a terminal
     only the text is made, and outside IPython the HTML carries plotly.js itself. Scores per head show all heads
-    of a layer.
+    of a layer, an effect per head a table.
     """
-    bundle: dict[str, Any] = {"text/plain": repr(scores)}
+    bundle: dict[str, Any] = {"text/plain": repr(result)}
     shell = _ipython_shell()
     in_kernel = shell is not None and getattr(shell, "kernel", None) is not None
     if shell is not None and not in_kernel:
         return bundle
-    figure = heatmap(scores) if scores.heads is None else head_grid(scores)
+    if isinstance(result, Effect) and result.heads is not None:
+        return bundle | {"text/html": result.to_frame().to_html(index=False)}
+    figure = figure_of(result)
     if in_kernel and id(shell) not in _loaded_for:
         pio.renderers["notebook"].activate()
         _loaded_for.add(id(shell))

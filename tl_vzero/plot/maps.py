@@ -29,10 +29,10 @@ Json = dict[str, Any]
 def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
     """Draw `[layer, dest, src]` as a heat map with a layer slider; destinations are rows, sources columns.
 
-    The colour scale starts at exactly 0 and ends at the largest value of the layer shown. `layer` is the
-    one shown first (default: the first of the scores). The figure holds 6 significant digits: 3.3 MB for 128 tokens in
-    12 layers.
-    Raises ScoresError for scores per head, InputError for a layer that the scores do not have.
+    The colour scale starts at exactly 0 and ends at the largest value of the layer shown; that of signed scores, such
+    as a difference, is centred on 0. `layer` is the one shown first (default: the first of the scores). The figure
+    holds 6 significant digits: 3.3 MB for 128 tokens in 12 layers. Raises ScoresError for scores per head, InputError
+    for a layer that the scores do not have.
 
     >>> import torch
     >>> from tl_vzero.scores import Scores
@@ -72,7 +72,7 @@ def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.F
     layout = axes | {
         "template": template(theme),
         "title": parts.titled(f"{label_of(scores.method)}, {scores.stage}: row of {label}", parts.sentence(scores)),
-        "coloraxis": parts.from_zero(theme, parts.top(grid), parts.VALUE_NAMES[scores.stage]),
+        "coloraxis": parts.scale_of(scores, grid, theme),
     }
     return go.Figure([trace], layout)
 
@@ -148,13 +148,8 @@ def effect_labels(effect: Effect) -> list[str]:
 
 def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
     """A colour scale whose middle is exactly 0 and whose ends are the largest size of the effect."""
-    extreme = max((abs(value) for row in parts.rounded(effect.values) for value in row), default=0.0) or 1.0
-    return {
-        "colorscale": theme.diverging_ramp(),
-        "cmin": -extreme,
-        "cmax": extreme,
-        "colorbar": {"title": {"text": f"change of the {parts.plotly_text(parts.visible(effect.metric))}"}},
-    }
+    name = f"change of the {parts.plotly_text(parts.visible(effect.metric))}"
+    return parts.around_zero(theme, parts.rounded(effect.values), name)
 
 
 def row_hover(destination: str) -> str:

@@ -37,9 +37,9 @@ def patch_overlay(
 
     `image` is `[height, width, 3]`, bytes from 0 to 255 or floats from 0 to 1; sources are patches labelled by row and
     column ("r2c5"), from which the grid is read, and others such as [CLS] are left out. The colour is clear at 0 and
-    strongest at the largest value of a patch in the layer shown. A destination that is a patch has a frame.
-    Raises ScoresError for scores per head or without patches, InputError and InputTypeError for what is no such image,
-    and for a destination or layer that is not there.
+    strongest at the largest value of a patch in the layer shown. A destination that is a patch has a frame. Raises
+    ScoresError for scores per head, signed scores or no patches, InputError and InputTypeError for what is no such
+    image, and for a destination or layer that is not there.
 
     >>> import numpy as np, torch
     >>> from tl_vzero.scores import Scores
@@ -50,6 +50,7 @@ def patch_overlay(
     [[0.0, 1.0]]
     """
     parts.refuse_heads(scores)
+    parts.refuse_signed(scores)
     start, row = parts.layer_index(scores, layer), parts.dest_index(scores, dest)
     pixels = _pixels(image)
     patches = _patches(scores.src_tokens)

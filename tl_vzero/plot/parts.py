@@ -13,7 +13,12 @@ from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme, template
 from tl_vzero.scores import Scores
 
-VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
+VALUE_NAMES = {
+    "raw": "raw score",
+    "normalized": "share of the row",
+    "rollout": "share, rolled out",
+    "difference": "difference",
+}
 DIGITS = 6  # significant ones that a map holds, unless it says otherwise
 SENTENCE_LENGTH = 110  # characters below a title
 JOINERS = "\u200c\u200d"
@@ -92,6 +97,15 @@ def refuse_heads(scores: Scores) -> None:
         )
 
 
+def refuse_signed(scores: Scores) -> None:
+    """Raise ScoresError for signed scores, such as a difference, where colours start at 0."""
+    if scores.signed:
+        raise ScoresError(
+            f"the colours of this picture start at 0, and these scores ({scores.stage}) go below it: draw them by "
+            "heatmap, target_row or layer_grid"
+        )
+
+
 def layer_index(scores: Scores, layer: int | None) -> int:
     """Where a layer is among those of the scores (default: the first); raises InputError if it is not."""
     if layer is None:
@@ -103,10 +117,7 @@ def layer_index(scores: Scores, layer: int | None) -> int:
 
 def dest_index(scores: Scores, dest: int | str) -> int:
     """The row of a destination, given as `Scores.row` takes it, with the same errors."""
-    scores.row(dest)
-    if isinstance(dest, str):
-        return [token.strip() for token in scores.dest_tokens].index(dest.strip())
-    return scores.dest_positions.index(dest) if dest >= 0 else len(scores.dest_positions) + dest
+    return scores.dest_index(dest)
 
 
 def crosses(scores: Scores) -> bool:
@@ -191,21 +202,39 @@ def from_zero(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
     return {"colorscale": theme.sequential_ramp(), "cmin": 0, "cmax": maximum, "colorbar": {"title": {"text": name}}}
 
 
+def around_zero(theme: Theme, grid: Grid, name: str) -> dict[str, Any]:
+    """A colour scale whose middle is exactly 0 and whose ends are the largest size in the grid."""
+    extreme = max((abs(value) for row in grid for value in row if value is not None), default=0.0) or 1.0
+    ends = {"cmin": -extreme, "cmax": extreme}
+    return {"colorscale": theme.diverging_ramp(), **ends, "colorbar": {"title": {"text": name}}}
+
+
+def scale_of(scores: Scores, grid: Grid, theme: Theme) -> dict[str, Any]:
+    """The colour scale of a grid of scores: around 0 for signed ones, such as a difference, else from 0."""
+    name = VALUE_NAMES[scores.stage]
+    return around_zero(theme, grid, name) if scores.signed else from_zero(theme, top(grid), name)
+
+
+def ends_of(scale: dict[str, Any]) -> dict[str, Any]:
+    """What a step of a slider changes in the layout for another colour scale."""
+    return {f"coloraxis.{end}": scale[end] for end in ("cmin", "cmax")}
+
+
 def layered(
     scores: Scores, grids: Sequence[Any], hover: Callable[[int], str], start: int, theme: Theme
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a map that has a grid for each layer: the trace's values, and the layout's colours and slider.
 
-    A step of the slider changes the values, the hover box and the end of the colour scale.
+    A step of the slider changes the values, the hover box and the ends of the colour scale.
     """
     steps: list[Step] = [
-        (str(layer), {"z": [grid], "hovertemplate": [hover(layer)]}, {"coloraxis.cmax": top(grid)})
+        (str(layer), {"z": [grid], "hovertemplate": [hover(layer)]}, ends_of(scale_of(scores, grid, theme)))
         for layer, grid in zip(scores.layers, grids, strict=True)
     ]
     trace = {"z": grids[start], "hovertemplate": hover(scores.layers[start]), "coloraxis": "coloraxis"}
     layout = {
         "template": template(theme),
-        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
+        "coloraxis": scale_of(scores, grids[start], theme),
         "sliders": [step_slider(steps, start, theme)],
     }
     return trace, layout

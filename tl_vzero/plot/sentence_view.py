@@ -8,7 +8,16 @@ from uuid import uuid4
 from markupsafe import Markup
 
 from tl_vzero.plot.pages import rendered
-from tl_vzero.plot.parts import VALUE_NAMES, crosses, dest_index, layer_index, refuse_heads, rounded, visible
+from tl_vzero.plot.parts import (
+    VALUE_NAMES,
+    crosses,
+    dest_index,
+    layer_index,
+    refuse_heads,
+    refuse_signed,
+    rounded,
+    visible,
+)
 from tl_vzero.plot.theme import LIGHT, RAMP_POWER, Theme
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
@@ -44,7 +53,7 @@ def text_view(scores: Scores, dest: int | str = 0, *, layer: int | None = None, 
     Pointing at a token shows its row for as long; the layer has a slider; all of it works by keyboard and offline.
     The darkest (in the dark theme: lightest) token is the row's largest value. `dest` and `layer` are chosen first.
     Where rows and columns are of different sentences, or a map is partial, the destinations have a line of their own.
-    Raises ScoresError for scores per head, InputError for a destination or a layer that is not there.
+    Raises ScoresError for scores per head or signed ones, InputError for a destination or a layer that is not there.
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
@@ -53,6 +62,7 @@ def text_view(scores: Scores, dest: int | str = 0, *, layer: int | None = None, 
     'Value Zeroing, normalized: the pictures of some hat [MASK] scaring marcus .'
     """
     refuse_heads(scores)
+    refuse_signed(scores)
     title = f"{label_of(scores.method)}, {scores.stage}"
     data = {
         "values": [rounded(values) for values in scores.values],

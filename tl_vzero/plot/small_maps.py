@@ -145,10 +145,11 @@ def _refuse_incomparable(first: Scores, name: str, other: Scores) -> None:
             f"sources, {label_of(first.method)} has {len(first.layers)}, {len(first.dest_tokens)} and "
             f"{len(first.src_tokens)}: expected the same layers, tokens and positions"
         )
-    if "raw" in (first.stage, other.stage) and (first.stage, first.method) != (other.stage, other.method):
+    of_two_kinds = (first.stage, first.method) != (other.stage, other.method)
+    if of_two_kinds and {"raw", "difference"} & {first.stage, other.stage}:
         raise ScoresError(
             f"{name} is {other.stage} and {label_of(first.method)} is {first.stage}: raw scores share no scale with "
-            "others; call normalized() or rollout() on each"
+            "others, and a difference none with shares; call normalized() or rollout() on each"
         )
 
 
@@ -186,11 +187,11 @@ def _panels(
     figure.update_layout(
         title=parts.titled(title, parts.sentence(scores))
         | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
-        coloraxis=_colours(theme, parts.top([*chain(*grids[start])]), parts.VALUE_NAMES[scores.stage]),
+        coloraxis=_colours(parts.scale_of(scores, [*chain(*grids[start])], theme)),
     )
     if len(steps) > 1:
         changes: list[parts.Step] = [
-            (label, {"z": maps}, {"coloraxis.cmax": parts.top([*chain(*maps)])})
+            (label, {"z": maps}, parts.ends_of(parts.scale_of(scores, [*chain(*maps)], theme)))
             for (label, _), maps in zip(steps, grids, strict=True)
         ]
         # Between title and maps, as token labels of any length stand below.
@@ -248,9 +249,8 @@ def _hover(scores: Scores, panels: int) -> tuple[str, str, list[list[list[str]]]
     return f"%{{y}} · {place} %{{y:d}}", f"%{{x}} · {place} %{{x:d}}", None
 
 
-def _colours(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
-    """The scale at the right, as token labels stand below."""
-    scale = parts.from_zero(theme, maximum, name)
+def _colours(scale: dict[str, Any]) -> dict[str, Any]:
+    """A scale at the right, as token labels stand below."""
     scale["colorbar"] |= {
         "orientation": "v",
         "x": 1.01,
@@ -261,6 +261,6 @@ def _colours(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
         "ypad": 0,
         "lenmode": "pixels",
         "len": 180,
-        "title": {"text": name, "side": "right"},
+        "title": scale["colorbar"]["title"] | {"side": "right"},
     }
     return scale

@@ -25,7 +25,7 @@ def make_report(
     text: str | Pair,
     *,
     methods: Sequence[str] | None = None,
-    target: int | None = None,
+    target: int | str | None = None,
     target_ids: TargetIds | None = None,
     corrupted: str | Pair | None = None,
     progress: bool = False,
@@ -34,10 +34,10 @@ def make_report(
 
     `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
-    end); by default the sentence's only mask token, and if there is not exactly one, the report has no target.
-    `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into which the values of
-    `text` are patched. A model without a trained head gives a report without effects. Raises InputError or
-    InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for the model.
+    end) or the text of a token; by default the sentence's only mask token, and if there is not exactly one, the report
+    has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into which
+    the values of `text` are patched. A model without a trained head gives a report without effects. Raises InputError
+    or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for the model.
 
     >>> import tl_vzero
     >>> from tl_vzero.report import make_report

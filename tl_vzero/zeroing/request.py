@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from tl_vzero.choices import chosen, integers, listed
+from tl_vzero.choices import Position, Positions, listed, positions, positions_in
 from tl_vzero.distance import Distance, cosine
 from tl_vzero.errors import InputError, InputTypeError, unknown_name
 from tl_vzero.inputs.text import Sentence
@@ -78,9 +78,9 @@ class Request:
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None = None
     per_head: bool = False
-    sources: tuple[int, ...] | None = None
-    spans: tuple[Span, ...] | str | None = None
-    destinations: tuple[int, ...] | None = None
+    sources: tuple[Position, ...] | None = None
+    spans: tuple[tuple[Position, ...], ...] | str | None = None
+    destinations: tuple[Position, ...] | None = None
     distance_name: str = "cosine"
     distance: Distance = cosine
     final_norm: bool = False
@@ -103,15 +103,15 @@ class Request:
 
     def wanted(self, sentence: Sentence) -> Wanted:
         """What to compute of a sentence; raises InputError for positions outside it and for spans that overlap."""
-        n_sources = len(sentence.sources)
+        tokens = sentence.sources.tokens
         if isinstance(self.spans, str):
             spans = named_spans(self.spans, sentence.sources)
         elif self.spans is not None:
-            spans = tuple(_positions(f"spans[{n}]", span, n_sources) for n, span in enumerate(self.spans))
+            spans = tuple(positions_in(tokens, f"spans[{n}]", span) for n, span in enumerate(self.spans))
             _check_apart(spans)
         else:
-            spans = tuple((j,) for j in _positions("sources", self.sources, n_sources))
-        return Wanted(len(sentence), spans, _positions("destinations", self.destinations, len(sentence)))
+            spans = tuple((j,) for j in positions_in(tokens, "sources", self.sources))
+        return Wanted(len(sentence), spans, positions_in(sentence.tokens, "destinations", self.destinations))
 
 
 def megabytes(memory_mb: float) -> float:
@@ -123,11 +123,7 @@ def megabytes(memory_mb: float) -> float:
     return float(memory_mb)
 
 
-def _positions(name: str, positions: Sequence[int] | None, length: int) -> tuple[int, ...]:
-    return chosen(name, positions, length, "the sentence has") or tuple(range(length))
-
-
-def checked_spans(spans: str | Iterable[Iterable[int] | int] | None) -> tuple[Span, ...] | str | None:
+def checked_spans(spans: str | Iterable[Positions] | None) -> tuple[tuple[Position, ...], ...] | str | None:
     """Read what is zeroed together, as positions or as a name; raises InputError or InputTypeError."""
     if spans is None:
         return None
@@ -140,7 +136,7 @@ def checked_spans(spans: str | Iterable[Iterable[int] | int] | None) -> tuple[Sp
         raise InputTypeError(
             f"spans is {type(spans).__name__}: expected a list with the positions of each span, such as [[1, 2], [4]]"
         )
-    read = tuple(integers(f"spans[{n}]", span) or () for n, span in enumerate(several))
+    read = tuple(positions(f"spans[{n}]", span) or () for n, span in enumerate(several))
     if not read or not all(read):
         raise InputError("spans is empty or holds None: expected at least one span, such as [[1, 2], [4]]")
     return read

@@ -103,6 +103,16 @@ def test_the_targets_row_is_that_of_the_map(model: Any, corpus: Path, tmp_path: 
     assert "target" in table_of(tmp_path / "out").column_names
 
 
+def test_a_target_may_be_a_token_which_is_looked_for_in_each_sentence(model: Any, tmp_path: Path) -> None:
+    source = tmp_path / "three.txt"
+    source.write_text("the author [MASK] here.\nthe hat near the author [MASK] here.\nthe hat [MASK] here.\n")
+    run = run_corpus(model, source, tmp_path / "out", rows="target", target="author")
+    assert (run.sentences, run.failed) == (2, 1)
+    assert [scores.dest_positions for _, scores in read_corpus(run.folder).scores()] == [(2,), (5,)]
+    assert "'author' is none of the tokens" in (tmp_path / "out" / "errors.jsonl").read_text()
+    assert run_corpus(model, source, tmp_path / "out", rows="target", target="author").computed == 0
+
+
 def test_a_target_may_be_counted_from_the_end(model: Any, corpus: Path, tmp_path: Path) -> None:
     run_corpus(model, text_file(tmp_path, 5), tmp_path / "out", rows="target", target=-1, layers=[3, 1])
     whole = dict(read_corpus(corpus).scores())

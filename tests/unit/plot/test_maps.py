@@ -9,7 +9,7 @@ from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_scores
 from support.pictures import plain
 
 from tl_vzero.errors import InputError, ScoresError
-from tl_vzero.plot import effect_map, heatmap, target_row
+from tl_vzero.plot import effect_map, flow_graph, heatmap, layer_grid, method_comparison, target_row, text_view
 from tl_vzero.plot.parts import hover_text, rounded, tick_text
 from tl_vzero.plot.theme import DARK, LIGHT, Theme
 
@@ -98,6 +98,35 @@ def test_the_colours_of_an_effect_are_centred_on_0(theme: Theme) -> None:
     assert scale["colorscale"][4] == [0.5, theme.diverging[4]]
 
 
+@THEMES
+@pytest.mark.parametrize("draw", [heatmap, layer_grid, lambda scores, theme: target_row(scores, 4, theme=theme)])
+def test_the_colours_of_a_difference_are_centred_on_0(theme: Theme, draw: Any) -> None:
+    difference = made_up_scores().normalized() - made_up_scores(method="alti").normalized()
+    layout = plain(draw(difference, theme=theme))["layout"]
+    scale = layout["coloraxis"]
+    assert scale["cmin"] == -scale["cmax"] < 0
+    assert scale["colorscale"][4] == [0.5, theme.diverging[4]]
+    assert scale["colorbar"]["title"]["text"] == "difference"
+    for step, values in zip(
+        layout["sliders"][0]["steps"] if "sliders" in layout else [], difference.values, strict=False
+    ):
+        largest = pytest.approx(values.abs().max().item(), rel=1e-5)
+        assert step["args"][1] == {
+            "coloraxis.cmin": pytest.approx(-largest.expected, rel=1e-5),
+            "coloraxis.cmax": largest,
+        }
+
+
+def test_a_difference_is_refused_where_colours_start_at_0() -> None:
+    difference = made_up_scores() - made_up_scores()
+    with pytest.raises(ScoresError, match="draw them by heatmap"):
+        text_view(difference)
+    with pytest.raises(ScoresError, match="difference"):
+        flow_graph(difference, 4)
+    with pytest.raises(ScoresError, match="a difference none with shares"):
+        method_comparison([made_up_scores().normalized(), difference])
+
+
 def test_maps_without_any_value_have_a_scale() -> None:
     scores = made_up_scores(values=torch.zeros(3, len(PIECES), len(PIECES)))
     assert plain(heatmap(scores.normalized()))["layout"]["coloraxis"]["cmax"] == 1
@@ -117,7 +146,7 @@ def test_a_row_through_the_layers(dest: int | str) -> None:
 
 
 def test_a_row_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match="dest 9 is not among"):
+    with pytest.raises(InputError, match="dest 9 is outside the sentence"):
         target_row(made_up_scores(), 9)
 
 

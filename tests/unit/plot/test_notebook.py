@@ -8,7 +8,7 @@ from typing import Any
 import plotly.io as pio
 import pytest
 import torch
-from support.made_up import PIECES, made_up_scores
+from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_scores
 
 from tl_vzero.plot import export
 from tl_vzero.plot.export import notebook_bundle
@@ -77,3 +77,26 @@ def test_scores_per_head_show_all_heads_of_a_layer() -> None:
 def test_scores_show_themselves(ipython: Any) -> None:
     ipython(SimpleNamespace(kernel=object()))
     assert set(made_up_scores()._repr_mimebundle_()) == {"text/plain", "text/html", PLOTLY_MIME}
+
+
+def test_scores_show_shares_on_their_most_telling_layer() -> None:
+    values = torch.full((3, len(PIECES), len(PIECES)), 0.1)
+    values[1, 4, 2] = 7
+    layout = notebook_bundle(made_up_scores(values=values, metadata={"model": "<b>mini"}))[PLOTLY_MIME]["layout"]
+    assert layout["sliders"][0]["active"] == 1
+    assert layout["title"]["text"] == "Value Zeroing, normalized, &lt;b&gt;mini"
+    signed = notebook_bundle(made_up_scores(values=values - 0.5))[PLOTLY_MIME]["layout"]
+    assert signed["title"]["text"].startswith("Value Zeroing, raw") and signed["coloraxis"]["cmin"] < 0
+
+
+def test_effects_show_themselves(ipython: Any) -> None:
+    scores = made_up_scores(ODD_TOKENS)
+    effect = made_up_effect(scores, 4)
+    bundle = effect._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(effect) and len(repr(effect)) < 400
+    assert bundle[PLOTLY_MIME]["layout"]["title"]["text"] == "Effect of zeroing a value on the prediction"
+    ipython(SimpleNamespace(kernel=object()))
+    by_head = made_up_effect(scores, 4, values=torch.rand(3, 2, len(ODD_TOKENS)), heads=(0, 1))
+    html = by_head._repr_mimebundle_()["text/html"]
+    assert "<table" in html and "&lt;script&gt;" in html and "<script" not in html
+    assert by_head.to_frame()["value"].tolist() == by_head.values.flatten().tolist()

@@ -110,7 +110,8 @@ def test_labels_table_and_file(tmp_path: Path) -> None:
         ([[2, -1], [10]], InputError, r"overlap, both hold position 10"),
         ("all", InputError, r"unknown spans 'all': expected one of words, noun_chunks"),
         (3, InputTypeError, "spans is int"),
-        ([["a"]], InputTypeError, r"spans\[0\] holds 'a'"),
+        ([["a"]], InputError, r"spans\[0\] 'a' is none of the tokens"),
+        ([[1.5]], InputTypeError, r"spans\[0\] holds 1.5"),
     ],
 )
 def test_bad_spans(spans: Any, error: type[Exception], match: str) -> None:
