@@ -1,13 +1,12 @@
 """What a caller chose: layers, heads, positions, counts, names, functions. Read and checked at the door."""
 
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from operator import index as index_of
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tl_vzero.errors import InputError, InputTypeError, foreign_errors_as, shortened, shown, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, did_you_mean, foreign_errors_as, shortened, shown, unknown_name
 
 Name = TypeVar("Name")
 Position = int | str  # in a sentence; a str is the text of a token that occurs once
@@ -56,13 +55,8 @@ def place_of(name: str, position: object, tokens: Sequence[str], positions: Sequ
                 f"{name} {shown(position)} occurs {len(places)} times, at positions {listing}: expected a token that "
                 "occurs once; give one of these positions"
             )
-        folded = [text.casefold() for text in texts]
-        near = get_close_matches(position.strip().casefold(), folded, n=1)
-        hint = f"; did you mean {texts[folded.index(near[0])]!r}?" if near else ""
-        present = shortened(", ".join(texts), LISTED_LENGTH)
-        raise InputError(
-            f"{name} {shown(position)} is none of the tokens: expected one of {present}, or a position{hint}"
-        )
+        present = f"{shortened(', '.join(texts), LISTED_LENGTH)}, or a position{did_you_mean(position.strip(), texts)}"
+        raise InputError(f"{name} {shown(position)} is none of the tokens: expected one of {present}")
     with foreign_errors_as(InputTypeError, f"{name} is {type(position).__name__}: expected {A_POSITION}"):
         at = index_of(None if isinstance(position, bool) else position)  # type: ignore[arg-type]
     if at in positions:
