@@ -112,9 +112,10 @@ def _without_controls(figure: go.Figure) -> dict[str, Any]:
     plain: dict[str, Any] = figure.to_dict()
     layout = plain["layout"]
     for slider in layout.pop("sliders", ()):
-        if layout.get("title", {}).get("text"):
+        if layout.get("title", {}).get("subtitle"):
             step = slider["steps"][slider.get("active") or 0]
-            layout["title"]["text"] += f", {slider['currentvalue']['prefix']}{step['label']}"
+            place = f"{slider['currentvalue']['prefix']}{step['label']}"
+            layout["title"]["subtitle"]["text"] = f"{place} · {layout['title']['subtitle']['text']}"
         if slider.get("yanchor") == "bottom":  # it stands above the maps, where plotly would leave its room empty
             layout["height"] -= SLIDER_ABOVE
             layout["margin"]["t"] -= SLIDER_ABOVE

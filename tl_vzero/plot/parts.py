@@ -4,16 +4,19 @@ hover boxes, colour scales and sliders."""
 import unicodedata
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, TypedDict
 
+import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme, template
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, FONT_SIZE, Theme, template
 from tl_vzero.scores import Scores
 
 VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
+STAGES = {"raw": "raw scores", "normalized": "shares of each row", "rollout": "rolled out through the layers"}
 DIGITS = 6  # significant ones that a map holds, unless it says otherwise
 SENTENCE_LENGTH = 110  # characters below a title
 JOINERS = "\u200c\u200d"
@@ -24,9 +27,54 @@ CELL_GAP_LIMIT = 40  # rows or columns; the cells of a larger map have no lines 
 SLANTED_LABELS_LIMIT = 24
 SLIDER_ABOVE = 84  # pixels that a figure leaves for a slider between its title and its maps
 
+# A vertical axis that runs down, whose cells are as high as those of the horizontal one are wide.
+SQUARE = {"autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "constraintoward": "top"}
+
 Grid = list[list[float]]
 # A step of a slider: its label, what it changes in the traces, what in the layout.
 Step = tuple[str, dict[str, Any], dict[str, Any]]
+Size = int | None
+
+
+class Look(TypedDict, total=False):
+    """What every figure takes beside its own choices; None leaves a figure as it is.
+
+    `width` and `height` are in pixels, and so is the `font_size` of its labels (default 12; all other texts keep their
+    proportion to it); `title` stands in place of the figure's, and "" takes title and subtitle away.
+    """
+
+    width: Size
+    height: Size
+    font_size: Size
+    title: str | None
+
+
+def drawn(
+    data: Any, layout: Any, *, width: Size = None, height: Size = None, font_size: Size = None, title: str | None = None
+) -> go.Figure:
+    """A figure with the look that was chosen; raises InputError or InputTypeError for a size that is none."""
+    sizes = {"width": width, "height": height, "font_size": font_size}
+    sizes = {name: at_least_one(name, size, "a size in pixels") for name, size in sizes.items() if size is not None}
+    factor = (sizes.pop("font_size", None) or FONT_SIZE) / FONT_SIZE
+    figure = go.Figure(data, layout).update_layout(sizes)
+    if title is not None:
+        before = titled("", "") | figure.layout.title.to_plotly_json()
+        figure.layout.title = before | {"text": plotly_text(str(title))} if title else None
+    return figure if factor == 1 else go.Figure(figure.data, _scaled(figure.layout.to_plotly_json(), factor))
+
+
+def _scaled(part: Any, factor: float) -> Any:
+    """A layout as plain data, the sizes of all its fonts times a factor."""
+    if isinstance(part, list | tuple):
+        return [_scaled(item, factor) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        name: value | {"size": round(value["size"] * factor, 1)}
+        if name.endswith("font") and "size" in value
+        else _scaled(value, factor)
+        for name, value in part.items()
+    }
 
 
 def visible(token: str) -> str:

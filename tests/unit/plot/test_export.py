@@ -62,15 +62,16 @@ def test_a_picture_has_no_slider_and_names_its_layer(drawn: list[Any], tmp_path:
     assert path.read_bytes() == b"picture"
     ((figure_drawn, options, browser),) = drawn
     assert "sliders" not in figure_drawn["layout"]
-    assert figure_drawn["layout"]["title"]["text"] == "Value Zeroing, raw, layer 1"
+    assert figure_drawn["layout"]["title"]["text"] == "Value Zeroing: raw scores"
+    assert figure_drawn["layout"]["title"]["subtitle"]["text"].startswith("layer 1 · [CLS] the hat")
     assert options == {
         "format": ending,
-        "width": 1100,
+        "width": figure.layout.width,
         "height": figure.layout.height,
         "scale": 3 if ending == "png" else 1,
     }
     assert browser["path"] == str(tmp_path / "chromium")
-    assert figure.layout.sliders and figure.layout.title.text == "Value Zeroing, raw"
+    assert figure.layout.sliders and "layer 1" not in figure.layout.title.subtitle.text
 
 
 def test_a_picture_keeps_no_room_for_a_slider(drawn: list[Any], tmp_path: Path) -> None:
