@@ -16,7 +16,7 @@ from tl_vzero.plot.parts import (
     Step,
     dest_index,
     drawn,
-    hover_text,
+    hover_labels,
     refuse_heads,
     sentence,
     step_slider,
@@ -82,12 +82,12 @@ def flow_graph(
         raise InputError(f"threshold is {threshold}: expected a share of the target's rollout between 0 and 1")
     row = dest_index(scores, dest)
     flow = flow_into(scores, row)
-    target = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
+    target = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)[row]
     labels, places, unit = scores.src_tokens, [str(p) for p in scores.src_positions], scores.unit
     if words:
         flow, labels = _over_words(scores, flow)
         places, unit = [str(index) for index in range(len(labels))], "word"
-    hover = [hover_text(label, index, unit) for index, label in enumerate(labels)]
+    hover = hover_labels(labels, range(len(labels)), unit)
     bounds = sorted({*THRESHOLDS, threshold})
     traces = [*_edge_traces(flow, bounds, threshold, theme), *_hover_traces(flow, bounds[0], hover, theme)]
     steps: list[Step] = [(f"{100 * bound:g} %", {"visible": [low >= bound for low in bounds]}, {}) for bound in bounds]

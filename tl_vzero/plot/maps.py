@@ -69,7 +69,7 @@ def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT, **look:
     parts.refuse_heads(scores)
     grid = parts.rounded(scores.row(dest))
     row = parts.dest_index(scores, dest)
-    label = parts.hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
+    label = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)[row]
     sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     cells, axes = layer_frame(scores.layers, source_axis(scores))
     trace = cells | {"z": grid, "customdata": [sources for _ in scores.layers], "hovertemplate": row_hover(label)}

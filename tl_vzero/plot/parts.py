@@ -14,6 +14,7 @@ from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, FONT_SIZE, Theme, template
 from tl_vzero.scores import Scores
+from tl_vzero.words import readable_pieces
 
 VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
 STAGES = {"raw": "raw scores", "normalized": "shares of each row", "rollout": "rolled out through the layers"}
@@ -178,7 +179,8 @@ def source_places(scores: Scores) -> list[str]:
 
 def hover_labels(tokens: Sequence[str], positions: Sequence[int], unit: str) -> list[str]:
     """The labels of tokens in hover boxes."""
-    return [hover_text(token, position, unit) for token, position in zip(tokens, positions, strict=True)]
+    pairs = zip(readable_pieces(tokens), positions, strict=True)
+    return [hover_text(token, position, unit) for token, position in pairs]
 
 
 def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict[str, Any]:
@@ -191,7 +193,7 @@ def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict
         "type": "category",
         "categoryorder": "array",
         "categoryarray": list(places),
-        "labelalias": {p: tick_text(token) for p, token in zip(places, tokens, strict=True)},
+        "labelalias": dict(zip(places, map(tick_text, readable_pieces(tokens)), strict=True)),
         "autotickangles": [0, -45, -90] if len(places) <= SLANTED_LABELS_LIMIT else [0, -90],
         "tickfont": {"size": 12 if len(places) <= 32 else 10 if len(places) <= 64 else 9},
         "title": {"text": title},
@@ -207,7 +209,7 @@ def sentence(scores: Scores) -> str:
     """The sources as one line of text, shortened, for plotly; where they are of another sentence, both."""
 
     def line(tokens: Sequence[str], length: int) -> str:
-        return plotly_text(short(" ".join(map(visible, tokens)), length))
+        return plotly_text(short(" ".join(map(visible, readable_pieces(tokens))), length))
 
     if not crosses(scores):
         return line(scores.src_tokens, SENTENCE_LENGTH)

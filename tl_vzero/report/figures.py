@@ -34,6 +34,7 @@ from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
 from tl_vzero.registry import METHODS, label_of
 from tl_vzero.report.report import Report
 from tl_vzero.scores import Scores
+from tl_vzero.words import readable_pieces
 
 # Two methods in 12 layers of 128 tokens, each per layer and rolled out, over pieces and over words: 3.8 MB packed.
 NUMBERS_DRAWN = 1_500_000
@@ -184,7 +185,7 @@ def _unit(unit: Scores) -> Json:
     """One unit's labels, and what is around its figures as a notebook has it."""
     hover = hover_labels(unit.dest_tokens, unit.dest_positions, unit.unit)
     return {
-        "names": [visible(token) for token in unit.dest_tokens],
+        "names": [*map(visible, readable_pieces(unit.dest_tokens))],
         "positions": unit.dest_positions,
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,
