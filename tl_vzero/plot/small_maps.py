@@ -242,9 +242,7 @@ def _axes(scores: Scores, panels: int, across: int, theme: Theme, page_width: in
     columns = parts.token_axis(scores.src_tokens, parts.source_places(scores), "") | {"autotickangles": [-90]}
     figure.update_xaxes(columns | {"tickfont": {"size": 10}, "showticklabels": False})
     figure.update_yaxes(rows | {"tickfont": {"size": 10}, "autorange": "reversed", "constrain": "domain"})
-    figure.update_xaxes(constrain="domain")
-    for panel, axis in enumerate(figure.select_yaxes()):
-        axis.update(scaleanchor=f"x{panel + 1 if panel else ''}")
+    figure.update_xaxes(constrain="domain").layout.yaxis.scaleanchor = "x"  # which the others match
     for panel in range(max(panels - across, 0), panels):  # none stands below them
         figure.update_xaxes(showticklabels=True, row=panel // across + 1, col=panel % across + 1)
     row_title, column_title = parts.axis_titles(scores)

@@ -59,7 +59,7 @@ def test_rows_of_maps_are_full(panels: int, across: int) -> None:
 
 def test_cells_are_square_however_wide_the_page() -> None:
     layout = plain(layer_grid(made_up_scores(layers=2)))["layout"]
-    assert (layout["yaxis"]["scaleanchor"], layout["yaxis2"]["scaleanchor"]) == ("x", "x2")
+    assert (layout["yaxis"]["scaleanchor"], layout["yaxis2"]["matches"], layout["xaxis2"]["matches"]) == ("x", "y", "x")
     assert {layout[axis]["constrain"] for axis in ("xaxis", "xaxis2", "yaxis", "yaxis2")} == {"domain"}
 
 
