@@ -9,20 +9,9 @@ from uuid import uuid4
 
 from markupsafe import Markup
 
+from tl_vzero.plot import parts
 from tl_vzero.plot.pages import rendered
-from tl_vzero.plot.parts import (
-    STAGES,
-    VALUE_NAMES,
-    Look,
-    crosses,
-    dest_index,
-    drawn,
-    layer_index,
-    refuse_heads,
-    rounded,
-    top,
-    visible,
-)
+from tl_vzero.plot.parts import visible
 from tl_vzero.plot.theme import LIGHT, RAMP_POWER, Theme
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
@@ -113,7 +102,7 @@ class Snippet:
 
 
 def text_view(
-    scores: Scores, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[Look]
+    scores: Scores, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]
 ) -> Snippet:
     r"""Write the sentence with each source coloured by what a destination draws on; a click chooses the destination.
 
@@ -132,13 +121,13 @@ def text_view(
     >>> print(view.to_latex().splitlines()[4])
     \colorbox[HTML]{061B45}{\textcolor[HTML]{FFFFFF}{\strut pictures}}
     """
-    refuse_heads(scores)
-    drawn(None, None, **look)
-    row, start = dest_index(scores, dest), layer_index(scores, layer)
-    title, size = f"{label_of(scores.method)}, {STAGES[scores.stage]}", look.get("font_size") or TEXT_SIZE
+    parts.refuse_heads(scores)
+    parts.drawn(None, None, **look)
+    row, start = parts.dest_index(scores, dest), parts.layer_index(scores, layer)
+    title, size = f"{label_of(scores.method)}, {parts.STAGES[scores.stage]}", look.get("font_size") or TEXT_SIZE
     names = _names(scores.dest_tokens, scores.dest_positions, scores.unit)
     data = {
-        "values": [rounded(values) for values in scores.values],
+        "values": [parts.rounded(values) for values in scores.values],
         "layers": scores.layers,
         "layer": start,
         "dest": row,
@@ -160,7 +149,9 @@ def text_view(
         "plot/text_view.html",
         id=f"tlv-{uuid4().hex}",
         theme=theme,
-        title=f"{label_of(scores.method)}: {VALUE_NAMES[scores.stage]} by source" if own_title is None else own_title,
+        title=f"{label_of(scores.method)}: {parts.VALUE_NAMES[scores.stage]} by source"
+        if own_title is None
+        else own_title,
         lines=lines,
         data=data,
         still=still,
@@ -175,10 +166,10 @@ def coloured(scores: Scores, layer: int, row: int, theme: Theme = LIGHT) -> list
 
     `layer` and `row` are indices; sources have the colours of that row.
     """
-    grid = rounded(scores.values[layer, row : row + 1])
-    shades, most = _shades(theme), top(grid)
+    grid = parts.rounded(scores.values[layer, row : row + 1])
+    shades, most = _shades(theme), parts.top(grid)
     colours = [shades[round(max(value, 0) / most * (SHADES - 1))] for value in grid[0]]
-    if scores.dest_positions == scores.src_positions and not crosses(scores) and scores.src_spans is None:
+    if scores.dest_positions == scores.src_positions and not parts.crosses(scores) and scores.src_spans is None:
         words = None if scores.unit == "word" or scores.partial else scores.word_ids
         return [("", "data-dest data-src", _tokens(scores.src_tokens, colours, row, words))]
     plain = [None] * len(scores.dest_tokens)
@@ -190,7 +181,7 @@ def coloured(scores: Scores, layer: int, row: int, theme: Theme = LIGHT) -> list
 
 def _specials(scores: Scores) -> set[str]:
     """The tokens that belong to no word, where the words are known."""
-    if scores.word_ids is None or crosses(scores) or scores.unit == "word":
+    if scores.word_ids is None or parts.crosses(scores) or scores.unit == "word":
         return set()
     return {t for t, p in zip(scores.src_tokens, scores.src_positions, strict=True) if scores.word_ids[p] is None}
 
@@ -247,6 +238,6 @@ def contrast(one: str, other: str) -> float:
 
 
 def _luminance(colour: str) -> float:
-    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

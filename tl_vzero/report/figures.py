@@ -145,7 +145,7 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
     return {
         "layers": scores.layers,
         "target": report.target,
-        "start": _first_destination(report),
+        "start": first_destination(report),
         "units": {unit: _unit(_over(unit, scores)) for unit in units},
         "mapped": mapped,
         "methods": [method.to_page(units) for method in drawn],
@@ -163,7 +163,8 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
     }
 
 
-def _first_destination(report: Report) -> int:
+def first_destination(report: Report) -> int:
+    """The position that a page chooses first: the target, else the first word."""
     if report.target is not None:
         return report.target
     words = report.value_zeroing.word_ids or ()
