@@ -100,7 +100,8 @@ const pictureOf = async (panel) => {
     }
   };
   await add(panel);
-  const size = { width: Math.ceil(right), height: Math.ceil(frame.height) };
+  const below = panel.querySelector(".leave").getBoundingClientRect().top; // the buttons, which are left out
+  const size = { width: Math.ceil(right), height: Math.ceil(below - frame.top) };
   const shape = { xmlns: SVG, ...size, viewBox: `0 0 ${size.width} ${size.height}` };
   const ground = `<rect ${attributes({ ...size, ...paint("fill", getComputedStyle(panel).backgroundColor) })}/>`;
   return { ...size, svg: `<svg ${attributes(shape)}>${[ground, ...marks].join("\n")}</svg>` };
@@ -227,5 +228,5 @@ for (const panel of panelsOf()) {
     button.addEventListener("click", () => leave(panel, `tl-vzero-${nameOf(panel)}-layer-${page.layers[state.layer]}`, button));
     return button;
   }));
-  panel.querySelector("h2").before(bar);
+  panel.append(bar);
 }
