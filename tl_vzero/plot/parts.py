@@ -103,6 +103,11 @@ def _visible_character(text: str, place: int) -> str:
     return f"◌{character}" if category[0] == "M" and place == 0 else character
 
 
+def texts_of(tokens: Sequence[str]) -> list[str]:
+    """The tokens of a sentence, written so that all of them can be read."""
+    return [visible(token) for token in readable_pieces(tokens)]
+
+
 def short(text: str, length: int = TICK_LENGTH) -> str:
     """Cut a long text for an axis; the hover label keeps all of it."""
     return text if len(text) <= length else text[: length - 1] + "…"
@@ -209,7 +214,7 @@ def sentence(scores: Scores) -> str:
     """The sources as one line of text, shortened, for plotly; where they are of another sentence, both."""
 
     def line(tokens: Sequence[str], length: int) -> str:
-        return plotly_text(short(" ".join(map(visible, readable_pieces(tokens))), length))
+        return plotly_text(short(" ".join(texts_of(tokens)), length))
 
     if not crosses(scores):
         return line(scores.src_tokens, SENTENCE_LENGTH)

@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from tl_vzero.plot import parts
 from tl_vzero.plot.pages import rendered
-from tl_vzero.plot.parts import visible
 from tl_vzero.plot.theme import LIGHT, RAMP_POWER, Theme
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
@@ -47,7 +46,7 @@ class Token:
     @property
     def latex(self) -> Markup:
         """Its text for LaTeX."""
-        return Markup(visible(self.text).translate(LATEX))
+        return Markup(parts.visible(self.text).translate(LATEX))
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +90,7 @@ class Snippet:
         for _, tokens in self.still["lines"]:
             x = float(MARGIN)
             for token in tokens:
-                wide = round(size * sum(map(_width, visible(token.text))) + 2 * pad, 1)
+                wide = round(size * sum(map(_width, parts.visible(token.text))) + 2 * pad, 1)
                 x += 0 if token.joins or x == MARGIN else size / 3
                 if x + wide > right and x > MARGIN:
                     x, y = float(MARGIN), y + line_height
@@ -157,7 +156,7 @@ def text_view(
         still=still,
         wide=look.get("width"),
     )
-    words = " ".join(visible(token) for token in scores.src_tokens if token not in _specials(scores))
+    words = " ".join(parts.visible(token) for token in scores.src_tokens if token not in _specials(scores))
     return Snippet(html, f"{title}: {words}", theme, still)
 
 
@@ -211,10 +210,7 @@ def _width(character: str) -> float:
 def _names(tokens: Sequence[str], positions: Sequence[int], unit: str) -> list[str]:
     place = "word" if unit == "word" else "position"
     # Isolated, so that a right-to-left token cannot reorder what stands around it.
-    return [
-        f"\u2068{visible(token)}\u2069 · {place} {at}"
-        for token, at in zip(readable_pieces(tokens), positions, strict=True)
-    ]
+    return [f"\u2068{text}\u2069 · {place} {at}" for text, at in zip(parts.texts_of(tokens), positions, strict=True)]
 
 
 def _shades(theme: Theme) -> list[tuple[str, str]]:

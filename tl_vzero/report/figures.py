@@ -29,12 +29,11 @@ from tl_vzero.plot.maps import (
     source_axis,
 )
 from tl_vzero.plot.pages import SHOWN_DIGITS
-from tl_vzero.plot.parts import VALUE_NAMES, hover_box, hover_labels, rounded, source_places, visible
+from tl_vzero.plot.parts import VALUE_NAMES, hover_box, hover_labels, rounded, source_places, texts_of
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
 from tl_vzero.registry import METHODS, label_of
 from tl_vzero.report.report import Report
 from tl_vzero.scores import Scores
-from tl_vzero.words import readable_pieces
 
 # Two methods in 12 layers of 128 tokens, each per layer and rolled out, over pieces and over words: 3.8 MB packed.
 NUMBERS_DRAWN = 1_500_000
@@ -186,7 +185,7 @@ def _unit(unit: Scores) -> Json:
     """One unit's labels, and what is around its figures as a notebook has it."""
     hover = hover_labels(unit.dest_tokens, unit.dest_positions, unit.unit)
     return {
-        "names": [*map(visible, readable_pieces(unit.dest_tokens))],
+        "names": texts_of(unit.dest_tokens),
         "positions": unit.dest_positions,
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,
