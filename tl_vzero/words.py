@@ -83,9 +83,32 @@ def join_pieces(labels: Sequence[str]) -> str:
     visible = list(dropwhile(lambda label: not label.strip(SPACE_MARK), labels)) or labels
     first = visible[0].removeprefix(CONTINUATION) if len(visible) < len(labels) else visible[0]
     plain = [encodable(label) for label in (first, *(label.removeprefix(CONTINUATION) for label in visible[1:]))]
-    # Python writes a byte that is no whole character as a surrogate.
-    escaped = "".join(BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), label) for label in plain)
-    return _readable(escaped.encode("utf-8", "surrogateescape")).strip() or "".join(labels)
+    return _readable(b"".join(map(_raw, plain))).strip() or "".join(labels)
+
+
+def readable_pieces(labels: Sequence[str]) -> list[str]:
+    """Labels for the eye: the bytes of a character that several tokens share are it and the place of each, `é₁`, `é₂`.
+
+    >>> readable_pieces(["H", "<0xC3>", "<0xA9>", "<0xC3>"])
+    ['H', 'é₁', 'é₂', '<0xC3>']
+    """
+    if not any(map(BYTE.search, labels)):
+        return list(labels)
+    raw = [_raw(encodable(label)) for label in labels]
+    owners = [at for at, label in enumerate(raw) for _ in label]
+    readable, start = [""] * len(labels), 0
+    for character in b"".join(raw).decode("utf-8", "surrogateescape"):
+        of_character = character.encode("utf-8", "surrogateescape")
+        sharing = dict.fromkeys(owners[start : start + len(of_character)])
+        start += len(of_character)
+        for part, at in enumerate(sharing, 1):
+            readable[at] += _readable(of_character) + (chr(0x2080 + part) if len(sharing) > 1 else "")
+    return readable
+
+
+def _raw(label: str) -> bytes:
+    """A label's bytes. Python writes one that is of no whole character as a surrogate."""
+    return BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), label).encode("utf-8", "surrogateescape")
 
 
 def encodable(label: str) -> str:

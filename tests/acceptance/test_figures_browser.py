@@ -111,7 +111,9 @@ def test_the_threshold_shows_and_hides_edges(open_page: Open) -> None:
 
 
 def colours(page: Any) -> list[str]:
-    read: list[str] = page.evaluate("[...document.querySelectorAll('[data-src]')].map(e => e.style.background)")
+    read: list[str] = page.evaluate(
+        "[...document.querySelectorAll('[data-src]')].map(e => e.firstChild.style.background)"
+    )
     return read
 
 

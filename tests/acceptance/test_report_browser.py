@@ -118,7 +118,7 @@ def test_hover_shows_tokens_and_value(show: Callable[..., Opened], agreement_rep
 def test_keyboard_alone_reaches_every_control(show: Callable[..., Opened], agreement_report: Report) -> None:
     opened = show(agreement_report)
     reached = []
-    for _ in range(60):
+    for _ in range(90):
         opened.page.keyboard.press("Tab")
         reached.append(
             opened.page.evaluate(

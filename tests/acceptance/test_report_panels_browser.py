@@ -313,7 +313,7 @@ def test_a_page_without_its_plotly_says_so(
 def test_every_choice_is_one_stop_of_the_tab_key(show: Show, agreement_report: Report) -> None:
     opened = show(agreement_report)
     stops = []
-    for _ in range(70):
+    for _ in range(100):
         opened.page.keyboard.press("Tab")
         stops.append(
             opened.page.evaluate(

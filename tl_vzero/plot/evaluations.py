@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from math import isnan
-from typing import Any
+from typing import Any, Unpack
 
 import plotly.graph_objects as go
 
-from tl_vzero.errors import InputError
+from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
-from tl_vzero.plot.parts import plotly_text
+from tl_vzero.plot.parts import Look, drawn, plotly_text
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.registry import label_of
 from tl_vzero.statistics import Estimate
@@ -20,6 +20,8 @@ from tl_vzero.statistics import Estimate
 COLOURS = ("#2f7ed8", "#d1690e", "#1a9a78", "#c05a98", "#8f8412", "#7a66d9", "#3d9cc4", "#8d6e63")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star")
 PLACE_COLOURS = {"cue": "#2f7ed8", "attractor": "#d1690e", "special": "#8d6e63", "target": "#1a9a78", "rest": "#9aa7b8"}
+GREY, STRESSED_WIDTH = "#9aa7b8", 3
+LABEL_STEP = 1.25  # from a line's name to the next, in font sizes
 MEASURE_TITLES: dict[Measure, str] = {"dot": "share of the row on the cue", "average_precision": "average precision"}
 CURVES_HEIGHT = 460
 BAR_HEIGHT = 26
@@ -28,11 +30,19 @@ EMBEDDINGS = -1
 
 
 def alignment_curves(
-    alignment: CueAlignment, *, measure: Measure = "dot", paradigm: str = "all", theme: Theme = LIGHT
+    alignment: CueAlignment,
+    *,
+    measure: Measure = "dot",
+    paradigm: str = "all",
+    highlight: str | None = None,
+    theme: Theme = LIGHT,
+    **look: Unpack[Look],
 ) -> go.Figure:
     """Cue alignment by layer, a line for each method; dashed, chance and the published figures.
 
-    Raises InputError for a paradigm that was not evaluated.
+    Where there are more methods than colours, `highlight` (default: the first) has a colour and all others are grey,
+    each with its name at its end.
+    Raises InputError for a paradigm or a method that was not evaluated.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
@@ -48,17 +58,25 @@ def alignment_curves(
             lines.setdefault(cell.method, []).append(cell)
     if not lines:
         raise _unknown(paradigm, alignment.cells)
-    figure = _curves(MEASURE_TITLES[measure], theme)
-    for index, (method, cells) in enumerate(lines.items()):
+    figure = _curves(MEASURE_TITLES[measure], theme, look)
+    first = next(iter(lines)) if highlight is None else highlight
+    if first not in lines:
+        raise unknown_name("method", first, lines)
+    crowded = highlight is not None or len(lines) > len(COLOURS)
+    # What is drawn last lies on top.
+    for index, method in enumerate(sorted(lines, key=first.__eq__) if crowded else lines):
+        cells = lines[method]
         layers = [cell.layer for cell in cells]
-        figure.add_trace(_line(label_of(method), layers, [cell.aligned for cell in cells], index))
+        line = _line(label_of(method), layers, [cell.aligned for cell in cells], index)
+        if crowded:
+            line.update(_stressed(COLOURS[0]) if method == first else _grey())
+        figure.add_trace(line)
         if any(cell.published is not None for cell in cells):
-            name, colour = f"{label_of(method)}, published", COLOURS[index % len(COLOURS)]
-            published = _dashed(name, layers, [cell.published for cell in cells], colour)
+            published = _dashed(f"{label_of(method)}, published", layers, [c.published for c in cells], line.line.color)
             figure.add_trace(published.update(legendgroup=label_of(method), showlegend=False))
-    first = next(iter(lines.values()))
-    figure.add_trace(_dashed("chance", [cell.layer for cell in first], [cell.chance for cell in first], theme.muted))
-    return figure
+    cells = lines[first]
+    figure.add_trace(_dashed("chance", [cell.layer for cell in cells], [cell.chance for cell in cells], theme.muted))
+    return _labelled_at_ends(figure, theme) if crowded else figure
 
 
 def control_curves(
@@ -68,9 +86,10 @@ def control_curves(
     *,
     measure: Measure = "dot",
     theme: Theme = LIGHT,
+    **look: Unpack[Look],
 ) -> go.Figure:
     """Value Zeroing's cue alignment by layer beside its controls: random weights, shuffled cues, other distances."""
-    figure = _curves(MEASURE_TITLES[measure], theme)
+    figure = _curves(MEASURE_TITLES[measure], theme, look)
     cells = _cells(alignment, "value_zeroing", measure)
     layers = [cell.layer for cell in cells]
     lines: dict[str, list[Estimate | None]] = {
@@ -92,13 +111,17 @@ def control_curves(
 
 
 def compression_curves(
-    probing: Sequence[tuple[str, ProbingResult]], published: Sequence[float] = (), *, theme: Theme = LIGHT
+    probing: Sequence[tuple[str, ProbingResult]],
+    published: Sequence[float] = (),
+    *,
+    theme: Theme = LIGHT,
+    **look: Unpack[Look],
 ) -> go.Figure:
     """Compression by layer with intervals, a line for each named result; dashed, the published figures.
 
     `published` counts blocks from 0.
     """
-    figure = _curves("compression", theme)
+    figure = _curves("compression", theme, look)
     for index, (name, result) in enumerate(probing):
         estimates: list[Estimate | None] = [
             Estimate(*bounds, result.n) for bounds in zip(result.compression, result.low, result.high, strict=True)
@@ -111,7 +134,9 @@ def compression_curves(
     return figure
 
 
-def faithfulness_bars(faithfulness: Faithfulness, *, paradigm: str = "all", theme: Theme = LIGHT) -> go.Figure:
+def faithfulness_bars(
+    faithfulness: Faithfulness, *, paradigm: str = "all", theme: Theme = LIGHT, **look: Unpack[Look]
+) -> go.Figure:
     """Mean rank correlation with blank-out: one bar with its interval per method; diamonds, the published figures.
 
     Raises InputError for a paradigm that was not evaluated.
@@ -120,7 +145,7 @@ def faithfulness_bars(faithfulness: Faithfulness, *, paradigm: str = "all", them
     if not correlations:
         raise _unknown(paradigm, faithfulness.correlations)
     labels = [label_of(row.method) for row in correlations]
-    figure = _bars("mean Spearman correlation with blank-out", len(labels), theme)
+    figure = _bars("mean Spearman correlation with blank-out", len(labels), theme, look)
     rhos = [row.rho for row in correlations]
     errors = _errors(rhos) | {"color": theme.ink, "thickness": 1.5}
     figure.add_trace(_bar("measured", labels, rhos, COLOURS[0], "%{y}", error_x=errors))
@@ -132,7 +157,9 @@ def faithfulness_bars(faithfulness: Faithfulness, *, paradigm: str = "all", them
     return figure
 
 
-def mass_bars(mass: Mass, layer: int, *, paradigm: str = "all", theme: Theme = LIGHT) -> go.Figure:
+def mass_bars(
+    mass: Mass, layer: int, *, paradigm: str = "all", theme: Theme = LIGHT, **look: Unpack[Look]
+) -> go.Figure:
     """Where each method's mass lies in one layer: stacked shares of the target's row.
 
     Raises InputError for a layer or a paradigm that was not evaluated.
@@ -146,13 +173,48 @@ def mass_bars(mass: Mass, layer: int, *, paradigm: str = "all", theme: Theme = L
         raise InputError(f"nothing of layer {layer} in {paradigm!r}: expected layers {layers} and one of {paradigms}")
     methods = list(dict.fromkeys(method for method, _ in chosen))
     labels = [label_of(method) for method in methods]
-    figure = _bars("mean share of the target's row", len(methods), theme)
+    figure = _bars("mean share of the target's row", len(methods), theme, look)
     for place in PLACES:
         shares = [chosen[method, place] for method in methods]
         figure.add_trace(_bar(place, labels, shares, PLACE_COLOURS[place], f"%{{y}}, {place}"))
     figure.update_layout(barmode="stack")
     figure.update_xaxes(range=[0, 1])
     return figure
+
+
+def _labelled_at_ends(figure: go.Figure, theme: Theme) -> go.Figure:
+    """Write the name of each line right of its end, apart from each other, in place of the legend."""
+    lines = [line for line in figure.data if not line.name.endswith(", published")]
+    size = figure.layout.template.layout.font.size
+    top = max(value for line in figure.data for value in line.y if value is not None) * 1.08
+    first, last = lines[0].x[0], lines[0].x[-1]
+    step = top * LABEL_STEP * size / (figure.layout.height - 60)
+    floor = -step
+    for end, line in sorted(((line.y[-1] or 0.0, line) for line in lines), key=lambda pair: pair[0]):
+        floor = max(end, floor + step)
+        is_first = line.line.width == STRESSED_WIDTH
+        figure.add_annotation(
+            {"x": last, "y": end, "ax": last * 1.02 + 0.1, "ay": floor, "axref": "x", "ayref": "y", "xanchor": "left"},
+            text=f"<b>{line.name}</b>" if is_first else line.name,
+            font={"size": size, "color": line.line.color if is_first else theme.muted},
+            arrowhead=0,
+            arrowwidth=0.7,
+            arrowcolor=GREY,
+        )
+    room = max(len(line.name) for line in lines) * size * 0.6 + 24
+    return (
+        figure.update_layout(showlegend=False, margin_r=room)
+        .update_yaxes(range=[0, max(top, floor + step)])
+        .update_xaxes(range=[first - 0.2, last + 0.05])
+    )
+
+
+def _stressed(colour: str) -> dict[str, Any]:
+    return {"line": {"color": colour, "width": STRESSED_WIDTH}, "marker": {"color": colour, "symbol": "circle"}}
+
+
+def _grey() -> dict[str, Any]:
+    return {"line": {"color": GREY, "width": 1.2}, "marker": {"color": GREY, "size": 4}, "error_y_visible": False}
 
 
 def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut]) -> InputError:
@@ -164,22 +226,22 @@ def _cells(alignment: CueAlignment, method: str, measure: Measure) -> list[Align
     return [cell for cell in alignment.cells if (cell.method, cell.measure, cell.paradigm) == (method, measure, "all")]
 
 
-def _figure(x_title: str, theme: Theme, height: int) -> go.Figure:
+def _figure(x_title: str, theme: Theme, height: int, look: Look) -> go.Figure:
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
     margin = {"l": 24, "r": 24, "t": 12, "b": 48}
-    figure = go.Figure(layout={"template": template(theme), "height": height, "margin": margin, "legend": legend})
-    return figure.update_xaxes(title_text=x_title)
+    layout = {"template": template(theme), "height": height, "margin": margin, "legend": legend}
+    return drawn(None, layout, **look).update_xaxes(title_text=x_title)
 
 
-def _curves(y_title: str, theme: Theme) -> go.Figure:
-    figure = _figure("layer", theme, CURVES_HEIGHT)
+def _curves(y_title: str, theme: Theme, look: Look) -> go.Figure:
+    figure = _figure("layer", theme, CURVES_HEIGHT, look)
     figure.update_layout(legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
     figure.update_yaxes(title_text=y_title, showgrid=True, gridcolor=theme.line, rangemode="tozero")
     return figure.update_xaxes(dtick=1)
 
 
-def _bars(x_title: str, bars: int, theme: Theme) -> go.Figure:
-    return _figure(x_title, theme, BAR_HEIGHT * bars + 110).update_yaxes(autorange="reversed")
+def _bars(x_title: str, bars: int, theme: Theme, look: Look) -> go.Figure:
+    return _figure(x_title, theme, BAR_HEIGHT * bars + 110, look).update_yaxes(autorange="reversed")
 
 
 def _bar(

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from base64 import b64encode
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -37,9 +38,10 @@ def save_figure(figure: go.Figure | Snippet, path: str | Path, *, shared_plotly:
     A page works offline: it holds plotly itself (4.8 MB), or with `shared_plotly` reads a file plotly.min.js beside
     it, which many pages share and which is written where it is missing or of another version. A picture is drawn by
     kaleido (the extra `images`) in a Chromium or Chrome, which is looked for at BROWSER_PATH, at CHROMIUM and on the
-    PATH; `scale` is the pixels of a .png for each of the figure's own.
+    PATH; `scale` is the pixels of a .png for each of the figure's own. Of the text view, a .svg needs neither, and
+    there is .tex (for `xcolor`).
     Raises DependencyError where kaleido or a browser is missing, OutputPathError for a path that cannot be written,
-    InputError for another ending, or a picture of the text view, which is HTML.
+    InputError for another ending.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -51,15 +53,17 @@ def save_figure(figure: go.Figure | Snippet, path: str | Path, *, shared_plotly:
     if not isinstance(figure, go.Figure | Snippet):
         raise InputTypeError(f"figure is {type(figure).__name__}: expected what a function of tl_vzero.plot returns")
     ending = Path(path).suffix.lower()
-    if ending not in (".html", *PICTURES):
-        raise InputError(f"cannot write {path}: expected a name that ends in .html, {', '.join(PICTURES)}")
+    texts = (
+        {".html": figure.to_page, ".svg": figure.to_svg, ".tex": figure.to_latex} if isinstance(figure, Snippet) else {}
+    )
+    endings = dict.fromkeys((".html", *PICTURES, *texts))
+    if ending not in endings:
+        raise InputError(f"cannot write {path}: expected a name that ends in {', '.join(endings)}")
     target = check_writable(path)
-    if ending in PICTURES:
-        if isinstance(figure, Snippet):
-            raise InputError(f"cannot write {path}: the text view is HTML; give a name that ends in .html")
-        _write_picture(figure, target, ending, scale)
-    elif isinstance(figure, Snippet):
-        write_text(target, figure.to_page())
+    if ending in texts:
+        write_text(target, texts[ending]())
+    elif ending in PICTURES:
+        _write_picture(_of_picture(figure) if isinstance(figure, Snippet) else figure, target, ending, scale)
     else:
         if shared_plotly:
             share_plotly(target.parent)
@@ -109,14 +113,23 @@ def _write_picture(figure: go.Figure, target: Path, ending: str, scale: int) -> 
     write_atomically(target, lambda partial: partial.write_bytes(drawn))
 
 
+def _of_picture(view: Snippet) -> go.Figure:
+    """A figure that is nothing but the picture of a sentence, as kaleido draws figures only."""
+    source = f"data:image/svg+xml;base64,{b64encode(view.to_svg().encode()).decode()}"
+    image = {"source": source, "xref": "paper", "yref": "paper", "x": 0, "y": 1, "sizex": 1, "sizey": 1}
+    size = {"width": view.still["width"], "height": view.placed()["height"], "margin": dict.fromkeys("lrtb", 0)}
+    return go.Figure(layout={"images": [image], "xaxis_visible": False, "yaxis_visible": False, **size})
+
+
 def _without_controls(figure: go.Figure) -> dict[str, Any]:
     """The figure as it stands, without sliders: nobody moves one in a paper. What is shown names its layer instead."""
     plain: dict[str, Any] = figure.to_dict()
     layout = plain["layout"]
     for slider in layout.pop("sliders", ()):
-        if layout.get("title", {}).get("text"):
+        if layout.get("title", {}).get("subtitle"):
             step = slider["steps"][slider.get("active") or 0]
-            layout["title"]["text"] += f", {slider['currentvalue']['prefix']}{step['label']}"
+            place = f"{slider['currentvalue']['prefix']}{step['label']}"
+            layout["title"]["subtitle"]["text"] = f"{place} · {layout['title']['subtitle']['text']}"
         if slider.get("yanchor") == "bottom":  # it stands above the maps, where plotly would leave its room empty
             layout["height"] -= SLIDER_ABOVE
             layout["margin"]["t"] -= SLIDER_ABOVE

@@ -3,7 +3,7 @@ curves. The pages of a report draw the same in assets/report/flow.js."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import plotly.graph_objects as go
 import torch
@@ -11,7 +11,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.parts import Step, dest_index, hover_text, refuse_heads, sentence, step_slider, titled, token_axis
+from tl_vzero.plot.parts import (
+    Look,
+    Step,
+    dest_index,
+    drawn,
+    hover_labels,
+    refuse_heads,
+    sentence,
+    step_slider,
+    titled,
+    token_axis,
+)
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
@@ -41,7 +52,13 @@ class Flow:
 
 
 def flow_graph(
-    scores: Scores, dest: int | str, *, threshold: float = 0.03, words: bool = False, theme: Theme = LIGHT
+    scores: Scores,
+    dest: int | str,
+    *,
+    threshold: float = 0.03,
+    words: bool = False,
+    theme: Theme = LIGHT,
+    **look: Unpack[Look],
 ) -> go.Figure:
     """Draw which ways a destination's rollout takes through the layers, with a slider for the smallest share drawn.
 
@@ -65,24 +82,23 @@ def flow_graph(
         raise InputError(f"threshold is {threshold}: expected a share of the target's rollout between 0 and 1")
     row = dest_index(scores, dest)
     flow = flow_into(scores, row)
-    target = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
+    target = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)[row]
     labels, places, unit = scores.src_tokens, [str(p) for p in scores.src_positions], scores.unit
     if words:
         flow, labels = _over_words(scores, flow)
         places, unit = [str(index) for index in range(len(labels))], "word"
-    hover = [hover_text(label, index, unit) for index, label in enumerate(labels)]
+    hover = hover_labels(labels, range(len(labels)), unit)
     bounds = sorted({*THRESHOLDS, threshold})
-    figure = go.Figure([*_edge_traces(flow, bounds, threshold, theme), *_hover_traces(flow, bounds[0], hover, theme)])
+    traces = [*_edge_traces(flow, bounds, threshold, theme), *_hover_traces(flow, bounds[0], hover, theme)]
     steps: list[Step] = [(f"{100 * bound:g} %", {"visible": [low >= bound for low in bounds]}, {}) for bound in bounds]
     slider = step_slider(steps, bounds.index(threshold), theme, prefix="edges from ")
     layout = flow_axes(labels, places, scores.layers) | {
         "template": template(theme),
-        "title": titled(f"{label_of(scores.method)}: what reaches {target}", sentence(scores)),
+        "title": titled(f"{label_of(scores.method)}: what reaches {target} through all layers", sentence(scores)),
         "sliders": [slider | {"pad": {"t": 84, "b": 8}}],
     }
     layout["height"] += SLIDER_HEIGHT
-    figure.update_layout(layout)
-    return figure
+    return drawn(traces, layout, **look)
 
 
 def flow_axes(labels: Sequence[str], places: Sequence[str], layers: Sequence[int]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 without numbers and colours, is here as plain data."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import plotly.graph_objects as go
 
@@ -22,11 +22,13 @@ EFFECT_TITLES = {
 # Of a cell of an effect, whose customdata is the source's label.
 EFFECT_HOVER = "<b>%{z:+.4~g}</b>  layer %{y}<br>source  %{customdata}<extra></extra>"
 SLIDER_HEIGHT = 90
+LARGEST_CELL, SMALLEST_CELL, MAP_SIZE = 40, 12, 560  # pixels
+LABELS_WIDTH, LEAST_WIDTH = 200, 720  # beside a map's cells, and what a title needs
 HEADER_HEIGHT = 150  # title, axis title and token labels
 Json = dict[str, Any]
 
 
-def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
+def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> go.Figure:
     """Draw `[layer, dest, src]` as a heat map with a layer slider; destinations are rows, sources columns.
 
     The colour scale starts at exactly 0 and ends at the largest value of the layer shown; that of signed scores, such
@@ -50,13 +52,15 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
     trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
     layout |= axes | {
-        "title": parts.titled(f"{label_of(scores.method)}, {scores.stage}", parts.sentence(scores)),
+        "title": parts.titled(f"{label_of(scores.method)}: {parts.STAGES[scores.stage]}", parts.sentence(scores)),
         "height": axes["height"] + SLIDER_HEIGHT,
+        "width": max(LEAST_WIDTH, len(scores.src_tokens) * _cell(len(scores.dest_tokens)) + LABELS_WIDTH),
     }
-    return go.Figure([cells | trace], layout)
+    layout["coloraxis"]["colorbar"]["len"] = 0.5  # the cells, which are square, may end before the figure does
+    return parts.drawn([cells | trace], layout, **look)
 
 
-def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.Figure:
+def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> go.Figure:
     """Draw one destination's row in every layer: layers are rows (first on top), sources columns.
 
     `dest` is a position (negative: from the end of the map's destinations), or a token that occurs once.
@@ -64,20 +68,22 @@ def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.F
     """
     parts.refuse_heads(scores)
     grid = parts.rounded(scores.row(dest))
-    row = parts.dest_index(scores, dest)
-    label = parts.hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
+    row = scores.dest_index(dest)
+    label = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)[row]
     sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     cells, axes = layer_frame(scores.layers, source_axis(scores))
     trace = cells | {"z": grid, "customdata": [sources for _ in scores.layers], "hovertemplate": row_hover(label)}
     layout = axes | {
         "template": template(theme),
-        "title": parts.titled(f"{label_of(scores.method)}, {scores.stage}: row of {label}", parts.sentence(scores)),
+        "title": parts.titled(
+            f"{label_of(scores.method)}: what {label} draws on, layer by layer", parts.sentence(scores)
+        ),
         "coloraxis": parts.scale_of(scores, grid, theme),
     }
-    return go.Figure([trace], layout)
+    return parts.drawn([trace], layout, **look)
 
 
-def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
+def effect_map(effect: Effect, *, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> go.Figure:
     """Draw an effect `[layer, src]`: layers are rows (first on top), sources columns; 0 is the middle colour.
 
     Raises InputError for an effect per head.
@@ -106,15 +112,15 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT) -> go.Figure:
         "title": parts.titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
         "coloraxis": effect_scale(effect, theme),
     }
-    return go.Figure([cells], layout)
+    return parts.drawn([cells], layout, **look)
 
 
 def map_frame(scores: Scores) -> tuple[Json, Json]:
     """A map without its numbers and colours, as plain data: the cells of its trace, and the axes and height around."""
     columns, rows = parts.source_places(scores), [str(position) for position in scores.dest_positions]
     axes = {
-        "xaxis": source_axis(scores) | {"side": "top"},
-        "yaxis": parts.token_axis(scores.dest_tokens, rows, parts.axis_titles(scores)[0]) | {"autorange": "reversed"},
+        "xaxis": source_axis(scores) | {"side": "top", "constrain": "domain", "constraintoward": "left"},
+        "yaxis": parts.token_axis(scores.dest_tokens, rows, parts.axis_titles(scores)[0]) | parts.SQUARE,
         "height": _height(len(rows)),
     }
     return _cells(columns, rows), axes
@@ -146,7 +152,7 @@ def effect_labels(effect: Effect) -> list[str]:
     return parts.hover_labels(_effect_sources(effect), effect.src_positions, "token")
 
 
-def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
+def effect_scale(effect: Effect, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> Json:
     """A colour scale whose middle is exactly 0 and whose ends are the largest size of the effect."""
     name = f"change of the {parts.plotly_text(parts.visible(effect.metric))}"
     return parts.around_zero(theme, parts.rounded(effect.values), name)
@@ -169,6 +175,9 @@ def _cells(columns: list[str], rows: list[str]) -> Json:
     return {"type": "heatmap", "x": columns, "y": rows, "coloraxis": "coloraxis", **parts.gaps(len(columns), len(rows))}
 
 
+def _cell(rows: int) -> int:
+    return min(LARGEST_CELL, max(SMALLEST_CELL, MAP_SIZE // max(rows, 1)))
+
+
 def _height(rows: int) -> int:
-    cell = min(34, max(12, 560 // max(rows, 1)))
-    return max(110, rows * cell) + HEADER_HEIGHT + COLOUR_BAR_HEIGHT
+    return max(110, rows * _cell(rows)) + HEADER_HEIGHT + COLOUR_BAR_HEIGHT

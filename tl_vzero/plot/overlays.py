@@ -4,7 +4,7 @@ over time in seconds."""
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import plotly.express as px
@@ -31,7 +31,13 @@ Picture = Shaped[np.ndarray, "height width 3"] | Shaped[Tensor, "height width 3"
 
 
 def patch_overlay(
-    scores: Scores, image: Picture, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT
+    scores: Scores,
+    image: Picture,
+    dest: int | str = 0,
+    *,
+    layer: int | None = None,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Lay what a destination draws on over the picture, one square per patch, with a layer slider.
 
@@ -51,7 +57,7 @@ def patch_overlay(
     """
     parts.refuse_heads(scores)
     parts.refuse_signed(scores)
-    start, row = parts.layer_index(scores, layer), parts.dest_index(scores, dest)
+    start, row = parts.layer_index(scores, layer), scores.dest_index(dest)
     pixels = _pixels(image)
     patches = _patches(scores.src_tokens)
     rows, columns = (1 + max(place[axis] for place in patches.values()) for axis in (0, 1))
@@ -70,7 +76,7 @@ def patch_overlay(
         "customdata": [[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
         "hoverongaps": False,
     }
-    title = parts.titled(f"{label_of(scores.method)}, {scores.stage}: what {name} draws on", "laid over the picture")
+    title = parts.titled(f"{label_of(scores.method)}: what {name} draws on", "laid over the picture")
     layout["coloraxis"]["colorscale"] = _see_through(theme)
     layout |= {
         # A title that makes its own room moves the picture, and plotly leaves the patches where they were.
@@ -81,7 +87,7 @@ def patch_overlay(
         "xaxis": {"range": [0, pixels.shape[1]], "visible": False, "constrain": "domain"},
         "yaxis": {"range": [pixels.shape[0], 0], "visible": False, "scaleanchor": "x", "constrain": "domain"},
     }
-    figure = go.Figure(go.Heatmap(trace), layout)
+    figure = parts.drawn(go.Heatmap(trace), layout, **look)
     if match := _PATCH.fullmatch(target):
         r, c = map(int, match.groups())
         frame = {"x0": c * width, "x1": (c + 1) * width, "y0": r * height, "y1": (r + 1) * height}
@@ -150,7 +156,9 @@ def _below(pixels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
+def time_map(
+    scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]
+) -> go.Figure:
     """Draw a speech encoder's `[layer, dest, src]` over time in seconds, with a layer slider.
 
     A frame is labelled by when it begins ("0.32 s"), and its cell reaches to the next; time runs down the rows, which
@@ -177,14 +185,14 @@ def time_map(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) 
         "y": _middles(destinations, sources),
         "customdata": [[[dest, source] for source in scores.src_tokens] for dest in scores.dest_tokens],
     }
-    title = f"{label_of(scores.method)}, {scores.stage}"
+    title = f"{label_of(scores.method)}: {parts.STAGES[scores.stage]}"
     layout |= {
         "title": parts.titled(title, f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
-        "xaxis": _time_axis("source (column)") | {"side": "top"},
-        "yaxis": _time_axis("destination (row)") | {"autorange": "reversed"},
+        "xaxis": _time_axis("source (column)") | {"side": "top", "constrain": "domain"},
+        "yaxis": _time_axis("destination (row)") | parts.SQUARE,
         "height": TIME_HEIGHT + COLOUR_BAR_HEIGHT + 150,
     }
-    return go.Figure(go.Heatmap(trace), layout)
+    return parts.drawn(go.Heatmap(trace), layout, **look)
 
 
 def _times(labels: Sequence[str]) -> list[float]:

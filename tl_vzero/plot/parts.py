@@ -4,20 +4,29 @@ hover boxes, colour scales and sliders."""
 import unicodedata
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, TypedDict
 
+import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme, template
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, FONT_SIZE, Theme, template
 from tl_vzero.scores import Scores
+from tl_vzero.words import readable_pieces
 
 VALUE_NAMES = {
     "raw": "raw score",
     "normalized": "share of the row",
     "rollout": "share, rolled out",
     "difference": "difference",
+}
+STAGES = {
+    "raw": "raw scores",
+    "normalized": "shares of each row",
+    "rollout": "rolled out through the layers",
+    "difference": "difference of two maps",
 }
 DIGITS = 6  # significant ones that a map holds, unless it says otherwise
 SENTENCE_LENGTH = 110  # characters below a title
@@ -29,9 +38,54 @@ CELL_GAP_LIMIT = 40  # rows or columns; the cells of a larger map have no lines 
 SLANTED_LABELS_LIMIT = 24
 SLIDER_ABOVE = 84  # pixels that a figure leaves for a slider between its title and its maps
 
+# A vertical axis that runs down, whose cells are as high as those of the horizontal one are wide.
+SQUARE = {"autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "constraintoward": "top"}
+
 Grid = list[list[float]]
 # A step of a slider: its label, what it changes in the traces, what in the layout.
 Step = tuple[str, dict[str, Any], dict[str, Any]]
+Size = int | None
+
+
+class Look(TypedDict, total=False):
+    """What every figure takes beside its own choices; None leaves a figure as it is.
+
+    `width` and `height` are in pixels, and so is the `font_size` of its labels (default 12; all other texts keep their
+    proportion to it); `title` stands in place of the figure's, and "" takes title and subtitle away.
+    """
+
+    width: Size
+    height: Size
+    font_size: Size
+    title: str | None
+
+
+def drawn(
+    data: Any, layout: Any, *, width: Size = None, height: Size = None, font_size: Size = None, title: str | None = None
+) -> go.Figure:
+    """A figure with the look that was chosen; raises InputError or InputTypeError for a size that is none."""
+    sizes = {"width": width, "height": height, "font_size": font_size}
+    sizes = {name: at_least_one(name, size, "a size in pixels") for name, size in sizes.items() if size is not None}
+    factor = (sizes.pop("font_size", None) or FONT_SIZE) / FONT_SIZE
+    figure = go.Figure(data, layout).update_layout(sizes)
+    if title is not None:
+        before = titled("", "") | figure.layout.title.to_plotly_json()
+        figure.layout.title = before | {"text": plotly_text(str(title))} if title else None
+    return figure if factor == 1 else go.Figure(figure.data, _scaled(figure.layout.to_plotly_json(), factor))
+
+
+def _scaled(part: Any, factor: float) -> Any:
+    """A layout as plain data, the sizes of all its fonts times a factor."""
+    if isinstance(part, list | tuple):
+        return [_scaled(item, factor) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        name: value | {"size": round(value["size"] * factor, 1)}
+        if name.endswith("font") and "size" in value
+        else _scaled(value, factor)
+        for name, value in part.items()
+    }
 
 
 def visible(token: str) -> str:
@@ -57,6 +111,11 @@ def _visible_character(text: str, place: int) -> str:
         return f"‹U+{ord(character):04X}›"
     # A mark that combines with nothing gets a circle to stand on.
     return f"◌{character}" if category[0] == "M" and place == 0 else character
+
+
+def texts_of(tokens: Sequence[str]) -> list[str]:
+    """The tokens of a sentence, written so that all of them can be read."""
+    return [visible(token) for token in readable_pieces(tokens)]
 
 
 def short(text: str, length: int = TICK_LENGTH) -> str:
@@ -115,11 +174,6 @@ def layer_index(scores: Scores, layer: int | None) -> int:
     return scores.layers.index(layer)
 
 
-def dest_index(scores: Scores, dest: int | str) -> int:
-    """The row of a destination, given as `Scores.row` takes it, with the same errors."""
-    return scores.dest_index(dest)
-
-
 def crosses(scores: Scores) -> bool:
     """Whether rows and columns are of two different sentences."""
     return scores.metadata.get("stack") == "cross"
@@ -141,7 +195,8 @@ def source_places(scores: Scores) -> list[str]:
 
 def hover_labels(tokens: Sequence[str], positions: Sequence[int], unit: str) -> list[str]:
     """The labels of tokens in hover boxes."""
-    return [hover_text(token, position, unit) for token, position in zip(tokens, positions, strict=True)]
+    pairs = zip(readable_pieces(tokens), positions, strict=True)
+    return [hover_text(token, position, unit) for token, position in pairs]
 
 
 def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict[str, Any]:
@@ -154,7 +209,7 @@ def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict
         "type": "category",
         "categoryorder": "array",
         "categoryarray": list(places),
-        "labelalias": {p: tick_text(token) for p, token in zip(places, tokens, strict=True)},
+        "labelalias": dict(zip(places, map(tick_text, readable_pieces(tokens)), strict=True)),
         "autotickangles": [0, -45, -90] if len(places) <= SLANTED_LABELS_LIMIT else [0, -90],
         "tickfont": {"size": 12 if len(places) <= 32 else 10 if len(places) <= 64 else 9},
         "title": {"text": title},
@@ -170,7 +225,7 @@ def sentence(scores: Scores) -> str:
     """The sources as one line of text, shortened, for plotly; where they are of another sentence, both."""
 
     def line(tokens: Sequence[str], length: int) -> str:
-        return plotly_text(short(" ".join(map(visible, tokens)), length))
+        return plotly_text(short(" ".join(texts_of(tokens)), length))
 
     if not crosses(scores):
         return line(scores.src_tokens, SENTENCE_LENGTH)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import ceil
-from typing import Any
+from typing import Any, Unpack
 
 import plotly.graph_objects as go
 from jaxtyping import Float
@@ -20,18 +20,20 @@ from tl_vzero.scores import Scores
 PANEL_DIGITS = 4
 PANEL_TITLE = 26  # pixels, as all sizes here
 FIGURE_WIDTH = 1100  # what heights are computed for; a figure is as wide as its page
-PANELS_ACROSS = 4
-HEADER = 104  # title, subtitle and the first names
+USUAL_ACROSS, MOST_ACROSS = 4, 6
+HEADER, UNTITLED = 104, 36  # title, subtitle and the first names; these alone
 TOKEN_LABELS = 110
 GAP = 22
 LABELLED_CELLS = 20_000  # of all maps together
 
 
-def layer_grid(scores: Scores, *, columns: int | None = None, theme: Theme = LIGHT) -> go.Figure:
+def layer_grid(
+    scores: Scores, *, columns: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]
+) -> go.Figure:
     """Draw every layer's map `[dest, src]` beside each other, on one colour scale that starts at 0.
 
-    `columns` is how many stand in a row (default: at most 4). The figure holds 4 significant digits: 1.9 MB for 128
-    tokens in 12 layers.
+    `columns` is how many stand in a row (default: at most 6, so that the rows are full). The figure holds 4 significant
+    digits: 1.9 MB for 128 tokens in 12 layers.
     Raises ScoresError for scores per head, InputError for less than one column.
     Source: Mohebbi et al. 2023, whose maps are shown so.
 
@@ -47,14 +49,20 @@ def layer_grid(scores: Scores, *, columns: int | None = None, theme: Theme = LIG
         scores,
         [f"layer {layer}" for layer in scores.layers],
         [("", scores.values)],
-        title=f"{label_of(scores.method)}, {scores.stage}, every layer",
+        heading=f"{label_of(scores.method)} in every layer: {parts.STAGES[scores.stage]}",
         columns=columns,
         theme=theme,
+        **look,
     )
 
 
 def head_grid(
-    scores: Scores, *, layer: int | None = None, columns: int | None = None, theme: Theme = LIGHT
+    scores: Scores,
+    *,
+    layer: int | None = None,
+    columns: int | None = None,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Draw every head's map of one layer beside each other, with a layer slider; one colour scale a layer.
 
@@ -77,9 +85,10 @@ def head_grid(
         [f"head {head}" for head in scores.heads],
         [(str(index), values) for index, values in zip(scores.layers, scores.values, strict=True)],
         start=parts.layer_index(scores, layer),
-        title=f"{label_of(scores.method)}, {scores.stage}, every head",
+        heading=f"{label_of(scores.method)}, every head by itself: {parts.STAGES[scores.stage]}",
         columns=columns,
         theme=theme,
+        **look,
     )
 
 
@@ -89,6 +98,7 @@ def method_comparison(
     layer: int | None = None,
     columns: int | None = None,
     theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Draw several methods' maps of one sentence side by side, with a layer slider; one colour scale a layer.
 
@@ -115,9 +125,10 @@ def method_comparison(
             for at, index in enumerate(first.layers)
         ],
         start=parts.layer_index(first, layer),
-        title="Methods side by side",
+        heading="Methods side by side",
         columns=columns,
         theme=theme,
+        **look,
     )
 
 
@@ -158,16 +169,18 @@ def _panels(
     names: Sequence[str],
     steps: Sequence[tuple[str, Float[Tensor, "panel dest src"]]],
     *,
-    title: str,
+    heading: str,
     columns: int | None,
     theme: Theme,
     start: int = 0,
+    **look: Unpack[parts.Look],
 ) -> go.Figure:
     """A figure of maps with the labels of `scores`, one per name; a slider where there are several steps."""
-    most = PANELS_ACROSS if columns is None else at_least_one("columns", columns, "a whole number of maps in a row")
-    across = min(most, len(names))
+    across = _across(len(names), columns)
     grids = [[parts.rounded(values, PANEL_DIGITS) for values in maps] for _, maps in steps]
-    figure = _axes(scores, len(names), across, theme, slider=len(steps) > 1)
+    width = look.get("width") or FIGURE_WIDTH
+    header = (UNTITLED if look.get("title") == "" else HEADER) + (parts.SLIDER_ABOVE if len(steps) > 1 else 0)
+    figure = _axes(scores, len(names), across, theme, width, header)
     destination, source, labels = _hover(scores, len(names))
     for panel, (name, grid) in enumerate(zip(names, grids[start], strict=True)):
         place = {"row": panel // across + 1, "col": panel % across + 1}
@@ -185,7 +198,7 @@ def _panels(
         font = {"size": 12, "color": theme.ink}
         figure.add_annotation(text=parts.plotly_text(name), showarrow=False, font=font, **corner, **place)
     figure.update_layout(
-        title=parts.titled(title, parts.sentence(scores))
+        title=parts.titled(heading, parts.sentence(scores))
         | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
         coloraxis=_colours(parts.scale_of(scores, [*chain(*grids[start])], theme)),
     )
@@ -197,24 +210,31 @@ def _panels(
         # Between title and maps, as token labels of any length stand below.
         above = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
         figure.update_layout(sliders=[parts.step_slider(changes, start, theme) | above])
-    return figure
+    return parts.drawn(figure.data, figure.layout, **look)
 
 
-def _axes(scores: Scores, panels: int, across: int, theme: Theme, *, slider: bool) -> go.Figure:
+def _across(panels: int, columns: int | None) -> int:
+    """How many maps stand in a row: as many as leave the fewest places of the last row empty."""
+    if columns is not None:
+        return min(at_least_one("columns", columns, "a whole number of maps in a row"), panels)
+    choices = range(3, MOST_ACROSS + 1)
+    return panels if panels <= USUAL_ACROSS else min(choices, key=lambda n: (-panels % n, abs(n - USUAL_ACROSS)))
+
+
+def _axes(scores: Scores, panels: int, across: int, theme: Theme, page_width: int, header: int) -> go.Figure:
     """A figure without maps: square cells on a page of usual width, with room for labels and titles."""
     down = ceil(panels / across)
-    width = (FIGURE_WIDTH - TOKEN_LABELS - 100) / across - GAP
+    width = (page_width - TOKEN_LABELS - 100) / across - GAP
     square = width * len(scores.dest_tokens) / max(len(scores.src_tokens), 1)
     height = min(max(square, 90.0, len(scores.dest_tokens) * 2.0), 4 * width)
     inner = down * height + (down - 1) * PANEL_TITLE
-    header = HEADER + (parts.SLIDER_ABOVE if slider else 0)
     figure = make_subplots(
         down,
         across,
         specs=[[{} if row * across + column < panels else None for column in range(across)] for row in range(down)],
         shared_xaxes="all",  # zooming into one map zooms into all
         shared_yaxes="all",
-        horizontal_spacing=GAP / (FIGURE_WIDTH - TOKEN_LABELS),
+        horizontal_spacing=GAP / (page_width - TOKEN_LABELS),
         vertical_spacing=PANEL_TITLE / inner,
     )
     margin = {"l": 24, "r": 24, "t": header, "b": 24}
@@ -222,7 +242,8 @@ def _axes(scores: Scores, panels: int, across: int, theme: Theme, *, slider: boo
     rows = parts.token_axis(scores.dest_tokens, [str(position) for position in scores.dest_positions], "")
     columns = parts.token_axis(scores.src_tokens, parts.source_places(scores), "") | {"autotickangles": [-90]}
     figure.update_xaxes(columns | {"tickfont": {"size": 10}, "showticklabels": False})
-    figure.update_yaxes(rows | {"tickfont": {"size": 10}, "autorange": "reversed"})
+    figure.update_yaxes(rows | {"tickfont": {"size": 10}, "autorange": "reversed", "constrain": "domain"})
+    figure.update_xaxes(constrain="domain").layout.yaxis.scaleanchor = "x"  # which the others match
     for panel in range(max(panels - across, 0), panels):  # none stands below them
         figure.update_xaxes(showticklabels=True, row=panel // across + 1, col=panel % across + 1)
     row_title, column_title = parts.axis_titles(scores)

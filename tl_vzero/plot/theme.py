@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace'
+FONT_SIZE = 12  # of labels, in pixels
 RAMP_POWER = 1.35
 COLOUR_BAR_HEIGHT = 64  # with its labels; it lies below a map
 Ramp = list[list[float | str]]
@@ -100,7 +101,7 @@ def template(theme: Theme = LIGHT) -> go.layout.Template:
     }
     return go.layout.Template(
         layout={
-            "font": {"family": FONT, "size": 12, "color": theme.ink},
+            "font": {"family": FONT, "size": FONT_SIZE, "color": theme.ink},
             "paper_bgcolor": theme.panel,
             "plot_bgcolor": theme.panel,
             "title": {

@@ -29,7 +29,7 @@ from tl_vzero.plot.maps import (
     source_axis,
 )
 from tl_vzero.plot.pages import SHOWN_DIGITS
-from tl_vzero.plot.parts import VALUE_NAMES, hover_box, hover_labels, rounded, source_places, visible
+from tl_vzero.plot.parts import VALUE_NAMES, hover_box, hover_labels, rounded, source_places, texts_of
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
 from tl_vzero.registry import METHODS, label_of
 from tl_vzero.report.report import Report
@@ -144,7 +144,7 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
     return {
         "layers": scores.layers,
         "target": report.target,
-        "start": _first_destination(report),
+        "start": first_destination(report),
         "units": {unit: _unit(_over(unit, scores)) for unit in units},
         "mapped": mapped,
         "methods": [method.to_page(units) for method in drawn],
@@ -162,7 +162,8 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
     }
 
 
-def _first_destination(report: Report) -> int:
+def first_destination(report: Report) -> int:
+    """The position that a page chooses first: the target, else the first word."""
     if report.target is not None:
         return report.target
     words = report.value_zeroing.word_ids or ()
@@ -184,7 +185,7 @@ def _unit(unit: Scores) -> Json:
     """One unit's labels, and what is around its figures as a notebook has it."""
     hover = hover_labels(unit.dest_tokens, unit.dest_positions, unit.unit)
     return {
-        "names": [visible(token) for token in unit.dest_tokens],
+        "names": texts_of(unit.dest_tokens),
         "positions": unit.dest_positions,
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,

@@ -9,12 +9,13 @@ from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.maps import EFFECT_NAMES
 from tl_vzero.plot.pages import asset, rendered, rendered_blocks
 from tl_vzero.plot.parts import short, visible
+from tl_vzero.plot.sentence_view import coloured
 from tl_vzero.registry import label_of
-from tl_vzero.report.figures import decimal_codes, drawn_methods, pack, packed_plotly, page_data
+from tl_vzero.report.figures import decimal_codes, drawn_methods, first_destination, pack, packed_plotly, page_data
 from tl_vzero.report.report import EFFECTS, Report
 
 PAGE = "report/page.html"
-SCRIPTS = ("numbers", "figures", "shades", "tables", "texts", "strips", "flow", "page")
+SCRIPTS = ("numbers", "figures", "shades", "tables", "texts", "strips", "flow", "leave", "page")
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
 Json = dict[str, Any]
@@ -81,6 +82,7 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
     estimate, errors = report.effects.get("attribution_patching"), None
     if estimate is not None:
         errors = attribution_error(estimate, report.effects["zero_ablation"]).to_dict("records")
+    shares, first = scores.normalized(), first_destination(report)
     texts = {
         "report": report,
         "scores": scores,
@@ -91,6 +93,11 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
         "empty_rows_named": EMPTY_ROWS_NAMED,
         "effect_names": {name: EFFECT_NAMES[name] for name in EFFECTS},
         "errors": errors,
+        "still_name": scores.dest_tokens[first],
+        "still_rows": [
+            (layer, coloured(shares, at, first)[-1][-1], shares.values[at, first].tolist())
+            for at, layer in enumerate(scores.layers)
+        ],
     }
     return page_data(report, drawn, units, mapped), pack(decimal_codes(maps)), texts
 

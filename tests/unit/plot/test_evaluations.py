@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,10 +31,34 @@ def test_alignment_curves_show_means_intervals_chance_and_published_figures() ->
         alignment_curves(alignment(MEANS), paradigm="two")
 
 
-def test_no_two_of_many_methods_look_alike() -> None:
-    figure = alignment_curves(alignment({f"method_{n}": [0.1] for n in range(20)}))
-    looks = {(trace.line.color, trace.marker.symbol) for trace in figure.data if trace.name != "chance"}
-    assert len(looks) == 20
+def test_one_of_many_methods_stands_out_and_all_are_named_at_their_ends() -> None:
+    names = [f"method_{n}" for n in range(20)]
+    many = alignment(
+        {name: [0.1, 0.1 + n / 1000] for n, name in enumerate(names)}, published={name: [0.2, 0.3] for name in names}
+    )
+    figure = alignment_curves(many, highlight="method_3")
+    *greys, line, published, chance = figure.data
+    greys = greys[::2]
+    assert (line.name, published.name, chance.name) == ("Method 3", "Method 3, published", "chance")
+    assert len({grey.line.color for grey in greys}) == 1 and line.line.color == published.line.color
+    assert line.line.color != greys[0].line.color and line.line.width > greys[0].line.width
+    labels = sorted(figure.layout.annotations, key=lambda label: label.ay)
+    assert [label.text for label in labels if "<b>" in label.text] == ["<b>Method 3</b>"]
+    assert len({label.text for label in labels}) == 21 and figure.layout.showlegend is False
+    # As many pixels apart as their text is high, and below the top of the axis.
+    a_pixel = figure.layout.yaxis.range[1] / (figure.layout.height - 60)
+    assert all(high.ay - low.ay >= 12 * a_pixel for low, high in pairwise(labels))
+    assert labels[-1].ay <= figure.layout.yaxis.range[1]
+    assert [label.y for label in labels] == sorted(label.y for label in labels)
+
+
+def test_as_many_methods_as_colours_keep_theirs() -> None:
+    means = {f"method_{n}": [0.1] for n in range(8)}
+    figure = alignment_curves(alignment(means))
+    assert len({trace.line.color for trace in figure.data}) == 9 and not figure.layout.annotations
+    assert len(alignment_curves(alignment(means), highlight="method_1").layout.annotations) == 9
+    with pytest.raises(InputError, match="method_9"):
+        alignment_curves(alignment(means), highlight="method_9")
 
 
 def test_controls_stand_beside_value_zeroing() -> None:

@@ -1,6 +1,7 @@
 """Figures to files: whole pages, one plotly for many, and clear words where a picture cannot be drawn."""
 
 import sys
+from base64 import b64decode
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,8 +52,28 @@ def test_pages_share_one_plotly(tmp_path: Path) -> None:
 def test_the_text_view_is_a_page_without_plotly(tmp_path: Path) -> None:
     path = save_figure(text_view(made_up_scores()), tmp_path / "text.html")
     assert path.stat().st_size < 50_000
-    with pytest.raises(InputError, match="text view is HTML"):
-        save_figure(text_view(made_up_scores()), tmp_path / "text.png")
+
+
+def test_the_text_view_is_a_picture_too_and_only_some_need_a_browser(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    view = text_view(made_up_scores())
+    assert save_figure(view, tmp_path / "text.svg").read_text(encoding="utf-8") == view.to_svg()
+    assert save_figure(view, tmp_path / "text.tex").read_text(encoding="utf-8") == view.to_latex()
+    with pytest.raises(DependencyError, match="kaleido"):
+        save_figure(view, tmp_path / "text.png")
+    with pytest.raises(InputError, match=r"\.html, \.png, \.svg, \.pdf$"):
+        save_figure(heatmap(made_up_scores()), tmp_path / "map.tex")
+
+
+def test_kaleido_draws_the_picture_of_the_text_view(drawn: list[Any], tmp_path: Path) -> None:
+    view = text_view(made_up_scores(), width=500)
+    save_figure(view, tmp_path / "text.png")
+    ((figure, options, _),) = drawn
+    kind, data = figure["layout"]["images"][0]["source"].split(",")
+    assert kind == "data:image/svg+xml;base64" and b64decode(data).decode() == view.to_svg()
+    assert (options["width"], options["height"]) == (500, view.placed()["height"])
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
@@ -62,15 +83,16 @@ def test_a_picture_has_no_slider_and_names_its_layer(drawn: list[Any], tmp_path:
     assert path.read_bytes() == b"picture"
     ((figure_drawn, options, browser),) = drawn
     assert "sliders" not in figure_drawn["layout"]
-    assert figure_drawn["layout"]["title"]["text"] == "Value Zeroing, raw, layer 1"
+    assert figure_drawn["layout"]["title"]["text"] == "Value Zeroing: raw scores"
+    assert figure_drawn["layout"]["title"]["subtitle"]["text"].startswith("layer 1 · [CLS] the hat")
     assert options == {
         "format": ending,
-        "width": 1100,
+        "width": figure.layout.width,
         "height": figure.layout.height,
         "scale": 3 if ending == "png" else 1,
     }
     assert browser["path"] == str(tmp_path / "chromium")
-    assert figure.layout.sliders and figure.layout.title.text == "Value Zeroing, raw"
+    assert figure.layout.sliders and "layer 1" not in figure.layout.title.subtitle.text
 
 
 def test_a_picture_keeps_no_room_for_a_slider(drawn: list[Any], tmp_path: Path) -> None:

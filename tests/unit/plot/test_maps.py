@@ -141,7 +141,7 @@ def test_a_row_through_the_layers(dest: int | str) -> None:
     assert_equal_grids(figure["data"][0]["z"], scores.row(4))
     assert figure["data"][0]["y"] == ["0", "1", "2"]
     assert figure["layout"]["yaxis"]["title"]["text"] == "layer"
-    assert "row of [MASK] · position 4" in figure["layout"]["title"]["text"]
+    assert "what [MASK] · position 4 draws on" in figure["layout"]["title"]["text"]
     assert "[MASK] · position 4" in figure["data"][0]["hovertemplate"]
 
 
@@ -202,7 +202,7 @@ def test_odd_tokens_are_text_wherever_they_stand() -> None:
 def test_a_long_sentence_gets_room_for_every_row() -> None:
     tokens = [f"word{i}" for i in range(128)]
     layout = plain(heatmap(made_up_scores(tokens, layers=1)))["layout"]
-    assert layout["height"] > 128 * 12
+    assert layout["height"] > 128 * 12 and layout["width"] > 128 * 12
     assert plain(heatmap(made_up_scores(layers=1)))["layout"]["height"] < 700
 
 

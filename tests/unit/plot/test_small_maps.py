@@ -48,6 +48,21 @@ def test_panels_do_not_overlap() -> None:
             assert right <= other_left or other_right <= left or high <= other_low or other_high <= low
 
 
+@pytest.mark.parametrize(
+    ("panels", "across"), [(1, 1), (4, 4), (5, 5), (6, 3), (7, 4), (8, 4), (9, 3), (10, 5), (11, 4), (12, 4), (24, 4)]
+)
+def test_rows_of_maps_are_full(panels: int, across: int) -> None:
+    layout = plain(layer_grid(made_up_scores(layers=panels)))["layout"]
+    lefts = {round(layout[f"xaxis{n or ''}"]["domain"][0], 6) for n in ("", *range(2, panels + 1))}
+    assert len(lefts) == across
+
+
+def test_cells_are_square_however_wide_the_page() -> None:
+    layout = plain(layer_grid(made_up_scores(layers=2)))["layout"]
+    assert (layout["yaxis"]["scaleanchor"], layout["yaxis2"]["matches"], layout["xaxis2"]["matches"]) == ("x", "y", "x")
+    assert {layout[axis]["constrain"] for axis in ("xaxis", "xaxis2", "yaxis", "yaxis2")} == {"domain"}
+
+
 def test_every_head_of_the_layer_that_the_slider_chooses() -> None:
     scores = per_head()
     figure = plain(head_grid(scores, layer=1))

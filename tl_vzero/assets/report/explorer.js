@@ -68,3 +68,4 @@ byId("question").addEventListener("submit", submit);
 byId("model").addEventListener("change", submit);
 window.addEventListener("popstate", askAddress);
 await askAddress();
+arrive();

@@ -3,6 +3,7 @@ const CONFIG = {
   responsive: true,
   modeBarButtons: [["zoom2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
 };
+const LABELS = 60; // pixels: of those above a map and the scale below it, less those beside it
 // By figure: what it was last drawn of. Drawing is most of the time between a choice and its picture.
 const drawn = new Map();
 const isDrawn = (id, of) => {
@@ -46,6 +47,8 @@ const draw = (id, of, frame, trace, scale, marked, onRow) => {
     template: theme().template,
     xaxis: narrow ? smaller(columns) : columns,
     yaxis: withTarget(frame.layout.yaxis, frame.target),
+    // Square cells are as high as they are wide: a narrow figure is a low one.
+    height: columns.constrain ? Math.min(frame.layout.height, div.clientWidth + LABELS) : frame.layout.height,
     margin: { l: 8, r: narrow ? 16 : 28, t: 8 },
     dragmode: false,
     shapes: [marked],
@@ -94,3 +97,10 @@ const drawEffect = () => {
   const joined = state.unit === "words" && page.units.words.names.length < page.units.pieces.names.length;
   byId("effect-note").hidden = !joined;
 };
+
+// Paper is narrower than a screen, and a figure does not follow it by itself.
+const PRINTED_WIDTH = 600;
+window.addEventListener("beforeprint", () => drawn.forEach((_, id) => {
+  if (byId(id).clientWidth > PRINTED_WIDTH) Plotly.relayout(id, { width: PRINTED_WIDTH });
+}));
+window.addEventListener("afterprint", () => drawn.forEach((_, id) => Plotly.relayout(id, { width: null, autosize: true })));
