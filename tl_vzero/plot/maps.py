@@ -26,12 +26,14 @@ HEADER_HEIGHT = 150  # title, axis title and token labels
 Json = dict[str, Any]
 
 
-def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -> go.Figure:
+def heatmap(
+    scores: Scores, *, layer: int | None = None, view: parts.View = parts.WHOLE, theme: Theme = LIGHT
+) -> go.Figure:
     """Draw `[layer, dest, src]` as a heat map with a layer slider; destinations are rows, sources columns.
 
     The colour scale starts at exactly 0 and ends at the largest value of the layer shown. `layer` is the
-    one shown first (default: the first of the scores). The figure holds 6 significant digits: 3.3 MB for 128 tokens in
-    12 layers.
+    one shown first (default: the first of the scores), `view` what of the map is drawn. The figure holds 6 significant
+    digits: 3.3 MB for 128 tokens in 12 layers.
     Raises ScoresError for scores per head, InputError for a layer that the scores do not have.
 
     >>> import torch
@@ -43,8 +45,9 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
     """
     parts.refuse_heads(scores)
     start = parts.layer_index(scores, layer)
+    scores, row = parts.viewed(scores, view)
     grids = [parts.rounded(values) for values in scores.values]
-    trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme)
+    trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme, view)
     cells, axes = map_frame(scores)
     sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
@@ -53,18 +56,19 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT) -
         "title": parts.titled(f"{label_of(scores.method)}, {scores.stage}", parts.sentence(scores)),
         "height": axes["height"] + SLIDER_HEIGHT,
     }
-    return go.Figure([cells | trace], layout)
+    return parts.mark_row(go.Figure([cells | trace], layout), scores, row, theme)
 
 
-def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.Figure:
+def target_row(scores: Scores, dest: int | str, *, view: parts.View = parts.WHOLE, theme: Theme = LIGHT) -> go.Figure:
     """Draw one destination's row in every layer: layers are rows (first on top), sources columns.
 
     `dest` is a position (negative: from the end of the map's destinations), or a token that occurs once.
     Raises InputError for one that is not there, ScoresError for scores per head.
     """
     parts.refuse_heads(scores)
-    grid = parts.rounded(scores.row(dest))
-    row = parts.dest_index(scores, dest)
+    scores, row = parts.viewed(scores, view, dest)
+    assert row is not None
+    grid = parts.rounded(scores.values[:, row])
     label = parts.hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
     sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     cells, axes = layer_frame(scores.layers, source_axis(scores))
@@ -72,7 +76,7 @@ def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT) -> go.F
     layout = axes | {
         "template": template(theme),
         "title": parts.titled(f"{label_of(scores.method)}, {scores.stage}: row of {label}", parts.sentence(scores)),
-        "coloraxis": parts.from_zero(theme, parts.top(grid), parts.VALUE_NAMES[scores.stage]),
+        "coloraxis": parts.from_zero(theme, parts.top(grid), parts.value_name(scores, view), view.scale),
     }
     return go.Figure([trace], layout)
 

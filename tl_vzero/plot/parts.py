@@ -3,17 +3,23 @@ hover boxes, colour scales and sliders."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import nan
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
+import plotly.graph_objects as go
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_vzero.choices import integer
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, Theme, template
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, SCALES, Theme, template
 from tl_vzero.scores import Scores
 
 VALUE_NAMES = {"raw": "raw score", "normalized": "share of the row", "rollout": "share, rolled out"}
+SHARES = ("normalized", "rollout")  # stages whose rows sum to one
 DIGITS = 6  # significant ones that a map holds, unless it says otherwise
 SENTENCE_LENGTH = 110  # characters below a title
 JOINERS = "\u200c\u200d"
@@ -27,6 +33,94 @@ SLIDER_ABOVE = 84  # pixels that a figure leaves for a slider between its title 
 Grid = list[list[float]]
 # A step of a slider: its label, what it changes in the traces, what in the layout.
 Step = tuple[str, dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a map is drawn, and how: the plots of maps and of the sentence take one.
+
+    `scale`: "linear", or "sqrt" for colours by the square root, which tell small shares apart. `hide`: "itself" (each
+    destination as its own source) and "special" (special tokens and punctuation) are blank; rows that sum to one do so
+    again without them, and the scale says so. `around`: a destination as `Scores.row` takes it, outlined, and labelled
+    however little room there is (by default the plot's own, where it has one); `window`: only so many tokens on each
+    side of it are drawn. Raises InputError or InputTypeError for anything else.
+
+    >>> View(scale="sqrt", hide=("itself", "special"), around="[MASK]", window=10).window
+    10
+    """
+
+    scale: Literal["linear", "sqrt"] = "linear"
+    hide: tuple[Literal["itself", "special"], ...] = ()
+    around: int | str | None = None
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise InputError(f"scale is {shown(self.scale)}: expected one of {list(SCALES)}")
+        if not isinstance(self.hide, tuple | list) or any(name not in HIDDEN for name in self.hide):
+            raise InputError(f"hide is {shown(self.hide)}: expected some of {list(HIDDEN)}, as a tuple")
+        if self.window is not None and integer("window", self.window, "tokens on each side") < 0:
+            raise InputError(f"window is {self.window}: expected 0 or more tokens on each side")
+
+
+HIDDEN = {"itself": "the token itself", "special": "special tokens and punctuation"}
+WHOLE = View()
+
+
+def viewed(scores: Scores, view: View, around: int | str | None = None) -> tuple[Scores, int | None]:
+    """The part of scores that a view shows, with NaN for what is hidden, and the row that it is around."""
+    if not isinstance(view, View):
+        raise InputTypeError(f'view is {type(view).__name__}: expected a View, such as View(scale="sqrt")')
+    around = view.around if around is None else around
+    row = None if around is None else dest_index(scores, around)
+    if view.hide:
+        own = "itself" in view.hide and not crosses(scores)
+        columns = zip(aside(scores), scores.src_spans or [(p,) for p in scores.src_positions], strict=True)
+        hidden = torch.tensor(
+            [
+                [("special" in view.hide and apart) or (own and dest in span) for dest in scores.dest_positions]
+                for apart, span in columns
+            ],
+            device=scores.values.device,
+        ).T
+        left = replace(scores, values=scores.values.masked_fill(hidden, 0), stage="raw")
+        left = left if scores.stage not in SHARES else left.normalized()
+        scores = replace(scores, values=left.values.masked_fill(hidden, nan))
+    if row is None or view.window is None:
+        return scores, row
+    centre, window = scores.dest_positions[row], view.window
+    near = [i for i, position in enumerate(scores.dest_positions) if abs(position - centre) <= window]
+    places = scores.src_positions
+    sources = [i for i, position in enumerate(places) if crosses(scores) or abs(position - centre) <= window]
+    axes = {"dest_tokens": near, "dest_positions": near, "src_tokens": sources, "src_positions": sources}
+    axes |= {} if scores.src_spans is None else {"src_spans": sources}
+    labels: dict[str, Any] = {name: tuple(getattr(scores, name)[i] for i in kept) for name, kept in axes.items()}
+    return replace(scores, values=scores.values[..., near, :][..., sources], **labels), near.index(row)
+
+
+def value_name(scores: Scores, view: View) -> str:
+    """What the colours of a view stand for."""
+    notes = [VALUE_NAMES[scores.stage]]
+    notes += ["renormalised"] * (bool(view.hide) and scores.stage in SHARES) + ["square-root scale"] * (
+        view.scale == "sqrt"
+    )
+    without = ", ".join(HIDDEN[name] for name in view.hide)
+    return ", ".join(notes) + (f"<br>without {without}" if without else "")
+
+
+def mark_row(figure: go.Figure, scores: Scores, row: int | None, theme: Theme) -> go.Figure:
+    """Outline a row in every map of a figure, and label it: where there is little room, plotly leaves labels out."""
+    if row is None:
+        return figure
+    text, font = f"<b>{tick_text(scores.dest_tokens[row])}</b>", {"color": theme.mark, "size": 10}
+    for cells in figure.data:
+        x, y = f"{cells.xaxis or 'x'} domain", cells.yaxis or "y"
+        box = {"x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5, "line": {"color": theme.mark, "width": 2}}
+        figure.add_shape(type="rect", xref=x, yref=y, **box)
+        if figure.layout[y.replace("y", "yaxis")].showticklabels is not False:
+            place = {"xref": x, "x": 0, "xanchor": "right", "xshift": -2, "yref": y, "y": row}
+            figure.add_annotation(text=text, showarrow=False, bgcolor=theme.panel, borderpad=1, font=font, **place)
+    return figure
 
 
 def visible(token: str) -> str:
@@ -150,6 +244,17 @@ def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict
     }
 
 
+def aside(scores: Scores) -> list[bool]:
+    """Which sources are special tokens (of no word; a mask token is a word) or punctuation."""
+    words = list(scores.word_ids or ()) if scores.n_src_positions is None else list(scores.src_word_ids or ())
+    if scores.unit == "word":
+        words = [word for i, word in enumerate(words) if i == 0 or word is None or word != words[i - 1]]
+    return [
+        (bool(words) and words[position] is None) or all(unicodedata.category(c)[0] in "PSZ" for c in token)
+        for position, token in zip(scores.src_positions, scores.src_tokens, strict=True)
+    ]
+
+
 def gaps(columns: int, rows: int) -> dict[str, int]:
     """Lines between cells, where cells are large enough."""
     return dict.fromkeys(("xgap", "ygap"), 1 if max(columns, rows) <= CELL_GAP_LIMIT else 0)
@@ -186,13 +291,14 @@ def titled(text: str, subtitle: str) -> dict[str, Any]:
     return {"text": text, "subtitle": {"text": subtitle}, "yref": "container", "y": 1, "automargin": True}
 
 
-def from_zero(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
+def from_zero(theme: Theme, maximum: float, name: str, scale: str = "linear") -> dict[str, Any]:
     """A colour scale that starts at exactly 0."""
-    return {"colorscale": theme.sequential_ramp(), "cmin": 0, "cmax": maximum, "colorbar": {"title": {"text": name}}}
+    ramp = theme.sequential_ramp(scale)
+    return {"colorscale": ramp, "cmin": 0, "cmax": maximum, "colorbar": {"title": {"text": name}}}
 
 
 def layered(
-    scores: Scores, grids: Sequence[Any], hover: Callable[[int], str], start: int, theme: Theme
+    scores: Scores, grids: Sequence[Any], hover: Callable[[int], str], start: int, theme: Theme, view: View = WHOLE
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a map that has a grid for each layer: the trace's values, and the layout's colours and slider.
 
@@ -205,7 +311,7 @@ def layered(
     trace = {"z": grids[start], "hovertemplate": hover(scores.layers[start]), "coloraxis": "coloraxis"}
     layout = {
         "template": template(theme),
-        "coloraxis": from_zero(theme, top(grids[start]), VALUE_NAMES[scores.stage]),
+        "coloraxis": from_zero(theme, top(grids[start]), value_name(scores, view), view.scale),
         "sliders": [step_slider(steps, start, theme)],
     }
     return trace, layout

@@ -8,8 +8,8 @@ from uuid import uuid4
 from markupsafe import Markup
 
 from tl_vzero.plot.pages import rendered
-from tl_vzero.plot.parts import VALUE_NAMES, crosses, dest_index, layer_index, refuse_heads, rounded, visible
-from tl_vzero.plot.theme import LIGHT, RAMP_POWER, Theme
+from tl_vzero.plot.parts import WHOLE, View, crosses, layer_index, refuse_heads, rounded, value_name, viewed, visible
+from tl_vzero.plot.theme import LIGHT, RAMP_POWER, SCALES, Theme
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 from tl_vzero.words import CONTINUATION
@@ -38,11 +38,14 @@ class Snippet:
         return rendered("plot/page.html", title=self.title, body=body, margin=16, background=self.theme.page)
 
 
-def text_view(scores: Scores, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT) -> Snippet:
+def text_view(
+    scores: Scores, dest: int | str = 0, *, layer: int | None = None, view: View = WHOLE, theme: Theme = LIGHT
+) -> Snippet:
     """Write the sentence with each source coloured by what a destination draws on; a click chooses the destination.
 
     Pointing at a token shows its row for as long; the layer has a slider; all of it works by keyboard and offline.
     The darkest (in the dark theme: lightest) token is the row's largest value. `dest` and `layer` are chosen first.
+    `view` is what is drawn, around `dest`.
     Where rows and columns are of different sentences, or a map is partial, the destinations have a line of their own.
     Raises ScoresError for scores per head, InputError for a destination or a layer that is not there.
 
@@ -53,22 +56,23 @@ def text_view(scores: Scores, dest: int | str = 0, *, layer: int | None = None, 
     'Value Zeroing, normalized: the pictures of some hat [MASK] scaring marcus .'
     """
     refuse_heads(scores)
+    scores, row = viewed(scores, view, dest)
     title = f"{label_of(scores.method)}, {scores.stage}"
     data = {
         "values": [rounded(values) for values in scores.values],
         "layers": scores.layers,
         "layer": layer_index(scores, layer),
-        "dest": dest_index(scores, dest),
+        "dest": row,
         "dests": _names(scores.dest_tokens, scores.dest_positions, scores.unit),
         "sources": _names(scores.src_tokens, scores.src_positions, scores.unit),
-        "shades": _shades(theme),
+        "shades": _shades(theme, view),
     }
     html = rendered(
         "plot/text_view.html",
         id=f"tlv-{uuid4().hex}",
         theme=theme,
         title=title,
-        value=VALUE_NAMES[scores.stage],
+        value=value_name(scores, view).replace("<br>", ", "),
         lines=_lines(scores),
         data=data,
     )
@@ -106,13 +110,13 @@ def _names(tokens: Iterable[str], positions: Iterable[int], unit: str) -> list[s
     return [f"\u2068{visible(token)}\u2069 · {place} {at}" for token, at in zip(tokens, positions, strict=True)]
 
 
-def _shades(theme: Theme) -> list[tuple[str, str]]:
+def _shades(theme: Theme, view: View) -> list[tuple[str, str]]:
     """The theme's colours from 0 to the maximum in even steps, each with the ink that is read on it."""
     stops = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in theme.sequential]
     shades = []
     for shade in range(SHADES):
         # Low values get more of the ramp, as in the maps.
-        place = (shade / (SHADES - 1)) ** (1 / RAMP_POWER) * (len(stops) - 1)
+        place = (shade / (SHADES - 1)) ** (1 / RAMP_POWER / SCALES[view.scale]) * (len(stops) - 1)
         low = min(int(place), len(stops) - 2)
         mixed = [round(a + (b - a) * (place - low)) for a, b in zip(stops[low], stops[low + 1], strict=True)]
         colour = "#" + "".join(f"{part:02x}" for part in mixed)

@@ -14,7 +14,7 @@ from tl_vzero.report.figures import decimal_codes, drawn_methods, pack, packed_p
 from tl_vzero.report.report import EFFECTS, Report
 
 PAGE = "report/page.html"
-SCRIPTS = ("numbers", "figures", "shades", "tables", "texts", "strips", "flow", "page")
+SCRIPTS = ("numbers", "choices", "figures", "shades", "tables", "texts", "strips", "flow", "page")
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
 Json = dict[str, Any]

@@ -1,10 +1,10 @@
-const SHADES = 256;
+const SHADES = 1024; // the square-root scale is steep at its start
 const rgbOf = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const ramps = new Map();
 
-// The theme's colours from 0 to the maximum, [r, g, b] in even steps.
+// The scale's colours from 0 to the maximum, [r, g, b] in even steps.
 const shades = () => {
-  const stops = theme().sequential;
+  const stops = ramp();
   if (!ramps.has(stops)) {
     ramps.set(stops, Array.from({ length: SHADES }, (_, i) => {
       const place = i / (SHADES - 1);

@@ -24,7 +24,7 @@ const strips = new Map();
 const drawStrip = (side, method) => {
   const box = byId(`strip-${side}`);
   const layers = layersOf(method);
-  const colours = theme();
+  const colours = ramp();
   const last = strips.get(box);
   if (last?.layers !== layers || last.colours !== colours) {
     strips.set(box, { layers, colours });
