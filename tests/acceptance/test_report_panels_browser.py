@@ -227,7 +227,8 @@ def drawn_edges(opened: Opened) -> dict[tuple[int, int, int], float]:
 def curves(opened: Opened) -> int:
     """How many curves are drawn; None parts one from the next."""
     read: int = opened.page.evaluate(
-        """() => document.getElementById('flow').data.filter(({ mode }) => mode === 'lines')
+        """() => document.getElementById('flow').data
+            .filter(({ mode, line }) => mode === 'lines' && line.dash !== 'dot')
             .reduce((sum, { x }) => sum + [...x].filter((at) => at === null || Number.isNaN(at)).length, 0)"""
     )
     return read
@@ -235,10 +236,13 @@ def curves(opened: Opened) -> int:
 
 def stubs(opened: Opened) -> dict[tuple[int, int], float]:
     """The stubs that are drawn: (level, token) and the share that the pointer shows."""
-    x, y, shown = opened.page.evaluate(
-        "() => (({ x, y, customdata }) => [[...x], [...y], customdata])(document.getElementById('flow').data[0])"
+    x, y, shown, text = opened.page.evaluate(
+        "() => (({ x, y, customdata, text }) => [[...x], [...y], customdata, text])"
+        "(document.getElementById('flow').data[1])"
     )
-    return {(y[at], x[at]): float(shown[at][0].removesuffix(" %")) / 100 for at in range(0, len(x), 3)}
+    shares = [float(share.removesuffix(" %")) / 100 for share, _ in shown]
+    assert opened.page.locator("#flow .textpoint").all_text_contents() == [label for label in text if label]
+    return {(round(at + 0.3), round(token - 0.3)): share for at, token, share in zip(y, x, shares, strict=True)}
 
 
 def assert_flow(opened: Opened, row: int, threshold: float, top: int | None) -> None:

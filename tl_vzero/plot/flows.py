@@ -233,18 +233,27 @@ def _traces(
     paths = [" → ".join(names[token] for token in path) for path in strongest_paths(flow, edges)]
     on_paths = {(layer + 1, dest) for layer, dest, _ in edges} | {(layer, src) for layer, _, src in edges}
     placed = [(level, token, share) for level, row in enumerate(flow.nodes.tolist()) for token, share in enumerate(row)]
+    faint = {"width": 2, "dash": "dot", "color": theme.line}
     traces: list[dict[str, Any]] = [
         {
-            "mode": "lines+text",
-            "line": {"width": 2, "dash": "dot", "color": theme.muted},
+            "mode": "lines",
+            "hoverinfo": "skip",
+            "line": faint,
             "x": [x for (_, token), _ in stubs for x in (token, token + STUB, None)],
             "y": [y for (level, _), _ in stubs for y in (level, level - STUB, None)],
-            "text": [text for _, share in stubs for text in ("", _percent(share) if share >= bound else "", "")],
+        },
+        {
+            "mode": "markers+text",
+            "marker": {"size": 8, "opacity": 0},
+            "cliponaxis": False,
             "textposition": "middle right",
             "textfont": {"size": 10, "color": theme.muted},
-            "customdata": [[f"{share:.1%}", hover[token]] for (_, token), share in stubs for _ in range(3)],
+            "x": [token + STUB for (_, token), _ in stubs],
+            "y": [level - STUB for (level, _), _ in stubs],
+            "text": [_percent(share) if share >= bound else "" for _, share in stubs],
+            "customdata": [[f"{share:.1%}", hover[token]] for (_, token), share in stubs],
             "hovertemplate": STUB_HOVER,
-        }
+        },
     ]
     for low, high, line in zip([0.0, *bounds[1:]], [*bounds[1:], 2.0], line_styles(bounds, theme), strict=True):
         curves = [_curve(*edge) for edge, share in zip(edges, shares, strict=True) if low <= share < high]

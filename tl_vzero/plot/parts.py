@@ -63,7 +63,7 @@ class View:
             raise InputError(f"window is {self.window}: expected 0 or more tokens on each side")
 
 
-HIDDEN = {"itself": "the token itself", "special": "special tokens and punctuation"}
+HIDDEN = {"itself": "itself", "special": "special tokens and punctuation"}
 WHOLE = View()
 
 

@@ -88,7 +88,7 @@ def test_the_slider_shows_the_branches_from_its_threshold_on() -> None:
         changes, _, traces = step["args"]
         assert traces == list(range(len(figure["data"])))
         edges = on_a_path(ways_down(shares, 4, bound, 2))
-        assert sum(x.count(None) for x in changes["x"][1 : 1 + len(bounds)]) == len(edges)
+        assert sum(x.count(None) for x in changes["x"][2 : 2 + len(bounds)]) == len(edges)
         middles = changes["customdata"][-2]
         assert sorted(float(middle[0].removesuffix("%")) for middle in middles) == pytest.approx(
             sorted(100 * shares[layer][dest][src] for layer, dest, src in edges), abs=0.051
@@ -96,7 +96,7 @@ def test_the_slider_shows_the_branches_from_its_threshold_on() -> None:
         tokens = {(layer, src) for layer, _, src in edges} | {(layer + 1, dest) for layer, dest, _ in edges}
         assert changes["marker"][-1]["color"].count(LIGHT.mark) == len(tokens)
         faint = left_over(shares, edges)
-        stubs = sorted(float(text.removesuffix(" %")) for text in changes["text"][0] if text)
+        stubs = sorted(float(text.removesuffix(" %")) for text in changes["text"][1] if text)
         expected = sorted(100 * share for share in faint.values() if share >= bound)
         assert stubs == pytest.approx(expected, rel=0.051)
     shown = slider["steps"][slider["active"]]["args"][0]

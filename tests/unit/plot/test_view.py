@@ -68,11 +68,10 @@ def test_special_tokens_and_punctuation_are_found_in_pieces_and_in_words() -> No
     [
         (View(), "share of the row"),
         (View(scale="sqrt"), "share of the row, square-root scale"),
-        (View(hide=("itself",)), "share of the row, renormalised<br>without the token itself"),
+        (View(hide=("itself",)), "share of the row, renormalised<br>without itself"),
         (
             View(hide=BOTH, scale="sqrt"),
-            "share of the row, renormalised, square-root scale<br>"
-            "without the token itself, special tokens and punctuation",
+            "share of the row, renormalised, square-root scale<br>without itself, special tokens and punctuation",
         ),
     ],
 )
@@ -85,7 +84,7 @@ def test_the_scale_says_what_it_shows(view: View, name: str) -> None:
 
 def test_raw_scores_are_not_called_renormalised() -> None:
     colours = plain(heatmap(made_up_scores(), view=View(hide=("itself",))))["layout"]["coloraxis"]
-    assert colours["colorbar"]["title"]["text"] == "raw score<br>without the token itself"
+    assert colours["colorbar"]["title"]["text"] == "raw score<br>without itself"
 
 
 def test_the_square_root_scale_changes_colours_and_no_number() -> None:

@@ -1,6 +1,6 @@
 // What of the maps is shown: sources that are hidden, a window around the chosen token, the scale of the colours.
 const WINDOWS = [5, 10, 20]; // tokens on each side
-const HIDDEN = { itself: "the token itself", special: "special tokens and punctuation" };
+const HIDDEN = { itself: "itself", special: "special tokens and punctuation" };
 
 const ramp = () => theme()[state.scale === null ? "sequential" : "sequentialSqrt"];
 const hiddenNames = () => Object.keys(HIDDEN).filter((name) => state[name] !== null).map((name) => HIDDEN[name]);

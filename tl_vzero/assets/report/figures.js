@@ -62,8 +62,8 @@ const draw = (id, of, frame, trace, scale, marks, onRow) => {
   const layout = {
     ...frame.layout,
     template: theme().template,
-    xaxis: narrow ? smaller(columns) : columns,
-    yaxis: withTarget(frame.layout.yaxis, frame.target),
+    xaxis: narrow ? smaller(columns) : { ...columns },
+    yaxis: { ...withTarget(frame.layout.yaxis, frame.target) }, // plotly writes into what it is given
     margin: { l: 8, r: narrow ? 16 : 28, t: 8 },
     dragmode: false,
     ...marks,

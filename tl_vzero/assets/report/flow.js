@@ -107,17 +107,24 @@ const edgeTraces = (edges, lines) => page.flow.bounds.map((bound, i) => {
   };
 });
 
-// A faint stub for what is dropped, with its share where it is large.
+// A faint stub for what is dropped, with its share where it is large; its end has a point for the pointer.
 const LEAST_STUB = 0.001;
-const stubTrace = (stubs, bound, hover) => ({
-  type: "scatter", mode: "lines+text", line: { width: 2, dash: "dot", color: theme().line },
-  textposition: "middle right", textfont: { size: 10, color: theme().muted },
-  x: stubs.flatMap(({ token }) => [token, token + page.flow.stub, null]),
-  y: stubs.flatMap(({ level }) => [level, level - page.flow.stub, null]),
-  text: stubs.flatMap(({ share }) => ["", share >= bound ? `${Number((100 * share).toPrecision(2))} %` : "", ""]),
-  customdata: stubs.flatMap(({ share, token }) => new Array(3).fill([percent(share), hover[token]])),
-  hovertemplate: "<b>%{customdata[0]}</b> goes on along edges that are not drawn<br>%{customdata[1]}<extra></extra>",
-});
+const stubTraces = (stubs, labelled, hover) => [
+  {
+    type: "scatter", mode: "lines", line: { width: 2, dash: "dot", color: theme().line }, hoverinfo: "skip",
+    x: stubs.flatMap(({ token }) => [token, token + page.flow.stub, null]),
+    y: stubs.flatMap(({ level }) => [level, level - page.flow.stub, null]),
+  },
+  {
+    type: "scatter", mode: "markers+text", marker: { size: 8, opacity: 0 }, cliponaxis: false,
+    textposition: "middle right", textfont: { size: 10, color: theme().muted },
+    x: stubs.map(({ token }) => token + page.flow.stub),
+    y: stubs.map(({ level }) => level - page.flow.stub),
+    text: stubs.map((stub) => (labelled.includes(stub) ? `${Number((100 * stub.share).toPrecision(2))} %` : "")),
+    customdata: stubs.map(({ share, token }) => [percent(share), hover[token]]),
+    hovertemplate: "<b>%{customdata[0]}</b> goes on along edges that are not drawn<br>%{customdata[1]}<extra></extra>",
+  },
+];
 
 const middles = (edges, hover) => ({
   type: "scatter", mode: "markers", marker: { size: 12, opacity: 0 },
@@ -150,10 +157,17 @@ const nodeTrace = (placed, hover) => {
   };
 };
 
-// A long sentence has no room for all its labels: those stay through which a path goes.
-const fewLabels = (placed, size) => (size <= page.flow.labelledAll
+// As many as there is room for, the largest first: `width` is what one needs, in tokens.
+const withRoom = (items, width) => [...items].sort((one, other) => other.share - one.share).reduce((placed, item) => (
+  placed.some(({ level, token }) => level === item.level && Math.abs(token - item.token) < width) ? placed : [...placed, item]
+), []);
+// A long sentence has no room for all its labels: those stay through which a path goes, the chosen token's in any case.
+const fewLabels = (placed, size, width) => (size <= page.flow.labelledAll
   ? {}
-  : { tickmode: "array", tickvals: [...new Set(placed.filter(({ onPath }) => onPath).map(({ token }) => token))] });
+  : {
+    tickmode: "array",
+    tickvals: withRoom(placed.filter(({ onPath }) => onPath).map((node) => ({ ...node, level: 0 })), width).map(({ token }) => token),
+  });
 
 // Of the graph that is drawn: its lines, and what lies behind the points of its traces.
 let flowDrawn = null;
@@ -219,15 +233,18 @@ const drawFlow = () => {
   const placed = nodesOf(nodes, lines);
   flowDrawn = { lines, placed };
   const { hover } = unit();
+  const size = nodes[0].length;
+  const tokens = (pixels) => (pixels * size) / (div.clientWidth - LABELS_WIDTH);
+  const stubs = droppedShares(nodes, lines);
   const traces = [
-    stubTrace(droppedShares(nodes, lines), bound, hover),
+    ...stubTraces(stubs, withRoom(stubs.filter(({ share }) => share >= bound), tokens(42)), hover),
     ...edgeTraces(lines.flat(), theme().lines),
     middles(lines.flat(), hover),
     nodeTrace(placed, hover),
   ];
   const frame = page.flow.layouts[state.unit];
   const narrow = div.clientWidth < 460 ? { tickfont: { size: 9 }, tickangle: -90 } : {};
-  const xaxis = { ...frame.xaxis, ...narrow, ...fewLabels(placed, nodes[0].length) };
+  const xaxis = { ...frame.xaxis, ...narrow, ...fewLabels(placed, size, tokens(11)) };
   Plotly.react(div, traces, { ...frame, xaxis, template: theme().template, dragmode: false }, CONFIG);
   if (!drawn.has("flow")) onFlow(div);
   drawn.set("flow", of);

@@ -17,7 +17,8 @@ const shades = () => {
   }
   return ramps.get(stops);
 };
-const shadeOf = (value, most) => shades()[Math.round(Math.min(Math.max(value / most, 0), 1) * (SHADES - 1))];
+const shadeAt = (value, most) => Math.round(Math.min(Math.max(value / most, 0), 1) * (SHADES - 1));
+const shadeOf = (value, most) => shades()[shadeAt(value, most)];
 
 // Black or white, whichever is read better: at least 4.5 to 1 on any colour (WCAG 2.2).
 const inkOn = (rgb) => {
