@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.choices import at_least_one
-from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.plot.parts import Step, dest_index, hover_text, refuse_heads, sentence, step_slider, titled, token_axis
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.registry import label_of
@@ -83,7 +82,8 @@ def flow_graph(
         raise InputTypeError(f"threshold is {type(threshold).__name__}: expected a share, such as 0.03")
     if not 0 < threshold < 1:
         raise InputError(f"threshold is {threshold}: expected a share of the target's rollout between 0 and 1")
-    most = None if top is None else at_least_one("top", top, "a whole number of edges from each token, or None for all")
+    if top is not None and (not isinstance(top, int) or top < 1):
+        raise InputError(f"top is {shown(top)}: expected how many edges to follow from a token, at least 1, or None")
     row = dest_index(scores, dest)
     flow = flow_into(scores, row)
     target = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
@@ -94,7 +94,7 @@ def flow_graph(
         places, unit = [str(index) for index in range(len(labels))], "word"
     hover = [hover_text(label, index, unit) for index, label in enumerate(labels)]
     bounds = sorted({*THRESHOLDS, threshold})
-    drawn = [_traces(flow, connected(flow, row, bound, most), bound, bounds, hover, theme) for bound in bounds]
+    drawn = [_traces(flow, connected(flow, row, bound, top), bound, bounds, hover, theme) for bound in bounds]
     steps: list[Step] = [
         (f"{100 * b:g} %", {name: [trace.get(name) for trace in traces] for name in CHANGED}, {})
         for b, traces in zip(bounds, drawn, strict=True)

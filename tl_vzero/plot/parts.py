@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.choices import integer
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, SCALES, Theme, template
 from tl_vzero.scores import Scores
@@ -43,7 +42,7 @@ class View:
     destination as its own source) and "special" (special tokens and punctuation) are blank; rows that sum to one do so
     again without them, and the scale says so. `around`: a destination as `Scores.row` takes it, outlined, and labelled
     however little room there is (by default the plot's own, where it has one); `window`: only so many tokens on each
-    side of it are drawn. Raises InputError or InputTypeError for anything else.
+    side of it are drawn. Raises InputError for anything else.
 
     >>> View(scale="sqrt", hide=("itself", "special"), around="[MASK]", window=10).window
     10
@@ -59,8 +58,8 @@ class View:
             raise InputError(f"scale is {shown(self.scale)}: expected one of {list(SCALES)}")
         if not isinstance(self.hide, tuple | list) or any(name not in HIDDEN for name in self.hide):
             raise InputError(f"hide is {shown(self.hide)}: expected some of {list(HIDDEN)}, as a tuple")
-        if self.window is not None and integer("window", self.window, "tokens on each side") < 0:
-            raise InputError(f"window is {self.window}: expected 0 or more tokens on each side")
+        if self.window is not None and (not isinstance(self.window, Integral) or self.window < 0):
+            raise InputError(f"window is {shown(self.window)}: expected a whole number of tokens on each side, or None")
 
 
 HIDDEN = {"itself": "itself", "special": "special tokens and punctuation"}
@@ -100,12 +99,10 @@ def viewed(scores: Scores, view: View, around: int | str | None = None) -> tuple
 
 def value_name(scores: Scores, view: View) -> str:
     """What the colours of a view stand for."""
-    notes = [VALUE_NAMES[scores.stage]]
-    notes += ["renormalised"] * (bool(view.hide) and scores.stage in SHARES) + ["square-root scale"] * (
-        view.scale == "sqrt"
-    )
     without = ", ".join(HIDDEN[name] for name in view.hide)
-    return ", ".join(notes) + (f"<br>without {without}" if without else "")
+    renormalised = ", renormalised" if without and scores.stage in SHARES else ""
+    root = ", square-root scale" if view.scale == "sqrt" else ""
+    return f"{VALUE_NAMES[scores.stage]}{renormalised}{root}" + (f"<br>without {without}" if without else "")
 
 
 def mark_row(figure: go.Figure, scores: Scores, row: int | None, theme: Theme) -> go.Figure:

@@ -162,7 +162,7 @@ def test_what_is_no_view_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_view_of_another_kind_and_a_token_that_is_not_there_are_refused() -> None:
     scores = made_up_scores()
-    with pytest.raises((InputTypeError, TypeCheckError)):
+    with pytest.raises((InputError, TypeCheckError)):
         View(window=1.5)  # type: ignore[arg-type]
     with pytest.raises((InputTypeError, TypeCheckError)):
         heatmap(scores, view="sqrt")  # type: ignore[arg-type]
