@@ -94,10 +94,15 @@ def flow_graph(
         places, unit = [str(index) for index in range(len(labels))], "word"
     hover = [hover_text(label, index, unit) for index, label in enumerate(labels)]
     bounds = sorted({*THRESHOLDS, threshold})
-    drawn = [_traces(flow, connected(flow, row, bound, top), bound, bounds, hover, theme) for bound in bounds]
+    edges = [connected(flow, row, bound, top) for bound in bounds]
+    drawn = [_traces(flow, e, bound, bounds, hover, theme) for e, bound in zip(edges, bounds, strict=True)]
+    # A long sentence has no room for all its labels: those stay through which a path goes.
+    ticks = [{"xaxis.tickvals": sorted({end for edge in e for end in edge[1:]} | {row})} for e in edges]
+    if len(labels) <= LABELLED_ALL:
+        ticks = [{} for _ in edges]
     steps: list[Step] = [
-        (f"{100 * b:g} %", {name: [trace.get(name) for trace in traces] for name in CHANGED}, {})
-        for b, traces in zip(bounds, drawn, strict=True)
+        (f"{100 * b:g} %", {name: [trace.get(name) for trace in traces] for name in CHANGED}, labelled)
+        for b, traces, labelled in zip(bounds, drawn, ticks, strict=True)
     ]
     slider = step_slider(steps, bounds.index(threshold), theme, prefix="branches from ")
     layout = flow_axes(labels, places, scores.layers) | {
@@ -106,7 +111,7 @@ def flow_graph(
         "sliders": [slider | {"pad": {"t": 84, "b": 8}}],
     }
     layout["height"] += SLIDER_HEIGHT
-    return go.Figure(drawn[bounds.index(threshold)], layout)
+    return go.Figure(drawn[bounds.index(threshold)], layout).update_layout(ticks[bounds.index(threshold)])
 
 
 def flow_axes(labels: Sequence[str], places: Sequence[str], layers: Sequence[int]) -> dict[str, Any]:

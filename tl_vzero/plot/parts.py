@@ -110,9 +110,10 @@ def mark_row(figure: go.Figure, scores: Scores, row: int | None, theme: Theme) -
     if row is None:
         return figure
     text, font = f"<b>{tick_text(scores.dest_tokens[row])}</b>", {"color": theme.mark, "size": 10}
+    line = {"color": theme.mark, "width": 2 if len(scores.dest_tokens) <= CELL_GAP_LIMIT else 1}
     for cells in figure.data:
         x, y = f"{cells.xaxis or 'x'} domain", cells.yaxis or "y"
-        box = {"x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5, "line": {"color": theme.mark, "width": 2}}
+        box = {"x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5, "line": line}
         figure.add_shape(type="rect", xref=x, yref=y, **box)
         if figure.layout[y.replace("y", "yaxis")].showticklabels is not False:
             place = {"xref": x, "x": 0, "xanchor": "right", "xshift": -2, "yref": y, "y": row}

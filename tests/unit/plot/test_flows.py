@@ -103,6 +103,18 @@ def test_the_slider_shows_the_branches_from_its_threshold_on() -> None:
     assert [trace["x"] for trace in figure["data"]] == shown["x"]
 
 
+def test_a_long_sentence_labels_the_tokens_on_its_paths() -> None:
+    scores = made_up_scores([f"word{i}" for i in range(60)])
+    figure = plain(flow_graph(scores, 33, threshold=0.05))
+    slider = figure["layout"]["sliders"][0]
+    for step in slider["steps"]:
+        edges = connected(flow_into(scores, 33), 33, float(step["label"].removesuffix(" %")) / 100, 3)
+        assert step["args"][1]["xaxis.tickvals"] == sorted({end for edge in edges for end in edge[1:]})
+        assert 33 in step["args"][1]["xaxis.tickvals"]
+    assert figure["layout"]["xaxis"]["tickvals"] == slider["steps"][slider["active"]]["args"][1]["xaxis.tickvals"]
+    assert "tickvals" not in plain(flow_graph(made_up_scores(), 4))["layout"]["xaxis"]
+
+
 def test_the_box_of_an_edge_names_its_path() -> None:
     scores = made_up_scores()
     figure = plain(flow_graph(scores, "[MASK]", top=1))
