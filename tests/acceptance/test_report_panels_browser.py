@@ -241,7 +241,8 @@ def stubs(opened: Opened) -> dict[tuple[int, int], float]:
         "(document.getElementById('flow').data[1])"
     )
     shares = [float(share.removesuffix(" %")) / 100 for share, _ in shown]
-    assert opened.page.locator("#flow .textpoint").all_text_contents() == [label for label in text if label]
+    written = opened.page.locator("#flow .textpoint").all_text_contents()
+    assert [label.strip() for label in written] == [label.strip() for label in text]
     return {(round(at + 0.3), round(token - 0.3)): share for at, token, share in zip(y, x, shares, strict=True)}
 
 

@@ -27,6 +27,7 @@ LABELLED_ALL = 48  # tokens; of more, plotly chooses which labels there is room 
 LARGEST_NODE, SMALLEST_NODE = 22, 4
 STUB = 0.3  # of the way to the next token and layer
 LEAST_STUB = 0.001  # of a smaller share no stub is drawn
+NO_LABEL = "\u00a0"  # where a label was empty once, plotly writes none later
 CHANGED = ("x", "y", "customdata", "text", "marker")  # of the traces, by the slider
 STUB_HOVER = "<b>%{customdata[0]}</b> goes on along edges that are not drawn<br>%{customdata[1]}<extra></extra>"
 EDGE_HOVER = (
@@ -255,7 +256,7 @@ def _traces(
             "textfont": {"size": 10, "color": theme.muted},
             "x": [token + STUB for (_, token), _ in stubs],
             "y": [level - STUB for (level, _), _ in stubs],
-            "text": [_percent(share) if share >= bound else "" for _, share in stubs],
+            "text": [_percent(share) if share >= bound else NO_LABEL for _, share in stubs],
             "customdata": [[f"{share:.1%}", hover[token]] for (_, token), share in stubs],
             "hovertemplate": STUB_HOVER,
         },

@@ -96,7 +96,7 @@ def test_the_slider_shows_the_branches_from_its_threshold_on() -> None:
         tokens = {(layer, src) for layer, _, src in edges} | {(layer + 1, dest) for layer, dest, _ in edges}
         assert changes["marker"][-1]["color"].count(LIGHT.mark) == len(tokens)
         faint = left_over(shares, edges)
-        stubs = sorted(float(text.removesuffix(" %")) for text in changes["text"][1] if text)
+        stubs = sorted(float(text.removesuffix(" %")) for text in changes["text"][1] if text.strip())
         expected = sorted(100 * share for share in faint.values() if share >= bound)
         assert stubs == pytest.approx(expected, rel=0.051)
     shown = slider["steps"][slider["active"]]["args"][0]

@@ -109,6 +109,7 @@ const edgeTraces = (edges, lines) => page.flow.bounds.map((bound, i) => {
 
 // A faint stub for what is dropped, with its share where it is large; its end has a point for the pointer.
 const LEAST_STUB = 0.001;
+const NO_LABEL = "\u00a0"; // where a label was empty once, plotly writes none later
 const stubTraces = (stubs, labelled, hover) => [
   {
     type: "scatter", mode: "lines", line: { width: 2, dash: "dot", color: theme().line }, hoverinfo: "skip",
@@ -120,7 +121,7 @@ const stubTraces = (stubs, labelled, hover) => [
     textposition: "middle right", textfont: { size: 10, color: theme().muted },
     x: stubs.map(({ token }) => token + page.flow.stub),
     y: stubs.map(({ level }) => level - page.flow.stub),
-    text: stubs.map((stub) => (labelled.includes(stub) ? `${Number((100 * stub.share).toPrecision(2))} %` : "")),
+    text: stubs.map((stub) => (labelled.includes(stub) ? `${Number((100 * stub.share).toPrecision(2))} %` : NO_LABEL)),
     customdata: stubs.map(({ share, token }) => [percent(share), hover[token]]),
     hovertemplate: "<b>%{customdata[0]}</b> goes on along edges that are not drawn<br>%{customdata[1]}<extra></extra>",
   },
