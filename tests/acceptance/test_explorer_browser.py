@@ -181,7 +181,13 @@ def test_choices_by_mouse_and_by_keyboard_are_in_the_address(visit: Visit) -> No
     opened.page.locator("label:has-text('words')").click()
     opened.page.locator("label:has-text('attribution patching')").click()
     opened.page.locator("#threshold").press("ArrowRight")
-    expected = {"piece": "3", "layer": "2", "method": "alti", "view": "rollout", "unit": "words"}
+    opened.page.locator("#top").press("ArrowUp")
+    assert not {"scale", "itself", "special", "window"} & set(parameters(opened))
+    opened.page.locator("[name=special]").press("Space")
+    opened.page.locator("label:has-text('square-root')").click()
+    opened.page.locator("#window").select_option("5")
+    shown = {"special": "hidden", "scale": "sqrt", "window": "5", "top": "2"}
+    expected = shown | {"piece": "3", "layer": "2", "method": "alti", "view": "rollout", "unit": "words"}
     assert parameters(opened) == expected | {
         "effect": "attribution_patching",
         "threshold": "0.05",
@@ -193,7 +199,9 @@ def test_choices_by_mouse_and_by_keyboard_are_in_the_address(visit: Visit) -> No
 @pytest.mark.parametrize("text", [FIRST, '"quotes" & <b>שלום</b> [MASK] \N{WOMANS HAT}+%20#?='])
 def test_an_address_shows_the_very_same_view_to_another(visit: Visit, text: str) -> None:
     query = {"text": text, "layer": 2, "view": "rollout", "unit": "words", "piece": 1, "method": "alti"}
-    one = visit("?" + urlencode(query | {"effect": "attribution_patching"}))
+    shown = {"itself": "hidden", "special": "hidden", "scale": "sqrt", "window": 5, "top": "all"}
+    one = visit("?" + urlencode(query | shown | {"effect": "attribution_patching"}))
+    assert one.page.locator("[name=itself]").is_checked() and one.page.locator("#window").input_value() == "5"
     one.page.locator("#method").select_option("decompx")
     one.page.locator("#text-value_zeroing button").nth(3).click()
     two = visit(one.page.url.partition("/?")[2].join(["?", ""]))
@@ -205,6 +213,7 @@ def test_an_address_shows_the_very_same_view_to_another(visit: Visit, text: str)
 def test_an_address_with_odd_choices_is_shown_with_the_usual_ones(visit: Visit) -> None:
     usual = view(visit())
     odd = {"layer": "99", "view": "<b>", "unit": "x", "piece": "-7", "method": "nothing", "effect": "none", "more": "1"}
+    odd |= {"itself": "yes", "special": "1", "scale": "log", "window": "7", "top": "0"}
     assert view(visit("?" + urlencode(odd))) == usual
     assert view(visit("?layer=1.5&piece=1e99")) == usual
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from plotly.offline import get_plotlyjs
+from support.flows import left_over, on_a_path, strongest_path, ways_down
 from support.made_up import made_up_report
 from support.opened import Opened, contrast, four_digits, ramp_colour, rgb_of
 
@@ -22,7 +23,6 @@ SIDES = {"value_zeroing": "value_zeroing", "beside": "attention"}
 DRAWN = "#map-beside .heatmaplayer image"
 SHARED_PAGE_BYTES = 300_000
 STEP = 3  # of 255: the page has 256 shades, and its values 4 digits
-NEAR = 2e-3  # relative; what 4 digits in each of some layers add up to
 Show = Callable[..., Opened]
 
 
@@ -197,19 +197,20 @@ def test_a_small_picture_chooses_its_layer(show: Show, agreement_report: Report)
     assert opened.chosen("strip-value_zeroing") == opened.chosen("strip-beside") == 0
 
 
-def edges_by_loops(opened: Opened, row: int) -> dict[tuple[int, int, int], float]:
+def shares_by_loops(maps: list[list[list[float]]], row: int) -> list[list[list[float]]]:
     """How much of all that reaches a destination goes from source into dest in a layer, followed down from the top."""
-    maps = opened.json["value_zeroing"]["pieces"]["normalized"]
     size = len(maps[0])
-    reached, edges = [float(token == row) for token in range(size)], {}
-    for layer in reversed(range(len(maps))):
-        below = [0.0] * size
-        for dest in range(size):
-            for source in range(size):
-                edges[layer, dest, source] = reached[dest] * maps[layer][dest][source]
-                below[source] += edges[layer, dest, source]
-        reached = below
-    return edges
+    reached = [float(token == row) for token in range(size)]
+    shares = []
+    for layer in reversed(maps):
+        shares.insert(0, [[reached[dest] * value for value in layer[dest]] for dest in range(size)])
+        reached = [sum(shares[0][dest][source] for dest in range(size)) for source in range(size)]
+    return shares
+
+
+def shown_shares(opened: Opened, row: int) -> list[list[list[float]]]:
+    """The same of the page's own numbers, which have 4 digits."""
+    return shares_by_loops(four_digits(opened.json["value_zeroing"]["pieces"]["normalized"]), row)
 
 
 def drawn_edges(opened: Opened) -> dict[tuple[int, int, int], float]:
@@ -226,10 +227,37 @@ def drawn_edges(opened: Opened) -> dict[tuple[int, int, int], float]:
 def curves(opened: Opened) -> int:
     """How many curves are drawn; None parts one from the next."""
     read: int = opened.page.evaluate(
-        """() => document.getElementById('flow').data.filter(({ mode }) => mode === 'lines')
+        """() => document.getElementById('flow').data
+            .filter(({ mode, line }) => mode === 'lines' && line.dash !== 'dot')
             .reduce((sum, { x }) => sum + [...x].filter((at) => at === null || Number.isNaN(at)).length, 0)"""
     )
     return read
+
+
+def stubs(opened: Opened) -> dict[tuple[int, int], float]:
+    """The stubs that are drawn: (level, token) and the share that the pointer shows."""
+    x, y, shown, text = opened.page.evaluate(
+        "() => (({ x, y, customdata, text }) => [[...x], [...y], customdata, text])"
+        "(document.getElementById('flow').data[1])"
+    )
+    shares = [float(share.removesuffix(" %")) / 100 for share, _ in shown]
+    written = opened.page.locator("#flow .textpoint").all_text_contents()
+    assert [label.strip() for label in written] == [label.strip() for label in text]
+    return {(round(at + 0.3), round(token - 0.3)): share for at, token, share in zip(y, x, shares, strict=True)}
+
+
+def assert_flow(opened: Opened, row: int, threshold: float, top: int | None) -> None:
+    """Lines, stubs and coloured tokens are those of the rule, written out path by path."""
+    shares = shown_shares(opened, row)
+    edges = on_a_path(ways_down(shares, row, threshold, top))
+    shown = drawn_edges(opened)
+    assert set(shown) == edges and curves(opened) == len(edges)
+    for (layer, dest, source), share in shown.items():
+        assert share == pytest.approx(shares[layer][dest][source], rel=7e-3)
+    expected = left_over(shares, edges)
+    drawn = stubs(opened)
+    assert drawn == pytest.approx({place: expected[place] for place in drawn}, rel=7e-3)
+    assert all(share < 0.00101 for place, share in expected.items() if place not in drawn)
 
 
 def test_the_flow_is_the_rollout_taken_apart(show: Show, minilm_report: Report) -> None:
@@ -237,37 +265,96 @@ def test_the_flow_is_the_rollout_taken_apart(show: Show, minilm_report: Report) 
     data = opened.json["value_zeroing"]
     row = opened.json["tokens"].index("scar")
     opened.page.locator("#text-value_zeroing button").nth(row).click()
-    opened.page.locator("#threshold").fill("0")
     assert nodes(opened)[0] == pytest.approx(data["pieces"]["rollout"][-1][row], abs=2e-4)
     for level in nodes(opened):
         assert sum(level) == pytest.approx(1, abs=1e-3)
-    expected = edges_by_loops(opened, row)
-    for layer in data["layers"]:
-        assert sum(share for (at, *_), share in expected.items() if at == layer) == pytest.approx(1, abs=1e-5)
-    shown = drawn_edges(opened)
-    for edge, share in expected.items():
-        assert (edge in shown) == (share >= THRESHOLDS[0]) or share == pytest.approx(THRESHOLDS[0], rel=NEAR)
-    for edge, share in shown.items():
-        assert share == pytest.approx(expected[edge], rel=7e-3)
-    assert curves(opened) == len(shown)
+    for layer in shares_by_loops(data["pieces"]["normalized"], row):
+        assert sum(map(sum, layer)) == pytest.approx(1, abs=1e-5)
+    assert_flow(opened, row, 0.03, 3)
     opened.page.locator("label:has-text('words')").click()
     word = data["words"]["dest_tokens"].index("scaring")
     assert nodes(opened)[0] == pytest.approx(data["words"]["rollout"][-1][word], abs=2e-4)
 
 
-def test_the_threshold_is_moved_by_keyboard(show: Show, agreement_report: Report) -> None:
+@pytest.mark.parametrize("top", ["1", "2", "3", "5", "all"])
+def test_every_line_is_on_an_unbroken_path(show: Show, agreement_report: Report, top: str) -> None:
     opened = show(agreement_report)
-    edges = edges_by_loops(opened, 6)
+    opened.page.locator("#top").select_option(top)
+    for at in (0, 3, 9):
+        opened.page.locator("#threshold").fill(str(at))
+        assert_flow(opened, 6, THRESHOLDS[at], None if top == "all" else int(top))
+
+
+def test_the_threshold_and_the_lines_of_a_token_are_chosen_by_keyboard(show: Show, agreement_report: Report) -> None:
+    opened = show(agreement_report)
     opened.page.locator("#threshold").focus()
     opened.page.keyboard.press("Home")
     for bound in THRESHOLDS:
         assert opened.page.locator("#threshold-name").text_content() == f"{100 * bound:g} %"
-        # Values of 4 digits may put an edge that is as large as the bound on its other side.
-        most, least = (sum(share >= bound * (1 + by) for share in edges.values()) for by in (-NEAR, NEAR))
-        assert least <= curves(opened) == len(drawn_edges(opened)) <= most
+        assert_flow(opened, 6, bound, 3)
         opened.page.keyboard.press("ArrowRight")
+    opened.page.locator("#top").focus()
+    opened.page.keyboard.press("ArrowUp")
+    assert_flow(opened, 6, THRESHOLDS[-1], 2)
     opened.page.locator("#text-value_zeroing button").nth(2).click()
     assert opened.page.locator("#threshold-name").text_content() == "50 %"  # another token leaves it as it is
+    assert_flow(opened, 2, THRESHOLDS[-1], 2)
+
+
+def lit(opened: Opened) -> list[tuple[int, int, int]]:
+    """The edges that are lit: (layer, dest, source), the lowest first."""
+    shapes = opened.page.evaluate("() => (document.getElementById('flow').layout.shapes ?? []).map(({ path }) => path)")
+    ends = [re.fullmatch(r"M (\d+),(\d+) C .* (\d+),\d+", path) for path in shapes]
+    return [(int(end[2]), int(end[3]), int(end[1])) for end in ends if end is not None]
+
+
+def test_a_path_lights_up_where_the_pointer_is(show: Show, agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    shares = shown_shares(opened, 6)
+    edges = on_a_path(ways_down(shares, 6, 0.03, 3))
+    opened.page.locator("#flow").scroll_into_view_if_needed()
+    # Where no other point is near: an edge into a token of its own.
+    edge = min(edges, key=lambda one: (abs(one[1] - one[2]) != 1, one))
+    layer, dest, source = edge
+    place = opened.page.evaluate(
+        """([x, y]) => {
+            const flow = document.getElementById('flow');
+            const { xaxis, yaxis } = flow._fullLayout;
+            const { left, top } = flow.getBoundingClientRect();
+            return [left + xaxis._offset + xaxis.l2p(x), top + yaxis._offset + yaxis.l2p(y)];
+        }""",
+        [(dest + source) / 2, layer + 0.5],
+    )
+    opened.page.mouse.move(*place)
+    opened.page.wait_for_selector("#flow .hovertext")
+    path = strongest_path(shares, edges, edge)
+    assert lit(opened) == [(at, path[at + 1], path[at]) for at in range(len(shares))]
+    assert opened.page.locator("#flow .hovertext").count() == 1  # the box stays
+    opened.page.mouse.move(0, 0)
+    opened.page.wait_for_function("document.getElementById('flow').layout.shapes.length === 0")
+
+
+def test_a_path_lights_up_by_keyboard_and_is_read(show: Show, agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    shares = shown_shares(opened, 6)
+    edges = on_a_path(ways_down(shares, 6, 0.03, 3))
+    rolled = opened.json["value_zeroing"]["pieces"]["rollout"][-1][6]
+    inputs = sorted({source for layer, _, source in edges if layer == 0}, key=lambda one: -rolled[one])[:4]
+    tokens = opened.json["tokens"]
+    buttons = opened.page.locator("#flow-paths button")
+    assert [text.rsplit(" ", 2)[0] for text in buttons.all_text_contents()] == [tokens[one] for one in inputs]
+    opened.page.locator("#top").focus()
+    for token in inputs:
+        opened.page.keyboard.press("Tab")
+        first = max(
+            (edge for edge in edges if edge[0] == 0 and edge[2] == token), key=lambda one: shares[0][one[1]][token]
+        )
+        path = strongest_path(shares, edges, first)
+        assert lit(opened) == [(at, path[at + 1], path[at]) for at in range(len(shares))]
+        told = (opened.page.locator("#flow-told").text_content() or "").replace("\u2068", "").replace("\u2069", "")
+        assert told == f"From the input up: {' → '.join(tokens[one] for one in path)}"
+    opened.page.locator("#top").focus()
+    assert lit(opened) == [] and opened.page.locator("#flow-told").text_content() == ""
 
 
 def test_a_node_chooses_its_token(show: Show, agreement_report: Report) -> None:
@@ -313,7 +400,7 @@ def test_a_page_without_its_plotly_says_so(
 def test_every_choice_is_one_stop_of_the_tab_key(show: Show, agreement_report: Report) -> None:
     opened = show(agreement_report)
     stops = []
-    for _ in range(100):
+    for _ in range(130):
         opened.page.keyboard.press("Tab")
         stops.append(
             opened.page.evaluate(
@@ -325,9 +412,10 @@ def test_every_choice_is_one_stop_of_the_tab_key(show: Show, agreement_report: R
         )
         if stops[-1] == "body":
             break
-    expected = (
-        "layer view unit destination text-value_zeroing method strip-value_zeroing summary effect threshold".split()
-    )
+    expected = [
+        *("layer view unit destination itself special scale window text-value_zeroing method".split()),
+        *("strip-value_zeroing summary effect threshold top".split()),
+    ]
     assert [stop for stop in stops if stop in expected] == expected
     assert not {"text-beside", "strip-beside"} & set(stops)
 

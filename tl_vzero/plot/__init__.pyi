@@ -10,6 +10,7 @@ from .maps import heatmap as heatmap
 from .maps import target_row as target_row
 from .overlays import patch_overlay as patch_overlay
 from .overlays import time_map as time_map
+from .parts import View as View
 from .sentence_view import text_view as text_view
 from .small_maps import head_grid as head_grid
 from .small_maps import layer_grid as layer_grid

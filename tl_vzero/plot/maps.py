@@ -28,13 +28,20 @@ HEADER_HEIGHT = 150  # title, axis title and token labels
 Json = dict[str, Any]
 
 
-def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> go.Figure:
+def heatmap(
+    scores: Scores,
+    *,
+    layer: int | None = None,
+    view: parts.View = parts.WHOLE,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
+) -> go.Figure:
     """Draw `[layer, dest, src]` as a heat map with a layer slider; destinations are rows, sources columns.
 
     The colour scale starts at exactly 0 and ends at the largest value of the layer shown; that of signed scores, such
-    as a difference, is centred on 0. `layer` is the one shown first (default: the first of the scores). The figure
-    holds 6 significant digits: 3.3 MB for 128 tokens in 12 layers. Raises ScoresError for scores per head, InputError
-    for a layer that the scores do not have.
+    as a difference, is centred on 0. `layer` is the one shown first (default: the first of the scores), `view` what of
+    the map is drawn. The figure holds 6 significant digits: 3.3 MB for 128 tokens in 12 layers. Raises ScoresError for
+    scores per head, InputError for a layer that the scores do not have.
 
     >>> import torch
     >>> from tl_vzero.scores import Scores
@@ -45,8 +52,9 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT, *
     """
     parts.refuse_heads(scores)
     start = parts.layer_index(scores, layer)
+    scores, row = parts.viewed(scores, view)
     grids = [parts.rounded(values) for values in scores.values]
-    trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme)
+    trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme, view)
     cells, axes = map_frame(scores)
     sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
@@ -57,18 +65,26 @@ def heatmap(scores: Scores, *, layer: int | None = None, theme: Theme = LIGHT, *
         "width": max(LEAST_WIDTH, len(scores.src_tokens) * _cell(len(scores.dest_tokens)) + LABELS_WIDTH),
     }
     layout["coloraxis"]["colorbar"]["len"] = 0.5  # the cells, which are square, may end before the figure does
-    return parts.drawn([cells | trace], layout, **look)
+    return parts.mark_row(parts.drawn([cells | trace], layout, **look), scores, row, theme)
 
 
-def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> go.Figure:
+def target_row(
+    scores: Scores,
+    dest: int | str,
+    *,
+    view: parts.View = parts.WHOLE,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
+) -> go.Figure:
     """Draw one destination's row in every layer: layers are rows (first on top), sources columns.
 
     `dest` is a position (negative: from the end of the map's destinations), or a token that occurs once.
     Raises InputError for one that is not there, ScoresError for scores per head.
     """
     parts.refuse_heads(scores)
-    grid = parts.rounded(scores.row(dest))
-    row = scores.dest_index(dest)
+    scores, row = parts.viewed(scores, view, dest)
+    assert row is not None
+    grid = parts.rounded(scores.values[:, row])
     label = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)[row]
     sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
     cells, axes = layer_frame(scores.layers, source_axis(scores))
@@ -78,7 +94,7 @@ def target_row(scores: Scores, dest: int | str, *, theme: Theme = LIGHT, **look:
         "title": parts.titled(
             f"{label_of(scores.method)}: what {label} draws on, layer by layer", parts.sentence(scores)
         ),
-        "coloraxis": parts.scale_of(scores, grid, theme),
+        "coloraxis": parts.scale_of(scores, grid, theme, view),
     }
     return parts.drawn([trace], layout, **look)
 

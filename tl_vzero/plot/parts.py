@@ -3,16 +3,19 @@ hover boxes, colour scales and sliders."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import nan
 from numbers import Integral
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
-from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, FONT_SIZE, Theme, template
+from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, FONT_SIZE, SCALES, Theme, template
 from tl_vzero.scores import Scores
 from tl_vzero.words import readable_pieces
 
@@ -28,6 +31,7 @@ STAGES = {
     "rollout": "rolled out through the layers",
     "difference": "difference of two maps",
 }
+SHARES = ("normalized", "rollout")  # stages whose rows sum to one
 DIGITS = 6  # significant ones that a map holds, unless it says otherwise
 SENTENCE_LENGTH = 110  # characters below a title
 JOINERS = "\u200c\u200d"
@@ -86,6 +90,93 @@ def _scaled(part: Any, factor: float) -> Any:
         else _scaled(value, factor)
         for name, value in part.items()
     }
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a map is drawn, and how: the plots of maps and of the sentence take one.
+
+    `scale`: "linear", or "sqrt" for colours by the square root, which tell small shares apart. `hide`: "itself" (each
+    destination as its own source) and "special" (special tokens and punctuation) are blank; rows that sum to one do so
+    again without them, and the scale says so. `around`: a destination as `Scores.row` takes it, outlined, and labelled
+    however little room there is (by default the plot's own, where it has one); `window`: only so many tokens on each
+    side of it are drawn. Raises InputError for anything else.
+
+    >>> View(scale="sqrt", hide=("itself", "special"), around="[MASK]", window=10).window
+    10
+    """
+
+    scale: Literal["linear", "sqrt"] = "linear"
+    hide: tuple[Literal["itself", "special"], ...] = ()
+    around: int | str | None = None
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise InputError(f"scale is {shown(self.scale)}: expected one of {list(SCALES)}")
+        if not isinstance(self.hide, tuple | list) or any(name not in HIDDEN for name in self.hide):
+            raise InputError(f"hide is {shown(self.hide)}: expected some of {list(HIDDEN)}, as a tuple")
+        if self.window is not None and (not isinstance(self.window, Integral) or self.window < 0):
+            raise InputError(f"window is {shown(self.window)}: expected a whole number of tokens on each side, or None")
+
+
+HIDDEN = {"itself": "itself", "special": "special tokens and punctuation"}
+WHOLE = View()
+
+
+def viewed(scores: Scores, view: View, around: int | str | None = None) -> tuple[Scores, int | None]:
+    """The part of scores that a view shows, with NaN for what is hidden, and the row that it is around."""
+    if not isinstance(view, View):
+        raise InputTypeError(f'view is {type(view).__name__}: expected a View, such as View(scale="sqrt")')
+    around = view.around if around is None else around
+    row = None if around is None else scores.dest_index(around)
+    if view.hide:
+        own = "itself" in view.hide and not crosses(scores)
+        columns = zip(aside(scores), scores.src_spans or [(p,) for p in scores.src_positions], strict=True)
+        hidden = torch.tensor(
+            [
+                [("special" in view.hide and apart) or (own and dest in span) for dest in scores.dest_positions]
+                for apart, span in columns
+            ],
+            device=scores.values.device,
+        ).T
+        left = replace(scores, values=scores.values.masked_fill(hidden, 0), stage="raw")
+        left = left if scores.stage not in SHARES else left.normalized()
+        scores = replace(scores, values=left.values.masked_fill(hidden, nan))
+    if row is None or view.window is None:
+        return scores, row
+    centre, window = scores.dest_positions[row], view.window
+    near = [i for i, position in enumerate(scores.dest_positions) if abs(position - centre) <= window]
+    places = scores.src_positions
+    sources = [i for i, position in enumerate(places) if crosses(scores) or abs(position - centre) <= window]
+    axes = {"dest_tokens": near, "dest_positions": near, "src_tokens": sources, "src_positions": sources}
+    axes |= {} if scores.src_spans is None else {"src_spans": sources}
+    labels: dict[str, Any] = {name: tuple(getattr(scores, name)[i] for i in kept) for name, kept in axes.items()}
+    return replace(scores, values=scores.values[..., near, :][..., sources], **labels), near.index(row)
+
+
+def value_name(scores: Scores, view: View) -> str:
+    """What the colours of a view stand for."""
+    without = ", ".join(HIDDEN[name] for name in view.hide)
+    renormalised = ", renormalised" if without and scores.stage in SHARES else ""
+    root = ", square-root scale" if view.scale == "sqrt" else ""
+    return f"{VALUE_NAMES[scores.stage]}{renormalised}{root}" + (f"<br>without {without}" if without else "")
+
+
+def mark_row(figure: go.Figure, scores: Scores, row: int | None, theme: Theme) -> go.Figure:
+    """Outline a row in every map of a figure, and label it: where there is little room, plotly leaves labels out."""
+    if row is None:
+        return figure
+    text, font = f"<b>{tick_text(scores.dest_tokens[row])}</b>", {"color": theme.mark, "size": 10}
+    line = {"color": theme.mark, "width": 2 if len(scores.dest_tokens) <= CELL_GAP_LIMIT else 1}
+    for cells in figure.data:
+        x, y = f"{cells.xaxis or 'x'} domain", cells.yaxis or "y"
+        box = {"x0": 0, "x1": 1, "y0": row - 0.5, "y1": row + 0.5, "line": line}
+        figure.add_shape(type="rect", xref=x, yref=y, **box)
+        if figure.layout[y.replace("y", "yaxis")].showticklabels is not False:
+            place = {"xref": x, "x": 0, "xanchor": "right", "xshift": -2, "yref": y, "y": row}
+            figure.add_annotation(text=text, showarrow=False, bgcolor=theme.panel, borderpad=1, font=font, **place)
+    return figure
 
 
 def visible(token: str) -> str:
@@ -216,6 +307,17 @@ def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict
     }
 
 
+def aside(scores: Scores) -> list[bool]:
+    """Which sources are special tokens (of no word; a mask token is a word) or punctuation."""
+    words = list(scores.word_ids or ()) if scores.n_src_positions is None else list(scores.src_word_ids or ())
+    if scores.unit == "word":
+        words = [word for i, word in enumerate(words) if i == 0 or word is None or word != words[i - 1]]
+    return [
+        (bool(words) and words[position] is None) or all(unicodedata.category(c)[0] in "PSZ" for c in token)
+        for position, token in zip(scores.src_positions, scores.src_tokens, strict=True)
+    ]
+
+
 def gaps(columns: int, rows: int) -> dict[str, int]:
     """Lines between cells, where cells are large enough."""
     return dict.fromkeys(("xgap", "ygap"), 1 if max(columns, rows) <= CELL_GAP_LIMIT else 0)
@@ -252,9 +354,10 @@ def titled(text: str, subtitle: str) -> dict[str, Any]:
     return {"text": text, "subtitle": {"text": subtitle}, "yref": "container", "y": 1, "automargin": True}
 
 
-def from_zero(theme: Theme, maximum: float, name: str) -> dict[str, Any]:
+def from_zero(theme: Theme, maximum: float, name: str, scale: str = "linear") -> dict[str, Any]:
     """A colour scale that starts at exactly 0."""
-    return {"colorscale": theme.sequential_ramp(), "cmin": 0, "cmax": maximum, "colorbar": {"title": {"text": name}}}
+    ramp = theme.sequential_ramp(scale)
+    return {"colorscale": ramp, "cmin": 0, "cmax": maximum, "colorbar": {"title": {"text": name}}}
 
 
 def around_zero(theme: Theme, grid: Grid, name: str) -> dict[str, Any]:
@@ -264,10 +367,10 @@ def around_zero(theme: Theme, grid: Grid, name: str) -> dict[str, Any]:
     return {"colorscale": theme.diverging_ramp(), **ends, "colorbar": {"title": {"text": name}}}
 
 
-def scale_of(scores: Scores, grid: Grid, theme: Theme) -> dict[str, Any]:
+def scale_of(scores: Scores, grid: Grid, theme: Theme, view: View = WHOLE) -> dict[str, Any]:
     """The colour scale of a grid of scores: around 0 for signed ones, such as a difference, else from 0."""
-    name = VALUE_NAMES[scores.stage]
-    return around_zero(theme, grid, name) if scores.signed else from_zero(theme, top(grid), name)
+    name = value_name(scores, view)
+    return around_zero(theme, grid, name) if scores.signed else from_zero(theme, top(grid), name, view.scale)
 
 
 def ends_of(scale: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +379,7 @@ def ends_of(scale: dict[str, Any]) -> dict[str, Any]:
 
 
 def layered(
-    scores: Scores, grids: Sequence[Any], hover: Callable[[int], str], start: int, theme: Theme
+    scores: Scores, grids: Sequence[Any], hover: Callable[[int], str], start: int, theme: Theme, view: View = WHOLE
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a map that has a grid for each layer: the trace's values, and the layout's colours and slider.
 
@@ -289,7 +392,7 @@ def layered(
     trace = {"z": grids[start], "hovertemplate": hover(scores.layers[start]), "coloraxis": "coloraxis"}
     layout = {
         "template": template(theme),
-        "coloraxis": scale_of(scores, grids[start], theme),
+        "coloraxis": scale_of(scores, grids[start], theme, view),
         "sliders": [step_slider(steps, start, theme)],
     }
     return trace, layout

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from typing import Any, Unpack
 from unicodedata import combining, east_asian_width
 from uuid import uuid4
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from tl_vzero.plot import parts
 from tl_vzero.plot.pages import rendered
-from tl_vzero.plot.theme import LIGHT, RAMP_POWER, Theme
+from tl_vzero.plot.theme import LIGHT, RAMP_POWER, SCALES, Theme
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 from tl_vzero.words import CONTINUATION, readable_pieces
@@ -101,13 +102,20 @@ class Snippet:
 
 
 def text_view(
-    scores: Scores, dest: int | str = 0, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]
+    scores: Scores,
+    dest: int | str = 0,
+    *,
+    layer: int | None = None,
+    view: parts.View = parts.WHOLE,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
 ) -> Snippet:
     r"""Write the sentence with each source coloured by what a destination draws on; a click chooses the destination.
 
     Pointing at a token shows its row for as long; the layer has a slider; all of it works by keyboard and offline.
     The darkest (in the dark theme: lightest) token is the row's largest value. `dest` and `layer` are chosen first, and
-    are what stands where scripts do not run and in pictures: `save_figure` writes .svg, .png, .pdf and .tex.
+    are what stands where scripts do not run and in pictures: `save_figure` writes .svg, .png, .pdf and .tex. `view` is
+    what is drawn, around `dest`.
     Where rows and columns are of different sentences, or a map is partial, the destinations have a line of their own.
     Raises ScoresError for scores per head or signed ones, InputError for a destination or a layer that is not there.
 
@@ -123,7 +131,9 @@ def text_view(
     parts.refuse_heads(scores)
     parts.refuse_signed(scores)
     parts.drawn(None, None, **look)
-    row, start = scores.dest_index(dest), parts.layer_index(scores, layer)
+    scores, row = parts.viewed(scores, view, dest)
+    assert row is not None
+    start = parts.layer_index(scores, layer)
     title, size = f"{label_of(scores.method)}, {parts.STAGES[scores.stage]}", look.get("font_size") or TEXT_SIZE
     names = _names(scores.dest_tokens, scores.dest_positions, scores.unit)
     data = {
@@ -133,9 +143,9 @@ def text_view(
         "dest": row,
         "dests": names,
         "sources": _names(scores.src_tokens, scores.src_positions, scores.unit),
-        "shades": _shades(theme),
+        "shades": _shades(theme, view),
     }
-    lines = coloured(scores, start, row, theme)
+    lines = coloured(scores, start, row, theme, view)
     own_title = look.get("title")
     heading = f"{label_of(scores.method)}, layer {scores.layers[start]}: what {names[row]} draws on"
     still = {
@@ -149,7 +159,7 @@ def text_view(
         "plot/text_view.html",
         id=f"tlv-{uuid4().hex}",
         theme=theme,
-        title=f"{label_of(scores.method)}: {parts.VALUE_NAMES[scores.stage]} by source"
+        title=f"{label_of(scores.method)}: {parts.value_name(scores, view).replace('<br>', ', ')} by source"
         if own_title is None
         else own_title,
         lines=lines,
@@ -161,14 +171,16 @@ def text_view(
     return Snippet(html, f"{title}: {words}", theme, still)
 
 
-def coloured(scores: Scores, layer: int, row: int, theme: Theme = LIGHT) -> list[tuple[str, str, list[Token]]]:
+def coloured(
+    scores: Scores, layer: int, row: int, theme: Theme = LIGHT, view: parts.View = parts.WHOLE
+) -> list[tuple[str, str, list[Token]]]:
     """Name, roles and tokens of a line of tokens that are both; two where destinations and sources are not the same.
 
     `layer` and `row` are indices; sources have the colours of that row.
     """
     grid = parts.rounded(scores.values[layer, row : row + 1])
-    shades, most = _shades(theme), parts.top(grid)
-    colours = [shades[round(max(value, 0) / most * (SHADES - 1))] for value in grid[0]]
+    shades, most = _shades(theme, view), parts.top(grid)
+    colours = [None if isnan(value) else shades[round(max(value, 0) / most * (SHADES - 1))] for value in grid[0]]
     if scores.dest_positions == scores.src_positions and not parts.crosses(scores) and scores.src_spans is None:
         words = None if scores.unit == "word" or scores.partial else scores.word_ids
         return [("", "data-dest data-src", _tokens(scores.src_tokens, colours, row, words))]
@@ -214,13 +226,13 @@ def _names(tokens: Sequence[str], positions: Sequence[int], unit: str) -> list[s
     return [f"\u2068{text}\u2069 · {place} {at}" for text, at in zip(parts.texts_of(tokens), positions, strict=True)]
 
 
-def _shades(theme: Theme) -> list[tuple[str, str]]:
+def _shades(theme: Theme, view: parts.View) -> list[tuple[str, str]]:
     """The theme's colours from 0 to the maximum in even steps, each with the ink that is read on it."""
     stops = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in theme.sequential]
     shades = []
     for shade in range(SHADES):
         # Low values get more of the ramp, as in the maps.
-        place = (shade / (SHADES - 1)) ** (1 / RAMP_POWER) * (len(stops) - 1)
+        place = (shade / (SHADES - 1)) ** (1 / RAMP_POWER / SCALES[view.scale]) * (len(stops) - 1)
         low = min(int(place), len(stops) - 2)
         mixed = [round(a + (b - a) * (place - low)) for a, b in zip(stops[low], stops[low + 1], strict=True)]
         colour = "#" + "".join(f"{part:02x}" for part in mixed)

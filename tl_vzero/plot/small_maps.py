@@ -28,12 +28,17 @@ LABELLED_CELLS = 20_000  # of all maps together
 
 
 def layer_grid(
-    scores: Scores, *, columns: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]
+    scores: Scores,
+    *,
+    columns: int | None = None,
+    view: parts.View = parts.WHOLE,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Draw every layer's map `[dest, src]` beside each other, on one colour scale that starts at 0.
 
     `columns` is how many stand in a row (default: at most 6, so that the rows are full). The figure holds 4 significant
-    digits: 1.9 MB for 128 tokens in 12 layers.
+    digits: 1.9 MB for 128 tokens in 12 layers. `view` is what of the maps is drawn.
     Raises ScoresError for scores per head, InputError for less than one column.
     Source: Mohebbi et al. 2023, whose maps are shown so.
 
@@ -45,12 +50,15 @@ def layer_grid(
     (4, 'layer 3')
     """
     parts.refuse_heads(scores)
+    scores, row = parts.viewed(scores, view)
     return _panels(
         scores,
         [f"layer {layer}" for layer in scores.layers],
         [("", scores.values)],
         heading=f"{label_of(scores.method)} in every layer: {parts.STAGES[scores.stage]}",
         columns=columns,
+        row=row,
+        view=view,
         theme=theme,
         **look,
     )
@@ -61,12 +69,14 @@ def head_grid(
     *,
     layer: int | None = None,
     columns: int | None = None,
+    view: parts.View = parts.WHOLE,
     theme: Theme = LIGHT,
     **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Draw every head's map of one layer beside each other, with a layer slider; one colour scale a layer.
 
-    `scores` are per head, `[layer, head, dest, src]`; `layer` is the one shown first (default: the first).
+    `scores` are per head, `[layer, head, dest, src]`; `layer` is the one shown first (default: the first),
+    `view` what of the maps is drawn.
     Raises ScoresError for scores that are not per head, InputError for a layer that the scores do not have.
 
     >>> import tl_vzero
@@ -80,13 +90,17 @@ def head_grid(
             "these scores are not per head: expected [layer, head, dest, src]; compute them with per_head=True, or "
             "draw them by heatmap or layer_grid"
         )
+    start, names = parts.layer_index(scores, layer), [f"head {head}" for head in scores.heads]
+    scores, row = parts.viewed(scores, view)
     return _panels(
         scores,
-        [f"head {head}" for head in scores.heads],
+        names,
         [(str(index), values) for index, values in zip(scores.layers, scores.values, strict=True)],
-        start=parts.layer_index(scores, layer),
+        start=start,
         heading=f"{label_of(scores.method)}, every head by itself: {parts.STAGES[scores.stage]}",
         columns=columns,
+        row=row,
+        view=view,
         theme=theme,
         **look,
     )
@@ -97,13 +111,14 @@ def method_comparison(
     *,
     layer: int | None = None,
     columns: int | None = None,
+    view: parts.View = parts.WHOLE,
     theme: Theme = LIGHT,
     **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Draw several methods' maps of one sentence side by side, with a layer slider; one colour scale a layer.
 
     Rows must sum to one, normalised or rolled out, unless all are raw scores of one method: raw scores of different
-    methods have different units. A mapping's names stand above the maps.
+    methods have different units. A mapping's names stand above the maps. `view` is what of the maps is drawn.
     Raises ScoresError for maps that cannot be compared, InputError for none or for a layer that is not there.
 
     >>> import tl_vzero
@@ -117,6 +132,8 @@ def method_comparison(
     first = next(iter(by_name.values()))
     for name, other in by_name.items():
         _refuse_incomparable(first, name, other)
+    by_name = {name: parts.viewed(other, view)[0] for name, other in by_name.items()}
+    first, row = parts.viewed(first, view)
     return _panels(
         first,
         list(by_name),
@@ -127,6 +144,8 @@ def method_comparison(
         start=parts.layer_index(first, layer),
         heading="Methods side by side",
         columns=columns,
+        row=row,
+        view=view,
         theme=theme,
         **look,
     )
@@ -171,6 +190,8 @@ def _panels(
     *,
     heading: str,
     columns: int | None,
+    row: int | None,
+    view: parts.View,
     theme: Theme,
     start: int = 0,
     **look: Unpack[parts.Look],
@@ -200,7 +221,7 @@ def _panels(
     figure.update_layout(
         title=parts.titled(heading, parts.sentence(scores))
         | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
-        coloraxis=_colours(parts.scale_of(scores, [*chain(*grids[start])], theme)),
+        coloraxis=_colours(parts.scale_of(scores, [*chain(*grids[start])], theme, view)),
     )
     if len(steps) > 1:
         changes: list[parts.Step] = [
@@ -210,7 +231,7 @@ def _panels(
         # Between title and maps, as token labels of any length stand below.
         above = {"y": 1, "yanchor": "bottom", "pad": {"t": 0, "b": PANEL_TITLE + 4}, "len": 1, "x": 0}
         figure.update_layout(sliders=[parts.step_slider(changes, start, theme) | above])
-    return parts.drawn(figure.data, figure.layout, **look)
+    return parts.mark_row(parts.drawn(figure.data, figure.layout, **look), scores, row, theme)
 
 
 def _across(panels: int, columns: int | None) -> int:

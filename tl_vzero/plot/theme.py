@@ -10,6 +10,7 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace'
 FONT_SIZE = 12  # of labels, in pixels
 RAMP_POWER = 1.35
+SCALES = {"linear": 1, "sqrt": 2}  # the power that a scale adds
 COLOUR_BAR_HEIGHT = 64  # with its labels; it lies below a map
 Ramp = list[list[float | str]]
 
@@ -29,9 +30,9 @@ class Theme:
     sequential: tuple[str, ...]
     diverging: tuple[str, ...]
 
-    def sequential_ramp(self) -> Ramp:
+    def sequential_ramp(self, scale: str = "linear") -> Ramp:
         """Colours for 0 to the maximum. Low values get more of the ramp: rows have few large entries."""
-        return _ramp(self.sequential, RAMP_POWER)
+        return _ramp(self.sequential, RAMP_POWER * SCALES[scale])
 
     def diverging_ramp(self) -> Ramp:
         """Colours for minus the maximum to the maximum; the middle colour is exactly 0."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tl_vzero.effects.measure import Effect
 from tl_vzero.errors import ScoresError
-from tl_vzero.plot.flows import LABELLED_ALL, LARGEST_NODE, SMALLEST_NODE, THRESHOLDS, flow_axes, line_styles
+from tl_vzero.plot.flows import LABELLED_ALL, LARGEST_NODE, SMALLEST_NODE, STUB, THRESHOLDS, flow_axes, line_styles
 from tl_vzero.plot.maps import (
     EFFECT_HOVER,
     EFFECT_NAMES,
@@ -29,7 +29,7 @@ from tl_vzero.plot.maps import (
     source_axis,
 )
 from tl_vzero.plot.pages import SHOWN_DIGITS
-from tl_vzero.plot.parts import VALUE_NAMES, hover_box, hover_labels, rounded, source_places, texts_of
+from tl_vzero.plot.parts import VALUE_NAMES, aside, hover_box, hover_labels, rounded, source_places, texts_of
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
 from tl_vzero.registry import METHODS, label_of
 from tl_vzero.report.report import Report
@@ -186,6 +186,7 @@ def _unit(unit: Scores) -> Json:
     hover = hover_labels(unit.dest_tokens, unit.dest_positions, unit.unit)
     return {
         "names": texts_of(unit.dest_tokens),
+        "aside": aside(unit),
         "positions": unit.dest_positions,
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,
@@ -248,6 +249,7 @@ def _flow(scores: Scores, units: tuple[str, ...]) -> Json:
         "start": FLOW_START,
         "labelledAll": LABELLED_ALL,
         "nodes": [SMALLEST_NODE, LARGEST_NODE],
+        "stub": STUB,
     }
 
 
@@ -256,6 +258,7 @@ def _theme(theme: Theme) -> Json:
         "lines": line_styles(THRESHOLDS, theme),
         "template": template(theme).to_plotly_json(),
         "sequential": theme.sequential_ramp(),
+        "sequentialSqrt": theme.sequential_ramp("sqrt"),
         "diverging": theme.diverging_ramp(),
         "accent": theme.accent,
         "mark": theme.mark,

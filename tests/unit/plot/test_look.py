@@ -40,7 +40,7 @@ EVERY = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
 def test_no_figure_is_left_out() -> None:
-    assert {*FIGURES, "save_figure", "text_view", "LIGHT", "DARK", "Theme"} == set(plot.__all__)
+    assert {*FIGURES, "save_figure", "text_view", "LIGHT", "DARK", "Theme", "View"} == set(plot.__all__)
 
 
 @EVERY

@@ -84,9 +84,9 @@ def test_scores_show_shares_on_their_most_telling_layer() -> None:
     values[1, 4, 2] = 7
     layout = notebook_bundle(made_up_scores(values=values, metadata={"model": "<b>mini"}))[PLOTLY_MIME]["layout"]
     assert layout["sliders"][0]["active"] == 1
-    assert layout["title"]["text"] == "Value Zeroing, normalized, &lt;b&gt;mini"
+    assert layout["title"]["text"] == "Value Zeroing: shares of each row, &lt;b&gt;mini"
     signed = notebook_bundle(made_up_scores(values=values - 0.5))[PLOTLY_MIME]["layout"]
-    assert signed["title"]["text"].startswith("Value Zeroing, raw") and signed["coloraxis"]["cmin"] < 0
+    assert signed["title"]["text"].startswith("Value Zeroing: raw") and signed["coloraxis"]["cmin"] < 0
 
 
 def test_effects_show_themselves(ipython: Any) -> None:

@@ -1,6 +1,6 @@
 // A live page: the address says the question and the choices, so that a view can be shared.
 const QUESTIONS = ["text", "model", "target", "corrupted"];
-const NUMBERS = ["layer", "piece", "threshold"];
+const NUMBERS = ["layer", "piece", "threshold", "window"];
 const fromAddress = () => Object.fromEntries(new URLSearchParams(window.location.search));
 
 const question = () => Object.fromEntries(

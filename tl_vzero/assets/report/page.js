@@ -3,11 +3,15 @@ let page = null;
 let maps = null;
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 // `piece` is always the position of a word piece, so that it survives a change to words and back.
-const state = { layer: 0, view: "layer", unit: "pieces", piece: 0, method: null, effect: null, threshold: 0 };
+// `scale`, `itself`, `special` and `window` are null where nothing of the kind was chosen.
+const state = {
+  layer: 0, view: "layer", unit: "pieces", piece: 0, method: null, effect: null, threshold: 0, top: "all",
+  scale: null, itself: null, special: null, window: null,
+};
 // Called with the state after each change of it.
 let remember = () => {};
 
-const STACKED_ABOVE = 48; // tokens: larger maps stand below each other
+const STACKED_ABOVE = 72; // tokens in view: larger maps stand below each other
 const unit = () => page.units[state.unit];
 const rowOf = (piece) => (state.unit === "words" ? page.wordOf[piece] : piece);
 const pieceOf = (row) => (state.unit === "words" ? page.wordOf.indexOf(row) : row);
@@ -15,7 +19,7 @@ const targetRow = () => (page.target === null ? null : rowOf(page.target));
 const beside = () => page.methods.find((method) => method.name === state.method);
 // A method that is rolled out already, or cannot be, has one view only.
 const viewOf = (method) => (method.views.includes(state.view) ? state.view : method.views[0]);
-const layersOf = (method) => maps[state.unit][method.name][viewOf(method)];
+const layersOf = (method) => withoutHidden(maps[state.unit][method.name][viewOf(method)]);
 const gridOf = (method) => layersOf(method)[state.layer];
 const sides = () => [["value_zeroing", page.methods[0]], ["beside", beside()]];
 
@@ -45,7 +49,9 @@ const showChoices = () => {
   byId("layer").setAttribute("aria-valuetext", inLayer());
   byId("destination").value = String(row);
   byId("method").value = state.method;
-  for (const radio of document.querySelectorAll("input[type=radio]")) radio.checked = radio.value === state[radio.name];
+  for (const choice of document.querySelectorAll("input:is([type=radio], [type=checkbox])")) choice.checked = choice.value === state[choice.name];
+  byId("window").value = String(state.window ?? "");
+  for (const note of document.querySelectorAll(".hidden-note")) note.textContent = hiddenNote();
   byId("maps-how").textContent = state.view === "layer"
     ? "Read along a row: it shows from which sources (columns) this layer builds that destination."
     : "Read along a row: it shows from which input tokens (columns) the layers up to this one together build that destination.";
@@ -59,6 +65,8 @@ const showChoices = () => {
 
 const render = () => {
   showChoices();
+  const [first, last] = inWindow(unit().names.length, rowOf(state.piece));
+  byId("panels").classList.toggle("stacked", last - first >= STACKED_ABOVE);
   drawTexts();
   drawMaps();
   drawStrips();
@@ -91,6 +99,11 @@ const chosenAtFirst = (wanted) => {
     method: has(others, wanted.method, others[0]),
     effect: has(effects, wanted.effect, effects[0] ?? null),
     threshold: page.flow === null ? null : has(page.flow.bounds, wanted.threshold, page.flow.start),
+    top: page.flow === null ? null : has(TOPS, wanted.top, TOPS[2]),
+    scale: has(["sqrt"], wanted.scale, null),
+    itself: has(["hidden"], wanted.itself, null),
+    special: has(["hidden"], wanted.special, null),
+    window: has(WINDOWS, wanted.window, null),
   };
 };
 
@@ -105,7 +118,6 @@ const show = async (report, wanted) => {
   const classes = byId("panels").classList;
   classes.remove("waiting");
   classes.toggle("without-effect", Object.keys(page.effects).length === 0);
-  classes.toggle("stacked", page.units.pieces.names.length > STACKED_ABOVE);
   byId("flow-panel").hidden = page.flow === null;
   byId("status").hidden = true;
   fillDestinations();
@@ -118,7 +130,10 @@ byId("layer").addEventListener("input", (event) => chooseLayer(Number(event.targ
 byId("threshold").addEventListener("input", (event) => change({ threshold: page.flow.bounds[event.target.value] }));
 byId("destination").addEventListener("change", (event) => chooseRow(Number(event.target.value)));
 byId("method").addEventListener("change", (event) => change({ method: event.target.value }));
+byId("window").addEventListener("change", ({ target }) => change({ window: target.value === "" ? null : Number(target.value) }));
+byId("top").addEventListener("change", ({ target }) => change({ top: target.value }));
 document.addEventListener("change", ({ target }) => {
+  if (target.type === "checkbox") change({ [target.name]: target.checked ? target.value : null });
   if (target.type !== "radio") return;
   state[target.name] = target.value;
   if (target.name === "unit") fillDestinations();

@@ -1,10 +1,10 @@
-const SHADES = 256;
+const SHADES = 1024; // the square-root scale is steep at its start
 const rgbOf = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const ramps = new Map();
 
-// The theme's colours from 0 to the maximum, [r, g, b] in even steps.
+// The scale's colours from 0 to the maximum, [r, g, b] in even steps.
 const shades = () => {
-  const stops = theme().sequential;
+  const stops = ramp();
   if (!ramps.has(stops)) {
     ramps.set(stops, Array.from({ length: SHADES }, (_, i) => {
       const place = i / (SHADES - 1);
@@ -17,7 +17,8 @@ const shades = () => {
   }
   return ramps.get(stops);
 };
-const shadeOf = (value, most) => shades()[Math.round(Math.min(Math.max(value / most, 0), 1) * (SHADES - 1))];
+const shadeAt = (value, most) => Math.round(Math.min(Math.max(value / most, 0), 1) * (SHADES - 1));
+const shadeOf = (value, most) => shades()[shadeAt(value, most)];
 
 // Black or white, whichever is read better: at least 4.5 to 1 on any colour (WCAG 2.2).
 const inkOn = (rgb) => {

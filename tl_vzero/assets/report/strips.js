@@ -8,8 +8,11 @@ const picture = (canvas, grid) => {
   const context = canvas.getContext("2d");
   const image = context.createImageData(size, size);
   const most = largest(grid);
+  // One number a pixel: a page has half a million of them.
+  const palette = Uint32Array.from(shades(), ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
+  const pixels = new Uint32Array(image.data.buffer);
   grid.forEach((row, dest) => row.forEach((value, source) => {
-    if (value !== null) image.data.set([...shadeOf(value, most), 255], 4 * (dest * size + source));
+    if (value !== null) pixels[dest * size + source] = palette[shadeAt(value, most)];
   }));
   context.putImageData(image, 0, 0);
 };
@@ -24,7 +27,7 @@ const strips = new Map();
 const drawStrip = (side, method) => {
   const box = byId(`strip-${side}`);
   const layers = layersOf(method);
-  const colours = theme();
+  const colours = ramp();
   const last = strips.get(box);
   if (last?.layers !== layers || last.colours !== colours) {
     strips.set(box, { layers, colours });
