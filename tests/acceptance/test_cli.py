@@ -94,7 +94,7 @@ OF_EACH_KIND = ("value_zeroing", "attention_rollout", "gradient_x_input")  # raw
     ],
 )
 def test_map_of_every_method_and_stage(method: str, stage: str) -> None:
-    code, output = run("map", "the authors [MASK] here.", "--method", method, "--stage", stage, "--quiet")
+    code, output = run("map", "the authors [MASK] today.", "--method", method, "--stage", stage, "--quiet")
     if stage == "rollout" and "target" in tl_vzero.METHODS[method].needs:
         assert code == 2 and "1 destinations" in output  # the target's row alone
         return
@@ -181,7 +181,7 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(
 
 
 def test_a_second_text_makes_a_pair(tmp_path: Path) -> None:
-    pair = ("the authors [MASK] here.", "the hat is near.")
+    pair = ("the authors [MASK] today.", "the hat is near.")
     model, numbers = tl_vzero.load_model("agreement-mini"), tmp_path / "numbers.json"
     words = [pair[0], "--pair", pair[1], "--json", numbers, "--quiet"]
     assert run("map", *words, "--stage", "raw")[0] == 0
@@ -233,7 +233,7 @@ def test_bad_heads_and_spans(words: list[str], message: str) -> None:
 
 def test_heads_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
     numbers, table = tmp_path / "heads.json", tmp_path / "heads.csv"
-    texts = [DEFAULT_TEXT, "the authors [MASK] here."]
+    texts = [DEFAULT_TEXT, "the authors [MASK] today."]
     code, output = run("heads", *texts, "--layer", "1", "--json", numbers, "--csv", table, "--quiet")
     assert code == 0 and "context" in output
     expected = tl_vzero.head_importance(tl_vzero.load_model("agreement-mini"), texts, layers=[1])
@@ -253,7 +253,7 @@ def acts(output: str) -> bool:
 
 
 def test_no_token_acts_on_the_terminal() -> None:
-    text = f"the hat {ACTING} [MASK] here."
+    text = f"the hat {ACTING} [MASK] today."
     code, output = run("map", text, "--quiet", "--layer", "0")
     assert code == 0 and "[MASK]" in output and not acts(output)
     code, output = run("compare", text, "--method", "attention", "--quiet")

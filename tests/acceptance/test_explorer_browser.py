@@ -225,7 +225,7 @@ def test_back_and_forward_show_what_was_there(visit: Visit) -> None:
 
 def test_two_people_at_once_are_not_mixed_up(visit: Visit) -> None:
     one, two = visit(), visit("?" + urlencode({"text": OTHER}))
-    texts = {id(one): "the {} hat [MASK] here.", id(two): "some {} of the hats [MASK] scaring the marcus."}
+    texts = {id(one): "the {} hat [MASK] today.", id(two): "some {} of the hats [MASK] scaring the marcus."}
     for turn in ("old", "small", "new"):
         for person in (one, two):  # neither waits for the other
             person.page.locator("#text").fill(texts[id(person)].format(turn))
@@ -302,7 +302,7 @@ def test_odd_text_is_text(visit: Visit, text: str) -> None:
 def test_a_later_question_gives_up_the_one_under_way(visit: Visit) -> None:
     """So that its answer replaces nothing, and the explorer need not compute it."""
     opened = visit()
-    slow = "the slow hat [MASK] here."
+    slow = "the slow hat [MASK] today."
     held: list[Any] = []
     given_up: list[str] = []
     opened.page.on("requestfailed", lambda request: given_up.append(request.url))

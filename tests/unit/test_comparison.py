@@ -101,7 +101,7 @@ def test_the_hook_engine_takes_the_same_clean_run() -> None:
 
 
 def test_sentences_of_one_length_share_the_run(mini: Any) -> None:
-    texts = ["the authors [MASK] here.", "the authors near the hat [MASK] here.", "the hats [MASK] here."]
+    texts = ["the authors [MASK] today.", "the authors near the hat [MASK] today.", "the hats [MASK] today."]
     alone = [tl_vzero.compare(mini, text) for text in texts]
     with sentences_run(mini) as passes:
         together = tl_vzero.compare(mini, texts)
@@ -376,7 +376,7 @@ def test_bad_input_is_told_before_any_run(
 
 
 def test_every_map_names_its_rollout_rule(mini: Any) -> None:
-    compared = tl_vzero.compare(mini, "the authors [MASK] here.", [*OF_CLEAN_RUN, "hta"])
+    compared = tl_vzero.compare(mini, "the authors [MASK] today.", [*OF_CLEAN_RUN, "hta"])
     added = {name for name, scores in compared.items() if scores.metadata["rollout"] == "identity added"}
     assert added == {"attention", "attention_rollout", "attention_flow", "attention_norm"}
     assert all(compared[name].metadata["rollout"] == "no identity" for name in {*compared} - added)

@@ -19,6 +19,7 @@ from tl_vzero.cli.evaluate import evaluate_app, reproduce_command
 from tl_vzero.cli.listings import heads_command, methods_command, models_command
 from tl_vzero.errors import DependencyError, InputError, escaped
 from tl_vzero.files import write_text
+from tl_vzero.words import marked
 
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 # Click's own class; newer releases of typer hold a copy of click, older ones the package.
@@ -298,8 +299,9 @@ def _comparison(compared: "tl_vzero.Comparison") -> str:
 def _table(scores: "tl_vzero.Scores") -> str:
     import pandas as pd
 
-    rows = [f"{at} {token.strip()}" for at, token in zip(scores.dest_positions, scores.dest_tokens, strict=True)]
-    columns = [token.strip() for token in scores.src_tokens]
+    dest_tokens = marked(scores.dest_tokens, scores.unknown_dests)
+    rows = [f"{at} {token}" for at, token in zip(scores.dest_positions, dest_tokens, strict=True)]
+    columns = marked(scores.src_tokens, scores.unknown_sources)
     heads = [""] if scores.heads is None else [f", head {head}" for head in scores.heads]
     maps = scores.values.flatten(0, -3).numpy()
     blocks = []

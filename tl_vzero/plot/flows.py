@@ -11,7 +11,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
-from tl_vzero.plot.parts import Step, dest_index, hover_text, refuse_heads, sentence, step_slider, titled, token_axis
+from tl_vzero.plot.parts import (
+    Step,
+    dest_index,
+    hover_labels,
+    hover_text,
+    refuse_heads,
+    sentence,
+    source_places,
+    step_slider,
+    titled,
+    token_axis,
+)
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
@@ -65,17 +76,17 @@ def flow_graph(
         raise InputError(f"threshold is {threshold}: expected a share of the target's rollout between 0 and 1")
     row = dest_index(scores, dest)
     flow = flow_into(scores, row)
-    target = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit)
-    labels, places, unit = scores.src_tokens, [str(p) for p in scores.src_positions], scores.unit
+    target = hover_text(scores.dest_tokens[row], scores.dest_positions[row], scores.unit, scores.unknown_dests[row])
+    labels, places, unit, unknown = scores.src_tokens, source_places(scores), scores.unit, scores.unknown_sources
     if words:
         flow, labels = _over_words(scores, flow)
-        places, unit = [str(index) for index in range(len(labels))], "word"
-    hover = [hover_text(label, index, unit) for index, label in enumerate(labels)]
+        places, unit, unknown = [str(index) for index in range(len(labels))], "word", scores.words().unknown_sources
+    hover = hover_labels(labels, range(len(labels)), unit, unknown)
     bounds = sorted({*THRESHOLDS, threshold})
     figure = go.Figure([*_edge_traces(flow, bounds, threshold, theme), *_hover_traces(flow, bounds[0], hover, theme)])
     steps: list[Step] = [(f"{100 * bound:g} %", {"visible": [low >= bound for low in bounds]}, {}) for bound in bounds]
     slider = step_slider(steps, bounds.index(threshold), theme, prefix="edges from ")
-    layout = flow_axes(labels, places, scores.layers) | {
+    layout = flow_axes(labels, places, scores.layers, unknown) | {
         "template": template(theme),
         "title": titled(f"{label_of(scores.method)}: what reaches {target}", sentence(scores)),
         "sliders": [slider | {"pad": {"t": 84, "b": 8}}],
@@ -85,9 +96,11 @@ def flow_graph(
     return figure
 
 
-def flow_axes(labels: Sequence[str], places: Sequence[str], layers: Sequence[int]) -> dict[str, Any]:
+def flow_axes(
+    labels: Sequence[str], places: Sequence[str], layers: Sequence[int], unknown: Sequence[bool]
+) -> dict[str, Any]:
     """What is around a flow graph, as plain data: axes, margins and height. Tokens stand at 0, 1, ..."""
-    tokens = token_axis(labels, places, "")
+    tokens = token_axis(labels, places, "", unknown)
     style = {name: tokens[name] for name in ("autotickangles", "tickfont", "title")}
     # Nodes stand at numbers, which curves need; a label is of the number.
     aliases = {str(i): alias for i, alias in enumerate(tokens["labelalias"].values())}

@@ -59,9 +59,10 @@ def text_view(scores: Scores, dest: int | str = 0, *, layer: int | None = None, 
         "layers": scores.layers,
         "layer": layer_index(scores, layer),
         "dest": dest_index(scores, dest),
-        "dests": _names(scores.dest_tokens, scores.dest_positions, scores.unit),
-        "sources": _names(scores.src_tokens, scores.src_positions, scores.unit),
+        "dests": _names(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests),
+        "sources": _names(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources),
         "shades": _shades(theme),
+        "unknown": any(scores.unknown_dests + scores.unknown_sources),
     }
     html = rendered(
         "plot/text_view.html",
@@ -83,27 +84,33 @@ def _specials(scores: Scores) -> set[str]:
     return {t for t, p in zip(scores.src_tokens, scores.src_positions, strict=True) if scores.word_ids[p] is None}
 
 
-def _lines(scores: Scores) -> list[tuple[str, str, list[tuple[str, bool]]]]:
+def _lines(scores: Scores) -> list[tuple[str, str, list[tuple[str, bool, bool]]]]:
     """Name, roles and tokens of a line of tokens that are both; two where destinations and sources are not the same."""
     if scores.dest_positions == scores.src_positions and not crosses(scores) and scores.src_spans is None:
         words = None if scores.unit == "word" or scores.partial else scores.word_ids
-        return [("", "data-dest data-src", _tokens(scores.src_tokens, words))]
+        return [("", "data-dest data-src", _tokens(scores.src_tokens, scores.unknown_sources, words))]
     return [
-        ("destinations", "data-dest", _tokens(scores.dest_tokens)),
-        ("sources", "data-src", _tokens(scores.src_tokens)),
+        ("destinations", "data-dest", _tokens(scores.dest_tokens, scores.unknown_dests)),
+        ("sources", "data-src", _tokens(scores.src_tokens, scores.unknown_sources)),
     ]
 
 
-def _tokens(tokens: Sequence[str], words: Sequence[int | None] | None = None) -> list[tuple[str, bool]]:
-    """The text of each token, and whether it continues the word before it: then it stands without a space."""
+def _tokens(
+    tokens: Sequence[str], unknown: Sequence[bool], words: Sequence[int | None] | None = None
+) -> list[tuple[str, bool, bool]]:
+    """The text of each token, whether it continues the word before it, without a space, and whether it is unknown."""
     joins = [words is not None and i > 0 and None is not words[i] == words[i - 1] for i in range(len(tokens))]
-    return [(t.removeprefix(CONTINUATION) if join else t, join) for t, join in zip(tokens, joins, strict=True)]
+    texts = [t.removeprefix(CONTINUATION) if join else t for t, join in zip(tokens, joins, strict=True)]
+    return list(zip(texts, joins, unknown, strict=True))
 
 
-def _names(tokens: Iterable[str], positions: Iterable[int], unit: str) -> list[str]:
+def _names(tokens: Iterable[str], positions: Iterable[int], unit: str, unknown: Iterable[bool]) -> list[str]:
     place = "word" if unit == "word" else "position"
     # Isolated, so that a right-to-left token cannot reorder what stands around it.
-    return [f"\u2068{visible(token)}\u2069 · {place} {at}" for token, at in zip(tokens, positions, strict=True)]
+    return [
+        f"\u2068{visible(token)}\u2069 · {place} {at}{' · unknown to the model' if odd else ''}"
+        for token, at, odd in zip(tokens, positions, unknown, strict=True)
+    ]
 
 
 def _shades(theme: Theme) -> list[tuple[str, str]]:

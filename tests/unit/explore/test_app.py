@@ -18,7 +18,7 @@ from tl_vzero.explore import UNEXPECTED, Explorer, Question, explorer_app, hosts
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 ADDRESS = "http://127.0.0.1"
 ASKED = {"model": "agreement-mini", "text": SENTENCE}
-ODD = "the <script>window.hit=1</script> & </script> \u2028 \N{WOMANS HAT}\u200d שלום [MASK] here."
+ODD = "the <script>window.hit=1</script> & </script> \u2028 \N{WOMANS HAT}\u200d שלום [MASK] today."
 
 
 @pytest.fixture(scope="module")

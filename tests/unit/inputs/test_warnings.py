@@ -201,7 +201,7 @@ def test_autocast_changes_no_effect() -> None:
 
 def test_ids_that_begin_twice_are_told() -> None:
     model = tl_vzero.load_model("agreement-mini")
-    ids = torch.tensor(model.tokenizer("the authors [MASK] here.")["input_ids"])
+    ids = torch.tensor(model.tokenizer("the authors [MASK] today.")["input_ids"])
     twice = torch.cat([ids[:1], ids])
     with pytest.warns(InputWarning, match=r"begin with '\[CLS\]' twice"):
         scores = tl_vzero.value_zeroing(model, twice)

@@ -54,7 +54,7 @@ def test_a_target_may_count_from_the_end(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("the pictures are here.", "0 mask tokens"), ("the [MASK] [MASK] here.", "2 mask tokens")]
+    ("text", "count"), [("the pictures are here.", "0 mask tokens"), ("the [MASK] [MASK] today.", "2 mask tokens")]
 )
 def test_no_single_mask_gives_a_page_without_prediction(model: Any, text: str, count: str) -> None:
     report = make_report(model, text)
@@ -164,7 +164,7 @@ def test_an_effect_that_is_missing_is_missing_with_a_reason(model: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"corrupted": "the picture [MASK] here."}, "the corrupted one 7"),
+        ({"corrupted": "the picture [MASK] today."}, "the corrupted one 7"),
         ({"corrupted": SENTENCE}, "the same tokens"),
         ({"methods": ["atention"]}, "did you mean 'attention'"),
         ({"methods": []}, "methods is empty"),
