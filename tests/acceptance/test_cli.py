@@ -39,8 +39,9 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 def test_a_warning_is_a_line_of_text() -> None:
     code, output = run("map", "zork blarf gronkify", "--quiet")
     assert code == 0
-    (line,) = [line for line in output.splitlines() if "unknown" in line]
+    (line,) = [line for line in output.splitlines() if line.startswith("warning")]
     assert line.startswith("warning: the input: 3 of 3 tokens are unknown")
+    assert "2 blarf (unknown)" in output and "[SEP] (unknown)" not in output
     assert "InputWarning" not in output and "Traceback" not in output
 
 
@@ -105,7 +106,7 @@ def test_map_of_every_method_and_stage(method: str, stage: str) -> None:
 
 def test_map_passes_the_target_on(tmp_path: Path) -> None:
     numbers = tmp_path / "map.json"
-    words = ("map", "the authors here.", "--method", "gradient_x_input", "--target", "2", "--json", numbers)
+    words = ("map", "the authors today.", "--method", "gradient_x_input", "--target", "2", "--json", numbers)
     assert run(*words, "--quiet")[0] == 0
     assert json.loads(numbers.read_text(encoding="utf-8"))["dest_positions"] == [2]
 
@@ -139,7 +140,7 @@ def test_compare_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
 
 
 def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
-    code, output = run("compare", "the authors " * 16 + "here.", "--layer", "0", "--quiet")
+    code, output = run("compare", "the authors " * 16 + "today.", "--layer", "0", "--quiet")
     assert code == 0
     assert "no effect on a prediction: the sentence has 0 mask tokens" in output
     assert "left out: attention_flow: a sentence has" in output

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SUBJECTS = ("the pictures of some hat", "the author near the lakes", "the authors", "the guards of the author")
-ENDS = ("scaring marcus.", "here.", "near the lakes.")
+ENDS = ("scaring marcus.", "today.", "near the lakes.")
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:

@@ -627,9 +627,7 @@ def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, 
     foreign = [match for match in MASKS.finditer(text) if match[0] != mask]
     if foreign:
         written = ", ".join(dict.fromkeys(shown(match[0]) for match in foreign))
-        notes.append(
-            f"{written}: read as plain text, as this model {f'has the mask {mask}' if mask else 'has no mask'}"
-        )
+        notes.append(f"read as plain text: {written}; this model {f'has the mask {mask}' if mask else 'has no mask'}")
     return (*notes, *_note_on_unknown(tokenizer, sentence, [match.span() for match in foreign]))
 
 

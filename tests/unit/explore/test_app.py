@@ -68,7 +68,8 @@ def test_the_page_names_the_models_and_the_first_text_as_text() -> None:
     assert "<option>&lt;b&gt;&amp;</option>" in page
     assert "window.hit=1</script>" not in page
     data = page.split('id="report-data">')[1].split("</script>")[0]
-    assert json.loads(data) == {"model": "<b>&", "text": ODD}
+    examples = explorer.examples()["<b>&"]
+    assert json.loads(data) == {"model": "<b>&", "text": ODD, "examples": {"<b>&": examples}}
 
 
 def test_a_question_is_answered_as_the_explorer_answers_it(client: TestClient, explorer: Explorer) -> None:

@@ -19,7 +19,7 @@ from tl_vzero.zeroing import request
 NAMES = ["words", "noun_chunks", "subtrees"]
 MASKED = "the pictures of some hat [MASK] scaring marcus."
 # Of one length, with different phrases; and of another length.
-SENTENCES = [MASKED, "the authors here [MASK] the old hats now.", "the authors [MASK] today."]
+SENTENCES = [MASKED, "the authors today [MASK] the old hats again.", "the authors [MASK] today."]
 
 
 def scored(model: Any, text: str, **options: Any) -> Scores:
