@@ -103,7 +103,7 @@ def value_zeroing(
     >>> scores = tl_vzero.value_zeroing(model, "the pictures of some hat [MASK] scaring marcus.")
     >>> scores.values.shape[1:]
     torch.Size([11, 11])
-    >>> tl_vzero.value_zeroing(model, ("the hat is near.", "the authors [MASK] here.")).metadata["token_types"]
+    >>> tl_vzero.value_zeroing(model, ("the hat is near.", "the authors [MASK] today.")).metadata["token_types"]
     [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     """
     sites = check_contracts(model, stack)
@@ -194,7 +194,7 @@ def score(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> tl_vzero.score(model, "the authors [MASK] here.", method="attention").method
+    >>> tl_vzero.score(model, "the authors [MASK] today.", method="attention").method
     'attention'
     """
     if not isinstance(method, str):
@@ -250,7 +250,7 @@ def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataF
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> table = tl_vzero.head_importance(model, "the authors [MASK] here.", layers=[1])
+    >>> table = tl_vzero.head_importance(model, "the authors [MASK] today.", layers=[1])
     >>> list(table.columns)
     ['layer', 'head', 'query_heads', 'mixing', 'share', 'lost', 'context', 'n']
     >>> round(float(table["share"].sum()), 6)
@@ -319,9 +319,9 @@ def span_interaction(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> table = tl_vzero.span_interaction(model, "the authors [MASK] here.", [[1, 2], [4]], layers=[1])
+    >>> table = tl_vzero.span_interaction(model, "the authors [MASK] today.", [[1, 2], [4]], layers=[1])
     >>> table["span"].unique().tolist(), len(table)
-    (['the authors', 'here'], 14)
+    (['the authors', 'today'], 14)
     >>> bool((table["interaction"] == table["joint"] - table["sum"]).all())
     True
     """

@@ -30,7 +30,14 @@ from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.scores import Scores
 from tl_vzero.statistics import FEWEST_PAIRS, rank_correlation
-from tl_vzero.targets import TargetIds, find_target, mask_positions, one_per_sentence, target_tokens
+from tl_vzero.targets import (
+    TargetIds,
+    check_trained_head,
+    find_target,
+    mask_positions,
+    one_per_sentence,
+    target_tokens,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,7 +244,7 @@ def compare(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> compared = tl_vzero.compare(model, "the authors [MASK] here.", ["value_zeroing", "attention"], layers=[1])
+    >>> compared = tl_vzero.compare(model, "the authors [MASK] today.", ["value_zeroing", "attention"], layers=[1])
     >>> compared["attention"].values.shape
     torch.Size([1, 7, 7])
     >>> compared.table()[["method", "layer"]].to_dict("records")
@@ -266,6 +273,8 @@ def compare_planned(
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     target_tokens(model, target_ids)
     needed = target_ids is not None or any("target" in planned.method.needs for planned in plan)
+    if needed and target is None:
+        check_trained_head(model)
     targets = _targets(model, encoded.sentences, target, needed=needed)
     short, too_long = _within_cost(plan, encoded.sentences)
     run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos)
@@ -371,14 +380,15 @@ class _Run:
 
     def _effect(self, sentence: Sentence) -> tuple[Effect | None, str | None]:
         target = self.targets[sentence.row]
-        if target is None:
-            masks = len(mask_positions(self.model, sentence))
-            return None, f"the sentence has {masks} mask tokens, and no target was given"
         options: Any = {"target_ids": self.target_ids, "layers": self.layers, "prepend_bos": self.prepend_bos}
         inputs: Any = sentence.original
         if inputs is None:
             (inputs,), _, (options["token_type_ids"],) = padded([sentence])
         try:
+            check_trained_head(self.model)  # before a mask is asked for, which would be in vain
+            if target is None:
+                masks = len(mask_positions(self.model, sentence))
+                return None, f"the sentence has {masks} mask tokens, and no target was given"
             return zero_ablation(self.model, inputs, target=target, **options), None
         except HeadlessModelError as error:
             return None, str(error)

@@ -2,6 +2,7 @@
 From the address, a question, through the explorer, which answers one at a time, to the server and who may ask it."""
 
 import asyncio
+import json
 import logging
 import socket
 import threading
@@ -29,8 +30,9 @@ from torch import nn
 from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import encode, warned_before
 from tl_vzero.methods.plan import plan_of
+from tl_vzero.models.facts import facts_of
 from tl_vzero.plot.export import SHARED
-from tl_vzero.plot.pages import script_json
+from tl_vzero.plot.pages import asset, script_json
 from tl_vzero.report import make_report
 from tl_vzero.report.page import explorer_page, page_payload, page_script
 
@@ -38,6 +40,7 @@ LONGEST_POSITION = 20  # characters
 LONGEST_TEXT = 4000  # characters; the tokens of a sentence are counted by the explorer
 MOST_TOKENS = 128
 MOST_ANSWERS = 16  # that stay at hand, of 128 tokens 4 MB each; going back and a shared address then cost nothing
+MOST_EXAMPLES = 5  # sentences to choose from
 MOST_QUESTIONS = 8  # that wait or are computed: at seconds each, the last still waits less than a minute
 LOOKS_AGAIN = 0.05  # seconds, between looks at who is next, who has gone and whether all ends
 LAST_ANSWERS = 1  # second, in which answers that are being sent may still get through
@@ -102,7 +105,7 @@ class Explorer:
 
     >>> import tl_vzero
     >>> explorer = Explorer({"agreement-mini": tl_vzero.load_model("agreement-mini")})
-    >>> explorer.answer(Question("agreement-mini", "the hat [MASK] here."))[:9]
+    >>> explorer.answer(Question("agreement-mini", "the hat [MASK] today."))[:9]
     '{"data":{'
     """
 
@@ -138,17 +141,34 @@ class Explorer:
                 f"there is no model {question.model[:80]!r} here: expected one of {', '.join(self.models)}"
             )
         model = self.models[question.model]
-        with warned_before():  # whoever asks does not see this process's warnings, but the page's metadata
-            for text in (question.text, question.corrupted):
-                tokens = 0 if text is None else len(encode(model, text).sentences[0])
-                if tokens > self.most_tokens:
-                    raise InputError(
-                        f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it"
-                    )
+        with warned_before():  # whoever asks does not see this process's warnings, but the page's notices
+            texts = [text for text in (question.text, question.corrupted) if text is not None]
+            sentences = [encode(model, text).sentences[0] for text in texts]
+            tokens = max(map(len, sentences))
+            if tokens > self.most_tokens:
+                raise InputError(f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it")
             report = make_report(
                 model, question.text, methods=self.methods, target=question.target, corrupted=question.corrupted
             )
-        return str(script_json(page_payload(report)))
+        mask = getattr(facts_of(model).tokenizer, "mask_token", None)
+        return str(script_json(page_payload(report) | {"mask": mask, "offsets": sentences[0].offsets}))
+
+    def examples(self) -> dict[str, list[str]]:
+        """By model, sentences to begin with: of the kind that it reads, and of words that it knows."""
+        return {name: _examples(model, self.most_tokens) for name, model in self.models.items()}
+
+
+def _examples(model: nn.Module, most_tokens: int) -> list[str]:
+    facts, texts = facts_of(model), json.loads(asset("report/examples.json"))
+    if facts.tokenizer is None:
+        return []
+    mask = getattr(facts.tokenizer, "mask_token", None)
+    kind = "causal" if mask is None else "encoder" if facts.head == "absent" else "masked"
+    texts = [text.replace("[MASK]", mask or "") for text in texts[kind]]
+    with warned_before():
+        sentences = encode(model, texts).sentences
+    pairs = zip(texts, sentences, strict=True)
+    return [text for text, read in pairs if not read.notes and len(read) <= most_tokens][:MOST_EXAMPLES]
 
 
 def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
@@ -175,7 +195,7 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
 
     app = Starlette(
         routes=[
-            Route("/", _fixed(explorer_page(list(explorer.models), first_text, SCRIPT), "text/html")),
+            Route("/", _fixed(explorer_page(explorer.examples(), first_text, SCRIPT), "text/html")),
             Route(f"/{SCRIPT}", _fixed(page_script("explorer"), "text/javascript")),
             Route(f"/{SHARED}", _fixed(get_plotlyjs(), "text/javascript")),
             Route("/report", answer),

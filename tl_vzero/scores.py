@@ -163,6 +163,39 @@ class Scores(Drawn):
         rows = torch.nonzero(empty_rows(self.values)).tolist()
         return tuple(tuple(axis[i] for axis, i in zip(axes, row, strict=True)) for row in rows)
 
+    @property
+    def unknown_positions(self) -> tuple[int, ...]:
+        """The positions whose token the model reads as unknown (of `words()`: the words that hold one).
+
+        Their labels are what was written. Of a cross-attention map they are the decoder's positions.
+        """
+        return self._units_with(self.metadata.get("unknown", ()), self.word_ids)
+
+    @property
+    def unknown_dests(self) -> tuple[bool, ...]:
+        """Of each of `dest_tokens`, whether the model reads it as unknown."""
+        unknown = self.unknown_positions
+        return tuple(position in unknown for position in self.dest_positions)
+
+    @property
+    def unknown_sources(self) -> tuple[bool, ...]:
+        """Of each of `src_tokens`, whether the model reads it, or a part of it, as unknown."""
+        unknown = self.metadata.get("unknown", ())
+        if self.n_src_positions is not None:
+            first = self.metadata.get("encoder_from", 0)
+            behind = [first + position for position in self.metadata.get("encoder_unknown", ())]
+            unknown = [*(unknown if first else ()), *behind]
+        columns = self.src_spans or [(position,) for position in self.src_positions]
+        whole = self._units_with(unknown, self.word_ids if self.n_src_positions is None else self.src_word_ids)
+        return tuple(not set(column).isdisjoint(whole) for column in columns)
+
+    def _units_with(self, pieces: Sequence[int], word_ids: Sequence[int | None] | None) -> tuple[int, ...]:
+        """Positions as they are, or the words that they belong to."""
+        if self.unit == "token" or word_ids is None:
+            return tuple(pieces)
+        words = enumerate(_whole_words(word_ids))
+        return tuple(index for index, word in words if not set(pieces).isdisjoint(word.positions))
+
     def normalized(self) -> "Scores":
         """Divide each row by its sum; rows sum to one, and an empty row stays zero (see `empty_rows`).
 
@@ -467,6 +500,7 @@ class Scores(Drawn):
         model = f" of {shortened(str(self.metadata['model']), REPR_LENGTH)}" if "model" in self.metadata else ""
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
         partial = ", partial" if self.partial else ""
+        partial += f", {len(self.unknown_positions)} unknown to the model" if self.unknown_positions else ""
         sources = shortened(" ".join(token.strip() for token in self.src_tokens), REPR_LENGTH)
         telling = ""
         # Signed scores have no shares, and labels that were made by hand may not fit.
@@ -538,6 +572,10 @@ class _Labels(BaseModel):
         ):
             if len(tokens) != len(positions):
                 return f"there are {len(tokens)} {name}_tokens for {len(positions)} {name}_positions"
+        for name in ("unknown", "encoder_unknown"):
+            positions = self.metadata.get(name, [])
+            if not isinstance(positions, list) or not all(type(position) is int for position in positions):
+                return f"metadata[{name!r}] holds no positions"
         if self.src_spans is not None and [span[0] for span in self.src_spans] != self.src_positions:
             return "src_positions are not the first of each of src_spans"
         for name, word_ids, count in (

@@ -122,6 +122,15 @@ def _readable(raw: bytes) -> str:
     return re.sub("[\udc80-\udcff]", lambda match: f"<0x{ord(match[0]) - 0xDC00:02X}>", text)
 
 
+def marked(tokens: Sequence[str], unknown: Sequence[bool]) -> list[str]:
+    """Labels as a table has them: without the spaces around, and marked where the model reads a word as unknown.
+
+    >>> marked([" the", " linguist"], [False, True])
+    ['the', 'linguist (unknown)']
+    """
+    return [f"{token.strip()}{' (unknown)' if odd else ''}" for token, odd in zip(tokens, unknown, strict=True)]
+
+
 def span_label(positions: Sequence[int], labels: Sequence[str], word_ids: Sequence[int | None] | None) -> str:
     """Label positions that are one column: its words, with spaces between them.
 

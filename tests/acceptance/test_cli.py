@@ -45,8 +45,9 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 def test_a_warning_is_a_line_of_text() -> None:
     code, output = run("map", "zork blarf gronkify", "--quiet")
     assert code == 0
-    (line,) = [line for line in output.splitlines() if "unknown" in line]
+    (line,) = [line for line in output.splitlines() if line.startswith("warning")]
     assert line.startswith("warning: the input: 3 of 3 tokens are unknown")
+    assert "2 blarf (unknown)" in output and "[SEP] (unknown)" not in output
     assert "InputWarning" not in output and "Traceback" not in output
 
 
@@ -147,7 +148,7 @@ OF_EACH_KIND = ("value_zeroing", "attention_rollout", "gradient_x_input")  # raw
     ],
 )
 def test_map_of_every_method_and_stage(method: str, stage: str) -> None:
-    code, output = run("map", "the authors [MASK] here.", "--method", method, "--stage", stage, "--quiet")
+    code, output = run("map", "the authors [MASK] today.", "--method", method, "--stage", stage, "--quiet")
     if stage == "rollout" and "target" in tl_vzero.METHODS[method].needs:
         assert code == 2 and "1 destinations" in output  # the target's row alone
         return
@@ -158,7 +159,7 @@ def test_map_of_every_method_and_stage(method: str, stage: str) -> None:
 
 def test_map_passes_the_target_on(tmp_path: Path) -> None:
     numbers = tmp_path / "map.json"
-    words = ("map", "the authors here.", "--method", "gradient_x_input", "--target", "2", "--json", numbers)
+    words = ("map", "the authors today.", "--method", "gradient_x_input", "--target", "2", "--json", numbers)
     assert run(*words, "--quiet")[0] == 0
     assert json.loads(numbers.read_text(encoding="utf-8"))["dest_positions"] == [2]
 
@@ -192,7 +193,7 @@ def test_compare_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
 
 
 def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
-    code, output = run("compare", "the authors " * 16 + "here.", "--layer", "0", "--quiet")
+    code, output = run("compare", "the authors " * 16 + "today.", "--layer", "0", "--quiet")
     assert code == 0
     assert "no effect on a prediction: the sentence has 0 mask tokens" in output
     assert "left out: attention_flow: a sentence has" in output
@@ -348,7 +349,7 @@ def test_the_report_and_the_explorer_open_too(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_second_text_makes_a_pair(tmp_path: Path) -> None:
-    pair = ("the authors [MASK] here.", "the hat is near.")
+    pair = ("the authors [MASK] today.", "the hat is near.")
     model, numbers = tl_vzero.load_model("agreement-mini"), tmp_path / "numbers.json"
     words = [pair[0], "--pair", pair[1], "--json", numbers, "--quiet"]
     assert run("map", *words, "--stage", "raw")[0] == 0
@@ -400,7 +401,7 @@ def test_bad_heads_and_spans(words: list[str], message: str) -> None:
 
 def test_heads_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
     numbers, table = tmp_path / "heads.json", tmp_path / "heads.csv"
-    texts = [DEFAULT_TEXT, "the authors [MASK] here."]
+    texts = [DEFAULT_TEXT, "the authors [MASK] today."]
     code, output = run("heads", *texts, "--layer", "1", "--json", numbers, "--csv", table, "--quiet")
     assert code == 0 and "context" in output
     expected = tl_vzero.head_importance(tl_vzero.load_model("agreement-mini"), texts, layers=[1])
@@ -420,7 +421,7 @@ def acts(output: str) -> bool:
 
 
 def test_no_token_acts_on_the_terminal() -> None:
-    text = f"the hat {ACTING} [MASK] here."
+    text = f"the hat {ACTING} [MASK] today."
     code, output = run("map", text, "--quiet", "--layer", "0")
     assert code == 0 and "[MASK]" in output and not acts(output)
     code, output = run("compare", text, "--method", "attention", "--quiet")

@@ -80,7 +80,7 @@ def test_a_corpus_is_written_and_told(tmp_path: Path) -> None:
 
 def test_failed_sentences_are_counted_by_the_code_of_the_exit(tmp_path: Path) -> None:
     source = tmp_path / "some.txt"
-    source.write_text("the authors [MASK] here.\n\n" + "near " * 600 + "\n")
+    source.write_text("the authors [MASK] today.\n\n" + "near " * 600 + "\n")
     code, output = run(source, "--out", tmp_path / "out")
     assert code == 1
     assert "failed: 2 sentences" in output and "1 sentences in 1 shards" in output

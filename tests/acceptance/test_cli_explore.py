@@ -120,10 +120,10 @@ def start() -> Iterator[Callable[..., tuple[Any, str]]]:
 
 
 def test_it_answers_until_ctrl_c(start: Callable[..., tuple[Any, str]]) -> None:
-    process, address = start("the hat [MASK] here.", "--method", "attention", "--max-tokens", "12")
+    process, address = start("the hat [MASK] today.", "--method", "attention", "--max-tokens", "12")
     assert address.startswith("http://127.0.0.1:") and address.endswith("/")
     with urlopen(address) as page:
-        assert page.status == 200 and "the hat [MASK] here." in page.read().decode()
+        assert page.status == 200 and "the hat [MASK] today." in page.read().decode()
     parts = {"model": "agreement-mini", "text": SENTENCE}
     with urlopen(f"{address}report?{urlencode(parts)}") as answer:
         methods = [method["name"] for method in json.load(answer)["data"]["methods"]]

@@ -22,7 +22,7 @@ from tl_vzero.explore import BUSY, Explorer, bound_socket, explorer_app
 pytestmark = pytest.mark.browser
 
 FIRST = "the pictures of some hat [MASK] scaring marcus."
-OTHER = "the author near the houses [MASK] reading books."
+OTHER = "the author near the houses [MASK] selling books."
 CORRUPTED = "the picture of some hat [MASK] scaring marcus."
 Visit = Callable[..., Opened]
 
@@ -234,7 +234,7 @@ def test_back_and_forward_show_what_was_there(visit: Visit) -> None:
 
 def test_two_people_at_once_are_not_mixed_up(visit: Visit) -> None:
     one, two = visit(), visit("?" + urlencode({"text": OTHER}))
-    texts = {id(one): "the {} hat [MASK] here.", id(two): "some {} of the hats [MASK] scaring the marcus."}
+    texts = {id(one): "the {} hat [MASK] today.", id(two): "some {} of the hats [MASK] scaring the marcus."}
     for turn in ("old", "small", "new"):
         for person in (one, two):  # neither waits for the other
             person.page.locator("#text").fill(texts[id(person)].format(turn))
@@ -285,6 +285,78 @@ def test_an_address_that_cannot_be_shown_says_why(visit: Visit) -> None:
     assert complaint(opened) is None
 
 
+def test_an_example_is_chosen_by_a_click_and_by_keyboard(visit: Visit, explorer: Explorer) -> None:
+    opened = visit("?" + urlencode({"target": 2}))
+    examples = opened.page.locator("#examples button")
+    assert examples.all_text_contents() == explorer.examples()["agreement-mini"]
+    for at, choose in ((1, "click"), (2, "press")):
+        text = str(examples.nth(at).text_content())
+        examples.nth(at).click() if choose == "click" else examples.nth(at).press("Enter")
+        wait_for_text(opened, text)
+        assert_shows(opened, "agreement-mini", text)
+        assert "target" not in parameters(opened)
+
+
+def test_another_model_has_other_examples(visit: Visit, explorer: Explorer) -> None:
+    if "all-MiniLM-L6-v2" not in explorer.models:
+        pytest.skip("all-MiniLM-L6-v2 is not installed")
+    opened = visit()
+    opened.page.locator("#model").select_option("all-MiniLM-L6-v2")
+    settled(opened)
+    assert opened.page.locator("#examples button").all_text_contents() == explorer.examples()["all-MiniLM-L6-v2"]
+
+
+def test_a_word_is_masked_by_a_click(visit: Visit) -> None:
+    opened = visit("?" + urlencode({"text": "the pictures of some hat are scaring marcus."}))
+    opened.page.locator("#text-value_zeroing button").nth(6).click()
+    assert "are" in str(opened.page.locator("#mask-word").text_content())
+    opened.page.locator("#mask-word").click()
+    wait_for_text(opened, FIRST)
+    assert_shows(opened, "agreement-mini", FIRST)
+    assert "target" not in parameters(opened) and parameters(opened)["piece"] == "6"
+    assert opened.page.locator("#mask-word").is_hidden()  # it is masked already
+    opened.page.go_back()
+    wait_for_text(opened, "the pictures of some hat are scaring marcus.")
+
+
+def test_a_word_is_masked_by_keyboard_also_beside_another_mask(visit: Visit) -> None:
+    opened = visit()
+    opened.page.locator("#text-value_zeroing [tabindex='0']").press("ArrowLeft")
+    opened.page.keyboard.press("m")
+    wait_for_text(opened, "the pictures of some [MASK] [MASK] scaring marcus.")
+    assert parameters(opened)["target"] == "5"
+    assert opened.page.evaluate("document.activeElement.getAttribute('aria-label')") == "[MASK], position 5"
+
+
+def test_a_special_token_has_nothing_to_mask(visit: Visit) -> None:
+    opened = visit()
+    before = opened.page.url
+    opened.page.locator("#text-value_zeroing button").first.click()
+    assert opened.page.locator("#mask-word").is_hidden()
+    opened.page.keyboard.press("m")
+    settled(opened)
+    assert parameters(opened)["text"] == FIRST and before != ""
+
+
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")
+def test_a_word_behind_characters_of_two_units_is_masked_whole(visit: Visit, explorer: Explorer) -> None:
+    """JavaScript counts such characters twice, Python once; and a word of several pieces is one word."""
+    if "all-MiniLM-L6-v2" not in explorer.models:
+        pytest.skip("all-MiniLM-L6-v2 is not installed")
+    text = "the \N{WOMANS HAT} of gronkify <b> today"
+    opened = visit("?" + urlencode({"text": text, "model": "all-MiniLM-L6-v2"}))
+    tokens = opened.page.locator("#text-value_zeroing button")
+    tokens.nth(tokens.all_text_contents().index("of") + 2).click()
+    opened.page.locator("#mask-word").click()
+    wait_for_text(opened, text.replace("gronkify", "[MASK]"))
+
+
+def test_unknown_words_and_foreign_masks_are_told_on_the_page(visit: Visit) -> None:
+    opened = visit("?" + urlencode({"text": "the linguist [MASK] <mask>."}))
+    notices = opened.page.locator("#part-header .notice").all_text_contents()
+    assert "this model has the mask [MASK]" in notices[0] and "'linguist'" in notices[1]
+
+
 @pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # words that the model does not know are meant
 @pytest.mark.parametrize(
     "text",
@@ -311,7 +383,7 @@ def test_odd_text_is_text(visit: Visit, text: str) -> None:
 def test_a_later_question_gives_up_the_one_under_way(visit: Visit) -> None:
     """So that its answer replaces nothing, and the explorer need not compute it."""
     opened = visit()
-    slow = "the slow hat [MASK] here."
+    slow = "the slow hat [MASK] today."
     held: list[Any] = []
     given_up: list[str] = []
     opened.page.on("requestfailed", lambda request: given_up.append(request.url))

@@ -266,3 +266,37 @@ def test_nothing_is_wider_than_the_window(
         })"""
     )
     assert clipped == []
+
+
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # words that the model does not know are meant
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (420, "dark")])
+def test_unknown_words_are_dashed_wherever_they_stand(show: Callable[..., Opened], width: int, scheme: str) -> None:
+    report = make_report(tl_vzero.load_model("agreement-mini"), "The linguist loves [MASK].", methods=["attention"])
+    opened = show(report, width=width, scheme=scheme)
+    page = opened.page
+    assert page.locator(".sentence .unknown").all_text_contents() == ["linguist", "loves"]
+    dashed = page.locator("#text-value_zeroing .unknown")
+    assert dashed.all_text_contents() == ["linguist", "loves"]
+    styles = dashed.evaluate_all("all => all.map((e) => getComputedStyle(e).textDecorationStyle)")
+    assert styles == ["dashed", "dashed"]
+    assert dashed.first.get_attribute("aria-label") == "linguist, position 2, unknown to the model"
+    assert page.locator("#text-unknown").is_visible()
+    assert "2: linguist (unknown)" in page.locator("#destination option").all_text_contents()
+    assert opened.table()[2][0] == "linguist (unknown)"
+    ticks = page.locator("#map-value_zeroing .ytick text tspan[style*=dashed]").all_text_contents()
+    assert sorted(ticks) == ["linguist", "loves"]
+    page.locator("label:has-text('words')").click()
+    assert dashed.all_text_contents() == ["linguist", "loves"]
+
+
+def test_known_words_are_not_dashed(show: Callable[..., Opened], agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    assert opened.page.locator(".token.unknown").count() == 0
+    assert opened.page.locator("#text-unknown").is_hidden()
+
+
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")
+def test_a_sentence_of_unknown_words_has_no_finding(show: Callable[..., Opened]) -> None:
+    opened = show(make_report(tl_vzero.load_model("agreement-mini"), "Zork blarf gronk.", methods=["attention"]))
+    assert "no finding" in opened.page.locator("header .notice").first.text_content()
+    assert "No finding" in opened.page.locator("#text-told").text_content()

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SUBJECTS = ("the pictures of some hat", "the author near the lakes", "the authors", "the guards of the author")
-ENDS = ("scaring marcus.", "here.", "near the lakes.")
+SUBJECTS = ("the pictures of some hat", "the author near the lamps", "the authors", "the guests of the author")
+ENDS = ("scaring marcus.", "today.", "near the lamps.")
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:

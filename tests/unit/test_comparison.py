@@ -101,7 +101,7 @@ def test_the_hook_engine_takes_the_same_clean_run() -> None:
 
 
 def test_sentences_of_one_length_share_the_run(mini: Any) -> None:
-    texts = ["the authors [MASK] here.", "the authors near the hat [MASK] here.", "the hats [MASK] here."]
+    texts = ["the authors [MASK] today.", "the authors near the hat [MASK] today.", "the hats [MASK] today."]
     alone = [tl_vzero.compare(mini, text) for text in texts]
     with sentences_run(mini) as passes:
         together = tl_vzero.compare(mini, texts)
@@ -189,9 +189,9 @@ def test_what_costs_much_is_left_out_of_long_sentences_unless_named() -> None:
 def test_a_hook_of_the_users_leaves_out_what_reads_weights(mini: Any) -> None:
     site = check_contracts(mini).values[0]
     with mini.hooks(fwd_hooks=[(site, lambda value, hook: 2 * value)]):
-        compared = tl_vzero.compare(mini, "the authors here.")
+        compared = tl_vzero.compare(mini, "the authors today.")
         assert "hooks of yours" in compared.left_out["alti"]
-        alone = tl_vzero.value_zeroing(mini, "the authors here.")
+        alone = tl_vzero.value_zeroing(mini, "the authors today.")
     assert compared["value_zeroing"].metadata["engine"] == "hooks"
     assert torch.allclose(compared["value_zeroing"].values, alone.values, rtol=1e-5, atol=1e-9)
 
@@ -217,7 +217,7 @@ def test_gradient_methods_get_the_target(mini: Any) -> None:
     row = table.loc[("gradient_x_input", 1)]
     assert math.isfinite(row["rank_with_effect"]) and math.isfinite(row["rank_with_value_zeroing"])
     with pytest.raises(InputError, match="no target"):
-        tl_vzero.compare(mini, "the authors here.", ["gradient_x_input"])
+        tl_vzero.compare(mini, "the authors today.", ["gradient_x_input"])
 
 
 def test_effect_and_why_there_is_none(mini: Any) -> None:
@@ -225,9 +225,9 @@ def test_effect_and_why_there_is_none(mini: Any) -> None:
     alone = tl_vzero.zero_ablation(mini, TEXT)
     assert compared.effect is not None and torch.equal(compared.effect.values, alone.values)
     assert compared.no_effect_reason is None
-    unmasked = tl_vzero.compare(mini, "the authors here.", ["attention"])
+    unmasked = tl_vzero.compare(mini, "the authors today.", ["attention"])
     assert unmasked.target is None and unmasked.effect is None and "0 mask tokens" in unmasked.no_effect_reason
-    with_targets = tl_vzero.compare(mini, ["the authors here.", "the hat."], ["attention"], target=[1, -2])
+    with_targets = tl_vzero.compare(mini, ["the authors today.", "the hat."], ["attention"], target=[1, -2])
     assert [compared.target for compared in with_targets] == [1, 3] and all(
         compared.effect is not None for compared in with_targets
     )
@@ -376,7 +376,7 @@ def test_bad_input_is_told_before_any_run(
 
 
 def test_every_map_names_its_rollout_rule(mini: Any) -> None:
-    compared = tl_vzero.compare(mini, "the authors [MASK] here.", [*OF_CLEAN_RUN, "hta"])
+    compared = tl_vzero.compare(mini, "the authors [MASK] today.", [*OF_CLEAN_RUN, "hta"])
     added = {name for name, scores in compared.items() if scores.metadata["rollout"] == "identity added"}
     assert added == {"attention", "attention_rollout", "attention_flow", "attention_norm"}
     assert all(compared[name].metadata["rollout"] == "no identity" for name in {*compared} - added)

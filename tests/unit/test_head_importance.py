@@ -45,7 +45,7 @@ def test_the_table_is_the_definition(architecture: str, tolerance: float) -> Non
 
 
 def test_shares_of_a_layer_sum_to_one() -> None:
-    table = tl_vzero.head_importance(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")
+    table = tl_vzero.head_importance(tl_vzero.load_model("agreement-mini"), "the authors [MASK] today.")
     assert table.groupby("layer")["share"].sum().tolist() == pytest.approx([1.0] * 4)
     assert table["context"].between(0, 1).all()
 

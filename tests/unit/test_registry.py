@@ -73,8 +73,8 @@ def test_a_function_becomes_a_method(folder: Path) -> None:
     assert halves.options == ("layers", "share")
     assert methods["halves"] is halves
     model = tl_vzero.load_model("agreement-mini")
-    scores: Any = halves(model, "the authors here.")
-    whole: Any = tl_vzero.score(model, "the authors here.", method="attention")
+    scores: Any = halves(model, "the authors today.")
+    whole: Any = tl_vzero.score(model, "the authors today.", method="attention")
     assert scores.method == "halves" and torch.equal(2 * scores.values, whole.values)
 
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_loaded_is_listed_and_says_so_when_used(folder: Path, val
 PROGRAM = """
 import tl_vzero
 model = tl_vzero.load_model("agreement-mini")
-text = "the authors here."
+text = "the authors today."
 assert {*list(tl_vzero.METHODS)[-3:]} == {"halves", "nothing", "broken"}, list(tl_vzero.METHODS)
 compared = tl_vzero.compare(model, text, ["attention", "halves"], options={"halves": {"share": 0.25}}, layers=[1])
 assert (compared["halves"].values == compared["attention"].values / 4).all()

@@ -462,3 +462,33 @@ def test_replace_keeps_the_checks() -> None:
 
 def test_scores_is_a_public_name() -> None:
     assert tl_vzero.Scores is Scores
+
+
+def test_unknown_positions_over_pieces_words_parts_and_spans() -> None:
+    """TOKENS are [CLS] the scar ##ing cat ##s [SEP]."""
+    scores = make_scores(metadata={"unknown": [3, 6]})
+    assert scores.unknown_positions == (3, 6) and scores.normalized().unknown_positions == (3, 6)
+    assert scores.unknown_dests == scores.unknown_sources == (False, False, False, True, False, False, True)
+    words = scores.words()
+    assert words.unknown_positions == (2, 4)
+    assert words.unknown_dests == words.unknown_sources == (False, False, True, False, True)
+    partial = replace(partial_scores(), metadata={"unknown": [3, 4]})
+    assert (partial.unknown_dests, partial.unknown_sources) == ((False, True), (False, False, False, True, True))
+    spans = make_scores(
+        random_values(3, 7, 2),
+        src_tokens=("the scar", "##ing cat"),
+        src_positions=(1, 3),
+        src_spans=((1, 2), (3, 4)),
+        metadata={"unknown": [4]},
+    )
+    assert spans.unknown_sources == (False, True)
+
+
+def test_unknown_sources_of_another_sentence() -> None:
+    cross = replace(
+        cross_scores(), n_src_positions=7, src_word_ids=None, metadata={"unknown": [1], "encoder_unknown": [2]}
+    )
+    assert cross.unknown_positions == (1,)
+    assert cross.unknown_dests.index(True) == 1 and cross.unknown_sources.index(True) == 2
+    joint = replace(cross, metadata={**cross.metadata, "encoder_from": 3})
+    assert [at for at, odd in enumerate(joint.unknown_sources) if odd] == [1, 5]

@@ -560,3 +560,16 @@ def test_any_byte_that_is_altered_gives_equal_scores_or_an_error(
         return
     again.save(folder / "again.safetensors")
     assert_equal(Scores.load(folder / "again.safetensors"), again)
+
+
+def test_unknown_positions_are_saved_and_a_file_without_them_has_none(tmp_path: Path) -> None:
+    make_scores(metadata={"unknown": [3, 4]}).save(tmp_path / "new.safetensors")
+    make_scores().save(tmp_path / "old.safetensors")
+    assert Scores.load(tmp_path / "new.safetensors").unknown_positions == (3, 4)
+    assert Scores.load(tmp_path / "old.safetensors").unknown_positions == ()
+
+
+@pytest.mark.parametrize("odd", ["34", ["3"], [True], 3, [1.0], None])
+def test_unknown_positions_that_are_none_are_refused(tmp_path: Path, odd: Any) -> None:
+    with pytest.raises(ScoresError, match=r"metadata\['unknown'\] holds no positions"):
+        make_scores(metadata={"unknown": odd}).save(tmp_path / "odd.safetensors")

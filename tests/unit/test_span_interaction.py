@@ -64,7 +64,7 @@ def test_labels_sentences_and_phrases() -> None:
     model = tl_vzero.load_model("agreement-mini")
     with left_as_found(model):
         table = tl_vzero.span_interaction(
-            model, [MASKED, "the authors [MASK] here."], "noun_chunks", layers=[1], destinations=[6]
+            model, [MASKED, "the authors [MASK] today."], "noun_chunks", layers=[1], destinations=[6]
         )
     assert list(table) == "sentence layer dest dest_token span positions joint sum interaction".split()
     first = table[table["sentence"] == 0]

@@ -299,9 +299,11 @@ def _maps(scores: "tl_vzero.Scores") -> "Iterator[tuple[str, npt.NDArray[Any]]]"
 def _labels(scores: "tl_vzero.Scores") -> tuple[list[str], list[str]]:
     """Destinations with their positions, and sources, with theirs where a token occurs twice."""
     from tl_vzero.plot.parts import visible
+    from tl_vzero.words import marked
 
-    rows = [f"{at} {visible(token)}" for at, token in zip(scores.dest_positions, scores.dest_tokens, strict=True)]
-    tokens = [visible(token) for token in scores.src_tokens]
+    dest_tokens = map(visible, marked(scores.dest_tokens, scores.unknown_dests))
+    rows = [f"{at} {token}" for at, token in zip(scores.dest_positions, dest_tokens, strict=True)]
+    tokens = [visible(token) for token in marked(scores.src_tokens, scores.unknown_sources)]
     placed = zip(scores.src_positions, tokens, strict=True)
     return rows, [token if tokens.count(token) == 1 else f"{at} {token}" for at, token in placed]
 

@@ -73,7 +73,7 @@ def zero_ablation(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> effect = tl_vzero.zero_ablation(model, "the authors [MASK] here.", target_ids=("are", "is"))
+    >>> effect = tl_vzero.zero_ablation(model, "the authors [MASK] today.", target_ids=("are", "is"))
     >>> effect.target_token, effect.metric
     ('[MASK]', "logit of 'are' minus logit of 'is'")
     """
@@ -143,7 +143,7 @@ def attribution_patching(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> tl_vzero.attribution_patching(model, "the authors [MASK] here.", target_ids=("are", "is")).values.shape
+    >>> tl_vzero.attribution_patching(model, "the authors [MASK] today.", target_ids=("are", "is")).values.shape
     torch.Size([4, 7])
     """
     sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
@@ -188,7 +188,7 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
     Raises InputError where the two are effects of different things, InputTypeError for what is no Effect.
 
     >>> import tl_vzero
-    >>> model, text = tl_vzero.load_model("agreement-mini"), "the authors [MASK] here."
+    >>> model, text = tl_vzero.load_model("agreement-mini"), "the authors [MASK] today."
     >>> exact, estimate = tl_vzero.zero_ablation(model, text), tl_vzero.attribution_patching(model, text)
     >>> tl_vzero.attribution_error(estimate, exact).columns.tolist()
     ['layer', 'max_abs', 'relative_rms', 'spearman']

@@ -71,7 +71,7 @@ def value_patching(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> clean, corrupted = "the authors [MASK] here.", "the author [MASK] here."
+    >>> clean, corrupted = "the authors [MASK] today.", "the author [MASK] today."
     >>> effect = tl_vzero.value_patching(model, clean, corrupted, target_ids=("are", "is"))
     >>> effect.clean > 0 > effect.corrupted
     True

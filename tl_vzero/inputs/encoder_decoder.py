@@ -130,9 +130,10 @@ def _shifted(model: nn.Module, text: str, row: int) -> Sentence:
 
 
 def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
-    """A Scores's metadata on inputs: warnings, stack, the encoder's tokens, segments, image or sound."""
+    """A Scores's metadata on inputs: warnings, unknown tokens, stack, the encoder's, segments, image or sound."""
     notes = [*sentence.notes, *(() if sentence.encoder is None else sentence.encoder.notes)]
     metadata: dict[str, Any] = {"warnings": notes} if notes else {}
+    metadata |= {"unknown": list(sentence.unknown)} if sentence.unknown else {}
     if stack is None:
         if sentence.token_types is not None:
             metadata["token_types"] = list(sentence.token_types)
@@ -143,4 +144,5 @@ def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
         metadata["decoder_inputs"] = "ids as given" if sentence.text is None else text
         metadata["encoder_tokens"] = list(sentence.encoder.tokens)
         metadata["encoder_special"] = list(sentence.encoder.special)
+        metadata |= {"encoder_unknown": list(sentence.encoder.unknown)} if sentence.encoder.unknown else {}
     return metadata

@@ -3,6 +3,7 @@
 A sentence carries all that is needed to run it, to label its map and to lead results back to the caller's batch.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,7 +27,10 @@ from tl_vzero.models.sites import kind_of, stacks_of
 from tl_vzero.words import Places, decoded_places, label_tokens
 
 TOKENS_PER_BATCH = 2048
-UNKNOWN_SHARE = 0.5  # of the tokens of words: with more of them unknown, a tokenizer does not fit the text
+NAMED = 5  # words that a note names
+LONGEST_WORD = 100  # characters; BERT's tokenizer reads longer ones as unknown
+# What people write where a word is to be predicted; a model reads only its own as its mask.
+MASKS = re.compile(r"\[mask]|<mask>|_{3,}", re.IGNORECASE)
 # A tokenizer written in Rust takes one text at a time, and models may share one.
 _ONE_TEXT = RLock()
 
@@ -58,6 +62,7 @@ class Sentence:
     token_types: the segments of its tokens; None: all are of segment 0, the models' own default.
     encoder, cross: where a decoder reads it, what the encoder reads, and whether the map is over encoder positions.
     notes: what may not have been meant; it is scored as given all the same.
+    unknown: the positions of tokens that the model reads as unknown; their labels are what was written.
     signal, about: the image or sound that the model reads in place of ids, and what its positions are.
     """
 
@@ -76,6 +81,7 @@ class Sentence:
     notes: tuple[str, ...] = ()
     second_from: int | None = None
     token_types: tuple[int, ...] | None = None
+    unknown: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -376,9 +382,9 @@ def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Senten
     if pieces.offsets is not None and pieces.word_ids is not None:
         places = Places(text, pieces.offsets, pieces.word_ids)
     sentence = _labelled(model, torch.tensor(pieces.ids), row, tuple(range(len(pieces.ids))), places)
-    notes = _notes_on_text(facts_of(model).tokenizer, text, sentence)
     offsets = None if pieces.offsets is None else tuple((begin, end) for begin, end in pieces.offsets)
-    sentence = replace(sentence, text=text, offsets=offsets, notes=notes)
+    sentence = replace(sentence, text=text, offsets=offsets)
+    sentence = replace(sentence, notes=_notes_on_text(facts_of(model).tokenizer, text, sentence))
     # A tokenizer may mark segments that its model does not tell apart (DistilBERT with a tokenizer of BERT's).
     if pieces.token_types is None or segment_count(model) == 1:
         return sentence
@@ -587,7 +593,14 @@ def _labelled(model: nn.Module, ids: Tensor, row: int, columns: tuple[int, ...],
         else:  # what the tokenizer itself puts around a text has no word
             apart = [alone or word is None for alone, word in zip(apart, places.word_ids, strict=True)]
         labels, words = label_tokens(tokenizer, token_ids, apart, places)
-    return Sentence(ids, labels, special, _mask_as_word(words, special), row, columns)
+    unknown = tuple(i for i, token_id in enumerate(token_ids) if token_id == _unknown_id(tokenizer))
+    return Sentence(ids, labels, special, _mask_as_word(words, special), row, columns, unknown=unknown)
+
+
+def _unknown_id(tokenizer: Any) -> int | None:
+    """The id of words outside the vocabulary; None where there is none, or it has another use too, as in GPT-2."""
+    uses = {getattr(tokenizer, f"{use}_token_id", None) for use in ("bos", "eos", "cls", "sep", "pad", "mask")}
+    return None if tokenizer.unk_token_id in uses else tokenizer.unk_token_id
 
 
 def _mask_as_word(words: Sequence[int | None], special: Sequence[bool]) -> tuple[int | None, ...]:
@@ -599,8 +612,7 @@ def _mask_as_word(words: Sequence[int | None], special: Sequence[bool]) -> tuple
 
 def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, ...]:
     """What of a text may not have been meant."""
-    notes = []
-    ids = sentence.ids.tolist()
+    notes, ids = [], sentence.ids.tolist()
     # Twice in the ids, once in the text: the tokenizer adds the one that is there already.
     twice = "which the tokenizer adds as well: leave it out of the text, or pass ids (add_special_tokens=False)"
     for names, two, stands, where in (
@@ -611,14 +623,31 @@ def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, 
             is_twice = two == [tokenizer.convert_tokens_to_ids(token)] * 2
             if is_twice and stands(token) and not stands(2 * token):
                 notes.append(f"the text {where} with {token!r}, {twice}")
-    words = [token for token, is_special in zip(ids, sentence.special, strict=True) if not is_special]
-    unknown = words.count(tokenizer.unk_token_id)
-    if words and unknown > UNKNOWN_SHARE * len(words):
-        notes.append(
-            f"{unknown} of {len(words)} tokens are unknown to the tokenizer ({tokenizer.unk_token}): check that it is "
-            "the model's own, and made for this language"
+    mask = getattr(tokenizer, "mask_token", None)
+    foreign = [match for match in MASKS.finditer(text) if match[0] != mask]
+    if foreign:
+        written = ", ".join(dict.fromkeys(shown(match[0]) for match in foreign))
+        notes.append(f"read as plain text: {written}; this model {f'has the mask {mask}' if mask else 'has no mask'}")
+    return (*notes, *_note_on_unknown(tokenizer, sentence, [match.span() for match in foreign]))
+
+
+def _note_on_unknown(tokenizer: Any, sentence: Sentence, foreign_masks: list[tuple[int, int]]) -> Iterator[str]:
+    """A note that counts the words that the model reads as unknown, and names a model that knows them."""
+    places = sentence.offsets or ((0, 0),) * len(sentence)
+    of_masks = {
+        i for i, (begin, end) in enumerate(places) for mask in foreign_masks if mask[0] <= begin < end <= mask[1]
+    }
+    words = [sentence.tokens[i].strip() for i in sentence.unknown if i not in of_masks]
+    words = [word for word in words if word != tokenizer.unk_token]  # written so, it is meant
+    if words:
+        named = list(dict.fromkeys(map(shown, words)))
+        in_pieces = all(word.isascii() and len(word) <= LONGEST_WORD for word in words)
+        knows = "all-MiniLM-L6-v2" if in_pieces else "a model that reads bytes, such as gpt2,"
+        yield (
+            f"{len(words)} of {len(sentence) - sum(sentence.special)} tokens are unknown to this model and read as "
+            f"{tokenizer.unk_token}: {', '.join(named[:NAMED])}{', …' if len(named) > NAMED else ''}; "
+            f"{knows} knows them; if you gave the tokenizer, check that it is the model's own"
         )
-    return tuple(notes)
 
 
 def _notes_on_beginning(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:

@@ -222,7 +222,7 @@ def decompx(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> scores = tl_vzero.score(model, "the authors [MASK] here.", method="decompx")
+    >>> scores = tl_vzero.score(model, "the authors [MASK] today.", method="decompx")
     >>> scores.normalized().values.sum(dim=-1).round(decimals=4).unique().tolist()
     [1.0]
     """

@@ -122,7 +122,7 @@ def gradient_x_input(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> scores = gradient_x_input(model, "the authors [MASK] here.", target_ids=("are", "is"))
+    >>> scores = gradient_x_input(model, "the authors [MASK] today.", target_ids=("are", "is"))
     >>> scores.values.shape, scores.dest_tokens
     (torch.Size([4, 1, 7]), ('[MASK]',))
     """
@@ -168,7 +168,7 @@ def integrated_gradients(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> scores = integrated_gradients(model, "the authors [MASK] here.", aggregate="sum", layers=0)
+    >>> scores = integrated_gradients(model, "the authors [MASK] today.", aggregate="sum", layers=0)
     >>> abs(scores.metadata["convergence_delta"][0]) < 0.01 * abs(scores.values.sum().item())
     True
     """
@@ -222,7 +222,7 @@ def deep_lift(
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> scores = deep_lift(model, "the authors [MASK] here.", target_ids=("are", "is"))
+    >>> scores = deep_lift(model, "the authors [MASK] today.", target_ids=("are", "is"))
     >>> scores.values.shape, scores.metadata["rescaled"]
     (torch.Size([4, 1, 7]), [[], [], [], []])
     """

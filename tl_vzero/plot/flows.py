@@ -89,13 +89,13 @@ def flow_graph(
         raise InputError(f"top is {shown(top)}: expected how many edges to follow from a token, at least 1, or None")
     row = scores.dest_index(dest)
     flow = flow_into(scores, row)
-    target = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)[row]
-    labels, places, unit = scores.src_tokens, [str(p) for p in scores.src_positions], scores.unit
+    target = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)[row]
+    labels, places, unit, unknown = scores.src_tokens, parts.source_places(scores), scores.unit, scores.unknown_sources
     if words:
         flow, labels = _over_words(scores, flow)
         row = int(flow.nodes[-1].argmax())
-        places, unit = [str(index) for index in range(len(labels))], "word"
-    hover = hover_labels(labels, range(len(labels)), unit)
+        places, unit, unknown = [str(index) for index in range(len(labels))], "word", scores.words().unknown_sources
+    hover = hover_labels(labels, range(len(labels)), unit, unknown)
     bounds = sorted({*THRESHOLDS, threshold})
     edges = [connected(flow, row, bound, top) for bound in bounds]
     steps_drawn = [_traces(flow, e, bound, bounds, hover, theme) for e, bound in zip(edges, bounds, strict=True)]
@@ -108,7 +108,7 @@ def flow_graph(
         for b, traces, labelled in zip(bounds, steps_drawn, ticks, strict=True)
     ]
     slider = step_slider(steps, bounds.index(threshold), theme, prefix="branches from ")
-    layout = flow_axes(labels, places, scores.layers) | {
+    layout = flow_axes(labels, places, scores.layers, unknown) | {
         "template": template(theme),
         "title": titled(f"{label_of(scores.method)}: what reaches {target} through all layers", sentence(scores)),
         "sliders": [slider | {"pad": {"t": 84, "b": 8}}],
@@ -119,9 +119,11 @@ def flow_graph(
     return figure.update_layout(ticks[shown_first])
 
 
-def flow_axes(labels: Sequence[str], places: Sequence[str], layers: Sequence[int]) -> dict[str, Any]:
+def flow_axes(
+    labels: Sequence[str], places: Sequence[str], layers: Sequence[int], unknown: Sequence[bool]
+) -> dict[str, Any]:
     """What is around a flow graph, as plain data: axes, margins and height. Tokens stand at 0, 1, ..."""
-    tokens = token_axis(labels, places, "")
+    tokens = token_axis(labels, places, "", unknown)
     style = {name: tokens[name] for name in ("autotickangles", "tickfont", "title")}
     # Nodes stand at numbers, which curves need; a label is of the number.
     aliases = {str(i): alias for i, alias in enumerate(tokens["labelalias"].values())}

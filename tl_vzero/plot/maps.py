@@ -56,8 +56,8 @@ def heatmap(
     grids = [parts.rounded(values) for values in scores.values]
     trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme, view)
     cells, axes = map_frame(scores)
-    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
-    destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
+    destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
     trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
     layout |= axes | {
         "title": parts.titled(f"{label_of(scores.method)}: {parts.STAGES[scores.stage]}", parts.sentence(scores)),
@@ -85,8 +85,8 @@ def target_row(
     scores, row = parts.viewed(scores, view, dest)
     assert row is not None
     grid = parts.rounded(scores.values[:, row])
-    label = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)[row]
-    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
+    label = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)[row]
+    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
     cells, axes = layer_frame(scores.layers, source_axis(scores))
     trace = cells | {"z": grid, "customdata": [sources for _ in scores.layers], "hovertemplate": row_hover(label)}
     layout = axes | {
@@ -136,7 +136,8 @@ def map_frame(scores: Scores) -> tuple[Json, Json]:
     columns, rows = parts.source_places(scores), [str(position) for position in scores.dest_positions]
     axes = {
         "xaxis": source_axis(scores) | {"side": "top", "constrain": "domain", "constraintoward": "left"},
-        "yaxis": parts.token_axis(scores.dest_tokens, rows, parts.axis_titles(scores)[0]) | parts.SQUARE,
+        "yaxis": parts.token_axis(scores.dest_tokens, rows, parts.axis_titles(scores)[0], scores.unknown_dests)
+        | parts.SQUARE,
         "height": _height(len(rows)),
     }
     return _cells(columns, rows), axes
@@ -155,17 +156,19 @@ def layer_frame(layers: Sequence[int], columns: Json) -> tuple[Json, Json]:
 def effect_frame(effect: Effect) -> tuple[Json, Json]:
     """An effect without its numbers and colours, as plain data: the cells of its trace, and what is around."""
     places = [str(position) for position in effect.src_positions]
-    return layer_frame(effect.layers, parts.token_axis(_effect_sources(effect), places, "source (column)"))
+    columns = parts.token_axis(_effect_sources(effect), places, "source (column)", _unknown_sources(effect))
+    return layer_frame(effect.layers, columns)
 
 
 def source_axis(scores: Scores) -> Json:
     """The axis of a map's sources."""
-    return parts.token_axis(scores.src_tokens, parts.source_places(scores), parts.axis_titles(scores)[1])
+    places, title = parts.source_places(scores), parts.axis_titles(scores)[1]
+    return parts.token_axis(scores.src_tokens, places, title, scores.unknown_sources)
 
 
 def effect_labels(effect: Effect) -> list[str]:
     """The labels of an effect's sources in hover boxes."""
-    return parts.hover_labels(_effect_sources(effect), effect.src_positions, "token")
+    return parts.hover_labels(_effect_sources(effect), effect.src_positions, "token", _unknown_sources(effect))
 
 
 def effect_scale(effect: Effect, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> Json:
@@ -185,6 +188,10 @@ def _effect_sources(effect: Effect) -> tuple[str, ...]:
         return effect.src_tokens
     pairs = zip(effect.src_tokens, effect.corrupted_tokens, strict=True)
     return tuple(one if one == other else f"{parts.visible(one)} / {parts.visible(other)}" for one, other in pairs)
+
+
+def _unknown_sources(effect: Effect) -> list[bool]:
+    return [position in effect.metadata.get("unknown", ()) for position in effect.src_positions]
 
 
 def _cells(columns: list[str], rows: list[str]) -> Json:

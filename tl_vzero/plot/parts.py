@@ -225,15 +225,16 @@ def plotly_text(text: str) -> str:
     return f"\u2068{text}\u2069" if right_to_left else text
 
 
-def tick_text(token: str) -> str:
-    """The label of a token on an axis, for plotly."""
-    return plotly_text(short(visible(token)))
+def tick_text(token: str, unknown: bool = False) -> str:
+    """The label of a token on an axis, for plotly; dashed where the model reads it as unknown."""
+    text = plotly_text(short(visible(token)))
+    return f'<span style="text-decoration:underline dashed">{text}</span>' if unknown else text
 
 
-def hover_text(token: str, position: int, unit: str = "token") -> str:
+def hover_text(token: str, position: int, unit: str = "token", unknown: bool = False) -> str:
     """The label of a token in a hover box, for plotly: its text and its place."""
     place = "word" if unit == "word" else "position"
-    return f"{plotly_text(visible(token))} · {place} {position}"
+    return f"{plotly_text(visible(token))} · {place} {position}{' · unknown to the model' if unknown else ''}"
 
 
 def refuse_heads(scores: Scores) -> None:
@@ -284,13 +285,13 @@ def source_places(scores: Scores) -> list[str]:
     return [str(position) for position in scores.src_positions]
 
 
-def hover_labels(tokens: Sequence[str], positions: Sequence[int], unit: str) -> list[str]:
+def hover_labels(tokens: Sequence[str], positions: Sequence[int], unit: str, unknown: Sequence[bool]) -> list[str]:
     """The labels of tokens in hover boxes."""
-    pairs = zip(readable_pieces(tokens), positions, strict=True)
-    return [hover_text(token, position, unit) for token, position in pairs]
+    texts = zip(readable_pieces(tokens), positions, unknown, strict=True)
+    return [hover_text(token, at, unit, odd) for token, at, odd in texts]
 
 
-def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict[str, Any]:
+def token_axis(tokens: Sequence[str], places: Sequence[str], title: str, unknown: Sequence[bool]) -> dict[str, Any]:
     """An axis of tokens.
 
     Places are its categories and tokens only their labels: a repeated token stays two rows, and plotly leaves
@@ -300,7 +301,9 @@ def token_axis(tokens: Sequence[str], places: Sequence[str], title: str) -> dict
         "type": "category",
         "categoryorder": "array",
         "categoryarray": list(places),
-        "labelalias": dict(zip(places, map(tick_text, readable_pieces(tokens)), strict=True)),
+        "labelalias": {
+            p: tick_text(token, odd) for p, token, odd in zip(places, readable_pieces(tokens), unknown, strict=True)
+        },
         "autotickangles": [0, -45, -90] if len(places) <= SLANTED_LABELS_LIMIT else [0, -90],
         "tickfont": {"size": 12 if len(places) <= 32 else 10 if len(places) <= 64 else 9},
         "title": {"text": title},
@@ -329,9 +332,10 @@ def sentence(scores: Scores) -> str:
     def line(tokens: Sequence[str], length: int) -> str:
         return plotly_text(short(" ".join(texts_of(tokens)), length))
 
+    note = " (dashed: unknown to the model)" if any(scores.unknown_sources + scores.unknown_dests) else ""
     if not crosses(scores):
-        return line(scores.src_tokens, SENTENCE_LENGTH)
-    return " → ".join(line(tokens, SENTENCE_LENGTH // 2) for tokens in (scores.src_tokens, scores.dest_tokens))
+        return line(scores.src_tokens, SENTENCE_LENGTH) + note
+    return " → ".join(line(tokens, SENTENCE_LENGTH // 2) for tokens in (scores.src_tokens, scores.dest_tokens)) + note
 
 
 def rounded(values: Float[Tensor, "row column"], digits: int = DIGITS) -> Grid:

@@ -43,6 +43,7 @@ class Token:
     joins: bool
     colours: tuple[str, str] | None
     is_chosen: bool
+    unknown: bool
 
     @property
     def latex(self) -> Markup:
@@ -135,15 +136,16 @@ def text_view(
     assert row is not None
     start = parts.layer_index(scores, layer)
     title, size = f"{label_of(scores.method)}, {parts.STAGES[scores.stage]}", look.get("font_size") or TEXT_SIZE
-    names = _names(scores.dest_tokens, scores.dest_positions, scores.unit)
+    names = _names(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
     data = {
         "values": [parts.rounded(values) for values in scores.values],
         "layers": scores.layers,
         "layer": start,
         "dest": row,
         "dests": names,
-        "sources": _names(scores.src_tokens, scores.src_positions, scores.unit),
+        "sources": _names(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources),
         "shades": _shades(theme, view),
+        "unknown": any(scores.unknown_dests + scores.unknown_sources),
     }
     lines = coloured(scores, start, row, theme, view)
     own_title = look.get("title")
@@ -183,11 +185,11 @@ def coloured(
     colours = [None if isnan(value) else shades[round(max(value, 0) / most * (SHADES - 1))] for value in grid[0]]
     if scores.dest_positions == scores.src_positions and not parts.crosses(scores) and scores.src_spans is None:
         words = None if scores.unit == "word" or scores.partial else scores.word_ids
-        return [("", "data-dest data-src", _tokens(scores.src_tokens, colours, row, words))]
+        return [("", "data-dest data-src", _tokens(scores.src_tokens, colours, scores.unknown_sources, row, words))]
     plain = [None] * len(scores.dest_tokens)
     return [
-        ("destinations", "data-dest", _tokens(scores.dest_tokens, plain, row)),
-        ("sources", "data-src", _tokens(scores.src_tokens, colours)),
+        ("destinations", "data-dest", _tokens(scores.dest_tokens, plain, scores.unknown_dests, row)),
+        ("sources", "data-src", _tokens(scores.src_tokens, colours, scores.unknown_sources)),
     ]
 
 
@@ -201,14 +203,17 @@ def _specials(scores: Scores) -> set[str]:
 def _tokens(
     tokens: Sequence[str],
     colours: Sequence[tuple[str, str] | None],
+    unknown: Sequence[bool],
     row: int | None = None,
     words: Sequence[int | None] | None = None,
 ) -> list[Token]:
     """The tokens of a line; one that continues the word before it stands without a space."""
     joins = [words is not None and i > 0 and None is not words[i] == words[i - 1] for i in range(len(tokens))]
     return [
-        Token(text.removeprefix(CONTINUATION) if join else text, join, colour, i == row)
-        for i, (text, join, colour) in enumerate(zip(readable_pieces(tokens), joins, colours, strict=True))
+        Token(text.removeprefix(CONTINUATION) if join else text, join, colour, i == row, odd)
+        for i, (text, join, colour, odd) in enumerate(
+            zip(readable_pieces(tokens), joins, colours, unknown, strict=True)
+        )
     ]
 
 
@@ -220,10 +225,13 @@ def _width(character: str) -> float:
     return NARROW_WIDTH if character in NARROW else WIDE_WIDTH if character in WIDE else USUAL_WIDTH
 
 
-def _names(tokens: Sequence[str], positions: Sequence[int], unit: str) -> list[str]:
+def _names(tokens: Sequence[str], positions: Sequence[int], unit: str, unknown: Sequence[bool]) -> list[str]:
     place = "word" if unit == "word" else "position"
     # Isolated, so that a right-to-left token cannot reorder what stands around it.
-    return [f"\u2068{text}\u2069 · {place} {at}" for text, at in zip(parts.texts_of(tokens), positions, strict=True)]
+    return [
+        f"\u2068{text}\u2069 · {place} {at}{' · unknown to the model' if odd else ''}"
+        for text, at, odd in zip(parts.texts_of(tokens), positions, unknown, strict=True)
+    ]
 
 
 def _shades(theme: Theme, view: parts.View) -> list[tuple[str, str]]:

@@ -260,8 +260,10 @@ def _axes(scores: Scores, panels: int, across: int, theme: Theme, page_width: in
     )
     margin = {"l": 24, "r": 24, "t": header, "b": 24}
     figure.update_layout(template=template(theme), height=inner + header + TOKEN_LABELS, margin=margin)
-    rows = parts.token_axis(scores.dest_tokens, [str(position) for position in scores.dest_positions], "")
-    columns = parts.token_axis(scores.src_tokens, parts.source_places(scores), "") | {"autotickangles": [-90]}
+    places = [str(position) for position in scores.dest_positions]
+    rows = parts.token_axis(scores.dest_tokens, places, "", scores.unknown_dests)
+    columns = parts.token_axis(scores.src_tokens, parts.source_places(scores), "", scores.unknown_sources)
+    columns["autotickangles"] = [-90]
     figure.update_xaxes(columns | {"tickfont": {"size": 10}, "showticklabels": False})
     figure.update_yaxes(rows | {"tickfont": {"size": 10}, "autorange": "reversed", "constrain": "domain"})
     figure.update_xaxes(constrain="domain").layout.yaxis.scaleanchor = "x"  # which the others match
@@ -283,8 +285,8 @@ def _hover(scores: Scores, panels: int) -> tuple[str, str, list[list[list[str]]]
     cut = any(len(parts.visible(token)) > parts.TICK_LENGTH for token in (*scores.dest_tokens, *scores.src_tokens))
     few = panels * len(scores.dest_tokens) * len(scores.src_tokens) <= LABELLED_CELLS
     if scores.src_spans is not None or (cut and few):
-        sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit)
-        destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit)
+        sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
+        destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
         labels = [[[dest, source] for source in sources] for dest in destinations]
         return "%{customdata[0]}", "%{customdata[1]}", labels
     place = "word" if scores.unit == "word" else "position"

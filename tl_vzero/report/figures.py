@@ -144,6 +144,7 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
     return {
         "layers": scores.layers,
         "target": report.target,
+        "noWordKnown": report.no_word_known,
         "start": first_destination(report),
         "units": {unit: _unit(_over(unit, scores)) for unit in units},
         "mapped": mapped,
@@ -183,10 +184,11 @@ def _word_of(scores: Scores) -> list[int] | None:
 
 def _unit(unit: Scores) -> Json:
     """One unit's labels, and what is around its figures as a notebook has it."""
-    hover = hover_labels(unit.dest_tokens, unit.dest_positions, unit.unit)
+    hover = hover_labels(unit.dest_tokens, unit.dest_positions, unit.unit, unit.unknown_dests)
     return {
         "names": texts_of(unit.dest_tokens),
         "aside": aside(unit),
+        "unknown": unit.unknown_dests,
         "positions": unit.dest_positions,
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,
@@ -243,7 +245,8 @@ def _flow(scores: Scores, units: tuple[str, ...]) -> Json:
     by_unit = {unit: _over(unit, scores) for unit in units}
     return {
         "layouts": {
-            unit: flow_axes(over.src_tokens, source_places(over), scores.layers) for unit, over in by_unit.items()
+            unit: flow_axes(over.src_tokens, source_places(over), scores.layers, over.unknown_sources)
+            for unit, over in by_unit.items()
         },
         "bounds": THRESHOLDS,
         "start": FLOW_START,

@@ -15,7 +15,7 @@ from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN
 from tl_vzero.report.report import EFFECTS, Report
-from tl_vzero.targets import TargetIds, find_target, mask_positions
+from tl_vzero.targets import TargetIds, check_trained_head, find_target, mask_positions
 
 NO_CORRUPTED = "no corrupted sentence was given (--corrupted TEXT, of as many tokens)"
 
@@ -41,7 +41,7 @@ def make_report(
 
     >>> import tl_vzero
     >>> from tl_vzero.report import make_report
-    >>> report = make_report(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.", methods=["alti"])
+    >>> report = make_report(tl_vzero.load_model("agreement-mini"), "the authors [MASK] today.", methods=["alti"])
     >>> list(report.comparison), list(report.effects)
     (['value_zeroing', 'alti', 'attention'], ['zero_ablation', 'attribution_patching'])
     """
@@ -59,9 +59,13 @@ def make_report(
         plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
     encoded = encode(model, text)
     sentence = encoded.sentences[0]
+    masks = mask_positions(model, sentence)
+    words = {i for i, token in enumerate(sentence.tokens) if any(map(str.isalnum, token)) and not sentence.special[i]}
     with warned_before():
         focus = None
-        if target is not None or target_ids is not None or len(mask_positions(model, sentence)) == 1:
+        if target is None and target_ids is not None:
+            check_trained_head(model)
+        if target is not None or target_ids is not None or len(masks) == 1:
             focus = find_target(model, sentence, target)
         patching = None
         # First, because sentences of different lengths are refused here; all effects share the other reasons.
@@ -89,5 +93,6 @@ def make_report(
         effects=effects,
         missing=missing,
         corrupted=corrupted if corrupted is None or isinstance(corrupted, str) else "\n".join(corrupted),
+        no_word_known=set() < words.difference(masks) <= set(sentence.unknown),
         metadata=metadata,
     )

@@ -2,6 +2,7 @@
 explorer shows the same page, and fills its blocks with one report after the other."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tl_vzero.effects.ablation import attribution_error
@@ -43,14 +44,14 @@ def render_page(report: Report, *, shared_plotly: bool = False) -> str:
     )
 
 
-def explorer_page(models: list[str], first_text: str, script: str) -> str:
-    """The page before any answer; `first_text` is the sentence of an address that names none."""
+def explorer_page(examples: Mapping[str, Sequence[str]], first_text: str, script: str) -> str:
+    """The page before any answer: each model's examples, and the sentence of an address that names none."""
     return rendered(
         PAGE,
         title="tl_vzero explorer",
         brand="tl_vzero explorer",
-        models=models,
-        data={"model": models[0], "text": first_text},
+        models=list(examples),
+        data={"model": next(iter(examples)), "text": first_text, "examples": examples},
         maps="",
         scripts=[SHARED, script],
         packed_plotly=None,
@@ -102,15 +103,21 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
     return page_data(report, drawn, units, mapped), pack(decimal_codes(maps)), texts
 
 
-def _sentence(report: Report) -> list[tuple[bool, list[str]]]:
-    """The text as it was written, cut around the target if it is found once: whether a part is it, and the lines."""
-    parts = [report.text]
-    if report.target is not None:
-        token = report.value_zeroing.dest_tokens[report.target].strip()
-        split = re.split(rf"(?<!\w)({re.escape(token)})(?!\w)", report.text)
-        parts = split if token and len(split) == 3 else parts
+def _sentence(report: Report) -> list[tuple[str, list[str]]]:
+    """The text as it was written, in parts: "target" if it is there once, "unknown" words and the rest; their lines."""
+    tokens = [token.strip() for token in report.value_zeroing.dest_tokens]
+    kinds = {tokens[position]: "unknown" for position in report.value_zeroing.unknown_positions}
+    if report.target is not None and len(_cut(report.text, [tokens[report.target]])) == 3:
+        kinds[tokens[report.target]] = "target"
     # Between bars, as `visible` drops plain spaces at the ends of a token.
-    return [(i == 1, [visible(f"|{line}|")[1:-1] for line in part.split("\n")]) for i, part in enumerate(parts)]
+    parts = enumerate(_cut(report.text, list(kinds)))
+    return [(kinds[p] if i % 2 else "", [visible(f"|{line}|")[1:-1] for line in p.split("\n")]) for i, p in parts]
+
+
+def _cut(text: str, words: list[str]) -> list[str]:
+    """A text cut around each occurrence of some words, which are every second part."""
+    either = "|".join(re.escape(word) for word in words if word)
+    return re.split(rf"(?<!\w)({either})(?!\w)", text) if either else [text]
 
 
 def _options(report: Report) -> str:

@@ -25,7 +25,8 @@ class Report:
 
     `comparison` has the raw maps `[layer, dest, src]` of all methods, Value Zeroing first; its target is the position
     whose row and prediction are in focus. `effects` are those of `EFFECTS` that could be measured, `missing` says of
-    the others why. `corrupted` is the sentence that values were patched into.
+    the others why. `corrupted` is the sentence that values were patched into. Where `no_word_known`, the model reads
+    every word as unknown, and nothing of the page is about these words.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Report:
     effects: Mapping[str, Effect]
     missing: Mapping[str, str]
     corrupted: str | None = None
+    no_word_known: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -76,7 +76,7 @@ def test_the_input_of_a_careless_command_is_not_deleted(tmp_path: Path, monkeypa
 
     for name in ("shards", "done", "locks", "errors"):
         (tmp_path / name).mkdir()
-    pq.write_table(pa.table({"text": ["the authors [MASK] here."]}), tmp_path / "shards" / "train.parquet")
+    pq.write_table(pa.table({"text": ["the authors [MASK] today."]}), tmp_path / "shards" / "train.parquet")
     (tmp_path / "done" / "homework.json").write_text("{}")
     before = tree(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -107,7 +107,7 @@ def test_an_input_and_its_output_lie_apart(
     (tmp_path / "data" / "deep").mkdir(parents=True)
     (tmp_path / "other").mkdir()
     for path in ("data/in.txt", "data/deep/in.txt", "other/in.txt"):
-        (tmp_path / path).write_text("the authors [MASK] here.\n")
+        (tmp_path / path).write_text("the authors [MASK] today.\n")
     (tmp_path / "folder-link").symlink_to("data")
     (tmp_path / "file-link.txt").symlink_to("data/in.txt")
     (tmp_path / "data" / "out-link.txt").symlink_to("../other/in.txt")

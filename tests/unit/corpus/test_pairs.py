@@ -138,7 +138,7 @@ def test_pairs_are_no_examples_of_an_evaluation(tmp_path: Path) -> None:
     mini = tl_vzero.load_model("agreement-mini")
     examples = agreement_examples()[:2]
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"text": each.text, "other": "here."}) + "\n" for each in examples))
+    path.write_text("".join(json.dumps({"text": each.text, "other": "today."}) + "\n" for each in examples))
     run = run_corpus(mini, path, tmp_path / "out", second_text_column="other")
     with pytest.raises(InputError, match="holds pairs, with their second text in 'other'"):
         corpus_rows(read_corpus(run.folder), mini, tokenize_examples(mini, examples))

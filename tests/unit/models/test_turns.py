@@ -19,9 +19,9 @@ from tl_vzero.models.run import eager_attention, quiet, temporary_hooks
 
 IDS = torch.tensor([2, 5, 9, 10, 3])
 TEXTS = [
-    "the authors [MASK] here.",
-    "the author near the lakes [MASK] here.",
-    "the lakes [MASK].",
+    "the authors [MASK] today.",
+    "the author near the lamps [MASK] today.",
+    "the lamps [MASK].",
     "the author [MASK].",
 ]
 EVERYWHERE = (

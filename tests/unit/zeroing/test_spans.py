@@ -84,7 +84,7 @@ def test_several_sentences_and_one_number_for_a_span() -> None:
 
 def test_labels_table_and_file(tmp_path: Path) -> None:
     model = tl_vzero.load_model("agreement-mini")
-    scores = tl_vzero.value_zeroing(model, "the authors [MASK] here.", spans=[[1, 2], [0]])
+    scores = tl_vzero.value_zeroing(model, "the authors [MASK] today.", spans=[[1, 2], [0]])
     assert isinstance(scores, tl_vzero.Scores)
     assert scores.partial and scores.src_positions == (1, 0)
     assert scores.src_tokens == ("the authors", "[CLS]")

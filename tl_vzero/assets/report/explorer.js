@@ -15,7 +15,40 @@ const tell = (text) => {
   byId("status").hidden = text === "";
 };
 
+// "Mask this word": the chosen word is replaced by the model's mask, and the sentence read again.
+let answer = { mask: null, offsets: null };
+const letters = () => [...JSON.parse(shownQuestion).text]; // as Python counts them
+const wordPlace = () => {
+  const { offsets, mask } = answer;
+  if (!mask || offsets === null || page.wordOf === null) return null;
+  const places = offsets.filter(([begin, end], piece) => page.wordOf[piece] === page.wordOf[state.piece] && begin < end);
+  if (places.length === 0) return null;
+  const text = letters();
+  const end = Math.max(...places.map((place) => place[1]));
+  let begin = Math.min(...places.map((place) => place[0]));
+  while (begin < end && text[begin].trim() === "") begin += 1; // the space before a word may belong to it
+  const word = text.slice(begin, end).join("");
+  return begin === end || word === mask ? null : { begin, end, word };
+};
+const offerMask = () => {
+  const place = wordPlace();
+  byId("mask-word").hidden = place === null;
+  byId("mask-word").textContent = place === null ? "" : `Mask this word: \u2068${place.word}\u2069`;
+};
+const maskWord = async () => {
+  const place = wordPlace();
+  if (place === null) return;
+  const text = letters();
+  const masked = [...text.slice(0, place.begin), answer.mask, ...text.slice(place.end)].join("");
+  byId("text").value = masked;
+  // The only mask is the target by itself; among several it is this one.
+  byId("target").value = masked.split(answer.mask).length === 2 ? "" : String(page.wordOf.indexOf(page.wordOf[state.piece]));
+  await go();
+  byId("text-value_zeroing").querySelector("[tabindex='0']")?.focus();
+};
+
 remember = ({ layer, ...others }) => {
+  offerMask();
   const chosen = Object.fromEntries(Object.entries({ layer: page.layers[layer], ...others }).filter(([, v]) => v !== null));
   window.history.replaceState(null, "", addressOf(JSON.parse(shownQuestion), chosen));
 };
@@ -38,14 +71,15 @@ const ask = async (wanted) => {
   latest += 1;
   const turn = latest;
   byId("panels").setAttribute("aria-busy", "true");
-  const answer = await answered(query);
+  const next = await answered(query);
   if (turn !== latest) return;
-  if (answer.error === undefined) {
+  if (next.error === undefined) {
+    answer = next;
     shownQuestion = JSON.stringify(query);
     const { layer, ...others } = wanted();
     await show(answer, { ...others, layer: answer.data.layers.indexOf(layer) });
   } else {
-    tell(answer.error);
+    tell(next.error);
   }
   byId("panels").removeAttribute("aria-busy");
 };
@@ -53,19 +87,40 @@ const ask = async (wanted) => {
 const askAddress = () => {
   const wanted = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
   for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
+  fillExamples();
   byId("more").open = ["target", "corrupted"].some((name) => byId(name).value !== "");
   for (const name of NUMBERS) wanted[name] = wanted[name] === undefined ? undefined : Number(wanted[name]);
   return ask(() => wanted);
 };
 
-const submit = (event) => {
-  event.preventDefault();
+const go = () => {
+  fillExamples();
   window.history.pushState(null, "", addressOf(question(), {}));
   // What is chosen stays as it is; the token is the new sentence's own.
-  ask(() => (page === null ? {} : { ...state, layer: page.layers[state.layer], piece: undefined }));
+  return ask(() => (page === null ? {} : { ...state, layer: page.layers[state.layer], piece: undefined }));
 };
-byId("question").addEventListener("submit", submit);
-byId("model").addEventListener("change", submit);
+const { examples } = JSON.parse(byId("report-data").textContent);
+const fillExamples = () => {
+  const texts = examples[byId("model").value] ?? [];
+  byId("examples").replaceChildren(...(texts.length ? ["Try"] : []), ...texts.map((text) => {
+    const button = element("button", text, { type: "button", dir: "auto" });
+    button.addEventListener("click", () => {
+      for (const name of ["target", "corrupted"]) byId(name).value = "";
+      byId("text").value = text;
+      go();
+    });
+    return button;
+  }));
+};
+byId("question").addEventListener("submit", (event) => {
+  event.preventDefault();
+  go();
+});
+byId("model").addEventListener("change", go);
+byId("mask-word").addEventListener("click", maskWord);
+byId("text-value_zeroing").addEventListener("keydown", (event) => {
+  if (event.key.toLowerCase() === "m" && !event.ctrlKey && !event.metaKey && !event.altKey) maskWord();
+});
 window.addEventListener("popstate", askAddress);
 await askAddress();
 arrive();

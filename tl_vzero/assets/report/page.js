@@ -13,6 +13,7 @@ let remember = () => {};
 
 const STACKED_ABOVE = 72; // tokens in view: larger maps stand below each other
 const unit = () => page.units[state.unit];
+const tokenName = (row) => `${unit().names[row]}${unit().unknown[row] ? " (unknown)" : ""}`;
 const rowOf = (piece) => (state.unit === "words" ? page.wordOf[piece] : piece);
 const pieceOf = (row) => (state.unit === "words" ? page.wordOf.indexOf(row) : row);
 const targetRow = () => (page.target === null ? null : rowOf(page.target));
@@ -25,9 +26,9 @@ const sides = () => [["value_zeroing", page.methods[0]], ["beside", beside()]];
 
 const fillDestinations = () => {
   const labels = unit();
-  byId("destination").replaceChildren(...labels.names.map((name, row) => {
+  byId("destination").replaceChildren(...labels.names.map((_, row) => {
     const target = row === targetRow() ? " (target)" : "";
-    return new Option(`${labels.positions[row]}: ${name}${target}`, String(row));
+    return new Option(`${labels.positions[row]}: ${tokenName(row)}${target}`, String(row));
   }));
 };
 
@@ -58,7 +59,7 @@ const showChoices = () => {
   describe("about-value_zeroing", page.methods[0]);
   describe("about-beside", beside());
   for (const name of document.querySelectorAll(".chosen-name")) {
-    name.textContent = `“${labels.names[row]}” (${labels.place} ${labels.positions[row]})`;
+    name.textContent = `“${labels.names[row]}” (${labels.place} ${labels.positions[row]}${labels.unknown[row] ? ", unknown to the model" : ""})`;
   }
   for (const part of document.querySelectorAll("[data-effect]")) part.hidden = part.dataset.effect !== state.effect;
 };

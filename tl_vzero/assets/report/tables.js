@@ -19,9 +19,9 @@ const fillNumbers = () => {
     ...pair.map((method, side) => element("th", rolled[side] ? `${method.label}, rolled out` : method.label, { scope: "col" })),
   );
   byId("numbers-caption").textContent =
-    [`Destination ${labels.names[row]} (${labels.place} ${labels.positions[row]}), ${inLayer()}`, hiddenNote()].filter(Boolean).join(". ");
+    [`Destination ${tokenName(row)} (${labels.place} ${labels.positions[row]}), ${inLayer()}`, hiddenNote()].filter(Boolean).join(". ");
   byId("numbers-body").replaceChildren(...labels.names.map(
-    (name, source) => headed(name, columns.map((values) => element("td", shown(values[source])))),
+    (_, source) => headed(tokenName(source), columns.map((values) => element("td", shown(values[source])))),
   ));
 };
 

@@ -11,7 +11,9 @@ const tokensOf = (side) => {
     token.classList.add("token");
     token.classList.toggle("joins", joins(row));
     token.classList.toggle("joined", joins(row + 1));
-    if (side !== "beside") token.setAttribute("aria-label", `${name}, ${labels.place} ${labels.positions[row]}`);
+    token.classList.toggle("unknown", labels.unknown[row]);
+    const mark = labels.unknown[row] ? ", unknown to the model" : "";
+    if (side !== "beside") token.setAttribute("aria-label", `${name}, ${labels.place} ${labels.positions[row]}${mark}`);
     return token;
   });
 };
@@ -32,7 +34,7 @@ const drawText = (side, method) => {
     const shade = shadeOf(value ?? 0, most);
     token.style.background = value === null ? "none" : `rgb(${shade})`;
     token.style.color = value === null ? "inherit" : inkOn(shade);
-    token.title = `${shownUnit.names[source]}: ${shown(value)}`;
+    token.title = `${tokenName(source)}: ${shown(value)}`;
   });
   markChoice(box, chosen);
   return row;
@@ -41,12 +43,14 @@ const drawText = (side, method) => {
 const drawTexts = () => {
   const [zeroing] = sides().map(([side, method]) => drawText(side, method));
   byId("text-beside-name").textContent = beside().label;
-  const { names } = unit();
   const ranked = zeroing.map((value, source) => [value, source]).sort((a, b) => b[0] - a[0]);
   const most = ranked.slice(0, NAMED).filter(([value]) => value > 0);
-  const named = most.map(([value, source]) => `\u2068${names[source]}\u2069 (${shown(value)})`).join(", ");
+  const named = most.map(([value, source]) => `\u2068${tokenName(source)}\u2069 (${shown(value)})`).join(", ");
   const where = state.view === "layer" ? `In ${inLayer()}` : `Rolled out up to ${inLayer()}`;
-  byId("text-told").textContent = `${where}, Value Zeroing: most from ${named || "nothing"}.`;
+  byId("text-told").textContent = page.noWordKnown
+    ? "No finding: the model knows no word of this sentence."
+    : `${where}, Value Zeroing: most from ${named || "nothing"}.`;
+  byId("text-unknown").hidden = !unit().unknown.includes(true);
 };
 
 asChoice(byId("text-value_zeroing"), (row) => chooseRow(row));
