@@ -161,6 +161,39 @@ class Scores:
         """
         return self.values[..., self._dest_index(dest), :]
 
+    @property
+    def special_sources(self) -> tuple[bool, ...]:
+        """Which columns hold nothing but special tokens, such as [CLS]; none where no tokenizer says."""
+        word_ids = self.word_ids if self.n_src_positions is None else self.src_word_ids
+        if word_ids is None:
+            return (False,) * len(self.src_positions)
+        if self.unit == "word":
+            word_ids = tuple(word_ids[word.positions[0]] for word in _whole_words(word_ids))
+        return tuple(all(word_ids[position] is None for position in column) for column in self._columns)
+
+    @property
+    def _columns(self) -> tuple[tuple[int, ...], ...]:
+        return self.src_spans or tuple((position,) for position in self.src_positions)
+
+    def telling_layer(self, target: int | str) -> int:
+        """The layer to look at first: the one in which one other token has the largest share of the target's row.
+
+        Rows are normalised; the target itself and special tokens do not count. Of equal layers it is the first, and
+        per head one head is enough. `target` is as in `row`. Raises what `row` and `normalized` raise.
+
+        >>> maps = torch.tensor([[[0.9, 0.1], [0.1, 0.9]], [[0.2, 0.8], [0.1, 0.9]]])
+        >>> Scores(maps, "any", (0, 1), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 2, 2).telling_layer("a")
+        1
+        """
+        crosses = self.metadata.get("stack") == "cross"
+        at = None if crosses else self.dest_positions[self._dest_index(target)]
+        columns = enumerate(zip(self._columns, self.special_sources, strict=True))
+        others = [index for index, (column, is_special) in columns if at not in column and not is_special]
+        if not others:
+            return self.layers[0]
+        shares = self.normalized().row(target)[..., others].flatten(1)
+        return self.layers[int(shares.amax(dim=1).argmax())]
+
     def _dest_index(self, dest: int | str) -> int:
         if isinstance(dest, bool) or not isinstance(dest, int | str):
             raise InputTypeError(f"dest is {type(dest).__name__}: expected a position (int) or a token (str)")
