@@ -60,12 +60,12 @@ def zero_ablation(
 
     Unlike Value Zeroing, later blocks see the change. `inputs` is one sentence or pair, with `attention_mask` and
     `token_type_ids` as in `value_zeroing`; a 2-D tensor has a single row. `target` is a position (default: the only
-    mask token). `target_ids` are one token or a pair (good, bad), ids or words; default: the clean run's likeliest
-    token at the target. `metric` is "logit" (of a pair the difference), "probability" (of a pair the good one's), or a
-    function from one sentence's logits `[1, position, vocabulary]` to a scalar, applied copy by copy as in
-    TransformerLens's patching.
-    Values are `[layer, src]`, or `[layer, head, src]` with `per_head`, in units of the metric; heads are those that
-    values have. `layers` and `sources` choose a part, negative numbers count from the end.
+    mask token, or a causal model's last position). `target_ids` are one token or a pair (good, bad), ids or words;
+    default: the clean run's likeliest token at the target. `metric` is "logit" (of a pair the difference),
+    "probability" (of a pair the good one's), or a function from one sentence's logits `[1, position, vocabulary]` to a
+    scalar, applied copy by copy as in TransformerLens's patching. Values are `[layer, src]`, or `[layer, head, src]`
+    with `per_head`, in units of the metric; heads are those that values have. `layers` and `sources` choose a part,
+    negative numbers count from the end.
 
     Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
     not one token, or a metric that returns no scalar; InputTypeError for several sentences.

@@ -17,9 +17,10 @@ from tl_vzero.inputs.encoder_decoder import described
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import facts_of
-from tl_vzero.models.run import NamedHook, run_logits
+from tl_vzero.models.run import NamedHook, quiet, run_logits
 from tl_vzero.models.sites import Sites
-from tl_vzero.targets import TargetIds, check_trained_head, find_target, target_tokens
+from tl_vzero.models.turns import takes_turn
+from tl_vzero.targets import TargetIds, check_trained_head, find_target, predicts, target_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +30,9 @@ class Effect:
     `values[layer, src]`, or `values[layer, head, src]` per head, is the metric with the position changed minus the
     metric without: where values are zeroed, negative where the source supported the prediction. `metric` names it in
     words; `clean` is its value in the clean run. `predicted` are the likeliest tokens at the target with their
-    probabilities, in the clean run. `method` says what was done to the values. Per head, `heads` are numbers of the
-    heads that values have, and `head_kind` says which those are: under grouped-query attention key-value heads.
+    probabilities, in the clean run; of a causal model they come next (`metadata["predicts"]`). `method` says what was
+    done to the values. Per head, `heads` are numbers of the heads that values have, and `head_kind` says which those
+    are: under grouped-query attention key-value heads.
     """
 
     values: Float[Tensor, "layer *head src"]
@@ -165,6 +167,7 @@ def token_name(model: nn.Module, token_id: int) -> str:
 PREDICTED_SHOWN = 5  # likeliest tokens
 
 Numbers = Iterable[int] | int | None
+Predictions = tuple[tuple[tuple[str, float], ...], ...]  # by position: the likeliest tokens, with probabilities
 Place = tuple[int, int | None, int]  # layer, head or None for all, source
 
 
@@ -213,6 +216,7 @@ class Intervention:
             "metadata": {
                 "model": facts_of(self.model).name,
                 "target_ids": None if metric.target_ids is None else list(metric.target_ids),
+                "predicts": predicts(self.model),
                 **described(self.sites.stack, self.sentence),
             },
             "heads": self.heads,
@@ -251,6 +255,21 @@ def one_sentence(
     if is_list or len(encoded.sentences) != 1:
         raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
     return encoded.sentences[0]
+
+
+@takes_turn
+def predictions(model: nn.Module, inputs: Text) -> Predictions:
+    """The likeliest tokens at every position of one sentence, with their probabilities, from one clean run.
+
+    Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences.
+
+    >>> import tl_vzero
+    >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")[3][0][0]
+    'are'
+    """
+    one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)
+    with quiet(model):
+        return tuple(_likeliest(model, logits) for logits in one.logits([])[0])
 
 
 def _likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
