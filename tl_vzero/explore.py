@@ -33,6 +33,7 @@ from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.pages import script_json
 from tl_vzero.report import make_report
 from tl_vzero.report.page import explorer_page, page_payload, page_script
+from tl_vzero.targets import default_text
 
 LONGEST_POSITION = 20  # characters
 LONGEST_TEXT = 4000  # characters; the tokens of a sentence are counted by the explorer
@@ -123,6 +124,11 @@ class Explorer:
         self._lock = Lock()
 
     @property
+    def texts(self) -> dict[str, str]:
+        """A sentence that fits, for each model."""
+        return {name: default_text(model) for name, model in self.models.items()}
+
+    @property
     def answering(self) -> bool:
         """Whether an answer is being computed now."""
         return self._lock.locked()
@@ -151,8 +157,9 @@ class Explorer:
         return str(script_json(page_payload(report)))
 
 
-def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
-    """An ASGI application of an explorer; `hosts` are the names that an address may have ("*": any).
+def explorer_app(explorer: Explorer, *, first_text: str | None = None, hosts: Sequence[str] = LOOPBACK) -> Starlette:
+    """An ASGI application of an explorer. It opens with `first_text`, or one that fits the model; `hosts` are the names
+    that an address may have ("*": any).
 
     A page of another site that has its name lead here (DNS rebinding) is refused by them, and one that asks from its
     own name by what browsers say of a request. Questions are computed one at a time, in order; where too many wait,
@@ -175,7 +182,7 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
 
     app = Starlette(
         routes=[
-            Route("/", _fixed(explorer_page(list(explorer.models), first_text, SCRIPT), "text/html")),
+            Route("/", _fixed(explorer_page(explorer.texts, first_text, SCRIPT), "text/html")),
             Route(f"/{SCRIPT}", _fixed(page_script("explorer"), "text/javascript")),
             Route(f"/{SHARED}", _fixed(get_plotlyjs(), "text/javascript")),
             Route("/report", answer),

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import tl_vzero
 from tl_vzero.cli import app
-from tl_vzero.cli.common import DEFAULT_TEXT
 from tl_vzero.registry import Method
 
 RUNNER = CliRunner()
+DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
 
 def run(*words: str | Path) -> tuple[int, str]:

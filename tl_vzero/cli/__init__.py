@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +19,9 @@ from tl_vzero.cli.evaluate import evaluate_app, reproduce_command
 from tl_vzero.cli.listings import heads_command, methods_command, models_command
 from tl_vzero.errors import DependencyError, InputError, escaped
 from tl_vzero.files import write_text
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 # Click's own class; newer releases of typer hold a copy of click, older ones the package.
@@ -56,7 +59,7 @@ app = typer.Typer(
 @app.command()
 @common.errors_in_words()
 def report(
-    text: common.TextArgument = common.DEFAULT_TEXT,
+    text: common.TextArgument = None,
     pair: common.PairOption = None,
     model: common.ModelOption = common.DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(help="The HTML page to write; it works offline.")] = Path("report.html"),
@@ -91,13 +94,14 @@ def report(
     common.check_files(out, json_file)
     if good is None and bad is not None:
         raise InputError(f"--bad {bad!r} given without --good: expected --good WORD, or both")
+    loaded = tl_vzero.load_model(model)
     computed = make_report(
-        tl_vzero.load_model(model),
-        _sentence(text, pair),
+        loaded,
+        _sentence(loaded, text, pair),
         methods=method or None,
         target=target,
         target_ids=good if good is None or bad is None else (good, bad),
-        corrupted=None if corrupted is None else _sentence(corrupted, pair),
+        corrupted=None if corrupted is None else _sentence(loaded, corrupted, pair),
         progress=not quiet,
     )
     if shared_plotly:
@@ -112,7 +116,7 @@ def report(
 @app.command("map")
 @common.errors_in_words()
 def show_map(
-    text: common.TextArgument = common.DEFAULT_TEXT,
+    text: common.TextArgument = None,
     pair: common.PairOption = None,
     model: common.ModelOption = common.DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help="A name that `tl-vzero methods` lists.")] = "value_zeroing",
@@ -154,9 +158,10 @@ def show_map(
         raise InputError(f"--target {target} given, and {method} needs none: leave it out")
     progress = True if method == "value_zeroing" and not quiet else None
     options = zeroed | {"progress": progress, "stack": stack, "decoder_inputs": decoder_inputs, "target": target}
+    loaded = tl_vzero.load_model(model)
     scores = tl_vzero.score(
-        tl_vzero.load_model(model),
-        _sentence(text, pair),
+        loaded,
+        _sentence(loaded, text, pair),
         method=method,
         **{name: value for name, value in options.items() if value is not None},
     )
@@ -176,7 +181,7 @@ def show_map(
 @app.command()
 @common.errors_in_words()
 def compare(
-    text: common.TextArgument = common.DEFAULT_TEXT,
+    text: common.TextArgument = None,
     pair: common.PairOption = None,
     model: common.ModelOption = common.DEFAULT_MODEL,
     method: Annotated[
@@ -192,9 +197,10 @@ def compare(
     """Methods side by side: one row per method and layer, with rank correlations. JSON has the maps too."""
 
     common.check_files(json_file, csv_file)
+    loaded = tl_vzero.load_model(model)
     compared = tl_vzero.compare(
-        tl_vzero.load_model(model),
-        _sentence(text, pair),
+        loaded,
+        _sentence(loaded, text, pair),
         method or None,
         layers=layer or None,
         target=target,
@@ -208,7 +214,12 @@ def compare(
 
 @common.errors_in_words()
 def explore(
-    text: Annotated[str, typer.Argument(help="The sentence that the page opens with.")] = common.DEFAULT_TEXT,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help="The sentence that the page opens with. Default: one that fits the model.", show_default=False
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="A model to choose from, as for the other commands; may be repeated. No other is loaded."),
@@ -272,7 +283,10 @@ def main() -> None:
     app(prog_name="tl-vzero")
 
 
-def _sentence(text: str, pair: str | None) -> str | tuple[str, str]:
+def _sentence(model: "Module", text: str | None, pair: str | None) -> str | tuple[str, str]:
+    from tl_vzero.targets import default_text
+
+    text = default_text(model) if text is None else text
     return text if pair is None else (text, pair)
 
 
@@ -289,8 +303,9 @@ def _comparison(compared: "tl_vzero.Comparison") -> str:
     table.columns = [str(name).replace("rank_with_", "rank ").replace("_", " ") for name in table.columns]
     effect = f"no effect on a prediction: {compared.no_effect_reason}"
     if compared.effect is not None:
-        place = f"{compared.effect.target} {compared.effect.target_token}"
-        effect = f"effect: zeroing a value at each position, on the {compared.effect.metric} at {place}"
+        preposition = "as the next token after" if compared.effect.metadata["predicts"] == "next token" else "at"
+        place = f"{preposition} {compared.effect.target} {compared.effect.target_token.strip()}"
+        effect = f"effect: zeroing a value at each position, on the {compared.effect.metric} {place}"
     left_out = [f"left out: {name}: {reason}" for name, reason in compared.left_out.items()]
     return "\n".join([table.to_string(float_format="%.3f", na_rep="-"), effect, *left_out])
 

@@ -1,6 +1,7 @@
 """What the commands share: options, errors in words, and files that are checked first and written last."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT_MODEL = "agreement-mini"
-DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
-TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
+TextArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="The sentence; [MASK] marks the target of a masked model. Default: one that fits the model.",
+        show_default=False,
+    ),
+]
 ModelOption = Annotated[
     str,
     typer.Option("--model", help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name."),
@@ -26,7 +32,14 @@ ModelOption = Annotated[
 LayersOption = Annotated[
     list[int] | None, typer.Option("--layer", help="A layer, from 0; may be repeated. Default: all.")
 ]
-TargetOption = Annotated[int | None, typer.Option("--target", help="Position of the target; default: the only [MASK].")]
+TargetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--target",
+        help="Position of the target, negative: from the end. Default: the only [MASK], the last token of a causal "
+        "model, or [CLS] of a classifier.",
+    ),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")]
 CsvOption = Annotated[
     Path | None,
@@ -62,12 +75,43 @@ def write_table(csv_file: Path | None, table: "pd.DataFrame") -> None:
         write_text(csv_file, table.to_csv(index=False))
 
 
+# Arguments by the options that set them, for messages that were written for callers in Python.
+_OPTIONS = {
+    **{name: f"--{name}" for name in ("target", "stack", "spans", "heads", "rows", "protocol", "cues", "over")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("decoder_inputs", "per_head", "text_column")},
+    "target_ids": "--good and --bad",
+    "layers": "--layer",
+    "methods": "--method",
+    "input_format": "--format",
+    "folder": "--out",
+    "tokenizer": "a tokenizer",
+}
+_ARGUMENT = re.compile(
+    rf"\b({'|'.join(_OPTIONS)})=([\"']?)([\w-]*)\2|\b({'|'.join(n for n in _OPTIONS if '_' in n)})\b"
+)
+
+
+def in_options(message: str) -> str:
+    """A message in the words of the command line.
+
+    >>> in_options("target_ids hold 'arre'; expected rows='target', or load the model with tokenizer=")
+    "--good and --bad hold 'arre'; expected --rows target, or load the model with a tokenizer"
+    """
+    for python, option in (
+        ("resume=False", "another --out"),
+        ("(add_special_tokens=False)", "in Python"),
+        ("give a target", "give --target"),
+    ):
+        message = message.replace(python, option)
+    return _ARGUMENT.sub(lambda match: f"{_OPTIONS[match[1] or match[4]]} {match[3] or ''}".rstrip(), message)
+
+
 _show_as_python = warnings.showwarning
 
 
 def _show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     if issubclass(category, InputWarning):
-        say(f"warning: {message}", err=True)
+        say(f"warning: {in_options(str(message))}", err=True)
     else:
         _show_as_python(message, category, *where, **more)
 
@@ -84,7 +128,7 @@ def errors_in_words() -> Iterator[None]:
             warnings.showwarning = _show
             yield
     except TLVZeroError as error:
-        say(f"error: {error}", err=True)
+        say(f"error: {in_options(str(error))}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         say("stopped", err=True)

@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 import typer
 
 import tl_vzero
-from tl_vzero.cli.common import DEFAULT_MODEL, LayersOption, ModelOption, QuietOption, errors_in_words, say
+from tl_vzero.cli.common import (
+    DEFAULT_MODEL,
+    LayersOption,
+    ModelOption,
+    QuietOption,
+    TargetOption,
+    errors_in_words,
+    say,
+)
 
 SOME_FAILED = 1
 NOT_COMPLETE = 3
@@ -38,9 +46,7 @@ def corpus_command(
         typer.Option(help="Whole maps, the target's row of each layer, or means over rows."),
     ] = "all",
     layer: LayersOption = None,
-    target: Annotated[
-        int | None, typer.Option(help="Position of the target, negative: from the end. Default: the only [MASK].")
-    ] = None,
+    target: TargetOption = None,
     input_format: Annotated[
         Literal["text", "jsonl", "csv", "parquet", "datasets"] | None,
         typer.Option("--format", help="How INPUT is read. Default: by its suffix."),

@@ -2,6 +2,7 @@
 explorer shows the same page, and fills its blocks with one report after the other."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from tl_vzero.effects.ablation import attribution_error
@@ -42,14 +43,17 @@ def render_page(report: Report, *, shared_plotly: bool = False) -> str:
     )
 
 
-def explorer_page(models: list[str], first_text: str, script: str) -> str:
-    """The page before any answer; `first_text` is the sentence of an address that names none."""
+def explorer_page(texts: Mapping[str, str], first_text: str | None, script: str) -> str:
+    """The page before any answer. `texts` are a sentence for each model, for an address that names none; `first_text`
+    stands in their place.
+    """
+    model = next(iter(texts))
     return rendered(
         PAGE,
         title="tl_vzero explorer",
         brand="tl_vzero explorer",
-        models=models,
-        data={"model": models[0], "text": first_text},
+        models=list(texts),
+        data={"model": model, "text": texts[model] if first_text is None else first_text, "texts": texts},
         maps="",
         scripts=[SHARED, script],
         packed_plotly=None,
