@@ -15,7 +15,7 @@ from tl_vzero.report.figures import decimal_codes, drawn_methods, pack, packed_p
 from tl_vzero.report.report import EFFECTS, Report
 
 PAGE = "report/page.html"
-SCRIPTS = ("numbers", "figures", "shades", "tables", "texts", "strips", "flow", "page")
+SCRIPTS = ("numbers", "figures", "shades", "tables", "finding", "texts", "strips", "flow", "page")
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
 Json = dict[str, Any]
@@ -82,6 +82,7 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
     mapped = units if len(units) == 2 and scores.words().n_positions < scores.n_positions else ("pieces",)
     drawn, absent = drawn_methods(report, mapped)
     maps = [values for unit in mapped for method in drawn for values in method.maps(unit)]
+    data = page_data(report, drawn, units, mapped)
     estimate, errors = report.effects.get("attribution_patching"), None
     if estimate is not None:
         errors = attribution_error(estimate, report.effects["zero_ablation"]).to_dict("records")
@@ -95,8 +96,9 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
         "empty_rows_named": EMPTY_ROWS_NAMED,
         "effect_names": {name: EFFECT_NAMES[name] for name in EFFECTS},
         "errors": errors,
+        "predicted": data["predictions"][report.target] if data["predictions"] else None,
     }
-    return page_data(report, drawn, units, mapped), pack(decimal_codes(maps)), texts
+    return data, pack(decimal_codes(maps)), texts
 
 
 def _sentence(report: Report) -> list[tuple[bool, list[str]]]:

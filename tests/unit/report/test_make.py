@@ -121,7 +121,7 @@ def test_methods_that_the_model_lacks_are_named_with_their_reason() -> None:
     report = make_report(gpt2, "the hat of some dog", target=-1)
     assert "globenc" in report.comparison.left_out
     text = Page(report.to_html()).text
-    assert "Not in the chooser:" in text
+    assert "Not in the chooser: " in text
     assert f"GlobEnc: {report.comparison.left_out['globenc']}." in text
     with pytest.raises(ModelError):
         make_report(gpt2, "the hat of some dog", methods=["globenc"])

@@ -1,6 +1,7 @@
 // A live page: the address says the question and the choices, so that a view can be shared.
 const QUESTIONS = ["text", "model", "target", "corrupted"];
 const NUMBERS = ["layer", "piece", "threshold"];
+const { texts: fitting } = JSON.parse(byId("report-data").textContent); // a sentence that fits, by model
 const fromAddress = () => Object.fromEntries(new URLSearchParams(window.location.search));
 
 const question = () => Object.fromEntries(
@@ -53,18 +54,37 @@ const ask = async (wanted) => {
 const askAddress = () => {
   const wanted = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
   for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
+  model = byId("model").value;
   byId("more").open = ["target", "corrupted"].some((name) => byId(name).value !== "");
   for (const name of NUMBERS) wanted[name] = wanted[name] === undefined ? undefined : Number(wanted[name]);
   return ask(() => wanted);
 };
 
 const submit = (event) => {
-  event.preventDefault();
+  event?.preventDefault();
   window.history.pushState(null, "", addressOf(question(), {}));
-  // What is chosen stays as it is; the token is the new sentence's own.
-  ask(() => (page === null ? {} : { ...state, layer: page.layers[state.layer], piece: undefined }));
+  // What is chosen stays as it is; the token is the new sentence's own, and so is the layer unless another was chosen.
+  const layer = () => (state.layer === page.opens ? undefined : page.layers[state.layer]);
+  return ask(() => (page === null ? {} : { ...state, layer: layer(), piece: undefined }));
 };
 byId("question").addEventListener("submit", submit);
-byId("model").addEventListener("change", submit);
+// A sentence that was there before anybody wrote one gives way to the next model's.
+let model = "";
+byId("model").addEventListener("change", (event) => {
+  if (byId("text").value === fitting[model]) byId("text").value = fitting[event.target.value];
+  model = event.target.value;
+  submit(event);
+});
+// A target that was stepped to belongs to its sentence; one that was written stays.
+let stepped = null;
+byId("text").addEventListener("input", () => {
+  if (byId("target").value === stepped) byId("target").value = "";
+});
+measureAt = async (position) => {
+  stepped = String(position);
+  byId("target").value = stepped;
+  await submit();
+  document.querySelector("#text-value_zeroing .chosen").focus();
+};
 window.addEventListener("popstate", askAddress);
 await askAddress();

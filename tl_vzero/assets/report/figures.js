@@ -57,7 +57,7 @@ const draw = (id, of, frame, trace, scale, marked, onRow) => {
 };
 
 const sequential = (most, view) => ({
-  colorscale: theme().sequential, cmin: 0, cmax: most, colorbar: { title: { text: page.scaleNames[view] } },
+  colorscale: theme().sequential, cmin: 0, cmax: most, colorbar: { title: { text: page.scaleNames[view] }, tickformat: ".2~p" },
 });
 
 const drawMaps = () => {

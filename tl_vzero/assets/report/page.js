@@ -59,12 +59,14 @@ const showChoices = () => {
 
 const render = () => {
   showChoices();
+  drawFinding();
   drawTexts();
   drawMaps();
   drawStrips();
   drawRow();
   drawEffect();
   drawFlow();
+  fillPrediction();
   fillNumbers();
   fillAgreement();
   fillTable();
@@ -84,7 +86,7 @@ const chosenAtFirst = (wanted) => {
   const effects = Object.keys(page.effects);
   const pieces = [...page.units.pieces.names.keys()];
   return {
-    layer: has([...page.layers.keys()], wanted.layer, 0),
+    layer: has([...page.layers.keys()], wanted.layer, page.opens),
     view: has(["layer", "rollout"], wanted.view, "layer"),
     unit: has(Object.keys(page.units), wanted.unit, "pieces"),
     piece: has(pieces, wanted.piece, page.start),

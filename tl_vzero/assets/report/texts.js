@@ -32,7 +32,7 @@ const drawText = (side, method) => {
     const shade = shadeOf(value ?? 0, most);
     token.style.background = value === null ? "none" : `rgb(${shade})`;
     token.style.color = value === null ? "inherit" : inkOn(shade);
-    token.title = `${shownUnit.names[source]}: ${shown(value)}`;
+    token.title = `${shownUnit.names[source]}: ${inPercent(value)} (${shown(value)})`;
   });
   markChoice(box, chosen);
   return row;
@@ -44,7 +44,7 @@ const drawTexts = () => {
   const { names } = unit();
   const ranked = zeroing.map((value, source) => [value, source]).sort((a, b) => b[0] - a[0]);
   const most = ranked.slice(0, NAMED).filter(([value]) => value > 0);
-  const named = most.map(([value, source]) => `\u2068${names[source]}\u2069 (${shown(value)})`).join(", ");
+  const named = most.map(([value, source]) => `\u2068${names[source]}\u2069 (${inPercent(value)})`).join(", ");
   const where = state.view === "layer" ? `In ${inLayer()}` : `Rolled out up to ${inLayer()}`;
   byId("text-told").textContent = `${where}, Value Zeroing: most from ${named || "nothing"}.`;
 };
