@@ -122,6 +122,8 @@ def test_one_steps_through_a_decoders_sentence_by_keyboard_and_click(show: Show,
         assert text_of(opened, "#predicted-label") == f"Next token after “{TOKENS[row].strip()}” (position {row}):"
         expected = [(token.strip(), in_percent(share)) for token, share in opened.json["predictions"][row]]
         assert predicted(opened) == expected
+        listed = ", ".join(f"{token} ({share})" for token, share in expected[:4])
+        assert text_of(opened, "#predicted-here") == f"{text_of(opened, '#predicted-label')} {listed}."
         assert text_of(opened, "#finding") == headline(opened, row, opened.telling_layer) or row == 0
 
     assert_predicts_after(4)

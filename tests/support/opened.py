@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Context
 from itertools import pairwise
 from typing import Any
 
@@ -84,8 +85,9 @@ def four_digits(values: Any) -> Any:
 
 
 def in_percent(share: float) -> str:
-    """A share as the page writes it, from the 4 digits that the page holds."""
-    return "< 0.01 %" if 0 < share < 1e-4 else f"{float(f'{100 * four_digits(share):.2g}'):g} %"
+    """A share as the page writes it, from the 4 digits that the page holds; a half is rounded up, as in JavaScript."""
+    rounded = Context(prec=2, rounding=ROUND_HALF_UP).create_decimal(100 * four_digits(share))
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{float(rounded):g} %"
 
 
 def two(value: float) -> str:

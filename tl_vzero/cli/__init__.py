@@ -284,9 +284,7 @@ def main() -> None:
 
 
 def _sentence(model: "Module", text: str | None, pair: str | None) -> str | tuple[str, str]:
-    from tl_vzero.targets import default_text
-
-    text = default_text(model) if text is None else text
+    text = common.text_for(model, text)
     return text if pair is None else (text, pair)
 
 

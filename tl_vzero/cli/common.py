@@ -15,6 +15,7 @@ from tl_vzero.files import check_writable, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch.nn import Module
 
 DEFAULT_MODEL = "agreement-mini"
 
@@ -61,6 +62,13 @@ def check_files(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
             check_writable(path)
+
+
+def text_for(model: "Module", text: str | None) -> str:
+    """The sentence, or one that fits the model."""
+    from tl_vzero.targets import default_text
+
+    return default_text(model) if text is None else text
 
 
 def write_numbers(json_file: Path | None, numbers: Any) -> None:

@@ -42,11 +42,11 @@ def heads_command(
     share: mixing as a part of its sum over heads; lost: the part of the layer's mixing that goes without this head;
     context: the part of mixing from other positions than the destination's own.
     """
-    from tl_vzero.targets import default_text
-
     common.check_files(json_file, csv_file)
     loaded = tl_vzero.load_model(model)
-    table = tl_vzero.head_importance(loaded, texts or [default_text(loaded)], layers=layer or None, progress=not quiet)
+    table = tl_vzero.head_importance(
+        loaded, texts or [common.text_for(loaded, None)], layers=layer or None, progress=not quiet
+    )
     common.say(table.to_string(index=False, float_format="%.3g"))
     common.write_numbers(json_file, {"heads": table.to_dict("records")})
     common.write_table(csv_file, table)

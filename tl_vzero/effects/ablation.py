@@ -18,7 +18,9 @@ from tl_vzero.effects.measure import (
     MetricFunction,
     Numbers,
     Place,
+    Predictions,
     intervene,
+    likeliest,
     metric_for,
     one_sentence,
 )
@@ -93,6 +95,21 @@ def zero_ablation(
             bar.update(len(part))
     labels = intervention.labels(measure, clean, logits)
     return Effect(values=intervention.as_values(torch.cat(after) - clean), **labels)
+
+
+@takes_turn
+def predictions(model: nn.Module, inputs: Text) -> Predictions:
+    """The likeliest tokens at every position of one sentence, with their probabilities, from one clean run.
+
+    Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences.
+
+    >>> import tl_vzero
+    >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")[3][0][0]
+    'are'
+    """
+    one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)
+    with quiet(model):
+        return tuple(likeliest(model, logits) for logits in one.logits([])[0])
 
 
 def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:

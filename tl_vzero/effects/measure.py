@@ -17,9 +17,8 @@ from tl_vzero.inputs.encoder_decoder import described
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import facts_of
-from tl_vzero.models.run import NamedHook, quiet, run_logits
+from tl_vzero.models.run import NamedHook, run_logits
 from tl_vzero.models.sites import Sites
-from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds, check_trained_head, find_target, predicts, target_tokens
 
 
@@ -208,7 +207,7 @@ class Intervention:
             "metric": metric.name,
             "target": self.target,
             "target_token": self.sentence.tokens[self.target],
-            "predicted": _likeliest(self.model, logits[0, self.target]),
+            "predicted": likeliest(self.model, logits[0, self.target]),
             "layers": self.layers,
             "src_tokens": tuple(self.sentence.tokens[i] for i in self.sources),
             "src_positions": self.sources,
@@ -257,22 +256,8 @@ def one_sentence(
     return encoded.sentences[0]
 
 
-@takes_turn
-def predictions(model: nn.Module, inputs: Text) -> Predictions:
-    """The likeliest tokens at every position of one sentence, with their probabilities, from one clean run.
-
-    Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences.
-
-    >>> import tl_vzero
-    >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")[3][0][0]
-    'are'
-    """
-    one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)
-    with quiet(model):
-        return tuple(_likeliest(model, logits) for logits in one.logits([])[0])
-
-
-def _likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
+def likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
+    """The likeliest tokens of a prediction, with their probabilities."""
     top = logits.to(wide_dtype(logits.device)).softmax(dim=-1).topk(min(PREDICTED_SHOWN, len(logits)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     return tuple((token_name(model, token_id), probability) for token_id, probability in pairs)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from torch import nn
 
 from tl_vzero.comparison import Comparison, compare_planned
-from tl_vzero.effects.ablation import attribution_patching
-from tl_vzero.effects.measure import Effect, Predictions, predictions
+from tl_vzero.effects.ablation import attribution_patching, predictions
+from tl_vzero.effects.measure import Effect, Predictions
 from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before

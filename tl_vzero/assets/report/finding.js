@@ -44,8 +44,11 @@ const drawFinding = () => {
 const predictedAt = () => (page.predicts === "next token" && state.unit === "words"
   ? page.wordOf.lastIndexOf(rowOf(state.piece)) : state.piece);
 const fillPrediction = () => {
+  byId("predicted-here").hidden = page.predictions.length === 0;
   if (page.predictions.length === 0) return;
   const { label, likeliest } = page.predictions[predictedAt()];
+  const first = likeliest.slice(0, NAMED).map(([token, probability]) => `\u2068${token}\u2069 (${inPercent(probability)})`);
+  byId("predicted-here").textContent = `${label}: ${first.join(", ")}.`;
   byId("predicted-label").textContent = `${label}:`;
   byId("predicted").replaceChildren(...likeliest.map(([token, probability]) => {
     const item = element("li", "");
