@@ -66,7 +66,7 @@ def test_each_head_as_in_a_run_of_its_own(route: str, architecture: str) -> None
 @pytest.mark.parametrize("architecture", HF_BUILDERS)
 def test_as_in_the_hugging_face_model(architecture: str) -> None:
     model, hf_model = double_model("load_model", architecture), double_hf_model(architecture)
-    effect = tl_vzero.zero_ablation(model, TEXT, target_ids=GOOD)
+    effect = tl_vzero.zero_ablation(model, TEXT, target=TARGET, target_ids=GOOD)
     for layer in LAYERS:
         for source in (0, 3, TARGET):
             changed = logit(logits_with_values_zeroed(hf_model, IDS, [source], [layer])).item()

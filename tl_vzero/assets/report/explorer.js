@@ -64,7 +64,7 @@ const submit = (event) => {
   event?.preventDefault();
   window.history.pushState(null, "", addressOf(question(), {}));
   // What is chosen stays as it is; the token is the new sentence's own, and so is the layer unless another was chosen.
-  const layer = () => (state.layer === page.opens ? undefined : page.layers[state.layer]);
+  const layer = () => (layerChosen ? page.layers[state.layer] : undefined);
   return ask(() => (page === null ? {} : { ...state, layer: layer(), piece: undefined }));
 };
 byId("question").addEventListener("submit", submit);

@@ -77,7 +77,11 @@ const change = (part) => {
   render();
 };
 const chooseRow = (row) => change({ piece: pieceOf(row) });
-const chooseLayer = (layer) => change({ layer });
+let layerChosen = false; // by somebody; else it is the report's own
+const chooseLayer = (layer) => {
+  layerChosen = true;
+  change({ layer });
+};
 
 // `wanted` holds the parts of a state that somebody asked for; what this report does not have is left out.
 const chosenAtFirst = (wanted) => {
@@ -101,6 +105,7 @@ const show = async (report, wanted) => {
   page = report.data;
   maps = readMaps(page, codes);
   for (const [name, html] of Object.entries(report.parts)) byId(`part-${name}`).innerHTML = html;
+  layerChosen = [...page.layers.keys()].includes(wanted.layer);
   Object.assign(state, chosenAtFirst(wanted));
   byId("layer").max = String(page.layers.length - 1);
   byId("units").disabled = page.units.words === undefined;
