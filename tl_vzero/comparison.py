@@ -33,6 +33,7 @@ from tl_vzero.statistics import FEWEST_PAIRS, rank_correlation
 from tl_vzero.targets import (
     TargetIds,
     check_trained_head,
+    default_target,
     find_target,
     mask_positions,
     one_per_sentence,
@@ -232,12 +233,13 @@ def compare(
 ) -> Comparison | list[Comparison]:
     """Several methods side by side, from one clean run, with the effect on the prediction.
 
-    `methods` are names of `METHODS`; by default Value Zeroing and every method that reads the clean run, is defined
-    for the model and is not too slow for the sentence (`left_out` says which are not, and why). `options` are a
-    method's own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and
-    `layers` are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each
-    sentence (default: the only mask token), and `target_ids` are as in `zero_ablation`. A Comparison is a mapping from
-    a method's name to its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
+    `methods` are names of `METHODS`; by default Value Zeroing and every method that reads the clean run, is defined for
+    the model and is not too slow for the sentence (`left_out` says which are not, and why). `options` are a method's
+    own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and `layers`
+    are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each sentence
+    (default: the only mask, a causal model's last position, a classifier's own), and `target_ids` are as in
+    `zero_ablation`. A Comparison is a mapping from a method's name to its raw Scores, `[layer, dest, src]`, with
+    `effect` and `table()`.
 
     Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
     the model, and leaves the model as it was.
@@ -291,11 +293,11 @@ def compare_planned(
 def _targets(
     model: nn.Module, sentences: Sequence[Sentence], target: Position | Sequence[Position] | None, *, needed: bool
 ) -> dict[int, int | None]:
-    """Each sentence's target by its row; None where none is given or needed and none is masked."""
+    """Each sentence's target by its row; None where none is given or needed and there is no default."""
     return {
-        sentence.row: None
-        if position is None and not needed and len(mask_positions(model, sentence)) != 1
-        else find_target(model, sentence, position)
+        sentence.row: find_target(model, sentence, position)
+        if needed or position is not None
+        else default_target(model, sentence)
         for sentence, position in zip(sentences, one_per_sentence(target, len(sentences)), strict=True)
     }
 

@@ -35,6 +35,7 @@ from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.pages import asset, script_json
 from tl_vzero.report import make_report
 from tl_vzero.report.page import explorer_page, page_payload, page_script
+from tl_vzero.targets import default_text
 
 LONGEST_POSITION = 20  # characters
 LONGEST_TEXT = 4000  # characters; the tokens of a sentence are counted by the explorer
@@ -126,6 +127,11 @@ class Explorer:
         self._lock = Lock()
 
     @property
+    def texts(self) -> dict[str, str]:
+        """A sentence that fits, for each model."""
+        return {name: default_text(model) for name, model in self.models.items()}
+
+    @property
     def answering(self) -> bool:
         """Whether an answer is being computed now."""
         return self._lock.locked()
@@ -171,8 +177,9 @@ def _examples(model: nn.Module, most_tokens: int) -> list[str]:
     return [text for text, read in pairs if not read.notes and len(read) <= most_tokens][:MOST_EXAMPLES]
 
 
-def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = LOOPBACK) -> Starlette:
-    """An ASGI application of an explorer; `hosts` are the names that an address may have ("*": any).
+def explorer_app(explorer: Explorer, *, first_text: str | None = None, hosts: Sequence[str] = LOOPBACK) -> Starlette:
+    """An ASGI application of an explorer. It opens with `first_text`, or one that fits the model; `hosts` are the names
+    that an address may have ("*": any).
 
     A page of another site that has its name lead here (DNS rebinding) is refused by them, and one that asks from its
     own name by what browsers say of a request. Questions are computed one at a time, in order; where too many wait,
@@ -195,7 +202,7 @@ def explorer_app(explorer: Explorer, *, first_text: str, hosts: Sequence[str] = 
 
     app = Starlette(
         routes=[
-            Route("/", _fixed(explorer_page(explorer.examples(), first_text, SCRIPT), "text/html")),
+            Route("/", _fixed(explorer_page(explorer.texts, explorer.examples(), first_text, SCRIPT), "text/html")),
             Route(f"/{SCRIPT}", _fixed(page_script("explorer"), "text/javascript")),
             Route(f"/{SHARED}", _fixed(get_plotlyjs(), "text/javascript")),
             Route("/report", answer),

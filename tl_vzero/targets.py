@@ -1,16 +1,17 @@
 """The target of a prediction: its position, and its tokens as ids or as words that are one token each.
 
-Also whether the model has a trained head that could predict words at all.
+Also whether the model has a trained head that could predict words at all, and a sentence with a target for any model.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from tl_vzero.choices import Position, listed, place_of
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, foreign_errors_as, shown
 from tl_vzero.inputs.text import Sentence
+from tl_vzero.models.contracts import is_causal
 from tl_vzero.models.facts import facts_of, vocabulary_size
 
 TargetToken = int | str
@@ -95,19 +96,63 @@ def mask_positions(model: nn.Module, sentence: Sentence) -> tuple[int, ...]:
     return tuple(i for i, token_id in enumerate(sentence.ids.tolist()) if token_id == mask_id)
 
 
-def find_target(model: nn.Module, sentence: Sentence, target: Position | None) -> int:
-    """The target's position: the one given (negative: from the end; or by its token), or the only mask token.
+def default_target(model: nn.Module, sentence: Sentence) -> int | None:
+    """The target where none is given: what the model itself predicts or decides at; None for a masked model whose
+    sentence has not exactly one mask token.
 
-    Raises InputError where the position is outside the sentence, or there is not exactly one mask token.
+    The last position of a causal model, which predicts the next token (or the class); a classifier's [CLS]; else the
+    only mask token.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.inputs.text import encode
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> [default_target(model, encode(model, text).sentences[0]) for text in ("the [MASK] here.", "the hat here.")]
+    [2, None]
+    """
+    if is_causal(model):
+        return len(sentence) - 1
+    facts = facts_of(model)
+    if facts.is_classifier:
+        ids, cls_id = sentence.ids.tolist(), getattr(facts.tokenizer, "cls_token_id", None)
+        return ids.index(cls_id) if cls_id in ids else 0
+    masks = mask_positions(model, sentence)
+    return masks[0] if len(masks) == 1 else None
+
+
+def predicts(model: nn.Module) -> Literal["next token", "token"]:
+    """What a position's prediction is of: the token after it, or the token that stands there."""
+    return "next token" if is_causal(model) else "token"
+
+
+def default_text(model: nn.Module) -> str:
+    """A sentence for a model of its kind, with a default target where the model has one.
+
+    >>> import tl_vzero
+    >>> default_text(tl_vzero.load_model("agreement-mini"))
+    'the pictures of some hat [MASK] scaring marcus.'
+    """
+    facts = facts_of(model)
+    mask = getattr(facts.tokenizer, "mask_token", None)
+    if facts.is_classifier:
+        return "the pictures of some hat are scaring marcus."
+    return (
+        "The keys to the cabinet" if is_causal(model) else f"the pictures of some hat {mask or 'are'} scaring marcus."
+    )
+
+
+def find_target(model: nn.Module, sentence: Sentence, target: Position | None) -> int:
+    """The target's position: the one given (negative: from the end; or by its token), or the default.
+
+    Raises InputError where the position is outside the sentence, or none is given and there is no default.
     """
     if target is None:
-        masks = mask_positions(model, sentence)
-        if len(masks) != 1:
+        target = default_target(model, sentence)
+        if target is None:
             raise InputError(
-                f"no target given, and the sentence has {len(masks)} mask tokens: expected exactly one; "
-                f"give target=, a position from 0 to {len(sentence) - 1}"
+                f"no target given, and the sentence has {len(mask_positions(model, sentence))} mask tokens: expected "
+                f"exactly one; give a target, a position from 0 to {len(sentence) - 1} or its token"
             )
-        return masks[0]
+        return target
     return place_of("target", target, sentence.tokens, range(len(sentence)))
 
 

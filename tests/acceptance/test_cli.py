@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 import tl_vzero
 from tl_vzero import cli
 from tl_vzero.cli import app
-from tl_vzero.cli.common import DEFAULT_TEXT
 from tl_vzero.registry import Method
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 
 
 def run(*words: str | Path) -> tuple[int, str]:

@@ -46,7 +46,7 @@ def test_a_cross_map_as_table_json_and_page(folder: Path, tmp_path: Path) -> Non
     ("words", "message"),
     [
         ([], "encoder-decoder"),
-        (["--stack", "cross"], "no decoder_inputs given"),
+        (["--stack", "cross"], "no --decoder-inputs given"),
         (["--stack", "encoder", "--decoder-inputs", WRITTEN], "leave them out"),
         (["--stack", "decoders"], "unknown stack"),
         (["--stack", "cross", "--decoder-inputs", WRITTEN, "--stage", "rollout"], "two different sequences"),

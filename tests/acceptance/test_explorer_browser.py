@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache, partial
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -15,9 +13,9 @@ import tl_vzero
 from tl_vzero.report import make_report
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'tl-vzero[explore]'")
-import uvicorn
+from support.served import running
 
-from tl_vzero.explore import BUSY, Explorer, bound_socket, explorer_app
+from tl_vzero.explore import BUSY, Explorer
 
 pytestmark = pytest.mark.browser
 
@@ -25,21 +23,6 @@ FIRST = "the pictures of some hat [MASK] scaring marcus."
 OTHER = "the author near the houses [MASK] selling books."
 CORRUPTED = "the picture of some hat [MASK] scaring marcus."
 Visit = Callable[..., Opened]
-
-
-@contextmanager
-def running(explorer: Explorer) -> Iterator[tuple[str, uvicorn.Server]]:
-    """Serve an explorer at a free port from a thread; gives its address, and the server to stop it early."""
-    with bound_socket("127.0.0.1", 0) as bound:
-        app = explorer_app(explorer, first_text=FIRST)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        thread = Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}/", server
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +39,7 @@ def explorer() -> Explorer:
 
 @pytest.fixture(scope="module")
 def address(explorer: Explorer) -> Iterator[str]:
-    with running(explorer) as (address, _):
+    with running(explorer, FIRST) as (address, _):
         yield address
 
 
@@ -441,7 +424,7 @@ def test_a_shared_target_is_seen(visit: Visit) -> None:
 
 
 def test_a_server_that_was_stopped_is_told(visit: Visit, explorer: Explorer) -> None:
-    with running(explorer) as (address, server):
+    with running(explorer, FIRST) as (address, server):
         opened = visit(at=address)
         before = view(opened)["figures"]
         server.should_exit = True

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from support.made_up import ODD_TOKENS, made_up_report
-from support.opened import Opened, as_number, four_digits, two
+from support.opened import Opened, as_number, four_digits, in_percent, two
 
 import tl_vzero
 from tl_vzero.plot.maps import EFFECT_NAMES
@@ -27,19 +27,21 @@ def test_the_page_opens_on_the_target_with_the_numbers_of_the_json(
     data = opened.json
     assert opened.page.locator("#status").is_hidden()
     for figure, method in FIGURES.items():
-        assert opened.trace(figure)["z"] == four_digits(data[method]["pieces"]["normalized"][0])
+        assert opened.trace(figure)["z"] == four_digits(data[method]["pieces"]["normalized"][opened.telling_layer])
     assert opened.trace("row")["z"] == four_digits(data["target_row"]["value_zeroing"])
     assert opened.trace("effect")["z"] == four_digits(data["effect"]["values"])
     token, probability = data["effect"]["predicted"][0]
     first = opened.page.locator(".prediction li").first
     assert first.locator(".word").text_content() == token
-    assert as_number(first.locator("data").text_content()) == four_digits(probability)
+    assert first.locator("data").text_content() == in_percent(probability)
+    assert as_number(first.locator("data").get_attribute("title")) == four_digits(probability)
 
 
 def test_the_layer_slider_moves_by_keyboard_and_changes_both_maps(
     show: Callable[..., Opened], agreement_report: Report
 ) -> None:
     opened = show(agreement_report)
+    opened.page.locator("#layer").fill("0")
     opened.page.locator("#layer").focus()
     opened.page.keyboard.press("ArrowRight")
     assert (opened.page.locator("#layer-name").text_content() or "").startswith("1 ")
@@ -99,14 +101,18 @@ def test_the_table_shows_the_chosen_row(show: Callable[..., Opened], agreement_r
     row = opened.json["target"]["position"]
     assert [line[0] for line in table] == opened.json["tokens"]
     for column, method in ((1, "value_zeroing"), (2, "attention")):
-        shown = [as_number(line[column]) for line in table]
-        assert shown == four_digits(opened.json[method]["pieces"]["normalized"][1][row])
+        shares = opened.json[method]["pieces"]["normalized"][1][row]
+        assert [line[column] for line in table] == [in_percent(share) for share in shares]
+        cells = opened.page.locator(f"#numbers-body td:nth-child({column + 1})")
+        titles = cells.evaluate_all("cells => cells.map((cell) => cell.title)")
+        assert [as_number(title) for title in titles] == four_digits(shares)
 
 
 def test_hover_shows_tokens_and_value(show: Callable[..., Opened], agreement_report: Report) -> None:
     opened = show(agreement_report)
     pieces = opened.json["value_zeroing"]["pieces"]
     size = len(pieces["dest_tokens"])
+    opened.page.locator("#layer").fill("0")
     opened.page.mouse.move(*opened.cell("map-value_zeroing", 6, 4, size, size))
     box = opened.page.wait_for_selector("#map-value_zeroing .hovertext")
     text = box.text_content().replace("\xa0", " ")
@@ -167,6 +173,7 @@ def test_a_method_of_the_target_alone_shows_its_row(show: Callable[..., Opened])
     pytest.importorskip("captum")
     report = make_report(tl_vzero.load_model("agreement-mini"), SENTENCE, methods=["gradient_x_input"])
     opened = show(report)
+    opened.page.locator("#layer").fill("0")
     grid = opened.trace("map-beside")["z"]
     expected = report.comparison["gradient_x_input"].normalized().values[0, 0].tolist()
     assert grid[report.target] == four_digits(expected)
@@ -205,8 +212,8 @@ def test_the_table_of_methods_is_that_of_the_layer_in_view(show: Callable[..., O
     rows = [row for row in opened.json["table"] if row["layer"] == 1]
     for line, row in zip(opened.table_of("table-body"), rows, strict=True):
         assert line[0] == label_of(row["method"])
-        averages = [row[name] for name in ("entropy", "self_weight", "special_weight")]
-        assert [as_number(cell) for cell in line[1:4]] == four_digits(averages)
+        assert as_number(line[1]) == four_digits(row["entropy"])
+        assert line[2:4] == [in_percent(row[name]) for name in ("self_weight", "special_weight")]
         ranks = [row["rank_with_value_zeroing"], row["rank_with_effect"]]
         assert [as_number(cell) for cell in line[4:6]] == pytest.approx(ranks, abs=0.00501)
 

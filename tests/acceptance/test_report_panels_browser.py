@@ -9,7 +9,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 from support.flows import left_over, on_a_path, strongest_path, ways_down
 from support.made_up import made_up_report
-from support.opened import Opened, contrast, four_digits, ramp_colour, rgb_of
+from support.opened import Opened, contrast, four_digits, in_percent, ramp_colour, rgb_of
 
 import tl_vzero
 from tl_vzero.plot.flows import THRESHOLDS
@@ -96,7 +96,8 @@ def nodes(opened: Opened) -> list[list[float]]:
     return [[levels[level][token] for token in sorted(levels[level])] for level in sorted(levels)]
 
 
-def assert_chosen_everywhere(opened: Opened, row: int, layer: int = 0) -> None:
+def assert_chosen_everywhere(opened: Opened, row: int, layer: int | None = None) -> None:
+    layer = opened.telling_layer if layer is None else layer
     pieces = opened.json["value_zeroing"]["pieces"]
     token = pieces["dest_tokens"][row]
     assert opened.page.locator("#destination").input_value() == str(row)
@@ -112,7 +113,7 @@ def assert_chosen_everywhere(opened: Opened, row: int, layer: int = 0) -> None:
     largest = max(pieces["normalized"][layer][row])
     source = pieces["src_tokens"][pieces["normalized"][layer][row].index(largest)]
     said = (opened.page.locator("#text-told").text_content() or "").replace("\u2068", "").replace("\u2069", "")
-    assert said.startswith(f"In layer {layer}, Value Zeroing: most from {source} ({float(f'{largest:.4g}'):g})")
+    assert said.startswith(f"In layer {layer}, Value Zeroing: most from {source} ({in_percent(largest)})")
 
 
 def test_a_token_is_chosen_everywhere_by_a_click_or_by_arrow_keys(show: Show, agreement_report: Report) -> None:
@@ -132,6 +133,7 @@ def test_a_token_is_chosen_everywhere_by_a_click_or_by_arrow_keys(show: Show, ag
 
 def test_pieces_of_a_word_join_and_words_are_chosen_whole(show: Show, minilm_report: Report) -> None:
     opened = show(minilm_report)
+    opened.page.locator("#layer").fill("0")
     tokens = opened.page.locator("#text-value_zeroing button")
     assert [text for text in tokens.all_text_contents() if text in ("scar", "ing")] == ["scar", "ing"]
     assert opened.page.locator("#text-value_zeroing .joins").all_text_contents() == ["ing"]

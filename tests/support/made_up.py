@@ -137,6 +137,7 @@ def made_up_report(
         measured = made_up_effect(made[0], position or 0)
         effects = [measured, replace(measured, values=measured.values * 0.9, method="attribution_patching")]
     by_name = {effect.method: effect for effect in effects}
+    predictions = tuple(effects[0].predicted for _ in tokens) if effects else ()
     compared = made_up_comparison(made, by_name.get("zero_ablation"), position)
     given: dict[str, Any] = {
         "model": "made-up",
@@ -144,6 +145,7 @@ def made_up_report(
         "comparison": compared,
         "effects": by_name,
         "missing": {name: "no <head> here" for name in EFFECTS if name not in by_name},
-        "metadata": made[0].metadata,
+        "predictions": predictions,
+        "metadata": {**made[0].metadata, "predicts": "token", "masks": [position]},
     }
     return Report(**{**given, **changes})

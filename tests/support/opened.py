@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Context
 from itertools import pairwise
 from typing import Any
 
 from tl_vzero.plot.theme import Theme
 
+SPECIAL = ("[CLS]", "[SEP]")
 Colour = tuple[int, ...]
 
 
@@ -52,6 +54,19 @@ class Opened:
         assert len(shapes) == 1 and shapes[0]["y1"] - shapes[0]["y0"] == 1
         return int(shapes[0]["y0"] + 0.5)
 
+    def largest_elsewhere(self, row: Sequence[float], chosen: int) -> int:
+        """The source with the largest share, the chosen token itself and special tokens left out."""
+        tokens = self.json["tokens"]
+        return max((i for i in range(len(row)) if i != chosen and tokens[i] not in SPECIAL), key=lambda i: row[i])
+
+    @property
+    def telling_layer(self) -> int:
+        """The layer on which the page should open: where one other token has the largest share of the target's row."""
+        target = self.json["target"]["position"]
+        rows = [layer[target] for layer in self.json["value_zeroing"]["pieces"]["normalized"]]
+        shares = [row[self.largest_elsewhere(row, target)] for row in rows]
+        return shares.index(max(shares))
+
     def chosen(self, box: str) -> int:
         """Which of a row is chosen; exactly one is, and buttons say so."""
         marked: list[list[Any]] = self.page.evaluate(
@@ -67,6 +82,12 @@ class Opened:
 
 def four_digits(values: Any) -> Any:
     return [four_digits(item) for item in values] if isinstance(values, list) else float(f"{values:.4g}")
+
+
+def in_percent(share: float) -> str:
+    """A share as the page writes it, from the 4 digits that the page holds; a half is rounded up, as in JavaScript."""
+    rounded = Context(prec=2, rounding=ROUND_HALF_UP).create_decimal(100 * four_digits(share))
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{float(rounded):g} %"
 
 
 def two(value: float) -> str:

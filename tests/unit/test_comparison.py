@@ -68,14 +68,18 @@ def test_scores_are_those_of_each_method_alone(route: str, architecture: str) ->
         assert scores.labels() == alone.labels()
 
 
+OF_ITS_EFFECT = [1, 3 * len(CAUSAL)]  # a clean run to the logits, and one copy per layer and source
+
+
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
 def test_one_clean_run_serves_all(architecture: str) -> None:
     _, model = build("load_model", architecture)
     model.tokenizer = None
     with sentences_run(model) as passes:
         compared = tl_vzero.compare(model, CAUSAL)
-    assert compared.effect is None and compared["value_zeroing"].metadata["engine"] == "closed_form"
-    assert passes == [1]
+    effect = [] if architecture == "bert" else OF_ITS_EFFECT
+    assert (compared.effect is None) == (effect == []) and compared["value_zeroing"].metadata["engine"] == "closed_form"
+    assert passes == [1, *effect]
 
 
 def test_methods_share_each_layer_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +101,7 @@ def test_the_hook_engine_takes_the_same_clean_run() -> None:
     with sentences_run(model) as passes:
         compared = tl_vzero.compare(model, CAUSAL, ["value_zeroing", "attention", "alti"], options=options)
     assert compared["value_zeroing"].metadata["engine"] == "hooks"
-    assert passes == [1, len(CAUSAL)]
+    assert passes == [1, len(CAUSAL), *OF_ITS_EFFECT]
 
 
 def test_sentences_of_one_length_share_the_run(mini: Any) -> None:
@@ -134,7 +138,7 @@ def test_long_lists_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tl_vzero.comparison.TOKENS_PER_PART", 2 * len(CAUSAL))
     with sentences_run(model) as passes:
         parts = tl_vzero.compare(model, rows, ["attention", "value_zeroing"])
-    assert passes == [2, 2, 1]
+    assert passes == [2, *OF_ITS_EFFECT * 2, 2, *OF_ITS_EFFECT * 2, 1, *OF_ITS_EFFECT]
     for one, other in zip(whole, parts, strict=True):
         assert torch.allclose(one["attention"].values, other["attention"].values, atol=1e-7)
 

@@ -328,6 +328,56 @@ def test_a_picture_opens_on_what_tells_most() -> None:
     assert partial_scores().shown_dest == 1
 
 
+# --- the telling layer ----------------------------------------------------------------------------------
+
+
+def largest_elsewhere(row: list[float], without: set[int]) -> float:
+    return max(value / sum(row) for place, value in enumerate(row) if place not in without)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("target", range(len(TOKENS)))
+def test_the_telling_layer_has_the_largest_share_outside_the_target_and_special_tokens(seed: int, target: int) -> None:
+    scores = make_scores(random_values(3, 7, 7, seed=seed))
+    by_layer = [largest_elsewhere(layer[target], {0, 6, target}) for layer in scores.values.tolist()]
+    assert scores.telling_layer(target) == scores.normalized().telling_layer(target) == by_layer.index(max(by_layer))
+
+
+def test_the_telling_layer_looks_past_the_target_and_special_tokens() -> None:
+    values = torch.full((3, 7, 7), 0.1)
+    values[0, 4, 4], values[1, 4, 0], values[2, 4, 2] = 50, 40, 1
+    assert make_scores(values).telling_layer("cat") == 2
+    assert make_scores(values).words().telling_layer("cats") == 2
+    assert make_scores(values, word_ids=None).telling_layer(4) == 1  # nothing says which tokens are special
+    assert make_scores(values, metadata={"stack": "cross"}).telling_layer(4) == 0  # columns of another sentence
+
+
+def test_the_telling_layer_is_one_of_those_that_there_are() -> None:
+    values = random_values(2, 7, 7)
+    assert make_scores(values, layers=(5, 9), n_layers=12).telling_layer(3) in (5, 9)
+    assert make_scores(torch.ones(3, 7, 7)).telling_layer(3) == 0  # of equal layers the first
+    assert make_scores(torch.zeros(3, 7, 7)).telling_layer(3) == 0
+    alone = {"src_positions": (3,), "src_tokens": TOKENS[3:4]}
+    assert make_scores(random_values(3, 7, 1), **alone).telling_layer(3) == 0  # no other token
+
+
+def test_the_telling_layer_per_head_and_of_spans() -> None:
+    values = torch.full((3, 2, 7, 7), 0.1)
+    values[1, 1, 4, 2] = 9
+    assert replace(per_head_scores(), values=values).telling_layer(4) == 1
+    spans = {"src_spans": ((0, 6), (1,), (4, 5)), "src_positions": (0, 1, 4), "src_tokens": ("x", "the", "cats")}
+    scores = make_scores(torch.tensor([[[0.1, 0.5, 0.4]] * 7, [[0.1, 0.6, 0.3]] * 7, [[0.9, 0.1, 0.0]] * 7]), **spans)
+    assert scores.special_sources == (True, False, False)
+    assert scores.telling_layer(5) == 1
+
+
+def test_the_telling_layer_of_a_target_that_is_not_there() -> None:
+    with pytest.raises(TLVZeroError, match="dog"):
+        make_scores().telling_layer("dog")
+    with pytest.raises(TLVZeroError, match="negative values"):
+        make_scores(random_values(3, 7, 7) - 0.5).telling_layer(3)
+
+
 # --- words ----------------------------------------------------------------------------------------------
 
 

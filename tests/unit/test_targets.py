@@ -4,14 +4,15 @@ from functools import cache
 from typing import Any
 
 import pytest
-from support.models import VOCABULARY, bridge, hf_bert, hf_gpt2, loaded
+from support.models import VOCABULARY, bridge, hf_bert, hf_bert_headless, hf_gpt2, loaded
 from support.state import type_checks_off
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertForSequenceClassification, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
 import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.targets import target_tokens
+from tl_vzero.inputs.text import encode
+from tl_vzero.targets import default_target, default_text, find_target, predicts, target_tokens
 
 
 @cache
@@ -102,3 +103,64 @@ def test_other_things_are_refused(ids: Any) -> None:
 
 def test_a_users_own_bridge_has_its_words() -> None:
     assert target_tokens(bridge(hf_bert()), "is") == target_tokens(bert(), "is")
+
+
+# --- the target where none is given -------------------------------------------------------------------------
+
+MASKED, UNMASKED = "the hat of some [MASK] near marcus.", "the hat of some dog near marcus."
+
+
+@cache
+def classifier(kind: str) -> Any:
+    builders = {
+        "bert": lambda: hf_bert(kind=BertForSequenceClassification),
+        "gpt2": lambda: hf_gpt2(kind=GPT2ForSequenceClassification),
+    }
+    return loaded(builders[kind]())
+
+
+def default_of(model: Any, text: Any) -> int | None:
+    return default_target(model, encode(model, text).sentences[0])
+
+
+def test_a_masked_models_target_is_its_only_mask() -> None:
+    for model in (bert(), bridge(hf_bert()), loaded(hf_bert_headless())):
+        assert default_of(model, MASKED) == 5
+        assert default_of(model, UNMASKED) is None
+        assert default_of(model, f"{MASKED} {MASKED}") is None
+        assert predicts(model) == "token"
+    with pytest.raises(InputError, match="0 mask tokens: expected exactly one; give a target, a position from 0 to 9"):
+        find_target(bert(), encode(bert(), UNMASKED).sentences[0], None)
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [7, 8, 9, 10, 4]])
+def test_a_causal_models_target_is_its_last_position(ids: list[int]) -> None:
+    for model in (gpt2(), bridge(hf_gpt2()), tl_vzero.load_model(hf_gpt2())):
+        assert default_of(model, ids) == find_target(model, encode(model, ids).sentences[0], None) == len(ids) - 1
+        assert predicts(model) == "next token"
+
+
+def test_a_classifiers_target_is_its_own_position() -> None:
+    for text in (MASKED, UNMASKED):
+        assert default_of(classifier("bert"), text) == 0
+        assert default_of(classifier("gpt2"), text) == 9
+    compared = tl_vzero.compare(classifier("bert"), UNMASKED, ["attention"])
+    assert compared.target == 0 and compared.effect is None  # type: ignore[union-attr]
+
+
+def test_a_causal_model_is_compared_and_measured_at_its_last_position() -> None:
+    text = [3, 4, 5, 6]
+    effect = tl_vzero.zero_ablation(gpt2(), text)
+    assert effect.target == 3 and effect.metadata["predicts"] == "next token"
+    compared = tl_vzero.compare(gpt2(), text, ["attention"])
+    assert compared.target == 3 and compared.effect is not None  # type: ignore[union-attr]
+    assert compared.effect.predicted == effect.predicted  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")  # the vocabularies are tiny
+def test_each_kind_of_model_has_a_sentence_with_a_target() -> None:
+    for model in (bert(), classifier("bert"), classifier("gpt2"), loaded(hf_gpt2()), loaded(hf_bert_headless())):
+        assert default_of(model, default_text(model)) is not None
+    assert default_text(gpt2()) == "The keys to the cabinet"
+    assert "[MASK]" in default_text(bert()) and "[MASK]" not in default_text(classifier("bert"))
+    assert default_text(tl_vzero.load_model(hf_bert())) == "the pictures of some hat are scaring marcus."

@@ -70,11 +70,11 @@ def report(
 
     computed = make_report(
         model,
-        chosen.sentence,
+        chosen.sentence(model),
         methods=method or None,
         target=chosen.target,
         target_ids=good if good is None or bad is None else (good, bad),
-        corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence,
+        corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
         progress=not chosen.quiet,
     )
     if shared_plotly:
@@ -150,7 +150,7 @@ def show_map(
     model = chosen.load()
     scores = tl_vzero.score(
         model,
-        chosen.sentence,
+        chosen.sentence(model),
         method=method,
         **{name: value for name, value in options.items() if value is not None},
     )
@@ -188,7 +188,7 @@ def compare(
     model = chosen.load(method, layer)
     compared = tl_vzero.compare(
         model,
-        chosen.sentence,
+        chosen.sentence(model),
         method or None,
         layers=layer or None,
         target=chosen.target,
@@ -203,7 +203,12 @@ def compare(
     app, "explore", "--open", "--model agreement-mini --model all-MiniLM-L6-v2 --open", "--port 0 --max-tokens 64"
 )
 def explore(
-    text: Annotated[str, typer.Argument(help="The sentence that the page opens with.")] = common.DEFAULT_TEXT,
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help="The sentence that the page opens with. Default: one that fits the model.", show_default=False
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="A model to choose from, as for the other commands; may be repeated. No other is loaded."),
@@ -282,8 +287,9 @@ def _comparison(compared: "tl_vzero.Comparison") -> str:
     table.columns = [str(name).replace("rank_with_", "rank ").replace("_", " ") for name in table.columns]
     effect = f"no effect on a prediction: {compared.no_effect_reason}"
     if compared.effect is not None:
-        place = f"{compared.effect.target} {compared.effect.target_token}"
-        effect = f"effect: zeroing a value at each position, on the {compared.effect.metric} at {place}"
+        preposition = "as the next token after" if compared.effect.metadata["predicts"] == "next token" else "at"
+        place = f"{preposition} {compared.effect.target} {compared.effect.target_token.strip()}"
+        effect = f"effect: zeroing a value at each position, on the {compared.effect.metric} {place}"
     left_out = [f"left out: {name}: {reason}" for name, reason in compared.left_out.items()]
     return "\n".join([table.to_string(float_format="%.3f", na_rep="-"), effect, *left_out])
 

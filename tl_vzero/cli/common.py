@@ -2,6 +2,7 @@
 that are checked first and written last."""
 
 import json
+import re
 import warnings
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 UsageError: Any = typer.BadParameter.__base__
 
 DEFAULT_MODEL = "agreement-mini"
-DEFAULT_TEXT = "the pictures of some hat [MASK] scaring marcus."
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -41,7 +41,13 @@ def position(text: str) -> int | str:
         return text
 
 
-TextArgument = Annotated[str, typer.Argument(help="The sentence; [MASK] marks the target of a masked model.")]
+TextArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="The sentence; [MASK] marks the target of a masked model. Default: one that fits the model.",
+        show_default=False,
+    ),
+]
 ModelOption = Annotated[
     str, typer.Option(help="agreement-mini, all-MiniLM-L6-v2, a Hugging Face folder, or a hub name.")
 ]
@@ -63,7 +69,7 @@ TargetOption = Annotated[
         parser=position,
         metavar="POSITION|TOKEN",
         help="The target: its position (negative: from the end), or its token where that occurs once. Default: the "
-        "only [MASK].",
+        "only [MASK], the last token of a causal model, or [CLS] of a classifier.",
     ),
 ]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
@@ -106,14 +112,16 @@ class ModelOptions:
 class SentenceOptions(ModelOptions):
     """The model and the sentence or pair that it reads."""
 
-    text: TextArgument = DEFAULT_TEXT
+    text: TextArgument = None
     pair: Annotated[str | None, typer.Option(help="A second text, read with the sentence as a pair.")] = None
     target: TargetOption = None
 
-    @property
-    def sentence(self) -> str | tuple[str, str]:
-        """What the model reads."""
-        return self.text if self.pair is None else (self.text, self.pair)
+    def sentence(self, model: "nn.Module") -> str | tuple[str, str]:
+        """What the model reads: by default a sentence that fits it."""
+        from tl_vzero.targets import default_text
+
+        text = default_text(model) if self.text is None else self.text
+        return text if self.pair is None else (text, self.pair)
 
 
 @dataclass(frozen=True)
@@ -239,12 +247,43 @@ def open_page(page: Path | str) -> None:
         say(f"there is no browser here to open the page: it is at {address}", err=True)
 
 
+# Arguments by the options that set them, for messages that were written for callers in Python.
+_OPTIONS = {
+    **{name: f"--{name}" for name in ("target", "stack", "spans", "heads", "rows", "protocol", "cues", "over")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("decoder_inputs", "per_head", "text_column")},
+    "target_ids": "--good and --bad",
+    "layers": "--layer",
+    "methods": "--method",
+    "input_format": "--format",
+    "folder": "--out",
+    "tokenizer": "a tokenizer",
+}
+_ARGUMENT = re.compile(
+    rf"\b({'|'.join(_OPTIONS)})=([\"']?)([\w-]*)\2|\b({'|'.join(n for n in _OPTIONS if '_' in n)})\b"
+)
+
+
+def in_options(message: str) -> str:
+    """A message in the words of the command line.
+
+    >>> in_options("target_ids hold 'arre'; expected rows='target', or load the model with tokenizer=")
+    "--good and --bad hold 'arre'; expected --rows target, or load the model with a tokenizer"
+    """
+    for python, option in (
+        ("resume=False", "another --out"),
+        ("(add_special_tokens=False)", "in Python"),
+        ("give a target", "give --target"),
+    ):
+        message = message.replace(python, option)
+    return _ARGUMENT.sub(lambda match: f"{_OPTIONS[match[1] or match[4]]} {match[3] or ''}".rstrip(), message)
+
+
 _show_as_python = warnings.showwarning
 
 
 def _show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     if issubclass(category, InputWarning):
-        say(f"warning: {message}", err=True)
+        say(f"warning: {in_options(str(message))}", err=True)
     else:
         _show_as_python(message, category, *where, **more)
 
@@ -261,7 +300,7 @@ def errors_in_words() -> Iterator[None]:
             warnings.showwarning = _show
             yield
     except TLVZeroError as error:
-        say(f"error: {error}", err=True)
+        say(f"error: {in_options(str(error))}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         say("stopped", err=True)

@@ -48,8 +48,11 @@ def heads_command(
     share: mixing as a part of its sum over heads; lost: the part of the layer's mixing that goes without this head;
     context: the part of mixing from other positions than the destination's own.
     """
+    from tl_vzero.targets import default_text
+
+    model = chosen.load(layers=layer)
     table = tl_vzero.head_importance(
-        chosen.load(layers=layer), texts or [common.DEFAULT_TEXT], layers=layer or None, progress=not chosen.quiet
+        model, texts or [default_text(model)], layers=layer or None, progress=not chosen.quiet
     )
     common.say(table.to_string(index=False, float_format="%.3g"))
     files.write(lambda: {"heads": table.to_dict("records")}, lambda: table)

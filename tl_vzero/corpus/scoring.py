@@ -118,7 +118,7 @@ class Scored:
 class Scorer:
     """How every sentence is read and scored, checked: methods with their options, on chosen layers.
 
-    `rows` is what is stored of each map. `target` is None for the only mask token, if a sentence `needs_target`.
+    `rows` is what is stored of each map. `target` is None for the default, if a sentence `needs_target`.
     """
 
     model: nn.Module

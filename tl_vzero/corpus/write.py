@@ -101,8 +101,8 @@ def run_corpus(
     `source` is a file or dataset as `open_source` takes it; with `second_text_column` each record is a pair of texts,
     and one whose second text is missing or empty is an error. `methods` are names of `METHODS`, `options` their own by
     name, as in `compare`. `rows` is what is kept of each raw map `[layer, dest, src]`: "all"; "target", the row of
-    `target` (a position, negative: from the end, or a token's text; default: the only mask token); or "summary", of
-    each layer the mean entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size`
+    `target` (a position, negative: from the end, or a token's text; default: that of `compare`); or "summary", of each
+    layer the mean entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size`
     records of the input. Sentences that cannot be scored go to an errors file with their id and a reason. `say` gets
     messages: the size before the work, and what was amiss; `json_log` is a file of JSON lines for machines.
 

@@ -18,7 +18,9 @@ from tl_vzero.effects.measure import (
     MetricFunction,
     Numbers,
     Place,
+    Predictions,
     intervene,
+    likeliest,
     metric_for,
     one_sentence,
 )
@@ -60,13 +62,12 @@ def zero_ablation(
 
     Unlike Value Zeroing, later blocks see the change. `inputs` is one sentence or pair, with `attention_mask` and
     `token_type_ids` as in `value_zeroing`; a 2-D tensor has a single row. `target` is a position (default: the only
-    mask token). `target_ids` are one token or a pair (good, bad), ids or words; default: the clean run's likeliest
-    token at the target. `metric` is "logit" (of a pair the difference), "probability" (of a pair the good one's), or a
-    function from one sentence's logits `[1, position, vocabulary]` to a scalar, applied copy by copy as in
-    TransformerLens's patching.
-    Values are `[layer, src]`, or `[layer, head, src]` with `per_head`, in units of the metric; heads are those that
-    values have. `layers` and `sources` choose a part, negative numbers count from the end. A position may be named by
-    its token, as in `value_zeroing`.
+    mask token, or a causal model's last position). `target_ids` are one token or a pair (good, bad), ids or words;
+    default: the clean run's likeliest token at the target. `metric` is "logit" (of a pair the difference),
+    "probability" (of a pair the good one's), or a function from one sentence's logits `[1, position, vocabulary]` to a
+    scalar, applied copy by copy as in TransformerLens's patching. Values are `[layer, src]`, or `[layer, head, src]`
+    with `per_head`, in units of the metric; heads are those that values have. `layers` and `sources` choose a part,
+    negative numbers count from the end. A position may be named by its token, as in `value_zeroing`.
 
     Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
     not one token, or a metric that returns no scalar; InputTypeError for several sentences.
@@ -94,6 +95,21 @@ def zero_ablation(
             bar.update(len(part))
     labels = intervention.labels(measure, clean, logits)
     return Effect(values=intervention.as_values(torch.cat(after) - clean), **labels)
+
+
+@takes_turn
+def predictions(model: nn.Module, inputs: Text) -> Predictions:
+    """The likeliest tokens at every position of one sentence, with their probabilities, from one clean run.
+
+    Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences.
+
+    >>> import tl_vzero
+    >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")[3][0][0]
+    'are'
+    """
+    one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)
+    with quiet(model):
+        return tuple(likeliest(model, logits) for logits in one.logits([])[0])
 
 
 def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:

@@ -20,7 +20,7 @@ from tl_vzero.models.facts import facts_of
 from tl_vzero.models.run import NamedHook, run_logits
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Drawn
-from tl_vzero.targets import TargetIds, check_trained_head, find_target, target_tokens
+from tl_vzero.targets import TargetIds, check_trained_head, find_target, predicts, target_tokens
 from tl_vzero.words import encodable
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class Effect(Drawn):
     `values[layer, src]`, or `values[layer, head, src]` per head, is the metric with the position changed minus the
     metric without: where values are zeroed, negative where the source supported the prediction. `metric` names it in
     words; `clean` is its value in the clean run. `predicted` are the likeliest tokens at the target with their
-    probabilities, in the clean run. `method` says what was done to the values. Per head, `heads` are numbers of the
-    heads that values have, and `head_kind` says which those are: under grouped-query attention key-value heads.
+    probabilities, in the clean run; of a causal model they come next (`metadata["predicts"]`). `method` says what was
+    done to the values. Per head, `heads` are numbers of the heads that values have, and `head_kind` says which those
+    are: under grouped-query attention key-value heads.
     """
 
     values: Float[Tensor, "layer *head src"]
@@ -190,6 +191,7 @@ def token_name(model: nn.Module, token_id: int) -> str:
 PREDICTED_SHOWN = 5  # likeliest tokens
 
 Numbers = Iterable[int] | int | None
+Predictions = tuple[tuple[tuple[str, float], ...], ...]  # by position: the likeliest tokens, with probabilities
 Place = tuple[int, int | None, int]  # layer, head or None for all, source
 
 
@@ -230,7 +232,7 @@ class Intervention:
             "metric": metric.name,
             "target": self.target,
             "target_token": self.sentence.tokens[self.target],
-            "predicted": _likeliest(self.model, logits[0, self.target]),
+            "predicted": likeliest(self.model, logits[0, self.target]),
             "layers": self.layers,
             "src_tokens": tuple(self.sentence.tokens[i] for i in self.sources),
             "src_positions": self.sources,
@@ -238,6 +240,7 @@ class Intervention:
             "metadata": {
                 "model": facts_of(self.model).name,
                 "target_ids": None if metric.target_ids is None else list(metric.target_ids),
+                "predicts": predicts(self.model),
                 **described(self.sites.stack, self.sentence),
             },
             "heads": self.heads,
@@ -278,7 +281,8 @@ def one_sentence(
     return encoded.sentences[0]
 
 
-def _likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
+def likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
+    """The likeliest tokens of a prediction, with their probabilities."""
     top = logits.to(wide_dtype(logits.device)).softmax(dim=-1).topk(min(PREDICTED_SHOWN, len(logits)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     return tuple((token_name(model, token_id), probability) for token_id, probability in pairs)

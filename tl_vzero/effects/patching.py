@@ -62,7 +62,7 @@ def value_patching(
     """Run the corrupted sentence with one position's value taken from the clean sentence, layer by layer.
 
     Both are one sentence each, of as many tokens: a minimal pair is a ready one. `target` is a position, the same
-    in both (default: the only mask token). `target_ids`, `metric`, `layers`, `sources` and `per_head` are those of
+    in both (default: see `zero_ablation`). `target_ids`, `metric`, `layers`, `sources` and `per_head` are those of
     `zero_ablation`; the likeliest token is the clean sentence's. Values are `[layer, src]`, or `[layer, head, src]`,
     in units of the metric; `recovered` are shares of the way to the clean metric. Costs one forward pass per value.
 
@@ -94,7 +94,7 @@ def value_patching(
     if from_clean.target != into_corrupted.target:
         raise InputError(
             f"the target is position {from_clean.target} of the clean and {into_corrupted.target} of the corrupted "
-            f"sentence: expected the same; give target=; {tokens}"
+            f"sentence: expected the same; give a target; {tokens}"
         )
     make_metric = metric_for(model, metric, target_ids)
     values: dict[str, Tensor] = {}

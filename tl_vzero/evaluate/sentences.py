@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from tl_vzero.choices import one_of, positive
-from tl_vzero.clean import CleanBlock, device_of, visit_clean_blocks
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import read_blimp
 from tl_vzero.data.examples import Example, ExampleSet, Skipped, write_words
@@ -23,9 +22,8 @@ from tl_vzero.data.own_file import read_examples
 from tl_vzero.data.tokens import Pieces, WhichPieces, check_fast, keep_one_piece_targets, pieces_of, tokenize_words
 from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError
 from tl_vzero.inputs.text import encode, warned_before
-from tl_vzero.models.contracts import check_contracts
+from tl_vzero.models.contracts import check_contracts, is_causal
 from tl_vzero.models.facts import facts_of
-from tl_vzero.models.run import quiet
 
 Protocol = Literal["masked", "causal"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -150,7 +148,7 @@ def tokenize_examples(model: nn.Module, examples: Sequence[Example], *, protocol
     if not examples:
         raise InputError("there are no examples: expected at least one; see the filter report of their ExampleSet")
     # A causal model's tokenizer may well lack a mask token: that it is causal is the reason to give.
-    causal = _is_causal(model, [tokenizer.convert_tokens_to_ids(token) for token in tokenizer.tokenize("one of two")])
+    causal = is_causal(model)
     if causal != (protocol == "causal"):
         attends = "is causal: it predicts the next token" if causal else "attends in both directions: it fills in masks"
         raise ModelError(f'{name} {attends}; give protocol="{"causal" if causal else "masked"}", or another model')
@@ -158,18 +156,6 @@ def tokenize_examples(model: nn.Module, examples: Sequence[Example], *, protocol
         return _causal_set(examples, tokenizer)
     masked = ((example, pieces_of(example, tokenizer)) for example in examples)
     return TokenizedSet(tuple(TokenizedExample(*pair, pair[1].target) for pair in masked), "masked")
-
-
-def _is_causal(model: nn.Module, ids: list[int]) -> bool:
-    """Whether no position attends to a later one, read off the first block's pattern for some ids."""
-    looks_ahead: list[bool] = []
-
-    def look(_: int, block: CleanBlock) -> None:
-        looks_ahead.append(bool(block.pattern.triu(1).any()))
-
-    with quiet(model):
-        visit_clean_blocks(model, check_contracts(model), torch.tensor([ids], device=device_of(model)), [0], look)
-    return not looks_ahead[0]
 
 
 class NotCausal(Exception):

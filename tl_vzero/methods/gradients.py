@@ -111,10 +111,10 @@ def gradient_x_input(
 ) -> Scores | list[Scores]:
     """Gradient of the target's logit by each block's output, times that output: `[layer, 1, src]`, in logits.
 
-    The one row is that of `target`: a position (default: the only mask token), or a list with one for each sentence.
-    The logit is that of `target_ids` there, one token or a pair (good, bad) for a difference of logits; by default of
-    the clean run's likeliest token. `aggregate` puts a token's features together: "norm" is their Euclidean size,
-    "sum" their sum, which has a sign and must not be normalised. Costs a forward and a backward pass per layer.
+    The one row is that of `target`: a position (default: that of `zero_ablation`), or a list with one for each
+    sentence. The logit is that of `target_ids` there, one token or a pair (good, bad) for a difference of logits; by
+    default of the clean run's likeliest token. `aggregate` puts a token's features together: "norm" is their Euclidean
+    size, "sum" their sum, which has a sign and must not be normalised. Costs a forward and a backward pass per layer.
 
     Raises HeadlessModelError for a model whose head was never trained, DependencyError without Captum, InputError or
     InputTypeError for arguments that cannot be used, and leaves the model as it was.

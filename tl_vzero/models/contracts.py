@@ -21,7 +21,7 @@ from tl_vzero.models.changes import (
 from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, remembering_hooks, run_to
 from tl_vzero.models.signals import signal_of
-from tl_vzero.models.sites import Sites, Stack, hook_points, kind_of, sites_of
+from tl_vzero.models.sites import Sites, Stack, hook_points, kind_of, sites_of, stacks_of
 
 # Whether values are all that carries information between the positions of a block.
 
@@ -72,12 +72,15 @@ AFFECTS = 1e-2  # a source to which some destination gives this weight must show
 
 @dataclass(frozen=True, eq=False)
 class _Checked:
-    """A stack that met its contracts, the modules that it had then, and the heads of its values and patterns."""
+    """A stack that met its contracts, the modules that it had then, the heads of its values and patterns, and whether
+    no position attended to a later one.
+    """
 
     modules: tuple[object, ...]
     sites: Sites
     value_heads: int
     attention_heads: int
+    is_causal: bool
 
 
 # Of each model by stack, and by whether hooks of the user's acted: they may hide what is checked.
@@ -104,8 +107,8 @@ def check_contracts(model: nn.Module, stack: str | None = None) -> Sites:
     return checked.sites
 
 
-def _check(model: nn.Module, sites: Sites) -> tuple[int, int]:
-    """Returns how many heads a value and a pattern have."""
+def _check(model: nn.Module, sites: Sites) -> tuple[int, int, bool]:
+    """Returns how many heads a value and a pattern have, and whether the patterns are causal."""
     check_finite(model)
     check_weights(model)
     with quiet(model), eager_attention(model):
@@ -119,7 +122,8 @@ def _check(model: nn.Module, sites: Sites) -> tuple[int, int]:
         _check_zeroing_acts(sites, probe, layer)
     with quiet(model):
         check_values_carry_all(model, sites, _probe_read(model))
-    return activations[sites.values[0]].shape[2], activations[sites.patterns[0]].shape[1]
+    is_causal = not any(activations[name].triu(1).any() for name in sites.patterns)
+    return activations[sites.values[0]].shape[2], activations[sites.patterns[0]].shape[1], is_causal
 
 
 def value_heads(model: nn.Module, stack: Stack | None = None) -> int:
@@ -130,6 +134,11 @@ def value_heads(model: nn.Module, stack: Stack | None = None) -> int:
 def attention_heads(model: nn.Module, stack: Stack | None = None) -> int:
     """How many heads an attention pattern has."""
     return _last_checked(model, stack).attention_heads
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether no position of a model with one stack attends to a later one: then each predicts the next token."""
+    return not stacks_of(model) and _last_checked(model, None).is_causal
 
 
 def _last_checked(model: nn.Module, stack: Stack | None) -> _Checked:

@@ -32,6 +32,11 @@ def asset(path: str) -> Markup:
     return Markup(files("tl_vzero").joinpath("assets", *path.split("/")).read_text(encoding="utf-8"))
 
 
+def share(part: float) -> str:
+    """A share as a percentage of at most two digits."""
+    return "< 0.01 %" if 0 < part < 1e-4 else f"{float(f'{100 * part:.2g}'):g} %"
+
+
 def script_json(data: Any) -> Markup:
     r"""JSON that no HTML parser can take for anything else, whatever a token holds; ASCII only."""
     return htmlsafe_json_dumps(to_plain(data), separators=(",", ":"), allow_nan=False)
@@ -56,6 +61,7 @@ def _environment() -> Environment:
         "visible": visible,
         "digits": lambda value: f"{value:.{SHOWN_DIGITS}g}",
         "script_json": script_json,
+        "share": share,
         # NaN, which is not equal to itself, is undefined.
         "percent": lambda value: f"{100 * value:.0f} %" if value == value else "–",
         "rank": lambda value: f"{value:.2f}" if value == value else "–",

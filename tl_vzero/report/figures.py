@@ -29,7 +29,7 @@ from tl_vzero.plot.maps import (
     source_axis,
 )
 from tl_vzero.plot.pages import SHOWN_DIGITS
-from tl_vzero.plot.parts import VALUE_NAMES, aside, hover_box, hover_labels, rounded, source_places, texts_of
+from tl_vzero.plot.parts import VALUE_NAMES, aside, hover_box, hover_labels, rounded, source_places, texts_of, visible
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
 from tl_vzero.registry import METHODS, label_of
 from tl_vzero.report.report import Report
@@ -140,13 +140,17 @@ def _drawn(scores: Scores, reference: Scores) -> Drawn:
 
 def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped: tuple[str, ...]) -> Json:
     """Everything for the script but the packed maps, which are over the units in `mapped`."""
-    scores = report.value_zeroing
+    scores, start = report.value_zeroing, first_destination(report)
+    normalized = scores.normalized()
     return {
         "layers": scores.layers,
         "target": report.target,
         "noWordKnown": report.no_word_known,
-        "start": first_destination(report),
-        "units": {unit: _unit(_over(unit, scores)) for unit in units},
+        "start": start,
+        "opens": scores.layers.index(normalized.telling_layer(start)),
+        "predicts": report.metadata.get("predicts", "token"),
+        "predictions": _predictions(report),
+        "units": {unit: _unit(_over(unit, normalized)) for unit in units},
         "mapped": mapped,
         "methods": [method.to_page(units) for method in drawn],
         "wordOf": _word_of(scores),
@@ -171,6 +175,19 @@ def first_destination(report: Report) -> int:
     return next((position for position, word in enumerate(words) if word is not None), 0)
 
 
+def _predictions(report: Report) -> list[Json]:
+    """Of every position what its prediction is of, in words, and the likeliest tokens with their probabilities."""
+    labelled: list[Json] = []
+    for position, likeliest in enumerate(report.predictions):
+        place = f"“\u2068{visible(report.value_zeroing.dest_tokens[position])}\u2069” (position {position})"
+        label = f"In place of {place}" if position in report.metadata.get("masks", ()) else f"At {place}, not masked"
+        if report.metadata.get("predicts") == "next token":
+            label = f"Next token after {place}"
+        shown = [[visible(token), float(f"{share:.{SHOWN_DIGITS}g}")] for token, share in likeliest]
+        labelled.append({"label": label, "likeliest": shown})
+    return labelled
+
+
 def _word_of(scores: Scores) -> list[int] | None:
     """The index of every position's word; None where the words are unknown."""
     if scores.word_ids is None:
@@ -190,6 +207,8 @@ def _unit(unit: Scores) -> Json:
         "aside": aside(unit),
         "unknown": unit.unknown_dests,
         "positions": unit.dest_positions,
+        "special": unit.special_sources,
+        "telling": [unit.layers.index(unit.telling_layer(position)) for position in unit.dest_positions],
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,
         "rowHover": [row_hover(label) for label in hover],

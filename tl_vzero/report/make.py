@@ -7,17 +7,15 @@ from dataclasses import replace
 from torch import nn
 
 from tl_vzero.comparison import Comparison, compare_planned
-from tl_vzero.effects.ablation import attribution_patching
-from tl_vzero.effects.measure import Effect
+from tl_vzero.effects.ablation import attribution_patching, predictions
+from tl_vzero.effects.measure import Effect, Predictions
 from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import HeadlessModelError, InputTypeError
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN
 from tl_vzero.report.report import EFFECTS, Report
-from tl_vzero.targets import TargetIds, check_trained_head, find_target, mask_positions
-
-NO_CORRUPTED = "no corrupted sentence was given (--corrupted TEXT, of as many tokens)"
+from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
 
 
 def make_report(
@@ -34,10 +32,11 @@ def make_report(
 
     `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
-    end) or the text of a token; by default the sentence's only mask token, and if there is not exactly one, the report
-    has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into which
-    the values of `text` are patched. A model without a trained head gives a report without effects. Raises InputError
-    or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for the model.
+    end) or the text of a token; by default as in `compare`, and a masked model's sentence without exactly one mask
+    token has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into
+    which the values of `text` are patched. A model without a trained head gives a report without effects. Raises
+    InputError or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for
+    the model.
 
     >>> import tl_vzero
     >>> from tl_vzero.report import make_report
@@ -62,10 +61,10 @@ def make_report(
     masks = mask_positions(model, sentence)
     words = {i for i, token in enumerate(sentence.tokens) if any(map(str.isalnum, token)) and not sentence.special[i]}
     with warned_before():
-        focus = None
         if target is None and target_ids is not None:
             check_trained_head(model)
-        if target is not None or target_ids is not None or len(masks) == 1:
+        focus = default_target(model, sentence)
+        if target is not None or target_ids is not None:
             focus = find_target(model, sentence, target)
         patching = None
         # First, because sentences of different lengths are refused here; all effects share the other reasons.
@@ -77,21 +76,22 @@ def make_report(
         compared = compare_planned(plan, model, encoded, focus, target_ids, progress)
         assert isinstance(compared, Comparison)
         effects: dict[str, Effect] = {}
+        predicted: Predictions = ()
         if compared.effect is not None:
+            predicted = predictions(model, text)
             estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
             effects = {"zero_ablation": compared.effect, "attribution_patching": estimate}
-    missing = {} if effects else dict.fromkeys(EFFECTS[:2], str(compared.no_effect_reason))
-    if patching is not None:
-        effects["value_patching"] = patching
-    else:
-        missing["value_patching"] = NO_CORRUPTED if corrupted is None else str(compared.no_effect_reason)
-    metadata = dict(compared["value_zeroing"].metadata)
+    effects |= {} if patching is None else {"value_patching": patching}
+    wanted = EFFECTS if corrupted is not None else EFFECTS[:2]
+    missing = {name: str(compared.no_effect_reason) for name in wanted if name not in effects}
+    metadata = dict(compared["value_zeroing"].metadata) | {"predicts": predicts(model), "masks": list(masks)}
     return Report(
         model=str(metadata.get("model", type(model).__name__)),
         text=str(sentence.text),
         comparison=compared,
         effects=effects,
         missing=missing,
+        predictions=predicted,
         corrupted=corrupted if corrupted is None or isinstance(corrupted, str) else "\n".join(corrupted),
         no_word_known=set() < words.difference(masks) <= set(sentence.unknown),
         metadata=metadata,

@@ -16,7 +16,7 @@ from tl_vzero.report.figures import decimal_codes, drawn_methods, first_destinat
 from tl_vzero.report.report import EFFECTS, Report
 
 PAGE = "report/page.html"
-SCRIPTS = ("numbers", "choices", "figures", "shades", "tables", "texts", "strips", "flow", "leave", "page")
+SCRIPTS = ("numbers", "choices", "figures", "shades", "tables", "finding", "texts", "strips", "flow", "leave", "page")
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
 Json = dict[str, Any]
@@ -44,14 +44,24 @@ def render_page(report: Report, *, shared_plotly: bool = False) -> str:
     )
 
 
-def explorer_page(examples: Mapping[str, Sequence[str]], first_text: str, script: str) -> str:
-    """The page before any answer: each model's examples, and the sentence of an address that names none."""
+def explorer_page(
+    texts: Mapping[str, str], examples: Mapping[str, Sequence[str]], first_text: str | None, script: str
+) -> str:
+    """The page before any answer. `texts` are a sentence for each model, for an address that names none; `first_text`
+    stands in their place. `examples` are sentences to try.
+    """
+    model = next(iter(texts))
     return rendered(
         PAGE,
         title="tl_vzero explorer",
         brand="tl_vzero explorer",
-        models=list(examples),
-        data={"model": next(iter(examples)), "text": first_text, "examples": examples},
+        models=list(texts),
+        data={
+            "model": model,
+            "text": texts[model] if first_text is None else first_text,
+            "texts": texts,
+            "examples": examples,
+        },
         maps="",
         scripts=[SHARED, script],
         packed_plotly=None,
@@ -80,6 +90,7 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
     mapped = units if len(units) == 2 and scores.words().n_positions < scores.n_positions else ("pieces",)
     drawn, absent = drawn_methods(report, mapped)
     maps = [values for unit in mapped for method in drawn for values in method.maps(unit)]
+    data = page_data(report, drawn, units, mapped)
     estimate, errors = report.effects.get("attribution_patching"), None
     if estimate is not None:
         errors = attribution_error(estimate, report.effects["zero_ablation"]).to_dict("records")
@@ -99,8 +110,9 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
             (layer, coloured(shares, at, first)[-1][-1], shares.values[at, first].tolist())
             for at, layer in enumerate(scores.layers)
         ],
+        "predicted": data["predictions"][report.target] if data["predictions"] else None,
     }
-    return page_data(report, drawn, units, mapped), pack(decimal_codes(maps)), texts
+    return data, pack(decimal_codes(maps)), texts
 
 
 def _sentence(report: Report) -> list[tuple[str, list[str]]]:

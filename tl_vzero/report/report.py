@@ -8,7 +8,7 @@ from typing import Any
 from tl_vzero.comparison import Comparison
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.effects.agreement import Agreement, agreement
-from tl_vzero.effects.measure import Effect, PatchingEffect
+from tl_vzero.effects.measure import Effect, PatchingEffect, Predictions
 from tl_vzero.errors import ScoresError
 from tl_vzero.files import to_plain
 from tl_vzero.scores import Scores
@@ -25,7 +25,8 @@ class Report:
 
     `comparison` has the raw maps `[layer, dest, src]` of all methods, Value Zeroing first; its target is the position
     whose row and prediction are in focus. `effects` are those of `EFFECTS` that could be measured, `missing` says of
-    the others why. `corrupted` is the sentence that values were patched into. Where `no_word_known`, the model reads
+    the others that were asked for why. `predictions` are the likeliest tokens at every position; none without a trained
+    head or a target. `corrupted` is the sentence that values were patched into. Where `no_word_known`, the model reads
     every word as unknown, and nothing of the page is about these words.
     """
 
@@ -34,6 +35,7 @@ class Report:
     comparison: Comparison
     effects: Mapping[str, Effect]
     missing: Mapping[str, str]
+    predictions: Predictions = ()
     corrupted: str | None = None
     no_word_known: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Report:
             "no_effect_reason": self.missing.get("zero_ablation"),
             "effects": effects,
             "missing_effects": self.missing,
+            "predictions": self.predictions,
             "agreement": {
                 effect: {method: _agreement_dict(ranks) for method, ranks in by_method.items()}
                 for effect, by_method in self.agreements.items()

@@ -40,7 +40,7 @@ def slope(model: Any, layer: int, head: int, source: int, step: float) -> float:
 @each_route
 def test_it_is_minus_the_slope_in_each_values_size(route: str, architecture: str) -> None:
     model = double_model(route, architecture)
-    estimate = tl_vzero.attribution_patching(model, TEXT, target_ids=PAIR, per_head=True)
+    estimate = tl_vzero.attribution_patching(model, TEXT, target=TARGET, target_ids=PAIR, per_head=True)
     heads = range(value_heads(model))
     assert estimate.heads == tuple(heads) and estimate.method == "attribution_patching"
     # Llama's norms are float32: a small step would drown in their rounding.
@@ -55,9 +55,11 @@ def test_it_is_minus_the_slope_in_each_values_size(route: str, architecture: str
 @each_route
 def test_heads_sum_to_the_whole(route: str, architecture: str) -> None:
     model = double_model(route, architecture)
-    whole = tl_vzero.attribution_patching(model, TEXT)
-    torch.testing.assert_close(tl_vzero.attribution_patching(model, TEXT, per_head=True).values.sum(1), whole.values)
-    exact = tl_vzero.zero_ablation(model, TEXT)
+    whole = tl_vzero.attribution_patching(model, TEXT, target=TARGET)
+    torch.testing.assert_close(
+        tl_vzero.attribution_patching(model, TEXT, target=TARGET, per_head=True).values.sum(1), whole.values
+    )
+    exact = tl_vzero.zero_ablation(model, TEXT, target=TARGET)
     assert (whole.metric, whole.target, whole.src_tokens) == (exact.metric, exact.target, exact.src_tokens)
     assert whole.clean == pytest.approx(exact.clean, rel=1e-6) and whole.values.shape == exact.values.shape
 

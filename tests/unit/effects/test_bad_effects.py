@@ -106,7 +106,7 @@ def test_the_same_sentence_twice_is_refused() -> None:
 
 
 def test_two_places_of_the_mask_are_refused() -> None:
-    refused(patch("the dog [MASK] near.", "[MASK] the dog near."), InputError, "position 3", "1", "give target=")
+    refused(patch("the dog [MASK] near.", "[MASK] the dog near."), InputError, "position 3", "1", "give a target")
 
 
 def test_a_bad_corrupted_sentence_is_refused() -> None:

@@ -29,7 +29,7 @@ def total(logits: Tensor) -> Tensor:
 
 
 def patched(model: Any, **options: Any) -> Any:
-    return tl_vzero.value_patching(model, TEXT, CORRUPTED, **options)
+    return tl_vzero.value_patching(model, TEXT, CORRUPTED, **({"target": TARGET} | options))
 
 
 def tolerance(architecture: str) -> dict[str, float]:

@@ -45,7 +45,7 @@ def tolerance(architecture: str) -> dict[str, float]:
 @each_route
 def test_each_value_position_as_in_a_run_of_its_own(route: str, architecture: str) -> None:
     model = double_model(route, architecture)
-    effect = tl_vzero.zero_ablation(model, TEXT, target_ids=GOOD)
+    effect = tl_vzero.zero_ablation(model, TEXT, target=TARGET, target_ids=GOOD)
     expected = zeroed_one_by_one(model, IDS, logit, LAYERS).squeeze(1)
     torch.testing.assert_close(effect.values, expected, **tolerance(architecture))
     assert effect.clean == pytest.approx(float(logit(logits_of(model, IDS.reshape(1, -1)))), rel=1e-6)
@@ -55,7 +55,7 @@ def test_each_value_position_as_in_a_run_of_its_own(route: str, architecture: st
 @each_route
 def test_each_head_as_in_a_run_of_its_own(route: str, architecture: str) -> None:
     model = double_model(route, architecture)
-    effect = tl_vzero.zero_ablation(model, TEXT, target_ids=(GOOD, BAD), per_head=True)
+    effect = tl_vzero.zero_ablation(model, TEXT, target=TARGET, target_ids=(GOOD, BAD), per_head=True)
     heads = range(value_heads(model))
     assert effect.heads == tuple(heads)
     assert effect.head_kind == ("key-value" if architecture == "llama" else "query")
@@ -66,7 +66,7 @@ def test_each_head_as_in_a_run_of_its_own(route: str, architecture: str) -> None
 @pytest.mark.parametrize("architecture", HF_BUILDERS)
 def test_as_in_the_hugging_face_model(architecture: str) -> None:
     model, hf_model = double_model("load_model", architecture), double_hf_model(architecture)
-    effect = tl_vzero.zero_ablation(model, TEXT, target_ids=GOOD)
+    effect = tl_vzero.zero_ablation(model, TEXT, target=TARGET, target_ids=GOOD)
     for layer in LAYERS:
         for source in (0, 3, TARGET):
             changed = logit(logits_with_values_zeroed(hf_model, IDS, [source], [layer])).item()
@@ -147,7 +147,7 @@ def test_a_padded_row_is_as_the_sentence_alone(route: str, architecture: str, si
 
 @each_route
 def test_the_future_has_no_effect_on_a_causal_model(route: str, architecture: str) -> None:
-    values = tl_vzero.zero_ablation(double_model(route, architecture), TEXT).values[:, TARGET + 1 :]
+    values = tl_vzero.zero_ablation(double_model(route, architecture), TEXT, target=TARGET).values[:, TARGET + 1 :]
     assert bool((values.abs() < 1e-5).all()) == is_causal(architecture)
 
 

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import pytest
+from support.decoder import KEYS, decoder_folder
 from support.page import Page
 
 import tl_vzero
@@ -69,7 +70,16 @@ def test_the_page_names_the_models_and_the_first_text_as_text() -> None:
     assert "window.hit=1</script>" not in page
     data = page.split('id="report-data">')[1].split("</script>")[0]
     examples = explorer.examples()["<b>&"]
-    assert json.loads(data) == {"model": "<b>&", "text": ODD, "examples": {"<b>&": examples}}
+    texts = {"<b>&": SENTENCE}
+    assert json.loads(data) == {"model": "<b>&", "text": ODD, "texts": texts, "examples": {"<b>&": examples}}
+
+
+def test_without_a_first_text_the_page_opens_with_one_that_fits_the_model() -> None:
+    explorer = Explorer({"next": tl_vzero.load_model(decoder_folder()), "mini": tl_vzero.load_model("agreement-mini")})
+    page = TestClient(explorer_app(explorer), base_url=ADDRESS).get("/").text
+    data = json.loads(page.split('id="report-data">')[1].split("</script>")[0])
+    del data["examples"]
+    assert data == {"model": "next", "text": KEYS, "texts": {"next": KEYS, "mini": SENTENCE}}
 
 
 def test_a_question_is_answered_as_the_explorer_answers_it(client: TestClient, explorer: Explorer) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from support.decoder import KEYS, decoder_folder
 from support.models import build
 from support.page import Page, as_json
 
 import tl_vzero
-from tl_vzero.effects.ablation import attribution_error, attribution_patching
+from tl_vzero.effects.ablation import attribution_error, attribution_patching, zero_ablation
 from tl_vzero.effects.agreement import agreement
 from tl_vzero.effects.patching import value_patching
 from tl_vzero.errors import InputError, InputTypeError, ModelError
@@ -33,8 +34,17 @@ def test_the_only_mask_is_the_target(model: Any) -> None:
     assert report.value_zeroing.dest_tokens[report.target or 0] == "[MASK]"
     assert report.model == "agreement-mini"
     assert report.effects["zero_ablation"].target == report.target
-    assert list(report.missing) == ["value_patching"]
+    assert report.missing == {}  # nobody asked for a corrupted sentence
     assert as_json(report)["text"] == SENTENCE
+
+
+def test_a_decoders_report_is_on_its_next_token_and_has_the_predictions_of_all_positions() -> None:
+    decoder = tl_vzero.load_model(decoder_folder())
+    report = make_report(decoder, KEYS)
+    assert report.target == 4 and list(report.effects) == ["zero_ablation", "attribution_patching"]
+    for target, predicted in enumerate(report.predictions):
+        assert zero_ablation(decoder, KEYS, target=target).predicted == predicted
+    assert report.metadata["predicts"] == "next token" and report.metadata["masks"] == []
 
 
 def test_a_pair_is_shown_on_two_lines_and_measured_with_its_segments(model: Any) -> None:
@@ -111,7 +121,7 @@ def test_methods_that_the_model_lacks_are_named_with_their_reason() -> None:
     report = make_report(gpt2, "the hat of some dog", target=-1)
     assert "globenc" in report.comparison.left_out
     text = Page(report.to_html()).text
-    assert "Not in the chooser:" in text
+    assert "Not in the chooser: " in text
     assert f"GlobEnc: {report.comparison.left_out['globenc']}." in text
     with pytest.raises(ModelError):
         make_report(gpt2, "the hat of some dog", methods=["globenc"])
@@ -158,7 +168,7 @@ def test_an_effect_that_is_missing_is_missing_with_a_reason(model: Any) -> None:
     report = make_report(model, "the pictures are old.", corrupted="the picture are old.")
     assert list(report.missing) == ["zero_ablation", "attribution_patching", "value_patching"]
     assert all("0 mask tokens" in reason for reason in report.missing.values())
-    assert "--corrupted" in make_report(model, SENTENCE).missing["value_patching"]
+    assert list(make_report(model, "the pictures are here.").missing) == ["zero_ablation", "attribution_patching"]
 
 
 @pytest.mark.parametrize(

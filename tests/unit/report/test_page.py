@@ -1,13 +1,26 @@
 """The page and its numbers, of made-up reports: what it shows, and what a page must never do."""
 
+from typing import Any
+
 import pytest
 import torch
-from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_patching, made_up_report, made_up_scores
+from support.made_up import (
+    ODD_TOKENS,
+    PIECES,
+    SPECIAL,
+    made_up_effect,
+    made_up_patching,
+    made_up_report,
+    made_up_scores,
+)
 from support.page import Page, as_json, flat, page_numbers, unpacked
 
+import tl_vzero
 from tl_vzero.plot.parts import visible
 from tl_vzero.registry import BUILT_IN
+from tl_vzero.report import make_report
 from tl_vzero.report.figures import decimal_codes
+from tl_vzero.report.report import EFFECTS
 
 BY_DEFAULT = [name for name, method in BUILT_IN.items() if "clean run" in method.needs and method.reported_up_to != 0]
 
@@ -112,9 +125,41 @@ def test_the_page_names_model_sentence_target_versions_and_options() -> None:
 
 def test_the_page_shows_the_prediction() -> None:
     text = " ".join(Page(made_up_report().to_html()).text.split())
-    assert "Predicted for [MASK] at position 4" in text
-    assert "is 0.71 <b>are</b> 0.125 was 1e-07" in text
-    assert "logit of 'is', 7.25 in the clean run" in text
+    assert "In place of “\u2068[MASK]\u2069” (position 4):" in text
+    assert "is 71 % <b>are</b> 12 % was < 0.01 %" in text
+    assert "Measured at [MASK], position 4: logit of 'is', 7.25 in the clean run" in text
+
+
+def test_predictions_are_labelled_by_what_they_predict() -> None:
+    def labels(**metadata: Any) -> list[str]:
+        data = Page(made_up_report(metadata={"masks": [4], **metadata}).to_html()).data()
+        return [prediction["label"].replace("\u2068", "").replace("\u2069", "") for prediction in data["predictions"]]
+
+    assert labels()[3:5] == ["At “the” (position 3), not masked", "In place of “[MASK]” (position 4)"]
+    assert labels(predicts="next token")[3] == "Next token after “the” (position 3)"
+    report = made_up_report(metadata={"predicts": "next token"})
+    assert "next token after [MASK] at position 4" in " ".join(Page(report.to_html()).text.split())
+
+
+def test_the_page_opens_on_the_telling_layer_of_the_target_or_of_the_first_word() -> None:
+    for seed in range(4):
+        values = torch.rand(5, 9, 9, generator=torch.Generator().manual_seed(seed))
+        scores = [made_up_scores(layers=5, values=values), made_up_scores(layers=5, method="attention")]
+        for target, start in ((True, 4), (False, 1)):
+            data = Page(made_up_report(scores=scores, effects=[], target=target).to_html()).data()
+            assert (data["start"], data["opens"]) == (start, scores[0].telling_layer(start))
+        pieces, words = data["units"]["pieces"], data["units"]["words"]
+        assert pieces["telling"] == [scores[0].telling_layer(position) for position in range(9)]
+        assert words["telling"] == [scores[0].normalized().words().telling_layer(word) for word in range(8)]
+        assert pieces["special"] == [token in SPECIAL for token in PIECES]  # as the made-up mask has no word
+
+
+def test_nothing_is_said_of_what_nobody_asked_for() -> None:
+    report = make_report(tl_vzero.load_model("agreement-mini"), "the pictures of some hat [MASK] scaring marcus.")
+    page = Page(report.to_html())
+    assert "No value patching" not in page.text and "orrupted" not in page.text
+    effects = [attributes["value"] for tag, attributes in page.tags if attributes.get("name") == "effect"]
+    assert effects == ["zero_ablation", "attribution_patching"]
 
 
 def test_without_an_effect_the_page_says_why() -> None:
@@ -186,8 +231,7 @@ def test_the_page_shows_both_sentences_of_a_patching() -> None:
     labels = page.data()["effects"]["value_patching"]["layout"]["xaxis"]["labelalias"]
     assert labels["1"].startswith("the / &lt;i&gt;") and labels["2"] == "hat"
     assert "No attribution patching: no <head> here." in text
-    off = {attributes["value"] for tag, attributes in page.tags if tag == "input" and "disabled" in attributes}
-    assert off == {"attribution_patching"}
+    assert {attributes.get("value") for _, attributes in page.tags} & {*EFFECTS} == {"zero_ablation", "value_patching"}
 
 
 def test_the_page_states_the_error_of_the_estimate() -> None:

@@ -1,6 +1,8 @@
 // A live page: the address says the question and the choices, so that a view can be shared.
 const QUESTIONS = ["text", "model", "target", "corrupted"];
 const NUMBERS = ["layer", "piece", "threshold", "window"];
+// A sentence that fits, and some to try, by model.
+const { texts: fitting, examples } = JSON.parse(byId("report-data").textContent);
 const fromAddress = () => Object.fromEntries(new URLSearchParams(window.location.search));
 
 const question = () => Object.fromEntries(
@@ -87,19 +89,21 @@ const ask = async (wanted) => {
 const askAddress = () => {
   const wanted = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
   for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
+  model = byId("model").value;
   fillExamples();
   byId("more").open = ["target", "corrupted"].some((name) => byId(name).value !== "");
   for (const name of NUMBERS) wanted[name] = wanted[name] === undefined ? undefined : Number(wanted[name]);
   return ask(() => wanted);
 };
 
-const go = () => {
+const go = (event) => {
+  event?.preventDefault();
   fillExamples();
   window.history.pushState(null, "", addressOf(question(), {}));
-  // What is chosen stays as it is; the token is the new sentence's own.
-  return ask(() => (page === null ? {} : { ...state, layer: page.layers[state.layer], piece: undefined }));
+  // What is chosen stays as it is; the token is the new sentence's own, and so is the layer unless another was chosen.
+  const layer = () => (layerChosen ? page.layers[state.layer] : undefined);
+  return ask(() => (page === null ? {} : { ...state, layer: layer(), piece: undefined }));
 };
-const { examples } = JSON.parse(byId("report-data").textContent);
 const fillExamples = () => {
   const texts = examples[byId("model").value] ?? [];
   byId("examples").replaceChildren(...(texts.length ? ["Try"] : []), ...texts.map((text) => {
@@ -112,15 +116,29 @@ const fillExamples = () => {
     return button;
   }));
 };
-byId("question").addEventListener("submit", (event) => {
-  event.preventDefault();
-  go();
+byId("question").addEventListener("submit", go);
+// A sentence that was there before anybody wrote one gives way to the next model's.
+let model = "";
+byId("model").addEventListener("change", (event) => {
+  if (byId("text").value === fitting[model]) byId("text").value = fitting[event.target.value];
+  model = event.target.value;
+  go(event);
 });
-byId("model").addEventListener("change", go);
 byId("mask-word").addEventListener("click", maskWord);
 byId("text-value_zeroing").addEventListener("keydown", (event) => {
   if (event.key.toLowerCase() === "m" && !event.ctrlKey && !event.metaKey && !event.altKey) maskWord();
 });
+// A target that was stepped to belongs to its sentence; one that was written stays.
+let stepped = null;
+byId("text").addEventListener("input", () => {
+  if (byId("target").value === stepped) byId("target").value = "";
+});
+measureAt = async (position) => {
+  stepped = String(position);
+  byId("target").value = stepped;
+  await go();
+  document.querySelector("#text-value_zeroing .chosen").focus();
+};
 window.addEventListener("popstate", askAddress);
 await askAddress();
 arrive();

@@ -78,7 +78,7 @@ const draw = (id, of, frame, trace, scale, marks, onRow) => {
 };
 
 const sequential = (most, view) => ({
-  colorscale: ramp(), cmin: 0, cmax: most, colorbar: { title: { text: scaleName(view) } },
+  colorscale: ramp(), cmin: 0, cmax: most, colorbar: { title: { text: scaleName(view) }, tickformat: ".2~p" },
 });
 
 const CELL = { least: 12, most: 34, all: 560 }; // pixels, as in plot/maps.py

@@ -43,5 +43,10 @@ const readMaps = (page, codes) => {
 
 const largest = (grid) => grid.reduce((most, row) => row.reduce((m, v) => (v > m ? v : m), most), 0) || 1;
 const shown = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))).replace("-", "−"));
+// A share as a percentage of at most two digits; where it stands, a title has it as `shown`.
+const inPercent = (share) => {
+  if (share === null) return "–";
+  return share > 0 && share < 1e-4 ? "< 0.01 %" : `${Number((100 * share).toPrecision(2))} %`;
+};
 const rank = (value) => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
 const span = ([, low, high]) => (low === null ? "" : `${rank(low)} to ${rank(high)}`);

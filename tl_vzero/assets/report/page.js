@@ -68,12 +68,14 @@ const render = () => {
   showChoices();
   const [first, last] = inWindow(unit().names.length, rowOf(state.piece));
   byId("panels").classList.toggle("stacked", last - first >= STACKED_ABOVE);
+  drawFinding();
   drawTexts();
   drawMaps();
   drawStrips();
   drawRow();
   drawEffect();
   drawFlow();
+  fillPrediction();
   fillNumbers();
   fillAgreement();
   fillTable();
@@ -84,7 +86,11 @@ const change = (part) => {
   render();
 };
 const chooseRow = (row) => change({ piece: pieceOf(row) });
-const chooseLayer = (layer) => change({ layer });
+let layerChosen = false; // by somebody; else it is the report's own
+const chooseLayer = (layer) => {
+  layerChosen = true;
+  change({ layer });
+};
 
 // `wanted` holds the parts of a state that somebody asked for; what this report does not have is left out.
 const chosenAtFirst = (wanted) => {
@@ -93,7 +99,7 @@ const chosenAtFirst = (wanted) => {
   const effects = Object.keys(page.effects);
   const pieces = [...page.units.pieces.names.keys()];
   return {
-    layer: has([...page.layers.keys()], wanted.layer, 0),
+    layer: has([...page.layers.keys()], wanted.layer, page.opens),
     view: has(["layer", "rollout"], wanted.view, "layer"),
     unit: has(Object.keys(page.units), wanted.unit, "pieces"),
     piece: has(pieces, wanted.piece, page.start),
@@ -113,6 +119,7 @@ const show = async (report, wanted) => {
   page = report.data;
   maps = readMaps(page, codes);
   for (const [name, html] of Object.entries(report.parts)) byId(`part-${name}`).innerHTML = html;
+  layerChosen = [...page.layers.keys()].includes(wanted.layer);
   Object.assign(state, chosenAtFirst(wanted));
   byId("layer").max = String(page.layers.length - 1);
   byId("units").disabled = page.units.words === undefined;

@@ -21,7 +21,7 @@ const fillNumbers = () => {
   byId("numbers-caption").textContent =
     [`Destination ${tokenName(row)} (${labels.place} ${labels.positions[row]}), ${inLayer()}`, hiddenNote()].filter(Boolean).join(". ");
   byId("numbers-body").replaceChildren(...labels.names.map(
-    (_, source) => headed(tokenName(source), columns.map((values) => element("td", shown(values[source])))),
+    (_, source) => headed(tokenName(source), columns.map((values) => shareOf(values[source], "td"))),
   ));
 };
 
@@ -55,7 +55,7 @@ const fillTable = () => {
   const found = Object.fromEntries((page.agreement[state.effect] ?? []).map((line) => [line.name, line.layers]));
   byId("table-body").replaceChildren(...page.table.map(({ name, label, layers }) => {
     const [entropy, own, special, zeroing] = layers[state.layer];
-    const cells = [shown(entropy), shown(own), shown(special), rank(zeroing)].map((text) => element("td", text));
+    const cells = [element("td", shown(entropy)), shareOf(own, "td"), shareOf(special, "td"), element("td", rank(zeroing))];
     if (found[name] !== undefined) {
       const ranks = found[name][state.layer];
       cells.push(element("td", rank(ranks[0])), element("td", span(ranks)));

@@ -34,7 +34,7 @@ const drawText = (side, method) => {
     const shade = shadeOf(value ?? 0, most);
     token.style.background = value === null ? "none" : `rgb(${shade})`;
     token.style.color = value === null ? "inherit" : inkOn(shade);
-    token.title = `${tokenName(source)}: ${shown(value)}`;
+    token.title = `${tokenName(source)}: ${inPercent(value)} (${shown(value)})`;
   });
   markChoice(box, chosen);
   return row;
@@ -45,7 +45,7 @@ const drawTexts = () => {
   byId("text-beside-name").textContent = beside().label;
   const ranked = zeroing.map((value, source) => [value, source]).sort((a, b) => b[0] - a[0]);
   const most = ranked.slice(0, NAMED).filter(([value]) => value > 0);
-  const named = most.map(([value, source]) => `\u2068${tokenName(source)}\u2069 (${shown(value)})`).join(", ");
+  const named = most.map(([value, source]) => `\u2068${tokenName(source)}\u2069 (${inPercent(value)})`).join(", ");
   const where = state.view === "layer" ? `In ${inLayer()}` : `Rolled out up to ${inLayer()}`;
   byId("text-told").textContent = page.noWordKnown
     ? "No finding: the model knows no word of this sentence."
