@@ -41,7 +41,7 @@ def main() -> None:
         relative = (narrow.values.double() - wide.values).abs() / wide.values
         largest = [relative[wide.values >= size].max().item() for size in SIZES]
         off = (narrow.normalized().values.double() - wide.normalized().values).abs().max().item()
-        print("|", " | ".join([f"{factor:g}", *(f"{each:.0e}" for each in [*largest, off])]), "|", flush=True)
+        print("|", " | ".join([f"{factor:g}", *(f"{error:.0e}" for error in [*largest, off])]), "|", flush=True)
 
 
 if __name__ == "__main__":

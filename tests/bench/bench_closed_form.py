@@ -1,6 +1,6 @@
 """The closed form against its floor: `python tests/bench/bench_closed_form.py`.
 
-The floor is the time of the one product nobody can avoid, pairs x d_mlp x d_model multiply-adds a layer, at the rate
+The floor is the time of the one product nobody can avoid, pairs x d_mlp x d_model multiply-adds per layer, at the rate
 of a 4096-row product measured in turn with it; pairs are T*T, or T(T+1)/2 if causal. The clean run counts as part of
 our time. Repetitions of everything compared alternate within one process; ratios are of medians.
 """
@@ -98,7 +98,7 @@ def against_floor(quick: bool) -> None:
     for length, repeat, limit in ((64, 15, 1.6), (256, 7, 1.3)):
         if not (quick and length > 128):
             floor_row(f"GPT-2-small width, causal, T={length}", decoder, [length], True, repeat, limit)
-    short = [8 + number % 7 for number in range(64)]
+    short = [8 + index % 7 for index in range(64)]
     floor_row("BERT-base width, 64 sentences of 8 to 14 tokens", encoder, short, False, 9, 1.8)
     if not quick:
         slope = math.log(times[512] / times[64]) / math.log(8)

@@ -45,7 +45,7 @@ def main() -> None:
         times["product"].append(seconds(product, entering, clean_hidden))
         times["eager, in place"].append(seconds(in_place, entering.clone(), clean_hidden))
         times["compiled"].append(seconds(compiled, entering, clean_hidden))
-    medians = {name: statistics.median(each) for name, each in times.items()}
+    medians = {name: statistics.median(durations) for name, durations in times.items()}
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {ROWS} x {D_MLP}, float32, medians\n")
     print("| what | ms |\n|---|---|")
     for name, median in medians.items():

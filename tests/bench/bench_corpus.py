@@ -1,6 +1,6 @@
 """A corpus against its closed-form batches alone: `python tests/bench/bench_corpus.py`.
 
-- throughput: sentences a second of `run_corpus`, from file to synced shards, against the same batches without reading
+- throughput: sentences per second of `run_corpus`, from file to synced shards, against the same batches without reading
   or writing: the sentences tokenised before, in the same parts, by `value_zeroing`. Repetitions alternate.
 - `--memory`: the peak of a fresh process for a small and a large input. By default few sentences of the embedded model
   again and again, so that the large one takes minutes.
@@ -39,15 +39,15 @@ from tl_vzero.zeroing.forms import forget_weight_cache  # noqa: E402
 
 
 def blimp_sentences(count: int) -> list[str]:
-    """So many sentences, from every paradigm alike; again from the first where there are fewer."""
+    """`count` sentences, as many from every paradigm; starts again from the first where there are fewer."""
     files = sorted(blimp.FOLDER.glob("*.jsonl"))
     if not files:
         print(f"{blimp.ABSENT}; the embedded sentences instead\n")
-        found = [" ".join(example.words) for example in agreement_examples()]
+        chosen = [" ".join(example.words) for example in agreement_examples()]
     else:
         by_file = [[json.loads(line)["sentence_good"] for line in file.open(encoding="utf-8")] for file in files]
-        found = [sentence for row in zip(*by_file, strict=False) for sentence in row]
-    return list(islice(cycle(found), count))
+        chosen = [sentence for row in zip(*by_file, strict=False) for sentence in row]
+    return list(islice(cycle(chosen), count))
 
 
 def written(folder: Path, sentences: list[str]) -> Path:
@@ -73,12 +73,12 @@ def throughput(name: str, count: int, repeat: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = written(Path(folder), sentences)
         run_corpus(model, written(Path(folder), sentences[:50]), Path(folder) / "warm")
-        for number in range(repeat):
+        for repetition in range(repeat):
             times["alone"].append(seconds(lambda: batches_alone(model, tokenised)))
-            out = Path(folder) / str(number)
+            out = Path(folder) / str(repetition)
             times["corpus"].append(seconds(lambda: run_corpus(model, source, out)))  # noqa: B023
         size = sum(path.stat().st_size for path in (out / "shards").iterdir())
-    alone, corpus = (statistics.median(times[each]) for each in ("alone", "corpus"))
+    alone, corpus = (statistics.median(times[way]) for way in ("alone", "corpus"))
     print(f"| {name}, {count} sentences, all rows and layers | sentences a second | share |\n|---|---|---|")
     print(f"| closed-form batches alone | {count / alone:.1f} | 100 % |")
     print(f"| corpus, from file to shards | {count / corpus:.1f} | {100 * alone / corpus:.0f} % |")
@@ -109,10 +109,10 @@ def processes(name: str, count: int) -> None:
     times = {}
     with tempfile.TemporaryDirectory() as folder:
         source = written(Path(folder), blimp_sentences(count))
-        for number in (1, 2):
-            log = Path(folder) / f"{number}.jsonl"
-            launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(number), "--master-addr", "127.0.0.1"]
-            words = ["-m", "tl_vzero", "corpus", source, "--out", Path(folder) / f"out{number}", "--model", name]
+        for n_processes in (1, 2):
+            log = Path(folder) / f"{n_processes}.jsonl"
+            launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(n_processes), "--master-addr", "127.0.0.1"]
+            words = ["-m", "tl_vzero", "corpus", source, "--out", Path(folder) / f"out{n_processes}", "--model", name]
             subprocess.run(
                 [sys.executable, *launch, *map(str, words), "--quiet", "--json-log", str(log), "--shard-size", "250"],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -120,11 +120,11 @@ def processes(name: str, count: int) -> None:
                 capture_output=True,
             )
             events = [json.loads(line) for line in log.read_text().splitlines()]
-            begun = min(each["time"] for each in events if each["event"] == "begin")
-            times[number] = max(each["time"] for each in events if each["event"] == "shard") - begun
+            begun = min(event["time"] for event in events if event["event"] == "begin")
+            times[n_processes] = max(event["time"] for event in events if event["event"] == "shard") - begun
     print(f"| {name}, {count} sentences, processes of one thread | seconds | times one process |\n|---|---|---|")
-    for number, taken in times.items():
-        print(f"| {number} | {taken:.1f} | {times[1] / taken:.2f} |")
+    for n_processes, taken in times.items():
+        print(f"| {n_processes} | {taken:.1f} | {times[1] / taken:.2f} |")
 
 
 def main() -> None:

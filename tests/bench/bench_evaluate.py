@@ -67,7 +67,7 @@ def main() -> None:
     subject = minilm()
     examples = keep_one_piece_targets(agreement_examples(), facts_of(subject.model).tokenizer)[: options.sentences]
     tokenized = tokenize_examples(subject.model, examples)
-    # Every so many, so that the loop's part has the lengths of all.
+    # Evenly spaced, so that the loop's part has the lengths of all.
     part = TokenizedSet(tokenized.examples[:: max(1, len(tokenized.examples) // options.looped)], "masked")
 
     rows = target_rows(subject.model, part, ["value_zeroing"]).rows["value_zeroing"]
@@ -77,9 +77,9 @@ def main() -> None:
     times: dict[str, list[float]] = {"loop": [], "rows": [], "cue alignment": [], "clean run": []}
     for _ in range(options.repeat):
         times["loop"].append(seconds(lambda: loop_rows(subject.hf_model, part)) / len(part.examples))
-        found: list[Any] = []
-        of_rows = seconds(lambda: found.append(target_rows(subject.model, tokenized, ["value_zeroing"])))  # noqa: B023
-        of_statistics = seconds(lambda: alignment_of(found[0]))  # noqa: B023
+        row_sets: list[Any] = []
+        of_rows = seconds(lambda: row_sets.append(target_rows(subject.model, tokenized, ["value_zeroing"])))  # noqa: B023
+        of_statistics = seconds(lambda: alignment_of(row_sets[0]))  # noqa: B023
         times["rows"].append(of_rows / len(examples))
         times["cue alignment"].append((of_rows + of_statistics) / len(examples))
         times["clean run"].append(seconds(lambda: clean_runs(subject.model, tokenized)) / len(examples))

@@ -40,15 +40,15 @@ def errors_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "errors.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def assert_same_corpus(found: Path, expected: Path) -> None:
+def assert_same_corpus(folder: Path, expected: Path) -> None:
     """The same rows with the same numbers, to the last bit, and the same failures; nothing left over."""
-    assert [path.name for path in shards_of(found)] == [path.name for path in shards_of(expected)]
-    for one, other in zip(shards_of(found), shards_of(expected), strict=True):
+    assert [path.name for path in shards_of(folder)] == [path.name for path in shards_of(expected)]
+    for one, other in zip(shards_of(folder), shards_of(expected), strict=True):
         assert one.read_bytes() == other.read_bytes(), f"{one} differs"
-    assert errors_of(found) == errors_of(expected)
-    positions = table_of(found)["position"].to_pylist()
+    assert errors_of(folder) == errors_of(expected)
+    positions = table_of(folder)["position"].to_pylist()
     assert positions == sorted(set(positions))
-    assert left_over(found) == []
+    assert left_over(folder) == []
 
 
 def left_over(folder: Path) -> list[str]:

@@ -34,7 +34,7 @@ ALSO_HELD = {"T5": "a HookedEncoderDecoder of TransformerLens 3.9 is scored"}
 
 
 def errors_of(scores: Scores, expected: Tensor) -> tuple[float, float]:
-    """The largest error of a normalised map, and the largest relative one of raw distances from 1e-7 on."""
+    """The largest error of a normalised map, and the largest relative error of raw distances of at least 1e-7."""
     measured, felt = scores.values.double(), expected >= RAW_FROM
     normalised = (scores.normalized().values.double() - row_normalized(expected)).abs().max()
     raw = ((measured - expected).abs() / expected)[felt].max()
@@ -49,11 +49,11 @@ def with_attention(row: Row, attention: str) -> Any:
         return own_bridge(row.tiny(), attention)
     fused = copy.deepcopy(row.tiny())
     fused.set_attn_implementation(attention)
-    own = bridge(fused)
+    model = bridge(fused)
     # TransformerLens 4 boots with eager attention, whatever the model had.
-    own.original_model.set_attn_implementation(attention)
-    assert own.original_model.config._attn_implementation == attention
-    return own
+    model.original_model.set_attn_implementation(attention)
+    assert model.original_model.config._attn_implementation == attention
+    return model
 
 
 def stacks_of(row: Row) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def scored(row: Row, model: Any, stack: str, engine: str) -> tuple[Scores, Tenso
     if isinstance(row, Architecture):
         scores, expected = tl_vzero.value_zeroing(model, torch.tensor(IDS), engine=engine), reference(row.name)
     elif isinstance(row, SignalRow):
-        scores, expected = tl_vzero.value_zeroing(model, row.given, engine=engine), signal_rows.reference(row.name)
+        scores, expected = tl_vzero.value_zeroing(model, row.signal, engine=engine), signal_rows.reference(row.name)
     else:
         chosen: dict[str, Any] = {} if stack == "encoder" else {"decoder_inputs": torch.tensor(WRITTEN)}
         scores = tl_vzero.value_zeroing(model, torch.tensor(READ), stack=stack, engine=engine, **chosen)
@@ -113,14 +113,14 @@ def measured(row: Row) -> dict[str, Any]:
 
 def refused() -> dict[str, dict[str, Any]]:
     """The entries of what is read by TransformerLens and refused here, for this line."""
-    found = {}
+    entries = {}
     for row in REFUSED:
         hf_model = row.build()
         try:
             loaded(hf_model)
         except TLVZeroError as error:
-            found[row.name] = {"class": type(hf_model).__name__, "refused": _in_short(error)}
-    return found
+            entries[row.name] = {"class": type(hf_model).__name__, "refused": _in_short(error)}
+    return entries
 
 
 def route_of(scores: Scores) -> str:

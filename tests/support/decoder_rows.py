@@ -1,4 +1,4 @@
-"""Decoders, a row each: parallel blocks, local attention, grouped queries, post-norms, soft caps, experts."""
+"""Decoders, one row each: parallel blocks, local attention, grouped queries, post-norms, soft caps, experts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 SLIDING_AND_FULL = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
-def decoder(name: str, **own: Any) -> Callable[[], Any]:
+def decoder(name: str, **changes: Any) -> Callable[[], Any]:
     """A decoder in the spelling of Llama: 4 query heads and 2 value heads."""
     shape = {
         "hidden_size": 16,
@@ -34,18 +34,18 @@ def decoder(name: str, **own: Any) -> Callable[[], Any]:
         "num_key_value_heads": 2,
         "max_position_embeddings": CONTEXT,
     }
-    return _builder(name, {**shape, **own})
+    return _builder(name, {**shape, **changes})
 
 
-def ungrouped(name: str, **own: Any) -> Callable[[], Any]:
+def ungrouped(name: str, **changes: Any) -> Callable[[], Any]:
     """The same for classes that know no grouped queries."""
     shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
-    return _builder(name, {**shape, **own})
+    return _builder(name, {**shape, **changes})
 
 
-def gpt2_spelling(name: str, **own: Any) -> Callable[[], Any]:
+def gpt2_spelling(name: str, **changes: Any) -> Callable[[], Any]:
     """A decoder in the spelling of GPT-2."""
-    return _builder(name, {"n_embd": 16, "n_head": 4, "n_layer": 3, "n_positions": CONTEXT, **own})
+    return _builder(name, {"n_embd": 16, "n_head": 4, "n_layer": 3, "n_positions": CONTEXT, **changes})
 
 
 def _builder(name: str, shape: dict[str, Any]) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""Encoders, a row each: post-norm blocks under various names, and pre-norm ones with local attention."""
+"""Encoders, one row each: post-norm blocks under various names, and pre-norm ones with local attention."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ AFTER_PADDING = {"pad_token_id": 1, "max_position_embeddings": CONTEXT + 2}
 BIASED = {"norm_bias": True, "attention_bias": True, "mlp_bias": True}
 
 
-def encoder(name: str, **own: Any) -> Callable[[], Any]:
+def encoder(name: str, **changes: Any) -> Callable[[], Any]:
     """An encoder in the spelling of BERT, of 3 layers and 4 heads; `name` may name its head, for words if not."""
     shape: dict[str, Any] = {
         "hidden_size": 16,
@@ -28,7 +28,7 @@ def encoder(name: str, **own: Any) -> Callable[[], Any]:
         "num_attention_heads": 4,
         "max_position_embeddings": CONTEXT,
     }
-    wanted = {key: value for key, value in {**shape, **own}.items() if value is not None}
+    wanted = {key: value for key, value in {**shape, **changes}.items() if value is not None}
     config, _, head = name.partition(" ")
     return partial(tiny_model, f"{config}Config", f"{config}{head or 'ForMaskedLM'}", **wanted)
 

@@ -44,14 +44,14 @@ def alignment(
 
 def mass(shares: Mapping[str, Sequence[float]]) -> Mass:
     """The given shares (cue, attractor, special, target, rest) by method, in two layers."""
-    found = tuple(
+    rows = tuple(
         Share(method, layer, paradigm, place, estimate(share), 50)
-        for method, own in shares.items()
+        for method, by_place in shares.items()
         for layer in (0, 1)
         for paradigm in ("one", "all")
-        for place, share in zip(PLACES, own, strict=True)
+        for place, share in zip(PLACES, by_place, strict=True)
     )
-    return Mass(found, dict.fromkeys(shares, 0), {}, (), {})
+    return Mass(rows, dict.fromkeys(shares, 0), {}, (), {})
 
 
 def probing(compression: Sequence[float], mode: str = "correct") -> ProbingResult:
@@ -59,10 +59,10 @@ def probing(compression: Sequence[float], mode: str = "correct") -> ProbingResul
         mode=mode,  # type: ignore[arg-type]
         layers=tuple(range(-1, len(compression) - 1)),
         compression=tuple(compression),
-        low=tuple(each - 0.1 for each in compression),
-        high=tuple(each + 0.1 for each in compression),
-        code_length=tuple(200 / each for each in compression),
-        block_lengths=tuple((200 / each,) for each in compression),
+        low=tuple(value - 0.1 for value in compression),
+        high=tuple(value + 0.1 for value in compression),
+        code_length=tuple(200 / value for value in compression),
+        block_lengths=tuple((200 / value,) for value in compression),
         block_sizes=(200,),
         n=200,
         classes=2,

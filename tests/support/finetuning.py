@@ -13,15 +13,15 @@ FAST = {"epochs": 3, "batch_size": 5, "learning_rate": 3e-3}
 
 def examples_of(count: int = 32) -> list[Example]:
     """Made-up sentences of several lengths, every other one in the train half."""
-    made = []
-    for number in range(count):
-        noun, good, bad = NOUNS[number % 4]
-        ending = ENDINGS[number // 4 % 4]
-        half: Half = "train" if number // 4 % 2 == 0 else "test"
-        words = ("the", "some")[number // 16 % 2], noun, good, *ending
-        made.append(
+    examples = []
+    for index in range(count):
+        noun, good, bad = NOUNS[index % 4]
+        ending = ENDINGS[index // 4 % 4]
+        half: Half = "train" if index // 4 % 2 == 0 else "test"
+        words = ("the", "some")[index // 16 % 2], noun, good, *ending
+        examples.append(
             Example(
-                f"made-{number}",
+                f"made-{index}",
                 "made",
                 words,
                 2,
@@ -29,15 +29,15 @@ def examples_of(count: int = 32) -> list[Example]:
                 bad,
                 cue=(1,),
                 cue_source="given",
-                pair=str(number),
+                pair=str(index),
                 split=half,
             )
         )
-    return made
+    return examples
 
 
 EXAMPLES = examples_of()
-TRAIN = [each for each in EXAMPLES if each.split == "train"]
+TRAIN = [example for example in EXAMPLES if example.split == "train"]
 
 
 class Stop(KeyboardInterrupt):

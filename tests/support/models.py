@@ -161,7 +161,7 @@ def tokenizer_folder() -> str:
 def unsaved_tokenizer() -> PreTrainedTokenizerFast:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     filler = [f"word{i}" for i in range(VOCABULARY - len(special) - len(WORDS))]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS, *filler])}
+    vocabulary = {word: token_id for token_id, word in enumerate([*special, *WORDS, *filler])}
     inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -309,7 +309,9 @@ ROUTES: dict[tuple[str, str], Callable[[Any], Any]] = {
 EVERY_ROUTE = [pytest.param(*route, id="-".join(route)) for route in ROUTES]
 # The same without the user's own bridges of what load_model gives a bridge of anyway.
 MOST_ROUTES = [
-    each for each in EVERY_ROUTE if each.values not in {("TransformerBridge", "llama"), ("TransformerBridge", "neox")}
+    route
+    for route in EVERY_ROUTE
+    if route.values not in {("TransformerBridge", "llama"), ("TransformerBridge", "neox")}
 ]
 
 

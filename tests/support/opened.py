@@ -22,11 +22,11 @@ class Opened:
 
     def trace(self, figure: str) -> dict[str, Any]:
         """The numbers that a figure shows now."""
-        found: dict[str, Any] = self.page.evaluate(
+        trace: dict[str, Any] = self.page.evaluate(
             "id => { const { z, hovertemplate } = document.getElementById(id).data[0]; return { z, hovertemplate }; }",
             figure,
         )
-        return found
+        return trace
 
     def table(self) -> list[list[str]]:
         return self.table_of("numbers-body")
@@ -74,9 +74,9 @@ class Opened:
               each => [each.classList.contains('chosen'), each.getAttribute('aria-checked')])""",
             box,
         )
-        chosen = [at for at, (own, _) in enumerate(marked) if own]
+        chosen = [at for at, (is_chosen, _) in enumerate(marked) if is_chosen]
         assert len(chosen) == 1
-        assert all(told in (None, str(own).lower()) for own, told in marked)
+        assert all(announced in (None, str(is_chosen).lower()) for is_chosen, announced in marked)
         return chosen[0]
 
 

@@ -59,4 +59,4 @@ def page_numbers(page: Page) -> list[float]:
 
 
 def flat(values: Any) -> list[float]:
-    return [number for item in values for number in flat(item)] if isinstance(values, list) else [values]
+    return [value for item in values for value in flat(item)] if isinstance(values, list) else [values]

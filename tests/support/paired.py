@@ -67,7 +67,7 @@ def model_of(name: str) -> Any:
     return loaded(PAIRED[name].tiny())
 
 
-def t5(layers: int = 2, decoder_layers: int = 3, **own: Any) -> Any:
+def t5(layers: int = 2, decoder_layers: int = 3, **changes: Any) -> Any:
     model = tiny_model(
         "T5Config",
         "T5ForConditionalGeneration",
@@ -78,7 +78,7 @@ def t5(layers: int = 2, decoder_layers: int = 3, **own: Any) -> Any:
         num_decoder_layers=decoder_layers,
         num_heads=2,
         decoder_start_token_id=3,
-        **own,
+        **changes,
     )
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -87,7 +87,7 @@ def t5(layers: int = 2, decoder_layers: int = 3, **own: Any) -> Any:
     return model
 
 
-def bart_like(config: str, model: str, **own: Any) -> Callable[[], Any]:
+def bart_like(config: str, model: str, **changes: Any) -> Callable[[], Any]:
     def build() -> Any:
         return tiny_model(
             config,
@@ -102,7 +102,7 @@ def bart_like(config: str, model: str, **own: Any) -> Callable[[], Any]:
             max_position_embeddings=CONTEXT,
             decoder_start_token_id=3,
             forced_eos_token_id=None,
-            **own,
+            **changes,
         )
 
     return build
@@ -177,7 +177,7 @@ def hooked_encoder_decoder(hf_model: Any) -> Any:
     return hooked.to(hf_model.dtype).eval()
 
 
-def asked(stack: str, written: Any = None) -> dict[str, Any]:
+def stack_options(stack: str, written: Any = None) -> dict[str, Any]:
     """The arguments that ask for a stack's map."""
     if stack == "encoder":
         return {"stack": stack}

@@ -39,8 +39,8 @@ def encoded(pair: Pair) -> Any:
 
 def ids_and_types(pair: Pair) -> tuple[Tensor, Tensor]:
     """Ids and segments of one pair, `[position]` each."""
-    given = encoded(pair)
-    return given["input_ids"][0], given["token_type_ids"][0]
+    encoding = encoded(pair)
+    return encoding["input_ids"][0], encoding["token_type_ids"][0]
 
 
 def reference_maps(
@@ -65,11 +65,11 @@ def reference_logits(
     ids: Tensor,
     token_types: Tensor,
     change: dict[tuple[int, int], Tensor] | None = None,
-    kept: list[Tensor] | None = None,
+    values: list[Tensor] | None = None,
 ) -> Tensor:
     """Logits `[position, vocabulary]` of the Hugging Face model; `change` are values by (layer, source), to be put in.
 
-    What each layer's values were goes to `kept`.
+    What each layer's values were is appended to `values`.
     """
     wide = wide_copy(hf_model)
 
@@ -78,12 +78,12 @@ def reference_logits(
         for (at, source), value in (change or {}).items():
             if at == layer:
                 output[0, source] = value
-        if kept is not None:
-            kept.append(output[0])
+        if values is not None:
+            values.append(output[0])
         return output
 
     for layer, block in enumerate(wide.bert.encoder.layer):
-        block.attention.self.value.register_forward_hook(lambda module, given, output, at=layer: put_in(at, output))
+        block.attention.self.value.register_forward_hook(lambda module, inputs, output, at=layer: put_in(at, output))
     return _called(wide, ids.reshape(1, -1), token_types).logits[0]
 
 

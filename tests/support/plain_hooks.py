@@ -34,8 +34,8 @@ class StaysWide(TorchFunctionMode):
     ) -> Any:
         if function is Tensor.float:
             return args[0].double()
-        wide = [torch.float64 if each is torch.float32 else each for each in args]
-        named = {name: torch.float64 if each is torch.float32 else each for name, each in (kwargs or {}).items()}
+        wide = [torch.float64 if value is torch.float32 else value for value in args]
+        named = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}
         return function(*wide, **named)
 
 
@@ -56,10 +56,10 @@ def first_tensor(output: Any) -> Tensor:
 
 
 @contextmanager
-def _outputs_kept(blocks: Sequence[nn.Module], kept: list[Tensor]) -> Iterator[None]:
+def _outputs_recorded(blocks: Sequence[nn.Module], outputs: list[Tensor]) -> Iterator[None]:
     with ExitStack() as hooks:
         for block in blocks:
-            handle = block.register_forward_hook(lambda module, inputs, output: kept.append(first_tensor(output)[0]))
+            handle = block.register_forward_hook(lambda module, inputs, output: outputs.append(first_tensor(output)[0]))
             hooks.callback(handle.remove)
         yield
 
@@ -114,18 +114,18 @@ def plain_value_zeroing(
     chosen = _chosen_columns(wide.config, columns, heads)
 
     def outputs() -> list[Tensor]:
-        kept: list[Tensor] = []
-        with StaysWide(), _outputs_kept(layers, kept):
+        recorded: list[Tensor] = []
+        with StaysWide(), _outputs_recorded(layers, recorded):
             call(wide, inputs)
-        assert len(kept) == len(layers) and all(each.dtype == torch.float64 for each in kept)
-        return kept
+        assert len(recorded) == len(layers) and all(output.dtype == torch.float64 for output in recorded)
+        return recorded
 
     clean, maps = outputs(), []
-    for number, block in enumerate(layers):
+    for layer, block in enumerate(layers):
         projection, map_columns = module_at(block, value), []
         for span in spans or [[source] for source in range(len(ids))]:
             with _values_zeroed(projection, span, chosen):
-                map_columns.append(cosine_distance(clean[number], outputs()[number]))
+                map_columns.append(cosine_distance(clean[layer], outputs()[layer]))
         maps.append(torch.stack(map_columns, dim=-1))
     return torch.stack(maps)
 

@@ -142,8 +142,8 @@ def value_zeroing(
     wide = in_float64(model)
     calls = clean_calls(wide, _one_row(ids), attention_mask)
     maps = []
-    for number, call in enumerate(calls):
-        is_last = number == len(calls) - 1
+    for layer, call in enumerate(calls):
+        is_last = layer == len(calls) - 1
         read = final_norm_of(wide) if final_norm and is_last else nn.Identity()
         maps.append(_one_map(call, wide.config, heads, read, distance))
     return torch.stack(maps)

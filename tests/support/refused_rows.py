@@ -1,4 +1,4 @@
-"""Models that TransformerLens reads and tl_vzero refuses: a builder each, and a part of the reason that is given."""
+"""Models that TransformerLens reads and tl_vzero refuses: a builder and a part of the stated reason for each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ def random_values(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64
 
 
 def make_scores(values: Tensor | None = None, **changes: Any) -> Scores:
-    """A whole map of three layers over seven pieces, unless told otherwise."""
+    """A whole map of three layers over seven pieces, by default."""
     positions = tuple(range(len(TOKENS)))
     fields: dict[str, Any] = {
         "values": random_values(3, 7, 7) if values is None else values,

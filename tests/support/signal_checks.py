@@ -1,4 +1,4 @@
-"""What holds of images and sounds alike."""
+"""Checks for images and sounds alike."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,19 +30,19 @@ def assert_right(scores: Scores, expected: Tensor) -> None:
 def assert_of_plain_hooks(name: str, model: Any) -> None:
     """Both engines give a row's maps, and the closed form is taken by itself."""
     for engine in ENGINES:
-        scores = tl_vzero.value_zeroing(model, SIGNALS[name].given, engine=engine)
+        scores = tl_vzero.value_zeroing(model, SIGNALS[name].signal, engine=engine)
         assert isinstance(scores, Scores)
         assert_right(scores, reference(name))
         assert scores.metadata["engine"] == ("hooks" if engine == "hooks" else "closed_form")
 
 
 @contextmanager
-def left_as_found(model: Any, given: Tensor) -> Iterator[None]:
+def left_as_found(model: Any, signal: Tensor) -> Iterator[None]:
     """Within, anything may happen; after it the model computes and is hooked as before."""
 
     def state() -> dict[str, Any]:
         with torch.no_grad():
-            computed = model(given.unsqueeze(0), return_type="logits")
+            computed = model(signal.unsqueeze(0), return_type="logits")
         modes = {name: module.training for name, module in every_module(model).items()}
         return {"computed": computed, "hooks": (torch_hooks(model), lens_hooks(model)), "modes": modes}
 

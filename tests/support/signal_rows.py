@@ -38,13 +38,13 @@ SOUND = torch.randn(215, generator=torch.Generator().manual_seed(2))
 
 @dataclass(frozen=True)
 class SignalRow:
-    """`given` is an image or a sound that makes `positions` positions; the rest is as in Architecture."""
+    """`signal` is an image or a sound that makes `positions` positions; the rest is as in Architecture."""
 
     name: str
     build: Callable[..., Any]
     blocks: str
     value: str
-    given: Tensor
+    signal: Tensor
     positions: int
     lines: tuple[str, ...] = LINES
 
@@ -52,11 +52,11 @@ class SignalRow:
         """The model in float32, made once; whoever changes it takes a copy."""
         return _made(self)
 
-    def reference(self, given: Tensor | None = None) -> Tensor:
+    def reference(self, signal: Tensor | None = None) -> Tensor:
         """Raw maps `[layer, dest, src]` by plain hooks, in float64."""
-        signal = (self.given if given is None else given).double().unsqueeze(0)
+        batch = (self.signal if signal is None else signal).double().unsqueeze(0)
         return plain_value_zeroing(
-            self.tiny(), range(self.positions), blocks=self.blocks, value=self.value, run=lambda model, _: model(signal)
+            self.tiny(), range(self.positions), blocks=self.blocks, value=self.value, run=lambda model, _: model(batch)
         )
 
 
@@ -65,12 +65,12 @@ def _made(row: SignalRow) -> Any:
     return row.build()
 
 
-def signal_model(name: str, config: dict[str, Any], seed: int = 0, **own: Any) -> Any:
+def signal_model(name: str, config: dict[str, Any], seed: int = 0, **changes: Any) -> Any:
     """A random model by its class's name, `Config` and the shape given."""
     base = name.partition("Model")[0].partition("For")[0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return randomise(getattr(transformers, name)(getattr(transformers, f"{base}Config")(**config, **own)), seed)
+        return randomise(getattr(transformers, name)(getattr(transformers, f"{base}Config")(**config, **changes)), seed)
 
 
 def _vision(name: str, prefix: str, model: str, positions: int) -> SignalRow:
@@ -78,8 +78,8 @@ def _vision(name: str, prefix: str, model: str, positions: int) -> SignalRow:
     return SignalRow(name, build, f"{prefix}layers", "attention.v_proj", IMAGE, positions)
 
 
-def _speech(name: str, prefix: str, model: str, lines: tuple[str, ...] = LINES, **own: Any) -> SignalRow:
-    build = partial(signal_model, model, SPEECH, **own)
+def _speech(name: str, prefix: str, model: str, lines: tuple[str, ...] = LINES, **changes: Any) -> SignalRow:
+    build = partial(signal_model, model, SPEECH, **changes)
     return SignalRow(name, build, f"{prefix}encoder.layers", "attention.v_proj", SOUND, 10, lines)
 
 

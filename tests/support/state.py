@@ -102,10 +102,10 @@ def left_as_found(*models: nn.Module) -> Iterator[None]:
     """Within, anything may happen; after it every model is as it was."""
     before = [snapshot(model) for model in models]
     yield
-    for each, model in zip(before, models, strict=True):
+    for saved, model in zip(before, models, strict=True):
         after = snapshot(model)
-        for part in each:
-            assert_same(each[part], after[part], part)
+        for part in saved:
+            assert_same(saved[part], after[part], part)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def _byte_fallback(*, normalizer: bool) -> Any:
     )
     written = json.loads(inner.to_str())
     written["model"] |= {"byte_fallback": True, "unk_token": "<unk>"}
-    written["added_tokens"] = [each for each in written["added_tokens"] if not each["content"].startswith("<0x")]
+    written["added_tokens"] = [token for token in written["added_tokens"] if not token["content"].startswith("<0x")]
     if normalizer:
         written["pre_tokenizer"] = None
     inner = Tokenizer.from_str(json.dumps(written))
@@ -190,8 +190,8 @@ def bertweet() -> Any:
 
 
 FAST: dict[str, Callable[[], Any]] = {
-    each.__name__: each
-    for each in (
+    build.__name__: build
+    for build in (
         gpt2_like,
         roberta_like,
         roberta_with_prefix_space,
@@ -206,7 +206,7 @@ FAST: dict[str, Callable[[], Any]] = {
         characters,
     )
 }
-SLOW: dict[str, Callable[[], Any]] = {each.__name__: each for each in (byt5, canine, phobert, bertweet)}
+SLOW: dict[str, Callable[[], Any]] = {build.__name__: build for build in (byt5, canine, phobert, bertweet)}
 
 
 @cache

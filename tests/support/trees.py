@@ -7,7 +7,7 @@ from typing import Any
 
 def tree(folder: Path) -> dict[str, Any]:
     """Of every entry its kind, time, contents, link target and hard links; times of reading are none of it."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for path in sorted([folder, *folder.rglob("*")]):
         about = path.lstat()
         held: Any = None
@@ -16,5 +16,5 @@ def tree(folder: Path) -> dict[str, Any]:
         elif path.is_file():
             held = path.read_bytes()
         name = path.relative_to(folder).as_posix()
-        found[name] = (about.st_mode, about.st_ino, about.st_nlink, about.st_mtime_ns, held)
-    return found
+        entries[name] = (about.st_mode, about.st_ino, about.st_nlink, about.st_mtime_ns, held)
+    return entries

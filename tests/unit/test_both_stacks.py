@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import loaded
-from support.paired import PAIRED, READ, STACKS, asked, model_of
+from support.paired import PAIRED, READ, STACKS, model_of, stack_options
 from torch import Tensor
 
 import tl_vzero
@@ -17,7 +17,7 @@ IDS = torch.tensor(READ)
 
 
 def maps_of(model: Any, method: str = "value_zeroing", **options: Any) -> dict[str, Scores]:
-    return {stack: tl_vzero.score(model, IDS, method, **asked(stack), **options) for stack in STACKS}
+    return {stack: tl_vzero.score(model, IDS, method, **stack_options(stack), **options) for stack in STACKS}
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +129,12 @@ def test_what_is_refused(maps: dict[str, Scores], changed: Any, said: str) -> No
 
 def test_maps_of_other_sentences_or_measures_are_refused(maps: dict[str, Scores]) -> None:
     model = model_of("BART")
-    other = tl_vzero.value_zeroing(model, IDS[:-1], **asked("cross"))
+    other = tl_vzero.value_zeroing(model, IDS[:-1], **stack_options("cross"))
     with pytest.raises(tl_vzero.TLVZeroError, match="different sentences"):
         tl_vzero.joint_rollout(**(maps | {"cross": other}))
-    beside = tl_vzero.value_zeroing(model, IDS[:-1], **asked("decoder"))
+    beside = tl_vzero.value_zeroing(model, IDS[:-1], **stack_options("decoder"))
     with pytest.raises(tl_vzero.TLVZeroError, match="different sentences"):
         tl_vzero.joint_rollout(**(maps | {"decoder": beside}))
-    euclidean = tl_vzero.value_zeroing(model, IDS, distance="euclidean", **asked("cross"))
+    euclidean = tl_vzero.value_zeroing(model, IDS, distance="euclidean", **stack_options("cross"))
     with pytest.raises(tl_vzero.TLVZeroError, match="distance"):
         tl_vzero.joint_rollout(**(maps | {"cross": euclidean}))

@@ -112,10 +112,10 @@ def test_an_input_and_its_output_lie_apart(
     (tmp_path / "file-link.txt").symlink_to("data/in.txt")
     (tmp_path / "data" / "out-link.txt").symlink_to("../other/in.txt")
     monkeypatch.chdir(tmp_path)
-    given, folder = WAYS[way](tmp_path)
+    source, folder = WAYS[way](tmp_path)
     before = tree(tmp_path)
     with pytest.raises(InputError, match="lies in the"):
-        run_corpus(model, given, folder)
+        run_corpus(model, source, folder)
     assert tree(tmp_path) == before
 
 
@@ -269,11 +269,11 @@ def test_a_shard_of_another_corpus_is_neither_counted_nor_taken_away(
     model: Any, source: Path, tmp_path: Path, out: Path
 ) -> None:
     again(model, source, tmp_path / "other", rows="summary")
-    for name, told in [("shards/00001.parquet", "nothing in it shows"), ("done/00001.json", "nothing in it shows")]:
+    for name, expected in [("shards/00001.parquet", "nothing in it shows"), ("done/00001.json", "nothing in it shows")]:
         folder = shutil.copytree(out, tmp_path / name.replace("/", "-"))
         shutil.copy2(tmp_path / "other" / name, folder / name)
         before = tree(folder)
-        with pytest.raises(OutputPathError, match=told):
+        with pytest.raises(OutputPathError, match=expected):
             again(model, source, folder)
         assert tree(folder) == before
     # Both together do fit each other, and are still of another corpus.
@@ -352,7 +352,7 @@ def entries(draw: random.Random, at_most: int) -> list[tuple[str, str]]:
 
 
 def make(path: Path, kind: str, outside: Path) -> None:
-    if any(each.is_symlink() or each.is_file() for each in path.parents) or path.exists() or path.is_symlink():
+    if any(parent.is_symlink() or parent.is_file() for parent in path.parents) or path.exists() or path.is_symlink():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     match kind:
@@ -419,7 +419,7 @@ IDENTITY = {
 }
 
 
-def test_of_runs_that_begin_in_one_new_folder_one_goes_on(tmp_path: Path) -> None:
+def test_of_several_runs_that_start_in_one_new_folder_only_one_goes_on(tmp_path: Path) -> None:
     count = 6
     together, at_work = Barrier(count), Barrier(count)
 
@@ -442,8 +442,10 @@ def test_of_runs_that_begin_in_one_new_folder_one_goes_on(tmp_path: Path) -> Non
     with ThreadPoolExecutor(count) as threads:
         for attempt in range(20):
             where = tmp_path / str(attempt)
-            told = list(threads.map(begun, [where] * count))
-            assert told.count("began") == 1 and sum("is in use" in each for each in told) == count - 1, told
+            outcomes = list(threads.map(begun, [where] * count))
+            assert outcomes.count("began") == 1 and sum("is in use" in outcome for outcome in outcomes) == count - 1, (
+                outcomes
+            )
             assert sorted(path.name for path in where.iterdir()) == [
                 *["done", "errors", "locks", "manifest.json", "shards"]
             ]
@@ -474,7 +476,7 @@ def test_a_finished_corpus_on_a_read_only_disk(model: Any, source: Path, read_on
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_log_that_cannot_be_written_is_told_and_nobody_waits_for_it(model: Any, source: Path, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_refused_at_once(model: Any, source: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     for log in (tmp_path / "pipe", tmp_path / "circle", tmp_path / "circle" / "log", "\0"):
@@ -482,7 +484,9 @@ def test_a_log_that_cannot_be_written_is_told_and_nobody_waits_for_it(model: Any
             run_corpus(model, source, tmp_path / "out", json_log=log)
 
 
-def test_what_is_no_folder_is_told(model: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_folder_is_refused(
+    model: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with type_checks_off(), pytest.raises(InputTypeError, match="expected a path"):
         run_corpus(model, source, 5)  # type: ignore[arg-type]
@@ -494,7 +498,7 @@ def test_what_is_no_folder_is_told(model: Any, source: Path, tmp_path: Path, mon
         read_corpus("~no-such-user/corpus")
 
 
-def test_a_folder_in_a_file_is_told_as_that(model: Any, source: Path, tmp_path: Path) -> None:
+def test_a_folder_inside_a_file_is_refused(model: Any, source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputPathError, match=r"cannot begin in .*file/out: .*Errno"):
         run_corpus(model, source, tmp_path / "file" / "out")
@@ -510,5 +514,5 @@ def test_a_note_that_counts_wrongly_does_not_count(
         with pytest.raises(FileFormatError, match="its note says"):
             list(read_corpus(out).scores())
     run = again(model, source, out)
-    assert any("its note counts" in each for each in run.notes)
+    assert any("its note counts" in note for note in run.notes)
     assert_same_corpus(out, whole)

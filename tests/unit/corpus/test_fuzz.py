@@ -22,25 +22,25 @@ FAST, SLOW = 12, 200
 
 def broken_bytes(draw: Draw, content: bytes) -> bytes:
     """Bytes changed, left out, doubled, cut off, or of another encoding."""
-    made = bytearray(content)
+    damaged = bytearray(content)
     for _ in range(draw.randint(1, 6)):
-        at = draw.randrange(len(made) + 1)
+        at = draw.randrange(len(damaged) + 1)
         kind = draw.randrange(6)
         if kind == 0:
-            made[at:at] = bytes(draw.randrange(256) for _ in range(draw.randint(1, 8)))
+            damaged[at:at] = bytes(draw.randrange(256) for _ in range(draw.randint(1, 8)))
         elif kind == 1:
-            del made[at : at + draw.randint(1, 40)]
+            del damaged[at : at + draw.randint(1, 40)]
         elif kind == 2:
-            made[at:at] = b"\0" * draw.randint(1, 4)
+            damaged[at:at] = b"\0" * draw.randint(1, 4)
         elif kind == 3:
-            made[at:at] = "née größer 東京 😀".encode(draw.choice(["latin-1", "utf-16", "utf-8"]), "replace")
+            damaged[at:at] = "née größer 東京 😀".encode(draw.choice(["latin-1", "utf-16", "utf-8"]), "replace")
         elif kind == 4:
-            made[at:at] = draw.choice(
+            damaged[at:at] = draw.choice(
                 [b'"', b"{", b"\r", b"\n\n", b"\xef\xbb\xbf", b"\\ud800", b"\x85", b"\xe2\x80\xa8"]
             )
         else:
-            made[at:at] = b"very long " * draw.choice([20, 2000, 120_000])
-    return bytes(made) if draw.random() < 0.95 else b""
+            damaged[at:at] = b"very long " * draw.choice([20, 2000, 120_000])
+    return bytes(damaged) if draw.random() < 0.95 else b""
 
 
 def text(draw: Draw, lines: list[str]) -> bytes:
@@ -49,17 +49,17 @@ def text(draw: Draw, lines: list[str]) -> bytes:
 
 def jsonl(draw: Draw, lines: list[str]) -> bytes:
     return broken_bytes(
-        draw, "\n".join(json.dumps({"id": str(n), "text": each}) for n, each in enumerate(lines)).encode()
+        draw, "\n".join(json.dumps({"id": str(n), "text": line}) for n, line in enumerate(lines)).encode()
     )
 
 
 def csv(draw: Draw, lines: list[str]) -> bytes:
-    return broken_bytes(draw, ("id,text\n" + "\n".join(f'{n},"{each}"' for n, each in enumerate(lines))).encode())
+    return broken_bytes(draw, ("id,text\n" + "\n".join(f'{n},"{line}"' for n, line in enumerate(lines))).encode())
 
 
 def parquet(draw: Draw, lines: list[str]) -> bytes:
     sink = pa.BufferOutputStream()
-    odd = [draw.choice([each, None, "", each + "\0", "long " * 3000]) for each in lines]
+    odd = [draw.choice([line, None, "", line + "\0", "long " * 3000]) for line in lines]
     pq.write_table(pa.table({"id": list(range(len(odd))), "text": pa.array(odd, pa.string())}), sink)
     content = sink.getvalue().to_pybytes()
     return broken_bytes(draw, content) if draw.random() < 0.3 else content
@@ -84,11 +84,11 @@ def check(model: Any, folder: Path, seed: int) -> str:
     except FileFormatError:
         return "refused"
     run = run_corpus(model, source, folder / f"out{seed}", rows="summary", shard_size=3, layers=[0])
-    seen = table_of(run.folder)["position"].to_pylist() if run.shards else []
+    scored = table_of(run.folder)["position"].to_pylist() if run.shards else []
     failed = errors_of(run.folder)
-    assert sorted(seen + [each["position"] for each in failed]) == list(range(count))
-    assert all(each["reason"] and each["id"] for each in failed)
-    assert (len(seen), len(failed)) == (run.sentences, run.failed)
+    assert sorted(scored + [failure["position"] for failure in failed]) == list(range(count))
+    assert all(failure["reason"] and failure["id"] for failure in failed)
+    assert (len(scored), len(failed)) == (run.sentences, run.failed)
     return "run"
 
 
@@ -99,5 +99,5 @@ def test_a_broken_input_loses_nothing(model: Any, tmp_path: Path, seed: int) -> 
 
 @pytest.mark.slow
 def test_two_hundred_broken_inputs_lose_nothing(model: Any, tmp_path: Path) -> None:
-    found = [check(model, tmp_path, 1000 + seed) for seed in range(SLOW)]
-    assert found.count("run") > SLOW / 2
+    outcomes = [check(model, tmp_path, 1000 + seed) for seed in range(SLOW)]
+    assert outcomes.count("run") > SLOW / 2

@@ -1,4 +1,4 @@
-"""One run a folder, whoever starts it and from wherever, and no lock outlives its process."""
+"""One run per folder, whoever starts it and wherever, and no lock outlives its process."""
 
 import errno
 import os
@@ -81,7 +81,7 @@ def reads(process: "subprocess.Popen[str]") -> str:
 def test_a_process_of_another_container_is_at_work_as_any_other(
     model: Any, source: Path, whole: Path, tmp_path: Path, start: Start
 ) -> None:
-    """Its number is 1 there, and says nothing here."""
+    """Its process id is 1 there, and says nothing here."""
     alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     tried = shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True, check=False)
     if not tried or tried.returncode:
@@ -151,10 +151,10 @@ def test_two_threads_are_two_runs(model: Any, source: Path, tmp_path: Path, monk
     another = tl_vzero.load_model("agreement-mini")
     refused: list[str] = []
 
-    def meanwhile(told: str) -> None:
+    def meanwhile(message: str) -> None:
         with ThreadPoolExecutor(1) as thread, pytest.raises(InputError, match="is in use"):
             thread.submit(again, another, source, tmp_path / "out").result()
-        refused.append(told)
+        refused.append(message)
 
     run_corpus(model, source, tmp_path / "out", shard_size=4, say=meanwhile)
     assert len(refused) == 1
@@ -182,15 +182,15 @@ def test_a_lock_that_failed_half_way_does_not_lock_its_process_out(
     assert again(model, source, out).complete
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("error_code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_refused_in_words(
-    model: Any, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    model: Any, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error_code: int
 ) -> None:
     """A lock by the mere presence of a file goes stale: none is taken in its place."""
     fcntl = pytest.importorskip("fcntl")
 
     def none(descriptor: int, operation: int) -> None:
-        raise OSError(number, os.strerror(number))
+        raise OSError(error_code, os.strerror(error_code))
 
     monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(OutputPathError, match="file system with locks"):

@@ -15,9 +15,9 @@ from tl_vzero.corpus.write import no_kernels_kept
 from tl_vzero.errors import ModelError, OutputPathError
 
 
-def refused(model: Any, folder: Path, told: str) -> None:
+def refused(model: Any, folder: Path, message: str) -> None:
     source = text_file(folder, 2)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         run_corpus(model, source, folder / "out")
     assert not (folder / "out").exists()
 
@@ -34,10 +34,10 @@ def test_encoder_decoders_are_refused_at_the_door(tmp_path: Path) -> None:
 def test_onednn_keeps_no_kernels_and_is_as_it_was_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In full precision, where MKL has the products; also after an error."""
     model = loaded(hf_bert(0))
-    seen = []
+    switches = []
 
     def failing(*_: Any) -> None:
-        seen.append(torch.backends.mkldnn.enabled)
+        switches.append(torch.backends.mkldnn.enabled)
         raise OutputPathError("no room")
 
     monkeypatch.setattr(run_module, "_write_part", failing)
@@ -46,7 +46,7 @@ def test_onednn_keeps_no_kernels_and_is_as_it_was_afterwards(tmp_path: Path, mon
     source.write_text("the dog [MASK]\n")
     with pytest.raises(OutputPathError, match="no room"):
         run_corpus(model, source, tmp_path / "out")
-    assert seen == [before and not torch.backends.mkl.is_available()]
+    assert switches == [before and not torch.backends.mkl.is_available()]
     assert torch.backends.mkldnn.enabled == before
     with no_kernels_kept(torch.nn.Linear(2, 2, dtype=torch.bfloat16)):
         assert torch.backends.mkldnn.enabled == before

@@ -72,13 +72,13 @@ def model() -> Any:
 @every_format
 def test_a_record_has_both_texts_or_is_refused_with_its_id(write: Callable[[Path], Path], tmp_path: Path) -> None:
     source = open_source(write(tmp_path), **COLUMNS)
-    found = [source.record(position, raw) for position, raw in enumerate(source.raws())]
-    assert [(each.position, each.id) for each in found] == [(n, row["id"]) for n, row in enumerate(ROWS)]
-    for row, record in zip(ROWS, found, strict=True):
+    records = [source.record(position, raw) for position, raw in enumerate(source.raws())]
+    assert [(record.position, record.id) for record in records] == [(n, row["id"]) for n, row in enumerate(ROWS)]
+    for row, record in zip(ROWS, records, strict=True):
         if isinstance(record, Refused):
-            known = REFUSED[row["id"]]
+            reason = REFUSED[row["id"]]
             # An empty cell of a table of text is an empty text.
-            assert record.reason in (known, known.replace("no text", "the text is empty"))
+            assert record.reason in (reason, reason.replace("no text", "the text is empty"))
         else:
             assert record == Record(record.position, row["id"], row["premise"], row["hypothesis"])
     assert source.origin.second_text_column == "hypothesis"
@@ -87,7 +87,7 @@ def test_a_record_has_both_texts_or_is_refused_with_its_id(write: Callable[[Path
 def test_the_scores_are_those_of_each_pair_alone(tmp_path: Path) -> None:
     run = run_corpus(model(), json_lines(tmp_path), tmp_path / "out", METHODS, options=OPTIONS, **COLUMNS)
     assert (run.sentences, run.failed) == (3, 3)
-    assert {each["id"] for each in errors_of(run.folder)} == set(REFUSED)
+    assert {failure["id"] for failure in errors_of(run.folder)} == set(REFUSED)
     by_id = {row["id"]: (row["premise"], row["hypothesis"]) for row in ROWS}
     for method in METHODS:
         for name, scores in read_corpus(run.folder).scores(method):
@@ -138,7 +138,7 @@ def test_pairs_are_no_examples_of_an_evaluation(tmp_path: Path) -> None:
     mini = tl_vzero.load_model("agreement-mini")
     examples = agreement_examples()[:2]
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"text": each.text, "other": "today."}) + "\n" for each in examples))
+    path.write_text("".join(json.dumps({"text": example.text, "other": "today."}) + "\n" for example in examples))
     run = run_corpus(mini, path, tmp_path / "out", second_text_column="other")
     with pytest.raises(InputError, match="holds pairs, with their second text in 'other'"):
         corpus_rows(read_corpus(run.folder), mini, tokenize_examples(mini, examples))

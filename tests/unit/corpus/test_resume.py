@@ -1,4 +1,4 @@
-"""A run that was interrupted, however: nothing lost, nothing double, and told at the next start."""
+"""A run that was interrupted: nothing is lost or done twice, and the next start reports what it mends."""
 
 import errno
 import json
@@ -86,13 +86,13 @@ def test_a_stopped_run_goes_on_where_it_was(model: Any, source: Path, half: Path
     run = again(model, source, half)
     assert (run.computed, run.shards, run.sentences, run.failed, run.complete) == (2, SHARDS, COUNT - 1, 1, True)
     assert_same_corpus(half, whole)
-    assert [each["position"] for each in errors_of(half)] == [5]
+    assert [failure["position"] for failure in errors_of(half)] == [5]
     assert again(model, source, half).computed == 0
     assert_same_corpus(half, whole)
 
 
 def test_batches_do_not_depend_on_what_came_before(model: Any, source: Path, whole: Path, tmp_path: Path) -> None:
-    """What is kept of the model's weights decides by which route later sentences go."""
+    """What is cached of the model's weights decides which route later sentences take."""
     again(model, source, tmp_path / "out")
     (tmp_path / "out" / "done" / "00001.json").unlink()
     tl_vzero.value_zeroing(model, "the authors near the lamps near the lamps [MASK] today.")
@@ -106,7 +106,7 @@ def euclidean(clean: Tensor, changed: Tensor) -> Tensor:
 
 
 def test_other_options_are_refused_with_the_difference(model: Any, source: Path, half: Path, tmp_path: Path) -> None:
-    for changed, told in [
+    for changed, message in [
         ({"methods": ["attention"]}, "options.methods.value_zeroing was {}, is None"),
         ({"rows": "summary"}, "options.rows was all, is summary"),
         ({"layers": [0, 1]}, r"layers was \[0, 1, 2, 3\], is \[0, 1\]"),
@@ -114,7 +114,7 @@ def test_other_options_are_refused_with_the_difference(model: Any, source: Path,
         ({"options": {"value_zeroing": {"distance": "euclidean"}}}, "distance was None, is euclidean"),
         ({"options": {"value_zeroing": {"distance": euclidean}}}, r"is euclidean \(a callable\)"),
     ]:
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             again(model, source, half, **changed)
     other = text_file(tmp_path, COUNT, seed=1)
     with pytest.raises(InputError, match=r"input\.sha256 was"):
@@ -173,12 +173,12 @@ DAMAGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("told", DAMAGES)
-def test_damage_is_told_and_mended(model: Any, source: Path, half: Path, whole: Path, told: str) -> None:
-    DAMAGES[told](half)
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damage_is_reported_and_mended(model: Any, source: Path, half: Path, whole: Path, message: str) -> None:
+    DAMAGES[message](half)
     heard: list[str] = []
     run = again(model, source, half, say=heard.append)
-    assert any(re.search(told, note) for note in run.notes) and any(re.search(told, note) for note in heard)
+    assert any(re.search(message, note) for note in run.notes) and any(re.search(message, note) for note in heard)
     assert_same_corpus(half, whole)
 
 
@@ -258,11 +258,11 @@ def test_a_disk_that_is_really_full(model: Any, tmp_path: Path, small_disk: Path
     with pytest.raises(OutputPathError, match="No space left on device"):
         run_corpus(model, source, small_disk / "out", shard_size=5)
     assert left_over(small_disk / "out") == []
-    kept = len(list((small_disk / "out" / "done").glob("*.json")))
-    assert kept > 0
+    n_finished = len(list((small_disk / "out" / "done").glob("*.json")))
+    assert n_finished > 0
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
     run = run_corpus(model, source, small_disk / "out", shard_size=5)
-    assert run.computed == 12 - kept and run.sentences == 60
+    assert run.computed == 12 - n_finished and run.sentences == 60
 
 
 class Lone(Ranks):
@@ -310,15 +310,15 @@ def test_an_input_without_any_sentence(model: Any, tmp_path: Path) -> None:
 
 def crashed(source: Path, folder: Path, mode: str, count: int) -> dict[str, Any]:
     program = Path(__file__).parents[2] / "support" / "crashing.py"
-    made = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(program), mode, str(source), str(folder), str(count)],
         capture_output=True,
         text=True,
         check=False,
         timeout=3000,
     )
-    assert made.returncode == 0, made.stderr[-3000:]
-    return dict(json.loads(made.stdout))
+    assert process.returncode == 0, process.stderr[-3000:]
+    return dict(json.loads(process.stdout))
 
 
 def assert_all_whole(crash: dict[str, Any], expected: Path) -> None:

@@ -19,10 +19,12 @@ def read(path: Path, **options: Any) -> list[Record | Refused]:
     return [source.record(position, raw) for position, raw in enumerate(source.raws())]
 
 
-def told(found: list[Record | Refused]) -> list[tuple[str, str]]:
+def ids_and_texts(records: list[Record | Refused]) -> list[tuple[str, str]]:
     """(id, text or reason) of each record; positions must count."""
-    assert [each.position for each in found] == list(range(len(found)))
-    return [(each.id, each.text if isinstance(each, Record) else f"refused: {each.reason}") for each in found]
+    assert [record.position for record in records] == list(range(len(records)))
+    return [
+        (record.id, record.text if isinstance(record, Record) else f"refused: {record.reason}") for record in records
+    ]
 
 
 def written(folder: Path, name: str, content: bytes) -> Path:
@@ -33,7 +35,7 @@ def written(folder: Path, name: str, content: bytes) -> Path:
 
 def test_text_has_a_sentence_on_each_line(tmp_path: Path) -> None:
     path = written(tmp_path, "a.txt", b"\xef\xbb\xbfone two\r\n\n \t\nthr\xc3\xa9e\nb\xffd\nN\0L\nlast")
-    assert told(read(path)) == [
+    assert ids_and_texts(read(path)) == [
         ("0", "one two"),
         ("1", "refused: the text is empty"),
         ("2", "refused: the text is empty"),
@@ -60,7 +62,7 @@ def test_a_huge_line_is_refused_and_never_held(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(source_module, "LONGEST_LINE", 10)
     content = b"a" * 10 + b"\n" + b"b" * 11 + b"\r\n" + b"c" * 57 + b"\nshort\n" + b"d" * 23
     path = written(tmp_path, "a.txt", content)
-    assert told(read(path)) == [
+    assert ids_and_texts(read(path)) == [
         ("0", "a" * 10),
         ("1", "refused: the line has 12 bytes: expected at most 10"),
         ("2", "refused: the line has 57 bytes: expected at most 10"),
@@ -86,15 +88,15 @@ def test_json_lines_have_a_text_and_perhaps_an_id(tmp_path: Path) -> None:
         b"",
         b'{"sentence": "\\u00e9nd", "id": ""}',
     ]
-    found = told(read(written(tmp_path, "a.jsonl", b"\n".join(rows))))
-    assert found[:3] == [("first", "one"), ("7", "two"), ("2", "three")]
-    assert [name for name, _ in found[3:]] == ["3", "4", "x", "6", "7", "8", "9", "10", "11", "12", "13"]
-    reasons = [text for _, text in found[3:-1]]
+    rows_read = ids_and_texts(read(written(tmp_path, "a.jsonl", b"\n".join(rows))))
+    assert rows_read[:3] == [("first", "one"), ("7", "two"), ("2", "three")]
+    assert [name for name, _ in rows_read[3:]] == ["3", "4", "x", "6", "7", "8", "9", "10", "11", "12", "13"]
+    reasons = [text for _, text in rows_read[3:-1]]
     parts = ["no JSON", "is list", "no column 'sentence'", "the id is list", "is int", "no text", "half of a surrogate"]
     for reason, part in zip(reasons, parts, strict=False):
         assert reason.startswith("refused") and part in reason
     assert "nested too deeply" in reasons[7] and "no JSON" in reasons[8] and "line is empty" in reasons[9]
-    assert found[-1] == ("13", "énd")
+    assert rows_read[-1] == ("13", "énd")
 
 
 def test_csv_rows_have_cells_in_quotes(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_csv_rows_have_cells_in_quotes(tmp_path: Path) -> None:
         '9,nine,z\n10,"never closed,z\n11,eleven,z\n'
     )
     path = written(tmp_path, "a.csv", content.encode("utf-8", "surrogateescape"))
-    assert told(read(path)) == [
+    assert ids_and_texts(read(path)) == [
         ("1", "one, two"),
         ("1", "three"),
         ("2", "refused: the line is empty"),
@@ -120,14 +122,14 @@ def test_csv_rows_have_cells_in_quotes(tmp_path: Path) -> None:
 def test_a_long_line_of_csv_is_one_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_module, "LONGEST_LINE", 20)
     path = written(tmp_path, "a.csv", b"text\none\n" + b"x" * 500 + b"\ntwo\n")
-    found = told(read(path))
-    assert [name for name, _ in found] == ["0", "1", "2"]
-    assert "line 3: the line has 500 bytes" in found[1][1]
-    assert found[2] == ("2", "two")
+    rows_read = ids_and_texts(read(path))
+    assert [name for name, _ in rows_read] == ["0", "1", "2"]
+    assert "line 3: the line has 500 bytes" in rows_read[1][1]
+    assert rows_read[2] == ("2", "two")
 
 
 def test_tabs_part_the_columns_of_tsv(tmp_path: Path) -> None:
-    assert told(read(written(tmp_path, "a.tsv", b"id\ttext\na\tone, two\n"))) == [("a", "one, two")]
+    assert ids_and_texts(read(written(tmp_path, "a.tsv", b"id\ttext\na\tone, two\n"))) == [("a", "one, two")]
 
 
 def parquet(path: Path, **columns: Any) -> Path:
@@ -137,26 +139,26 @@ def parquet(path: Path, **columns: Any) -> Path:
 
 def test_parquet_rows(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", id=[5, 6, None], sentence=["one", None, "three"], n=[1, 2, 3])
-    assert told(read(path)) == [("5", "one"), ("6", "refused: no text"), ("2", "three")]
+    assert ids_and_texts(read(path)) == [("5", "one"), ("6", "refused: no text"), ("2", "three")]
     assert open_source(path).origin.records == 3
 
 
 def test_parquet_with_coded_strings_and_a_column_that_is_named(tmp_path: Path) -> None:
     coded = pa.array(["b", "a", "b"]).dictionary_encode()
     path = parquet(tmp_path / "a.parquet", what=coded, other=["x", "y", "z"], key=["k", "l", "m"])
-    assert told(read(path, text_column="what", id_column="key")) == [("k", "b"), ("l", "a"), ("m", "b")]
+    assert ids_and_texts(read(path, text_column="what", id_column="key")) == [("k", "b"), ("l", "a"), ("m", "b")]
 
 
 def test_parquet_whose_bytes_are_no_utf8(tmp_path: Path) -> None:
     broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"good", b"b\xffd"]).buffers())
-    found = told(read(parquet(tmp_path / "a.parquet", text=broken)))
-    assert found == [("0", "good"), ("1", "refused: the text is no UTF-8: byte 0xff at character 1")]
+    rows_read = ids_and_texts(read(parquet(tmp_path / "a.parquet", text=broken)))
+    assert rows_read == [("0", "good"), ("1", "refused: the text is no UTF-8: byte 0xff at character 1")]
 
 
 def test_a_dataset_in_a_folder(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_dict({"id": ["a", "b"], "text": ["one", None]})
     rows.save_to_disk(str(tmp_path / "saved"))
-    assert told(read(tmp_path / "saved")) == [("a", "one"), ("b", "refused: no text")]
+    assert ids_and_texts(read(tmp_path / "saved")) == [("a", "one"), ("b", "refused: no text")]
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "both"))
     with pytest.raises(InputError, match="expected one of train, test"):
         open_source(tmp_path / "both")
@@ -168,13 +170,13 @@ def test_the_column_with_the_sentence(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", b"good,bad\none,two\n")
     with pytest.raises(FileFormatError, match="which holds the sentence"):
         open_source(path)
-    assert told(read(path, text_column="bad", id_column="good")) == [("one", "two")]
+    assert ids_and_texts(read(path, text_column="bad", id_column="good")) == [("one", "two")]
     with pytest.raises(FileFormatError, match="no column 'goood'"):
         open_source(path, text_column="goood")
     with pytest.raises(FileFormatError, match="no column 'uid' with ids"):
         open_source(path, text_column="good", id_column="uid")
     lone = written(tmp_path, "a.jsonl", json.dumps({"n": 1, "words": "one"}).encode())
-    assert told(read(lone)) == [("0", "one")]
+    assert ids_and_texts(read(lone)) == [("0", "one")]
 
 
 @pytest.mark.parametrize(
@@ -193,12 +195,12 @@ def test_the_column_with_the_sentence(tmp_path: Path) -> None:
         ("a.tsv", b"text\ttext\none\ttwo\n", "the column 'text' twice"),
     ],
 )
-def test_files_that_are_none(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_files_of_no_known_form_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(FileFormatError, match=message):
         open_source(written(tmp_path, name, content))
 
 
-def test_a_column_that_parquet_has_twice_is_told(tmp_path: Path) -> None:
+def test_a_column_that_parquet_has_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     table = pa.Table.from_arrays([pa.array(["one"]), pa.array([1]), pa.array(["two"])], names=["text", "id", "text"])
     pq.write_table(table, path)
@@ -208,7 +210,7 @@ def test_a_column_that_parquet_has_twice_is_told(tmp_path: Path) -> None:
 
 def test_an_object_that_has_a_key_twice_is_refused_and_the_next_is_read(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", b'{"text": "one", "text": "two"}\n{"text": "three", "n": NaN}')
-    assert told(read(path)) == [
+    assert ids_and_texts(read(path)) == [
         ("0", "refused: the line is no JSON: the key 'text' occurs twice"),
         ("1", "three"),
     ]
@@ -224,10 +226,10 @@ def test_arguments_that_do_not_fit(tmp_path: Path) -> None:
         open_source(path, text_column="text")
     with pytest.raises(InputError, match="split='train' given for a file"):
         open_source(path, split="train")
-    assert told(read(path, input_format="text")) == [("0", "one")]
+    assert ids_and_texts(read(path, input_format="text")) == [("0", "one")]
 
 
-def test_a_path_must_be_one() -> None:
+def test_a_path_must_be_a_path() -> None:
     from support.state import type_checks_off
 
     with type_checks_off(), pytest.raises(InputTypeError, match="the input is int"):

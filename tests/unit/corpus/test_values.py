@@ -27,8 +27,8 @@ def model() -> Any:
     return tl_vzero.load_model("agreement-mini")
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, atol: float = 1e-7) -> bool:
-    return torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=atol)
+def close(measured: torch.Tensor, expected: torch.Tensor, atol: float = 1e-7) -> bool:
+    return torch.allclose(measured.double(), expected.double(), rtol=1e-4, atol=atol)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def corpus(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_are_those_of_each_sentence_alone(model: Any, corpus: Path, method: str) -> None:
-    found = dict(read_corpus(corpus).scores(method))
-    assert list(found) == [str(number) for number in range(17)]
-    for text, scores in zip(sentences(17), found.values(), strict=True):
+    by_id = dict(read_corpus(corpus).scores(method))
+    assert list(by_id) == [str(position) for position in range(17)]
+    for text, scores in zip(sentences(17), by_id.values(), strict=True):
         alone = tl_vzero.score(model, text, method)
         # ALTI is the difference of two sums, and keeps the rounding of their size; a corpus rounds GELU without oneDNN.
         atol = 1e-6 * float(alone.values.max()) if method == "alti" else 1e-7
@@ -75,7 +75,7 @@ def test_pandas_reads_the_folder_as_it_is(model: Any, corpus: Path) -> None:
 def test_datasets_reads_the_shards_as_they_are(corpus: Path, tmp_path: Path) -> None:
     files = [str(path) for path in shards_of(corpus)]
     loaded_rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
-    assert loaded_rows["id"] == [str(number) for number in range(17)]
+    assert loaded_rows["id"] == [str(position) for position in range(17)]
     assert loaded_rows[3]["tokens"] == table_of(corpus)["tokens"][3].as_py()
 
 
@@ -87,11 +87,11 @@ def test_polars_reads_the_shards_as_they_are(corpus: Path) -> None:
 
 def test_duckdb_reads_the_shards_as_they_are(corpus: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
-    found = duckdb.sql(
+    rows = duckdb.sql(
         f"select position, value_zeroing[1] from '{corpus}/shards/*.parquet' order by position"
     ).fetchall()
-    expected = [(n, each[0]) for n, each in enumerate(table_of(corpus)["value_zeroing"].to_pylist())]
-    assert found == expected
+    expected = [(n, layer_maps[0]) for n, layer_maps in enumerate(table_of(corpus)["value_zeroing"].to_pylist())]
+    assert rows == expected
 
 
 def test_the_targets_row_is_that_of_the_map(model: Any, corpus: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_sentence_that_makes_a_method_fail_takes_no_other_with_it(
     real = scoring.Scorer.together
 
     def fragile(self: Any, ready: list[Any]) -> Any:
-        if any(each.record.position == 3 for each in ready):
+        if any(sentence.record.position == 3 for sentence in ready):
             raise InputError("this one cannot be scored")
         return real(self, ready)
 
@@ -217,7 +217,7 @@ def test_a_folder_that_was_tampered_with_is_safe_to_open(corpus: Path, tmp_path:
         content[draw.randrange(len(content))] = draw.randrange(256)
     path.write_bytes(bytes(content))
     try:
-        found = list(read_corpus(copy).scores())
+        pairs = list(read_corpus(copy).scores())
     except tl_vzero.TLVZeroError:
         return
-    assert all(isinstance(scores, tl_vzero.Scores) for _, scores in found)
+    assert all(isinstance(scores, tl_vzero.Scores) for _, scores in pairs)

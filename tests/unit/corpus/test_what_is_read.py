@@ -116,7 +116,7 @@ def test_an_input_that_changes_before_it_is_read_again(
 ) -> None:
     source = WRITERS[name](tmp_path / name, sentences(COUNT))
     content = file_of(source).read_bytes()
-    ends_in_words(model, source, tmp_path / "out", say=lambda told: change(file_of(source)))
+    ends_in_words(model, source, tmp_path / "out", say=lambda message: change(file_of(source)))
     if change is changed_in_place:  # put back, the run goes on
         file_of(source).write_bytes(content)
         run = run_corpus(model, source, tmp_path / "out", shard_size=SHARD_SIZE)
@@ -186,7 +186,7 @@ def test_an_input_that_is_only_touched_is_what_it_was(model: Any, tmp_path: Path
             source,
             tmp_path / f"out-{name}",
             shard_size=SHARD_SIZE,
-            say=lambda told, source=source, content=content: file_of(source).write_bytes(content),
+            say=lambda message, source=source, content=content: file_of(source).write_bytes(content),
         )
         assert run.complete
 
@@ -236,7 +236,7 @@ def edited(path: Path) -> None:
     table = pq.read_table(path)
     tokens = table["tokens"].to_pylist()
     column = table.schema.get_field_index("tokens")
-    table = table.set_column(column, table.schema.field(column), pa.array([each[::-1] for each in tokens]))
+    table = table.set_column(column, table.schema.field(column), pa.array([words[::-1] for words in tokens]))
     pq.write_table(table, path, compression="zstd")
 
 
@@ -244,11 +244,11 @@ def note_edited(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def fitting_note(out: Path, number: int) -> None:
+def fitting_note(out: Path, shard: int) -> None:
     """What somebody does who edits a shard and knows of its note."""
     content = hashed.Pieces()
-    content.update(memoryview((out / "shards" / f"{number:05d}.parquet").read_bytes()))
-    note_edited(out / "done" / f"{number:05d}.json", scores=content.written.model_dump())
+    content.update(memoryview((out / "shards" / f"{shard:05d}.parquet").read_bytes()))
+    note_edited(out / "done" / f"{shard:05d}.json", scores=content.written.model_dump())
 
 
 def swap(one: Path, two: Path) -> None:
@@ -308,8 +308,8 @@ def test_a_shard_that_is_not_what_was_written_is_refused(whole: Path, other: Pat
 def test_a_reader_may_take_what_is_there(whole: Path, other: Path, tmp_path: Path) -> None:
     out = shutil.copytree(whole, tmp_path / "out")
     FORGED["a foreign shard"](out, other)
-    found = [name for name, _ in read_corpus(out, verify=False).scores()]
-    assert found == [str(number) for number in range(COUNT)]
+    ids = [name for name, _ in read_corpus(out, verify=False).scores()]
+    assert ids == [str(position) for position in range(COUNT)]
 
 
 def test_a_shard_that_changes_while_it_is_read(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

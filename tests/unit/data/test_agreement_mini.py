@@ -93,8 +93,8 @@ def test_accuracy_is_as_required(sample: str, paradigm: str, request: pytest.Fix
 def card_tables() -> dict[str, dict[str, tuple[int, str, int, str]]]:
     """The two accuracy tables of the model card, by paradigm."""
     row = re.compile(r"\| (\w+) \| (\d+) \| ([\d.]+) \| (\d+) \| ([\d.]+|-) \|")
-    found = row.findall((FOLDER / "README.md").read_text(encoding="utf-8"))
-    rows = [(name, (int(count), all_, int(hard), hard_share)) for name, count, all_, hard, hard_share in found]
+    table_rows = row.findall((FOLDER / "README.md").read_text(encoding="utf-8"))
+    rows = [(name, (int(count), all_, int(hard), hard_share)) for name, count, all_, hard, hard_share in table_rows]
     return {"packaged": dict(rows[: len(PARADIGMS)]), "larger": dict(rows[len(PARADIGMS) :])}
 
 
@@ -169,7 +169,7 @@ def test_every_sentence_is_an_example() -> None:
         assert bool(example.attractor) == sentence.conflicting
 
 
-def test_number_is_known() -> None:
+def test_every_example_has_a_number() -> None:
     """Both numbers occur, neither seldom, so that a probe has something to tell apart."""
     numbers = [example.number for example in agreement_examples()]
     assert None not in numbers

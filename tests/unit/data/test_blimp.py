@@ -16,18 +16,18 @@ from tl_vzero.errors import FileFormatError, InputError, InputTypeError, Offline
 RPSV = PARADIGM_FILES["rpsv"]
 
 
-def record(number: int, good: str = "The dogs bark.", bad: str = "The dogs barks.") -> dict[str, str]:
-    return {"sentence_good": good, "sentence_bad": bad, "UID": RPSV, "pairID": str(number)}
+def record(pair: int, good: str = "The dogs bark.", bad: str = "The dogs barks.") -> dict[str, str]:
+    return {"sentence_good": good, "sentence_bad": bad, "UID": RPSV, "pairID": str(pair)}
 
 
 def write(folder: Path, records: list[dict[str, str]]) -> Path:
-    lines = "".join(json.dumps(each) + "\n" for each in records)
+    lines = "".join(json.dumps(fields) + "\n" for fields in records)
     (folder / f"{RPSV}.jsonl").write_text(lines, encoding="utf-8")
     return folder
 
 
 def thousand(*first: dict[str, str]) -> list[dict[str, str]]:
-    return [*first, *(record(number) for number in range(len(first), 1000))]
+    return [*first, *(record(pair) for pair in range(len(first), 1000))]
 
 
 def test_an_example_of_a_pair(tmp_path: Path) -> None:
@@ -128,11 +128,11 @@ def test_arguments_are_checked_first(arguments: dict, error: type[Exception], me
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-    """The hub's client and cache replaced: `rows` is what it would give, `asked` what it was asked for."""
-    state = SimpleNamespace(rows=[], asked=[], cache=tmp_path)
+    """The hub's client and cache replaced: `rows` is what it would give, `requests` what was requested of it."""
+    state = SimpleNamespace(rows=[], requests=[], cache=tmp_path)
 
     def load_dataset(name: str, configuration: str, *, split: str) -> list[dict[str, object]]:
-        state.asked.append((name, configuration, split))
+        state.requests.append((name, configuration, split))
         return state.rows
 
     for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
@@ -155,7 +155,7 @@ def hub_rows(count: int) -> list[dict[str, object]]:
 def test_pairs_from_the_hub(hub: SimpleNamespace) -> None:
     hub.rows = hub_rows(1000)
     examples = read_blimp(paradigms=["rpsv"])
-    assert hub.asked == [("nyu-mll/blimp", RPSV, "train")]
+    assert hub.requests == [("nyu-mll/blimp", RPSV, "train")]
     assert len(examples) == 1000 and examples[7].id == "rpsv-7"
 
 
@@ -169,14 +169,14 @@ def test_no_network(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(httpx, "head", unreachable)
     with pytest.raises(OfflineError, match=r"cannot be reached.*not in the local cache.*folder="):
         read_blimp(paradigms=["rpsv"])
-    assert not hub.asked
+    assert not hub.requests
 
 
 def test_the_hub_switched_off(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OfflineError, match="HF_HUB_OFFLINE is set"):
         read_blimp(paradigms=["rpsv"])
-    assert not hub.asked
+    assert not hub.requests
 
 
 def test_the_cache_serves_without_a_network(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +201,8 @@ def test_blimp_itself(blimp) -> None:
     assert blimp.counts() == dict.fromkeys(FIVE, 1000)
     assert not blimp.report.skipped
     assert blimp.report.to_frame().loc["all"].tolist() == [5000] * 4
-    assert not [each.id for each in blimp if any(word.endswith(("n't", "n’t")) for word in each.words)]
-    assert not [each.id for each in blimp if each.number is None]
+    assert not [example.id for example in blimp if any(word.endswith(("n't", "n’t")) for word in example.words)]
+    assert not [example.id for example in blimp if example.number is None]
 
 
 LIST = json.loads((Path(__file__).parent / "hand_checked.json").read_text(encoding="utf-8"))

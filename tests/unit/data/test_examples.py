@@ -22,9 +22,9 @@ from tl_vzero.data.examples import (
 from tl_vzero.errors import InputError
 
 
-def example(number: int = 0, paradigm: str = "sv", **changes) -> Example:
+def example(pair: int = 0, paradigm: str = "sv", **changes) -> Example:
     fields = {
-        "id": f"{paradigm}-{number}",
+        "id": f"{paradigm}-{pair}",
         "paradigm": paradigm,
         "words": ("The", "dogs", "near", "us", "bark", "."),
         "target": 4,
@@ -32,13 +32,13 @@ def example(number: int = 0, paradigm: str = "sv", **changes) -> Example:
         "bad": "barks",
         "cue": (1,),
         "cue_source": "given",
-        "pair": str(number),
+        "pair": str(pair),
     }
     return Example(**fields | changes)
 
 
 def example_set(*counts: tuple[str, int]) -> ExampleSet:
-    examples = tuple(example(number, paradigm) for paradigm, count in counts for number in range(count))
+    examples = tuple(example(pair, paradigm) for paradigm, count in counts for pair in range(count))
     return ExampleSet(examples, FilterReport((Stage("read", dict(counts)),)))
 
 
@@ -61,16 +61,16 @@ def test_text_with_another_target() -> None:
         ({"bad": "bark"}, "expected two forms"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict, message: str) -> None:
+def test_an_impossible_example_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         example(**changes)
 
 
 def test_a_filter_lists_what_it_takes_out() -> None:
-    given = example_set(("a", 4), ("b", 2))
-    left = given.filtered("even", lambda each: f"{each.pair} is odd" if int(each.pair) % 2 else None)
-    left = left.filtered("no b", lambda each: "of b" if each.paradigm == "b" else None)
-    assert [each.id for each in left] == ["a-0", "a-2"]
+    examples = example_set(("a", 4), ("b", 2))
+    left = examples.filtered("even", lambda example: f"{example.pair} is odd" if int(example.pair) % 2 else None)
+    left = left.filtered("no b", lambda example: "of b" if example.paradigm == "b" else None)
+    assert [example.id for example in left] == ["a-0", "a-2"]
     assert left.report.to_frame().to_dict("index") == {
         "a": {"read": 4, "even": 2, "no b": 2},
         "b": {"read": 2, "even": 1, "no b": 0},
@@ -82,11 +82,11 @@ def test_a_filter_lists_what_it_takes_out() -> None:
         ["b-1", "b", "even", "1 is odd"],
         ["b-0", "b", "no b", "of b"],
     ]
-    assert len(given.report.stages) == 1
+    assert len(examples.report.stages) == 1
 
 
 def test_nothing_is_lost_between_read_and_left() -> None:
-    left = example_set(("a", 7)).filtered("few", lambda each: "late" if int(each.pair) > 2 else None)
+    left = example_set(("a", 7)).filtered("few", lambda example: "late" if int(example.pair) > 2 else None)
     assert len(left) + len(left.report.skipped) == 7
 
 
@@ -105,41 +105,46 @@ def test_an_empty_set_has_tables() -> None:
 
 
 def test_a_set_is_a_sequence() -> None:
-    given = example_set(("a", 3))
-    assert given[0].id == "a-0"
-    assert [each.id for each in given[1:]] == ["a-1", "a-2"]
-    assert repr(given) == "ExampleSet(3 examples; a: 3)"
+    examples = example_set(("a", 3))
+    assert examples[0].id == "a-0"
+    assert [example.id for example in examples[1:]] == ["a-1", "a-2"]
+    assert repr(examples) == "ExampleSet(3 examples; a: 3)"
 
 
 def test_each_paradigm_is_halved() -> None:
     halves = split_in_halves(example_set(("a", 100), ("b", 7)), seed=4)
     train, test = halves.half("train"), halves.half("test")
-    assert [sum(each.paradigm == name for each in half) for half in (train, test) for name in "ab"] == [50, 3, 50, 4]
-    assert sorted(each.id for each in (*train, *test)) == sorted(each.id for each in halves)
+    assert [sum(example.paradigm == name for example in half) for half in (train, test) for name in "ab"] == [
+        50,
+        3,
+        50,
+        4,
+    ]
+    assert sorted(example.id for example in (*train, *test)) == sorted(example.id for example in halves)
     assert halves.split_seed == 4
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
-    given = example_set(("a", 100))
-    again = ExampleSet(tuple(reversed(given.examples)), given.report)
-    first = {each.id for each in split_in_halves(given, seed=1).half("train")}
-    assert first == {each.id for each in split_in_halves(again, seed=1).half("train")}
-    assert first != {each.id for each in split_in_halves(given, seed=2).half("train")}
+    examples = example_set(("a", 100))
+    again = ExampleSet(tuple(reversed(examples.examples)), examples.report)
+    first = {example.id for example in split_in_halves(examples, seed=1).half("train")}
+    assert first == {example.id for example in split_in_halves(again, seed=1).half("train")}
+    assert first != {example.id for example in split_in_halves(examples, seed=2).half("train")}
 
 
 def test_a_filter_moves_few_examples_to_the_other_half() -> None:
-    given = example_set(("a", 100))
-    before = {each.id: each.split for each in split_in_halves(given, seed=0)}
-    fewer = given.filtered("first 90", lambda each: "late" if int(each.pair) >= 90 else None)
-    moved = sum(before[each.id] != each.split for each in split_in_halves(fewer, seed=0))
+    examples = example_set(("a", 100))
+    before = {example.id: example.split for example in split_in_halves(examples, seed=0)}
+    fewer = examples.filtered("first 90", lambda example: "late" if int(example.pair) >= 90 else None)
+    moved = sum(before[example.id] != example.split for example in split_in_halves(fewer, seed=0))
     assert moved <= 5
 
 
 def test_examples_of_one_pair_stay_together() -> None:
-    given = example_set(("a", 40))
-    paired = tuple(replace(each, pair=str(int(each.pair) // 2)) for each in given)
-    halves = split_in_halves(ExampleSet(paired, given.report), seed=0)
-    assert not {each.pair for each in halves.half("train")} & {each.pair for each in halves.half("test")}
+    examples = example_set(("a", 40))
+    paired = tuple(replace(example, pair=str(int(example.pair) // 2)) for example in examples)
+    halves = split_in_halves(ExampleSet(paired, examples.report), seed=0)
+    assert not {example.pair for example in halves.half("train")} & {example.pair for example in halves.half("test")}
     assert len(halves.half("train")) == 20
 
 

@@ -182,20 +182,20 @@ def test_json_lines_made_to_harm(tmp_path: Path, line: str, message: str) -> Non
 
 @pytest.mark.parametrize("column", ["good", "bad", "id", "pair", "paradigm"])
 @pytest.mark.parametrize("cell", [["bark"], {"a": 1}, 1.5, True, float("nan")])
-def test_a_cell_of_another_type_is_told_and_not_written_out(tmp_path: Path, column: str, cell: object) -> None:
+def test_a_cell_of_another_type_is_refused(tmp_path: Path, column: str, cell: object) -> None:
     row = {"sentence": "Dogs [MASK] loudly.", "good": "bark", "cue": "Dogs", column: cell}
     with pytest.raises(InputError, match=f"line 1: {column} is .*: expected a text"):
         read_examples(jsonl(tmp_path, row))
 
 
-def test_an_index_of_thousands_of_digits_is_told(tmp_path: Path) -> None:
+def test_an_index_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     for column in ("target", "cue"):
         row = {"sentence": "Dogs bark.", "target": "bark", "cue": "Dogs", column: "9" * 5000}
         with pytest.raises(InputError, match=f"line 1: the {column} '9+' occurs 0 times"):
             read_examples(jsonl(tmp_path, row))
 
 
-def test_what_separates_lines_elsewhere_is_a_character_of_a_line(tmp_path: Path) -> None:
+def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
     """Unicode has other separators of lines; JSON may hold them as they are."""
     path = tmp_path / "mine.jsonl"
     row = {"sentence": "Dogs bark.", "target": "bark", "cue": "Dogs", "id": "a\u2028b\x85c"}
@@ -203,7 +203,7 @@ def test_what_separates_lines_elsewhere_is_a_character_of_a_line(tmp_path: Path)
     assert read_examples(path)[0].id == "a\u2028b\x85c"
 
 
-def test_json_lines_that_are_none(tmp_path: Path) -> None:
+def test_broken_json_lines_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"sentence": "Dogs bark."\n')
     with pytest.raises(FileFormatError, match="line 1 is no JSON"):
@@ -220,7 +220,7 @@ def test_cues_of_other_types(tmp_path: Path, cue: object, message: str) -> None:
         read_examples(jsonl(tmp_path, {"sentence": "Dogs bark.", "target": "bark", "cue": cue}))
 
 
-def test_the_line_is_told_once(tmp_path: Path) -> None:
+def test_the_line_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_examples(csv(tmp_path, "sentence,cue\nThe dogs [MASK].,dogs\n"))
     assert str(caught.value).count("line 2") == 1

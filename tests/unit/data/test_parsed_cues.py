@@ -47,10 +47,10 @@ def test_words_are_not_cut_again() -> None:
     assert list(cues_by_parse([sentence], [5])) == [(7,)]
 
 
-def example(number: int, cue: tuple[int, ...], parsed: tuple[int, ...] | None, paradigm: str = "sv") -> Example:
+def example(pair: int, cue: tuple[int, ...], parsed: tuple[int, ...] | None, paradigm: str = "sv") -> Example:
     words = ("dogs", "near", "cats", "bark")
     fields = {"words": words, "target": 3, "good": "bark", "bad": "barks", "cue_source": "template"}
-    return Example(f"{paradigm}-{number}", paradigm, cue=cue, parsed_cue=parsed, **fields)
+    return Example(f"{paradigm}-{pair}", paradigm, cue=cue, parsed_cue=parsed, **fields)
 
 
 def test_agreement_counts() -> None:
@@ -61,16 +61,16 @@ def test_agreement_counts() -> None:
         example(3, (0,), None),
         example(4, (0,), (0,), "other"),
     )
-    given = ExampleSet(examples, FilterReport((Stage("read", {"sv": 4, "other": 1}),)))
-    check = compare_cues(given)
+    example_set = ExampleSet(examples, FilterReport((Stage("read", {"sv": 4, "other": 1}),)))
+    check = compare_cues(example_set)
     assert check.counts == (CueCount("sv", 3, 1, 1, 1), CueCount("other", 1, 1, 0, 0), CueCount("all", 4, 2, 1, 1))
     listed = check.disagreements_frame()
     assert listed[["id", "cue", "parsed_cue"]].to_numpy().tolist() == [["sv-1", "dogs", "cats"], ["sv-2", "dogs", ""]]
 
 
 def test_the_template_stays_the_cue() -> None:
-    given = ExampleSet((example(0, (2,), None),), FilterReport((Stage("read", {"sv": 1}),)))
-    parsed = with_parsed_cues(given)[0]
+    example_set = ExampleSet((example(0, (2,), None),), FilterReport((Stage("read", {"sv": 1}),)))
+    parsed = with_parsed_cues(example_set)[0]
     assert parsed.cue == (2,) and parsed.cue_source == "template" and parsed.parsed_cue is not None
 
 
@@ -85,28 +85,28 @@ def test_blimp(blimp: ExampleSet) -> None:
 
 def test_every_example_is_the_same_or_listed() -> None:
     examples = limited(agreement_examples(), 24, 0)
-    found = check_cues(examples)
-    (*paradigms, whole) = found.counts
-    assert {each.paradigm: each.parsed for each in paradigms} == examples.counts()
+    check = check_cues(examples)
+    (*paradigms, whole) = check.counts
+    assert {count.paradigm: count.parsed for count in paradigms} == examples.counts()
     assert whole.parsed == 24 == whole.same + whole.other + whole.none
-    assert len(found.disagreements) == whole.other + whole.none == len(found.disagreements_frame())
-    by_id = {each.id: each for each in examples}
-    for each in found.disagreements:
-        own = by_id[each.id]
-        assert each.cue == " ".join(own.words[i] for i in own.cue) != each.parsed_cue
+    assert len(check.disagreements) == whole.other + whole.none == len(check.disagreements_frame())
+    by_id = {example.id: example for example in examples}
+    for disagreement in check.disagreements:
+        example = by_id[disagreement.id]
+        assert disagreement.cue == " ".join(example.words[i] for i in example.cue) != disagreement.parsed_cue
 
 
 def test_it_comes_back_from_plain_types() -> None:
-    found = check_cues(limited(agreement_examples(), 6, 0))
-    assert from_plain(CueCheck, to_plain(found)) == found
+    check = check_cues(limited(agreement_examples(), 6, 0))
+    assert from_plain(CueCheck, to_plain(check)) == check
 
 
-def test_without_a_parser_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_parser_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import tl_vzero
 
     def no_parser() -> None:
         raise DependencyError("no English dependency parser")
 
     monkeypatch.setattr(parsed_cues, "english_parser", no_parser)
-    found = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
-    assert found.cue_check is None and found.missing["cues"] == "no English dependency parser"
+    reproduction = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
+    assert reproduction.cue_check is None and reproduction.missing["cues"] == "no English dependency parser"

@@ -67,9 +67,9 @@ def test_an_example_without_a_wrong_form(wordpiece) -> None:
 
 def test_word_ids_are_those_of_a_tokenizer_given_words(wordpiece) -> None:
     """The slow reference: words one by one, which WordPiece cuts as it does in running text."""
-    for each in keep_one_piece_targets(agreement_examples(), wordpiece)[:50]:
-        pieces = pieces_of(each, wordpiece)
-        words = list(each.words_with("[MASK]"))
+    for example in keep_one_piece_targets(agreement_examples(), wordpiece)[:50]:
+        pieces = pieces_of(example, wordpiece)
+        words = list(example.words_with("[MASK]"))
         encoding = wordpiece(words, is_split_into_words=True)
         assert pieces.ids.tolist() == encoding["input_ids"]
         assert list(pieces.word_ids) == encoding.word_ids()
@@ -93,9 +93,9 @@ def test_a_target_in_pieces(wordpiece) -> None:
     split = example(words=(*WORDS[:4], "aggravate", *WORDS[5:]), good="aggravate", bad="aggravates")
     with pytest.raises(InputError, match=r"e-0: 'aggravate' is 3 tokens: ag ##gra ##vate; expected one token"):
         pieces_of(split, wordpiece)
-    kept = keep_one_piece_targets(set_of(example(), split), wordpiece)
-    assert list(kept) == [example()]
-    assert [(each.id, each.stage) for each in kept.report.skipped] == [("e-0", "target is one token")]
+    fitting_set = keep_one_piece_targets(set_of(example(), split), wordpiece)
+    assert list(fitting_set) == [example()]
+    assert [(skipped.id, skipped.stage) for skipped in fitting_set.report.skipped] == [("e-0", "target is one token")]
 
 
 def test_a_wrong_form_in_pieces(wordpiece) -> None:
@@ -140,12 +140,12 @@ def fitting(blimp, wordpiece) -> ExampleSet:
 
 def chance_by_hand(examples: ExampleSet, wordpiece) -> float:
     """What a random score gives the cue on average: one over the count of tokens, [CLS] and [SEP] included."""
-    lengths = [len(wordpiece.tokenize(each.with_target("[MASK]"))) + 2 for each in examples]
-    return sum(len(each.cue) / length for each, length in zip(examples, lengths, strict=True)) / len(examples)
+    lengths = [len(wordpiece.tokenize(example.with_target("[MASK]"))) + 2 for example in examples]
+    return sum(len(example.cue) / length for example, length in zip(examples, lengths, strict=True)) / len(examples)
 
 
 def test_blimp_under_the_vocabulary_of_bert_base_uncased(fitting: ExampleSet, wordpiece) -> None:
     counts = fitting.counts()
     assert counts == dict(zip(FIVE, (1000, 1000, 1000, 885, 839), strict=True))
-    chance = sum(len(each.cue) / len(pieces_of(each, wordpiece).ids) for each in fitting) / len(fitting)
+    chance = sum(len(example.cue) / len(pieces_of(example, wordpiece).ids) for example in fitting) / len(fitting)
     assert chance == pytest.approx(chance_by_hand(fitting, wordpiece)) == pytest.approx(0.1103, abs=5e-5)

@@ -114,7 +114,7 @@ def test_a_bad_corrupted_sentence_is_refused() -> None:
     refused(patch(TEXT, "", target=TARGET), InputError, "empty text")
 
 
-def test_an_error_in_the_users_metric_is_told_with_its_cause() -> None:
+def test_an_error_in_the_users_metric_is_reported_with_its_cause() -> None:
     def broken(logits: Tensor) -> Tensor:
         raise ZeroDivisionError("mine")
 

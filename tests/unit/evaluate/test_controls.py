@@ -24,8 +24,8 @@ def test_a_copy_has_other_weights_and_the_same_shape(architecture: str) -> None:
     with left_as_found(model):
         first, again, other = (randomised_copy(model, seed) for seed in (0, 0, 1))
     assert torch.equal(state, torch.random.get_rng_state())
-    weights = [dict(each.named_parameters()) for each in (model, first, again, other)]
-    assert [{name: w.shape for name, w in own.items()} for own in weights] == [
+    weights = [dict(any_model.named_parameters()) for any_model in (model, first, again, other)]
+    assert [{name: w.shape for name, w in by_name.items()} for by_name in weights] == [
         {name: w.shape for name, w in weights[0].items()}
     ] * 4
     matrix = next(name for name, weight in weights[0].items() if weight.ndim == 2)
@@ -64,12 +64,12 @@ def test_a_random_model_goes_through_an_evaluation() -> None:
 def test_rows_by_distance_are_value_zeroings() -> None:
     _, model = build("load_model", "bert")
     layout = tokenize_examples(model, EXAMPLES)
-    found = rows_by_distance(model, layout)
-    assert [*found.rows] == [f"value_zeroing, {name}" for name in DISTANCES]
+    rows_of_methods = rows_by_distance(model, layout)
+    assert [*rows_of_methods.rows] == [f"value_zeroing, {name}" for name in DISTANCES]
     plain = target_rows(model, layout, ["value_zeroing"]).rows["value_zeroing"]
-    assert all(map(torch.equal, found.rows["value_zeroing, cosine"], plain))
-    for each, row in zip(layout.examples, found.rows["value_zeroing, unit_euclidean"], strict=True):
-        raw = tl_vzero.value_zeroing(model, each.encoding.ids).row(each.dest).double()
+    assert all(map(torch.equal, rows_of_methods.rows["value_zeroing, cosine"], plain))
+    for tokenized, row in zip(layout.examples, rows_of_methods.rows["value_zeroing, unit_euclidean"], strict=True):
+        raw = tl_vzero.value_zeroing(model, tokenized.encoding.ids).row(tokenized.dest).double()
         expected = raw.sqrt() / raw.sqrt().sum(-1, keepdim=True)
         assert torch.allclose(row, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="distances are empty"):
@@ -78,12 +78,12 @@ def test_rows_by_distance_are_value_zeroings() -> None:
         rows_by_distance(model, layout, {"mine": "cosin"})
 
 
-def test_a_function_under_the_name_of_a_distance_is_told_apart() -> None:
+def test_a_function_with_the_name_of_a_distance_is_labelled_a_callable() -> None:
     _, model = build("load_model", "bert")
-    found = rows_by_distance(
+    rows_of_methods = rows_by_distance(
         model, tokenize_examples(model, EXAMPLES), {"cosine": manhattan, "euclidean": tl_vzero.distance.euclidean}
     )
-    assert list(found.rows) == ["value_zeroing, cosine (a callable)", "value_zeroing, euclidean"]
+    assert list(rows_of_methods.rows) == ["value_zeroing, cosine (a callable)", "value_zeroing, euclidean"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_published_figures(training: str, first: float, last: float, compression
     figures = published(training)  # type: ignore[arg-type]
     assert (figures.dot["value_zeroing"][0], figures.dot["value_zeroing"][-1]) == (first, last)
     assert len(figures.dot) == 11 and {*figures.dot} <= {*tl_vzero.METHODS}
-    assert {len(each) for each in (*figures.dot.values(), figures.compression)} == {12}
+    assert {len(curve) for curve in (*figures.dot.values(), figures.compression)} == {12}
     assert figures.compression[-1] == compression
     assert {*figures.faithfulness} <= {*tl_vzero.METHODS}
 

@@ -1,4 +1,4 @@
-"""Evaluations of a corpus folder: the numbers of those that compute, and what does not belong together is refused."""
+"""Evaluations that read a corpus folder: the same numbers as those that compute, and what does not fit is refused."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def written(model: Any, folder: Path, methods: Sequence[str], protocol: Any = "m
 
 
 def assert_same_numbers(result: Any, expected: Any) -> None:
-    """Two tables alike, numbers to float32 rounding."""
+    """Two equal tables, up to float32 rounding."""
     one, other = result.to_frame(), expected.to_frame()
     assert len(one) == len(other) > 0
     for name in one:
@@ -92,7 +92,7 @@ def test_a_text_that_cannot_stand_alone_is_refused() -> None:
         read_texts(gpt2, tokenize_examples(gpt2, EXAMPLES, protocol="causal"))
 
 
-def test_layers_in_another_order_are_told_apart(bert: Any, tmp_path: Path) -> None:
+def test_rows_of_layers_in_another_order_match_their_labels(bert: Any, tmp_path: Path) -> None:
     corpus = written(bert, tmp_path, ["attention"], layers=[2, 0])
     tokenized = tokenize_examples(bert, EXAMPLES)
     for layers in (None, [0], [0, 2]):
@@ -160,7 +160,7 @@ def test_a_shard_that_is_not_what_was_written_is_refused(bert: Any, whole: Corpu
     assert_same_numbers(result, cue_alignment(bert, EXAMPLES, corpus=whole))
 
 
-def test_absent_examples_are_counted_and_the_first_is_told(bert: Any, whole: Corpus) -> None:
+def test_absent_examples_are_counted_and_the_first_is_named(bert: Any, whole: Corpus) -> None:
     words = ("the", "hat", "is", "near", "marcus", ".")
     absent = replace(EXAMPLES[1], id="hat-0", words=words)
     message = (
@@ -170,7 +170,7 @@ def test_absent_examples_are_counted_and_the_first_is_told(bert: Any, whole: Cor
         cue_alignment(bert, [*EXAMPLES, absent], corpus=whole)
 
 
-def test_tokens_that_differ_under_one_id_are_told(bert: Any, tmp_path: Path) -> None:
+def test_tokens_that_differ_under_one_id_are_refused(bert: Any, tmp_path: Path) -> None:
     source = tmp_path / "unmasked.jsonl"
     source.write_text("".join(json.dumps({"id": sentence.id, "text": sentence.text}) + "\n" for sentence in EXAMPLES))
     run_corpus(bert, source, tmp_path / "out", ["attention"])
@@ -178,7 +178,7 @@ def test_tokens_that_differ_under_one_id_are_told(bert: Any, tmp_path: Path) -> 
         cue_alignment(bert, EXAMPLES, corpus=read_corpus(tmp_path / "out"))
 
 
-def test_a_row_of_another_position_is_told(bert: Any, tmp_path: Path) -> None:
+def test_a_row_of_another_position_is_refused(bert: Any, tmp_path: Path) -> None:
     corpus = written(bert, tmp_path, ["attention"], rows="target", target=0)
     with pytest.raises(InputError, match="holds the row of position 0 and not"):
         cue_alignment(bert, EXAMPLES, corpus=corpus)

@@ -61,10 +61,10 @@ def test_the_logits_of_a_padded_batch_are_those_of_each_sentence_alone(make: Cal
     copied = trainable_copy(model).model
     laid = tokenize_examples(model, EXAMPLES).examples
     with torch.no_grad():
-        found = logits_of_forms(copied, laid)
-        for row, each in zip(found, laid, strict=True):
-            logits = copied(input_ids=each.encoding.ids[None]).logits[0, each.encoding.target]
-            assert torch.allclose(row, logits[[each.encoding.good_id, each.encoding.bad_id]], atol=1e-12)
+        rows = logits_of_forms(copied, laid)
+        for row, tokenized in zip(rows, laid, strict=True):
+            logits = copied(input_ids=tokenized.encoding.ids[None]).logits[0, tokenized.encoding.target]
+            assert torch.allclose(row, logits[[tokenized.encoding.good_id, tokenized.encoding.bad_id]], atol=1e-12)
 
 
 def slow_training(model: Any, batches: Sequence[Sequence[TokenizedExample]], rates: Sequence[float]) -> list[float]:
@@ -75,9 +75,9 @@ def slow_training(model: Any, batches: Sequence[Sequence[TokenizedExample]], rat
     for step, (batch, rate) in enumerate(zip(batches, rates, strict=True), start=1):
         model.zero_grad()
         loss = torch.zeros((), dtype=torch.float64)
-        for each in batch:
-            logits = model(input_ids=each.encoding.ids[None]).logits[0, each.encoding.target]
-            good, bad = logits[each.encoding.good_id], logits[each.encoding.bad_id]
+        for tokenized in batch:
+            logits = model(input_ids=tokenized.encoding.ids[None]).logits[0, tokenized.encoding.target]
+            good, bad = logits[tokenized.encoding.good_id], logits[tokenized.encoding.bad_id]
             loss = loss - torch.log(good.exp() / (good.exp() + bad.exp())) / len(batch)
         loss.backward()
         losses.append(loss.item())
@@ -126,8 +126,8 @@ def test_an_epoch_holds_each_example_once_in_an_order_of_its_own() -> None:
     for seed, epoch in ((7, 1), (7, 1), (7, 2), (8, 1)):
         batches = batches_of(laid, recipe_of(seed=seed), epoch)
         assert [len(batch) for batch in batches] == [4] * 8
-        orders.append([each.example.id for batch in batches for each in batch])
-    assert all(sorted(order) == sorted(each.id for each in EXAMPLES) for order in orders)
+        orders.append([tokenized.example.id for batch in batches for tokenized in batch])
+    assert all(sorted(order) == sorted(example.id for example in EXAMPLES) for order in orders)
     assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
 
 
@@ -143,7 +143,7 @@ def test_an_encoder_without_a_head_learns_to_choose(tmp_path: Path) -> None:
     before, after = tuned.history[0].accuracy, tuned.accuracy
     assert before is not None and before.mean < 0.8
     assert after is not None and after.mean > 0.95 and after.n == 114
-    losses = [each.loss for each in tuned.history]
+    losses = [epoch.loss for epoch in tuned.history]
     assert losses[0] is None and losses[1] is not None and losses[3] is not None and losses[3] < losses[1] / 2
     assert tuned.to_frame().loc[3, "accuracy"] == after.mean
 
@@ -169,9 +169,9 @@ def test_the_folder_holds_a_hugging_face_model_with_a_trained_head(tmp_path: Pat
 
 def _bridge_logits(model: Any, laid: Sequence[TokenizedExample]) -> Tensor:
     rows = []
-    for each in laid:
-        logits = model(each.encoding.ids[None], return_type="logits")[0, each.encoding.target]
-        rows.append(logits[[each.encoding.good_id, each.encoding.bad_id]])
+    for tokenized in laid:
+        logits = model(tokenized.encoding.ids[None], return_type="logits")[0, tokenized.encoding.target]
+        rows.append(logits[[tokenized.encoding.good_id, tokenized.encoding.bad_id]])
     return torch.stack(rows)
 
 
@@ -204,7 +204,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
         pytest.param(store, "write_state", 6, 3, id="after the model is written"),
     ],
 )
-def test_interrupted_it_goes_on_to_the_same_weights(
+def test_an_interrupted_run_resumes_to_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     whole: FineTuned,
@@ -238,7 +238,7 @@ def test_a_fresh_head_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert_equal_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_what_is_finished_is_read_and_resume_false_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_read_and_resume_false_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(hf_bert())
     first = finetune(model, EXAMPLES, tmp_path, **FAST)
     with monkeypatch.context() as patched:
@@ -261,9 +261,9 @@ def test_another_model_other_data_or_options_are_refused(tmp_path: Path) -> None
         (model, EXAMPLES[::-1], {}, "train_sha256 was"),
         (loaded(hf_bert(seed=1)), EXAMPLES, {}, "start_sha256 was"),
     ]
-    for given, examples, options, expected in cases:
+    for start, examples, options, expected in cases:
         with pytest.raises(InputError, match=f"other data or options .*{expected}.*resume=False"):
-            finetune(given, examples, tmp_path, **(FAST | options))
+            finetune(start, examples, tmp_path, **(FAST | options))
     assert all(torch.equal(before[name], tensor) for name, tensor in weights_in(tmp_path).items())
 
 
@@ -311,9 +311,9 @@ def test_accuracy_is_counted_one_by_one(make: Callable[[Any], Any]) -> None:
                 row = model(pieces.ids[None], return_type="logits")[0, pieces.target]
             wins.append(float(row[pieces.good_id] > row[pieces.bad_id]))
     with left_as_found(model):
-        found = accuracy(model, EXAMPLES, batch_size=3)
-    assert (found.mean, found.n) == (sum(wins) / len(wins), 16)
-    assert 0 < found.mean < 1 and found.low <= found.mean <= found.high
+        measured = accuracy(model, EXAMPLES, batch_size=3)
+    assert (measured.mean, measured.n) == (sum(wins) / len(wins), 16)
+    assert 0 < measured.mean < 1 and measured.low <= measured.mean <= measured.high
 
 
 def test_no_accuracy_without_a_trained_head() -> None:

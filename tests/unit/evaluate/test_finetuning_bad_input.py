@@ -31,8 +31,8 @@ def changed(**changes: Any) -> list[Example]:
         (changed(bad="barking"), "'barking' is 2 tokens"),
         (changed(bad="zebra"), "'zebra' is not in the vocabulary"),
         (changed(words=("the", "dogs", "are", *["near"] * 70)), "longer than the model's context of 64 tokens"),
-        ([replace(each, split=None) for each in EXAMPLES], "none of 32 examples is in the train half"),
-        ([each for each in EXAMPLES if each.split == "test"], "none of 16 examples is in the train half"),
+        ([replace(example, split=None) for example in EXAMPLES], "none of 32 examples is in the train half"),
+        ([example for example in EXAMPLES if example.split == "test"], "none of 16 examples is in the train half"),
         ([], "there are no examples"),
     ],
 )

@@ -25,7 +25,9 @@ def alone_length(representations: Tensor, labels: Tensor, **options: Any) -> flo
     return probe_layers(representations[:, None], labels, resamples=1, **options).code_length[0]
 
 
-def told(n: int, *, strength: float, features: int = 32, kinds: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+def noise_with_labels(
+    n: int, *, strength: float, features: int = 32, kinds: int = 2, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Noise in which a few features tell the label; by nothing at strength 0."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, kinds, (n,), generator=generator)
@@ -36,8 +38,8 @@ def told(n: int, *, strength: float, features: int = 32, kinds: int = 2, seed: i
 
 def layered(n: int = 300, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Three layers that tell the label by nothing, a little and much; in float64."""
-    labels = told(n, strength=0, seed=seed)[1]
-    layers = [told(n, strength=strength, seed=seed)[0] for strength in (0.0, 2.0, 8.0)]
+    labels = noise_with_labels(n, strength=0, seed=seed)[1]
+    layers = [noise_with_labels(n, strength=strength, seed=seed)[0] for strength in (0.0, 2.0, 8.0)]
     return torch.stack(layers, dim=1).double(), labels
 
 
@@ -54,7 +56,7 @@ def compression_of(logits: Tensor, labels: Tensor, mode: str) -> float:
     return len(labels) * log2(logits.shape[-1]) / label_lengths(predicted, labels, MODES[mode]).sum().item()
 
 
-def test_the_public_programs_range() -> None:
+def test_the_range_of_the_public_program() -> None:
     """At chance every label costs log 2 nats; at perfection the second softmax leaves log(1 + 1/e)."""
     labels = torch.arange(2000) % 2
     chance = compression_of(torch.zeros(1, 2000, 2).double(), labels, "paper")
@@ -131,15 +133,15 @@ def plain_correct(x: Tensor, y: Tensor, kinds: int, seed: int) -> list[float]:
         nn.init.zeros_(probe.last.weight)
         nn.init.zeros_(probe.last.bias)
         optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3, weight_decay=0, eps=1e-6)
-        seen = start - max(1, round(start / 10))
+        n_train = start - max(1, round(start / 10))
         held_out, code, waited = [], [], 0
         for epoch in range(16):
             if epoch > 0:
-                for batch in batches(seen):
+                for batch in batches(n_train):
                     optimizer.zero_grad()
-                    F.cross_entropy(probe(x[:seen][batch], training=True), y[:seen][batch]).backward()
+                    F.cross_entropy(probe(x[:n_train][batch], training=True), y[:n_train][batch]).backward()
                     optimizer.step()
-            held_out.append(F.cross_entropy(probe(x[seen:start]), y[seen:start]).item())
+            held_out.append(F.cross_entropy(probe(x[n_train:start]), y[n_train:start]).item())
             code.append(F.cross_entropy(probe(x[start:end]), y[start:end], reduction="sum").item() / log(2))
             waited = 0 if held_out[-1] < min(held_out[:-1], default=np.inf) else waited + 1
             if waited == 5:
@@ -174,8 +176,8 @@ def plain_paper(x: Tensor, y: Tensor, kinds: int, seed: int) -> list[float]:
 @pytest.mark.parametrize(("mode", "plain"), [("correct", plain_correct), ("paper", plain_paper)])
 def test_all_layers_at_once_are_a_plain_program_layer_by_layer(mode: Any, plain: Any) -> None:
     representations, labels = layered()
-    found = probe_layers(representations, labels, mode=mode, seed=4)
-    for layer, lengths in enumerate(found.block_lengths):
+    result = probe_layers(representations, labels, mode=mode, seed=4)
+    for layer, lengths in enumerate(result.block_lengths):
         expected = plain(representations[:, layer], labels, kinds=2, seed=4)
         assert lengths == pytest.approx(expected, rel=1e-6)
 
@@ -200,9 +202,9 @@ def test_a_layer_out_of_patience_stays_with_what_it_had(monkeypatch: pytest.Monk
 # Laws.
 
 
-def test_what_tells_nothing_is_not_compressed() -> None:
+def test_labels_are_not_compressed_by_noise() -> None:
     """Twelve layers of noise: the mean over them is 1 but for the little that probes lose on noise."""
-    labels = told(1000, strength=0)[1]
+    labels = noise_with_labels(1000, strength=0)[1]
     noise = torch.randn(1000, 12, 64, generator=torch.Generator().manual_seed(8))
     compression = probe_layers(noise, labels).compression
     mean, error = np.mean(compression), stats.sem(compression)
@@ -210,8 +212,8 @@ def test_what_tells_nothing_is_not_compressed() -> None:
     assert max(compression) < 1.02
 
 
-def test_what_tells_all_is_compressed_much() -> None:
-    assert probe_layers(*with_one_layer(told(1000, strength=40))).compression[0] > 10
+def test_labels_are_compressed_much_by_a_strong_signal() -> None:
+    assert probe_layers(*with_one_layer(noise_with_labels(1000, strength=40))).compression[0] > 10
 
 
 def with_one_layer(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -219,7 +221,7 @@ def with_one_layer(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("mode", BOTH)
-def test_more_told_is_more_compressed(mode: Any) -> None:
+def test_a_stronger_signal_compresses_more(mode: Any) -> None:
     compression = probe_layers(*layered(2000), mode=mode).compression
     assert compression[0] < compression[1] < compression[2]
 
@@ -227,21 +229,21 @@ def test_more_told_is_more_compressed(mode: Any) -> None:
 @pytest.mark.parametrize("mode", BOTH)
 @pytest.mark.parametrize("kinds", [2, 5])
 def test_blocks_add_up_and_the_first_is_coded_uniformly(mode: Any, kinds: int) -> None:
-    representations, labels = told(1000, strength=3, kinds=kinds)
-    found = probe_layers(representations[:, None].expand(-1, 2, -1), labels, mode=mode)
-    assert found.block_sizes == (8, 8, 16, 30, 63, 125, 250, 500)
-    assert sum(found.block_sizes) == found.n == 1000
-    assert found.uniform_length == pytest.approx(1000 * log2(kinds))
-    for lengths, total, compression in zip(found.block_lengths, found.code_length, found.compression, strict=True):
+    representations, labels = noise_with_labels(1000, strength=3, kinds=kinds)
+    result = probe_layers(representations[:, None].expand(-1, 2, -1), labels, mode=mode)
+    assert result.block_sizes == (8, 8, 16, 30, 63, 125, 250, 500)
+    assert sum(result.block_sizes) == result.n == 1000
+    assert result.uniform_length == pytest.approx(1000 * log2(kinds))
+    for lengths, total, compression in zip(result.block_lengths, result.code_length, result.compression, strict=True):
         assert lengths[0] == pytest.approx(8 * log2(kinds))
         assert sum(lengths) == pytest.approx(total)
-        assert compression == pytest.approx(found.uniform_length / total)
-    assert found.classes == kinds
+        assert compression == pytest.approx(result.uniform_length / total)
+    assert result.classes == kinds
 
 
 def test_the_order_of_features_does_not_matter() -> None:
     """The probe's start is drawn for a feature's place, so results differ by what another seed would change."""
-    representations, labels = told(400, strength=4)
+    representations, labels = noise_with_labels(400, strength=4)
     of_seeds = [alone_length(representations, labels, seed=seed) for seed in range(4)]
     shuffled = representations[:, torch.randperm(32, generator=torch.Generator().manual_seed(1))]
     of_shuffled = [alone_length(shuffled, labels, seed=seed) for seed in range(4)]
@@ -250,32 +252,34 @@ def test_the_order_of_features_does_not_matter() -> None:
 
 
 def test_what_labels_are_called_does_not_matter() -> None:
-    representations, labels = told(300, strength=3)
+    representations, labels = noise_with_labels(300, strength=3)
     assert alone_length(representations, labels) == alone_length(representations, labels * 9 - 4)
 
 
 def test_the_coded_block_does_not_choose_its_own_probes() -> None:
     """What comes later in the order has no part in what a block costs."""
-    representations, labels = told(400, strength=3)
+    representations, labels = noise_with_labels(400, strength=3)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
     last = order[block_ends(400)[-2] :]
     changed = labels.clone()
     changed[last] = 1 - changed[last]
-    one, other = (probe_layers(representations[:, None], each).block_lengths[0] for each in (labels, changed))
+    one, other = (
+        probe_layers(representations[:, None], coded_labels).block_lengths[0] for coded_labels in (labels, changed)
+    )
     assert one[:-1] == other[:-1]
     assert one[-1] < other[-1]
 
 
 @pytest.mark.parametrize("mode", BOTH)
 def test_a_seed_gives_one_answer_and_another_seed_another(mode: Any) -> None:
-    data = with_one_layer(told(300, strength=2))
+    data = with_one_layer(noise_with_labels(300, strength=2))
     assert probe_layers(*data, mode=mode, seed=3) == probe_layers(*data, mode=mode, seed=3)
     assert probe_layers(*data, mode=mode, seed=3) != probe_layers(*data, mode=mode, seed=4)
 
 
 def test_the_interval_is_a_bootstrap_over_the_examples_that_probes_code() -> None:
-    representations, labels = with_one_layer(told(1000, strength=3))
-    found = probe_layers(representations, labels, confidence=0.9, seed=1)
+    representations, labels = with_one_layer(noise_with_labels(1000, strength=3))
+    result = probe_layers(representations, labels, confidence=0.9, seed=1)
     lengths = probing._lengths(representations, labels, 2, MODES["correct"], 1, False)[0].numpy()
     interval = stats.bootstrap(
         (lengths[8:],),
@@ -286,8 +290,8 @@ def test_the_interval_is_a_bootstrap_over_the_examples_that_probes_code() -> Non
         method="percentile",
         random_state=np.random.default_rng(1),
     ).confidence_interval
-    assert (found.low[0], found.high[0]) == (pytest.approx(interval.low), pytest.approx(interval.high))
-    assert found.low[0] < found.compression[0] < found.high[0]
+    assert (result.low[0], result.high[0]) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert result.low[0] < result.compression[0] < result.high[0]
 
 
 # What it takes and gives.
@@ -295,13 +299,13 @@ def test_the_interval_is_a_bootstrap_over_the_examples_that_probes_code() -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
-    representations, labels = with_one_layer(told(300, strength=3))
+    representations, labels = with_one_layer(noise_with_labels(300, strength=3))
     half = representations.to(dtype)
     assert probe_layers(half, labels) == probe_layers(half.float(), labels)
 
 
 def test_the_callers_state_is_left_alone() -> None:
-    representations, labels = with_one_layer(told(200, strength=3))
+    representations, labels = with_one_layer(noise_with_labels(200, strength=3))
     expected = probe_layers(representations, labels)
     before, copy = torch.get_rng_state(), representations.clone()
     with torch.no_grad():
@@ -317,19 +321,19 @@ def test_the_callers_state_is_left_alone() -> None:
 
 def test_a_table_and_plain_json() -> None:
     representations, labels = layered(200)
-    found = probe_layers(representations, labels, layers=[1, 2, 12], seed=5)
-    table = found.to_frame()
+    result = probe_layers(representations, labels, layers=[1, 2, 12], seed=5)
+    table = result.to_frame()
     assert list(table.columns) == ["mode", "layer", "compression", "low", "high", "code_length", "n"]
     assert table["layer"].tolist() == [1, 2, 12]
-    record = json.loads(json.dumps(found.to_dict()))
-    assert record["compression"] == list(found.compression)
+    record = json.loads(json.dumps(result.to_dict()))
+    assert record["compression"] == list(result.compression)
     assert (record["n"], record["classes"], record["seed"], record["mode"]) == (200, 2, 5, "correct")
-    assert isinstance(found, ProbingResult)
+    assert isinstance(result, ProbingResult)
 
 
 @pytest.mark.parametrize("mode", BOTH)
 def test_progress_is_shown_when_asked_for(mode: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    data = with_one_layer(told(200, strength=3))
+    data = with_one_layer(noise_with_labels(200, strength=3))
     probe_layers(*data, mode=mode)
     assert capsys.readouterr().err == ""
     probe_layers(*data, mode=mode, progress=True)

@@ -69,7 +69,7 @@ def test_it_has_every_method_control_and_count(finished: tuple[Path, Reproductio
     assert all(len(table) for name, table in result.frames().items() if name != "cue_disagreements")
 
 
-def test_started_again_it_reads_what_is_there(model: Any, finished: tuple[Path, Reproduction], tmp_path: Path) -> None:
+def test_a_second_run_reads_what_is_there(model: Any, finished: tuple[Path, Reproduction], tmp_path: Path) -> None:
     folder, first = finished
     stopped = tmp_path / "stopped"
     parts = stopped / "parts"
@@ -118,7 +118,7 @@ def test_without_a_trained_head_predictions_are_missing_with_the_reason(tmp_path
     assert verdict_of(result, "Value Zeroing, rolled out") == "not measured"
 
 
-def test_bad_arguments_are_told_before_any_work(model: Any, tmp_path: Path) -> None:
+def test_bad_arguments_are_refused_before_any_work(model: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is causal"):
         reproduce(loaded(hf_gpt2()), limit=4)
     with pytest.raises(InputError, match="limit is 0"):

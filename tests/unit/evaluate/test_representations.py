@@ -23,15 +23,15 @@ SENTENCES = [
 
 
 def examples() -> list[Example]:
-    found = []
-    for number, sentence in enumerate(SENTENCES):
+    examples = []
+    for pair, sentence in enumerate(SENTENCES):
         words = tuple(sentence.split())
         target = next(index for index, word in enumerate(words) if word in ("is", "are"))
         good = words[target]
         bad = "is" if good == "are" else "are"
         shown: Any = "plural" if good == "are" else "singular"
-        found.append(Example(f"s-{number}", "s", words, target, good, bad, (1,), "given", number=shown))
-    return found
+        examples.append(Example(f"s-{pair}", "s", words, target, good, bad, (1,), "given", number=shown))
+    return examples
 
 
 def protocol_of(architecture: str) -> Protocol:
@@ -41,32 +41,32 @@ def protocol_of(architecture: str) -> Protocol:
 def one_by_one(model: Any, layout: TokenizedSet) -> Tensor:
     """The same from TransformerLens's own cache, one sentence at a time."""
     sites = sites_of(model)
-    found = []
-    for each in layout.examples:
+    rows = []
+    for tokenized in layout.examples:
         with torch.no_grad():
-            _, cache = model.run_with_cache(each.encoding.ids[None])
-        found.append(torch.stack([cache[name][0, each.dest] for name in (sites.inputs[0], *sites.outputs)]))
-    return torch.stack(found)
+            _, cache = model.run_with_cache(tokenized.encoding.ids[None])
+        rows.append(torch.stack([cache[name][0, tokenized.dest] for name in (sites.inputs[0], *sites.outputs)]))
+    return torch.stack(rows)
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
 def test_they_are_the_cached_activations_at_the_target(route: str, architecture: str) -> None:
     _, model = build(route, architecture)
     layout = tokenize_examples(model, examples(), protocol=protocol_of(architecture))
-    found = representations(model, layout)
-    assert found.shape == (len(SENTENCES), 4, 16)
-    assert torch.allclose(found, one_by_one(model, layout), atol=1e-5)
+    measured = representations(model, layout)
+    assert measured.shape == (len(SENTENCES), 4, 16)
+    assert torch.allclose(measured, one_by_one(model, layout), atol=1e-5)
 
 
 def test_they_are_the_hidden_states_of_the_hugging_face_model() -> None:
     hf_model, model = build("load_model", "bert")
     layout = tokenize_examples(model, examples())
-    found = representations(model, layout)
-    for own, each in zip(found, layout.examples, strict=True):
+    measured = representations(model, layout)
+    for states_at_target, tokenized in zip(measured, layout.examples, strict=True):
         with torch.no_grad():
-            states = hf_model(input_ids=each.encoding.ids[None], output_hidden_states=True).hidden_states
-        expected = torch.stack([state[0, each.dest] for state in states])
-        assert torch.allclose(own, expected, atol=1e-5)
+            states = hf_model(input_ids=tokenized.encoding.ids[None], output_hidden_states=True).hidden_states
+        expected = torch.stack([state[0, tokenized.dest] for state in states])
+        assert torch.allclose(states_at_target, expected, atol=1e-5)
 
 
 def test_batches_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_batches_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(whole[: len(SENTENCES)], whole[len(SENTENCES) : 2 * len(SENTENCES)], atol=1e-5)
 
 
-def test_weights_that_overflow_are_told() -> None:
+def test_weights_that_overflow_are_refused() -> None:
     _, model = build("load_model", "bert")
     layout = tokenize_examples(model, examples())
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_labels_are_the_numbers_that_the_targets_show() -> None:
 
 def test_examples_without_a_number_are_left_out_or_refused() -> None:
     _, model = build("load_model", "bert")
-    unknown = [replace(each, number=None) for each in examples()]
+    unknown = [replace(example, number=None) for example in examples()]
     layout = tokenize_examples(model, [*examples()[:1], *unknown])
     numbered, labels = with_number(layout)
     assert numbered.examples == layout.examples[:1] and labels.tolist() == [1]

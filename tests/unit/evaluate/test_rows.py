@@ -105,7 +105,7 @@ def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPa
     assert sorted(destinations) == sorted({(sentence.dest,) for sentence in tokenized.examples})
 
 
-def test_by_default_every_method_that_is_not_dear() -> None:
+def test_by_default_every_method_except_the_slow_ones() -> None:
     model, tokenized = tiny()
     result = target_rows(model, tokenized)
     assert [*result.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]

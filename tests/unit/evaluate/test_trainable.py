@@ -88,11 +88,11 @@ def test_an_encoder_without_a_head_gets_one_that_compares_with_the_embeddings() 
     }
     assert copied.model.cls.predictions.decoder.weight is copied.model.bert.embeddings.word_embeddings.weight
     with torch.no_grad():
-        found = copied.model(input_ids=IDS).logits
+        logits = copied.model(input_ids=IDS).logits
         hidden = torch.nn.functional.gelu(base(input_ids=IDS).last_hidden_state)
         normed = (hidden - hidden.mean(-1, keepdim=True)) / hidden.std(-1, correction=0, keepdim=True)
         expected = normed @ base.embeddings.word_embeddings.weight.T
-    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(logits, expected, atol=1e-4)
 
 
 def test_an_untied_config_is_tied() -> None:
@@ -104,10 +104,10 @@ def test_an_untied_config_is_tied() -> None:
         intermediate_size=32,
         tie_word_embeddings=False,
     )
-    own = BertForMaskedLM(config)
-    assert own.cls.predictions.decoder.weight is not own.bert.embeddings.word_embeddings.weight
-    fresh = _give_fresh_head(own, seed=0)
-    assert own.cls.predictions.decoder.weight is own.bert.embeddings.word_embeddings.weight
+    untied = BertForMaskedLM(config)
+    assert untied.cls.predictions.decoder.weight is not untied.bert.embeddings.word_embeddings.weight
+    fresh = _give_fresh_head(untied, seed=0)
+    assert untied.cls.predictions.decoder.weight is untied.bert.embeddings.word_embeddings.weight
     assert not any("decoder.weight" in name for name in fresh)
 
 
@@ -122,9 +122,9 @@ def test_only_a_matrix_that_is_not_square_is_drawn_and_the_seed_decides() -> Non
     )
     drawn = []
     for seed in (1, 1, 2):
-        own = ElectraForMaskedLM(config)
-        _give_fresh_head(own, seed)
-        drawn.append(own.generator_predictions.dense.weight.detach())
+        electra = ElectraForMaskedLM(config)
+        _give_fresh_head(electra, seed)
+        drawn.append(electra.generator_predictions.dense.weight.detach())
     assert drawn[0].shape == (8, 16)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
@@ -135,7 +135,7 @@ def test_half_precision_is_trained_in_float32() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_a_causal_model_is_told_of_the_causal_protocol(architecture: str) -> None:
+def test_the_error_for_a_causal_model_names_the_causal_protocol(architecture: str) -> None:
     _, model = build("load_model", architecture)
     with pytest.raises(ModelError, match=r'a masked language model.*protocol="causal"'):
         trainable_copy(model)

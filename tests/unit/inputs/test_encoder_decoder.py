@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import hf_bert, loaded, tokenizer
-from support.paired import ON_THIS_LINE, READ, STACKS, WRITTEN, asked, model_of
+from support.paired import ON_THIS_LINE, READ, STACKS, WRITTEN, model_of, stack_options
 from support.state import left_as_found, type_checks_off
 
 import tl_vzero
@@ -30,9 +30,9 @@ def test_a_padded_batch_is_its_sentences_alone(bart: Any, stack: str, method: st
         at = slice(len(LONG) - len(ids), None) if left else slice(len(ids))
         padded[row, at], mask[row, at] = ids, 1
     outputs = [LONG_OUT, SHORT_OUT, SHORT_OUT]
-    together = tl_vzero.score(bart, padded, method, attention_mask=mask, **asked(stack, outputs))
+    together = tl_vzero.score(bart, padded, method, attention_mask=mask, **stack_options(stack, outputs))
     alone = [
-        tl_vzero.score(bart, ids, method, **asked(stack, out))
+        tl_vzero.score(bart, ids, method, **stack_options(stack, out))
         for ids, out in zip((SHORT, LONG, SHORT), outputs, strict=True)
     ]
     assert isinstance(together, list)
@@ -53,20 +53,23 @@ def test_two_dimensional_decoder_ids_give_a_list(bart: Any) -> None:
 def test_a_pair_of_texts_is_a_source_as_its_tokenizer_joins_them(name: str, stack: str) -> None:
     model, pair = model_of(name), ("the dogs bark .", "marcus is near")
     ids = tokenizer()(*pair)["input_ids"]
-    expected = tl_vzero.value_zeroing(model, torch.tensor(ids), **asked(stack, LONG_OUT))
+    expected = tl_vzero.value_zeroing(model, torch.tensor(ids), **stack_options(stack, LONG_OUT))
     for inputs in (pair, ids, {"input_ids": ids, "token_type_ids": [0] * len(ids)}):
-        found = tl_vzero.value_zeroing(model, inputs, **asked(stack, LONG_OUT))
-        assert torch.equal(found.values, expected.values)
+        scores = tl_vzero.value_zeroing(model, inputs, **stack_options(stack, LONG_OUT))
+        assert torch.equal(scores.values, expected.values)
     with pytest.raises(InputError, match="tells no segments apart"):
-        tl_vzero.value_zeroing(model, ids, token_type_ids=[0, *[1] * (len(ids) - 1)], **asked(stack, LONG_OUT))
+        tl_vzero.value_zeroing(model, ids, token_type_ids=[0, *[1] * (len(ids) - 1)], **stack_options(stack, LONG_OUT))
 
 
 def test_text_is_read_as_labels_are(bart: Any) -> None:
     text, out = "the dogs bark .", "marcus is near"
-    own = tokenizer()
-    labels = own(out)["input_ids"]
+    bert_tokenizer = tokenizer()
+    labels = bert_tokenizer(out)["input_ids"]
     by_ids = tl_vzero.value_zeroing(
-        bart, torch.tensor(own(text)["input_ids"]), stack="cross", decoder_inputs=torch.tensor([3, *labels[:-1]])
+        bart,
+        torch.tensor(bert_tokenizer(text)["input_ids"]),
+        stack="cross",
+        decoder_inputs=torch.tensor([3, *labels[:-1]]),
     )
     by_text = tl_vzero.value_zeroing(bart, text, stack="cross", decoder_inputs=out)
     assert torch.equal(by_ids.values, by_text.values)
@@ -97,7 +100,7 @@ def test_labels_survive_a_file(bart: Any, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_rollout_of_a_stack(bart: Any, stack: str) -> None:
-    scores = tl_vzero.value_zeroing(bart, LONG, **asked(stack))
+    scores = tl_vzero.value_zeroing(bart, LONG, **stack_options(stack))
     if stack == "cross":
         with pytest.raises(tl_vzero.TLVZeroError, match=r"two different sequences.*joint_rollout"):
             scores.rollout()
@@ -115,28 +118,28 @@ def test_a_cross_map_of_two_equal_texts_is_no_self_map(bart: Any) -> None:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_parts_of_a_map(bart: Any, stack: str) -> None:
-    whole = tl_vzero.value_zeroing(bart, LONG, **asked(stack))
-    part = tl_vzero.value_zeroing(bart, LONG, layers=-1, destinations=[1], sources=[2, 0], **asked(stack))
+    whole = tl_vzero.value_zeroing(bart, LONG, **stack_options(stack))
+    part = tl_vzero.value_zeroing(bart, LONG, layers=-1, destinations=[1], sources=[2, 0], **stack_options(stack))
     assert torch.allclose(part.values, whole.values[-1:, 1:2, [2, 0]], rtol=1e-4)
     assert part.partial
-    heads = tl_vzero.value_zeroing(bart, LONG, per_head=True, **asked(stack))
+    heads = tl_vzero.value_zeroing(bart, LONG, per_head=True, **stack_options(stack))
     assert heads.values.shape == (3, 2, *whole.values.shape[1:])
-    both = tl_vzero.value_zeroing(bart, LONG, heads=[0, 1], **asked(stack))
+    both = tl_vzero.value_zeroing(bart, LONG, heads=[0, 1], **stack_options(stack))
     assert torch.allclose(both.values, whole.values, rtol=1e-4)
-    one = tl_vzero.value_zeroing(bart, LONG, heads=[1], **asked(stack))
+    one = tl_vzero.value_zeroing(bart, LONG, heads=[1], **stack_options(stack))
     assert torch.allclose(one.values, heads.values[:, 1], rtol=1e-4, atol=1e-9)
-    spans = tl_vzero.value_zeroing(bart, LONG, spans=[[0, 1], [3]], **asked(stack))
+    spans = tl_vzero.value_zeroing(bart, LONG, spans=[[0, 1], [3]], **stack_options(stack))
     assert torch.allclose(spans.values[..., 1], whole.values[..., 3], rtol=1e-4, atol=1e-9)
 
 
 def test_the_last_source_of_a_cross_map_is_the_encoders(bart: Any) -> None:
     last = len(READ) - 1
-    scores = tl_vzero.value_zeroing(bart, LONG, sources=[last], **asked("cross"))
+    scores = tl_vzero.value_zeroing(bart, LONG, sources=[last], **stack_options("cross"))
     assert scores.src_positions == (last,)
     with pytest.raises(tl_vzero.TLVZeroError, match="sources holds 7"):
-        tl_vzero.value_zeroing(bart, LONG, sources=[7], **asked("cross"))
+        tl_vzero.value_zeroing(bart, LONG, sources=[7], **stack_options("cross"))
     with pytest.raises(tl_vzero.TLVZeroError, match="destinations holds 5"):
-        tl_vzero.value_zeroing(bart, LONG, destinations=[5], **asked("cross"))
+        tl_vzero.value_zeroing(bart, LONG, destinations=[5], **stack_options("cross"))
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -146,13 +149,15 @@ def test_a_cache_of_the_users_own(bart: Any, stack: str) -> None:
     with torch.no_grad():
         _, cache = bart.run_with_cache(padded, decoder_input=LONG_OUT.unsqueeze(0), attention_mask=mask)
     decoder = None if stack == "encoder" else LONG_OUT.unsqueeze(0)
-    (with_cache,) = tl_vzero.value_zeroing(bart, padded, attention_mask=mask, cache=cache, **asked(stack, decoder))
-    without = tl_vzero.value_zeroing(bart, LONG, **asked(stack))
+    (with_cache,) = tl_vzero.value_zeroing(
+        bart, padded, attention_mask=mask, cache=cache, **stack_options(stack, decoder)
+    )
+    without = tl_vzero.value_zeroing(bart, LONG, **stack_options(stack))
     assert torch.allclose(with_cache.values, without.values, rtol=1e-3, atol=1e-9)
     other = padded.clone()
     other[0, 2] = 30
     with pytest.raises(tl_vzero.TLVZeroError, match="another activation"):
-        tl_vzero.value_zeroing(bart, other, attention_mask=mask, cache=cache, **asked(stack, decoder))
+        tl_vzero.value_zeroing(bart, other, attention_mask=mask, cache=cache, **stack_options(stack, decoder))
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -167,16 +172,16 @@ def test_the_hooks_are_the_engines_own_intervention(bart: Any, stack: str) -> No
             _, changed = bart.run_with_cache(ids, decoder_input=out)
     assert not changed[named][0, 2].any()
     moved = 1 - torch.cosine_similarity(clean[ends].double(), changed[ends].double(), dim=-1)[0]
-    column = tl_vzero.value_zeroing(bart, LONG, layers=0, sources=2, **asked(stack)).values[0, :, 0]
+    column = tl_vzero.value_zeroing(bart, LONG, layers=0, sources=2, **stack_options(stack)).values[0, :, 0]
     assert torch.allclose(moved.float(), column, rtol=1e-3, atol=1e-7)
 
 
 def test_the_model_is_left_as_it_was(bart: Any) -> None:
     with left_as_found(bart):
         for stack in STACKS:
-            tl_vzero.value_zeroing(bart, LONG, **asked(stack))
+            tl_vzero.value_zeroing(bart, LONG, **stack_options(stack))
         with pytest.raises(InputError, match="ZeroDivisionError"):
-            tl_vzero.value_zeroing(bart, LONG, distance=lambda clean, changed: 1 / 0, **asked("cross"))
+            tl_vzero.value_zeroing(bart, LONG, distance=lambda clean, changed: 1 / 0, **stack_options("cross"))
 
 
 REFUSED: list[Any] = [
@@ -230,22 +235,22 @@ def test_a_method_for_one_stack_says_so(bart: Any, method: str) -> None:
 @pytest.mark.parametrize("method", ["attention_rollout", "attention_flow"])
 def test_a_method_that_follows_layers_refuses_a_cross_map(bart: Any, method: str) -> None:
     with pytest.raises(tl_vzero.TLVZeroError, match="joins two sequences"):
-        tl_vzero.score(bart, LONG, method, **asked("cross"))
+        tl_vzero.score(bart, LONG, method, **stack_options("cross"))
     assert tl_vzero.score(bart, LONG, method, stack="encoder").stage == "rollout"
 
 
 def test_random_scores_have_the_maps_shape(bart: Any) -> None:
-    scores = tl_vzero.score(bart, LONG, "random", **asked("cross"))
+    scores = tl_vzero.score(bart, LONG, "random", **stack_options("cross"))
     assert scores.values.shape == (3, len(WRITTEN), len(READ))
 
 
 def test_a_method_that_reads_weights_is_undefined(bart: Any) -> None:
     with pytest.raises(tl_vzero.TLVZeroError, match="encoder-decoder"):
-        tl_vzero.score(bart, LONG, "alti", **asked("decoder"))
+        tl_vzero.score(bart, LONG, "alti", **stack_options("decoder"))
 
 
 def test_the_closed_form_says_why_it_is_not_used(bart: Any) -> None:
-    scores = tl_vzero.value_zeroing(bart, LONG, **asked("cross"))
+    scores = tl_vzero.value_zeroing(bart, LONG, **stack_options("cross"))
     assert scores.metadata["engine"] == "hooks" and "one stack of blocks" in scores.metadata["engine_reason"]
     with pytest.raises(tl_vzero.TLVZeroError, match='engine="closed_form" cannot be used: it reads'):
-        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", **asked("cross"))
+        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", **stack_options("cross"))

@@ -115,15 +115,15 @@ def test_every_engine_gives_what_hugging_face_computes_also_of_padded_batches(en
     batch = tokenizer()(*zip(*PAIRS, strict=True), padding=True, return_tensors="pt")
     assert bool((batch["attention_mask"] == 0).any())
     left = tokenizer(padding_side="left")
-    given = (
+    ways = (
         PAIRS,
         batch,
         left(*zip(*PAIRS, strict=True), padding=True),
         tokenizer()(*zip(*PAIRS, strict=True)),  # of several lengths, without padding
     )
-    for inputs in given:
+    for inputs in ways:
         scored = tl_vzero.value_zeroing(model, inputs, engine=engine)
-        assert [each.metadata["engine"] for each in scored] == ["hooks" if engine == "hooks" else "closed_form"] * 3
+        assert [scores.metadata["engine"] for scores in scored] == ["hooks" if engine == "hooks" else "closed_form"] * 3
         for scores, pair in zip(scored, PAIRS, strict=True):
             assert_same(scores.values, expected(pair))
 
@@ -187,20 +187,20 @@ def test_hooked_encoder(engine: str) -> None:
 def test_every_route_of_hooked_encoder() -> None:
     """What a bridge of the same weights gives, which is held against Hugging Face below."""
     hooked, (ids, types) = hooked_encoder(hf_double()), ids_and_types(PAIR)
-    asked: dict[str, Any] = {"target": TARGET, "target_ids": TARGET_IDS}
+    about_target: dict[str, Any] = {"target": TARGET, "target_ids": TARGET_IDS}
     methods = ["value_zeroing", "alti", "decompx", "hta", "gradient_x_input"]
     options = {"decompx": {"propagate": True}}
     compared, alone = (
-        tl_vzero.compare(model, ids, methods, token_type_ids=types, options=options, **asked)
+        tl_vzero.compare(model, ids, methods, token_type_ids=types, options=options, **about_target)
         for model in (hooked, double_model())
     )
     for method in set(methods) - {"gradient_x_input"}:  # its head is random there
         assert_same(compared[method].values, alone[method].values, 1e-6)
     for effect in (tl_vzero.zero_ablation, tl_vzero.attribution_patching):
-        with_segments = effect(hooked, ids, token_type_ids=types, **asked)
+        with_segments = effect(hooked, ids, token_type_ids=types, **about_target)
         assert abs(with_segments.clean - logit_difference(hooked, ids, types)) < 1e-9
     patched = tl_vzero.value_patching(
-        hooked, ids, ids, token_type_ids=types, corrupted_token_type_ids=torch.zeros_like(types), **asked
+        hooked, ids, ids, token_type_ids=types, corrupted_token_type_ids=torch.zeros_like(types), **about_target
     )
     assert abs(patched.corrupted - logit_difference(hooked, ids, torch.zeros_like(types))) < 1e-9
 
@@ -238,14 +238,14 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_reads_segments(method: str) -> None:
     ids, types = ids_and_types(PAIR)
-    asked = {"target": TARGET, "target_ids": TARGET_IDS} if "target" in METHODS[method].needs else {}
+    about_target = {"target": TARGET, "target_ids": TARGET_IDS} if "target" in METHODS[method].needs else {}
     for options in OPTIONS.get(method, [{}]):
-        scores = tl_vzero.score(double_model(), ids, method, token_type_ids=types, **asked, **options)
+        scores = tl_vzero.score(double_model(), ids, method, token_type_ids=types, **about_target, **options)
         if "baseline" not in options:  # of which the model of one segment knows one for each segment
-            alone = tl_vzero.score(model_of_one_segment(), joined(ids, types), method, **asked, **options)
+            alone = tl_vzero.score(model_of_one_segment(), joined(ids, types), method, **about_target, **options)
             assert_same(scores.values, alone.values.double(), 1e-6)
         assert scores.metadata["token_types"] == types.tolist()
-        of_text = tl_vzero.score(double_model(), PAIR, method, **asked, **options)
+        of_text = tl_vzero.score(double_model(), PAIR, method, **about_target, **options)
         assert torch.equal(of_text.values, scores.values)
 
 
@@ -263,7 +263,7 @@ def test_a_baseline_of_one_token_keeps_the_segments() -> None:
         aggregate="sum",
         layers=0,
     )
-    logits = [reference_logits(hf_double(), each, types)[TARGET] for each in (ids, torch.full_like(ids, 7))]
+    logits = [reference_logits(hf_double(), input_ids, types)[TARGET] for input_ids in (ids, torch.full_like(ids, 7))]
     change = (logits[0] - logits[1])[TARGET_IDS[0]]
     assert abs(scores.values.sum() - change) < 2e-3 * abs(change)
 
@@ -310,7 +310,7 @@ def test_value_patching_runs_each_sentence_in_its_own_segments() -> None:
         return logits[TARGET, TARGET_IDS[0]] - logits[TARGET, TARGET_IDS[1]]
 
     values: list[Tensor] = []
-    clean = metric(reference_logits(hf_double(), ids, types, kept=values))
+    clean = metric(reference_logits(hf_double(), ids, types, values=values))
     before = metric(reference_logits(hf_double(), ids, others))
     reference = torch.tensor(
         [
@@ -347,7 +347,7 @@ def test_a_comparison_reads_segments_on_every_route_and_keeps_its_order() -> Non
     methods = ["value_zeroing", "attention", "hta", "decompx", "gradient_x_input"]
     options = {"decompx": {"propagate": True}}
     batch = tokenizer()(*zip(*PAIRS, strict=True), padding=True, return_tensors="pt")
-    targets = [each["input_ids"][0].tolist().index(4) for each in map(encoded, PAIRS)]
+    targets = [encoding["input_ids"][0].tolist().index(4) for encoding in map(encoded, PAIRS)]
     needs_target = {"target_ids": TARGET_IDS}
     alone = {
         (pair, method): tl_vzero.score(

@@ -104,12 +104,12 @@ def test_a_token_that_the_embedding_does_not_have(method: str) -> None:
     ids = torch.tensor(longer_tokenizer()(text)["input_ids"])
     call = tl_vzero.zero_ablation if method == "zero_ablation" else tl_vzero.METHODS[method]
     messages = []
-    for given in (text, ids):
+    for inputs in (text, ids):
         with left_as_found(model), pytest.raises(InputError) as caught:
-            call(model, given)
+            call(model, inputs)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-    assert all(each in messages[0] for each in ("'[E1]'", f"id {VOCABULARY}", "resize_token_embeddings"))
+    assert all(part in messages[0] for part in ("'[E1]'", f"id {VOCABULARY}", "resize_token_embeddings"))
 
 
 def test_a_text_without_such_a_token_is_scored() -> None:

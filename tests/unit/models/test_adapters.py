@@ -31,9 +31,9 @@ OURS = ["RoBERTa", "XLM-RoBERTa", "CamemBERT", "ELECTRA", "DistilBERT", "MPNet",
 def test_a_split_map_computes_the_same_and_holds_its_weights_once() -> None:
     parent = torch.nn.Module()
     parent.fused = torch.nn.Linear(4, 6)
-    whole, given = parent.fused, torch.randn(2, 3, 4)
+    whole, inputs = parent.fused, torch.randn(2, 3, 4)
     split_in_place(parent, "fused", ("a", "b", "c"))
-    assert torch.allclose(parent.fused(given), whole(given), atol=1e-6)
+    assert torch.allclose(parent.fused(inputs), whole(inputs), atol=1e-6)
     assert {name for name, _ in parent.named_parameters()} == {"fused.weight", "fused.bias"}
     assert parent.fused.weight is whole.weight
     assert torch.equal(parent.fused.b.weight, whole.weight[2:4]) and torch.equal(parent.fused.b.bias, whole.bias[2:4])
@@ -105,7 +105,7 @@ def test_the_entry_points_are_the_adapters_that_no_line_has() -> None:
 
 
 def test_transformer_lens_finds_them_by_the_entry_points_and_only_once(tmp_path: Path) -> None:
-    """In a process of its own; where tl_vzero is not installed, beside a distribution that declares the same."""
+    """In a fresh process; where tl_vzero is not installed, beside a distribution that declares the same."""
     declared = entry_points()
     if not metadata.entry_points(group="transformer_lens.architectures"):
         lines = "".join(f"{name} = {place}\n" for name, place in declared.items())

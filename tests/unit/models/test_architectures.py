@@ -81,8 +81,8 @@ def test_one_of_its_grouped_heads(name: str, engine: str) -> None:
     last = row.heads()[1] - 1
     expected = row.reference(heads=[last])
     for scores in (scored(name, engine=engine, heads=[last]), scored(name, engine=engine, per_head=True)):
-        own = scores.values if scores.heads is None else scores.values[:, last]
-        assert ((own.double() - expected).abs() / expected)[expected >= 1e-7].max() <= 1e-3
+        head_map = scores.values if scores.heads is None else scores.values[:, last]
+        assert ((head_map.double() - expected).abs() / expected)[expected >= 1e-7].max() <= 1e-3
 
 
 @pytest.mark.parametrize("name", GROUPED)

@@ -291,11 +291,11 @@ def test_what_does_not_matter_or_is_shared_is_followed(
 
 def test_a_caller_that_is_gone_leaves_the_model() -> None:
     hf_model = hf_bert()
-    kept = copy.deepcopy(hf_model)
+    unwrapped = copy.deepcopy(hf_model)
     model = tl_vzero.load_model(hf_model)
     del hf_model
     gc.collect()
-    assert_right(model, kept)
+    assert_right(model, unwrapped)
 
 
 @pytest.mark.parametrize("change", [replace_weight, add_hook, edit_in_place, lambda hf_model: hf_model.half()])
@@ -424,7 +424,7 @@ def test_a_deep_copy_knows_what_the_model_knows() -> None:
     copied = copy.deepcopy(model)
     with pytest.raises(HeadlessModelError):
         tl_vzero.zero_ablation(copied, "the [MASK] dog")
-    one, other = (tl_vzero.value_zeroing(each, "the dog") for each in (model, copied))
+    one, other = (tl_vzero.value_zeroing(scored_model, "the dog") for scored_model in (model, copied))
     assert one.metadata["model"] == other.metadata["model"] and one.dest_tokens == other.dest_tokens
     with torch.no_grad():
         next(copied.parameters()).mul_(2)
@@ -484,7 +484,7 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4)], ids=str)
-def test_sums_on_another_device_tell_one_edit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_sums_on_another_device_show_one_edit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     tensor = (torch.randn(shape) > 0).to(dtype)
     edited = tensor.clone()
@@ -495,7 +495,7 @@ def test_sums_on_another_device_tell_one_edit(dtype: torch.dtype, shape: tuple[i
 
 @pytest.mark.parametrize("order", [[1, 0, 2], [2, 1, 0]])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_sums_on_another_device_tell_rows_and_columns_that_change_places(order: list[int], axis: int) -> None:
+def test_sums_on_another_device_show_exchanged_rows_and_columns(order: list[int], axis: int) -> None:
     torch.manual_seed(0)
     tensor: Tensor = torch.randn(3, 3)
     assert not torch.equal(_sums(tensor), _sums(tensor.index_select(axis, torch.tensor(order))))

@@ -32,40 +32,40 @@ def test_an_entry_says_what_its_row_is(name: str) -> None:
     assert entry["class"] == type(row.tiny()).__name__
     assert entry["heads"] == heads_of(row) and entry["stacks"] == list(stacks_of(row))
     assert set(entry["lines"]) == set(LINES), MEASURE
-    assert {line for line, found in entry["lines"].items() if "refused" not in found} == set(row.lines)
+    assert {line for line, line_entry in entry["lines"].items() if "refused" not in line_entry} == set(row.lines)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_no_bound_is_above_what_must_be_reached(name: str) -> None:
-    for found in TABLE[name]["lines"].values():
-        assert "refused" in found or (found["normalised"] <= NORMALISED and found["raw"] <= RAW)
+    for line_entry in TABLE[name]["lines"].values():
+        assert "refused" in line_entry or (line_entry["normalised"] <= NORMALISED and line_entry["raw"] <= RAW)
 
 
 @pytest.mark.parametrize("name", paired.ON_THIS_LINE)
 def test_encoder_decoders_are_within_their_bounds(name: str) -> None:
-    found = TABLE[name]["lines"][LINE]
+    bounds = TABLE[name]["lines"][LINE]
     for stack in stacks_of(PAIRED[name]):
         scores, expected = scored(PAIRED[name], paired.model_of(name), stack, "auto")
         normalised, raw = errors_of(scores, expected)
-        assert normalised <= found["normalised"] and raw <= found["raw"]
+        assert normalised <= bounds["normalised"] and raw <= bounds["raw"]
 
 
 def test_what_is_refused_is_refused_for_the_reason_in_the_table() -> None:
     measured_with = coverage()["measured_with"][LINE]["transformers"]
     if version("transformers") != measured_with:  # where a model fails is its library's choice; that it does is not
-        assert all(each["refused"] for each in refused().values())
+        assert all(entry["refused"] for entry in refused().values())
         return
-    by_line: dict[str, Any] = {name: each["lines"][LINE] for name, each in coverage()["refused"].items()}
-    assert by_line == {name: {"refused": each["refused"]} for name, each in refused().items()}
+    by_line: dict[str, Any] = {name: entry["lines"][LINE] for name, entry in coverage()["refused"].items()}
+    assert by_line == {name: {"refused": entry["refused"]} for name, entry in refused().items()}
     for name, row in ROWS.items():
         if LINE not in row.lines:
             assert measured(row) == TABLE[name]["lines"][LINE]
 
 
 def test_the_flat_rows_have_every_architecture_on_every_line() -> None:
-    found = {(row["architecture"], row["transformer_lens"]) for row in coverage_rows()}
+    pairs = {(row["architecture"], row["transformer_lens"]) for row in coverage_rows()}
     named = [*TABLE, *coverage()["refused"]]
-    assert found == {(name, line) for name in named for line in LINES}
+    assert pairs == {(name, line) for name in named for line in LINES}
     assert {row["architecture"] for row in coverage_rows() if row["cross"]} == set(PAIRED)
 
 

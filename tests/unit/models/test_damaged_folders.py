@@ -177,7 +177,7 @@ HUGE = [
 MAKERS: dict[str, Callable[[], Any]] = {"llama": hf_llama, "bert": hf_bert, "gpt2": hf_gpt2}
 
 
-@pytest.mark.parametrize(("kind", "fields"), HUGE, ids=lambda given: str(given)[:40])
+@pytest.mark.parametrize(("kind", "fields"), HUGE, ids=lambda parameter: str(parameter)[:40])
 def test_a_size_beyond_all_memory(kind: str, fields: dict[str, int], tmp_path: Path) -> None:
     MAKERS[kind]().save_pretrained(tmp_path)
     change(tmp_path, **fields)
@@ -205,7 +205,7 @@ def test_a_size_beyond_all_memory(kind: str, fields: dict[str, int], tmp_path: P
     ],
     ids=lambda text: repr(text[:24]),
 )
-def test_a_config_that_is_none(text: bytes, folder: Path) -> None:
+def test_a_config_that_is_no_config(text: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(text)
     assert "config" in refused(folder) or text.startswith(b'{"model_type"')
 
@@ -256,7 +256,7 @@ def test_weights_that_are_cut_off(folder: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"PK\x03\x04" + b"\0" * 99, b"\x80\x04.", b"version https://git-lfs", b"\xff" * 64], ids=repr
 )
-def test_weights_that_are_none(content: bytes, folder: Path) -> None:
+def test_weights_that_are_no_weights(content: bytes, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content)
     refused(folder)
 

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 import torch
 from support.models import bridge, third_party_warnings_ignored
-from support.paired import ON_THIS_LINE, PAIRED, READ, STACKS, asked, hooked_encoder_decoder, model_of, reference, t5
+from support.paired import (
+    ON_THIS_LINE,
+    PAIRED,
+    READ,
+    STACKS,
+    hooked_encoder_decoder,
+    model_of,
+    reference,
+    stack_options,
+    t5,
+)
 from support.plain_hooks import plain_value_zeroing
 from support.references import row_normalized
 from torch import Tensor
@@ -24,7 +34,7 @@ each_name = pytest.mark.parametrize("name", ON_THIS_LINE)
 
 
 def assert_right(model: Any, stack: str, expected: Tensor) -> None:
-    scores = tl_vzero.value_zeroing(model, torch.tensor(READ), **asked(stack))
+    scores = tl_vzero.value_zeroing(model, torch.tensor(READ), **stack_options(stack))
     measured = scores.values.double()
     assert measured.shape == expected.shape
     felt = expected >= RAW_FROM
@@ -41,11 +51,11 @@ def test_the_map_is_that_of_plain_hooks(name: str, stack: str) -> None:
 
 @each_stack
 @each_name
-def test_of_a_bridge_of_the_users_own_too(name: str, stack: str) -> None:
-    own = copy.deepcopy(PAIRED[name].tiny())
-    if own._supports_sdpa:
-        own.set_attn_implementation("sdpa")
-    assert_right(bridge(own), stack, reference(name, stack))
+def test_the_map_of_the_users_own_bridge_is_that_of_plain_hooks(name: str, stack: str) -> None:
+    hf_model = copy.deepcopy(PAIRED[name].tiny())
+    if hf_model._supports_sdpa:
+        hf_model.set_attn_implementation("sdpa")
+    assert_right(bridge(hf_model), stack, reference(name, stack))
 
 
 @each_stack
@@ -59,7 +69,7 @@ def test_hooked_encoder_decoder(stack: str, dtype: torch.dtype) -> None:
     }
     model = hooked_encoder_decoder(hf_model.to(dtype))
     blocks, value = parts[stack]
-    written = torch.tensor([asked("cross")["decoder_inputs"].tolist()])
+    written = torch.tensor([stack_options("cross")["decoder_inputs"].tolist()])
     sources = written[0].tolist() if stack == "decoder" else READ
     expected = plain_value_zeroing(
         hf_model,
@@ -78,21 +88,21 @@ def test_the_attention_method_gives_the_patterns(name: str, stack: str) -> None:
     hf_model = copy.deepcopy(PAIRED[name].tiny())
     hf_model.set_attn_implementation("eager")
     with torch.no_grad():
-        told = hf_model(
+        outputs = hf_model(
             input_ids=torch.tensor([READ]),
-            decoder_input_ids=asked("cross")["decoder_inputs"].unsqueeze(0),
+            decoder_input_ids=stack_options("cross")["decoder_inputs"].unsqueeze(0),
             output_attentions=True,
         )
     patterns = {
-        "encoder": told.encoder_attentions,
-        "decoder": told.decoder_attentions,
-        "cross": told.cross_attentions,
+        "encoder": outputs.encoder_attentions,
+        "decoder": outputs.decoder_attentions,
+        "cross": outputs.cross_attentions,
     }[stack]
     model = model_of(name)
-    scores = tl_vzero.score(model, torch.tensor(READ), method="attention", **asked(stack))
-    assert torch.allclose(scores.values, torch.stack([each[0].mean(0) for each in patterns]), atol=1e-6)
-    heads = tl_vzero.score(model, torch.tensor(READ), method="attention", per_head=True, **asked(stack))
-    assert torch.allclose(heads.values, torch.stack([each[0] for each in patterns]), atol=1e-6)
+    scores = tl_vzero.score(model, torch.tensor(READ), method="attention", **stack_options(stack))
+    assert torch.allclose(scores.values, torch.stack([pattern[0].mean(0) for pattern in patterns]), atol=1e-6)
+    heads = tl_vzero.score(model, torch.tensor(READ), method="attention", per_head=True, **stack_options(stack))
+    assert torch.allclose(heads.values, torch.stack([pattern[0] for pattern in patterns]), atol=1e-6)
     assert heads.metadata["stack"] == stack
 
 

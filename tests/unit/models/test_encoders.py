@@ -39,17 +39,17 @@ def blocks_of(hf_model: Any, name: str) -> list[torch.nn.Module]:
 
 def block_outputs(hf_model: Any, name: str, **inputs: Tensor) -> list[Tensor]:
     """What each block of the Hugging Face model gives to the next."""
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: Any, given: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
 
     handles = [block.register_forward_hook(keep) for block in blocks_of(hf_model, name)]
     with torch.no_grad():
         hf_model(**inputs)
     for handle in handles:
         handle.remove()
-    return kept
+    return outputs
 
 
 def scored(model: Any, inputs: Any, **options: Any) -> Any:
@@ -76,7 +76,7 @@ def test_logits_and_every_blocks_output_are_hugging_faces(name: str) -> None:
 def test_a_padded_batch_gives_each_sentences_own_logits(name: str) -> None:
     hf_model = wide(name)
     pad, sentences = hf_model.config.pad_token_id, [IDS, IDS[:3]]
-    ids = torch.tensor([[*each, *[pad] * (len(IDS) - len(each))] for each in sentences])
+    ids = torch.tensor([[*sentence, *[pad] * (len(IDS) - len(sentence))] for sentence in sentences])
     with torch.no_grad():
         logits = tl_vzero.load_model(hf_model)(ids, attention_mask=(ids != pad).long())
         for row, sentence in zip(logits, sentences, strict=True):
@@ -89,8 +89,8 @@ def test_sentences_of_several_lengths_in_float64(name: str) -> None:
     model, ids = tl_vzero.load_model(wide(name)), torch.tensor([IDS] * 3)
     lengths = torch.tensor([9, 3, 6])
     together = scored(model, ids, attention_mask=(torch.arange(9) < lengths[:, None]).long())
-    for length, each in zip(lengths, together, strict=True):
-        assert (each.values - scored(model, torch.tensor(IDS[:length])).values).abs().max() < 1e-9
+    for length, scores in zip(lengths, together, strict=True):
+        assert (scores.values - scored(model, torch.tensor(IDS[:length])).values).abs().max() < 1e-9
 
 
 @each_encoder
@@ -112,7 +112,7 @@ def test_a_padded_sentence_scores_as_it_does_alone(name: str, side: str, engine:
     if side == "left" and not counts_from_padding(hf_model):
         return  # absolute positions are counted from the row's start there, by Hugging Face as well
     both = scored(model, ids, attention_mask=(ids != pad).long(), engine=engine)
-    assert [len(each.dest_tokens) for each in both] == [len(IDS), len(short)]
+    assert [len(scores.dest_tokens) for scores in both] == [len(IDS), len(short)]
     assert (both[1].normalized().values - scored(model, torch.tensor(short)).normalized().values).abs().max() < 5e-6
     assert (both[1].values - alone).abs().max() < 1e-5
 
@@ -188,11 +188,11 @@ def block_names(name: str) -> dict[str, str]:
         "out": "output.dense",
         "norm2": "output.LayerNorm",
     }
-    own = {
+    changes = {
         "DistilBERT": {"o": "attention.out_lin", "norm1": "sa_layer_norm", "out": "ffn", "norm2": "output_layer_norm"},
         "MPNet": {"o": "attention.attn.o", "norm1": "attention.LayerNorm"},
     }
-    return {**bert, "value": ARCHITECTURES[name].value, **own.get(name, {})}
+    return {**bert, "value": ARCHITECTURES[name].value, **changes.get(name, {})}
 
 
 def pattern_of(model: Any, layer: int) -> Tensor:

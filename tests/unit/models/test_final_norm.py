@@ -74,7 +74,7 @@ def test_a_norm_that_its_weights_do_not_explain_is_run_itself(engine: str) -> No
     model = hooked_transformer(act_fn="gelu")
     plain = tl_vzero.value_zeroing(model, IDS, final_norm=True, engine=engine)
     model.ln_final = Halved(model.ln_final)
-    own = tl_vzero.value_zeroing(model, IDS, final_norm=True, engine=engine)
+    halved = tl_vzero.value_zeroing(model, IDS, final_norm=True, engine=engine)
     before = tl_vzero.value_zeroing(model, IDS, engine="hooks")
-    assert torch.allclose(own.values[:-1], before.values[:-1], rtol=1e-9, atol=1e-15)
-    assert (own.values[-1] - plain.values[-1]).abs().max() > 1e-4
+    assert torch.allclose(halved.values[:-1], before.values[:-1], rtol=1e-9, atol=1e-15)
+    assert (halved.values[-1] - plain.values[-1]).abs().max() > 1e-4

@@ -112,8 +112,8 @@ def test_labels_without_a_tokenizer_name_the_ids(tmp_path: Path) -> None:
     hf_bert().save_pretrained(tmp_path)
     scores = tl_vzero.value_zeroing(tl_vzero.load_model(tmp_path), torch.tensor(IDS))
     assert len(scores.dest_tokens) == len(IDS)
-    for label, number in zip(scores.dest_tokens, IDS, strict=True):
-        assert str(number) in label
+    for label, token_id in zip(scores.dest_tokens, IDS, strict=True):
+        assert str(token_id) in label
 
 
 def test_a_folder_with_a_tokenizer_of_the_users_own(tmp_path: Path) -> None:
@@ -433,8 +433,8 @@ def test_the_tokenizers_folder_is_no_model() -> None:
 
 @pytest.mark.parametrize("make", [hf_bert, hf_gpt2])
 def test_the_bridge_reads_text_as_one_of_the_users_own(make: Callable[..., Any]) -> None:
-    own, ours = bridge(make()), loaded(make())
-    assert ours.cfg.tokenizer_prepends_bos == own.cfg.tokenizer_prepends_bos
+    theirs, ours = bridge(make()), loaded(make())
+    assert ours.cfg.tokenizer_prepends_bos == theirs.cfg.tokenizer_prepends_bos
     for prepended in (True, False):
-        one, other = (model.to_tokens("the dog", prepend_bos=prepended) for model in (own, ours))
+        one, other = (model.to_tokens("the dog", prepend_bos=prepended) for model in (theirs, ours))
         assert torch.equal(one, other)

@@ -103,11 +103,13 @@ def test_a_model_of_images_and_text_is_right_on_text(name: str, where: str, tmp_
 def with_own_code(folder: Path, trace: Path) -> None:
     """Let every configuration of a folder ask for code that lies beside it."""
     auto = ("Config", "Model", "ModelForMaskedLM", "ModelForCausalLM", "Tokenizer", "FeatureExtractor", "Processor")
-    own = {f"Auto{kind}": [f"own.{kind}", f"own.{kind}"] if kind == "Tokenizer" else f"own.{kind}" for kind in auto}
+    auto_map = {
+        f"Auto{kind}": [f"own.{kind}", f"own.{kind}"] if kind == "Tokenizer" else f"own.{kind}" for kind in auto
+    }
     for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
         path = folder / name
         data = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**data, "auto_map": own}))
+        path.write_text(json.dumps({**data, "auto_map": auto_map}))
     (folder / "custom_generate").mkdir()
     for path in ("own.py", "custom_generate/generate.py", "__init__.py", "config.py", "tokenizer.py"):
         (folder / path).write_text(code_that_leaves(trace, *auto))
@@ -145,16 +147,16 @@ def test_code_in_the_current_folder_is_not_taken_for_the_models(
     """TransformerLens's adapter of Baichuan imports its code from what the model is called."""
     from transformer_lens.factories import architecture_adapter_factory as factory
 
-    trace, asked = tmp_path / "ran", []
+    trace, loaded_names = tmp_path / "ran", []
     monkeypatch.chdir(tmp_path)
     adapter = factory.SUPPORTED_ARCHITECTURES["BertForMaskedLM"]
-    monkeypatch.setattr(adapter, "prepare_loading", lambda self, name, options: asked.append(name))
+    monkeypatch.setattr(adapter, "prepare_loading", lambda self, name, options: loaded_names.append(name))
     hf_model = hf_bert()
     hf_model.config._name_or_path = "evil"
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "modeling.py").write_text(code_that_leaves(trace))
     tl_vzero.load_model(hf_model)
-    assert asked and all(Path(name).is_absolute() and Path(name).name != "evil" for name in asked)
+    assert loaded_names and all(Path(name).is_absolute() and Path(name).name != "evil" for name in loaded_names)
     assert watched == [] and not trace.exists()
 
 

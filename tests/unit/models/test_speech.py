@@ -16,7 +16,7 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.signals import Sounds
 
-NAMES = [name for name in ON_THIS_LINE if SIGNALS[name].given is SOUND]
+NAMES = [name for name in ON_THIS_LINE if SIGNALS[name].signal is SOUND]
 SHORT = torch.randn(95, generator=torch.Generator().manual_seed(5))
 # As wav2vec2 and HuBERT are published.
 PUBLISHED = Sounds((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), 16_000)
@@ -30,7 +30,7 @@ def test_the_map_is_that_of_plain_hooks(name: str) -> None:
 
 
 @each_name
-def test_of_a_bridge_of_the_users_own_too(name: str) -> None:
+def test_the_map_of_the_users_own_bridge_is_that_of_plain_hooks(name: str) -> None:
     assert_of_plain_hooks(name, own_bridge(SIGNALS[name].tiny()))
 
 
@@ -49,11 +49,11 @@ def test_a_model_is_left_as_it_was(name: str) -> None:
 def test_sounds_of_several_lengths_are_as_each_alone() -> None:
     model, sounds = model_of("HuBERT"), [SOUND, SHORT, SOUND[:212]]
     scores = tl_vzero.value_zeroing(model, sounds)
-    assert [len(each.dest_tokens) for each in scores] == [10, 4, 10]
-    for each, sound in zip(scores, sounds, strict=True):
+    assert [len(of_sound.dest_tokens) for of_sound in scores] == [10, 4, 10]
+    for of_sound, sound in zip(scores, sounds, strict=True):
         alone = tl_vzero.value_zeroing(model, sound, engine="hooks")
-        assert ((each.values - alone.values).abs() / alone.values).max() < 1e-3
-        assert each.metadata["engine"] == "closed_form"
+        assert ((of_sound.values - alone.values).abs() / alone.values).max() < 1e-3
+        assert of_sound.metadata["engine"] == "closed_form"
 
 
 def test_a_batch_of_one_and_an_array() -> None:
@@ -76,10 +76,10 @@ def test_a_frame_hears_the_samples_that_its_label_tells() -> None:
     model = model_of("HuBERT, pre-norm")
     changed = SOUND.clone()
     changed[105] += 1  # of frames that hear 30 samples and begin at 80 and 100
-    seen = [
+    features = [
         model.run_with_cache(sound.unsqueeze(0))[1]["audio_feature_extractor.hook_out"][0] for sound in (SOUND, changed)
     ]
-    moved = (seen[0] - seen[1]).abs().sum(0) > 0
+    moved = (features[0] - features[1]).abs().sum(0) > 0
     assert moved.nonzero().flatten().tolist() == [4, 5]
     assert tl_vzero.frames(model, 80 / 16_000, 101 / 16_000) == [4, 5]
 
@@ -198,7 +198,7 @@ def test_a_model_of_spectrograms_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("inputs", "said"),
     [
         ("hello", r"inputs is str: expected a sound.*\[sample\].*feature extractor"),
         ((1000 * SOUND).to(torch.int16), "inputs is of torch.int16: expected a sound, a tensor of floats"),
@@ -209,9 +209,9 @@ def test_a_model_of_spectrograms_is_refused(tmp_path: Path) -> None:
         ([], "empty list"),
     ],
 )
-def test_what_is_no_sound_of_the_model(given: Any, said: str) -> None:
+def test_what_is_no_sound_is_refused(inputs: Any, said: str) -> None:
     with type_checks_off(), pytest.raises((InputError, InputTypeError), match=said):
-        tl_vzero.value_zeroing(model_of("HuBERT"), given)
+        tl_vzero.value_zeroing(model_of("HuBERT"), inputs)
 
 
 def test_a_mask_beside_a_sound_and_a_rate_beside_text() -> None:

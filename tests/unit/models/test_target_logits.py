@@ -24,23 +24,23 @@ def whole_logits(model: Any, site: str, outputs: Tensor, ids: Tensor, position: 
 
 
 def outputs_at(model: Any, site: str, ids: Tensor) -> Tensor:
-    seen: list[Tensor] = []
-    run_logits(model, ids, [(site, lambda output, *, hook: seen.append(output.detach()))])
-    return seen[0]
+    outputs: list[Tensor] = []
+    run_logits(model, ids, [(site, lambda output, *, hook: outputs.append(output.detach()))])
+    return outputs[0]
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
 def test_they_are_those_of_whole_runs(route: str, architecture: str) -> None:
     _, model = build(route, architecture)
     with quiet(model):
-        found, logits = TargetLogits(model), run_logits(model, IDS, [])
-        assert torch.allclose(found.at(IDS, POSITIONS), logits[range(3), POSITIONS], rtol=1e-4, atol=1e-5)
-        assert found.positions_unembedded(IDS) == 1
+        target_logits, logits = TargetLogits(model), run_logits(model, IDS, [])
+        assert torch.allclose(target_logits.at(IDS, POSITIONS), logits[range(3), POSITIONS], rtol=1e-4, atol=1e-5)
+        assert target_logits.positions_unembedded(IDS) == 1
         for site in sites_of(model).outputs:
             outputs = outputs_at(model, site, IDS) * torch.tensor([1.0, 0.3, -2.0])[:, None, None]
             expected = whole_logits(model, site, outputs, IDS[1], 3)
-            assert torch.allclose(found.after(site, outputs, IDS[1], 3), expected, rtol=1e-4, atol=1e-5)
-        assert found._spreads
+            assert torch.allclose(target_logits.after(site, outputs, IDS[1], 3), expected, rtol=1e-4, atol=1e-5)
+        assert target_logits._spreads
 
 
 def test_gradients_pass_through() -> None:
@@ -50,7 +50,7 @@ def test_gradients_pass_through() -> None:
         outputs = outputs_at(model, site, IDS)
         with torch.enable_grad():
             gradients = []
-            for function in (TargetLogits(model).after, lambda *given: whole_logits(model, *given)):
+            for function in (TargetLogits(model).after, lambda *arguments: whole_logits(model, *arguments)):
                 leaf = outputs.clone().requires_grad_()
                 gradients += torch.autograd.grad(function(site, leaf, IDS[0], 2)[:, 7].sum(), leaf)
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
@@ -66,10 +66,10 @@ def test_where_the_model_counts_on_the_whole_it_is_run_as_it_is() -> None:
 
     model.add_hook("unembed.hook_out", count_positions)
     with quiet(model):
-        found = TargetLogits(model)
-        assert found.positions_unembedded(IDS) == whole
+        target_logits = TargetLogits(model)
+        assert target_logits.positions_unembedded(IDS) == whole
         expected = run_logits(model, IDS, [])[range(3), POSITIONS]
-        assert torch.allclose(found.at(IDS, POSITIONS), expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(target_logits.at(IDS, POSITIONS), expected, rtol=1e-4, atol=1e-5)
     model.reset_hooks()
 
     spread = loaded(hf_bert())
@@ -85,7 +85,7 @@ def test_where_the_model_counts_on_the_whole_it_is_run_as_it_is() -> None:
     spread.add_hook(sites_of(spread).inputs[1], lambda activation, *, hook: activation * counted[-1])
     with quiet(spread):
         outputs = outputs_at(spread, site, IDS)
-        found = TargetLogits(spread)
-        found.after(site, outputs, IDS[0], 1)
-    assert not found._spreads and counted[-1] == len(IDS)
+        target_logits = TargetLogits(spread)
+        target_logits.after(site, outputs, IDS[0], 1)
+    assert not target_logits._spreads and counted[-1] == len(IDS)
     spread.reset_hooks()

@@ -85,12 +85,12 @@ def test_hooks_that_another_thread_made_to_stay_act(mini: Any) -> None:
 def test_four_threads_get_the_numbers_of_one(mini: Any, count: int) -> None:
     calls = mixed_calls(mini)
     expected = [call() for call in calls]
-    model = tl_vzero.load_model("agreement-mini")  # nothing of it has been checked or kept yet
+    model = tl_vzero.load_model("agreement-mini")  # nothing of it has been checked or cached yet
     fresh = mixed_calls(model)
     order = [(thread * 7 + n) % len(fresh) for thread in range(4) for n in range(count)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda n: (n, fresh[n]()), order))
-    wrong = [n for n, values in found if not torch.allclose(values, expected[n], rtol=1e-4, atol=1e-9)]
+        results = list(pool.map(lambda n: (n, fresh[n]()), order))
+    wrong = [n for n, values in results if not torch.allclose(values, expected[n], rtol=1e-4, atol=1e-9)]
     assert not wrong
 
 
@@ -98,12 +98,12 @@ def test_a_model_that_a_user_runs_by_itself_meanwhile_feels_no_hook_of_ours(mini
     ids = torch.tensor([[2, 7, 8, 3]])
     with torch.no_grad():
         expected = mini(ids)
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def run_by_itself(clean: Tensor, changed: Tensor) -> Tensor:
         def run() -> None:
             with torch.no_grad():
-                found.append(mini(ids))
+                outputs.append(mini(ids))
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -112,8 +112,8 @@ def test_a_model_that_a_user_runs_by_itself_meanwhile_feels_no_hook_of_ours(mini
 
     for engine in ("hooks", "closed_form"):
         tl_vzero.value_zeroing(mini, IDS, distance=run_by_itself, engine=engine, layers=[1], sources=[1])
-    assert found
-    assert all(torch.equal(logits, expected) for logits in found)
+    assert outputs
+    assert all(torch.equal(logits, expected) for logits in outputs)
 
 
 # --- calls from inside a call -----------------------------------------------------------------------------
@@ -147,19 +147,19 @@ def test_a_call_on_another_model_from_inside_a_distance_is_fine(mini: Any) -> No
         return (clean - changed).norm(dim=-1)
 
     expected = tl_vzero.value_zeroing(mini, IDS, distance="euclidean", layers=[0]).values
-    found = tl_vzero.value_zeroing(mini, IDS, distance=distance, layers=[0]).values
-    assert torch.allclose(found, expected, rtol=1e-4)
+    values = tl_vzero.value_zeroing(mini, IDS, distance=distance, layers=[0]).values
+    assert torch.allclose(values, expected, rtol=1e-4)
 
 
 # --- what fails in a model ----------------------------------------------------------------------------------
 
 
-def test_what_fails_in_a_model_is_told_with_its_cause() -> None:
+def test_an_error_inside_a_model_is_reported_with_its_cause() -> None:
     _, model = build("load_model", "gpt2")
     model.original_model.transformer.h[1].mlp.forward = lambda hidden: hidden.no_such_attribute
-    with pytest.raises(ModelError, match="no_such_attribute") as told:
+    with pytest.raises(ModelError, match="no_such_attribute") as caught:
         tl_vzero.value_zeroing(model, IDS)
-    assert isinstance(told.value.__cause__, AttributeError)
+    assert isinstance(caught.value.__cause__, AttributeError)
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def state(model: Any) -> dict[str, Any]:
     return {
         "hooks": hook_counts(model),
         "torch hooks": {
-            name: {at: len(hooks) for at, hooks in own.items()} for name, own in torch_hooks(model).items()
+            name: {at: len(hooks) for at, hooks in by_kind.items()} for name, by_kind in torch_hooks(model).items()
         },
         "training": {name: module.training for name, module in modules.items()},
         "attention": {
@@ -197,7 +197,7 @@ def state(model: Any) -> dict[str, Any]:
 
 
 def broken_by(job: Callable[[], object], model: Any, files: tuple[str, ...], way: Way) -> list[str | None]:
-    """Interrupt a job at every line it reaches; the lines at which that left a trace or was not told."""
+    """Interrupt a job at every line it reaches; the lines at which that left a trace or raised nothing."""
     job()
     before, broken = state(model), []
     for count in lines_of(job, files):
@@ -241,17 +241,17 @@ def test_after_an_interrupt_other_threads_go_on(training_model: Any) -> None:
         assert not thread.is_alive()
 
 
-def test_an_own_handler_of_ctrl_c_is_asked_and_stays(training_model: Any) -> None:
+def test_a_users_handler_of_ctrl_c_is_called_and_stays(training_model: Any) -> None:
     came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    own = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda signal_number, frame: came.append(signal_number))
+    handler = signal.getsignal(signal.SIGINT)
     job = jobs(training_model)["hooks"]
     job()
     points = lines_of(job, AROUND_A_RUN)
     for count in points[::5]:
         interrupt_at(job, AROUND_A_RUN, count, "signal")
     assert len(came) == len(points[::5])
-    assert signal.getsignal(signal.SIGINT) is own
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("context", [quiet, eager_attention, lambda model: temporary_hooks(model, [])])

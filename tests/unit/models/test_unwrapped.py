@@ -258,7 +258,7 @@ class Wraps(nn.Module):
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_no_model_is_told_what_to_pass(thing: Any, named: str) -> None:
+def test_the_error_for_what_is_no_model_says_what_to_pass(thing: Any, named: str) -> None:
     with pytest.raises(InputTypeError, match=named):
         tl_vzero.load_model(thing())
 
@@ -266,7 +266,7 @@ def test_what_is_no_model_is_told_what_to_pass(thing: Any, named: str) -> None:
 @pytest.mark.parametrize(
     "name", ["a\0b", "x" * 5000, "~nobody-of-that-name/x", "", "/dev/null", "http://x/y", "\ud800"]
 )
-def test_a_name_that_is_none(name: str) -> None:
+def test_a_name_of_no_model(name: str) -> None:
     with pytest.raises(ModelError):
         tl_vzero.load_model(name)
 

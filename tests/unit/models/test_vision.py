@@ -18,7 +18,7 @@ import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.models.facts import facts_of
 
-NAMES = [name for name in ON_THIS_LINE if SIGNALS[name].given is IMAGE]
+NAMES = [name for name in ON_THIS_LINE if SIGNALS[name].signal is IMAGE]
 OTHER = torch.randn(3, 24, 32, generator=torch.Generator().manual_seed(7))
 PATCHES = [f"r{row}c{column}" for row in range(3) for column in range(4)]
 
@@ -31,7 +31,7 @@ def test_the_map_is_that_of_plain_hooks(name: str) -> None:
 
 
 @each_name
-def test_of_a_bridge_of_the_users_own_too(name: str) -> None:
+def test_the_map_of_the_users_own_bridge_is_that_of_plain_hooks(name: str) -> None:
     assert_of_plain_hooks(name, own_bridge(SIGNALS[name].tiny()))
 
 
@@ -54,17 +54,17 @@ def test_patches_form_no_words() -> None:
     assert torch.equal(scores.rollout().words().values, scores.rollout().values)
 
 
-@pytest.mark.parametrize("given", [torch.stack([IMAGE, OTHER]), [IMAGE, OTHER], [IMAGE.numpy(), OTHER.numpy()]])
-def test_several_images_give_a_list(given: Any) -> None:
-    scores = tl_vzero.value_zeroing(model_of("ViT"), given)
+@pytest.mark.parametrize("images", [torch.stack([IMAGE, OTHER]), [IMAGE, OTHER], [IMAGE.numpy(), OTHER.numpy()]])
+def test_several_images_give_a_list(images: Any) -> None:
+    scores = tl_vzero.value_zeroing(model_of("ViT"), images)
     assert isinstance(scores, list) and len(scores) == 2
-    for each, expected in zip(scores, [reference("ViT"), SIGNALS["ViT"].reference(OTHER)], strict=True):
-        assert_right(each, expected)
+    for of_image, expected in zip(scores, [reference("ViT"), SIGNALS["ViT"].reference(OTHER)], strict=True):
+        assert_right(of_image, expected)
 
 
-@pytest.mark.parametrize("given", [IMAGE.unsqueeze(0), [IMAGE]])
-def test_a_list_of_one_gives_a_list(given: Any) -> None:
-    assert isinstance(tl_vzero.value_zeroing(model_of("ViT"), given), list)
+@pytest.mark.parametrize("images", [IMAGE.unsqueeze(0), [IMAGE]])
+def test_a_list_of_one_gives_a_list(images: Any) -> None:
+    assert isinstance(tl_vzero.value_zeroing(model_of("ViT"), images), list)
 
 
 def test_spans_of_patches_are_zeroed_jointly() -> None:
@@ -79,9 +79,9 @@ def test_attention_gives_the_patterns() -> None:
     hf_model = copy.deepcopy(SIGNALS["ViT"].tiny())
     hf_model.set_attn_implementation("eager")
     with torch.no_grad():
-        told = torch.stack(hf_model(IMAGE.unsqueeze(0), output_attentions=True).attentions)[:, 0]
+        patterns = torch.stack(hf_model(IMAGE.unsqueeze(0), output_attentions=True).attentions)[:, 0]
     scores = tl_vzero.score(model_of("ViT"), IMAGE, "attention")
-    assert torch.allclose(scores.values, told.mean(1), atol=1e-6)
+    assert torch.allclose(scores.values, patterns.mean(1), atol=1e-6)
 
 
 def test_methods_that_read_the_weights_are_defined() -> None:
@@ -161,7 +161,7 @@ def test_a_model_is_left_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("inputs", "said"),
     [
         ("a cat", r"inputs is str: expected an image.*\[channel, height, width\].*image processor"),
         (["a cat"], r"inputs\[0\] is str: expected an image"),
@@ -178,9 +178,9 @@ def test_a_model_is_left_as_it_was(name: str) -> None:
         (None, "NoneType"),
     ],
 )
-def test_what_is_no_image_of_the_model(given: Any, said: str) -> None:
+def test_what_is_no_image_is_refused(inputs: Any, said: str) -> None:
     with type_checks_off(), pytest.raises((InputError, InputTypeError), match=said):
-        tl_vzero.value_zeroing(model_of("ViT"), given)
+        tl_vzero.value_zeroing(model_of("ViT"), inputs)
 
 
 def test_a_mask_or_a_rate_beside_an_image() -> None:
@@ -190,14 +190,14 @@ def test_a_mask_or_a_rate_beside_an_image() -> None:
         tl_vzero.value_zeroing(model_of("ViT"), IMAGE, sampling_rate=16_000)
 
 
-@pytest.mark.parametrize("given", [IMAGE, IMAGE.unsqueeze(0), IMAGE[0, 0]])
-def test_pixels_for_a_text_model(given: Tensor) -> None:
+@pytest.mark.parametrize("pixels", [IMAGE, IMAGE.unsqueeze(0), IMAGE[0, 0]])
+def test_pixels_for_a_text_model(pixels: Tensor) -> None:
     with pytest.raises(InputTypeError, match=r"ids are torch.float32.*reads tokens, no image and no sound"):
-        tl_vzero.value_zeroing(loaded(hf_bert()), given)
+        tl_vzero.value_zeroing(loaded(hf_bert()), pixels)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "call",
     [
         lambda model: tl_vzero.score(model, IMAGE, "gradient_x_input"),
         lambda model: tl_vzero.score(model, IMAGE, "hta"),
@@ -206,6 +206,6 @@ def test_pixels_for_a_text_model(given: Tensor) -> None:
         lambda model: tl_vzero.compare(model, IMAGE),
     ],
 )
-def test_what_is_for_tokens_says_so(asked: Callable[[Any], Any]) -> None:
+def test_what_needs_tokens_refuses_images(call: Callable[[Any], Any]) -> None:
     with type_checks_off(), pytest.raises(ModelError, match=r"reads an image.*take value_zeroing"):
-        asked(model_of("ViT"))
+        call(model_of("ViT"))

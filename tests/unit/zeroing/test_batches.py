@@ -145,7 +145,7 @@ def test_ids_that_are_a_view() -> None:
     assert torch.equal(tl_vzero.value_zeroing(model, strided).values, scores_of(model, ids.tolist()).values)
 
 
-def test_what_comes_as_a_list_goes_as_a_list() -> None:
+def test_a_list_in_gives_a_list_out() -> None:
     _, model = narrow_model("load_model", "bert")
     assert isinstance(tl_vzero.value_zeroing(model, "the dog"), Scores)
     assert isinstance(tl_vzero.value_zeroing(model, torch.tensor([2, 5, 3])), Scores)

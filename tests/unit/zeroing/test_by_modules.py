@@ -1,4 +1,4 @@
-"""The middle way: blocks whose MLP no weights explain, by their own modules on the pairs."""
+"""Blocks whose MLP no weights explain: their own modules run on the pairs."""
 
 from collections.abc import Callable
 from typing import Any

@@ -17,27 +17,27 @@ LIKE = torch.zeros(1, WIDTH)
 @st.composite
 def sentences(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, int]]]]:
     """Of each sentence: how many destinations it has, and each source's span of them; some sentences are alike."""
-    found: list[tuple[int, list[tuple[int, int]]]] = []
+    shapes: list[tuple[int, list[tuple[int, int]]]] = []
     for _ in range(draw(st.integers(1, 4))):
-        if found and draw(st.booleans()):
-            found.append(found[-1])
+        if shapes and draw(st.booleans()):
+            shapes.append(shapes[-1])
             continue
         length = draw(st.integers(1, 7))
         if draw(st.booleans()):
-            found.append((length, [(0, length)] * draw(st.integers(1, 5))))
+            shapes.append((length, [(0, length)] * draw(st.integers(1, 5))))
             continue
         ends = st.tuples(st.integers(0, length), st.integers(0, length)).map(lambda pair: (min(pair), max(pair)))
-        found.append((length, draw(st.lists(ends, min_size=1, max_size=5))))
-    return found
+        shapes.append((length, draw(st.lists(ends, min_size=1, max_size=5))))
+    return shapes
 
 
 def laid_out(of_sentences: list[tuple[int, list[tuple[int, int]]]]) -> tuple[list[Column], list[SentencePart]]:
     columns: list[Column] = []
     parts: list[SentencePart] = []
     first_row = first_cell = 0
-    for number, (length, spans) in enumerate(of_sentences):
-        columns += [Column(number, index, low, high) for index, (low, high) in enumerate(spans)]
-        pattern = 1000 * number + torch.arange(float(len(spans) * length * HEADS)).view(len(spans), length, HEADS)
+    for sentence, (length, spans) in enumerate(of_sentences):
+        columns += [Column(sentence, index, low, high) for index, (low, high) in enumerate(spans)]
+        pattern = 1000 * sentence + torch.arange(float(len(spans) * length * HEADS)).view(len(spans), length, HEADS)
         parts.append(SentencePart(first_row, pattern, first_cell))
         first_row += length
         first_cell += length * len(spans)
@@ -134,11 +134,11 @@ LIKE_ONE = place((6, 12), (3, 6), (2, 4))
 LIKE_ONE_AGAIN = place((12, 18), (6, 9), (4, 6))
 
 
-def as_bounds(found: Place | None) -> tuple[int, ...] | None:
-    if found is None:
+def as_bounds(place: Place | None) -> tuple[int, ...] | None:
+    if place is None:
         return None
-    slices = (found.rows, found.clean, found.columns)
-    return (found.n_sentences, *(end for part in slices for end in (part.start, part.stop)))
+    slices = (place.rows, place.clean, place.columns)
+    return (place.n_sentences, *(end for part in slices for end in (part.start, part.stop)))
 
 
 def test_like_rectangles_of_consecutive_sentences_become_one_place() -> None:
@@ -178,15 +178,15 @@ def _moved(part: slice, by: int) -> slice:
 def test_like_sentences_make_one_place(n_sentences: int) -> None:
     columns, parts = laid_out([(4, [(0, 4)] * 4)] * n_sentences)
     ((_, _, chunk),) = chunks(columns, parts, 1000, 1000)
-    assert [each.n_sentences for each in chunk.places] == [n_sentences]
+    assert [place.n_sentences for place in chunk.places] == [n_sentences]
 
 
-def test_another_length_or_a_source_nobody_feels_starts_another_place() -> None:
+def test_another_length_or_a_source_without_effect_starts_another_place() -> None:
     whole = [(0, 4)] * 4
     ((_, _, by_length),) = chunks(*laid_out([(4, whole), (4, whole), (5, [(0, 5)] * 5)]), 1000, 1000)
-    assert [each.n_sentences for each in by_length.places] == [2, 1]
+    assert [place.n_sentences for place in by_length.places] == [2, 1]
     ((_, _, with_gap),) = chunks(*laid_out([(4, whole), (4, [(0, 0), *whole[1:]]), (4, whole)]), 1000, 1000)
-    assert [each.n_sentences for each in with_gap.places] == [1, 1, 1]
+    assert [place.n_sentences for place in with_gap.places] == [1, 1, 1]
 
 
 def test_a_workspace_gives_the_rows_asked_for_and_holds_the_most_ever_asked_for() -> None:
@@ -202,8 +202,8 @@ def test_a_workspace_gives_the_rows_asked_for_and_holds_the_most_ever_asked_for(
 def test_two_names_never_share_a_buffer() -> None:
     space = Workspace()
     names = ["delta", "copy", "table 0", "table 1"]
-    for number, name in enumerate(names):
-        space.rows(name, 4, LIKE).fill_(float(number))
+    for index, name in enumerate(names):
+        space.rows(name, 4, LIKE).fill_(float(index))
     held: list[Tensor] = [space.rows(name, 4, LIKE) for name in names]
     assert [int(rows.unique().item()) for rows in held] == [0, 1, 2, 3]
 

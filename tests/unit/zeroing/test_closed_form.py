@@ -1,4 +1,4 @@
-"""The closed form against the hook engine, and when it must stand back."""
+"""The closed form against the hook engine, and when it must not be used."""
 
 import copy
 from typing import Any
@@ -104,7 +104,7 @@ def test_the_memory_budget_changes_nothing(architecture: str, memory_mb: float) 
 
 
 @pytest.mark.parametrize("memory_mb", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_memory_budget_that_is_none(memory_mb: Any) -> None:
+def test_a_memory_budget_that_is_no_size(memory_mb: Any) -> None:
     with pytest.raises(tl_vzero.TLVZeroError, match="memory_mb"):
         tl_vzero.value_zeroing(loaded(hf_bert()), IDS, memory_mb=memory_mb)
 
@@ -137,9 +137,9 @@ def test_what_hooks_inside_a_block_show_is_not_believed_unchecked(
 ) -> None:
     model = shared_model(architecture)
     expected = maps(model, "hooks")
-    known = sites._INSIDE
+    inside_names = sites._INSIDE
     shown = sites.sites_of(model).inside
-    monkeypatch.setattr(sites, "_INSIDE", known | inside if inside else {})
+    monkeypatch.setattr(sites, "_INSIDE", inside_names | inside if inside else {})
     assert sites.sites_of(model).inside != shown
     assert_same(maps(model, "closed_form"), expected, tolerance_of(architecture))
 
@@ -257,9 +257,9 @@ def test_an_unknown_engine_is_named() -> None:
         tl_vzero.value_zeroing(loaded(hf_bert()), IDS, engine="closed-form")
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_minilm_golden(number: int) -> None:
-    expected = golden.read(golden.files("value_zeroing_minilm_s*.npz")[number])
+@pytest.mark.parametrize("index", range(4))
+def test_minilm_golden(index: int) -> None:
+    expected = golden.read(golden.files("value_zeroing_minilm_s*.npz")[index])
     model = tl_vzero.load_model("all-MiniLM-L6-v2")
     scores = tl_vzero.value_zeroing(model, golden.tensor(expected["input_ids"]).long(), engine="closed_form")
     difference = scores.normalized().values.double() - golden.tensor(expected["normalized"])

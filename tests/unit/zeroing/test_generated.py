@@ -15,7 +15,7 @@ from tl_vzero import Scores
 PROMPT, NEW = [17, 5, 41], 4
 
 each_decoder = pytest.mark.parametrize(
-    ("route", "architecture"), [each for each in MOST_ROUTES if is_causal(each.values[1])]
+    ("route", "architecture"), [route for route in MOST_ROUTES if is_causal(route.values[1])]
 )
 
 
@@ -45,7 +45,7 @@ def test_its_labels_are_those_of_the_generated_tokens(route: str, architecture: 
     scores = tl_vzero.value_zeroing(model, ids[0], destinations=written)
     assert isinstance(scores, Scores)
     assert scores.dest_positions == tuple(written)
-    expected = [tokenizer().decode([number]) for number in ids[0].tolist()]
+    expected = [tokenizer().decode([token_id]) for token_id in ids[0].tolist()]
     assert [*scores.src_tokens] == expected and [*scores.dest_tokens] == expected[len(PROMPT) :]
 
 

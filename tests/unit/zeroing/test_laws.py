@@ -99,7 +99,7 @@ def test_rows_sum_to_one_or_are_listed_as_empty(route: str, architecture: str, e
 
 
 @each_engine
-@pytest.mark.parametrize(("route", "architecture"), [each for each in MOST_ROUTES if is_causal(each.values[1])])
+@pytest.mark.parametrize(("route", "architecture"), [route for route in MOST_ROUTES if is_causal(route.values[1])])
 @few_examples()
 @given(ids=IDS)
 def test_a_causal_map_is_exactly_zero_above_the_diagonal(
@@ -109,8 +109,8 @@ def test_a_causal_map_is_exactly_zero_above_the_diagonal(
     scores = scores_of(model, ids, engine=engine)
     one_hot = torch.zeros(N_LAYERS, len(ids), dtype=scores.values.dtype)
     one_hot[:, 0] = 1
-    for each in (scores, scores.normalized(), scores.rollout()):
-        assert torch.equal(each.values, each.values.tril())
+    for maps in (scores, scores.normalized(), scores.rollout()):
+        assert torch.equal(maps.values, maps.values.tril())
     assert torch.equal(scores.normalized().values[:, 0], one_hot)
     assert torch.equal(scores.rollout().values[:, 0], one_hot)
 

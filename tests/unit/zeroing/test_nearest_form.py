@@ -23,7 +23,7 @@ WIDTH, HEADS = 64, 4
 
 @cache
 def neox(parallel: bool, stream: float, written: float, activation: str) -> tuple[Any, Any]:
-    """A NeoX with embeddings so many times as large, whose MLP writes so many times as much."""
+    """A NeoX whose embeddings and MLP outputs are scaled by these factors."""
     hf_model = hf_neox(width=WIDTH, heads=HEADS)
     hf_model.gpt_neox.embed_in.weight.data *= stream
     for block in hf_model.gpt_neox.layers:

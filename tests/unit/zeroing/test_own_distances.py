@@ -1,4 +1,4 @@
-"""A distance of the user's: told from the library's by what it is, and harmless whatever it does with what it reads."""
+"""A user's distance: recognised by what it is, not by its name, and harmless whatever it does with its arguments."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ def named(name: str, function: Callable[[Tensor, Tensor], Any]) -> Callable[[Ten
     return function
 
 
-# --- told apart -----------------------------------------------------------------------------------------
+# --- recognised -----------------------------------------------------------------------------------------
 
 
 @each_engine
@@ -36,8 +36,8 @@ def named(name: str, function: Callable[[Tensor, Tensor], Any]) -> Callable[[Ten
 def test_a_name_does_not_make_a_distance_the_librarys(architecture: str, name: str, engine: str) -> None:
     """The closed form once took the built-in for any function of that name: 1.2 in place of 1583."""
     hf_model, model = wide_model("load_model", architecture)
-    own = named(name, lambda clean, changed: 1000 * manhattan(clean, changed))
-    scores = scores_of(model, IDS, distance=own, engine=engine)
+    distance = named(name, lambda clean, changed: 1000 * manhattan(clean, changed))
+    scores = scores_of(model, IDS, distance=distance, engine=engine)
     expected = references.value_zeroing(hf_model, IDS, distance=lambda a, b: 1000 * manhattan(a, b))
     assert_close(scores.values, expected, 1e-6 * expected.max().item())
     assert scores.metadata["options"]["distance"] == f"{name} (a callable)"
@@ -110,18 +110,18 @@ def test_what_it_writes_changes_nothing_else(engine: str, per_head: bool, final_
 @each_engine
 def test_what_it_keeps_stays_what_it_was(engine: str) -> None:
     _, model = narrow_model("load_model", "bert")
-    kept: list[tuple[Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     copies: list[tuple[Tensor, Tensor]] = []
 
     def keeping(clean: Tensor, changed: Tensor) -> Tensor:
-        kept.append((clean, changed))
+        pairs.append((clean, changed))
         copies.append((clean.clone(), changed.clone()))
         return manhattan(clean, changed)
 
     scores_of(model, IDS, distance=keeping, engine=engine, memory_mb=0.01, batch_size=1)
     scores_of(model, IDS[::-1], engine=engine)
-    assert len(kept) > 3
-    for (clean, changed), (clean_then, changed_then) in zip(kept, copies, strict=True):
+    assert len(pairs) > 3
+    for (clean, changed), (clean_then, changed_then) in zip(pairs, copies, strict=True):
         assert torch.equal(clean, clean_then) and torch.equal(changed, changed_then)
 
 
@@ -176,10 +176,10 @@ def test_a_plain_formula_keeps_the_digits(dtype: torch.dtype, engine: str) -> No
     for block in references.blocks_of(hf_model):
         block.attention.output.dense.weight.data *= 0.003
     model = loaded(hf_model)
-    own = scores_of(model, IDS, distance=references.cosine_distance, engine=engine).values
+    values = scores_of(model, IDS, distance=references.cosine_distance, engine=engine).values
     built_in = scores_of(model, IDS, engine=engine).values
     assert built_in[built_in > 0].min() < 1e-6
-    assert ((own - built_in).abs() <= 1e-4 * built_in + 1e-14).all()
+    assert ((values - built_in).abs() <= 1e-4 * built_in + 1e-14).all()
 
 
 # --- what it returns ------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ WRONG: list[Any] = [
 @each_engine
 @pytest.mark.parametrize("final_norm", [False, True])
 @pytest.mark.parametrize(("wrong", "said"), WRONG)
-def test_what_is_no_distance_is_said_in_words(
+def test_what_is_no_distance_is_refused_in_words(
     wrong: Callable[..., Any], said: str, final_norm: bool, engine: str
 ) -> None:
     _, model = narrow_model("load_model", "gpt2")

@@ -28,31 +28,31 @@ PADDED_OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def sentence(number: int, length: int) -> Tensor:
-    return IDS.roll(number)[:length]
+def sentence(shift: int, length: int) -> Tensor:
+    return IDS.roll(shift)[:length]
 
 
 def batch_maps(model: Any, engine: str, lengths: list[int], **options: Any) -> list[Tensor]:
-    rows = [sentence(number, length) for number, length in enumerate(lengths)]
+    rows = [sentence(shift, length) for shift, length in enumerate(lengths)]
     ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     scores = tl_vzero.value_zeroing(model, ids, attention_mask=mask, engine=engine, **options)
     if engine != "auto":
-        assert {each.metadata["engine"] for each in scores} == {engine}
-    return [each.values.double() for each in scores]
+        assert {of_sentence.metadata["engine"] for of_sentence in scores} == {engine}
+    return [of_sentence.values.double() for of_sentence in scores]
 
 
 def masks_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
-    """What every clean run from now on is told of its padding."""
-    seen: list[Tensor | None] = []
+    """The padding mask of every clean run from now on."""
+    masks: list[Tensor | None] = []
     run_to = clean.run_to
 
     def spy(*arguments: Any, mask: Tensor | None = None, **others: Any) -> None:
-        seen.append(mask)
+        masks.append(mask)
         run_to(*arguments, mask=mask, **others)
 
     monkeypatch.setattr(clean, "run_to", spy)
-    return seen
+    return masks
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -70,8 +70,8 @@ def test_sentences_padded_together_equal_the_hook_engine_without_padding(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sentences_padded_together_equal_the_sentences_alone(architecture: str) -> None:
     model = shared_model(architecture)
-    for number, together in enumerate(batch_maps(model, "closed_form", NEAR)):
-        alone = maps(model, "closed_form", sentence(number, NEAR[number]))
+    for index, together in enumerate(batch_maps(model, "closed_form", NEAR)):
+        alone = maps(model, "closed_form", sentence(index, NEAR[index]))
         assert_same(together, alone, tolerance_of(architecture))
 
 
@@ -102,20 +102,20 @@ def test_sentences_padded_together_in_a_wide_float32_model(builder: Callable[...
 def test_near_lengths_share_a_run(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = shared_model(architecture)
     maps(model, "closed_form")
-    seen = masks_of_runs(monkeypatch)
+    masks = masks_of_runs(monkeypatch)
     batch_maps(model, "closed_form", NEAR)
-    assert len(seen) == 1 and seen[0] is not None
-    assert sorted(seen[0].sum(dim=1).tolist()) == sorted(NEAR)
+    assert len(masks) == 1 and masks[0] is not None
+    assert sorted(masks[0].sum(dim=1).tolist()) == sorted(NEAR)
 
 
 def test_a_run_is_padded_by_no_more_than_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = shared_model("bert")
     maps(model, "closed_form")
-    seen = masks_of_runs(monkeypatch)
+    masks = masks_of_runs(monkeypatch)
     batch_maps(model, "closed_form", [3] * 30 + [5] * 30 + [11] * 2)
-    padding = [0 if mask is None else int((~mask).sum()) for mask in seen]
+    padding = [0 if mask is None else int((~mask).sum()) for mask in masks]
     assert max(padding) <= engine.PADDING_PER_RUN
-    assert len(seen) == 2 and sum(padding) > 0
+    assert len(masks) == 2 and sum(padding) > 0
 
 
 def run_without_mask(*arguments: Any, mask: Tensor | None, **options: Any) -> None:
@@ -166,9 +166,9 @@ def test_a_model_whose_positions_depend_on_padding_runs_unpadded(
     assert not torch.allclose(before[2], hooked[2])
     for one, other in zip(batch_maps(model, "auto", NEAR), hooked, strict=True):
         assert_same(one, other, tolerance_of(architecture))
-    seen = masks_of_runs(monkeypatch)
+    masks = masks_of_runs(monkeypatch)
     batch_maps(model, "closed_form", NEAR)
-    assert seen == [None] * len(set(NEAR))
+    assert masks == [None] * len(set(NEAR))
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gemma2"])

@@ -26,7 +26,7 @@ each_factor = pytest.mark.parametrize("factor", FACTORS)
 
 
 def faint(architecture: str, factor: float, width: int = 16, layers: slice = slice(None)) -> Any:
-    """A model in some of whose layers attention writes little, so that the output's rounding hides it."""
+    """A model with layers whose attention writes so little that the output's rounding hides it."""
     hf_model = HF_BUILDERS[architecture](width=width)
     for block in list(blocks_of(hf_model))[layers]:
         block.get_submodule(WRITERS[architecture]).weight.data *= factor

@@ -120,7 +120,9 @@ def test_the_weights_hash_tells_models_apart() -> None:
 def test_the_weights_hash_follows_an_edit_of_one_weight(by: str) -> None:
     model, ids = loaded(hf_bert()), [2, 5, 3]
     before = scores_of(model, ids).metadata["weights_sha256"]
-    weight = dict(model.named_parameters())[next(name for name, each in model.named_parameters() if each.ndim == 2)]
+    weight = dict(model.named_parameters())[
+        next(name for name, parameter in model.named_parameters() if parameter.ndim == 2)
+    ]
     with torch.no_grad():
         (weight.data if by == "data" else weight)[1, 1] += 0.5
     assert scores_of(model, ids).metadata["weights_sha256"] != before

@@ -22,7 +22,7 @@ WIDTH, HEADS = 288, 4
 UNKNOWN = {"hidden_act": "mish", "hidden_activation": "mish"}  # an activation without a formula: by modules
 
 
-def decoder(config: str, **own: Any) -> Any:
+def decoder(config: str, **changes: Any) -> Any:
     shape = {
         "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH,
@@ -32,7 +32,7 @@ def decoder(config: str, **own: Any) -> Any:
         "head_dim": 32,
         "max_position_embeddings": CONTEXT,
     }
-    return tiny_model(f"{config}Config", f"{config.removesuffix('Text')}ForCausalLM", **{**shape, **own})
+    return tiny_model(f"{config}Config", f"{config.removesuffix('Text')}ForCausalLM", **{**shape, **changes})
 
 
 LLAMA = ("model.layers", "self_attn.v_proj", "self_attn.o_proj", "model.embed_tokens")

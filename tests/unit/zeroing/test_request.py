@@ -46,7 +46,7 @@ def test_only_sources_or_only_destinations_are_chosen() -> None:
 COLLECTIONS = [range(1, 3), (1, 2), iter([1, 2])]
 
 
-@pytest.mark.parametrize("chosen", COLLECTIONS, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("chosen", COLLECTIONS, ids=lambda value: type(value).__name__)
 def test_chosen_positions_of_any_collection(chosen: Any) -> None:
     _, model = wide_model("load_model", "bert")
     ids = [2, 5, 9, 3]
