@@ -96,7 +96,7 @@ def test_map_prints_top_sources_and_writes_json_csv_and_html(tmp_path: Path) -> 
 
 
 def test_the_sources_of_a_line_are_the_largest_of_its_row_and_add_up() -> None:
-    text = "the hat near the authors [MASK] here."
+    text = "the hat near the authors [MASK] today."
     _, output = run("map", text, "--layer", "2", "--quiet")
     scores = tl_vzero.value_zeroing(tl_vzero.load_model("agreement-mini"), text).normalized()
     lines = [line for line in output.splitlines() if "←" in line]
@@ -116,19 +116,19 @@ def test_the_sources_of_a_line_are_the_largest_of_its_row_and_add_up() -> None:
 
 @pytest.mark.parametrize("stage", ["raw", "normalized", "rollout"])
 def test_the_whole_map_has_fixed_decimals(stage: str) -> None:
-    code, output = run("map", "the authors [MASK] here.", "--layer", "1", "--full", "--stage", stage, "--quiet")
+    code, output = run("map", "the authors [MASK] today.", "--layer", "1", "--full", "--stage", stage, "--quiet")
     assert code == 0
     title, head, *rows = output.splitlines()
     assert title == f"layer 1, value_zeroing, {stage}" and head.split()[:3] == ["[CLS]", "the", "authors"]
     cells = [cell for row in rows for cell in row.split()[2:]]
     assert len(rows) == 7 and len({len(cell.partition(".")[2]) for cell in cells}) == 1
-    scores = tl_vzero.value_zeroing(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")
+    scores = tl_vzero.value_zeroing(tl_vzero.load_model("agreement-mini"), "the authors [MASK] today.")
     scores = {"raw": scores, "normalized": scores.normalized(), "rollout": scores.rollout()}[stage]
     assert [float(cell) for cell in cells] == pytest.approx(scores.values[1].flatten().tolist(), abs=0.0006)
 
 
 def test_a_token_that_draws_on_nothing_and_raw_scores() -> None:
-    code, output = run("map", "the authors [MASK] here.", "--method", "gradient_x_input", "--stage", "raw", "--quiet")
+    code, output = run("map", "the authors [MASK] today.", "--method", "gradient_x_input", "--stage", "raw", "--quiet")
     assert code == 0 and "%" not in output and "3 [MASK] ← " in output
     _, output = run("map", "--stage", "raw", "--layer", "1", "--quiet")
     listed = [part for line in output.splitlines()[1:] for part in line.partition("← ")[2].split(", ")]

@@ -183,10 +183,10 @@ def test_the_explorer_opens_with_a_sentence_that_fits_its_model(visit_live: Show
     opened.page.locator("#model").select_option("mini")
     settle(opened)
     assert opened.page.locator("#text").input_value() == "the pictures of some hat [MASK] scaring marcus."
-    opened.page.locator("#text").fill("the hat [MASK] here.")
+    opened.page.locator("#text").fill("the hat [MASK] today.")
     opened.page.locator("#model").select_option("decoder")
     settle(opened)
-    assert opened.page.locator("#text").input_value() == "the hat [MASK] here."  # somebody's own stays
+    assert opened.page.locator("#text").input_value() == "the hat [MASK] today."  # somebody's own stays
 
 
 def test_the_explorer_measures_effects_where_one_stepped_to_by_keyboard(
@@ -226,7 +226,10 @@ def test_a_target_that_was_stepped_to_does_not_stay_for_another_sentence(visit_l
 def test_another_sentence_opens_on_its_own_finding_unless_a_layer_was_chosen(visit_live: Show, address: str) -> None:
     mini = tl_vzero.load_model("agreement-mini")
     opened = visit_live("?model=mini&text=the%20hat%20%5BMASK%5D%20here.", at=address)
-    for text in ("the author near the houses [MASK] reading books.", "the pictures of some hat [MASK] scaring marcus."):
+    for text in (
+        "the author near the houses [MASK] praising books.",
+        "the pictures of some hat [MASK] scaring marcus.",
+    ):
         opened.page.locator("#text").fill(text)
         opened.page.locator("#text").press("Enter")
         settle(opened)
@@ -234,7 +237,7 @@ def test_another_sentence_opens_on_its_own_finding_unless_a_layer_was_chosen(vis
             tl_vzero.value_zeroing(mini, text).telling_layer("[MASK]")
         )
     opened.page.locator("#layer").fill("3")
-    opened.page.locator("#text").fill("the hat [MASK] here.")
+    opened.page.locator("#text").fill("the hat [MASK] today.")
     opened.page.locator("#text").press("Enter")
     settle(opened)
     assert opened.page.locator("#layer").input_value() == "3"

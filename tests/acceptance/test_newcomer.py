@@ -118,7 +118,7 @@ def test_9_the_difference_of_two_methods(model: Any, scores: tl_vzero.Scores) ->
     for other, reason in (
         (attention, "stage 'normalized' and 'raw'"),
         (attention.normalized().at_layer(1), r"layers \(0, 1, 2, 3\) and \(1,\)"),
-        (tl_vzero.value_zeroing(model, "the authors [MASK] here.").normalized(), "dest_tokens"),
+        (tl_vzero.value_zeroing(model, "the authors [MASK] today.").normalized(), "dest_tokens"),
     ):
         with pytest.raises(tl_vzero.TLVZeroError, match=reason):
             scores.normalized() - other
@@ -146,7 +146,7 @@ def test_11_a_slip_of_the_pen(model: Any, scores: tl_vzero.Scores) -> None:
     ):
         with pytest.raises(tl_vzero.TLVZeroError, match=r"did you mean 'pictures'\?"):
             call()
-    twice = tl_vzero.value_zeroing(model, "the author near the lakes [MASK] here.")
+    twice = tl_vzero.value_zeroing(model, "the author near the hats [MASK] today.")
     with pytest.raises(tl_vzero.TLVZeroError, match="'the' occurs 2 times, at positions 1, 4"):
         twice["the"]
     with type_checks_off(), pytest.raises(TypeError, match="slice"):

@@ -35,7 +35,7 @@ Stage = Literal["raw", "normalized", "rollout"]
     app,
     "report",
     "--open",
-    '"the authors near the hat [MASK] here." --out authors.html',
+    '"the authors near the hat [MASK] today." --out authors.html',
     '--good are --bad is --corrupted "the picture of some hat [MASK] scaring marcus."',
     '"Paris is the [MASK] of France." --model all-MiniLM-L6-v2 --method alti',
 )
@@ -176,7 +176,7 @@ def show_map(
     app,
     "compare",
     "--layer 1",
-    '"the authors [MASK] here." --method value_zeroing --method alti --csv table.csv',
+    '"the authors [MASK] today." --method value_zeroing --method alti --csv table.csv',
 )
 def compare(
     chosen: common.SentenceOptions,

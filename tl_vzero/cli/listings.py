@@ -32,7 +32,7 @@ def methods_command(files: common.FileOptions) -> None:
     common.app,
     "heads",
     "--layer 1",
-    '"the authors [MASK] here." "the hat near the authors [MASK] here." --csv heads.csv',
+    '"the authors [MASK] today." "the hat near the authors [MASK] today." --csv heads.csv',
 )
 def heads_command(
     chosen: common.ModelOptions,

@@ -104,7 +104,7 @@ def predictions(model: nn.Module, inputs: Text) -> Predictions:
     Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences.
 
     >>> import tl_vzero
-    >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] here.")[3][0][0]
+    >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] today.")[3][0][0]
     'are'
     """
     one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)

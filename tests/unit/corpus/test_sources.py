@@ -54,7 +54,7 @@ def test_text_has_a_sentence_on_each_line(tmp_path: Path) -> None:
     [("a.txt", b"one\n\ntwo"), ("a.jsonl", b'{"text": "one"}\n\n{"text": "two"}'), ("a.csv", b"text\none\n\ntwo")],
 )
 def test_empty_lines_at_the_end_are_no_records(tmp_path: Path, name: str, content: bytes, end: bytes) -> None:
-    (first, (_, reason), last) = told(read(written(tmp_path, name, content + end)))
+    (first, (_, reason), last) = ids_and_texts(read(written(tmp_path, name, content + end)))
     assert (first, last) == (("0", "one"), ("2", "two")) and reason.endswith("is empty")
 
 

@@ -107,7 +107,7 @@ def test_the_targets_row_is_that_of_the_map(model: Any, corpus: Path, tmp_path: 
 
 def test_a_target_may_be_a_token_which_is_looked_for_in_each_sentence(model: Any, tmp_path: Path) -> None:
     source = tmp_path / "three.txt"
-    source.write_text("the author [MASK] here.\nthe hat near the author [MASK] here.\nthe hat [MASK] here.\n")
+    source.write_text("the author [MASK] today.\nthe hat near the author [MASK] today.\nthe hat [MASK] today.\n")
     run = run_corpus(model, source, tmp_path / "out", rows="target", target="author")
     assert (run.sentences, run.failed) == (2, 1)
     assert [scores.dest_positions for _, scores in read_corpus(run.folder).scores()] == [(2,), (5,)]
