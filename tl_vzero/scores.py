@@ -284,10 +284,12 @@ class Scores(Drawn):
         return self.src_spans or tuple((position,) for position in self.src_positions)
 
     def telling_layer(self, target: Place) -> int:
-        """The layer to look at first: the one in which one other token has the largest share of the target's row.
+        """The layer to look at first: the one in which the target's row is most concentrated on one other token.
 
-        Rows are normalised; the target itself and special tokens do not count. Of equal layers it is the first, and
-        per head one head is enough. `target` is as in `row`. Raises what `row` and `normalized` raise.
+        The target itself and special tokens are left out of the row; of what is left, one token has the largest part.
+        Layers in which less than half of the row is left come last. Of equal layers it is the one with the largest
+        share, then the first; per head one head is enough. `target` is as in `row`. Raises what `row` and `normalized`
+        raise.
 
         >>> maps = torch.tensor([[[0.9, 0.1], [0.1, 0.9]], [[0.2, 0.8], [0.1, 0.9]]])
         >>> Scores(maps, "any", (0, 1), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 2, 2).telling_layer("a")
@@ -299,8 +301,11 @@ class Scores(Drawn):
         others = [index for index, (column, is_special) in columns if at not in column and not is_special]
         if not others:
             return self.layers[0]
-        shares = self._one_row(target).normalized().values[..., 0, others].flatten(1)
-        return self.layers[int(shares.amax(dim=1).argmax())]
+        shares = self._one_row(target).normalized().values[..., 0, others].reshape(len(self.layers), -1, len(others))
+        left, largest = shares.sum(dim=-1), shares.amax(dim=-1)  # [layer, head]
+        concentration = torch.where(left >= 0.5, largest / left, largest - 1).amax(dim=1)
+        ties = concentration >= concentration.max() - 1e-6
+        return self.layers[int(largest.amax(dim=1).where(ties, -1.0).argmax())]
 
     @property
     def shown_dest(self) -> int:

@@ -86,15 +86,16 @@ def test_a_classifiers_prediction_is_refused_with_the_reason(tmp_path: Path) -> 
         ("compare", "--layer", "9"),
         ("evaluate", "cue-alignment", "--protocol", "causal", "--limit", "5"),
         ("evaluate", "cue-alignment", "--cues", "spacy", "--limit", "5"),
-        ("evaluate", "cue-alignment", "--model", decoder_folder(), "--limit", "5"),
-        ("corpus", __file__, "--out", "out", "--target", "3"),
-        ("corpus", __file__, "--out", "out", "--model", decoder_folder(), "--text-column", "words"),
+        ("evaluate", "cue-alignment", "--model", "DECODER", "--limit", "5"),
+        ("corpus", "FILE", "--out", "out", "--target", "3"),
+        ("corpus", "FILE", "--out", "out", "--model", "DECODER", "--text-column", "words"),
     ],
     ids=" ".join,
 )
 def test_messages_speak_of_options(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code, output = run(*words, "--quiet")
+    places = {"DECODER": decoder_folder(), "FILE": __file__}
+    code, output = run(*(places.get(word, word) for word in words), "--quiet")
     assert code == 2 and output.startswith("error: ")
     assert not re.search(r"\w=|\w+_(ids|inputs|head|format|column)\b", output.replace(decoder_folder(), ""))
 

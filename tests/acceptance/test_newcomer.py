@@ -102,7 +102,7 @@ def test_7_one_layer_as_a_table(scores: tl_vzero.Scores) -> None:
 def test_8_a_picture(scores: tl_vzero.Scores) -> None:
     figure = scores.plot()
     assert figure.layout.title.text == "Value Zeroing, normalized, agreement-mini"
-    assert figure.layout.sliders[0].active == scores.telling_layer("[MASK]") == 2
+    assert figure.layout.sliders[0].active == scores.telling_layer("[MASK]") == 1
     assert figure.data[0].z[6][2] == pytest.approx(scores.normalized()[6, 2][2].item(), abs=1e-5)
 
 

@@ -59,13 +59,21 @@ class Opened:
         tokens = self.json["tokens"]
         return max((i for i in range(len(row)) if i != chosen and tokens[i] not in SPECIAL), key=lambda i: row[i])
 
+    def telling_layer_of(self, target: int) -> int:
+        """The layer in which, the target and special tokens left out, one token has most of the rest of its row."""
+
+        def concentration(row: Sequence[float]) -> float:
+            left = sum(row[i] for i in range(len(row)) if i != target and self.json["tokens"][i] not in SPECIAL)
+            largest = row[self.largest_elsewhere(row, target)]
+            return largest / left if left >= 0.5 else largest - 1
+
+        by_layer = [concentration(layer[target]) for layer in self.json["value_zeroing"]["pieces"]["normalized"]]
+        return by_layer.index(max(by_layer))
+
     @property
     def telling_layer(self) -> int:
-        """The layer on which the page should open: where one other token has the largest share of the target's row."""
-        target = self.json["target"]["position"]
-        rows = [layer[target] for layer in self.json["value_zeroing"]["pieces"]["normalized"]]
-        shares = [row[self.largest_elsewhere(row, target)] for row in rows]
-        return shares.index(max(shares))
+        """The layer on which the page should open."""
+        return self.telling_layer_of(self.json["target"]["position"])
 
     def chosen(self, box: str) -> int:
         """Which of a row is chosen; exactly one is, and buttons say so."""

@@ -180,10 +180,8 @@ def padded(
 ) -> tuple[Int[Tensor, "sentence position"], Bool[Tensor, "sentence position"], Int[Tensor, "sentence position"]]:
     """Ids of sentences, padded on the right, where they have a token, and their segments."""
     rows = [(s.ids, torch.ones(len(s)), torch.tensor(s.token_types or [0] * len(s))) for s in sentences]
-    ids, mask, token_types = (
-        nn.utils.rnn.pad_sequence(list(parts), batch_first=True) for parts in zip(*rows, strict=True)
-    )
-    return ids, mask.bool(), token_types
+    ids, mask, types = (nn.utils.rnn.pad_sequence(list(part), batch_first=True) for part in zip(*rows, strict=True))
+    return ids, mask.bool(), types
 
 
 def encode(
@@ -620,8 +618,7 @@ def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, 
         (("eos_token", "sep_token"), ids[-2:], text.rstrip().endswith, "ends"),
     ):
         for token in _special_tokens(tokenizer, *names):
-            is_twice = two == [tokenizer.convert_tokens_to_ids(token)] * 2
-            if is_twice and stands(token) and not stands(2 * token):
+            if two == [tokenizer.convert_tokens_to_ids(token)] * 2 and stands(token) and not stands(2 * token):
                 notes.append(f"the text {where} with {token!r}, {twice}")
     mask = getattr(tokenizer, "mask_token", None)
     foreign = [match for match in MASKS.finditer(text) if match[0] != mask]
@@ -634,12 +631,9 @@ def _notes_on_text(tokenizer: Any, text: str, sentence: Sentence) -> tuple[str, 
 def _note_on_unknown(tokenizer: Any, sentence: Sentence, foreign_masks: list[tuple[int, int]]) -> Iterator[str]:
     """A note that counts the words that the model reads as unknown, and names a model that knows them."""
     places = sentence.offsets or ((0, 0),) * len(sentence)
-    of_masks = {
-        i for i, (begin, end) in enumerate(places) for mask in foreign_masks if mask[0] <= begin < end <= mask[1]
-    }
-    words = [sentence.tokens[i].strip() for i in sentence.unknown if i not in of_masks]
-    words = [word for word in words if word != tokenizer.unk_token]  # written so, it is meant
-    if words:
+    of_masks = {i for i, (a, b) in enumerate(places) for begin, end in foreign_masks if begin <= a < b <= end}
+    texts = [sentence.tokens[i].strip() for i in sentence.unknown if i not in of_masks]
+    if words := [text for text in texts if text != tokenizer.unk_token]:  # that one, written so, is meant
         named = list(dict.fromkeys(map(shown, words)))
         in_pieces = all(word.isascii() and len(word) <= LONGEST_WORD for word in words)
         knows = "all-MiniLM-L6-v2" if in_pieces else "a model that reads bytes, such as gpt2,"
