@@ -106,7 +106,7 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     >>> import tl_vzero
     >>> from tl_vzero.inputs.text import encode
     >>> model = tl_vzero.load_model("agreement-mini")
-    >>> [default_target(model, encode(model, text).sentences[0]) for text in ("the [MASK] today.", "the hat here.")]
+    >>> [default_target(model, encode(model, text).sentences[0]) for text in ("the [MASK] today.", "the hat near.")]
     [2, None]
     """
     if is_causal(model):

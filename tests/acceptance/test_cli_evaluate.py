@@ -177,7 +177,7 @@ def test_a_causal_model_is_offered_the_causal_protocol(tmp_path: Path) -> None:
     mine.write_text("sentence,good,bad,cue\nsome dogs near the hat [MASK] near marcus.,are,is,dogs\n", encoding="utf-8")
     words = ["evaluate", "cue-alignment", "--model", tmp_path / "gpt2", "--examples", mine, *TWO, "--quiet"]
     code, output = run(*words)
-    assert code == 2 and 'protocol="causal"' in output
+    assert code == 2 and "--protocol causal" in output
     code, output = run(*words, "--protocol", "causal")
     assert code == 0
 

@@ -58,7 +58,7 @@ def test_2_what_are_these_scores(scores: tl_vzero.Scores) -> None:
         "raw",
         "4 layers",
         "the pictures of some hat [MASK]",
-        "layer 2 tells most of '[MASK]'",
+        "layer 1 tells most of '[MASK]'",
     ):
         assert part in text
     assert scores.tokens == tuple(TOKENS)
@@ -101,9 +101,9 @@ def test_7_one_layer_as_a_table(scores: tl_vzero.Scores) -> None:
 
 def test_8_a_picture(scores: tl_vzero.Scores) -> None:
     figure = scores.plot()
-    assert figure.layout.title.text == "Value Zeroing, normalized, agreement-mini"
+    assert figure.layout.title.text == "Value Zeroing: shares of each row, agreement-mini"
     assert figure.layout.sliders[0].active == scores.telling_layer("[MASK]") == 1
-    assert figure.data[0].z[6][2] == pytest.approx(scores.normalized()[6, 2][2].item(), abs=1e-5)
+    assert figure.data[0].z[6][2] == pytest.approx(scores.normalized()[6, 2][1].item(), abs=1e-5)
 
 
 def test_9_the_difference_of_two_methods(model: Any, scores: tl_vzero.Scores) -> None:
@@ -157,7 +157,7 @@ def test_11_a_slip_of_the_pen(model: Any, scores: tl_vzero.Scores) -> None:
 
 
 def test_12_a_notebook_shows_every_result(model: Any, scores: tl_vzero.Scores, notebook: Any) -> None:
-    assert "Value Zeroing, normalized, agreement-mini" in notebook(scores)
+    assert "Value Zeroing: shares of each row, agreement-mini" in notebook(scores)
     compared = tl_vzero.compare(model, TEXT, ["value_zeroing", "attention"])
     assert "<table" in notebook(compared) and "attention" in notebook(compared)
     effects = [

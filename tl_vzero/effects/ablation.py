@@ -105,7 +105,7 @@ def predictions(model: nn.Module, inputs: Text) -> Predictions:
 
     >>> import tl_vzero
     >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] today.")[3][0][0]
-    'are'
+    'disappear'
     """
     one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)
     with quiet(model):

@@ -168,8 +168,7 @@ def test_what_cannot_be_shown_is_refused() -> None:
 
 def test_a_word_that_the_model_does_not_know_is_dashed() -> None:
     html = text_view(made_up_scores(metadata={"unknown": [1]})).html
-    assert (
-        html.count('class="token unknown"') == 1 and f"{PIECES[1]}</button>" in html.split('class="token unknown"')[1]
-    )
+    assert html.count('class="token unknown"') == 1
+    assert f"{PIECES[1]}</span></button>" in html.split('class="token unknown"')[1]
     assert "Dashed</span>: unknown to the model" in html and "unknown to the model" in html.split("const root")[1]
     assert "unknown to the model" not in text_view(made_up_scores()).html
