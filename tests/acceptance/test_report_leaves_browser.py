@@ -80,7 +80,7 @@ def test_the_sentence_leaves_as_html_and_as_latex(show: Callable[..., Opened]) -
     html = saved(opened, "text", "HTML").read_text(encoding="utf-8")
     page = opened.page.context.new_page()
     page.set_content(html)
-    row = opened.json["target_row"]["value_zeroing"][0]
+    row = opened.json["target_row"]["value_zeroing"][opened.telling_layer]
     tokens = page.locator("p").first.locator("span")
     assert tokens.count() == len(row) and "scar</span><span" in html
     darkest = tokens.nth(row.index(max(row))).evaluate("e => getComputedStyle(e).backgroundColor")

@@ -39,9 +39,10 @@ const withTarget = (axis, row) => {
   return { ...axis, labelalias: { ...axis.labelalias, [key]: name } };
 };
 
+// Cells of a part need not be square: with an anchor, plotly would show more than the part.
 const windowed = (axis, [first, last]) => (state.window === null
   ? axis
-  : { ...axis, autorange: false, range: axis.autorange === "reversed" ? [last + 0.5, first - 0.5] : [first - 0.5, last + 0.5] });
+  : { ...axis, scaleanchor: undefined, autorange: false, range: axis.autorange === "reversed" ? [last + 0.5, first - 0.5] : [first - 0.5, last + 0.5] });
 
 // Slanted labels of narrow columns would touch each other.
 const smaller = (axis) => ({
