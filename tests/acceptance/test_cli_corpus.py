@@ -146,7 +146,7 @@ def test_a_signal_stops_the_run_and_the_next_one_goes_on(tmp_path: Path, number:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_share_the_work(tmp_path: Path, launcher: str) -> None:
     source = text_file(tmp_path, 30)
-    source.write_text(source.read_text() + "\n")
+    source.write_text("\n" + source.read_text())
     words = ("-m", "tl_vzero", "corpus", source, "--out", tmp_path / "out", "--shard-size", "4", "--quiet")
     log = tmp_path / "log.jsonl"
     process = started([sys.executable, *LAUNCHERS[launcher]], *words, "--json-log", log)
