@@ -347,7 +347,7 @@ class Scores(Drawn):
         """The values for numpy; those of bfloat16, which numpy lacks, as float32."""
         values = self.values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
-        return np.array(values.numpy(), dtype=dtype, copy=copy)
+        return (np.array if copy else np.asarray)(values.numpy(), dtype=dtype)
 
     def __sub__(self, other: "Scores") -> "Scores":
         """The difference of two maps of one sentence, entry by entry, at stage "difference".
