@@ -189,7 +189,7 @@ class Corpus:
             identity=about.methods[method].identity,
             stage=about.methods[method].stage,
             metadata={**from_model, "versions": self.manifest["versions"], "special": row["special"]}
-            | ({"token_types": row["token_types"]} if row.get("token_types") else {}),
+            | {name: row[name] for name in ("token_types", "unknown") if row.get(name)},
         )
 
 

@@ -42,6 +42,7 @@ def _schema(scorer: Scorer, about: Mapping[str, Any]) -> Any:
         ("token_ids", pa.list_(pa.int32())),
         ("special", pa.list_(pa.bool_())),
         ("word_ids", pa.list_(pa.int32())),
+        ("unknown", pa.list_(pa.int32())),
         *([("token_types", pa.list_(pa.int32()))] if scorer.has_pairs else []),
         *([("target", pa.int32())] if scorer.needs_target else []),
         *((name, pa.list_(value)) for name in names),
@@ -59,6 +60,7 @@ def _table(schema: Any, rows: Rows, scored: Scored) -> Any:
         "token_ids": [sentence.ids.tolist() for sentence in sentences],
         "special": [list(sentence.special) for sentence in sentences],
         "word_ids": [None if sentence.word_ids is None else list(sentence.word_ids) for sentence in sentences],
+        "unknown": [list(sentence.unknown) for sentence in sentences],
         "token_types": [None if sentence.token_types is None else list(sentence.token_types) for sentence in sentences],
         "target": [ready.target for ready in scored.ready],
     }

@@ -54,6 +54,14 @@ def test_maps_are_those_of_each_sentence_alone(model: Any, corpus: Path, method:
     assert scores.words().src_tokens == alone.words().src_tokens
 
 
+def test_unknown_words_are_known_as_such_when_they_are_read_back(model: Any, tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("the linguist loves hats\nthe hats\n")
+    first, second = dict(read_corpus(run_corpus(model, source, tmp_path / "out").folder).scores()).values()
+    assert [first.src_tokens[position] for position in first.unknown_positions] == ["linguist", "loves"]
+    assert second.unknown_positions == () and "unknown" not in second.metadata
+
+
 def test_the_reader_knows_its_methods_and_what_is_no_corpus(corpus: Path, tmp_path: Path) -> None:
     assert read_corpus(corpus).methods == tuple(METHODS)
     with pytest.raises(tl_vzero.TLVZeroError, match="unknown method 'globenc'"):
