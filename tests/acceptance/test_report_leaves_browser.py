@@ -53,6 +53,11 @@ def test_every_panel_is_a_picture_of_what_it_shows(show: Callable[..., Opened], 
     assert boxes[row.index(max(row))] == "rgb({},{},{})".format(*ramp_colour(LIGHT, 1))
 
 
+def shares_from_each_token(lines: list[list[str]]) -> list[tuple[float, list[float]]]:
+    """Of each edge its share, and those of all edges into its destination in its layer."""
+    return [(float(line[5]), [float(other[5]) for other in lines if other[:2] == line[:2]]) for line in lines]
+
+
 def test_every_panel_leaves_its_numbers(show: Callable[..., Opened], agreement_report: Report) -> None:
     opened = show(agreement_report)
     opened.page.locator("#layer").fill("2")
@@ -65,13 +70,20 @@ def test_every_panel_leaves_its_numbers(show: Callable[..., Opened], agreement_r
     _, *lines = rows_of(opened, "text")
     assert {(line[1], line[2]) for line in lines} == {(str(target["position"]), target["token"])}
     assert [float(line[5]) for line in lines] == four_digits(maps[2][target["position"]])
+    assert rows_of(opened, "finding")[1:] == lines  # the headline is of this row
     _, *lines = rows_of(opened, "row")
     assert [float(line[3]) for line in lines] == four_digits([v for layer in maps for v in layer[target["position"]]])
     assert [float(line[4]) for line in lines] == four_digits(
         [v for row in opened.json["effect"]["values"] for v in row]
     )
     _, *lines = rows_of(opened, "flow")
-    assert lines and all(float(line[5]) >= 0.03 for line in lines)
+    points = opened.page.evaluate(
+        "(({ x, y }) => x.map((at, i) => [at, y[i]]))(document.getElementById('flow').data.at(-2))"
+    )
+    assert points == [
+        [(int(line[1]) + int(line[3])) / 2, int(line[0]) + 0.5] for line in lines
+    ]  # the edges that are drawn
+    assert all(share >= 0.03 or share == max(others) for share, others in shares_from_each_token(lines))
     assert [line[0] for line in rows_of(opened, "table")[1:3]] == ["Value Zeroing", "Raw attention"]
 
 

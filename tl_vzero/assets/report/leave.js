@@ -138,20 +138,13 @@ const throughLayers = () => {
     ])),
   ];
 };
-const flowing = () => {
-  const words = state.unit === "words";
-  const row = rowOf(state.piece);
-  const pieces = words ? [...page.wordOf.keys()].filter((piece) => page.wordOf[piece] === row) : [row];
-  const { edges } = words ? overWords(flowInto(pieces)) : flowInto(pieces);
-  return [
-    ["layer", "destination position", "destination", "source position", "source", "share of what reaches the chosen token"],
-    ...edges.flatMap((grid, layer) => grid.flatMap((line, dest) => line.flatMap((share, source) => (
-      share >= state.threshold ? [[page.layers[layer], ...placed(dest), ...placed(source), share]] : []
-    )))),
-  ];
-};
+const flowing = () => [
+  ["layer", "destination position", "destination", "source position", "source", "share of what reaches the chosen token"],
+  ...flowDrawn.lines.flat().map(({ layer, dest, source, share }) => [page.layers[layer], ...placed(dest), ...placed(source), share]),
+];
 const tabled = (panel) => [...panel.querySelectorAll("table tr")].map((line) => [...line.cells].map((cell) => cell.innerText));
 const NUMBERS_OF = {
+  finding: () => shares([rowOf(state.piece)]),
   text: () => shares([rowOf(state.piece)]),
   maps: () => shares([...unit().names.keys()]),
   row: throughLayers,
