@@ -144,9 +144,17 @@ class Scores(Drawn):
         return below or self.stage == "difference"
 
     @property
+    def crosses(self) -> bool:
+        """Whether rows and columns are of two different sentences, as in cross-attention."""
+        return self.metadata.get("stack") == "cross"
+
+    @property
     def _joins_two(self) -> bool:
-        crosses = self.metadata.get("stack") == "cross" or self.n_src_positions is not None
-        return crosses or (not self.partial and self.dest_tokens != self.src_tokens)
+        return (
+            self.crosses
+            or self.n_src_positions is not None
+            or (not self.partial and self.dest_tokens != self.src_tokens)
+        )
 
     @property
     def partial(self) -> bool:
@@ -185,9 +193,8 @@ class Scores(Drawn):
             first = self.metadata.get("encoder_from", 0)
             behind = [first + position for position in self.metadata.get("encoder_unknown", ())]
             unknown = [*(unknown if first else ()), *behind]
-        columns = self.src_spans or [(position,) for position in self.src_positions]
         whole = self._units_with(unknown, self.word_ids if self.n_src_positions is None else self.src_word_ids)
-        return tuple(not set(column).isdisjoint(whole) for column in columns)
+        return tuple(not set(column).isdisjoint(whole) for column in self._columns)
 
     def _units_with(self, pieces: Sequence[int], word_ids: Sequence[int | None] | None) -> tuple[int, ...]:
         """Positions as they are, or the words that they belong to."""
@@ -295,8 +302,7 @@ class Scores(Drawn):
         >>> Scores(maps, "any", (0, 1), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 2, 2).telling_layer("a")
         1
         """
-        crosses = self.metadata.get("stack") == "cross"
-        at = None if crosses else self.dest_positions[self.dest_index(target)]
+        at = None if self.crosses else self.dest_positions[self.dest_index(target)]
         columns = enumerate(zip(self._columns, self.special_sources, strict=True))
         others = [index for index, (column, is_special) in columns if at not in column and not is_special]
         if not others:
@@ -304,7 +310,7 @@ class Scores(Drawn):
         shares = self._one_row(target).normalized().values[..., 0, others].reshape(len(self.layers), -1, len(others))
         left, largest = shares.sum(dim=-1), shares.amax(dim=-1)  # [layer, head]
         concentration = torch.where(left >= 0.5, largest / left, largest - 1).amax(dim=1)
-        ties = concentration >= concentration.max() - 1e-6
+        ties = concentration >= concentration.max() - 1e-6  # the rounding of float32
         return self.layers[int(largest.amax(dim=1).where(ties, -1.0).argmax())]
 
     @property

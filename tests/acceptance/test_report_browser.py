@@ -306,4 +306,4 @@ def test_known_words_are_not_dashed(show: Callable[..., Opened], agreement_repor
 def test_a_sentence_of_unknown_words_has_no_finding(show: Callable[..., Opened]) -> None:
     opened = show(make_report(tl_vzero.load_model("agreement-mini"), "Zork blarf gronk.", methods=["attention"]))
     assert "no finding" in opened.page.locator("header .notice").first.text_content()
-    assert "No finding" in opened.page.locator("#text-told").text_content()
+    assert "No finding" in opened.page.locator("#text-summary").text_content()

@@ -112,7 +112,7 @@ def assert_chosen_everywhere(opened: Opened, row: int, layer: int | None = None)
     )
     largest = max(pieces["normalized"][layer][row])
     source = pieces["src_tokens"][pieces["normalized"][layer][row].index(largest)]
-    said = (opened.page.locator("#text-told").text_content() or "").replace("\u2068", "").replace("\u2069", "")
+    said = (opened.page.locator("#text-summary").text_content() or "").replace("\u2068", "").replace("\u2069", "")
     assert said.startswith(f"In layer {layer}, Value Zeroing: most from {source} ({in_percent(largest)})")
 
 
@@ -353,10 +353,10 @@ def test_a_path_lights_up_by_keyboard_and_is_read(show: Show, agreement_report: 
         )
         path = strongest_path(shares, edges, first)
         assert lit(opened) == [(at, path[at + 1], path[at]) for at in range(len(shares))]
-        told = (opened.page.locator("#flow-told").text_content() or "").replace("\u2068", "").replace("\u2069", "")
+        told = (opened.page.locator("#flow-lit").text_content() or "").replace("\u2068", "").replace("\u2069", "")
         assert told == f"From the input up: {' → '.join(tokens[one] for one in path)}"
     opened.page.locator("#top").focus()
-    assert lit(opened) == [] and opened.page.locator("#flow-told").text_content() == ""
+    assert lit(opened) == [] and opened.page.locator("#flow-lit").text_content() == ""
 
 
 def test_a_node_chooses_its_token(show: Show, agreement_report: Report) -> None:

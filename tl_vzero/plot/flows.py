@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
+from tl_vzero.choices import at_least_one
+from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.plot import parts
+from tl_vzero.plot.pages import in_percent
 from tl_vzero.plot.parts import Look, Step, hover_labels, refuse_heads, sentence, step_slider, titled, token_axis
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.registry import label_of
@@ -85,8 +87,7 @@ def flow_graph(
         raise InputTypeError(f"threshold is {type(threshold).__name__}: expected a share, such as 0.03")
     if not 0 < threshold < 1:
         raise InputError(f"threshold is {threshold}: expected a share of the target's rollout between 0 and 1")
-    if top is not None and (not isinstance(top, int) or top < 1):
-        raise InputError(f"top is {shown(top)}: expected how many edges to follow from a token, at least 1, or None")
+    top = None if top is None else at_least_one("top", top, "how many edges go on from a token", otherwise=", or None")
     row = scores.dest_index(dest)
     flow = flow_into(scores, row)
     target = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)[row]
@@ -262,7 +263,7 @@ def _traces(
             "textfont": {"size": 10, "color": theme.muted},
             "x": [token + STUB for (_, token), _ in stubs],
             "y": [level - STUB for (level, _), _ in stubs],
-            "text": [_percent(share) if share >= bound else NO_LABEL for _, share in stubs],
+            "text": [in_percent(share) if share >= bound else NO_LABEL for _, share in stubs],
             "customdata": [[f"{share:.1%}", hover[token]] for (_, token), share in stubs],
             "hovertemplate": STUB_HOVER,
         },
@@ -296,10 +297,6 @@ def _traces(
         "hovertemplate": NODE_HOVER,
     }
     return [*traces, middles, nodes]
-
-
-def _percent(share: float) -> str:
-    return f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def _curve(layer: int, dest: int, src: int) -> tuple[list[float], list[float]]:

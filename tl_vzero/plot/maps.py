@@ -171,7 +171,7 @@ def effect_labels(effect: Effect) -> list[str]:
     return parts.hover_labels(_effect_sources(effect), effect.src_positions, "token", _unknown_sources(effect))
 
 
-def effect_scale(effect: Effect, theme: Theme = LIGHT, **look: Unpack[parts.Look]) -> Json:
+def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
     """A colour scale whose middle is exactly 0 and whose ends are the largest size of the effect."""
     name = f"change of the {parts.plotly_text(parts.visible(effect.metric))}"
     return parts.around_zero(theme, parts.rounded(effect.values), name)

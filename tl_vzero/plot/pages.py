@@ -32,9 +32,9 @@ def asset(path: str) -> Markup:
     return Markup(files("tl_vzero").joinpath("assets", *path.split("/")).read_text(encoding="utf-8"))
 
 
-def share(part: float) -> str:
+def in_percent(share: float) -> str:
     """A share as a percentage of at most two digits."""
-    return "< 0.01 %" if 0 < part < 1e-4 else f"{float(f'{100 * part:.2g}'):g} %"
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def script_json(data: Any) -> Markup:
@@ -61,9 +61,9 @@ def _environment() -> Environment:
         "visible": visible,
         "digits": lambda value: f"{value:.{SHOWN_DIGITS}g}",
         "script_json": script_json,
-        "share": share,
-        # NaN, which is not equal to itself, is undefined.
+        "in_percent": in_percent,
         "percent": lambda value: f"{100 * value:.0f} %" if value == value else "–",
+        # NaN, which is not equal to itself, is undefined.
         "rank": lambda value: f"{value:.2f}" if value == value else "–",
     }
     environment.globals |= {"asset": asset, "LIGHT": LIGHT, "DARK": DARK, "FONT": Markup(FONT), "MONO": Markup(MONO)}

@@ -131,11 +131,14 @@ def viewed(scores: Scores, view: View, around: int | str | None = None) -> tuple
     around = view.around if around is None else around
     row = None if around is None else scores.dest_index(around)
     if view.hide:
-        own = "itself" in view.hide and not crosses(scores)
+        without_itself = "itself" in view.hide and not scores.crosses
         columns = zip(aside(scores), scores.src_spans or [(p,) for p in scores.src_positions], strict=True)
         hidden = torch.tensor(
             [
-                [("special" in view.hide and apart) or (own and dest in span) for dest in scores.dest_positions]
+                [
+                    ("special" in view.hide and apart) or (without_itself and dest in span)
+                    for dest in scores.dest_positions
+                ]
                 for apart, span in columns
             ],
             device=scores.values.device,
@@ -147,11 +150,12 @@ def viewed(scores: Scores, view: View, around: int | str | None = None) -> tuple
         return scores, row
     centre, window = scores.dest_positions[row], view.window
     near = [i for i, position in enumerate(scores.dest_positions) if abs(position - centre) <= window]
-    places = scores.src_positions
-    sources = [i for i, position in enumerate(places) if crosses(scores) or abs(position - centre) <= window]
+    sources = [
+        i for i, position in enumerate(scores.src_positions) if scores.crosses or abs(position - centre) <= window
+    ]
     axes = {"dest_tokens": near, "dest_positions": near, "src_tokens": sources, "src_positions": sources}
     axes |= {} if scores.src_spans is None else {"src_spans": sources}
-    labels: dict[str, Any] = {name: tuple(getattr(scores, name)[i] for i in kept) for name, kept in axes.items()}
+    labels: dict[str, Any] = {name: tuple(getattr(scores, name)[i] for i in places) for name, places in axes.items()}
     return replace(scores, values=scores.values[..., near, :][..., sources], **labels), near.index(row)
 
 
@@ -266,14 +270,9 @@ def layer_index(scores: Scores, layer: int | None) -> int:
     return scores.layers.index(layer)
 
 
-def crosses(scores: Scores) -> bool:
-    """Whether rows and columns are of two different sentences."""
-    return scores.metadata.get("stack") == "cross"
-
-
 def axis_titles(scores: Scores) -> tuple[str, str]:
     """What the rows are and what the columns are."""
-    if crosses(scores):
+    if scores.crosses:
         return "decoder: destination (row)", "encoder: source (column)"
     return "destination (row)", "source (column)"
 
@@ -311,14 +310,9 @@ def token_axis(tokens: Sequence[str], places: Sequence[str], title: str, unknown
 
 
 def aside(scores: Scores) -> list[bool]:
-    """Which sources are special tokens (of no word; a mask token is a word) or punctuation."""
-    words = list(scores.word_ids or ()) if scores.n_src_positions is None else list(scores.src_word_ids or ())
-    if scores.unit == "word":
-        words = [word for i, word in enumerate(words) if i == 0 or word is None or word != words[i - 1]]
-    return [
-        (bool(words) and words[position] is None) or all(unicodedata.category(c)[0] in "PSZ" for c in token)
-        for position, token in zip(scores.src_positions, scores.src_tokens, strict=True)
-    ]
+    """Which sources are special tokens (a mask token is a word) or punctuation."""
+    columns = zip(scores.special_sources, scores.src_tokens, strict=True)
+    return [is_special or all(unicodedata.category(c)[0] in "PSZ" for c in token) for is_special, token in columns]
 
 
 def gaps(columns: int, rows: int) -> dict[str, int]:
@@ -333,7 +327,7 @@ def sentence(scores: Scores) -> str:
         return plotly_text(short(" ".join(texts_of(tokens)), length))
 
     note = " (dashed: unknown to the model)" if any(scores.unknown_sources + scores.unknown_dests) else ""
-    if not crosses(scores):
+    if not scores.crosses:
         return line(scores.src_tokens, SENTENCE_LENGTH) + note
     return " → ".join(line(tokens, SENTENCE_LENGTH // 2) for tokens in (scores.src_tokens, scores.dest_tokens)) + note
 

@@ -22,14 +22,8 @@ INKS = ("#000000", "#ffffff")  # one of them has a contrast of 4.5 with any colo
 TEXT_SIZE = 17  # of the tokens, in pixels
 PICTURE_WIDTH, MARGIN = 760, 16
 # Widths of characters in font sizes, of Helvetica and its like; a picture stretches a token's text to what is reckoned.
-NARROW, NARROW_WIDTH, WIDE, WIDE_WIDTH, USUAL_WIDTH, FULL_WIDTH = (
-    " '|.,:;!()[]fijlrtI",
-    0.31,
-    "mwMWOGQ@%",
-    0.82,
-    0.57,
-    1.0,
-)
+NARROW, WIDE = " '|.,:;!()[]fijlrtI", "mwMWOGQ@%"
+NARROW_WIDTH, USUAL_WIDTH, WIDE_WIDTH, FULL_WIDTH = 0.31, 0.57, 0.82, 1.0
 LATEX = {ord(sign): f"\\{sign}" for sign in "#$%&_{}"} | {
     ord(sign): f"\\text{name}{{}}" for sign, name in (("\\", "backslash"), ("~", "asciitilde"), ("^", "asciicircum"))
 }
@@ -131,7 +125,7 @@ def text_view(
     """
     parts.refuse_heads(scores)
     parts.refuse_signed(scores)
-    parts.drawn(None, None, **look)
+    parts.drawn(None, None, **look)  # raises for a size that is none
     scores, row = parts.viewed(scores, view, dest)
     assert row is not None
     start = parts.layer_index(scores, layer)
@@ -183,7 +177,7 @@ def coloured(
     grid = parts.rounded(scores.values[layer, row : row + 1])
     shades, most = _shades(theme, view), parts.top(grid)
     colours = [None if isnan(value) else shades[round(max(value, 0) / most * (SHADES - 1))] for value in grid[0]]
-    if scores.dest_positions == scores.src_positions and not parts.crosses(scores) and scores.src_spans is None:
+    if scores.dest_positions == scores.src_positions and not scores.crosses and scores.src_spans is None:
         words = None if scores.unit == "word" or scores.partial else scores.word_ids
         return [("", "data-dest data-src", _tokens(scores.src_tokens, colours, scores.unknown_sources, row, words))]
     plain = [None] * len(scores.dest_tokens)
@@ -195,7 +189,7 @@ def coloured(
 
 def _specials(scores: Scores) -> set[str]:
     """The tokens that belong to no word, where the words are known."""
-    if scores.word_ids is None or parts.crosses(scores) or scores.unit == "word":
+    if scores.word_ids is None or scores.crosses or scores.unit == "word":
         return set()
     return {t for t, p in zip(scores.src_tokens, scores.src_positions, strict=True) if scores.word_ids[p] is None}
 

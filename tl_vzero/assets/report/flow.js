@@ -5,8 +5,8 @@ const showThreshold = () => {
   const slider = byId("threshold");
   slider.max = String(bounds.length - 1);
   slider.value = String(bounds.indexOf(state.threshold));
-  slider.setAttribute("aria-valuetext", percent(state.threshold));
-  byId("threshold-name").textContent = percent(state.threshold);
+  slider.setAttribute("aria-valuetext", inPercent(state.threshold));
+  byId("threshold-name").textContent = inPercent(state.threshold);
   byId("top").value = state.top;
 };
 
@@ -96,6 +96,7 @@ const curve = ({ layer, dest, source }) => (dest === source
     x: [...CURVE.map((t) => source + (dest - source) * t * t * (3 - 2 * t)), null], // upright at both ends
     y: [...CURVE.map((t) => layer + t), null],
   });
+// In boxes, which have more digits than what stands on the page.
 const percent = (share) => `${shown(Number((100 * share).toPrecision(3)))} %`;
 
 const edgeTraces = (edges, lines) => page.flow.bounds.map((bound, i) => {
@@ -121,7 +122,7 @@ const stubTraces = (stubs, labelled, hover) => [
     textposition: "middle right", textfont: { size: 10, color: theme().muted },
     x: stubs.map(({ token }) => token + page.flow.stub),
     y: stubs.map(({ level }) => level - page.flow.stub),
-    text: stubs.map((stub) => (labelled.includes(stub) ? `${Number((100 * stub.share).toPrecision(2))} %` : NO_LABEL)),
+    text: stubs.map((stub) => (labelled.includes(stub) ? inPercent(stub.share) : NO_LABEL)),
     customdata: stubs.map(({ share, token }) => [percent(share), hover[token]]),
     hovertemplate: "<b>%{customdata[0]}</b> goes on along edges that are not drawn<br>%{customdata[1]}<extra></extra>",
   },
@@ -174,7 +175,7 @@ const fewLabels = (placed, size, width) => (size <= page.flow.labelledAll
 let flowDrawn = null;
 const light = (path) => {
   const names = path.map(({ source }) => unit().names[source]).concat(unit().names[path.at(-1).dest]);
-  byId("flow-told").textContent = `From the input up: ${names.map((name) => `\u2068${name}\u2069`).join(" → ")}`;
+  byId("flow-lit").textContent = `From the input up: ${names.map((name) => `\u2068${name}\u2069`).join(" → ")}`;
   // The same curves as those of the lines, as Bézier curves.
   const shapes = path.map(({ layer, dest, source }) => ({
     type: "path", line: { color: theme().mark, width: 4 }, opacity: 0.9,
@@ -183,7 +184,7 @@ const light = (path) => {
   Plotly.relayout(byId("flow"), { shapes });
 };
 const dim = () => {
-  byId("flow-told").textContent = "";
+  byId("flow-lit").textContent = "";
   Plotly.relayout(byId("flow"), { shapes: [] });
 };
 const pointedEdge = ({ curveNumber, pointNumber }) => {
@@ -208,7 +209,7 @@ const PATHS = 4;
 const fillPaths = (nodes, lines) => {
   const inputs = [...new Set(lines[0].map(({ source }) => source))].sort((one, other) => nodes[0][other] - nodes[0][one]);
   byId("flow-paths").replaceChildren(...inputs.slice(0, PATHS).map((token) => {
-    const button = element("button", `${unit().names[token]} ${percent(nodes[0][token])}`, { type: "button", dir: "auto" });
+    const button = element("button", `${unit().names[token]} ${inPercent(nodes[0][token])}`, { type: "button", dir: "auto" });
     const lit = () => light(pathThrough(lines, edgeAt(lines, { level: 0, token })));
     button.addEventListener("focus", lit);
     button.addEventListener("pointerenter", lit);
@@ -250,5 +251,5 @@ const drawFlow = () => {
   if (!drawn.has("flow")) onFlow(div);
   drawn.set("flow", of);
   fillPaths(nodes, lines);
-  byId("flow-told").textContent = "";
+  byId("flow-lit").textContent = "";
 };

@@ -47,7 +47,7 @@ const drawTexts = () => {
   const most = ranked.slice(0, NAMED).filter(([value]) => value > 0);
   const named = most.map(([value, source]) => `\u2068${tokenName(source)}\u2069 (${inPercent(value)})`).join(", ");
   const where = state.view === "layer" ? `In ${inLayer()}` : `Rolled out up to ${inLayer()}`;
-  byId("text-told").textContent = page.noWordKnown
+  byId("text-summary").textContent = page.noWordKnown
     ? "No finding: the model knows no word of this sentence."
     : `${where}, Value Zeroing: most from ${named || "nothing"}.`;
   byId("text-unknown").hidden = !unit().unknown.includes(true);
