@@ -123,7 +123,7 @@ def run_corpus(
     >>> model = tl_vzero.load_model("agreement-mini")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     source = Path(folder) / "two.txt"
-    ...     _ = source.write_text("the authors [MASK] today.\\nthe author near the lakes [MASK] today.\\n")
+    ...     _ = source.write_text("the authors [MASK] today.\\nthe author near the hats [MASK] today.\\n")
     ...     run = run_corpus(model, source, Path(folder) / "out")
     ...     dict(read_corpus(run.folder).scores())["1"].values.shape
     torch.Size([4, 10, 10])
