@@ -337,8 +337,12 @@ METHODS: Mapping[str, Method] = Methods(BUILT_IN)
 def label_of(method: str) -> str:
     """A method's registered name as people write it.
 
-    >>> label_of("alti"), label_of("my_own_method")
-    ('ALTI', 'My own method')
+    >>> label_of("alti"), label_of("my_own_method"), label_of("alti (hat) - alti (hats)")
+    ('ALTI', 'My own method', 'ALTI (hat) minus ALTI (hats)')
     """
-    labels = (BUILT_IN[n].label if n in BUILT_IN else n.replace("_", " ").capitalize() for n in method.split(" - "))
-    return " minus ".join(labels)  # of a difference
+    # A difference has two, and behind a name in brackets what it is of.
+    parts = (side.partition(" (") for side in method.split(" - "))
+    return " minus ".join(
+        (BUILT_IN[n].label if n in BUILT_IN else n.replace("_", " ").capitalize()) + bracket + of
+        for n, bracket, of in parts
+    )

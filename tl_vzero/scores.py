@@ -15,6 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
 from tl_vzero.choices import at_least_one, place_of
+from tl_vzero.difference import (
+    Alignment,
+    both_tokens,
+    common_words,
+    described,
+    matched,
+    name_of,
+    words_of_both,
+)
 from tl_vzero.errors import (
     FileFormatError,
     InputError,
@@ -40,7 +49,7 @@ Place = SupportsIndex | str  # a position, also one of numpy's, or the text of a
 SIGNED = 1e-3  # of the largest value: what is less negative may be the rounding of a caller's own distance
 REPR_LENGTH = 120  # characters of a sentence
 MASKS = ("[MASK]", "<mask>")  # as nearly all tokenizers of masked models write it
-ALIKE = "layers heads dest_tokens src_tokens dest_positions src_positions src_spans unit stage".split()
+ALIKE = ("layers", "heads", "unit", "stage")  # of two maps that have a difference
 
 
 class Drawn:
@@ -129,7 +138,7 @@ class Scores(Drawn):
     @property
     def tokens(self) -> tuple[str, ...]:
         """The sentence's tokens in order, as far as the map has them; ScoresError where it joins two sentences."""
-        if self._joins_two:
+        if self.joins_two:
             raise ScoresError(
                 "tokens is undefined here: rows and columns are of two sentences; take dest_tokens or src_tokens"
             )
@@ -149,7 +158,8 @@ class Scores(Drawn):
         return self.metadata.get("stack") == "cross"
 
     @property
-    def _joins_two(self) -> bool:
+    def joins_two(self) -> bool:
+        """Whether rows and columns are of two sentences: a cross-attention map, or one whose labels say so."""
         return (
             self.crosses
             or self.n_src_positions is not None
@@ -236,7 +246,7 @@ class Scores(Drawn):
     def _why_no_rollout(self) -> str | None:
         if self.stage == "rollout":
             return "this is a rollout already"
-        if self._joins_two:
+        if self.joins_two:
             return (
                 "a cross-attention map joins two different sequences; joint_rollout follows it through both stacks, "
                 "with the maps of encoder and decoder"
@@ -356,9 +366,29 @@ class Scores(Drawn):
         return (np.array if copy else np.asarray)(values.numpy(), dtype=dtype)
 
     def __sub__(self, other: "Scores") -> "Scores":
-        """The difference of two maps of one sentence, entry by entry, at stage "difference".
+        """`difference(other)`."""
+        return self.difference(other)
 
-        Raises InputTypeError for what is no Scores, ScoresError for maps of other layers, tokens or stages.
+    def difference(self, other: "Scores", *, alignment: Alignment | None = None) -> "Scores":
+        """What this map has more than another, entry by entry, at stage "difference", in the unit of both.
+
+        Of two sentences, models, methods or options. Where both have as many tokens it is position by position (a label
+        is then both tokens where they differ, "hat|hats"), else word by word where there are as many words. `alignment`
+        says otherwise: pairs (first, second) of positions or tokens that occur once, or "tokens" for those that both
+        have; the rest is left out. Positions are those of this map; `metadata["subtracted"]["alignment"]` has both
+        sentences, the pairs and what was left out. `method` says what was subtracted.
+        Raises InputTypeError for what is no Scores or no pair, InputError for a token that is not there or is paired
+        twice, ScoresError for maps of other layers, heads, units or stages, and where nothing says which tokens pair.
+
+        >>> def row(*tokens: str) -> Scores:
+        ...     places = tuple(range(len(tokens)))
+        ...     shares = torch.full((1, 1, len(tokens)), 1 / len(tokens))
+        ...     return Scores(shares, "attention", (0,), tokens[-1:], tokens, places[-1:], places, 1, len(tokens))
+        >>> pair = row("hat", "is").difference(row("hats", "are"))
+        >>> pair.src_tokens, pair.method
+        (('hat|hats', 'is|are'), 'attention (hat is) - attention (hats are)')
+        >>> row("hats", "are").difference(row("old", "hats", "are"), alignment="tokens").values
+        tensor([[[0.1667, 0.1667]]])
         """
         if not isinstance(other, Scores):
             raise InputTypeError(f"{type(other).__name__} given to subtract from Scores: expected Scores")
@@ -366,15 +396,20 @@ class Scores(Drawn):
             first, second = getattr(self, name), getattr(other, name)
             if first != second:
                 raise ScoresError(
-                    f"these maps have no difference: {name} {shown(first)} and {shown(second)}; expected two maps of "
-                    "one sentence, with the same layers and options, and both raw, normalized() or rollout()"
+                    f"these maps have no difference: {name} {shown(first)} and {shown(second)}; expected two maps "
+                    "with the same layers and options, and both raw, normalized() or rollout()"
                 )
+        of = matched(self, other, alignment)
+        of_other = {"method": other.method, **other.metadata, "alignment": described(self, other, of)}
         return replace(
-            self,
-            values=self.values - other.values.to(self.values),
-            method=f"{self.method} - {other.method}",
+            of.first,
+            values=of.first.values - of.second.values.to(of.first.values),
+            dest_tokens=both_tokens(of.first.dest_tokens, of.second.dest_tokens),
+            src_tokens=both_tokens(of.first.src_tokens, of.second.src_tokens),
+            word_ids=common_words(of),
+            method=name_of(self, other),
             stage="difference",
-            metadata={**self.metadata, "subtracted": {"method": other.method, **other.metadata}},
+            metadata={**self.metadata, "subtracted": of_other},
         )
 
     def top(self, dest: Place, k: int = 5, layer: int | None = None) -> "pd.DataFrame":
@@ -420,16 +455,17 @@ class Scores(Drawn):
         src_word_ids = self.word_ids if self.n_src_positions is None else self.src_word_ids
         if self.word_ids is None or src_word_ids is None:
             raise ScoresError(
-                "words() needs to know which pieces form a word, and this was computed from ids without "
-                "a tokenizer; load the model with one, or pass text"
+                "words() needs to know which pieces form a word, and this was computed from ids without a tokenizer, "
+                "or is a difference between other words; load the model with one, or pass text, or subtract words()"
             )
         if self.src_spans is not None:
             raise ScoresError(
                 "words() joins single positions, and these columns are spans already; give each word as a span, or "
                 "compute without spans"
             )
-        dests = group_words([self.word_ids[p] for p in self.dest_positions], self.dest_tokens)
-        sources = group_words([src_word_ids[p] for p in self.src_positions], self.src_tokens)
+        grouped = words_of_both if self.stage == "difference" else group_words
+        dests = grouped([self.word_ids[p] for p in self.dest_positions], self.dest_tokens)
+        sources = grouped([src_word_ids[p] for p in self.src_positions], self.src_tokens)
         summed = _pool([w.positions for w in sources], self.values, dim=-1)
         counts = torch.tensor([len(w.positions) for w in dests], dtype=summed.dtype, device=summed.device)
         values = _pool([w.positions for w in dests], summed, dim=-2) / counts.unsqueeze(-1)

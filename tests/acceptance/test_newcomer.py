@@ -118,7 +118,7 @@ def test_9_the_difference_of_two_methods(model: Any, scores: tl_vzero.Scores) ->
     for other, reason in (
         (attention, "stage 'normalized' and 'raw'"),
         (attention.normalized().at_layer(1), r"layers \(0, 1, 2, 3\) and \(1,\)"),
-        (tl_vzero.value_zeroing(model, "the authors [MASK] today.").normalized(), "dest_tokens"),
+        (tl_vzero.value_zeroing(model, "the authors [MASK] today.").normalized(), "as many words"),
     ):
         with pytest.raises(tl_vzero.TLVZeroError, match=reason):
             scores.normalized() - other

@@ -302,10 +302,16 @@ def test_a_difference_is_entry_by_entry_and_has_no_shares() -> None:
     [
         (lambda: make_scores().normalized(), "stage 'raw' and 'normalized'"),
         (lambda: make_scores(random_values(2, 7, 7), layers=(0, 1)), "layers"),
-        (lambda: make_scores(src_tokens=REPEATED, dest_tokens=REPEATED), "dest_tokens"),
-        (partial_scores, "dest_tokens"),
+        (partial_scores, "7 tokens"),
         (per_head_scores, "heads None"),
-        (lambda: make_scores().words(), "dest_tokens"),
+        (lambda: make_scores().words(), "unit 'token' and 'word'"),
+        (cross_scores, "dest_tokens|src_tokens"),
+        (
+            lambda: make_scores(
+                random_values(3, 7, 1), src_tokens=("the scar",), src_positions=(1,), src_spans=((1, 2),)
+            ),
+            "src_tokens",
+        ),
     ],
 )
 def test_maps_that_have_no_difference(other: Callable[[], Scores], reason: str) -> None:
