@@ -5,6 +5,7 @@ from .evaluations import faithfulness_bars as faithfulness_bars
 from .evaluations import mass_bars as mass_bars
 from .export import save_figure as save_figure
 from .flows import flow_graph as flow_graph
+from .maps import difference as difference
 from .maps import effect_map as effect_map
 from .maps import heatmap as heatmap
 from .maps import target_row as target_row

@@ -6,11 +6,11 @@ from typing import Any, Unpack
 
 import plotly.graph_objects as go
 
+from tl_vzero.difference import Alignment
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import InputError
 from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
-from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
 EFFECT_NAMES = {name: name.replace("_", " ") for name in ("zero_ablation", "value_patching", "attribution_patching")}
@@ -60,12 +60,39 @@ def heatmap(
     destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
     trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
     layout |= axes | {
-        "title": parts.titled(f"{label_of(scores.method)}: {parts.STAGES[scores.stage]}", parts.sentence(scores)),
+        "title": parts.titled(f"{parts.method_text(scores)}: {parts.STAGES[scores.stage]}", parts.sentence(scores)),
         "height": axes["height"] + SLIDER_HEIGHT,
         "width": max(LEAST_WIDTH, len(scores.src_tokens) * _cell(len(scores.dest_tokens)) + LABELS_WIDTH),
     }
     layout["coloraxis"]["colorbar"]["len"] = 0.5  # the cells, which are square, may end before the figure does
     return parts.mark_row(parts.drawn([cells | trace], layout, **look), scores, row, theme)
+
+
+def difference(
+    first: Scores,
+    second: Scores,
+    *,
+    alignment: Alignment | None = None,
+    layer: int | None = None,
+    view: parts.View = parts.WHOLE,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
+) -> go.Figure:
+    """Draw what the first map has more than the second: as `heatmap`, with 0 as the middle colour.
+
+    Both tokens stand on the axes where they differ, and the title says what was subtracted. `alignment` and errors are
+    those of `Scores.difference`, all else is as of `heatmap`.
+
+    >>> import torch
+    >>> from tl_vzero.scores import Scores
+    >>> labels = {"dest_positions": (0, 1), "src_positions": (0, 1), "n_layers": 1, "n_positions": 2}
+    >>> one = Scores(torch.eye(2)[None], "alti", (0,), ("the", "hat"), ("the", "hat"), **labels)
+    >>> other = Scores(torch.ones(1, 2, 2) / 2, "alti", (0,), ("the", "hats"), ("the", "hats"), **labels)
+    >>> difference(one, other).layout.title.text
+    'ALTI (hat) minus ALTI (hats): difference of two maps'
+    """
+    parts.refuse_heads(first)
+    return heatmap(first.difference(second, alignment=alignment), layer=layer, view=view, theme=theme, **look)
 
 
 def target_row(
@@ -92,7 +119,7 @@ def target_row(
     layout = axes | {
         "template": template(theme),
         "title": parts.titled(
-            f"{label_of(scores.method)}: what {label} draws on, layer by layer", parts.sentence(scores)
+            f"{parts.method_text(scores)}: what {label} draws on, layer by layer", parts.sentence(scores)
         ),
         "coloraxis": parts.scale_of(scores, grid, theme, view),
     }

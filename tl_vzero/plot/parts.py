@@ -16,6 +16,7 @@ from torch import Tensor
 from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, FONT_SIZE, SCALES, Theme, template
+from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 from tl_vzero.words import readable_pieces
 
@@ -227,6 +228,11 @@ def plotly_text(text: str) -> str:
         text = text.replace(sign, entity)
     right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL", "AN") for character in text)
     return f"\u2068{text}\u2069" if right_to_left else text
+
+
+def method_text(scores: Scores) -> str:
+    """The method's name, for plotly; that of a difference may hold words of a sentence."""
+    return plotly_text(label_of(scores.method))
 
 
 def tick_text(token: str, unknown: bool = False) -> str:

@@ -29,6 +29,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "flow_graph": lambda **look: plot.flow_graph(SCORES, 4, **look),
     "effect_map": lambda **look: plot.effect_map(made_up_effect(SCORES, 4), **look),
     "heatmap": lambda **look: plot.heatmap(SCORES, **look),
+    "difference": lambda **look: plot.difference(SCORES, SCORES, **look),
     "target_row": lambda **look: plot.target_row(SCORES, 4, **look),
     "patch_overlay": lambda **look: plot.patch_overlay(PATCHES, np.zeros((8, 16, 3)), **look),
     "time_map": lambda **look: plot.time_map(FRAMES, **look),

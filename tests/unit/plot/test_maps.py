@@ -9,7 +9,16 @@ from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_scores
 from support.pictures import plain
 
 from tl_vzero.errors import InputError, ScoresError
-from tl_vzero.plot import effect_map, flow_graph, heatmap, layer_grid, method_comparison, target_row, text_view
+from tl_vzero.plot import (
+    difference,
+    effect_map,
+    flow_graph,
+    heatmap,
+    layer_grid,
+    method_comparison,
+    target_row,
+    text_view,
+)
 from tl_vzero.plot.parts import hover_text, rounded, tick_text
 from tl_vzero.plot.theme import DARK, LIGHT, Theme
 
@@ -115,6 +124,26 @@ def test_the_colours_of_a_difference_are_centred_on_0(theme: Theme, draw: Any) -
             "coloraxis.cmin": pytest.approx(-largest.expected, rel=1e-5),
             "coloraxis.cmax": largest,
         }
+
+
+def test_a_difference_of_two_sentences_has_both_tokens_and_a_slider_whose_scales_are_symmetric() -> None:
+    first = made_up_scores().normalized()
+    tokens = ("<b>new</b>", *first.src_tokens[1:])
+    second = replace(made_up_scores(), values=made_up_scores().values.flip(-1), dest_tokens=tokens, src_tokens=tokens)
+    second = second.normalized()
+    layout = plain(figure := difference(first, second, layer=1))["layout"]
+    assert_equal_grids(figure.data[0].z, first.values[1] - second.values[1])
+    old = first.src_tokens[0]
+    for axis in (layout["xaxis"], layout["yaxis"]):
+        assert axis["labelalias"]["0"] == tick_text(f"{old}|<b>new</b>") and "<b>" not in axis["labelalias"]["0"]
+        assert axis["labelalias"]["2"] == tick_text(first.src_tokens[2])
+    assert "minus" in layout["title"]["text"] and "(&lt;b&gt;new&lt;/b&gt;)" in layout["title"]["text"]
+    slider = layout["sliders"][0]
+    assert slider["active"] == 1 and len(slider["steps"]) == 3
+    for step in slider["steps"]:
+        assert step["args"][1]["coloraxis.cmin"] == -step["args"][1]["coloraxis.cmax"] < 0
+    with pytest.raises(ScoresError, match="stage"):
+        difference(first, made_up_scores())
 
 
 def test_a_difference_is_refused_where_colours_start_at_0() -> None:
