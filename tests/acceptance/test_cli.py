@@ -192,6 +192,66 @@ def test_compare_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:
     assert read["entropy"].tolist() == pytest.approx(compared.table()["entropy"].tolist())
 
 
+PAIR = ("the authors near the hat [MASK] today.", "the author near the hats [MASK] today.")
+
+
+def differing(text: str, other: str, layer: int, dest: int, method: str = "value_zeroing") -> list[float]:
+    """A row of one sentence's shares minus another's, source by source."""
+    model = tl_vzero.load_model("agreement-mini")
+    rows = [tl_vzero.score(model, one, method=method).values[layer][dest].tolist() for one in (text, other)]  # type: ignore[union-attr]
+    return [a / sum(rows[0]) - b / sum(rows[1]) for a, b in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize(("layer", "target", "dest"), [(1, [], 6), (2, ["--target", "hat"], 5)])
+def test_diff_prints_what_the_target_draws_on_more_and_less(layer: int, target: list[str], dest: int) -> None:
+    code, output = run("diff", PAIR[0], "--compare", PAIR[1], "--layer", str(layer), *target, "--quiet")
+    title, line = output.splitlines()
+    assert code == 0
+    assert title == f"layer {layer}, value_zeroing (authors hat) - value_zeroing (author hats), difference"
+    expected = differing(*PAIR, layer, dest)
+    labels = ["[CLS]", "1 the", "authors|author", "near", "4 the", "hat|hats", "[MASK]", "today", ".", "[SEP]"]
+    order = sorted(range(10), key=lambda source: -abs(expected[source]))[:4]
+    listed = [f"{labels[i]} {100 * expected[i]:+.0f} %" for i in order if abs(expected[i]) >= 0.01]
+    row, _, said = line.partition("← ")
+    assert listed and said.split(", ") == listed
+    assert row.strip() == f"{dest} {labels[dest]}"
+
+
+def test_diff_of_two_methods_writes_files_and_whole_maps(tmp_path: Path) -> None:
+    numbers, table, page = tmp_path / "diff.json", tmp_path / "diff.csv", tmp_path / "diff.html"
+    files = ["--json", numbers, "--csv", table, "--html", page]
+    words = ["--method", "alti", "--compare-method", "attention", "--layer", "2", "--full", "--words"]
+    code, output = run("diff", PAIR[0], *words, *files, "--quiet")
+    assert code == 0
+    title, _, *rows = output.splitlines()[:12]
+    assert title == "layer 2, alti - attention, difference"
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    model = tl_vzero.load_model("agreement-mini")
+    alti, attention = (tl_vzero.score(model, PAIR[0], method=name).normalized() for name in ("alti", "attention"))  # type: ignore[union-attr]
+    expected = (alti.values - attention.values)[2]
+    assert torch.allclose(torch.tensor(written["values"])[0], expected, atol=1e-6)
+    assert written["metadata"]["subtracted"]["method"] == "attention" and written["unit"] == "word"
+    cells = [float(cell) for row in rows for cell in row.split()[2:]]
+    assert cells == pytest.approx(expected.flatten().tolist(), abs=0.0006)
+    read = pd.read_csv(table)
+    assert read["value"].tolist() == pytest.approx(expected.flatten().tolist(), abs=1e-6)
+    assert "ALTI minus" in page.read_text(encoding="utf-8")
+
+
+def test_diff_of_two_models_and_of_sentences_of_other_lengths() -> None:
+    code, output = run("diff", PAIR[0], "--compare-model", "all-MiniLM-L6-v2", "--layer", "1", "--quiet")
+    assert code == 0 and "value_zeroing (agreement-mini) - value_zeroing (all-MiniLM-L6-v2)" in output
+    shorter = ("--compare", "the hat [MASK] today.", "--alignment", "tokens", "--layer", "1")
+    code, output = run("diff", PAIR[0], *shorter, "--quiet")
+    row = output.splitlines()[1]
+    assert code == 0 and row.startswith("6 [MASK]") and "authors" not in row and "near" not in row
+
+
+def test_diff_with_a_share_that_no_layer_changes() -> None:
+    _, output = run("diff", "--compare", DEFAULT_TEXT, "--layer", "0", "--quiet")
+    assert output.endswith("← no share differs by 1 %\n")
+
+
 def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
     code, output = run("compare", "the authors " * 16 + "today.", "--layer", "0", "--quiet")
     assert code == 0
@@ -216,6 +276,14 @@ def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
         (["report", "--corrupted", "the picture [MASK] marcus."], "expected as many"),
         (["map", "--target", "3"], "value_zeroing needs none"),
         (["map", "--open"], "add --html map.html"),
+        (["diff"], "expected --compare TEXT, --compare-model NAME or --compare-method NAME"),
+        (["diff", "--compare", "  "], "empty text"),
+        (["diff", "--compare-method", "ALTY"], "did you mean 'alti'"),
+        (["diff", "--compare-model", "agrement-mini"], "did you mean 'agreement-mini'"),
+        (["diff", "--compare-method", "attention", "--target", "hot"], "did you mean 'hat'?"),
+        (["diff", "--compare-method", "attention", "--open"], "add --html map.html"),
+        (["diff", "--compare", "the authors [MASK] today."], "give --alignment tokens for the tokens that both have"),
+        (["diff", "--compare-method", "attention_rollout"], "stage 'normalized' and 'rollout'"),
         (["compare", "  "], "empty text"),
         (["compare", "--layer", "9"], "--layer holds 9: expected 0 to 3"),
         (["compare", "--method", "atention"], "did you mean 'attention'"),
@@ -241,6 +309,7 @@ READS_A_MODEL = {
     "report": [],
     "map": [],
     "compare": [],
+    "diff": ["--compare-method", "attention"],
     "heads": [],
     "explore": ["--port", "0"],
     "corpus": ["none.txt", "--out", "out"],
@@ -298,9 +367,10 @@ def test_every_help_has_examples_that_can_be_typed(words: str, command: Any) -> 
 
 def test_a_table_can_be_had_as_csv_and_a_page_be_opened() -> None:
     takes = {words.strip(): {name for one in command.params for name in one.opts} for words, command in commands()}
-    tables = "report map compare methods heads models".split()
+    tables = "report map compare diff methods heads models".split()
     assert all("--csv" in takes[name] for name in (*tables, *(name for name in takes if "-" in name or "prob" in name)))
-    assert {name for name, options in takes.items() if "--open" in options} == {"report", "map", "explore", "reproduce"}
+    pages = {"report", "map", "diff", "explore", "reproduce"}
+    assert {name for name, options in takes.items() if "--open" in options} == pages
 
 
 def test_the_version_is_that_of_the_package_and_names_what_computes() -> None:

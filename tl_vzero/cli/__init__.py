@@ -3,8 +3,9 @@
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from math import floor, log10
 from pathlib import Path
@@ -20,13 +21,18 @@ from tl_vzero.files import check_writable, write_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from torch import nn
 
 app = common.app
 # --help lists them in this order, the main job first.
-COMMANDS = "report map compare methods explore heads models corpus reproduce".split()
+COMMANDS = "report map compare diff methods explore heads models corpus reproduce".split()
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 LISTED_SOURCES = 4  # of a destination: more do not fit on a line
 SMALLEST_LISTED = 0.01  # share of a row
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write the map as a page.")]
+WordsOption = Annotated[bool, typer.Option("--words", help="Join word pieces to words.")]
+LayerOption = Annotated[int | None, typer.Option("--layer", help="One layer, from 0; default: all.")]
+MethodOption = Annotated[str, typer.Option("--method", help="A name that `tl-vzero methods` lists.")]
 Spans = Literal["words", "noun_chunks", "subtrees"]
 Stage = Literal["raw", "normalized", "rollout"]
 
@@ -98,10 +104,10 @@ def report(
 def show_map(
     chosen: common.SentenceOptions,
     files: common.FileOptions,
-    method: Annotated[str, typer.Option(help="A name that `tl-vzero methods` lists.")] = "value_zeroing",
-    layer: Annotated[int | None, typer.Option(help="One layer, from 0; default: all.")] = None,
+    method: MethodOption = "value_zeroing",
+    layer: LayerOption = None,
     stage: Annotated[Stage, typer.Option(help="Raw distances, rows that sum to one, or the rollout.")] = "normalized",
-    words: Annotated[bool, typer.Option("--words", help="Join word pieces to words.")] = False,
+    words: WordsOption = False,
     spans: Annotated[
         Spans | None, typer.Option(help="Zero words or phrases as a whole, one column each; value_zeroing only.")
     ] = None,
@@ -116,15 +122,14 @@ def show_map(
         str | None, typer.Option(help="What the decoder reads, for --stack decoder and cross.")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Print whole maps, not each destination's top sources.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write the map as a page.")] = None,
+    html: HtmlOption = None,
     is_opened: common.OpenOption = False,
 ) -> None:
     """One map of a sentence or pair: what each token draws on, layer by layer; JSON, CSV and HTML on request.
 
     A line is a destination with its top sources; --full prints rows (destinations) by columns (sources).
     """
-    if html is not None:
-        check_writable(html)
+    _check_page(html, is_opened)
     zeroed = {"spans": spans, "heads": _heads(heads), "per_head": per_head or None}
     for name, value in zeroed.items():
         if value is not None and method != "value_zeroing":
@@ -134,27 +139,16 @@ def show_map(
             )
     if html is not None and per_head:
         raise InputError("--html and --per-head given: a page shows one map per layer; choose a head by --heads 0")
-    if html is None and is_opened:
-        raise InputError("--open given without a page: add --html map.html, which writes one")
     layers = None if layer is None else [layer]
     chosen.check([method], layers)
     if chosen.target is not None and "target" not in tl_vzero.METHODS[method].needs:
         raise InputError(f"--target {chosen.target} given, and {method} needs none: leave it out")
     options = zeroed | {
-        "progress": True if method == "value_zeroing" and not chosen.quiet else None,
         "stack": stack,
         "decoder_inputs": decoder_inputs,
-        "target": chosen.target,
         "layers": None if stage == "rollout" else layers,
     }
-    model = chosen.load()
-    scores = tl_vzero.score(
-        model,
-        chosen.sentence(model),
-        method=method,
-        **{name: value for name, value in options.items() if value is not None},
-    )
-    assert not isinstance(scores, list)
+    scores = _scores(chosen, chosen.load(), method, **options)
     if stage == "normalized":
         scores = scores.normalized()
     elif stage == "rollout":
@@ -163,13 +157,7 @@ def show_map(
     scores = scores.words() if words else scores
     common.say("\n\n".join(_full(scores) if full else _top(scores)))
     files.write(scores.to_dict, scores.to_frame)
-    if html is not None:
-        from tl_vzero.plot.maps import heatmap
-
-        write_text(html, heatmap(scores).to_html(include_plotlyjs=True))
-        common.say(f"wrote {html}", err=True)
-    if html is not None and is_opened:
-        common.open_page(html)
+    _write_page(scores, html, is_opened)
 
 
 @common.command(
@@ -197,6 +185,62 @@ def compare(
     assert not isinstance(compared, list)
     common.say(_comparison(compared))
     files.write(compared.to_dict, compared.table)
+
+
+@common.command(
+    app,
+    "diff",
+    '"the authors [MASK] today." --compare "the author [MASK] today." --layer 1',
+    '"Paris is the [MASK] of France." --model all-MiniLM-L6-v2 --compare-method attention --full',
+    "--compare-model all-MiniLM-L6-v2 --layer 1 --words --csv diff.csv",
+)
+def diff(
+    chosen: common.SentenceOptions,
+    files: common.FileOptions,
+    compare_text: Annotated[
+        str | None, typer.Option("--compare", help="A second sentence, whose shares are subtracted.")
+    ] = None,
+    compare_model: Annotated[str | None, typer.Option(help="A second model, as for --model.")] = None,
+    compare_method: Annotated[str | None, typer.Option(help="A second method, as for --method.")] = None,
+    method: MethodOption = "value_zeroing",
+    layer: LayerOption = None,
+    words: WordsOption = False,
+    alignment: Annotated[
+        Literal["tokens"] | None,
+        typer.Option(help="Compare the tokens that both sentences have, and leave out the others."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print whole maps, not the target's row.")] = False,
+    html: HtmlOption = None,
+    is_opened: common.OpenOption = False,
+) -> None:
+    """Two sentences, models or methods: where a token draws on other sources, in points of percent, layer by layer.
+
+    A line is the target's: the sources whose shares differ most, + where the first has more. --full prints whole maps.
+    """
+    if (compare_text, compare_model, compare_method) == (None, None, None):
+        raise InputError(
+            "nothing given to compare with: expected --compare TEXT, --compare-model NAME or --compare-method NAME"
+        )
+    _check_page(html, is_opened)
+    other = replace(chosen, model=compare_model or chosen.model)
+    other_method = compare_method or method
+    layers = None if layer is None else [layer]
+    chosen.check([method], layers)
+    other.check([other_method], layers)
+    model = chosen.load()
+    from tl_vzero.targets import default_text
+
+    text = default_text(model) if chosen.text is None else chosen.text
+    chosen, other = replace(chosen, text=text), replace(other, text=text if compare_text is None else compare_text)
+    other_model = model if compare_model is None else other.load()
+    first = _scores(chosen, model, method, layers=layers).normalized()
+    second = _scores(other, other_model, other_method, layers=layers).normalized()
+    if words:
+        first, second = first.words(), second.words()
+    scores = first.difference(second, alignment=alignment)
+    common.say("\n\n".join(_full(scores) if full else _top(scores, _row_of(first, scores, chosen.target))))
+    files.write(scores.to_dict, scores.to_frame)
+    _write_page(scores, html, is_opened)
 
 
 @common.command(
@@ -274,6 +318,38 @@ def main() -> None:
     app(prog_name="tl-vzero")
 
 
+def _check_page(html: Path | None, is_opened: bool) -> None:
+    """Raise before any work for a page that cannot be written, or that is to be opened and is not written."""
+    if html is not None:
+        check_writable(html)
+    elif is_opened:
+        raise InputError("--open given without a page: add --html map.html, which writes one")
+
+
+def _write_page(scores: "tl_vzero.Scores", html: Path | None, is_opened: bool) -> None:
+    """A map as a page, where one is wanted."""
+    if html is None:
+        return
+    from tl_vzero.plot.maps import heatmap
+
+    write_text(html, heatmap(scores).to_html(include_plotlyjs=True))
+    common.say(f"wrote {html}", err=True)
+    if is_opened:
+        common.open_page(html)
+
+
+def _scores(chosen: common.SentenceOptions, model: "nn.Module", method: str, **options: Any) -> "tl_vzero.Scores":
+    """What a method says of the chosen sentence; options that are None are left out."""
+    options |= {
+        "progress": True if method == "value_zeroing" and not chosen.quiet else None,
+        "target": chosen.target if "target" in tl_vzero.METHODS[method].needs else None,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    scores = tl_vzero.score(model, chosen.sentence(model), method=method, **options)
+    assert not isinstance(scores, list)
+    return scores
+
+
 def _heads(heads: str | None) -> list[int] | None:
     try:
         return None if heads is None else [int(head) for head in heads.split(",")]
@@ -329,14 +405,28 @@ def _decimals(values: "npt.NDArray[Any]") -> int:
     return 3 if largest == 0 else max(3, 2 - floor(log10(largest)))
 
 
-def _top(scores: "tl_vzero.Scores") -> Iterator[str]:
+def _row_of(first: "tl_vzero.Scores", scores: "tl_vzero.Scores", target: int | str | None) -> list[int]:
+    """The target's row in a difference, whose labels may be those of two tokens: sought in the first map."""
+    first = first.words() if scores.unit == "word" else first
+    return [scores.dest_index(first.shown_dest if target is None else first.dest_positions[first.dest_index(target)])]
+
+
+def _top(scores: "tl_vzero.Scores", dests: Iterable[int] | None = None) -> Iterator[str]:
     """One line per destination: the sources that it draws on most, and what the others have together."""
     rows, columns = _labels(scores)
     width = max(map(len, rows))
     for title, values in _maps(scores):
         decimals = _decimals(values) if scores.stage == "raw" else None
-        lines = (f"{row:<{width}} ← {_top_of(dest, columns, decimals)}" for row, dest in zip(rows, values, strict=True))
-        yield "\n".join([title, *lines])
+        said = _most_different if scores.stage == "difference" else partial(_top_of, decimals=decimals)
+        listed = range(len(rows)) if dests is None else dests
+        yield "\n".join([title, *(f"{rows[dest]:<{width}} ← {said(values[dest], columns)}" for dest in listed)])
+
+
+def _most_different(row: "npt.NDArray[Any]", columns: list[str]) -> str:
+    """The largest differences of shares, in points of percent with their sign."""
+    order = sorted(range(len(row)), key=lambda source: -abs(row[source]))
+    top = [source for source in order[:LISTED_SOURCES] if abs(row[source]) >= SMALLEST_LISTED]
+    return ", ".join(f"{columns[source]} {100 * row[source]:+.0f} %" for source in top) or "no share differs by 1 %"
 
 
 def _top_of(row: "npt.NDArray[Any]", columns: list[str], decimals: int | None) -> str:

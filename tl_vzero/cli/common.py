@@ -249,7 +249,10 @@ def open_page(page: Path | str) -> None:
 
 # Arguments by the options that set them, for messages that were written for callers in Python.
 _OPTIONS = {
-    **{name: f"--{name}" for name in ("target", "stack", "spans", "heads", "rows", "protocol", "cues", "over")},
+    **{
+        name: f"--{name}"
+        for name in ("target", "alignment", "stack", "spans", "heads", "rows", "protocol", "cues", "over")
+    },
     **{name: f"--{name.replace('_', '-')}" for name in ("decoder_inputs", "per_head", "text_column")},
     "target_ids": "--good and --bad",
     "layers": "--layer",
