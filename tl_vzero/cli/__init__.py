@@ -191,7 +191,7 @@ def compare(
     app,
     "diff",
     '"the authors [MASK] today." --compare "the author [MASK] today." --layer 1',
-    '"Paris is the [MASK] of France." --model all-MiniLM-L6-v2 --compare-method attention --full',
+    '"the authors [MASK] today." --compare-method attention --full',
     "--compare-model all-MiniLM-L6-v2 --layer 1 --words --csv diff.csv",
 )
 def diff(
