@@ -29,7 +29,7 @@ Label = int | str
 Pairs = dict[tuple[Label, Label], Array]  # what a sentence has of a destination's and a source's group
 
 ALIKE = ("method", "stage", "unit", "layers", "heads")
-EVERY_DEST = "every destination"
+EVERY_DEST = "all"
 COLUMNS_AT_ONCE = 4096  # means whose draws are held at a time, 64 MB of 2000 draws
 LARGEST = 2**26  # means of a table, 1.6 GB with their intervals
 

@@ -101,7 +101,7 @@ def test_by_distance_the_entries_at_one_distance_are_averaged() -> None:
                 for dest, source in product(range(one.n_positions), repeat=2)
                 if source - dest == distance
             ]
-            expected[layer, "every destination", distance].append(sum(entries) / len(entries))
+            expected[layer, "all", distance].append(sum(entries) / len(entries))
     result = tl_vzero.mean(maps(), by="distance")
     assert_means(result, expected)
     assert result.src_groups == tuple(range(-8, 9))
