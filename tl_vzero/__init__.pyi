@@ -4,6 +4,8 @@ from .api import joint_rollout as joint_rollout
 from .api import score as score
 from .api import span_interaction as span_interaction
 from .api import value_zeroing as value_zeroing
+from .averages import MeanScores as MeanScores
+from .averages import mean as mean
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .effects.ablation import attribution_error as attribution_error

@@ -59,7 +59,8 @@ class Drawn:
         """The figure that a notebook shows; `tl_vzero.plot` has more.
 
         Of scores a heat map with a layer slider, or per head all heads of a layer, opened on the most telling layer;
-        rows are shares where values are no signed ones. Of an effect its map; raises InputError for one per head.
+        rows are shares where values are no signed ones. Of an effect or of means its map; raises
+        InputError for one per head.
         """
         from tl_vzero.plot.export import figure_of
 

@@ -384,13 +384,25 @@ def root_subtrees(text: str, pieces: Sequence[Range]) -> tuple[Phrase, ...]:
 
 def _parsed(text: str, pieces: Sequence[Range]) -> tuple[Any, list[Range]]:
     """The parse, and where each of its words stands in the text."""
+    tokens = (token for token in english_parser().tokenizer(text) if token.text.strip())
+    ranges = _words(((token.idx, token.idx + len(token)) for token in tokens), pieces)
+    return _parse([text[begin:end] for begin, end in ranges]), ranges
+
+
+def parsed_words(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The coarse part of speech and the dependency relation of each word of an English sentence.
+
+    >>> parsed_words(["the", "authors", "sleep", "."])
+    [('DET', 'det'), ('NOUN', 'nsubj'), ('VERB', 'ROOT'), ('PUNCT', 'punct')]
+    """
+    return [(token.pos_, token.dep_) for token in _parse(words)]
+
+
+def _parse(words: Sequence[str]) -> Any:
     from spacy.tokens import Doc
 
     parser = english_parser()
-    ranges = _words(
-        ((token.idx, token.idx + len(token)) for token in parser.tokenizer(text) if token.text.strip()), pieces
-    )
-    return parser(Doc(parser.vocab, words=[text[begin:end] for begin, end in ranges])), ranges
+    return parser(Doc(parser.vocab, words=list(words)))
 
 
 def _words(tokens: Iterable[Range], pieces: Sequence[Range]) -> list[Range]:

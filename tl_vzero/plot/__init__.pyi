@@ -8,6 +8,7 @@ from .flows import flow_graph as flow_graph
 from .maps import difference as difference
 from .maps import effect_map as effect_map
 from .maps import heatmap as heatmap
+from .maps import mean_map as mean_map
 from .maps import target_row as target_row
 from .overlays import patch_overlay as patch_overlay
 from .overlays import time_map as time_map

@@ -14,11 +14,12 @@ import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from tl_vzero.averages import MeanScores
 from tl_vzero.choices import integer
 from tl_vzero.effects.measure import Effect
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ScoresError, install_command
 from tl_vzero.files import check_writable, write_atomically, write_text
-from tl_vzero.plot.maps import effect_map, heatmap
+from tl_vzero.plot.maps import effect_map, heatmap, mean_map
 from tl_vzero.plot.pages import rendered
 from tl_vzero.plot.parts import SLIDER_ABOVE, plotly_text, short, visible
 from tl_vzero.plot.sentence_view import Snippet
@@ -151,8 +152,10 @@ def figure_of(result: Drawn) -> go.Figure:
     """The figure of a result by itself: a Scores shows shares where it can, and opens on its most telling layer."""
     if isinstance(result, Effect):
         return effect_map(result)
+    if isinstance(result, MeanScores):
+        return mean_map(result)
     if not isinstance(result, Scores):
-        raise InputTypeError(f"{type(result).__name__} has no figure: expected Scores or an Effect")
+        raise InputTypeError(f"{type(result).__name__} has no figure: expected Scores, MeanScores or an Effect")
     layer = None
     with suppress(ScoresError, LookupError):  # as in the text: signed scores are drawn as they are
         result, layer = result.normalized(), result.telling_layer(result.shown_dest)
@@ -175,7 +178,7 @@ def notebook_bundle(result: Drawn) -> dict[str, Any]:
     in_kernel = shell is not None and getattr(shell, "kernel", None) is not None
     if shell is not None and not in_kernel:
         return bundle
-    if isinstance(result, Effect) and result.heads is not None:
+    if isinstance(result, Effect | MeanScores) and result.heads is not None:
         return bundle | {"text/html": result.to_frame().to_html(index=False)}
     figure = figure_of(result)
     if in_kernel and id(shell) not in _loaded_for:

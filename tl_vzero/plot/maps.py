@@ -2,10 +2,13 @@
 without numbers and colours, is here as plain data."""
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any, Unpack
 
 import plotly.graph_objects as go
+import torch
 
+from tl_vzero.averages import MeanScores
 from tl_vzero.difference import Alignment
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import InputError
@@ -55,14 +58,12 @@ def heatmap(
     scores, row = parts.viewed(scores, view)
     grids = [parts.rounded(values) for values in scores.values]
     trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme, view)
-    cells, axes = map_frame(scores)
+    cells, axes = _map_with_slider(scores)
     sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
     destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
     trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
     layout |= axes | {
         "title": parts.titled(f"{parts.method_text(scores)}: {parts.STAGES[scores.stage]}", parts.sentence(scores)),
-        "height": axes["height"] + SLIDER_HEIGHT,
-        "width": max(LEAST_WIDTH, len(scores.src_tokens) * _cell(len(scores.dest_tokens)) + LABELS_WIDTH),
     }
     layout["coloraxis"]["colorbar"]["len"] = 0.5  # the cells, which are square, may end before the figure does
     return parts.mark_row(parts.drawn([cells | trace], layout, **look), scores, row, theme)
@@ -93,6 +94,77 @@ def difference(
     """
     parts.refuse_heads(first)
     return heatmap(first.difference(second, alignment=alignment), layer=layer, view=view, theme=theme, **look)
+
+
+def mean_map(
+    mean: MeanScores, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]
+) -> go.Figure:
+    """Draw means over sentences as a heat map with a layer slider; a pair of groups that no sentence has is blank.
+
+    The hover box has the interval, and how many sentences have the pair. `layer` is the one shown first (default: the
+    first). Raises InputError for means per head, and for a layer that they do not have.
+
+    >>> import torch
+    >>> import tl_vzero
+    >>> from tl_vzero.scores import Scores
+    >>> maps = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
+    >>> scores = Scores(maps, "attention", (0,), ("a", "b"), ("a", "b"), (0, 1), (0, 1), 1, 2)
+    >>> mean_map(tl_vzero.mean([scores], by="word")).data[0].customdata[1][0]
+    ['b', 'a', '1', '']
+    """
+    if mean.heads is not None:
+        raise InputError(
+            f"these means are per head ({len(mean.heads)} heads): expected one map per layer; take scores without "
+            "per_head, or read to_frame()"
+        )
+    scores = _groups_as_tokens(mean)
+    start = parts.layer_index(scores, layer)
+    grids = [[[None if isnan(value) else value for value in row] for row in parts.rounded(of)] for of in mean.values]
+
+    def hover(shown: int) -> str:
+        interval = f"%{{customdata[{3 + mean.layers.index(shown)}]}}"
+        return parts.hover_box(f"layer {shown}{interval}<br>sentences  %{{customdata[2]}}")
+
+    trace, layout = parts.layered(scores, grids, hover, start, theme)
+    cells, axes = _map_with_slider(scores)
+    trace["customdata"] = _mean_labels(mean)
+    title = f"{parts.method_text(scores)}, means by {mean.by}: {parts.STAGES[mean.stage]}"
+    layout |= axes | {"title": parts.titled(title, f"up to {int(mean.n.max())} sentences")}
+    return parts.drawn([cells | trace], layout, **look)
+
+
+def _groups_as_tokens(mean: MeanScores) -> Scores:
+    """Means as a map whose tokens are the groups, with 0 where no sentence has a pair."""
+    return Scores(
+        values=mean.values.nan_to_num(),
+        method=mean.method,
+        layers=mean.layers,
+        dest_tokens=tuple(map(str, mean.dest_groups)),
+        src_tokens=tuple(map(str, mean.src_groups)),
+        dest_positions=tuple(range(len(mean.dest_groups))),
+        src_positions=tuple(range(len(mean.src_groups))),
+        n_layers=max(mean.layers) + 1,
+        n_positions=len(mean.src_groups),
+        stage=mean.stage,
+    )
+
+
+def _mean_labels(mean: MeanScores) -> list[list[list[str]]]:
+    """Of each cell the destination's and the source's group, the count of sentences, and each layer's interval."""
+    name = f"{100 * mean.confidence:.4g} % interval"
+    intervals = torch.stack([mean.low, mean.high], dim=-1).movedim(0, 2).tolist()  # [dest, src, layer, bound]
+    dests, sources = (
+        [parts.plotly_text(parts.visible(str(group))) for group in groups]
+        for groups in (mean.dest_groups, mean.src_groups)
+    )
+    return [
+        [
+            [dest, source, str(int(mean.n[row, column]))]
+            + ["" if isnan(low) else f"<br>{name}  {low:.4g} to {high:.4g}" for low, high in intervals[row][column]]
+            for column, source in enumerate(sources)
+        ]
+        for row, dest in enumerate(dests)
+    ]
 
 
 def target_row(
@@ -168,6 +240,13 @@ def map_frame(scores: Scores) -> tuple[Json, Json]:
         "height": _height(len(rows)),
     }
     return _cells(columns, rows), axes
+
+
+def _map_with_slider(scores: Scores) -> tuple[Json, Json]:
+    """A map's frame with room for a slider below."""
+    cells, axes = map_frame(scores)
+    width = max(LEAST_WIDTH, len(scores.src_tokens) * _cell(len(scores.dest_tokens)) + LABELS_WIDTH)
+    return cells, axes | {"height": axes["height"] + SLIDER_HEIGHT, "width": width}
 
 
 def layer_frame(layers: Sequence[int], columns: Json) -> tuple[Json, Json]:
