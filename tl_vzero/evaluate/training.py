@@ -1,7 +1,8 @@
 """Before and after training: which heads change what they mix into the target, by group of sentences.
 
 1. Each head's row of the target, by Value Zeroing of that head alone, is divided by its sum, and summed by what lies
-   there: the cue, its attractors, special tokens, the target itself, the rest.
+   there: the cue, its attractors, special tokens, the target itself, the rest. "elsewhere" is half the sum of absolute
+   differences to the first model's row: what lies on other sources than there, also of the same kind.
 2. Two readings. "total": each model on its own inputs. "same input": each block of a later model reads what that block
    of the first model reads, so that a head is not blamed for what changed below it. Heads are found by the second.
 3. For each group and place: is the mean change over the sentences larger than `smallest`? By two one-sided t-tests.
@@ -29,7 +30,7 @@ from tl_vzero.api import value_zeroing
 from tl_vzero.clean import CleanRun
 from tl_vzero.data.examples import ALL, Example, Skipped
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.evaluate.mass import PLACES, Place, places_of, shares_of
+from tl_vzero.evaluate.mass import PLACES, places_of, shares_of
 from tl_vzero.evaluate.results import COLUMNS, Result, Row
 from tl_vzero.evaluate.rows import SENTENCES_PER_CALL
 from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, TokenizedSet, tokenize_examples
@@ -46,7 +47,9 @@ Reading = Literal["same input", "total"]
 Loadable = nn.Module | str | Path | Callable[[], nn.Module]
 
 RATE = 0.05
-SMALLEST = 0.05  # of a row: heads that stay move by less where another head of their block is silenced
+ELSEWHERE = "elsewhere"
+KINDS = (*PLACES, ELSEWHERE)
+SMALLEST = 0.02  # of a row: heads that stay moved by up to 0.007 where two others of their block were silenced
 SHOWN = 20  # sentences that are kept to show a head
 
 
@@ -62,7 +65,7 @@ class HeadChange(Row):
     group: str
     layer: int
     head: int
-    place: Place
+    place: str
     before: float
     after: float
     change: Estimate = field(metadata={COLUMNS: ""})
@@ -73,14 +76,14 @@ class HeadChange(Row):
 
 @dataclass(frozen=True)
 class Shown(Row):
-    """A sentence that shows the largest change of a head, on the place that changed most."""
+    """A sentence that shows a head's largest change."""
 
     checkpoint: str
     layer: int
     head: int
     id: str
     text: str
-    place: Place
+    place: str
     before: float
     after: float
 
@@ -99,11 +102,15 @@ class TrainingChanges(Result):
         return super().to_frame().rename(columns={"mean": "change"})
 
     def heads(self) -> "pd.DataFrame":
-        """The heads that changed, a row each, with the largest of their changes; the most changed are first."""
-        table = self.to_frame()
-        changed = table[table["changed"].eq(True)].drop(columns=["reading", "changed"])
-        changed = changed.sort_values("change", key=abs, ascending=False, kind="stable")
-        return changed.drop_duplicates(["checkpoint", "layer", "head"]).reset_index(drop=True)
+        """The heads that changed, a row each, with the largest of their changes; the most changed are first.
+
+        "elsewhere", which is never less than the others, stands only where nothing else says what changed.
+        """
+        import pandas as pd
+
+        largest = [next(one.records()) for one in _largest(self.changes).values()]
+        names = [name for name in self.to_frame() if name not in ("reading", "changed")]
+        return pd.DataFrame(largest).rename(columns={"mean": "change"}).reindex(columns=names)
 
     def examples(self, layer: int, head: int, k: int = 5) -> tuple[Shown, ...]:
         """The sentences that show best how a head changed, in any checkpoint; none for a head that did not."""
@@ -149,24 +156,24 @@ def training_changes(
     with tqdm(total=2 * len(later) + 1, disable=not progress, desc="models", unit="reading", leave=False) as bar:
         loaded = _loaded(models[first])
         reference = _Reference(loaded, tokenize_examples(loaded, examples, protocol=protocol))
-        before = reference.shares(loaded)
         settings = {first: provenance(loaded)}
         bar.update()
-        after: dict[Reading, list[Array]] = {"same input": [], "total": []}
+        read: dict[Reading, list[Array]] = {"same input": [], "total": []}
         for name in later:
             loaded = _loaded(models[name])
             reference.check(name, loaded)
-            for reading, shares in after.items():
-                shares.append(reference.shares(loaded, same_input=reading == "same input"))
+            for reading, shares in read.items():
+                shares.append(reference.shares(reference.rows(loaded, same_input=reading == "same input")))
                 bar.update()
             settings[name] = provenance(loaded)
+    before = reference.shares(reference.before)
+    same, total = (np.stack(shares) for shares in read.values())
     tokenized = reference.tokenized
     by_group: dict[str, list[int]] = {}
     for index, sentence in enumerate(tokenized.examples):
         for group in groups(sentence.example):
             by_group.setdefault(group, []).append(index)
-    changes = list(_changes(later, by_group, before, np.stack(after["total"]), "total", None, interval))
-    same = np.stack(after["same input"])
+    changes = list(_changes(later, by_group, before, total, "total", None, interval))
     # [checkpoint, layer, head, place, group]
     p = np.stack([p_values((same - before)[:, rows].swapaxes(0, 1), smallest) for rows in by_group.values()], axis=-1)
     q, changed = discoveries(p.reshape(*p.shape[:3], -1), rate)
@@ -236,8 +243,8 @@ class _Reference:
 
     def __init__(self, model: nn.Module, tokenized: TokenizedSet) -> None:
         self.tokenized, self.shape = tokenized, _shape_of(model)
-        self.places = [places_of(sentence, "all") for sentence in tokenized.examples]
         self.parts = [self._part(model, which) for which in _alike(tokenized.examples)]
+        self.before = self.rows(model)
 
     def _part(self, model: nn.Module, which: tuple[int, ...]) -> _Part:
         examples = [self.tokenized.examples[index] for index in which]
@@ -259,16 +266,23 @@ class _Reference:
                     "tokenizer, such as checkpoints of one training"
                 )
 
-    def shares(self, model: nn.Module, *, same_input: bool = False) -> Float[Array, "example layer head place"]:
-        """What of the target's row lies on each place, of each head by itself."""
-        shares = np.empty((len(self.places), self.shape["layers"], self.shape["value heads"], len(PLACES)))
+    def rows(self, model: nn.Module, *, same_input: bool = False) -> dict[int, Float[Tensor, "layer head _"]]:
+        """The target's row of each head by itself, divided by its sum, of each example by its index."""
+        rows: dict[int, Tensor] = {}
         for part in self.parts:
             cache = _clean(model, part.ids, part.inputs) if same_input else None
             scored = value_zeroing(model, part.ids, cache=cache, per_head=True, destinations=part.dest)
             for index, scores in zip(part.which, scored, strict=True):
-                rows = scores.normalized().values[:, :, 0].detach().cpu().double()
-                shares[index] = shares_of(rows, self.places[index])
-        return shares
+                rows[index] = scores.normalized().values[:, :, 0].detach().cpu().double()
+        return rows
+
+    def shares(self, rows: Mapping[int, Float[Tensor, "layer head _"]]) -> Float[Array, "example layer head kind"]:
+        """What of the rows lies on each place, and what lies elsewhere than in the first model."""
+        shares = []
+        for index, sentence in enumerate(self.tokenized.examples):
+            elsewhere = (rows[index] - self.before[index]).abs().sum(dim=-1, keepdim=True) / 2
+            shares.append(torch.cat([shares_of(rows[index], places_of(sentence, "all")), elsewhere], dim=-1))
+        return torch.stack(shares).numpy()
 
 
 def _alike(examples: Sequence[TokenizedExample]) -> Iterator[tuple[int, ...]]:
@@ -345,17 +359,25 @@ def _changes(
     for (c, name), (g, (group, rows)) in product(enumerate(later), enumerate(by_group.items())):
         change = (after[c] - before)[rows]
         estimates = bootstrap_means(change.reshape(len(rows), -1), **options)
-        cells = product(range(change.shape[1]), range(change.shape[2]), range(len(PLACES)))
-        means = (shares[rows].mean(axis=0) for shares in (before, after[c]))
-        was, now = means
+        cells = product(range(change.shape[1]), range(change.shape[2]), range(len(KINDS)))
+        was, now = (shares[rows].mean(axis=0) for shares in (before, after[c]))
         for (layer, head, at), estimate in zip(cells, estimates, strict=True):
             tested: dict[str, Any] = {"p": None, "q": None, "changed": None}
             if tests is not None:
                 p, q, changed = tests
                 cell = c, layer, head, at, g
                 tested = {"p": float(p[cell]), "q": float(q[cell[:3]]), "changed": bool(changed[cell])}
-            place = (layer, head, PLACES[at], float(was[layer, head, at]), float(now[layer, head, at]), estimate)
+            place = (layer, head, KINDS[at], float(was[layer, head, at]), float(now[layer, head, at]), estimate)
             yield HeadChange(name, reading, group, *place, **tested)
+
+
+def _largest(changes: Sequence[HeadChange]) -> dict[tuple[str, int, int], HeadChange]:
+    """The largest change of each head that changed, the most changed first; of a place before "elsewhere"."""
+    largest: dict[tuple[str, int, int], HeadChange] = {}
+    passed = [one for one in changes if one.changed]
+    for one in sorted(passed, key=lambda one: (one.place == ELSEWHERE, -abs(one.change.mean))):
+        largest.setdefault((one.checkpoint, one.layer, one.head), one)
+    return dict(sorted(largest.items(), key=lambda item: -abs(item[1].change.mean)))
 
 
 def _shown(
@@ -366,14 +388,11 @@ def _shown(
     before: Array,
     after: Array,
 ) -> Iterator[Shown]:
-    """The sentences with the largest change, in its direction, of each head's most changed cell."""
-    largest: dict[tuple[str, int, int], HeadChange] = {}
-    for cell in sorted((one for one in found if one.changed), key=lambda one: -abs(one.change.mean)):
-        largest.setdefault((cell.checkpoint, cell.layer, cell.head), cell)
-    for (name, layer, head), cell in largest.items():
-        at = layer, head, PLACES.index(cell.place)
-        shares = {index: (before[index][at], after[later.index(name)][index][at]) for index in by_group[cell.group]}
-        sign = np.sign(cell.change.mean)
-        for index in sorted(shares, key=lambda index: sign * (shares[index][0] - shares[index][1]))[:SHOWN]:
-            example = examples[index].example
-            yield Shown(name, layer, head, example.id, example.text, cell.place, *map(float, shares[index]))
+    """The sentences that changed most, in its direction, of each head's largest change."""
+    for (name, layer, head), largest in _largest(found).items():
+        rows, at = by_group[largest.group], (layer, head, KINDS.index(largest.place))
+        was, now = (shares[rows][:, *at] for shares in (before, after[later.index(name)]))
+        for place in np.argsort(-np.sign(largest.change.mean) * (now - was), kind="stable")[:SHOWN]:
+            example = examples[rows[place]].example
+            numbers = float(was[place]), float(now[place])
+            yield Shown(name, layer, head, example.id, example.text, largest.place, *numbers)
