@@ -271,7 +271,7 @@ class _Reference:
         rows: dict[int, Tensor] = {}
         for part in self.parts:
             cache = _clean(model, part.ids, part.inputs) if same_input else None
-            scored = value_zeroing(model, part.ids, cache=cache, per_head=True, destinations=part.dest)
+            scored: Any = value_zeroing(model, part.ids, cache=cache, per_head=True, destinations=part.dest)
             for index, scores in zip(part.which, scored, strict=True):
                 rows[index] = scores.normalized().values[:, :, 0].detach().cpu().double()
         return rows
@@ -355,7 +355,11 @@ def _changes(
     interval: Interval,
 ) -> Iterator[HeadChange]:
     """A row per checkpoint, group, layer, head and place; `after` is `[checkpoint, example, layer, head, place]`."""
-    options = {"confidence": interval.confidence, "resamples": interval.resamples, "seed": interval.seed}
+    options: dict[str, Any] = {
+        "confidence": interval.confidence,
+        "resamples": interval.resamples,
+        "seed": interval.seed,
+    }
     for (c, name), (g, (group, rows)) in product(enumerate(later), enumerate(by_group.items())):
         change = (after[c] - before)[rows]
         estimates = bootstrap_means(change.reshape(len(rows), -1), **options)
