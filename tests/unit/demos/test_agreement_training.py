@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 import tl_vzero
-from demos.agreement_mini.train import build_model, checkpoint_steps, main, train
+from demos.agreement_mini.train import checkpoint_steps, main
 
 
 def test_checkpoints_are_even_and_end_with_the_last_step() -> None:
