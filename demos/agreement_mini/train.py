@@ -5,9 +5,10 @@ most of the time. The folder written can be loaded by transformers and Transform
 the same, bit for bit, for the same seed, machine and versions.
 """
 
+import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -159,8 +160,10 @@ def learning_rate_share(step: int, steps: int) -> float:
     return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
 
 
-def train(model: "BertForMaskedLM", steps: int, seed: int) -> None:
-    """Trains the model in place and leaves it in evaluation mode."""
+def train(
+    model: "BertForMaskedLM", steps: int, seed: int, keep: Callable[[int], object] = lambda steps_done: None
+) -> None:
+    """Trains the model in place and leaves it in evaluation mode; `keep` is called after every step."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -171,7 +174,7 @@ def train(model: "BertForMaskedLM", steps: int, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps))
     model.train()
     with typer.progressbar(training_batches(steps, seed), length=steps, label="training") as batches:
-        for batch in batches:
+        for steps_done, batch in enumerate(batches, start=1):
             shown, labels = hide_words(batch, generator)
             visible = hide_positions(batch, generator)
             loss = model(input_ids=shown, attention_mask=visible, labels=labels).loss
@@ -180,6 +183,7 @@ def train(model: "BertForMaskedLM", steps: int, seed: int) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
+            keep(steps_done)
     model.train(False)
 
 
@@ -251,6 +255,11 @@ def save(model: "BertForMaskedLM", out: Path) -> None:
         record = json.loads((out / name).read_text(encoding="utf-8"))
         clean = {key: value for key, value in record.items() if key not in remove}
         (out / name).write_text(json.dumps(clean | put, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def checkpoint_steps(steps: int, count: int) -> list[int]:
+    """After which steps a training is saved: so many, as far apart as can be, the last step among them."""
+    return [steps * (index + 1) // count for index in range(count)]
 
 
 def load_as_shipped(folder: Path) -> "BertForMaskedLM":
@@ -369,6 +378,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of weights, sentences and masking.")] = 0,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Batches of 64 sentences.")] = 2500,
+    checkpoints: Annotated[
+        int, typer.Option(min=0, help="Models saved along the training, in folders step-N of the folder.")
+    ] = 0,
 ) -> None:
     """Train the embedded model, measure it as shipped, and write its folder."""
     import torch
@@ -378,7 +390,13 @@ def main(
     torch.manual_seed(seed)
     model = build_model(layers)
     started = time.perf_counter()
-    train(model, steps, seed)
+    kept = checkpoint_steps(steps, checkpoints)
+
+    def keep(steps_done: int) -> None:
+        if steps_done in kept:
+            save(copy.deepcopy(model), out / f"step-{steps_done:05}")  # saving makes the weights float16
+
+    train(model, steps, seed, keep)
     print(f"trained in {time.perf_counter() - started:.0f} s")
 
     out.mkdir(parents=True, exist_ok=True)

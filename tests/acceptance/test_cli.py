@@ -318,6 +318,7 @@ READS_A_MODEL = {
     "evaluate cue-alignment": [],
     "evaluate probing": [],
     "evaluate faithfulness": [],
+    "evaluate training": ["--checkpoint", "all-MiniLM-L6-v2"],
 }
 TYPOS = {
     "--model": ("agrement-mini", "did you mean 'agreement-mini'?"),

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from support.evaluated import reproduction
 from support.models import hf_gpt2, tokenizer
+from transformers import AutoTokenizer, BertForMaskedLM
 from typer.testing import CliRunner
 
 import tl_vzero
@@ -16,6 +18,7 @@ from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.evaluate.sentences import sentences_for
 
 RUNNER = CliRunner()
+MINI = Path(tl_vzero.__file__).parent / "assets" / "agreement-mini"
 TWO = ["--method", "value_zeroing", "--method", "attention"]
 
 
@@ -222,3 +225,50 @@ def test_reproduce_refuses_bad_input_before_any_work(tmp_path: Path, monkeypatch
         code, output = run("reproduce", *words, "--quiet")
         assert code == 2 and output.startswith("error: ") and said in output
     assert not list(tmp_path.iterdir())
+
+
+def heads_of(file: Path) -> set[tuple[int, int]]:
+    table = pd.read_csv(file)
+    changed = table[table["changed"].eq(True)]
+    return set(zip(changed["layer"], changed["head"], strict=True))
+
+
+def test_training_names_the_head_that_a_checkpoint_changed(tmp_path: Path) -> None:
+    before, after = BertForMaskedLM.from_pretrained(MINI), tmp_path / "after"
+    with torch.no_grad():
+        before.bert.encoder.layer[2].attention.output.dense.weight[:, 32:64] = 0  # head 1
+    before.save_pretrained(after)
+    AutoTokenizer.from_pretrained(MINI).save_pretrained(after)
+    files = ["--json", tmp_path / "training.json", "--csv", tmp_path / "training.csv"]
+    code, output = run("evaluate", "training", "--checkpoint", after, "--limit", "24", *files, "--quiet")
+    assert code == 0, output
+    assert "mix into the target: 1 of 16" in output and "chosen by limit 24" in output
+    assert heads_of(tmp_path / "training.csv") == {(2, 1)}
+    written = strict(tmp_path / "training.json")
+    assert {(one["layer"], one["head"]) for one in written["shown"]} == {(2, 1)}
+    assert written["settings"]["rate"] == 0.05 and "filters" in written
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_reads_an_adapter(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        options = peft.LoraConfig(
+            r=4, lora_alpha=64, target_modules=["value"], layers_to_transform=[1], init_lora_weights=False
+        )
+        peft.get_peft_model(BertForMaskedLM.from_pretrained(MINI), options).save_pretrained(tmp_path / "lora")
+    file = tmp_path / "training.csv"
+    words = ["--adapter", tmp_path / "lora", "--limit", "24", "--csv", file, "--quiet"]
+    code, output = run("evaluate", "training", *words)
+    assert code == 0, output
+    assert {layer for layer, _ in heads_of(file)} == {1}
+
+
+def test_training_says_what_it_lacks(tmp_path: Path) -> None:
+    code, output = run("evaluate", "training")
+    assert code == 2 and "expected at least one --checkpoint or --adapter" in output
+    code, output = run("evaluate", "training", "--checkpoint", tmp_path / "none")
+    assert code == 2 and output.startswith("error: ")
+    code, output = run("evaluate", "training", "--adapter", tmp_path, "--limit", "6", "--quiet")
+    assert code == 2 and "holds no adapter_config.json" in output

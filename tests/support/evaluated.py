@@ -8,6 +8,7 @@ from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.reproduction import Controls, Reproduction
+from tl_vzero.evaluate.training import HeadChange, TrainingChanges
 from tl_vzero.statistics import Estimate
 
 
@@ -52,6 +53,30 @@ def mass(shares: Mapping[str, Sequence[float]]) -> Mass:
         for place, share in zip(PLACES, by_place, strict=True)
     )
     return Mass(rows, dict.fromkeys(shares, 0), {}, (), {})
+
+
+def training(changes: Mapping[str, float]) -> TrainingChanges:
+    """The given change of the cue's share by checkpoint, the same for two heads in each of two layers."""
+    rows = tuple(
+        HeadChange(
+            checkpoint,
+            "same input",
+            "all",
+            layer,
+            head,
+            "cue",
+            0.4,
+            0.4 + by,
+            estimate(by),
+            p=0.5,
+            q=0.5,
+            changed=False,
+        )
+        for checkpoint, by in changes.items()
+        for layer in (0, 1)
+        for head in (0, 1)
+    )
+    return TrainingChanges(rows, (), (), {})
 
 
 def probing(compression: Sequence[float], mode: str = "correct") -> ProbingResult:

@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -65,6 +66,15 @@ class Chosen(SampleOptions):
 @dataclass(frozen=True)
 class Evaluation(common.FileOptions, Chosen):
     """The options of an evaluation whose numbers may be written."""
+
+    def load_adapted(self, adapter: Path) -> "nn.Module":
+        """The model with an adapter on it."""
+        import torch
+
+        from tl_vzero.models.load import load_adapted
+
+        dtype = None if self.dtype is None else getattr(torch, self.dtype)
+        return load_adapted(self.model, adapter, self.device, dtype)
 
     def save(self, numbers: dict[str, Any], sentences: "Sentences", table: "pd.DataFrame") -> None:
         """Write the numbers, with where the sentences are from and what became of them, and the table."""
@@ -206,6 +216,64 @@ def faithfulness_command(
     common.say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
     _say_rest(sentences, result.left_out, len(result.skipped))
     chosen.save(result.to_dict(), sentences, table)
+
+
+@common.command(
+    evaluate_app,
+    "training",
+    "--model base --checkpoint step-100 --checkpoint step-200 --limit 100",
+    "--model all-MiniLM-L6-v2 --adapter lora --csv heads.csv",
+)
+def training_command(
+    chosen: Evaluation,
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="A model after training, a folder or name; may be repeated.")
+    ] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="A folder of PEFT with an adapter of --model; may be repeated.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="The share of wrong heads that is allowed among those found.")] = 0.05,
+    smallest: Annotated[float, typer.Option(help="The smallest change that counts, of a row, 0 to 1.")] = 0.02,
+) -> None:
+    """Which heads change what they mix into the target, from --model to each --checkpoint and --adapter?
+
+    Each head's row by Value Zeroing is split into cue, attractor, special tokens, target, rest, and what lies elsewhere
+    than before. Each block of a later model reads what that block of --model reads.
+    """
+    from tl_vzero.evaluate.training import training_changes
+    from tl_vzero.models.hub import find_source
+
+    later = {name: replace(chosen, model=name).load for name in checkpoint or ()}
+    for name in later:
+        find_source(name)
+    later |= {str(folder): partial(chosen.load_adapted, folder) for folder in adapter or ()}
+    if len(later) < len(checkpoint or ()) + len(adapter or ()) or chosen.model in later or not later:
+        raise InputError(
+            f"--model {chosen.model} with {', '.join(later) or 'no --checkpoint and no --adapter'}: expected at least "
+            "one --checkpoint or --adapter, each another folder or name"
+        )
+    loaded, sentences = chosen.prepared()
+    changes = training_changes(
+        {chosen.model: loaded, **later},
+        sentences.examples,
+        rate=rate,
+        smallest=smallest,
+        protocol=chosen.protocol,
+        progress=not chosen.quiet,
+    )
+    heads = changes.heads()
+    tested = changes.to_frame().groupby(["checkpoint", "layer", "head"]).ngroups
+    common.say(f"heads that changed what they mix into the target: {len(heads)} of {tested}")
+    if len(heads):
+        shown = ["checkpoint", "layer", "head", "group", "place", "before", "after", "change", "low", "high", "q"]
+        common.say(heads[shown].to_string(index=False, float_format="%.3f"))
+    common.say(f"at a false-discovery rate of {rate:g}, by more than {smallest:g} of a row; every cell: --csv, --json")
+    for one in changes.shown[:1]:
+        common.say(
+            f"for one, layer {one.layer}, head {one.head}, {one.place} {one.before:.2f} to {one.after:.2f}: {one.text}"
+        )
+    _say_rest(sentences, {}, len(changes.skipped))
+    chosen.save(changes.to_dict(), sentences, changes.to_frame())
 
 
 @common.command(common.app, "reproduce", "--limit 100 --open", "--model all-MiniLM-L6-v2 --finetune --out minilm")

@@ -91,7 +91,7 @@ def mass_of(rows: TargetRows, *, which: WhichPieces = "all", interval: Interval 
     shares: list[Share] = []
     for method, of_method in rows.rows.items():
         # [example, layer, place]
-        lying = torch.stack([_shares(row, place) for row, place in zip(of_method, places, strict=True)])
+        lying = torch.stack([shares_of(row, place) for row, place in zip(of_method, places, strict=True)])
         means = means_by_paradigm(lying.numpy(), rows.examples, interval)
         for (layer_index, layer), (paradigm, (indices, mean)), (place_index, place) in product(
             enumerate(rows.layers), means.items(), enumerate(PLACES)
@@ -117,6 +117,7 @@ def places_of(sentence: TokenizedExample, which: WhichPieces) -> tuple[Place, ..
     return tuple(next(place for place in PLACES if index in positions[place]) for index in range(len(sentence)))
 
 
-def _shares(row: Float[Tensor, "layer src"], places: Sequence[Place]) -> Float[Tensor, "layer place"]:
+def shares_of(row: Float[Tensor, "*axes src"], places: Sequence[Place]) -> Float[Tensor, "*axes place"]:
+    """What lies on each of the five places, in rows of an example."""
     masks = [torch.tensor([place == wanted for place in places]) for wanted in PLACES]
-    return torch.stack([row[:, mask].sum(dim=1) for mask in masks], dim=1)
+    return torch.stack([row[..., mask].sum(dim=-1) for mask in masks], dim=-1)

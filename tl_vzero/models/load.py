@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_errors_as, shown, unknown_name
+from tl_vzero.errors import (
+    DependencyError,
+    InputError,
+    InputTypeError,
+    ModelError,
+    foreign_errors_as,
+    shown,
+    unknown_name,
+)
 from tl_vzero.models.changes import follow, remember_copied
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
@@ -90,6 +98,32 @@ def load_model(
     if checkpoint.shared_with is not None:
         follow(model, copied_from or checkpoint.shared_with, copied=copied_from is not None)
     return model
+
+
+def load_adapted(
+    name_or_folder: str | Path,
+    adapter: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Load a model with an adapter that PEFT saved in a folder, merged into its weights.
+
+    Raises DependencyError without peft, ModelError for a folder without an adapter or one of another model, and what
+    `load_model` raises.
+    """
+    if not (Path(adapter) / "adapter_config.json").is_file():
+        raise ModelError(f"{adapter} holds no adapter_config.json: expected a folder that PEFT's save_pretrained wrote")
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise DependencyError("an adapter is read by peft, which is not installed: pip install peft") from None
+    source = find_source(str(name_or_folder))
+    with silent_transformers():
+        base: Any = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code=False).model
+        with foreign_errors_as(ModelError, f"{adapter} cannot be read as an adapter of {source.name!r}"):
+            adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
+    tokenizer = _tokenizer_of(source, trust_remote_code=False)
+    return load_model(adapted, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _is_of_inference_mode(wanted: object) -> bool:

@@ -11,6 +11,7 @@ from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.training import Reading, TrainingChanges
 from tl_vzero.plot.parts import Look, drawn, plotly_text
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.registry import label_of
@@ -182,6 +183,45 @@ def mass_bars(
     return figure
 
 
+def training_curves(
+    changes: TrainingChanges,
+    layer: int,
+    *,
+    place: str = "cue",
+    group: str = "all",
+    reading: Reading = "same input",
+    theme: Theme = LIGHT,
+    **look: Unpack[Look],
+) -> go.Figure:
+    """How the share on one place changed since the first model, along the later ones: a line for each head of a layer.
+
+    Raises InputError for a layer, a place, a group or a reading that is not among the changes.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.training import training_changes
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> changes = training_changes({"before": model, "after": model}, agreement_examples()[:2])
+    >>> [trace.name for trace in training_curves(changes, 1).data]
+    ['head 0', 'head 1', 'head 2', 'head 3']
+    """
+    wanted = {"layer": layer, "place": place, "group": group, "reading": reading}
+    for kind, name in wanted.items():
+        names = dict.fromkeys(str(getattr(one, kind)) for one in changes.changes)
+        if str(name) not in names:
+            raise unknown_name(kind, str(name), names)
+    cells = [one for one in changes.changes if all(getattr(one, kind) == name for kind, name in wanted.items())]
+    checkpoints = list(dict.fromkeys(one.checkpoint for one in cells))
+    places = list(range(1, len(checkpoints) + 1))
+    where = "elsewhere" if place == "elsewhere" else f"on {place}"
+    figure = _curves(f"change of the share {where}, layer {layer}", theme, look)
+    for head in dict.fromkeys(one.head for one in cells):
+        estimates = [one.change for one in cells if one.head == head]
+        figure.add_trace(_line(f"head {head}", places, estimates, head, along="model"))
+    labels = [plotly_text(name) for name in checkpoints]
+    return figure.update_xaxes(title_text="model", tickvals=places, ticktext=labels)
+
+
 def _labelled_at_ends(figure: go.Figure, theme: Theme) -> go.Figure:
     """Write the name of each line right of its end, apart from each other, in place of the legend."""
     lines = [line for line in figure.data if not line.name.endswith(", published")]
@@ -259,7 +299,9 @@ def _bar(
     )
 
 
-def _line(name: str, layers: list[int], estimates: Sequence[Estimate | None], index: int) -> go.Scatter:
+def _line(
+    name: str, layers: list[int], estimates: Sequence[Estimate | None], index: int, along: str = "layer"
+) -> go.Scatter:
     colour = COLOURS[index % len(COLOURS)]
     return go.Scatter(
         x=layers,
@@ -272,7 +314,7 @@ def _line(name: str, layers: list[int], estimates: Sequence[Estimate | None], in
         name=plotly_text(name),
         legendgroup=name,
         customdata=[_words(estimate) for estimate in estimates],
-        hovertemplate=f"{plotly_text(name)}, layer %{{x}}<br>%{{customdata}}<extra></extra>",
+        hovertemplate=f"{plotly_text(name)}, {along} %{{x}}<br>%{{customdata}}<extra></extra>",
     )
 
 

@@ -6,12 +6,19 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support.evaluated import alignment, faithfulness, mass, probing, reproduction
+from support.evaluated import alignment, faithfulness, mass, probing, reproduction, training
 from support.page import Page
 
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.findings import findings
-from tl_vzero.plot.evaluations import alignment_curves, compression_curves, control_curves, faithfulness_bars, mass_bars
+from tl_vzero.plot.evaluations import (
+    alignment_curves,
+    compression_curves,
+    control_curves,
+    faithfulness_bars,
+    mass_bars,
+    training_curves,
+)
 from tl_vzero.plot.theme import DARK
 from tl_vzero.report.reproduction_page import render_reproduction
 
@@ -81,6 +88,19 @@ def test_faithfulness_bars_leave_a_gap_where_nothing_is_defined() -> None:
     assert list(figure.data[0].customdata) == ["0.400, 95 % interval 0.390 to 0.410, n = 50", "undefined"]
     with pytest.raises(InputError, match="unknown paradigm"):
         faithfulness_bars(faithfulness({"value_zeroing": 0.4}), paradigm="two")
+
+
+def test_training_curves_follow_each_head_of_a_layer_over_the_models() -> None:
+    changes = training({"step <1>": 0.1, "step 2": -0.3})
+    figure = training_curves(changes, 1)
+    assert [trace.name for trace in figure.data] == ["head 0", "head 1"]
+    assert list(figure.data[0].y) == [0.1, -0.3]
+    assert list(figure.data[0].error_y.array) == pytest.approx([0.01, 0.01])
+    assert figure.layout.xaxis.ticktext[1] == "step 2" and "<1>" not in figure.layout.xaxis.ticktext[0]
+    with pytest.raises(InputError, match="unknown layer '7': expected one of 0, 1"):
+        training_curves(changes, 7)
+    with pytest.raises(InputError, match="unknown place 'queue'"):
+        training_curves(changes, 0, place="queue")
 
 
 def test_mass_bars_stack_the_places() -> None:
