@@ -17,7 +17,20 @@ from tl_vzero.report.figures import decimal_codes, drawn_methods, first_destinat
 from tl_vzero.report.report import EFFECTS, Report
 
 PAGE = "report/page.html"
-SCRIPTS = ("numbers", "choices", "figures", "shades", "tables", "finding", "texts", "strips", "beside", "flow", "leave", "page")
+SCRIPTS = (
+    "numbers",
+    "choices",
+    "figures",
+    "shades",
+    "tables",
+    "finding",
+    "texts",
+    "strips",
+    "beside",
+    "flow",
+    "leave",
+    "page",
+)
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
 Json = dict[str, Any]
