@@ -10,7 +10,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 
@@ -28,13 +28,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import nn
 
 from tl_vzero.errors import InputError, TLVZeroError, escaped
-from tl_vzero.inputs.text import encode, warned_before
+from tl_vzero.inputs.text import Sentence, encode, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.models.facts import facts_of
 from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.pages import asset, script_json
 from tl_vzero.report import make_report
-from tl_vzero.report.page import explorer_page, page_payload, page_script
+from tl_vzero.report.make import target_beside
+from tl_vzero.report.page import Json, beside_payload, explorer_page, page_payload, page_script
 from tl_vzero.targets import default_text
 
 LONGEST_POSITION = 20  # characters
@@ -67,12 +68,17 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence for one of the models; `target` is a position, `corrupted` the sentence to patch into."""
+    """A sentence for one of the models; `target` is a position, `corrupted` the sentence to patch into.
+
+    `compare` and `compare_model` are a second sentence and model; where only one is given, the other is the same.
+    """
 
     model: str
     text: str
     target: int | None = None
     corrupted: str | None = None
+    compare: str | None = None
+    compare_model: str | None = None
 
 
 def read_question(query: Mapping[str, str]) -> Question:
@@ -80,11 +86,12 @@ def read_question(query: Mapping[str, str]) -> Question:
     for name, advice in (("model", "choose"), ("text", "write")):
         if not query.get(name, "").strip():
             raise InputError(f"no {name} was given: {advice} one")
-    for name in ("text", "corrupted"):
+    for name in ("text", "corrupted", "compare"):
         length = len(query.get(name, ""))
         if length > LONGEST_TEXT:
             raise InputError(f"{name} has {length} characters: expected at most {LONGEST_TEXT}")
-    return Question(query["model"], query["text"], _position(query.get("target", "")), query.get("corrupted") or None)
+    others = (query.get(name) or None for name in ("corrupted", "compare", "compare_model"))
+    return Question(query["model"], query["text"], _position(query.get("target", "")), *others)
 
 
 def _position(text: str) -> int | None:
@@ -122,7 +129,8 @@ class Explorer:
             plan_of(methods)
         self.methods = methods
         self.most_tokens = most_tokens
-        self._answered = lru_cache(MOST_ANSWERS)(self._computed)
+        # Of a comparison both sides stay, so that a change of one computes no other.
+        self._side = lru_cache(MOST_ANSWERS)(self._computed)
         # Hooks on a model act on whoever runs it: one question at a time.
         self._lock = Lock()
 
@@ -139,25 +147,42 @@ class Explorer:
     def answer(self, question: Question) -> str:
         """The page's payload as JSON; raises a TLVZeroError for what cannot be shown."""
         with self._lock:
-            return self._answered(question)
+            first = replace(question, compare=None, compare_model=None)
+            if question == first:
+                return str(script_json(self._side(first)))
+            second = Question(question.compare_model or question.model, question.compare or question.text)
+            with warned_before():
+                for side in (first, second):  # before either is computed
+                    self._read(side)
+                if question.target is not None:
+                    models = [self.models[side.model] for side in (first, second)]
+                    at = target_beside(models[0], first.text, question.target, models[1], second.text)
+                    second = replace(second, target=at)
+            payload = self._side(first)
+            return str(script_json(payload | {"beside": beside_payload(payload, self._side(second))}))
 
-    def _computed(self, question: Question) -> str:
+    def _read(self, question: Question) -> Sentence:
+        """The sentence as its model reads it; raises InputError for a model that is not here and for a long text."""
         if question.model not in self.models:
             raise InputError(
                 f"there is no model {question.model[:80]!r} here: expected one of {', '.join(self.models)}"
             )
-        model = self.models[question.model]
+        texts = [text for text in (question.text, question.corrupted) if text is not None]
+        sentences = [encode(self.models[question.model], text).sentences[0] for text in texts]
+        tokens = max(map(len, sentences))
+        if tokens > self.most_tokens:
+            raise InputError(f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it")
+        return sentences[0]
+
+    def _computed(self, question: Question) -> Json:
         with warned_before():  # whoever asks does not see this process's warnings, but the page's notices
-            texts = [text for text in (question.text, question.corrupted) if text is not None]
-            sentences = [encode(model, text).sentences[0] for text in texts]
-            tokens = max(map(len, sentences))
-            if tokens > self.most_tokens:
-                raise InputError(f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it")
+            sentence = self._read(question)
+            model = self.models[question.model]
             report = make_report(
                 model, question.text, methods=self.methods, target=question.target, corrupted=question.corrupted
             )
         mask = getattr(facts_of(model).tokenizer, "mask_token", None)
-        return str(script_json(page_payload(report) | {"mask": mask, "offsets": sentences[0].offsets}))
+        return page_payload(report) | {"mask": mask, "offsets": sentence.offsets}
 
     def examples(self) -> dict[str, list[str]]:
         """By model, sentences to begin with: of the kind that it reads, and of words that it knows."""

@@ -66,6 +66,13 @@ def test_report_writes_a_page_and_its_numbers(tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(raw), scores.values, rtol=1e-5)
 
 
+def test_report_puts_a_second_sentence_beside(tmp_path: Path) -> None:
+    numbers = tmp_path / "report.json"
+    words = ("--compare", "the authors [MASK] today.", "--compare-model", "agreement-mini", "--method", "attention")
+    assert run("report", *words, "--out", tmp_path / "report.html", "--json", numbers, "--quiet")[0] == 0
+    assert json.loads(numbers.read_text())["beside"]["text"] == "the authors [MASK] today."
+
+
 def test_report_takes_methods_words_and_a_corrupted_sentence(tmp_path: Path) -> None:
     numbers = tmp_path / "report.json"
     words = ["--good", "are", "--bad", "is", "--corrupted", DEFAULT_TEXT.replace("pictures", "picture")]
@@ -273,6 +280,7 @@ def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
         (["report", "--method", "atention"], "did you mean 'attention'"),
         (["report", "--bad", "is"], "without --good"),
         (["report", "--good", "arre"], "no single token"),
+        (["report", "--compare", " "], "--compare is an empty text"),
         (["report", "--corrupted", "the picture [MASK] marcus."], "expected as many"),
         (["map", "--target", "3"], "value_zeroing needs none"),
         (["map", "--open"], "add --html map.html"),

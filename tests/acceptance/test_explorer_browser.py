@@ -435,3 +435,61 @@ def test_a_server_that_was_stopped_is_told(visit: Visit, explorer: Explorer) -> 
     assert view(opened)["figures"] == before
     assert len(opened.complaints) == 1 and "ERR_CONNECTION_REFUSED" in opened.complaints[0]
     opened.complaints.clear()
+
+
+def pair_numbers(opened: Opened) -> dict[str, Any]:
+    """The numbers of the panel of two sides."""
+    return {name: opened.trace(f"pair-{name}")["z"] for name in ("0", "1", "difference")}
+
+
+def test_a_second_sentence_is_added_by_keyboard_and_removed_by_mouse(visit: Visit) -> None:
+    opened = visit()
+    assert opened.page.locator("#beside-panel").is_hidden() and opened.page.locator("#comparison").is_hidden()
+    opened.page.locator("#add-compare").press("Enter")
+    assert opened.page.locator("#compare").input_value() == FIRST
+    opened.page.keyboard.press("End")
+    opened.page.locator("#compare").fill(CORRUPTED)
+    opened.page.keyboard.press("Enter")
+    settled(opened)
+    assert parameters(opened)["compare"] == CORRUPTED and "compare_model" not in parameters(opened)
+    layer = int(opened.page.locator("#layer").input_value())
+    expected = make_report(apart("agreement-mini"), CORRUPTED).to_dict()["value_zeroing"]["pieces"]["normalized"]
+    assert pair_numbers(opened)["1"] == four_digits(expected[layer])
+    opened.page.locator("#remove-compare").click()
+    settled(opened)
+    assert opened.page.locator("#beside-panel").is_hidden() and "compare" not in parameters(opened)
+    opened.page.go_back()
+    opened.page.wait_for_selector("#beside-panel:not([hidden])")
+    assert opened.page.locator("#compare").input_value() == CORRUPTED
+    opened.page.go_back()
+    opened.page.wait_for_selector("#beside-panel", state="hidden")
+
+
+def test_a_second_model_reads_the_same_sentence_and_follows_it(visit: Visit, explorer: Explorer) -> None:
+    if "all-MiniLM-L6-v2" not in explorer.models:
+        pytest.skip("all-MiniLM-L6-v2 is not installed")
+    opened = visit()
+    opened.page.locator("#add-compare").click()
+    opened.page.locator("#compare_model").select_option("all-MiniLM-L6-v2")
+    settled(opened)
+    assert parameters(opened)["compare_model"] == "all-MiniLM-L6-v2" and "compare" not in parameters(opened)
+    type_in(opened, CORRUPTED)
+    layer = int(opened.page.locator("#layer").input_value())
+    expected = make_report(apart("all-MiniLM-L6-v2"), CORRUPTED).to_dict()["value_zeroing"]["pieces"]["normalized"]
+    assert pair_numbers(opened)["1"] == four_digits(expected[layer])
+    assert "in all-MiniLM-L6-v2" in opened.page.locator("#beside-finding").text_content()
+
+
+def test_an_address_gives_a_comparison_to_another(visit: Visit) -> None:
+    query = {"text": FIRST, "compare": CORRUPTED, "layer": 2, "view": "rollout", "unit": "words", "piece": 3}
+    one = visit("?" + urlencode(query | {"special": "hidden"}))
+    one.page.locator("#beside-text .column").nth(4).locator(".token").nth(1).click()
+    assert parameters(one)["piece"] == "4"
+    two = visit(one.page.url.partition("/?")[2].join(["?", ""]))
+    assert (view(two), pair_numbers(two)) == (view(one), pair_numbers(one))
+    assert two.page.locator("#compare").input_value() == CORRUPTED
+
+
+def test_a_second_model_that_is_not_there_is_refused_by_name(visit_live: Visit, address: str) -> None:
+    query = "?" + urlencode({"text": FIRST, "compare_model": "nobody"})
+    visit_live(query, at=address, wait_for="#status:has-text(\"there is no model 'nobody' here\")")

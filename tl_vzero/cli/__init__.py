@@ -44,6 +44,7 @@ Stage = Literal["raw", "normalized", "rollout"]
     '"the authors near the hat [MASK] today." --out authors.html',
     '--good are --bad is --corrupted "the picture of some hat [MASK] scaring marcus."',
     '"Paris is the [MASK] of France." --model all-MiniLM-L6-v2 --method alti',
+    '"the authors [MASK] today." --compare "the author [MASK] today."',
 )
 def report(
     chosen: common.SentenceOptions,
@@ -58,6 +59,12 @@ def report(
         str | None,
         typer.Option(help="A sentence of as many tokens, to patch values of TEXT into; --pair goes with both."),
     ] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="A second sentence to stand beside TEXT; --pair goes with both.")
+    ] = None,
+    compare_model: Annotated[
+        str | None, typer.Option(help="A second model to stand beside --model; without --compare, it reads TEXT, too.")
+    ] = None,
     shared_plotly: Annotated[
         bool, typer.Option("--shared-plotly", help="Let the page read plotly.min.js, written beside it: a small page.")
     ] = False,
@@ -70,7 +77,10 @@ def report(
     check_writable(out)
     if good is None and bad is not None:
         raise InputError(f"--bad {bad!r} given without --good: expected --good WORD, or both")
+    if compare is not None and not compare.strip():
+        raise InputError("--compare is an empty text: expected a sentence, or --compare-model alone")
     model = chosen.load(method)
+    second = None if compare_model is None else replace(chosen, model=compare_model).load(method)
     from tl_vzero.plot.export import share_plotly
     from tl_vzero.report import make_report
 
@@ -81,6 +91,8 @@ def report(
         target=chosen.target,
         target_ids=good if good is None or bad is None else (good, bad),
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
+        compare=None if compare is None else replace(chosen, text=compare).sentence(model),
+        compare_model=second,
         progress=not chosen.quiet,
     )
     if shared_plotly:

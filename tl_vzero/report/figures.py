@@ -143,6 +143,8 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
     scores, start = report.value_zeroing, first_destination(report)
     normalized = scores.normalized()
     return {
+        "model": report.model,
+        "text": visible(report.text),
         "layers": scores.layers,
         "target": report.target,
         "noWordKnown": report.no_word_known,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from tl_vzero.alignment import aligned
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.effects.ablation import attribution_patching, predictions
 from tl_vzero.effects.measure import Effect, Predictions
@@ -26,17 +27,21 @@ def make_report(
     target: int | str | None = None,
     target_ids: TargetIds | None = None,
     corrupted: str | Pair | None = None,
+    compare: str | Pair | None = None,
+    compare_model: nn.Module | None = None,
     progress: bool = False,
 ) -> Report:
     """Compute everything that the page of one sentence or pair shows.
 
     `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
-    end) or the text of a token; by default as in `compare`, and a masked model's sentence without exactly one mask
-    token has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into
-    which the values of `text` are patched. A model without a trained head gives a report without effects. Raises
-    InputError or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for
-    the model.
+    end) or the text of a token; by default as in `tl_vzero.compare`, and a masked model's sentence without exactly one
+    mask token has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens,
+    into which the values of `text` are patched. `compare` is a second sentence, `compare_model` a second model: the
+    report of that sentence by that model stands beside this one, with the same methods; where only one of them is
+    given, the other is the same; its target is the token that stands against this one's, else its default. A model
+    without a trained head gives a report without effects. Raises InputError or InputTypeError for what cannot be used,
+    and ModelError where a method of `methods` is undefined for the model.
 
     >>> import tl_vzero
     >>> from tl_vzero.report import make_report
@@ -44,8 +49,8 @@ def make_report(
     >>> list(report.comparison), list(report.effects)
     (['value_zeroing', 'alti', 'attention'], ['zero_ablation', 'attribution_patching'])
     """
-    for name, value in (("text", text), ("corrupted", corrupted)):
-        if not isinstance(value, str) and not is_pair(value) and (name, value) != ("corrupted", None):
+    for name, value in (("text", text), ("corrupted", corrupted), ("compare", compare)):
+        if not isinstance(value, str) and not is_pair(value) and (name == "text" or value is not None):
             raise InputTypeError(
                 f"{name} is {type(value).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
             )
@@ -60,6 +65,11 @@ def make_report(
     sentence = encoded.sentences[0]
     masks = mask_positions(model, sentence)
     words = {i for i, token in enumerate(sentence.tokens) if any(map(str.isalnum, token)) and not sentence.special[i]}
+    beside = None
+    if compare is not None or compare_model is not None:
+        other = model if compare_model is None else compare_model, text if compare is None else compare
+        at = None if target is None else target_beside(model, text, target, *other)
+        beside = make_report(*other, methods=methods, target=at, target_ids=target_ids, progress=progress)
     with warned_before():
         if target is None and target_ids is not None:
             check_trained_head(model)
@@ -93,6 +103,16 @@ def make_report(
         missing=missing,
         predictions=predicted,
         corrupted=corrupted if corrupted is None or isinstance(corrupted, str) else "\n".join(corrupted),
+        beside=beside,
         no_word_known=set() < words.difference(masks) <= set(sentence.unknown),
         metadata=metadata,
     )
+
+
+def target_beside(
+    model: nn.Module, text: str | Pair, target: int | str, other_model: nn.Module, other_text: str | Pair
+) -> int | None:
+    """The position in a second sentence that stands against the target of the first; None where there is none."""
+    first, second = encode(model, text).sentences[0], encode(other_model, other_text).sentences[0]
+    position = find_target(model, first, target)
+    return dict(aligned(first.tokens, second.tokens)).get(-1 if position is None else position)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tl_vzero.alignment import aligned
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.maps import EFFECT_NAMES
@@ -16,7 +17,20 @@ from tl_vzero.report.figures import decimal_codes, drawn_methods, first_destinat
 from tl_vzero.report.report import EFFECTS, Report
 
 PAGE = "report/page.html"
-SCRIPTS = ("numbers", "choices", "figures", "shades", "tables", "finding", "texts", "strips", "flow", "leave", "page")
+SCRIPTS = (
+    "numbers",
+    "choices",
+    "figures",
+    "shades",
+    "tables",
+    "finding",
+    "texts",
+    "strips",
+    "beside",
+    "flow",
+    "leave",
+    "page",
+)
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
 Json = dict[str, Any]
@@ -30,6 +44,8 @@ def render_page(report: Report, *, shared_plotly: bool = False) -> str:
     With `shared_plotly` the page reads plotly.min.js from its folder.
     """
     data, maps, texts = _contents(report)
+    if report.beside is not None:
+        data = data | {"beside": beside_payload({"data": data}, page_payload(report.beside))}
     return rendered(
         PAGE,
         title=f"{short(visible(report.text), 60)} · {report.model} · tl_vzero",
@@ -71,9 +87,22 @@ def explorer_page(
 
 
 def page_payload(report: Report) -> Json:
-    """What the page's script shows: "data", "maps" (packed), and "parts", the HTML of the page's blocks."""
+    """What the page's script shows: "data", "maps" (packed), and "parts", the HTML of the page's blocks; where a report
+    stands beside it, "beside" of `beside_payload`."""
     data, maps, texts = _contents(report)
-    return {"data": data, "maps": maps, "parts": rendered_blocks(PAGE, **texts)}
+    payload = {"data": data, "maps": maps, "parts": rendered_blocks(PAGE, **texts)}
+    if report.beside is not None:
+        payload["beside"] = beside_payload(payload, page_payload(report.beside))
+    return payload
+
+
+def beside_payload(first: Json, second: Json) -> Json:
+    """What a page needs of the payload that stands beside its own: "data", "maps", and "pairs", by unit the rows of
+    the first and of the second that stand against each other."""
+    units = [unit for unit in first["data"]["units"] if unit in second["data"]["units"]]
+    names = {unit: [side["data"]["units"][unit]["names"] for side in (first, second)] for unit in units}
+    pairs = {unit: aligned(*both) for unit, both in names.items()}
+    return {"data": second["data"], "maps": second["maps"], "pairs": pairs}
 
 
 def page_script(last: str) -> str:

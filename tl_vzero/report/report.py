@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Optional
 
 from tl_vzero.comparison import Comparison
 from tl_vzero.effects.ablation import attribution_error
@@ -26,7 +26,8 @@ class Report:
     `comparison` has the raw maps `[layer, dest, src]` of all methods, Value Zeroing first; its target is the position
     whose row and prediction are in focus. `effects` are those of `EFFECTS` that could be measured, `missing` says of
     the others that were asked for why. `predictions` are the likeliest tokens at every position; none without a trained
-    head or a target. `corrupted` is the sentence that values were patched into. Where `no_word_known`, the model reads
+    head or a target. `corrupted` is the sentence that values were patched into. `beside` is a second report to compare
+    with this one. Where `no_word_known`, the model reads
     every word as unknown, and nothing of the page is about these words.
     """
 
@@ -37,6 +38,7 @@ class Report:
     missing: Mapping[str, str]
     predictions: Predictions = ()
     corrupted: str | None = None
+    beside: Optional["Report"] = None
     no_word_known: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,6 +107,7 @@ class Report:
                 for effect, by_method in self.agreements.items()
             },
             "table": self.table,
+            "beside": None if self.beside is None else self.beside.to_dict(),
             "metadata": self.metadata,
         }
         if self.target is not None:

@@ -199,3 +199,36 @@ def test_an_unexpected_error_does_not_stop_the_next_question(
         with left_as_found(models["agreement-mini"]), pytest.raises(RuntimeError, match="out of something"):
             explorer.answer(Question("agreement-mini", SENTENCE))
     assert json.loads(explorer.answer(Question("agreement-mini", SENTENCE)))["data"]["target"] == 6
+
+
+def test_a_comparison_is_both_answers_and_a_change_computes_one_side(
+    explorer: Explorer, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reports_counted(monkeypatch) as computed:
+        both = json.loads(explorer.answer(Question("agreement-mini", SENTENCE, compare=CORRUPTED)))
+        assert computed == [SENTENCE, CORRUPTED]
+        explorer.answer(Question("agreement-mini", SENTENCE, compare=LONGER))
+        explorer.answer(Question("agreement-mini", CORRUPTED, compare_model="tiny"))
+        explorer.answer(Question("agreement-mini", LONGER))
+        assert computed == [SENTENCE, CORRUPTED, LONGER, CORRUPTED]
+    beside = both.pop("beside")
+    assert both == direct(models["agreement-mini"], SENTENCE)
+    alone = direct(models["agreement-mini"], CORRUPTED)
+    assert (beside["data"], beside["maps"]) == (alone["data"], alone["maps"])
+
+
+def test_a_second_target_stands_against_the_first(explorer: Explorer) -> None:
+    answer = json.loads(explorer.answer(Question("agreement-mini", SENTENCE, target=6, compare=LONGER)))
+    assert (answer["data"]["target"], answer["beside"]["data"]["target"]) == (6, 7)
+
+
+def test_the_second_sentence_and_model_are_checked_before_any_work(
+    models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explorer = Explorer(models, most_tokens=11)
+    with reports_counted(monkeypatch) as computed:
+        with pytest.raises(InputError, match="the sentence has 12 tokens: expected at most 11"):
+            explorer.answer(Question("agreement-mini", SENTENCE, compare=LONGER))
+        with pytest.raises(InputError, match="there is no model 'nobody' here"):
+            explorer.answer(Question("agreement-mini", SENTENCE, compare_model="nobody"))
+    assert computed == []

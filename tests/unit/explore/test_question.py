@@ -36,7 +36,7 @@ def test_a_missing_part_is_named(name: str, written: str | None) -> None:
         read_question(query if written is None else {**query, name: written})
 
 
-@pytest.mark.parametrize("name", ["text", "corrupted"])
+@pytest.mark.parametrize("name", ["text", "corrupted", "compare"])
 def test_a_text_may_be_as_long_as_is_said_and_no_longer(name: str) -> None:
     assert getattr(read_question({**TWO, name: "a" * LONGEST_TEXT}), name) == "a" * LONGEST_TEXT
     with pytest.raises(InputError, match=f"{name} has {LONGEST_TEXT + 1} characters: expected at most {LONGEST_TEXT}"):
@@ -48,3 +48,9 @@ def test_a_target_that_is_no_position_is_told_and_cut_short(written: str) -> Non
     with pytest.raises(InputError, match=r"expected a position, such as 3, or nothing") as caught:
         read_question({**TWO, "target": written})
     assert repr(written[:40]) in str(caught.value) and len(str(caught.value)) < 120
+
+
+def test_a_second_sentence_and_model_are_read() -> None:
+    read = read_question({**TWO, "compare": "the hats [MASK] today.", "compare_model": "tiny"})
+    assert (read.compare, read.compare_model, read.corrupted) == ("the hats [MASK] today.", "tiny", None)
+    assert read_question({**TWO, "compare": "", "compare_model": ""}) == read_question(TWO)

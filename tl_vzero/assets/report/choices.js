@@ -12,19 +12,19 @@ const scaleName = (view) => [
   ...hiddenNames().slice(0, 1).map(() => `without ${hiddenNames().join(", ")}`),
 ].join("<br>");
 
-const isHidden = (dest, source) => (state.itself !== null && source === dest) || (state.special !== null && unit().aside[source]);
-const rowWithoutHidden = (row, dest) => {
-  const left = row.reduce((sum, value, source) => (isHidden(dest, source) ? sum : sum + value), 0);
-  return row.map((value, source) => (value === null || isHidden(dest, source) ? null : value / (left || 1)));
+const rowWithoutHidden = ({ aside }) => (row, dest) => {
+  const isHidden = (source) => (state.itself !== null && source === dest) || (state.special !== null && aside[source]);
+  const left = row.reduce((sum, value, source) => (isHidden(source) ? sum : sum + value), 0);
+  return row.map((value, source) => (value === null || isHidden(source) ? null : value / (left || 1)));
 };
 // By layers of maps, and by what is hidden: computed once, so that what was drawn is known to be the same.
 const computed = new WeakMap();
-const withoutHidden = (layers) => {
+const withoutHidden = (layers, labels = unit()) => {
   if (hiddenNames().length === 0) return layers;
   const key = [state.unit, state.itself, state.special].join();
   if (!computed.has(layers)) computed.set(layers, new Map());
   const byKey = computed.get(layers);
-  if (!byKey.has(key)) byKey.set(key, layers.map((grid) => grid.map(rowWithoutHidden)));
+  if (!byKey.has(key)) byKey.set(key, layers.map((grid) => grid.map(rowWithoutHidden(labels))));
   return byKey.get(key);
 };
 

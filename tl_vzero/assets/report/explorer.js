@@ -1,5 +1,6 @@
 // A live page: the address says the question and the choices, so that a view can be shared.
-const QUESTIONS = ["text", "model", "target", "corrupted"];
+const COMPARED = ["compare", "compare_model"];
+const QUESTIONS = ["text", "model", "target", "corrupted", ...COMPARED];
 const NUMBERS = ["layer", "piece", "threshold", "window"];
 // A sentence that fits, and some to try, by model.
 const { texts: fitting, examples } = JSON.parse(byId("report-data").textContent);
@@ -86,8 +87,25 @@ const ask = async (wanted) => {
   byId("panels").removeAttribute("aria-busy");
 };
 
+// The fields of what stands beside; what is not in the list of models is refused by name.
+const openCompare = (isOpen) => {
+  byId("comparison").hidden = !isOpen;
+  byId("add-compare").hidden = isOpen;
+};
+const fillCompared = (wanted) => {
+  const { options } = byId("compare_model");
+  const name = wanted.compare_model;
+  if (name !== undefined && ![...options].some(({ value }) => value === name)) options.add(new Option(name));
+  openCompare(COMPARED.some((part) => (wanted[part] ?? "").trim() !== ""));
+};
+const closeCompare = () => {
+  for (const name of COMPARED) byId(name).value = "";
+  openCompare(false);
+};
+
 const askAddress = () => {
   const wanted = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
+  fillCompared(wanted);
   for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
   model = byId("model").value;
   fillExamples();
@@ -99,6 +117,8 @@ const askAddress = () => {
 const go = (event) => {
   event?.preventDefault();
   fillExamples();
+  // Two models read the same sentence, also when it changes: an empty field says so.
+  if (byId("compare_model").value !== "" && byId("compare").value === byId("text").value) byId("compare").value = "";
   window.history.pushState(null, "", addressOf(question(), {}));
   // What is chosen stays as it is; the token is the new sentence's own, and so is the layer unless another was chosen.
   const layer = () => (layerChosen ? page.layers[state.layer] : undefined);
@@ -109,7 +129,8 @@ const fillExamples = () => {
   byId("examples").replaceChildren(...(texts.length ? ["Try"] : []), ...texts.map((text) => {
     const button = element("button", text, { type: "button", dir: "auto" });
     button.addEventListener("click", () => {
-      for (const name of ["target", "corrupted"]) byId(name).value = "";
+      for (const name of ["target", "corrupted", "compare"]) byId(name).value = "";
+      openCompare(byId("compare_model").value !== "");
       byId("text").value = text;
       go();
     });
@@ -123,6 +144,17 @@ byId("model").addEventListener("change", (event) => {
   if (byId("text").value === fitting[model]) byId("text").value = fitting[event.target.value];
   model = event.target.value;
   go(event);
+});
+byId("compare_model").addEventListener("change", go);
+byId("add-compare").addEventListener("click", () => {
+  openCompare(true);
+  byId("compare").value = byId("text").value;
+  byId("compare").focus();
+});
+byId("remove-compare").addEventListener("click", async () => {
+  closeCompare();
+  byId("add-compare").focus();
+  await go();
 });
 byId("mask-word").addEventListener("click", maskWord);
 byId("text-value_zeroing").addEventListener("keydown", (event) => {

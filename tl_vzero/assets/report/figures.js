@@ -21,10 +21,10 @@ const outline = (index, colour) => ({
 });
 
 // The chosen token is labelled in any case: where there is little room, plotly leaves labels out.
-const chosenLabels = (id, axis, row, [first, last]) => {
+const chosenLabels = (id, axis, row, [first, last], target = targetRow()) => {
   const label = {
     text: `<b>${axis.labelalias[axis.categoryarray[row]]}</b>`, showarrow: false, bgcolor: theme().panel, borderpad: 1,
-    font: { size: axis.tickfont.size, color: row === targetRow() ? theme().mark : theme().ink },
+    font: { size: axis.tickfont.size, color: row === target ? theme().mark : theme().ink },
   };
   const above = { ...label, x: row, yref: "y domain", y: 1, yanchor: "bottom", yshift: 2, textangle: -90 };
   const beside = { ...label, xref: "x domain", x: 0, xanchor: "right", xshift: -2, y: row };
@@ -84,10 +84,10 @@ const sequential = (most, view) => ({
 
 const CELL = { least: 12, most: 34, all: 560 }; // pixels, as in plot/maps.py
 const rowsHeight = (rows) => Math.max(110, rows * Math.min(CELL.most, Math.max(CELL.least, Math.floor(CELL.all / rows))));
-const mapFrame = (labels, columns) => {
+const mapFrame = (labels, columns, target = targetRow()) => {
   const { trace, layout } = labels.map;
   const height = layout.height - rowsHeight(labels.names.length) + rowsHeight(columns[1] - columns[0] + 1);
-  return { trace, layout: { ...layout, height, yaxis: windowed(layout.yaxis, columns) }, target: targetRow(), columns };
+  return { trace, layout: { ...layout, height, yaxis: windowed(layout.yaxis, columns) }, target, columns };
 };
 
 const drawMaps = () => {

@@ -149,6 +149,7 @@ const NUMBERS_OF = {
   maps: () => shares([...unit().names.keys()]),
   row: throughLayers,
   flow: flowing,
+  beside: () => besideNumbers(),
 };
 
 // The coloured sentence where no style sheet is: colours stand at each token, as in plot/sentence.html and sentence.tex.

@@ -1,6 +1,7 @@
 // What is shown; `show` sets it. A live page shows one report after the other.
 let page = null;
 let maps = null;
+let second = null; // { data, maps, pairs } of what stands beside it
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 // `piece` is always the position of a word piece, so that it survives a change to words and back.
 // `scale`, `itself`, `special` and `window` are null where nothing of the kind was chosen.
@@ -20,7 +21,8 @@ const targetRow = () => (page.target === null ? null : rowOf(page.target));
 const beside = () => page.methods.find((method) => method.name === state.method);
 // A method that is rolled out already, or cannot be, has one view only.
 const viewOf = (method) => (method.views.includes(state.view) ? state.view : method.views[0]);
-const layersOf = (method) => withoutHidden(maps[state.unit][method.name][viewOf(method)]);
+const layersOf = (method, side = { data: page, maps }) => (
+  withoutHidden(side.maps[state.unit][method.name][viewOf(method)], side.data.units[state.unit]));
 const gridOf = (method) => layersOf(method)[state.layer];
 const sides = () => [["value_zeroing", page.methods[0]], ["beside", beside()]];
 
@@ -69,6 +71,7 @@ const render = () => {
   const [first, last] = inWindow(unit().names.length, rowOf(state.piece));
   byId("panels").classList.toggle("stacked", last - first >= STACKED_ABOVE);
   drawFinding();
+  drawBeside();
   drawTexts();
   drawMaps();
   drawStrips();
@@ -115,9 +118,11 @@ const chosenAtFirst = (wanted) => {
 };
 
 const show = async (report, wanted) => {
-  const codes = await unpack(report.maps).arrayBuffer();
+  const sides = [report, report.beside ?? null];
+  const [codes, others] = await Promise.all(sides.map((side) => side && unpack(side.maps).arrayBuffer()));
   page = report.data;
   maps = readMaps(page, codes);
+  second = others && { ...report.beside, maps: readMaps(report.beside.data, others) };
   for (const [name, html] of Object.entries(report.parts)) byId(`part-${name}`).innerHTML = html;
   layerChosen = [...page.layers.keys()].includes(wanted.layer);
   Object.assign(state, chosenAtFirst(wanted));

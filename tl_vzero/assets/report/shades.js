@@ -35,9 +35,8 @@ const asPointed = (box, choose) => box.addEventListener("click", (event) => {
   if (at >= 0) choose(at);
 });
 // One of a row of buttons is chosen, by pointer or with the arrow keys; Tab goes past the others.
-const asChoice = (box, choose) => {
-  const buttons = () => [...box.children];
-  asPointed(box, choose);
+const asKeyed = (box, choose) => {
+  const buttons = () => [...box.querySelectorAll("button")];
   box.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     const next = buttons().indexOf(document.activeElement) + step;
@@ -46,6 +45,10 @@ const asChoice = (box, choose) => {
     choose(next);
     buttons()[next].focus();
   });
+};
+const asChoice = (box, choose) => {
+  asPointed(box, choose);
+  asKeyed(box, choose);
 };
 const markChoice = (box, chosen) => [...box.children].forEach((child, i) => {
   child.classList.toggle("chosen", i === chosen);

@@ -21,7 +21,7 @@ const wantedOf = ({ layers }) => {
   return { ...others, layer: layers.indexOf(Number(layer ?? NaN)) };
 };
 const data = JSON.parse(byId("report-data").textContent);
-await show({ data, maps: byId("report-maps").textContent, parts: {} }, wantedOf(data));
+await show({ data, maps: byId("report-maps").textContent, parts: {}, beside: data.beside }, wantedOf(data));
 arrive();
 window.addEventListener("hashchange", () => {
   Object.assign(state, chosenAtFirst(wantedOf(page)));
