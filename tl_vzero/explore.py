@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 import uvicorn
 from plotly.offline import get_plotlyjs
@@ -27,18 +28,22 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import nn
 
+from tl_vzero.choices import good_and_bad
+from tl_vzero.effects.measure import token_name
 from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import encode, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.models.facts import facts_of
 from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.pages import asset, script_json
+from tl_vzero.plot.parts import visible
 from tl_vzero.report import make_report
 from tl_vzero.report.page import explorer_page, page_payload, page_script
-from tl_vzero.targets import default_text
+from tl_vzero.targets import default_text, target_tokens, word_of, written_token
 
 LONGEST_POSITION = 20  # characters
 LONGEST_TEXT = 4000  # characters; the tokens of a sentence are counted by the explorer
+LONGEST_WORD = 100  # characters
 MOST_TOKENS = 128
 MOST_ANSWERS = 16  # that stay at hand, of 128 tokens 4 MB each; going back and a shared address then cost nothing
 MOST_EXAMPLES = 5  # sentences to choose from
@@ -67,24 +72,33 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence for one of the models; `target` is a position, `corrupted` the sentence to patch into."""
+    """A sentence for one of the models; `target` is a position, `corrupted` the sentence to patch into.
+
+    `good` is the word whose logit is measured, `bad` its foil, whose logit is subtracted: words, or "#" and an id.
+    """
 
     model: str
     text: str
     target: int | None = None
     corrupted: str | None = None
+    good: str | None = None
+    bad: str | None = None
 
 
 def read_question(query: Mapping[str, str]) -> Question:
-    """Read the parts of an address; raises InputError for what is missing, too long or no number."""
+    """Read the parts of an address; raises InputError for what is missing, too long, no number, or bad without good."""
     for name, advice in (("model", "choose"), ("text", "write")):
         if not query.get(name, "").strip():
             raise InputError(f"no {name} was given: {advice} one")
-    for name in ("text", "corrupted"):
+    limits = {"text": LONGEST_TEXT, "corrupted": LONGEST_TEXT, "good": LONGEST_WORD, "bad": LONGEST_WORD}
+    for name, limit in limits.items():
         length = len(query.get(name, ""))
-        if length > LONGEST_TEXT:
-            raise InputError(f"{name} has {length} characters: expected at most {LONGEST_TEXT}")
-    return Question(query["model"], query["text"], _position(query.get("target", "")), query.get("corrupted") or None)
+        if length > limit:
+            raise InputError(f"{name} has {length} characters: expected at most {limit}")
+    good, bad = (query.get(name, "").strip() or None for name in ("good", "bad"))
+    good_and_bad(good, bad)
+    target, corrupted = _position(query.get("target", "")), query.get("corrupted") or None
+    return Question(query["model"], query["text"], target, corrupted, good, bad)
 
 
 def _position(text: str) -> int | None:
@@ -153,15 +167,38 @@ class Explorer:
             tokens = max(map(len, sentences))
             if tokens > self.most_tokens:
                 raise InputError(f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it")
+            measured = _measured(model, question)
             report = make_report(
-                model, question.text, methods=self.methods, target=question.target, corrupted=question.corrupted
+                model,
+                question.text,
+                methods=self.methods,
+                target=question.target,
+                target_ids=good_and_bad(*measured),
+                corrupted=question.corrupted,
             )
+        chosen = {name: _chosen(model, token) for name, token in zip(("good", "bad"), measured, strict=True)}
         mask = getattr(facts_of(model).tokenizer, "mask_token", None)
-        return str(script_json(page_payload(report) | {"mask": mask, "offsets": sentences[0].offsets}))
+        return str(script_json(page_payload(report) | {"mask": mask, "offsets": sentences[0].offsets, **chosen}))
 
     def examples(self) -> dict[str, list[str]]:
         """By model, sentences to begin with: of the kind that it reads, and of words that it knows."""
         return {name: _examples(model, self.most_tokens) for name, model in self.models.items()}
+
+
+def _measured(model: nn.Module, question: Question) -> tuple[int | None, int | None]:
+    """The ids of the good word and the bad one; raises InputError, in their names, for what is no token."""
+    good, bad = (None if word is None else written_token(word) for word in (question.good, question.bad))
+    try:
+        return target_tokens(model, good_and_bad(good, bad)) or (None, None)
+    except InputError as error:
+        raise InputError(str(error).replace("target_ids", "good and bad")) from error
+
+
+def _chosen(model: nn.Module, token_id: int | None) -> dict[str, Any] | None:
+    """A chosen word for the page: its id, how it is shown, and how an address says it."""
+    if token_id is None:
+        return None
+    return {"id": token_id, "name": visible(token_name(model, token_id)), "word": word_of(model, token_id)}
 
 
 def _examples(model: nn.Module, most_tokens: int) -> list[str]:
