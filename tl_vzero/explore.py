@@ -95,7 +95,8 @@ def read_question(query: Mapping[str, str]) -> Question:
         length = len(query.get(name, ""))
         if length > limit:
             raise InputError(f"{name} has {length} characters: expected at most {limit}")
-    good, bad = (query.get(name, "").strip() or None for name in ("good", "bad"))
+    # A space before a word may be the token's own.
+    good, bad = (query.get(name, "").rstrip() or None for name in ("good", "bad"))
     good_and_bad(good, bad)
     target, corrupted = _position(query.get("target", "")), query.get("corrupted") or None
     return Question(query["model"], query["text"], target, corrupted, good, bad)

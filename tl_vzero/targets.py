@@ -5,6 +5,7 @@ Also whether the model has a trained head that could predict words at all, and a
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from torch import nn
@@ -78,12 +79,12 @@ def word_of(model: nn.Module, token_id: int) -> str:
     ['are', 'is']
     """
     tokenizer = facts_of(model).tokenizer
-    word = "" if tokenizer is None else str(tokenizer.decode([token_id])).strip()
-    try:
-        said = written_token(word) == word and _id_of_word(model, word) == token_id
-    except InputError:
-        said = False
-    return word if said else f"#{token_id}"
+    text = "" if tokenizer is None else str(tokenizer.decode([token_id])).rstrip()
+    for word in (text.strip(), text):  # GPT-2 has "is", and " is" after a space
+        with suppress(InputError):
+            if written_token(word) == word and _id_of_word(model, word) == token_id:
+                return word
+    return f"#{token_id}"
 
 
 def _token_id(model: nn.Module, token: Any, target_ids: object) -> int:

@@ -58,7 +58,7 @@ const showMeasured = () => {
   byId("measured-words").textContent = good === null ? "" : `Measured: ${[good, bad].filter(Boolean).map(({ name }) => `\u2068${name}\u2069`).join(" − ")}.`;
   byId("without-good").hidden = good === null;
   byId("without-bad").hidden = bad === null;
-  if (predictedAt() !== page.target) return;
+  if (byId("measured").hidden || predictedAt() !== page.target) return;
   for (const word of byId("predicted").querySelectorAll("button")) {
     for (const name of MEASURED) word.classList.toggle(name, Number(word.value) === answer[name]?.id);
   }
@@ -66,7 +66,7 @@ const showMeasured = () => {
 const without = async (...names) => {
   for (const name of names) byId(name).value = "";
   await go();
-  byId("predicted").querySelector("button")?.focus(); // what was pressed is gone
+  document.querySelector("#predicted button")?.focus(); // what was pressed is gone
 };
 
 remember = ({ layer, ...others }) => {
@@ -179,7 +179,7 @@ measureWord = async (id, isFoil, position) => {
   // The likeliest word is measured where none was chosen.
   if (byId("good").value === "") byId("good").value = `#${likeliest}`;
   await go();
-  byId("predicted").querySelector(`[value="${id}"]`)?.focus();
+  document.querySelector(`#predicted [value="${id}"]`)?.focus();
 };
 byId("without-bad").addEventListener("click", () => without("bad"));
 byId("without-good").addEventListener("click", () => without("good", "bad"));
