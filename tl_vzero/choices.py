@@ -9,6 +9,7 @@ import numpy as np
 from tl_vzero.errors import InputError, InputTypeError, did_you_mean, foreign_errors_as, shortened, shown, unknown_name
 
 Name = TypeVar("Name")
+Token = TypeVar("Token", bound=int | str)
 Position = int | str  # in a sentence; a str is the text of a token that occurs once
 Positions = Iterable[int | str] | int | str | None
 A_POSITION = "a position (int) or the text of a token (str)"
@@ -148,6 +149,21 @@ def one_of(kind: str, name: object, names: Iterable[Name]) -> Name:
     if name not in names:
         raise unknown_name(kind, name, map(str, names))
     return names[names.index(name)]
+
+
+def good_and_bad(
+    good: Token | None, bad: Token | None, names: tuple[str, str] = ("good", "bad")
+) -> Token | tuple[Token, Token] | None:
+    """What `target_ids` are where both words were given apart; `names` are what they were given as.
+
+    Raises InputError for a bad word without a good one.
+
+    >>> good_and_bad("are", "is"), good_and_bad("are", None), good_and_bad(None, None)
+    (('are', 'is'), 'are', None)
+    """
+    if good is None and bad is not None:
+        raise InputError(f"{names[1]} {shown(bad)} given without {names[0]}: expected {names[0]} WORD, or both")
+    return good if good is None or bad is None else (good, bad)
 
 
 def callable_name(function: Callable[..., Any]) -> str:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 import uvicorn
 from plotly.offline import get_plotlyjs
@@ -27,19 +28,23 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import nn
 
+from tl_vzero.choices import good_and_bad
+from tl_vzero.effects.measure import token_name
 from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import Sentence, encode, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.models.facts import facts_of
 from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.pages import asset, script_json
+from tl_vzero.plot.parts import visible
 from tl_vzero.report import make_report
 from tl_vzero.report.make import target_beside
 from tl_vzero.report.page import Json, beside_payload, explorer_page, page_payload, page_script
-from tl_vzero.targets import default_text
+from tl_vzero.targets import default_text, target_tokens, word_of, written_token
 
 LONGEST_POSITION = 20  # characters
 LONGEST_TEXT = 4000  # characters; the tokens of a sentence are counted by the explorer
+LONGEST_WORD = 100  # characters
 MOST_TOKENS = 128
 MOST_ANSWERS = 16  # that stay at hand, of 128 tokens 4 MB each; going back and a shared address then cost nothing
 MOST_EXAMPLES = 5  # sentences to choose from
@@ -71,6 +76,7 @@ class Question:
     """A sentence for one of the models; `target` is a position, `corrupted` the sentence to patch into.
 
     `compare` and `compare_model` are a second sentence and model; where only one is given, the other is the same.
+    `good` is the word whose logit is measured, `bad` its foil, whose logit is subtracted: words, or "#" and an id.
     """
 
     model: str
@@ -79,19 +85,25 @@ class Question:
     corrupted: str | None = None
     compare: str | None = None
     compare_model: str | None = None
+    good: str | None = None
+    bad: str | None = None
 
 
 def read_question(query: Mapping[str, str]) -> Question:
-    """Read the parts of an address; raises InputError for what is missing, too long or no number."""
+    """Read the parts of an address; raises InputError for what is missing, too long, no number, or bad without good."""
     for name, advice in (("model", "choose"), ("text", "write")):
         if not query.get(name, "").strip():
             raise InputError(f"no {name} was given: {advice} one")
-    for name in ("text", "corrupted", "compare"):
+    limits = dict.fromkeys(("text", "corrupted", "compare"), LONGEST_TEXT) | dict.fromkeys(("good", "bad"), LONGEST_WORD)
+    for name, limit in limits.items():
         length = len(query.get(name, ""))
-        if length > LONGEST_TEXT:
-            raise InputError(f"{name} has {length} characters: expected at most {LONGEST_TEXT}")
+        if length > limit:
+            raise InputError(f"{name} has {length} characters: expected at most {limit}")
     others = (query.get(name) or None for name in ("corrupted", "compare", "compare_model"))
-    return Question(query["model"], query["text"], _position(query.get("target", "")), *others)
+    # A space before a word may be the token's own.
+    good, bad = (query.get(name, "").rstrip() or None for name in ("good", "bad"))
+    good_and_bad(good, bad)
+    return Question(query["model"], query["text"], _position(query.get("target", "")), *others, good, bad)
 
 
 def _position(text: str) -> int | None:
@@ -150,7 +162,10 @@ class Explorer:
             first = replace(question, compare=None, compare_model=None)
             if question == first:
                 return str(script_json(self._side(first)))
-            second = Question(question.compare_model or question.model, question.compare or question.text)
+            model, text = question.compare_model or question.model, question.compare or question.text
+            second = replace(first, model=model, text=text, target=None, corrupted=None)
+            if model != first.model:  # whose words are other tokens, or none
+                second = replace(second, good=None, bad=None)
             with warned_before():
                 for side in (first, second):  # before either is computed
                     self._read(side)
@@ -178,15 +193,38 @@ class Explorer:
         with warned_before():  # whoever asks does not see this process's warnings, but the page's notices
             sentence = self._read(question)
             model = self.models[question.model]
+            measured = _measured(model, question)
             report = make_report(
-                model, question.text, methods=self.methods, target=question.target, corrupted=question.corrupted
+                model,
+                question.text,
+                methods=self.methods,
+                target=question.target,
+                target_ids=good_and_bad(*measured),
+                corrupted=question.corrupted,
             )
+        chosen = {name: _chosen(model, token) for name, token in zip(("good", "bad"), measured, strict=True)}
         mask = getattr(facts_of(model).tokenizer, "mask_token", None)
-        return page_payload(report) | {"mask": mask, "offsets": sentence.offsets}
+        return page_payload(report) | {"mask": mask, "offsets": sentence.offsets, **chosen}
 
     def examples(self) -> dict[str, list[str]]:
         """By model, sentences to begin with: of the kind that it reads, and of words that it knows."""
         return {name: _examples(model, self.most_tokens) for name, model in self.models.items()}
+
+
+def _measured(model: nn.Module, question: Question) -> tuple[int | None, int | None]:
+    """The ids of the good word and the bad one; raises InputError, in their names, for what is no token."""
+    good, bad = (None if word is None else written_token(word) for word in (question.good, question.bad))
+    try:
+        return target_tokens(model, good_and_bad(good, bad)) or (None, None)
+    except InputError as error:
+        raise InputError(str(error).replace("target_ids", "good and bad")) from error
+
+
+def _chosen(model: nn.Module, token_id: int | None) -> dict[str, Any] | None:
+    """A chosen word for the page: its id, how it is shown, and how an address says it."""
+    if token_id is None:
+        return None
+    return {"id": token_id, "name": visible(token_name(model, token_id)), "word": word_of(model, token_id)}
 
 
 def _examples(model: nn.Module, most_tokens: int) -> list[str]:

@@ -3,7 +3,9 @@
 Also whether the model has a trained head that could predict words at all, and a sentence with a target for any model.
 """
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from torch import nn
@@ -57,6 +59,32 @@ def target_tokens(model: nn.Module, target_ids: TargetIds | None) -> tuple[int, 
     if tokens[0] == tokens[1]:
         raise InputError(f"target_ids are {target_ids!r}, both token {tokens[0]}: expected two different tokens")
     return tokens[0], tokens[1]
+
+
+def written_token(text: str) -> TargetToken:
+    """A token that was written in words: "#" and digits are an id, for tokens that no word says; else it is a word.
+
+    >>> written_token("are"), written_token("#102"), written_token("##s")
+    ('are', 102, '##s')
+    """
+    return int(text[1:]) if re.fullmatch("#[0-9]{1,20}", text) else text
+
+
+def word_of(model: nn.Module, token_id: int) -> str:
+    """A token as `written_token` and `target_tokens` read it back: a word where it says this token alone, else "#id".
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> [word_of(model, token_id) for token_id in target_tokens(model, ("are", "is"))]
+    ['are', 'is']
+    """
+    tokenizer = facts_of(model).tokenizer
+    text = "" if tokenizer is None else str(tokenizer.decode([token_id])).rstrip()
+    for word in (text.strip(), text):  # GPT-2 has "is", and " is" after a space
+        with suppress(InputError):
+            if written_token(word) == word and _id_of_word(model, word) == token_id:
+                return word
+    return f"#{token_id}"
 
 
 def _token_id(model: nn.Module, token: Any, target_ids: object) -> int:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from support.decoder import KEYS, TOKENS, decoder_folder
@@ -241,3 +242,102 @@ def test_another_sentence_opens_on_its_own_finding_unless_a_layer_was_chosen(vis
     opened.page.locator("#text").press("Enter")
     settle(opened)
     assert opened.page.locator("#layer").input_value() == "3"
+
+
+# --- a good word and its foil -------------------------------------------------------------------------------
+
+MINI = "?model=mini&text=the%20pictures%20of%20some%20hat%20%5BMASK%5D%20scaring%20marcus."
+SENTENCE = "the pictures of some hat [MASK] scaring marcus."
+
+
+def address_says(opened: Opened) -> dict[str, str]:
+    query = parse_qs(urlsplit(opened.page.url).query)
+    return {name: query[name][0] for name in ("target", "good", "bad") if name in query}
+
+
+def assert_measures(opened: Opened, words: str, **effect: Any) -> None:
+    """The line, the metric and the effect on the page are those of chosen words."""
+    settle(opened)
+    good, *bad = words.split(" − ")
+    metric = f"logit of '{good}'" + "".join(f" minus logit of '{word}'" for word in bad)
+    assert text_of(opened, "#measured-words") == f"Measured: {words}."
+    assert f": {metric}, " in text_of(opened, ".prediction")
+    direct = tl_vzero.zero_ablation(
+        tl_vzero.load_model("agreement-mini"), SENTENCE, target_ids=(good, *bad) if bad else good, **effect
+    )
+    assert opened.trace("effect")["z"] == four_digits(direct.values.tolist())
+
+
+def test_a_click_measures_a_predicted_word_and_a_shift_click_makes_it_the_foil(visit_live: Show, address: str) -> None:
+    opened = visit_live(MINI, at=address)
+    words = [word for word, _ in predicted(opened)]
+    buttons = opened.page.locator("#predicted button")
+    assert opened.page.locator("#without-good").is_hidden() and opened.page.locator("#without-bad").is_hidden()
+    assert text_of(opened, "#measured-words") == ""
+    buttons.nth(1).click()
+    assert_measures(opened, words[1])
+    assert address_says(opened) == {"good": words[1]} and opened.page.locator("#without-bad").is_hidden()
+    buttons.nth(2).click(modifiers=["Shift"])
+    assert_measures(opened, f"{words[1]} − {words[2]}")
+    assert address_says(opened) == {"good": words[1], "bad": words[2]}
+    assert text_of(opened, "#predicted .good") == words[1] and text_of(opened, "#predicted .bad") == words[2]
+    again = visit_live(f"?{urlsplit(opened.page.url).query}", at=address)
+    assert_measures(again, f"{words[1]} − {words[2]}")
+    assert again.page.locator("#good").input_value() == words[1] and again.page.locator("#bad").is_visible()
+    opened.page.go_back()
+    opened.page.wait_for_selector("#without-bad", state="hidden")
+    assert_measures(opened, words[1])
+    opened.page.go_forward()
+    opened.page.wait_for_selector("#without-bad")
+    opened.page.locator("#without-bad").click()
+    assert_measures(opened, words[1])
+    opened.page.locator("#without-good").press("Enter")
+    settle(opened)
+    assert address_says(opened) == {} and text_of(opened, "#measured-words") == ""
+    assert opened.page.evaluate("document.activeElement.textContent") == words[0]
+
+
+def test_words_are_chosen_by_keyboard(visit_live: Show, address: str) -> None:
+    opened = visit_live(MINI, at=address)
+    words = [word for word, _ in predicted(opened)]
+    opened.page.locator("#predicted button").nth(3).press("Shift+Enter")
+    assert_measures(opened, f"{words[0]} − {words[3]}")  # against the likeliest, where none was chosen
+    assert opened.page.evaluate("document.activeElement.textContent") == words[3]
+    opened.page.keyboard.press("Enter")
+    assert_measures(opened, words[3])  # it is no foil of itself
+    assert address_says(opened) == {"good": words[3]}
+
+
+def test_a_word_that_is_predicted_elsewhere_moves_the_target_there(visit_live: Show, address: str) -> None:
+    opened = visit_live(f"{MINI}&good=are&bad=is", at=address)
+    assert_measures(opened, "are − is")
+    opened.page.locator("#text-value_zeroing button").nth(2).click()
+    word = predicted(opened)[1][0]
+    opened.page.locator("#predicted button").nth(1).click()
+    assert_measures(opened, word, target=2)
+    assert address_says(opened) == {"target": "2", "good": word}
+
+
+def test_words_are_written_too_and_what_cannot_be_measured_is_told(visit_live: Show, address: str) -> None:
+    opened = visit_live(MINI, at=address)
+    opened.page.locator(".more summary").click()
+    for field, word, told in (
+        ("bad", "is", "bad 'is' given without good"),
+        ("good", "linguist", "good and bad hold 'linguist', which is no single token"),
+    ):
+        opened.page.locator(f"#{field}").fill(word)
+        opened.page.locator(f"#{field}").press("Enter")
+        settle(opened)
+        assert told in text_of(opened, "#status")
+    opened.page.locator("#good").fill("are")
+    opened.page.locator("#good").press("Enter")
+    assert_measures(opened, "are − is")
+    opened.page.locator("#text").fill("the picture of some hat [MASK] scaring marcus.")
+    opened.page.locator("#text").press("Enter")
+    settle(opened)
+    assert address_says(opened) == {"good": "are", "bad": "is"}  # of a minimal pair
+
+
+def test_a_report_has_nothing_to_measure_by_a_click(show: Show, agreement_report: Report) -> None:
+    opened = show(agreement_report)
+    assert opened.page.locator("#predicted button").count() == 0 and opened.page.locator("#measured").count() == 0

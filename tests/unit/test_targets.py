@@ -12,7 +12,7 @@ from transformers import BertForSequenceClassification, GPT2ForSequenceClassific
 import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.text import encode
-from tl_vzero.targets import default_target, default_text, find_target, predicts, target_tokens
+from tl_vzero.targets import default_target, default_text, find_target, predicts, target_tokens, word_of, written_token
 
 
 @cache
@@ -164,3 +164,14 @@ def test_each_kind_of_model_has_a_sentence_with_a_target() -> None:
     assert default_text(gpt2()) == "The keys to the cabinet"
     assert "[MASK]" in default_text(bert()) and "[MASK]" not in default_text(classifier("bert"))
     assert default_text(tl_vzero.load_model(hf_bert())) == "the pictures of some hat are scaring marcus."
+
+
+@pytest.mark.parametrize("model", [bert, gpt2])
+def test_what_a_token_is_called_is_read_back_as_that_token(model: Any) -> None:
+    for token_id in range(len(model().tokenizer)):
+        assert target_tokens(model(), written_token(word_of(model(), token_id))) == (token_id, None)
+
+
+def test_a_word_that_is_another_token_with_a_space_before_it_has_the_space() -> None:
+    merged = gpt2().tokenizer.convert_tokens_to_ids(["is", "Ġare", "Ġa", "a", "Ġ"])
+    assert [word_of(gpt2(), token_id) for token_id in merged] == ["is", "are", " a", "a", f"#{merged[-1]}"]

@@ -75,8 +75,9 @@ def report(
     Value Zeroing and raw attention stand there in any case; --csv has the table of the methods, layer by layer.
     """
     check_writable(out)
-    if good is None and bad is not None:
-        raise InputError(f"--bad {bad!r} given without --good: expected --good WORD, or both")
+    from tl_vzero.choices import good_and_bad
+
+    target_ids = good_and_bad(good, bad, ("--good", "--bad"))
     if compare is not None and not compare.strip():
         raise InputError("--compare is an empty text: expected a sentence, or --compare-model alone")
     model = chosen.load(method)
@@ -89,7 +90,7 @@ def report(
         chosen.sentence(model),
         methods=method or None,
         target=chosen.target,
-        target_ids=good if good is None or bad is None else (good, bad),
+        target_ids=target_ids,
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
         compare=None if compare is None else replace(chosen, text=compare).sentence(model),
         compare_model=second,

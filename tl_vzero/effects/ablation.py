@@ -21,6 +21,7 @@ from tl_vzero.effects.measure import (
     Predictions,
     intervene,
     likeliest,
+    likeliest_ids,
     metric_for,
     one_sentence,
 )
@@ -98,18 +99,20 @@ def zero_ablation(
 
 
 @takes_turn
-def predictions(model: nn.Module, inputs: Text) -> Predictions:
-    """The likeliest tokens at every position of one sentence, with their probabilities, from one clean run.
+def predictions(model: nn.Module, inputs: Text) -> tuple[Predictions, tuple[tuple[int, ...], ...]]:
+    """The likeliest tokens at every position of one sentence, with their probabilities, and their ids: one clean run.
 
     Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences.
 
     >>> import tl_vzero
-    >>> predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] today.")[3][0][0]
-    'disappear'
+    >>> likely, ids = predictions(tl_vzero.load_model("agreement-mini"), "the authors [MASK] today.")
+    >>> likely[3][0][0], len(ids[3])
+    ('disappear', 5)
     """
     one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)
     with quiet(model):
-        return tuple(likeliest(model, logits) for logits in one.logits([])[0])
+        rows = one.logits([])[0]
+        return tuple(likeliest(model, row) for row in rows), tuple(map(likeliest_ids, rows))
 
 
 def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:

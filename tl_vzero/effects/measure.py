@@ -283,6 +283,10 @@ def one_sentence(
 
 def likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
     """The likeliest tokens of a prediction, with their probabilities."""
-    top = logits.to(wide_dtype(logits.device)).softmax(dim=-1).topk(min(PREDICTED_SHOWN, len(logits)))
-    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return tuple((token_name(model, token_id), probability) for token_id, probability in pairs)
+    shares = logits.to(wide_dtype(logits.device)).softmax(dim=-1)
+    return tuple((token_name(model, token_id), shares[token_id].item()) for token_id in likeliest_ids(logits))
+
+
+def likeliest_ids(logits: Float[Tensor, "vocabulary"]) -> tuple[int, ...]:
+    """The ids of the likeliest tokens: what two of them say may be one text."""
+    return tuple(logits.to(wide_dtype(logits.device)).topk(min(PREDICTED_SHOWN, len(logits))).indices.tolist())

@@ -178,7 +178,7 @@ def first_destination(report: Report) -> int:
 
 
 def _predictions(report: Report) -> list[Json]:
-    """Of every position what its prediction is of, in words, and the likeliest tokens with their probabilities."""
+    """Of every position what its prediction is of, in words, and the likeliest tokens: probabilities and ids."""
     labelled: list[Json] = []
     for position, likeliest in enumerate(report.predictions):
         place = f"“\u2068{visible(report.value_zeroing.dest_tokens[position])}\u2069” (position {position})"
@@ -186,7 +186,8 @@ def _predictions(report: Report) -> list[Json]:
         if report.metadata.get("predicts") == "next token":
             label = f"Next token after {place}"
         shown = [[visible(token), float(f"{share:.{SHOWN_DIGITS}g}")] for token, share in likeliest]
-        labelled.append({"label": label, "likeliest": shown})
+        ids = report.predicted_ids[position] if report.predicted_ids else ()
+        labelled.append({"label": label, "likeliest": shown, "ids": ids})
     return labelled
 
 

@@ -87,8 +87,9 @@ def make_report(
         assert isinstance(compared, Comparison)
         effects: dict[str, Effect] = {}
         predicted: Predictions = ()
+        predicted_ids: tuple[tuple[int, ...], ...] = ()
         if compared.effect is not None:
-            predicted = predictions(model, text)
+            predicted, predicted_ids = predictions(model, text)
             estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
             effects = {"zero_ablation": compared.effect, "attribution_patching": estimate}
     effects |= {} if patching is None else {"value_patching": patching}
@@ -102,6 +103,7 @@ def make_report(
         effects=effects,
         missing=missing,
         predictions=predicted,
+        predicted_ids=predicted_ids,
         corrupted=corrupted if corrupted is None or isinstance(corrupted, str) else "\n".join(corrupted),
         beside=beside,
         no_word_known=set() < words.difference(masks) <= set(sentence.unknown),

@@ -53,7 +53,7 @@ def direct(model: Any, text: str, **options: Any) -> Any:
         warnings.simplefilter("ignore", InputWarning)
         payload = page_payload(make_report(model, text, **options))
     offsets = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return json.loads(json.dumps(payload | {"mask": "[MASK]", "offsets": offsets}))
+    return json.loads(json.dumps(payload | {"mask": "[MASK]", "offsets": offsets, "good": None, "bad": None}))
 
 
 def test_the_answer_is_the_payload_of_the_report(explorer: Explorer, models: dict[str, Any]) -> None:
@@ -69,6 +69,43 @@ def test_target_corrupted_sentence_and_methods_reach_the_report(models: dict[str
     assert answer == expected
     assert [method["name"] for method in answer["data"]["methods"]] == ["value_zeroing", "alti", "attention"]
     assert list(answer["data"]["effects"]) == ["zero_ablation", "attribution_patching", "value_patching"]
+
+
+def test_chosen_words_are_measured_and_said(explorer: Explorer, models: dict[str, Any]) -> None:
+    model = models["agreement-mini"]
+    are, is_ = model.tokenizer.convert_tokens_to_ids(["are", "is"])
+    answer = json.loads(explorer.answer(Question("agreement-mini", SENTENCE, good="are", bad=f"#{is_}")))
+    expected = direct(model, SENTENCE, target_ids=("are", "is"))
+    assert answer["data"] == expected["data"] and answer["parts"] == expected["parts"]
+    assert "logit of &#39;are&#39; minus logit of &#39;is&#39;" in answer["parts"]["prediction"]
+    assert answer["good"] == {"id": are, "name": "are", "word": "are"}
+    assert answer["bad"] == {"id": is_, "name": "is", "word": "is"}
+
+
+def test_each_predicted_word_has_its_id(explorer: Explorer, models: dict[str, Any]) -> None:
+    model = models["agreement-mini"]
+    predictions = json.loads(explorer.answer(Question("agreement-mini", SENTENCE)))["data"]["predictions"]
+    for prediction in predictions:
+        assert [token for token, _ in prediction["likeliest"]] == [
+            model.tokenizer.decode([i]) for i in prediction["ids"]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        ("linguist", None, "^good and bad hold 'linguist', which is no single token: "),
+        ("are", "#99999", "^good and bad hold 99999: expected 0 to "),
+        ("are", "are", "expected two different tokens"),
+        ("#" + "9" * 30, None, "which is no single token"),
+    ],
+)
+def test_a_word_that_cannot_be_measured_is_told_before_work(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, good: str, bad: str | None, message: str
+) -> None:
+    with reports_counted(monkeypatch) as computed, pytest.raises(InputError, match=message):
+        explorer.answer(Question("agreement-mini", SENTENCE, good=good, bad=bad))
+    assert computed == []
 
 
 def test_a_model_that_is_not_there_is_refused_by_name(explorer: Explorer) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tl_vzero.errors import InputError
-from tl_vzero.explore import LONGEST_TEXT, Question, read_question
+from tl_vzero.explore import LONGEST_TEXT, LONGEST_WORD, Question, read_question
 
 TWO = {"model": "agreement-mini", "text": "the hat [MASK] today."}
 
@@ -22,6 +22,24 @@ def test_empty_fields_are_no_answers() -> None:
     assert read_question({**TWO, "target": "  ", "corrupted": ""}) == Question(
         "agreement-mini", "the hat [MASK] today."
     )
+
+
+def test_a_good_word_and_its_foil_are_read() -> None:
+    read = read_question({**TWO, "good": "are ", "bad": " is"})
+    assert (read.good, read.bad) == ("are", " is")
+    assert read_question({**TWO, "good": "  ", "bad": ""}) == read_question(TWO)
+
+
+def test_a_foil_alone_is_refused_in_the_words_of_the_command_line() -> None:
+    with pytest.raises(InputError, match=r"^bad 'is' given without good: expected good WORD, or both$"):
+        read_question({**TWO, "bad": "is"})
+
+
+@pytest.mark.parametrize("name", ["good", "bad"])
+def test_a_word_is_no_text(name: str) -> None:
+    written = {**TWO, "good": "are", name: "a" * (LONGEST_WORD + 1)}
+    with pytest.raises(InputError, match=f"{name} has {LONGEST_WORD + 1} characters: expected at most {LONGEST_WORD}"):
+        read_question(written)
 
 
 def test_what_the_page_alone_needs_is_ignored() -> None:

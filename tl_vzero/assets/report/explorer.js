@@ -1,6 +1,7 @@
 // A live page: the address says the question and the choices, so that a view can be shared.
 const COMPARED = ["compare", "compare_model"];
-const QUESTIONS = ["text", "model", "target", "corrupted", ...COMPARED];
+const IN_MORE = ["target", "corrupted", "good", "bad"];
+const QUESTIONS = ["text", "model", ...IN_MORE, ...COMPARED];
 const NUMBERS = ["layer", "piece", "threshold", "window"];
 // A sentence that fits, and some to try, by model.
 const { texts: fitting, examples } = JSON.parse(byId("report-data").textContent);
@@ -19,7 +20,7 @@ const tell = (text) => {
 };
 
 // "Mask this word": the chosen word is replaced by the model's mask, and the sentence read again.
-let answer = { mask: null, offsets: null };
+let answer = { mask: null, offsets: null, good: null, bad: null };
 const letters = () => [...JSON.parse(shownQuestion).text]; // as Python counts them
 const wordPlace = () => {
   const { offsets, mask } = answer;
@@ -50,8 +51,28 @@ const maskWord = async () => {
   byId("text-value_zeroing").querySelector("[tabindex='0']")?.focus();
 };
 
+// What is measured: the good word, and its foil.
+const MEASURED = ["good", "bad"];
+const showMeasured = () => {
+  const { good, bad } = answer;
+  byId("measured").hidden = page.predictions.length === 0;
+  byId("measured-words").textContent = good === null ? "" : `Measured: ${[good, bad].filter(Boolean).map(({ name }) => `\u2068${name}\u2069`).join(" − ")}.`;
+  byId("without-good").hidden = good === null;
+  byId("without-bad").hidden = bad === null;
+  if (byId("measured").hidden || predictedAt() !== page.target) return;
+  for (const word of byId("predicted").querySelectorAll("button")) {
+    for (const name of MEASURED) word.classList.toggle(name, Number(word.value) === answer[name]?.id);
+  }
+};
+const without = async (...names) => {
+  for (const name of names) byId(name).value = "";
+  await go();
+  document.querySelector("#predicted button")?.focus(); // what was pressed is gone
+};
+
 remember = ({ layer, ...others }) => {
   offerMask();
+  showMeasured();
   const chosen = Object.fromEntries(Object.entries({ layer: page.layers[layer], ...others }).filter(([, v]) => v !== null));
   window.history.replaceState(null, "", addressOf(JSON.parse(shownQuestion), chosen));
 };
@@ -78,6 +99,11 @@ const ask = async (wanted) => {
   if (turn !== latest) return;
   if (next.error === undefined) {
     answer = next;
+    for (const name of MEASURED.filter((name) => next[name] !== null)) {
+      // A word that was chosen by its id is said as a word, where one says it.
+      if (byId(name).value === query[name]) byId(name).value = next[name].word;
+      query[name] = next[name].word;
+    }
     shownQuestion = JSON.stringify(query);
     const { layer, ...others } = wanted();
     await show(answer, { ...others, layer: answer.data.layers.indexOf(layer) });
@@ -109,7 +135,7 @@ const askAddress = () => {
   for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
   model = byId("model").value;
   fillExamples();
-  byId("more").open = ["target", "corrupted"].some((name) => byId(name).value !== "");
+  byId("more").open = IN_MORE.some((name) => byId(name).value !== "");
   for (const name of NUMBERS) wanted[name] = wanted[name] === undefined ? undefined : Number(wanted[name]);
   return ask(() => wanted);
 };
@@ -129,7 +155,7 @@ const fillExamples = () => {
   byId("examples").replaceChildren(...(texts.length ? ["Try"] : []), ...texts.map((text) => {
     const button = element("button", text, { type: "button", dir: "auto" });
     button.addEventListener("click", () => {
-      for (const name of ["target", "corrupted", "compare"]) byId(name).value = "";
+      for (const name of [...IN_MORE, "compare"]) byId(name).value = "";
       openCompare(byId("compare_model").value !== "");
       byId("text").value = text;
       go();
@@ -143,6 +169,8 @@ let model = "";
 byId("model").addEventListener("change", (event) => {
   if (byId("text").value === fitting[model]) byId("text").value = fitting[event.target.value];
   model = event.target.value;
+  // An id is another token there.
+  if (MEASURED.some((name) => /^\s*#\d+\s*$/.test(byId(name).value))) for (const name of MEASURED) byId(name).value = "";
   go(event);
 });
 byId("compare_model").addEventListener("change", go);
@@ -165,12 +193,28 @@ let stepped = null;
 byId("text").addEventListener("input", () => {
   if (byId("target").value === stepped) byId("target").value = "";
 });
-measureAt = async (position) => {
+const moveTarget = (position) => {
   stepped = String(position);
   byId("target").value = stepped;
+  for (const name of MEASURED) byId(name).value = ""; // they were chosen for another prediction
+};
+measureAt = async (position) => {
+  moveTarget(position);
   await go();
   document.querySelector("#text-value_zeroing .chosen").focus();
 };
+measureWord = async (id, isFoil, position) => {
+  const likeliest = page.predictions[position].ids[0];
+  if (position !== page.target) moveTarget(position);
+  if (!isFoil && String(answer.bad?.id) === id) byId("bad").value = "";
+  byId(isFoil ? "bad" : "good").value = `#${id}`;
+  // The likeliest word is measured where none was chosen.
+  if (byId("good").value === "") byId("good").value = `#${likeliest}`;
+  await go();
+  document.querySelector(`#predicted [value="${id}"]`)?.focus();
+};
+byId("without-bad").addEventListener("click", () => without("bad"));
+byId("without-good").addEventListener("click", () => without("good", "bad"));
 window.addEventListener("popstate", askAddress);
 await askAddress();
 arrive();

@@ -30,6 +30,7 @@ const finding = () => {
 
 // A live page can measure the effects on another prediction; it says how.
 let measureAt = null;
+let measureWord = null; // or the effects on one predicted word, or on its foil
 const drawFinding = () => {
   const row = rowOf(state.piece);
   const { names, telling } = unit();
@@ -47,13 +48,14 @@ const predictedAt = () => (page.predicts === "next token" && state.unit === "wor
 const fillPrediction = () => {
   byId("predicted-here").hidden = page.predictions.length === 0;
   if (page.predictions.length === 0) return;
-  const { label, likeliest } = page.predictions[predictedAt()];
+  const { label, likeliest, ids } = page.predictions[predictedAt()];
   const first = likeliest.slice(0, NAMED).map(([token, probability]) => `\u2068${token}\u2069 (${inPercent(probability)})`);
   byId("predicted-here").textContent = `${label}: ${first.join(", ")}.`;
   byId("predicted-label").textContent = `${label}:`;
-  byId("predicted").replaceChildren(...likeliest.map(([token, probability]) => {
+  byId("predicted").replaceChildren(...likeliest.map(([token, probability], at) => {
     const item = element("li", "");
-    const word = element("span", "", { className: "word" });
+    const word = measureWord === null ? element("span", "", { className: "word" })
+      : element("button", "", { type: "button", className: "word", value: String(ids[at]) });
     word.append(element("bdi", token));
     item.append(word, " ", Object.assign(shareOf(probability, "data"), { value: String(probability) }));
     return item;
@@ -65,3 +67,10 @@ byId("telling").addEventListener("click", () => {
   byId("layer").focus(); // the button is gone
 });
 byId("measure").addEventListener("click", () => measureAt(predictedAt()));
+const chooseWord = (event) => {
+  const word = event.target.closest("#predicted button");
+  if (word === null || (event.type === "keydown" && event.key !== "Enter")) return;
+  event.preventDefault(); // a key is not a click, too
+  measureWord(word.value, event.shiftKey, predictedAt());
+};
+for (const type of ["click", "keydown"]) byId("part-prediction").addEventListener(type, chooseWord);
