@@ -52,6 +52,9 @@ def report(
         str | None,
         typer.Option(help="A sentence of as many tokens, to patch values of TEXT into; --pair goes with both."),
     ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Add every head's maps, and its share of its layer's mixing.")
+    ] = False,
     shared_plotly: Annotated[
         bool, typer.Option("--shared-plotly", help="Let the page read plotly.min.js, written beside it: a small page.")
     ] = False,
@@ -75,6 +78,7 @@ def report(
         target=chosen.target,
         target_ids=good if good is None or bad is None else (good, bad),
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
+        heads=heads,
         progress=not chosen.quiet,
     )
     if shared_plotly:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from tl_vzero.api import head_shares, score, value_zeroing
+from tl_vzero.choices import flag
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.effects.ablation import attribution_patching, predictions
 from tl_vzero.effects.measure import Effect, Predictions
@@ -14,7 +16,8 @@ from tl_vzero.errors import HeadlessModelError, InputTypeError
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN
-from tl_vzero.report.report import EFFECTS, Report
+from tl_vzero.report.report import EFFECTS, Heads, Report
+from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
 
 
@@ -26,6 +29,7 @@ def make_report(
     target: int | str | None = None,
     target_ids: TargetIds | None = None,
     corrupted: str | Pair | None = None,
+    heads: bool = False,
     progress: bool = False,
 ) -> Report:
     """Compute everything that the page of one sentence or pair shows.
@@ -34,7 +38,7 @@ def make_report(
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
     end) or the text of a token; by default as in `compare`, and a masked model's sentence without exactly one mask
     token has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into
-    which the values of `text` are patched. A model without a trained head gives a report without effects. Raises
+    which the values of `text` are patched. `heads` adds the maps of every head, which cost one map each. A model without a trained head gives a report without effects. Raises
     InputError or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for
     the model.
 
@@ -49,6 +53,7 @@ def make_report(
             raise InputTypeError(
                 f"{name} is {type(value).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
             )
+    flag("heads", heads)
     if methods is None:
         quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
         quick = {name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()}
@@ -75,6 +80,7 @@ def make_report(
                 )
         compared = compare_planned(plan, model, encoded, focus, target_ids, progress)
         assert isinstance(compared, Comparison)
+        of_heads = _heads(model, text) if heads else None
         effects: dict[str, Effect] = {}
         predicted: Predictions = ()
         if compared.effect is not None:
@@ -95,4 +101,14 @@ def make_report(
         corrupted=corrupted if corrupted is None or isinstance(corrupted, str) else "\n".join(corrupted),
         no_word_known=set() < words.difference(masks) <= set(sentence.unknown),
         metadata=metadata,
+        heads=of_heads,
     )
+
+
+def _heads(model: nn.Module, text: str | Pair) -> Heads:
+    """The maps of every value head, and beside them the mean pattern of the query heads that read it."""
+    zeroed, pattern = value_zeroing(model, text, per_head=True), score(model, text, method="attention", per_head=True)
+    assert isinstance(zeroed, Scores) and isinstance(pattern, Scores) and zeroed.heads is not None
+    values = pattern.values.unflatten(1, (len(zeroed.heads), -1))
+    pattern = replace(pattern, values=values.mean(dim=2), heads=zeroed.heads)
+    return Heads(zeroed, pattern, head_shares([zeroed]), query_heads=values.shape[2])
