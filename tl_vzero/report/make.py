@@ -38,9 +38,9 @@ def make_report(
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
     end) or the text of a token; by default as in `compare`, and a masked model's sentence without exactly one mask
     token has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens, into
-    which the values of `text` are patched. `heads` adds the maps of every head, which cost one map each. A model without a trained head gives a report without effects. Raises
-    InputError or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined for
-    the model.
+    which the values of `text` are patched. `heads` adds the maps of every head, which cost one map each. A model
+    without a trained head gives a report without effects. Raises InputError or InputTypeError for what cannot be used,
+    and ModelError where a method of `methods` is undefined for the model.
 
     >>> import tl_vzero
     >>> from tl_vzero.report import make_report
@@ -108,7 +108,9 @@ def make_report(
 def _heads(model: nn.Module, text: str | Pair) -> Heads:
     """The maps of every value head, and beside them the mean pattern of the query heads that read it."""
     zeroed, pattern = value_zeroing(model, text, per_head=True), score(model, text, method="attention", per_head=True)
-    assert isinstance(zeroed, Scores) and isinstance(pattern, Scores) and zeroed.heads is not None
+    assert isinstance(zeroed, Scores)
+    assert isinstance(pattern, Scores)
+    assert zeroed.heads is not None
     values = pattern.values.unflatten(1, (len(zeroed.heads), -1))
     pattern = replace(pattern, values=values.mean(dim=2), heads=zeroed.heads)
     return Heads(zeroed, pattern, head_shares([zeroed]), query_heads=values.shape[2])

@@ -49,8 +49,8 @@ class Report:
     `comparison` has the raw maps `[layer, dest, src]` of all methods, Value Zeroing first; its target is the position
     whose row and prediction are in focus. `effects` are those of `EFFECTS` that could be measured, `missing` says of
     the others that were asked for why. `predictions` are the likeliest tokens at every position; none without a trained
-    head or a target. `corrupted` is the sentence that values were patched into. `heads` are there if asked for. Where `no_word_known`, the model reads
-    every word as unknown, and nothing of the page is about these words.
+    head or a target. `corrupted` is the sentence that values were patched into. `heads` are there if asked for. Where
+    `no_word_known`, the model reads every word as unknown, and nothing of the page is about these words.
     """
 
     model: str

@@ -251,7 +251,7 @@ def test_a_head_is_looked_for_before_a_mask_is_asked_for() -> None:
 
 @pytest.mark.parametrize("route_and_kind", [("TransformerBridge", "bert"), ("TransformerBridge", "llama")])
 def test_the_heads_are_those_of_the_library(route_and_kind: tuple[str, str]) -> None:
-    model, _ = build(*route_and_kind)
+    _, model = build(*route_and_kind)
     text = "the cat sat." if route_and_kind[1] == "llama" else "the cat [MASK]."
     heads = make_report(model, text, methods=["attention"], heads=True).heads
     assert heads is not None
