@@ -67,12 +67,16 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence for one of the models; `target` is a position, `corrupted` the sentence to patch into."""
+    """A sentence for one of the models.
+
+    `target` is a position, `corrupted` the sentence to patch into; `heads` asks for the maps of every head.
+    """
 
     model: str
     text: str
     target: int | None = None
     corrupted: str | None = None
+    heads: bool = False
 
 
 def read_question(query: Mapping[str, str]) -> Question:
@@ -84,7 +88,15 @@ def read_question(query: Mapping[str, str]) -> Question:
         length = len(query.get(name, ""))
         if length > LONGEST_TEXT:
             raise InputError(f"{name} has {length} characters: expected at most {LONGEST_TEXT}")
-    return Question(query["model"], query["text"], _position(query.get("target", "")), query.get("corrupted") or None)
+    if query.get("heads", "") not in ("", "1"):
+        raise InputError(f"heads is {query['heads'][:40]!r}: expected 1 for the maps of every head, or nothing")
+    return Question(
+        query["model"],
+        query["text"],
+        _position(query.get("target", "")),
+        query.get("corrupted") or None,
+        query.get("heads") == "1",
+    )
 
 
 def _position(text: str) -> int | None:
@@ -154,7 +166,12 @@ class Explorer:
             if tokens > self.most_tokens:
                 raise InputError(f"the sentence has {tokens} tokens: expected at most {self.most_tokens}; shorten it")
             report = make_report(
-                model, question.text, methods=self.methods, target=question.target, corrupted=question.corrupted
+                model,
+                question.text,
+                methods=self.methods,
+                target=question.target,
+                corrupted=question.corrupted,
+                heads=question.heads,
             )
         mask = getattr(facts_of(model).tokenizer, "mask_token", None)
         return str(script_json(page_payload(report) | {"mask": mask, "offsets": sentences[0].offsets}))

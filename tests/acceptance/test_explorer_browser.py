@@ -435,3 +435,25 @@ def test_a_server_that_was_stopped_is_told(visit: Visit, explorer: Explorer) -> 
     assert view(opened)["figures"] == before
     assert len(opened.complaints) == 1 and "ERR_CONNECTION_REFUSED" in opened.complaints[0]
     opened.complaints.clear()
+
+
+def test_heads_are_asked_for_once_wanted_and_stand_in_the_address(visit: Visit) -> None:
+    opened = visit()
+    assert opened.page.locator("#heads-view").is_hidden()
+    assert "heads" not in parameters(opened)
+    opened.page.locator("#ask-heads").focus()
+    opened.page.keyboard.press("Enter")
+    opened.page.wait_for_selector("#heads button")
+    settled(opened)
+    opened.page.locator("#heads button").nth(2).click()
+    shown = parameters(opened)
+    assert (shown["heads"], shown["head"]) == ("1", "1")
+    headline = opened.page.locator("#finding").text_content()
+    assert headline.startswith("Head 1 of layer ")
+    other = visit(urlsplit(opened.page.url).path[1:] + "?" + urlsplit(opened.page.url).query)
+    assert other.page.locator("#finding").text_content() == headline
+    assert view(other) == view(opened)
+    opened.page.locator("#ask-heads").click()
+    opened.page.wait_for_selector("#heads-view", state="hidden")
+    settled(opened)
+    assert not {"heads", "head"} & set(parameters(opened))

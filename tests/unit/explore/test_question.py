@@ -48,3 +48,10 @@ def test_a_target_that_is_no_position_is_told_and_cut_short(written: str) -> Non
     with pytest.raises(InputError, match=r"expected a position, such as 3, or nothing") as caught:
         read_question({**TWO, "target": written})
     assert repr(written[:40]) in str(caught.value) and len(str(caught.value)) < 120
+
+
+def test_heads_are_asked_for_by_1() -> None:
+    assert read_question({**TWO, "heads": "1"}).heads
+    assert not read_question({**TWO, "heads": ""}).heads
+    with pytest.raises(InputError, match="heads is 'yes': expected 1 for the maps of every head, or nothing"):
+        read_question({**TWO, "heads": "yes"})

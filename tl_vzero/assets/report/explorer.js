@@ -1,12 +1,13 @@
 // A live page: the address says the question and the choices, so that a view can be shared.
-const QUESTIONS = ["text", "model", "target", "corrupted"];
-const NUMBERS = ["layer", "piece", "threshold", "window"];
+const QUESTIONS = ["text", "model", "target", "corrupted", "heads"];
+const fieldOf = (name) => byId(name === "heads" ? "heads-asked" : name); // the panel has the other name
+const NUMBERS = ["layer", "piece", "threshold", "window", "head"];
 // A sentence that fits, and some to try, by model.
 const { texts: fitting, examples } = JSON.parse(byId("report-data").textContent);
 const fromAddress = () => Object.fromEntries(new URLSearchParams(window.location.search));
 
 const question = () => Object.fromEntries(
-  QUESTIONS.map((name) => [name, byId(name).value]).filter(([, value]) => value.trim() !== ""),
+  QUESTIONS.map((name) => [name, fieldOf(name).value]).filter(([, value]) => value.trim() !== ""),
 );
 let shownQuestion = "";
 const addressOf = (query, chosen) => `?${new URLSearchParams({ ...query, ...chosen })}`;
@@ -49,8 +50,20 @@ const maskWord = async () => {
   byId("text-value_zeroing").querySelector("[tabindex='0']")?.focus();
 };
 
+// The maps of heads cost a moment: they are asked for once somebody wants them.
+asksHeads = true;
+const offerHeads = () => {
+  byId("ask-heads").textContent = page.heads === null ? "Show the heads" : "Leave the heads";
+};
+byId("ask-heads").addEventListener("click", () => {
+  byId("heads-asked").value = page.heads === null ? "1" : "";
+  window.history.pushState(null, "", addressOf(question(), {}));
+  return ask(() => ({ ...state, layer: page.layers[state.layer] }));
+});
+
 remember = ({ layer, ...others }) => {
   offerMask();
+  offerHeads();
   const chosen = Object.fromEntries(Object.entries({ layer: page.layers[layer], ...others }).filter(([, v]) => v !== null));
   window.history.replaceState(null, "", addressOf(JSON.parse(shownQuestion), chosen));
 };
@@ -88,7 +101,7 @@ const ask = async (wanted) => {
 
 const askAddress = () => {
   const wanted = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
-  for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
+  for (const name of QUESTIONS) fieldOf(name).value = wanted[name] ?? "";
   model = byId("model").value;
   fillExamples();
   byId("more").open = ["target", "corrupted"].some((name) => byId(name).value !== "");
