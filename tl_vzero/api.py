@@ -272,7 +272,7 @@ def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataF
     table["query_heads"] = attention_heads(model, options.get("stack")) // len(heads)
     columns = {
         "mixing": mixing,
-        "share": _part(mixing, mixing.sum(dim=1, keepdim=True)),
+        "share": head_shares(of_heads),
         "lost": _part(whole - without, whole),
         "context": _part(context, mixing),
     }
@@ -280,6 +280,19 @@ def head_importance(model: nn.Module, inputs: Text, **options: Any) -> "pd.DataF
         table[name] = values.flatten().numpy()
     table["n"] = len(of_heads)
     return table
+
+
+def head_shares(maps: Sequence[Scores]) -> Float[Tensor, "layer head"]:
+    """The share of every head in its layer's mixing, of maps with one map per head: the `share` of `head_importance`.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> shares = head_shares([tl_vzero.value_zeroing(model, "the authors [MASK] today.", per_head=True)])
+    >>> shares.sum(dim=1).round(decimals=6).tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    mixing = _mixing(maps)
+    return _part(mixing, mixing.sum(dim=1, keepdim=True))
 
 
 def _mixing(maps: Sequence[Scores], *, elsewhere: bool = False) -> Float[Tensor, "layer *head"]:

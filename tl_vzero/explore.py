@@ -77,6 +77,7 @@ class Question:
 
     `compare` and `compare_model` are a second sentence and model; where only one is given, the other is the same.
     `good` is the word whose logit is measured, `bad` its foil, whose logit is subtracted: words, or "#" and an id.
+    `heads` asks for the maps of every head.
     """
 
     model: str
@@ -87,6 +88,7 @@ class Question:
     compare_model: str | None = None
     good: str | None = None
     bad: str | None = None
+    heads: bool = False
 
 
 def read_question(query: Mapping[str, str]) -> Question:
@@ -94,7 +96,9 @@ def read_question(query: Mapping[str, str]) -> Question:
     for name, advice in (("model", "choose"), ("text", "write")):
         if not query.get(name, "").strip():
             raise InputError(f"no {name} was given: {advice} one")
-    limits = dict.fromkeys(("text", "corrupted", "compare"), LONGEST_TEXT) | dict.fromkeys(("good", "bad"), LONGEST_WORD)
+    limits = dict.fromkeys(("text", "corrupted", "compare"), LONGEST_TEXT) | dict.fromkeys(
+        ("good", "bad"), LONGEST_WORD
+    )
     for name, limit in limits.items():
         length = len(query.get(name, ""))
         if length > limit:
@@ -103,7 +107,10 @@ def read_question(query: Mapping[str, str]) -> Question:
     # A space before a word may be the token's own.
     good, bad = (query.get(name, "").rstrip() or None for name in ("good", "bad"))
     good_and_bad(good, bad)
-    return Question(query["model"], query["text"], _position(query.get("target", "")), *others, good, bad)
+    heads = query.get("heads", "")
+    if heads not in ("", "1"):
+        raise InputError(f"heads is {heads[:40]!r}: expected 1 for the maps of every head, or nothing")
+    return Question(query["model"], query["text"], _position(query.get("target", "")), *others, good, bad, heads == "1")
 
 
 def _position(text: str) -> int | None:
@@ -201,6 +208,7 @@ class Explorer:
                 target=question.target,
                 target_ids=good_and_bad(*measured),
                 corrupted=question.corrupted,
+                heads=question.heads,
             )
         chosen = {name: _chosen(model, token) for name, token in zip(("good", "bad"), measured, strict=True)}
         mask = getattr(facts_of(model).tokenizer, "mask_token", None)

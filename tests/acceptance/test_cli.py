@@ -73,6 +73,13 @@ def test_report_puts_a_second_sentence_beside(tmp_path: Path) -> None:
     assert json.loads(numbers.read_text())["beside"]["text"] == "the authors [MASK] today."
 
 
+def test_report_has_heads_if_asked(tmp_path: Path) -> None:
+    numbers = tmp_path / "report.json"
+    files = ["--out", tmp_path / "report.html", "--json", numbers]
+    assert run("report", "--heads", *files, "--quiet")[0] == 0
+    assert len(json.loads(numbers.read_text())["heads"]["share"]) == 4
+
+
 def test_report_takes_methods_words_and_a_corrupted_sentence(tmp_path: Path) -> None:
     numbers = tmp_path / "report.json"
     words = ["--good", "are", "--bad", "is", "--corrupted", DEFAULT_TEXT.replace("pictures", "picture")]

@@ -493,3 +493,25 @@ def test_an_address_gives_a_comparison_to_another(visit: Visit) -> None:
 def test_a_second_model_that_is_not_there_is_refused_by_name(visit_live: Visit, address: str) -> None:
     query = "?" + urlencode({"text": FIRST, "compare_model": "nobody"})
     visit_live(query, at=address, wait_for="#status:has-text(\"there is no model 'nobody' here\")")
+
+
+def test_heads_are_asked_for_once_wanted_and_stand_in_the_address(visit: Visit) -> None:
+    opened = visit()
+    assert opened.page.locator("#heads-view").is_hidden()
+    assert "heads" not in parameters(opened)
+    opened.page.locator("#ask-heads").focus()
+    opened.page.keyboard.press("Enter")
+    opened.page.wait_for_selector("#heads button")
+    settled(opened)
+    opened.page.locator("#heads button").nth(2).click()
+    shown = parameters(opened)
+    assert (shown["heads"], shown["head"]) == ("1", "1")
+    headline = opened.page.locator("#finding").text_content()
+    assert headline.startswith("Head 1 of layer ")
+    other = visit(urlsplit(opened.page.url).path[1:] + "?" + urlsplit(opened.page.url).query)
+    assert other.page.locator("#finding").text_content() == headline
+    assert view(other) == view(opened)
+    opened.page.locator("#ask-heads").click()
+    opened.page.wait_for_selector("#heads-view", state="hidden")
+    settled(opened)
+    assert not {"heads", "head"} & set(parameters(opened))

@@ -65,6 +65,9 @@ def report(
     compare_model: Annotated[
         str | None, typer.Option(help="A second model to stand beside --model; without --compare, it reads TEXT, too.")
     ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Add every head's maps, and its share of its layer's mixing.")
+    ] = False,
     shared_plotly: Annotated[
         bool, typer.Option("--shared-plotly", help="Let the page read plotly.min.js, written beside it: a small page.")
     ] = False,
@@ -94,6 +97,7 @@ def report(
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
         compare=None if compare is None else replace(chosen, text=compare).sentence(model),
         compare_model=second,
+        heads=heads,
         progress=not chosen.quiet,
     )
     if shared_plotly:

@@ -122,6 +122,20 @@ def drawn_methods(report: Report, units: tuple[str, ...]) -> tuple[list[Drawn], 
     return drawn, absent
 
 
+def drawn_heads(report: Report, units: tuple[str, ...]) -> tuple[list[Tensor], Json | None]:
+    """The maps `[head, layer, dest, src]` of every head, by unit and method, and the rest; no maps without room."""
+    heads = report.heads
+    if heads is None:
+        return [], None
+    both = (heads.value_zeroing.normalized(), heads.attention.normalized())
+    maps = [_over(unit, scores).values.transpose(0, 1) for unit in units for scores in both]
+    absent = ""
+    if sum(values.numel() for values in maps) > NUMBERS_DRAWN:
+        maps, absent = [], "The maps of all heads of a sentence this long have no room on the page: shorten it."
+    shares = rounded(heads.share, SHOWN_DIGITS)
+    return maps, {"absent": absent, "share": shares, "queryHeads": heads.query_heads}
+
+
 def _drawn(scores: Scores, reference: Scores) -> Drawn:
     if scores.layers != reference.layers or scores.src_positions != reference.src_positions:
         raise ScoresError("it was computed for some layers or sources only")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from torch import nn
 
 from tl_vzero.alignment import aligned
+from tl_vzero.api import head_shares, score, value_zeroing
+from tl_vzero.choices import flag
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.effects.ablation import attribution_patching, predictions
 from tl_vzero.effects.measure import Effect, Predictions
@@ -15,7 +17,8 @@ from tl_vzero.errors import HeadlessModelError, InputTypeError
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN
-from tl_vzero.report.report import EFFECTS, Report
+from tl_vzero.report.report import EFFECTS, Heads, Report
+from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
 
 
@@ -29,6 +32,7 @@ def make_report(
     corrupted: str | Pair | None = None,
     compare: str | Pair | None = None,
     compare_model: nn.Module | None = None,
+    heads: bool = False,
     progress: bool = False,
 ) -> Report:
     """Compute everything that the page of one sentence or pair shows.
@@ -39,9 +43,10 @@ def make_report(
     mask token has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens,
     into which the values of `text` are patched. `compare` is a second sentence, `compare_model` a second model: the
     report of that sentence by that model stands beside this one, with the same methods; where only one of them is
-    given, the other is the same; its target is the token that stands against this one's, else its default. A model
-    without a trained head gives a report without effects. Raises InputError or InputTypeError for what cannot be used,
-    and ModelError where a method of `methods` is undefined for the model.
+    given, the other is the same; its target is the token that stands against this one's, else its default. `heads` adds
+    the maps of every head, which cost one map each. A model without a trained head gives a report without effects.
+    Raises InputError or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined
+    for the model.
 
     >>> import tl_vzero
     >>> from tl_vzero.report import make_report
@@ -54,6 +59,7 @@ def make_report(
             raise InputTypeError(
                 f"{name} is {type(value).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
             )
+    flag("heads", heads)
     if methods is None:
         quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
         quick = {name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()}
@@ -69,7 +75,7 @@ def make_report(
     if compare is not None or compare_model is not None:
         other = model if compare_model is None else compare_model, text if compare is None else compare
         at = None if target is None else target_beside(model, text, target, *other)
-        beside = make_report(*other, methods=methods, target=at, target_ids=target_ids, progress=progress)
+        beside = make_report(*other, methods=methods, target=at, target_ids=target_ids, heads=heads, progress=progress)
     with warned_before():
         if target is None and target_ids is not None:
             check_trained_head(model)
@@ -85,6 +91,7 @@ def make_report(
                 )
         compared = compare_planned(plan, model, encoded, focus, target_ids, progress)
         assert isinstance(compared, Comparison)
+        of_heads = _heads(model, text) if heads else None
         effects: dict[str, Effect] = {}
         predicted: Predictions = ()
         predicted_ids: tuple[tuple[int, ...], ...] = ()
@@ -108,6 +115,7 @@ def make_report(
         beside=beside,
         no_word_known=set() < words.difference(masks) <= set(sentence.unknown),
         metadata=metadata,
+        heads=of_heads,
     )
 
 
@@ -118,3 +126,14 @@ def target_beside(
     first, second = encode(model, text).sentences[0], encode(other_model, other_text).sentences[0]
     position = find_target(model, first, target)
     return dict(aligned(first.tokens, second.tokens)).get(-1 if position is None else position)
+
+
+def _heads(model: nn.Module, text: str | Pair) -> Heads:
+    """The maps of every value head, and beside them the mean pattern of the query heads that read it."""
+    zeroed, pattern = value_zeroing(model, text, per_head=True), score(model, text, method="attention", per_head=True)
+    assert isinstance(zeroed, Scores)
+    assert isinstance(pattern, Scores)
+    assert zeroed.heads is not None
+    values = pattern.values.unflatten(1, (len(zeroed.heads), -1))
+    pattern = replace(pattern, values=values.mean(dim=2), heads=zeroed.heads)
+    return Heads(zeroed, pattern, head_shares([zeroed]), query_heads=values.shape[2])

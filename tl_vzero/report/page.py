@@ -13,24 +13,19 @@ from tl_vzero.plot.pages import asset, rendered, rendered_blocks
 from tl_vzero.plot.parts import short, visible
 from tl_vzero.plot.sentence_view import coloured
 from tl_vzero.registry import label_of
-from tl_vzero.report.figures import decimal_codes, drawn_methods, first_destination, pack, packed_plotly, page_data
+from tl_vzero.report.figures import (
+    decimal_codes,
+    drawn_heads,
+    drawn_methods,
+    first_destination,
+    pack,
+    packed_plotly,
+    page_data,
+)
 from tl_vzero.report.report import EFFECTS, Report
 
 PAGE = "report/page.html"
-SCRIPTS = (
-    "numbers",
-    "choices",
-    "figures",
-    "shades",
-    "tables",
-    "finding",
-    "texts",
-    "strips",
-    "beside",
-    "flow",
-    "leave",
-    "page",
-)
+SCRIPTS = "numbers choices figures shades tables finding texts strips beside heads flow leave page".split()
 EMPTY_ROWS_NAMED = 6
 SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
 Json = dict[str, Any]
@@ -119,7 +114,8 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
     mapped = units if len(units) == 2 and scores.words().n_positions < scores.n_positions else ("pieces",)
     drawn, absent = drawn_methods(report, mapped)
     maps = [values for unit in mapped for method in drawn for values in method.maps(unit)]
-    data = page_data(report, drawn, units, mapped)
+    of_heads, heads = drawn_heads(report, mapped)
+    data = page_data(report, drawn, units, mapped) | {"heads": heads}
     estimate, errors = report.effects.get("attribution_patching"), None
     if estimate is not None:
         errors = attribution_error(estimate, report.effects["zero_ablation"]).to_dict("records")
@@ -141,7 +137,7 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
         ],
         "predicted": data["predictions"][report.target] if data["predictions"] else None,
     }
-    return data, pack(decimal_codes(maps)), texts
+    return data, pack(decimal_codes([*maps, *of_heads])), texts
 
 
 def _sentence(report: Report) -> list[tuple[str, list[str]]]:

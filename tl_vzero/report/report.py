@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Optional
 
+from jaxtyping import Float
+from torch import Tensor
+
 from tl_vzero.comparison import Comparison
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.effects.agreement import Agreement, agreement
@@ -20,6 +23,26 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
+class Heads:
+    """The raw maps `[layer, head, dest, src]` of every value head, and its share of its layer's mixing.
+
+    `attention` is the pattern of the same heads: where `query_heads` of them read one value head, their mean. `share`
+    is that of `head_importance`.
+    """
+
+    value_zeroing: Scores
+    attention: Scores
+    share: Float[Tensor, "layer head"]
+    query_heads: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its numbers as plain JSON types."""
+        maps = {name: getattr(self, name) for name in AT_ALL_STAGES}
+        plain = {name: scores.labels() | {"values": scores.values.tolist()} for name, scores in maps.items()}
+        return plain | {"share": self.share.tolist(), "query_heads": self.query_heads}
+
+
+@dataclass(frozen=True, eq=False)
 class Report:
     """Everything that one page shows about one sentence.
 
@@ -27,8 +50,8 @@ class Report:
     whose row and prediction are in focus. `effects` are those of `EFFECTS` that could be measured, `missing` says of
     the others that were asked for why. `predictions` are the likeliest tokens at every position; none without a trained
     head or a target; `predicted_ids` are their ids. `corrupted` is the sentence that values were patched into. `beside`
-    is a second report to compare with this one. Where `no_word_known`, the model reads every word as unknown, and
-    nothing of the page is about these words.
+    is a second report to compare with this one, `heads` are there if asked for. Where `no_word_known`, the model reads
+    every word as unknown, and nothing of the page is about these words.
     """
 
     model: str
@@ -42,6 +65,7 @@ class Report:
     beside: Optional["Report"] = None
     no_word_known: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    heads: Heads | None = None
 
     @property
     def value_zeroing(self) -> Scores:
@@ -109,6 +133,7 @@ class Report:
             },
             "table": self.table,
             "beside": None if self.beside is None else self.beside.to_dict(),
+            "heads": None if self.heads is None else self.heads.to_dict(),
             "metadata": self.metadata,
         }
         if self.target is not None:

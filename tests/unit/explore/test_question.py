@@ -72,3 +72,10 @@ def test_a_second_sentence_and_model_are_read() -> None:
     read = read_question({**TWO, "compare": "the hats [MASK] today.", "compare_model": "tiny"})
     assert (read.compare, read.compare_model, read.corrupted) == ("the hats [MASK] today.", "tiny", None)
     assert read_question({**TWO, "compare": "", "compare_model": ""}) == read_question(TWO)
+
+
+def test_heads_are_asked_for_by_1() -> None:
+    assert read_question({**TWO, "heads": "1"}).heads
+    assert not read_question({**TWO, "heads": ""}).heads
+    with pytest.raises(InputError, match="heads is 'yes': expected 1 for the maps of every head, or nothing"):
+        read_question({**TWO, "heads": "yes"})

@@ -247,3 +247,37 @@ def test_a_head_is_looked_for_before_a_mask_is_asked_for() -> None:
     for options in ({"target_ids": "are"}, {"methods": ["gradient_x_input"]}):
         with pytest.raises(ModelError, match="no trained prediction head"):
             make_report(headless, "the pictures are old.", **options)
+
+
+@pytest.mark.parametrize("route_and_kind", [("TransformerBridge", "bert"), ("TransformerBridge", "llama")])
+def test_the_heads_are_those_of_the_library(route_and_kind: tuple[str, str]) -> None:
+    _, model = build(*route_and_kind)
+    text = "the cat sat." if route_and_kind[1] == "llama" else "the cat [MASK]."
+    heads = make_report(model, text, methods=["attention"], heads=True).heads
+    assert heads is not None
+    zeroed = tl_vzero.value_zeroing(model, text, per_head=True)
+    assert torch.equal(heads.value_zeroing.values, zeroed.values)
+    table = tl_vzero.head_importance(model, text)
+    assert heads.share.flatten().tolist() == table["share"].tolist()
+    assert {heads.query_heads} == set(table["query_heads"])
+    pattern = tl_vzero.score(model, text, method="attention", per_head=True).values
+    for head in range(len(zeroed.heads)):
+        # Query heads that follow each other share a value head.
+        of_head = [pattern[:, head * heads.query_heads + i] for i in range(heads.query_heads)]
+        assert torch.allclose(heads.attention.values[:, head], sum(of_head) / len(of_head))
+    assert heads.attention.heads == zeroed.heads
+
+
+def test_heads_stand_in_the_json_if_asked_for(model: Any) -> None:
+    report = make_report(model, SENTENCE, methods=["attention"], heads=True)
+    assert report.heads is not None
+    found = as_json(report)["heads"]
+    assert found["value_zeroing"]["values"] == report.heads.value_zeroing.values.tolist()
+    assert found["share"] == report.heads.share.tolist()
+    assert as_json(make_report(model, SENTENCE, methods=["attention"]))["heads"] is None
+
+
+def test_heads_are_asked_for_or_not(model: Any) -> None:
+    wrong: Any = "all"
+    with pytest.raises((InputTypeError, TypeCheckError)):
+        make_report(model, SENTENCE, heads=wrong)

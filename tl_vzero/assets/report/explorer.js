@@ -1,14 +1,15 @@
 // A live page: the address says the question and the choices, so that a view can be shared.
 const COMPARED = ["compare", "compare_model"];
 const IN_MORE = ["target", "corrupted", "good", "bad"];
-const QUESTIONS = ["text", "model", ...IN_MORE, ...COMPARED];
-const NUMBERS = ["layer", "piece", "threshold", "window"];
+const QUESTIONS = ["text", "model", ...IN_MORE, ...COMPARED, "heads"];
+const fieldOf = (name) => byId(name === "heads" ? "heads-asked" : name); // the panel has the other name
+const NUMBERS = ["layer", "piece", "threshold", "window", "head"];
 // A sentence that fits, and some to try, by model.
 const { texts: fitting, examples } = JSON.parse(byId("report-data").textContent);
 const fromAddress = () => Object.fromEntries(new URLSearchParams(window.location.search));
 
 const question = () => Object.fromEntries(
-  QUESTIONS.map((name) => [name, byId(name).value]).filter(([, value]) => value.trim() !== ""),
+  QUESTIONS.map((name) => [name, fieldOf(name).value]).filter(([, value]) => value.trim() !== ""),
 );
 let shownQuestion = "";
 const addressOf = (query, chosen) => `?${new URLSearchParams({ ...query, ...chosen })}`;
@@ -70,9 +71,21 @@ const without = async (...names) => {
   document.querySelector("#predicted button")?.focus(); // what was pressed is gone
 };
 
+// The maps of heads cost a moment: they are asked for once somebody wants them.
+asksHeads = true;
+const offerHeads = () => {
+  byId("ask-heads").textContent = page.heads === null ? "Show the heads" : "Leave the heads";
+};
+byId("ask-heads").addEventListener("click", () => {
+  byId("heads-asked").value = page.heads === null ? "1" : "";
+  window.history.pushState(null, "", addressOf(question(), {}));
+  return ask(() => ({ ...state, layer: page.layers[state.layer] }));
+});
+
 remember = ({ layer, ...others }) => {
   offerMask();
   showMeasured();
+  offerHeads();
   const chosen = Object.fromEntries(Object.entries({ layer: page.layers[layer], ...others }).filter(([, v]) => v !== null));
   window.history.replaceState(null, "", addressOf(JSON.parse(shownQuestion), chosen));
 };
@@ -132,7 +145,7 @@ const closeCompare = () => {
 const askAddress = () => {
   const wanted = { ...JSON.parse(byId("report-data").textContent), ...fromAddress() };
   fillCompared(wanted);
-  for (const name of QUESTIONS) byId(name).value = wanted[name] ?? "";
+  for (const name of QUESTIONS) fieldOf(name).value = wanted[name] ?? "";
   model = byId("model").value;
   fillExamples();
   byId("more").open = IN_MORE.some((name) => byId(name).value !== "");

@@ -90,6 +90,10 @@ const mapFrame = (labels, columns, target = targetRow()) => {
   return { trace, layout: { ...layout, height, yaxis: windowed(layout.yaxis, columns) }, target, columns };
 };
 
+const hoverOf = (method, view) => {
+  const box = page.hover[view][state.layer];
+  return chosenHead(method) === undefined ? box : box.replace(inLayer(), inView());
+};
 const drawMaps = () => {
   const labels = unit();
   const most = largest(sides().flatMap(([, method]) => gridOf(method)));
@@ -99,7 +103,7 @@ const drawMaps = () => {
   sides().forEach(([side, method]) => {
     const id = `map-${side}`;
     const view = viewOf(method);
-    const trace = { z: gridOf(method), customdata, hovertemplate: page.hover[view][state.layer] };
+    const trace = { z: gridOf(method), customdata, hovertemplate: hoverOf(method, view) };
     const of = [trace.z, most, view, labels, byId(id).clientWidth];
     const marks = {
       shapes: [outline(row, theme().mark)],
@@ -115,10 +119,10 @@ const layerMark = () => ({ shapes: [outline(state.layer, theme().accent)] });
 const drawRow = () => {
   const labels = unit();
   const row = rowOf(state.piece);
-  const grid = withoutHidden(maps[state.unit].value_zeroing.layer).map((layer) => layer[row]);
+  const grid = withoutHidden(chosenHead(page.methods[0]) ?? maps[state.unit].value_zeroing.layer).map((layer) => layer[row]);
   const trace = { z: grid, customdata: page.layers.map(() => labels.hover), hovertemplate: labels.rowHover[row] };
   const frame = { ...labels.row, target: targetRow(), columns: inWindow(labels.names.length, row) };
-  draw("row", [labels, row], frame, trace, sequential(largest(grid), "layer"), layerMark(), chooseLayer);
+  draw("row", [labels, row, state.head], frame, trace, sequential(largest(grid), "layer"), layerMark(), chooseLayer);
 };
 
 const drawEffect = () => {

@@ -17,7 +17,7 @@ const finding = () => {
   const source = largestElsewhere(zeroing);
   if (page.noWordKnown) return ["There is no finding here: the model knows no word of this sentence."];
   const [first, last] = [page.layers[0], page.layers[state.layer]];
-  const builder = state.view === "layer" ? `Layer ${last} builds `
+  const builder = state.head !== null ? `Head ${state.head} of layer ${last} builds ` : state.view === "layer" ? `Layer ${last} builds `
     : first === last ? `Layer ${last}, rolled out, builds ` : `Layers ${first} to ${last} together build `;
   const parts = [builder, element("bdi", names[chosen])];
   if (source === null || zeroing[source] === 0) return [...parts, " from nothing but itself and special tokens."];
@@ -36,7 +36,7 @@ const drawFinding = () => {
   const { names, telling } = unit();
   byId("finding").replaceChildren(...finding());
   const grid = maps[state.unit].value_zeroing.layer[telling[row]][row];
-  byId("telling").hidden = state.view !== "layer" || telling[row] === state.layer;
+  byId("telling").hidden = state.head !== null || state.view !== "layer" || telling[row] === state.layer;
   byId("telling").textContent = `Layer ${page.layers[telling[row]]} tells most of it: ${inPercent(grid[largestElsewhere(grid)] ?? 0)}`;
   byId("measure").hidden = measureAt === null || page.predictions.length === 0 || predictedAt() === page.target;
   byId("measure").textContent = `Measure the effects on what is predicted at “${names[row]}”`;

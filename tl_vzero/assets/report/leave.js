@@ -134,10 +134,17 @@ const throughLayers = () => {
   return [
     ["layer", "source position", "source", "Value Zeroing, share of the row", ...(both ? [`${effect.label} at ${effect.target}`] : [])],
     ...page.layers.flatMap((layer, i) => unit().names.map((_, source) => [
-      layer, ...placed(source), maps[state.unit].value_zeroing.layer[i][row][source], ...(both ? [effect.z[i][source]] : []),
+      layer, ...placed(source), (chosenHead(page.methods[0]) ?? maps[state.unit].value_zeroing.layer)[i][row][source], ...(both ? [effect.z[i][source]] : []),
     ])),
   ];
 };
+const ofHeads = () => [
+  ["layer", "head", "share of the layer's mixing", "source position", "source", "Value Zeroing, share of the row", "attention, share of the row"],
+  ...(hasHeads() ? page.heads.share[state.layer] : []).flatMap((share, head) => unit().names.map((_, source) => [
+    page.layers[state.layer], head, share, ...placed(source),
+    ...["value_zeroing", "attention"].map((name) => headsOf({ name })[head][state.layer][rowOf(state.piece)][source]),
+  ])),
+];
 const flowing = () => [
   ["layer", "destination position", "destination", "source position", "source", "share of what reaches the chosen token"],
   ...flowDrawn.lines.flat().map(({ layer, dest, source, share }) => [page.layers[layer], ...placed(dest), ...placed(source), share]),
@@ -147,6 +154,7 @@ const NUMBERS_OF = {
   finding: () => shares([rowOf(state.piece)]),
   text: () => shares([rowOf(state.piece)]),
   maps: () => shares([...unit().names.keys()]),
+  heads: ofHeads,
   row: throughLayers,
   flow: flowing,
   beside: () => besideNumbers(),

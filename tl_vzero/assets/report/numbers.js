@@ -38,6 +38,13 @@ const readMaps = (page, codes) => {
       maps[unit][name] = Object.fromEntries(views.map((view) => [view, layers()]));
     }
   }
+  // Of heads: maps[unit].heads[method][head][layer][dest][src].
+  for (const unit of page.heads?.absent === "" ? page.mapped : []) {
+    const size = page.units[unit].positions.length;
+    const layers = () => list(page.layers.length, () => map(size, [...Array(size).keys()]));
+    const heads = () => list(page.heads.share[0].length, layers);
+    maps[unit].heads = { value_zeroing: heads(), attention: heads() };
+  }
   return { words: maps.pieces, ...maps };
 };
 

@@ -4,10 +4,10 @@ let maps = null;
 let second = null; // { data, maps, pairs } of what stands beside it
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 // `piece` is always the position of a word piece, so that it survives a change to words and back.
-// `scale`, `itself`, `special` and `window` are null where nothing of the kind was chosen.
+// `head`, `scale`, `itself`, `special` and `window` are null where nothing of the kind was chosen.
 const state = {
   layer: 0, view: "layer", unit: "pieces", piece: 0, method: null, effect: null, threshold: 0, top: "all",
-  scale: null, itself: null, special: null, window: null,
+  head: null, scale: null, itself: null, special: null, window: null,
 };
 // Called with the state after each change of it.
 let remember = () => {};
@@ -21,8 +21,8 @@ const targetRow = () => (page.target === null ? null : rowOf(page.target));
 const beside = () => page.methods.find((method) => method.name === state.method);
 // A method that is rolled out already, or cannot be, has one view only.
 const viewOf = (method) => (method.views.includes(state.view) ? state.view : method.views[0]);
-const layersOf = (method, side = { data: page, maps }) => (
-  withoutHidden(side.maps[state.unit][method.name][viewOf(method)], side.data.units[state.unit]));
+const layersOf = (method, side = { data: page, maps }) => withoutHidden(
+  chosenHead(method, side) ?? side.maps[state.unit][method.name][viewOf(method)], side.data.units[state.unit]);
 const gridOf = (method) => layersOf(method)[state.layer];
 const sides = () => [["value_zeroing", page.methods[0]], ["beside", beside()]];
 
@@ -41,7 +41,7 @@ const fillMethods = () => {
 const describe = (id, method) => {
   const note = method.notes[state.view];
   const about = method.about && `${method.about[0].toUpperCase()}${method.about.slice(1)}.`;
-  byId(id).textContent = [about, note].filter(Boolean).join(" ");
+  byId(id).textContent = [about, note, headNote(method)].filter(Boolean).join(" ");
 };
 
 const showChoices = () => {
@@ -75,6 +75,7 @@ const render = () => {
   drawTexts();
   drawMaps();
   drawStrips();
+  drawHeads();
   drawRow();
   drawEffect();
   drawFlow();
@@ -101,9 +102,11 @@ const chosenAtFirst = (wanted) => {
   const others = page.methods.slice(1).map(({ name }) => name);
   const effects = Object.keys(page.effects);
   const pieces = [...page.units.pieces.names.keys()];
+  const head = has([...(hasHeads() ? page.heads.share[0].keys() : [])], wanted.head, null);
   return {
     layer: has([...page.layers.keys()], wanted.layer, page.opens),
-    view: has(["layer", "rollout"], wanted.view, "layer"),
+    head,
+    view: has(["layer", ...(head === null ? ["rollout"] : [])], wanted.view, "layer"),
     unit: has(Object.keys(page.units), wanted.unit, "pieces"),
     piece: has(pieces, wanted.piece, page.start),
     method: has(others, wanted.method, others[0]),

@@ -1,13 +1,12 @@
 // Every layer as a small picture; one is chosen.
 const WIDTH = 76; // as in page.css; a larger map is shrunk smoothly, so that no row of it is dropped
-const picture = (canvas, grid) => {
-  const size = grid.length;
+const picture = (canvas, grid, most = largest(grid)) => {
+  const size = grid[0].length; // columns; a row alone is a picture, too
   canvas.style.imageRendering = size > WIDTH ? "auto" : "pixelated";
   canvas.width = size;
-  canvas.height = size;
+  canvas.height = grid.length;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(size, size);
-  const most = largest(grid);
+  const image = context.createImageData(size, grid.length);
   // One number a pixel: a page has half a million of them.
   const palette = Uint32Array.from(shades(), ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
   const pixels = new Uint32Array(image.data.buffer);

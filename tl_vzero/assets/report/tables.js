@@ -19,7 +19,7 @@ const fillNumbers = () => {
     ...pair.map((method, side) => element("th", rolled[side] ? `${method.label}, rolled out` : method.label, { scope: "col" })),
   );
   byId("numbers-caption").textContent =
-    [`Destination ${tokenName(row)} (${labels.place} ${labels.positions[row]}), ${inLayer()}`, hiddenNote()].filter(Boolean).join(". ");
+    [`Destination ${tokenName(row)} (${labels.place} ${labels.positions[row]}), ${inView()}`, hiddenNote()].filter(Boolean).join(". ");
   byId("numbers-body").replaceChildren(...labels.names.map(
     (_, source) => headed(tokenName(source), columns.map((values) => shareOf(values[source], "td"))),
   ));

@@ -46,7 +46,7 @@ const drawTexts = () => {
   const ranked = zeroing.map((value, source) => [value, source]).sort((a, b) => b[0] - a[0]);
   const most = ranked.slice(0, NAMED).filter(([value]) => value > 0);
   const named = most.map(([value, source]) => `\u2068${tokenName(source)}\u2069 (${inPercent(value)})`).join(", ");
-  const where = state.view === "layer" ? `In ${inLayer()}` : `Rolled out up to ${inLayer()}`;
+  const where = state.view === "layer" ? `In ${inView()}` : `Rolled out up to ${inLayer()}`;
   byId("text-summary").textContent = page.noWordKnown
     ? "No finding: the model knows no word of this sentence."
     : `${where}, Value Zeroing: most from ${named || "nothing"}.`;

@@ -17,7 +17,7 @@ addressed = () => Object.fromEntries(
 );
 const wantedOf = ({ layers }) => {
   const { layer, ...others } = linked();
-  for (const name of ["piece", "threshold"]) if (name in others) others[name] = Number(others[name]);
+  for (const name of ["piece", "threshold", "head"]) if (name in others) others[name] = Number(others[name]);
   return { ...others, layer: layers.indexOf(Number(layer ?? NaN)) };
 };
 const data = JSON.parse(byId("report-data").textContent);
