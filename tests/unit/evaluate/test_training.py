@@ -19,6 +19,7 @@ from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.evaluate.training import discoveries, p_values, training_changes
+from tl_vzero.statistics import Interval
 
 MINI = Path(tl_vzero.__file__).parent / "assets" / "agreement-mini"
 PARTS = ("query", "key", "value")
@@ -85,11 +86,13 @@ def test_heads_changed_by_hand_are_found_and_no_others(mini: Any, sentences: lis
     right = wrong = missed = 0
     for seed in range(20):
         changed, expected = planted(mini, seed)
-        table = training_changes({"before": before, "after": load_mini(changed)}, sentences).heads()
+        models = {"before": before, "after": load_mini(changed)}
+        table = training_changes(models, sentences, interval=Interval(resamples=20)).heads()
         found = set(zip(table["layer"], table["head"], strict=True))
         right += len(found & expected)
         wrong += len(found - expected)
         missed += len(expected - found)
+    # One draw exchanges two heads of block 0 that mix nearly the same into the target of these sentences.
     assert right / (right + wrong) >= 0.95 and right / (right + missed) >= 0.95
 
 
