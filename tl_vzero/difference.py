@@ -7,10 +7,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tl_vzero.alignment import aligned
 from tl_vzero.choices import listed, place_of
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shortened, shown
 from tl_vzero.words import Word, encodable, group_words
@@ -34,6 +34,30 @@ class Matched(NamedTuple):
     first: "tl_vzero.Scores"
     second: "tl_vzero.Scores"
     by: str
+
+
+def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The places of the tokens of two sentences that stand against each other.
+
+    One by one where there are as many tokens, else by the tokens that both have.
+    Between shared tokens, stretches of as many tokens on both sides are paired one by one, too; a token without a
+    counterpart is in no pair. Spaces around a token do not count.
+
+    >>> aligned(["the", "hats", "[MASK]"], ["the", "hat", "[MASK]"])
+    ((0, 0), (1, 1), (2, 2))
+    >>> aligned(["the", "old", "hats", "[MASK]"], ["the", "hats", "[MASK]"])
+    ((0, 0), (2, 1), (3, 2))
+    """
+    if len(first) == len(second):
+        return tuple((place, place) for place in range(len(first)))
+    texts, others = ([token.strip() for token in tokens] for tokens in (first, second))
+    blocks = SequenceMatcher(None, texts, others, autojunk=False).get_opcodes()
+    return tuple(
+        pair
+        for _, begin, end, other_begin, other_end in blocks
+        if end - begin == other_end - other_begin
+        for pair in zip(range(begin, end), range(other_begin, other_end), strict=True)
+    )
 
 
 def matched(first: "tl_vzero.Scores", second: "tl_vzero.Scores", alignment: Alignment | None) -> Matched:

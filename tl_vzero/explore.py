@@ -103,14 +103,15 @@ def read_question(query: Mapping[str, str]) -> Question:
         length = len(query.get(name, ""))
         if length > limit:
             raise InputError(f"{name} has {length} characters: expected at most {limit}")
-    others = (query.get(name) or None for name in ("corrupted", "compare", "compare_model"))
+    corrupted, compare, compare_model = (query.get(name) or None for name in ("corrupted", "compare", "compare_model"))
     # A space before a word may be the token's own.
     good, bad = (query.get(name, "").rstrip() or None for name in ("good", "bad"))
     good_and_bad(good, bad)
     heads = query.get("heads", "")
     if heads not in ("", "1"):
         raise InputError(f"heads is {heads[:40]!r}: expected 1 for the maps of every head, or nothing")
-    return Question(query["model"], query["text"], _position(query.get("target", "")), *others, good, bad, heads == "1")
+    target = _position(query.get("target", ""))
+    return Question(query["model"], query["text"], target, corrupted, compare, compare_model, good, bad, heads == "1")
 
 
 def _position(text: str) -> int | None:

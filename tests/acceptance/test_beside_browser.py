@@ -7,7 +7,7 @@ import pytest
 from support.opened import Opened
 
 import tl_vzero
-from tl_vzero.alignment import aligned
+from tl_vzero.difference import aligned
 from tl_vzero.report import Report, make_report
 
 pytestmark = pytest.mark.browser

@@ -177,10 +177,10 @@ def training_changes(
     # [checkpoint, layer, head, place, group]
     p = np.stack([p_values((same - before)[:, rows].swapaxes(0, 1), smallest) for rows in by_group.values()], axis=-1)
     q, changed = discoveries(p.reshape(*p.shape[:3], -1), rate)
-    found = list(_changes(later, by_group, before, same, "same input", (p, q, changed.reshape(p.shape)), interval))
-    shown = _shown(found, later, by_group, tokenized.examples, before, same)
+    discovered = list(_changes(later, by_group, before, same, "same input", (p, q, changed.reshape(p.shape)), interval))
+    shown = _shown(discovered, later, by_group, tokenized.examples, before, same)
     how = {"rate": rate, "smallest": smallest, "protocol": protocol, "confidence": interval.confidence}
-    return TrainingChanges((*found, *changes), tuple(shown), tokenized.skipped, {"models": settings, **how})
+    return TrainingChanges((*discovered, *changes), tuple(shown), tokenized.skipped, {"models": settings, **how})
 
 
 # The statistics, of changes alone.
@@ -385,7 +385,7 @@ def _largest(changes: Sequence[HeadChange]) -> dict[tuple[str, int, int], HeadCh
 
 
 def _shown(
-    found: Sequence[HeadChange],
+    changes: Sequence[HeadChange],
     later: Sequence[str],
     by_group: Mapping[str, Sequence[int]],
     examples: Sequence[TokenizedExample],
@@ -393,7 +393,7 @@ def _shown(
     after: Array,
 ) -> Iterator[Shown]:
     """The sentences that changed most, in its direction, of each head's largest change."""
-    for (name, layer, head), largest in _largest(found).items():
+    for (name, layer, head), largest in _largest(changes).items():
         rows, at = by_group[largest.group], (layer, head, KINDS.index(largest.place))
         was, now = (shares[rows][:, *at] for shares in (before, after[later.index(name)]))
         for place in np.argsort(-np.sign(largest.change.mean) * (now - was), kind="stable")[:SHOWN]:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from tl_vzero.alignment import aligned
 from tl_vzero.api import head_shares, score, value_zeroing
 from tl_vzero.choices import flag
 from tl_vzero.comparison import Comparison, compare_planned
+from tl_vzero.difference import aligned
 from tl_vzero.effects.ablation import attribution_patching, predictions
 from tl_vzero.effects.measure import Effect, Predictions
 from tl_vzero.effects.patching import value_patching

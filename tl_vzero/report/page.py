@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_vzero.alignment import aligned
+from tl_vzero.difference import aligned
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.maps import EFFECT_NAMES

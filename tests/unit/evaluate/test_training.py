@@ -81,18 +81,18 @@ def planted(hf_model: Any, seed: int) -> tuple[Any, set[tuple[int, int]]]:
     return changed, {(layer, one), (layer, other)}
 
 
+@pytest.mark.slow
 def test_heads_changed_by_hand_are_found_and_no_others(mini: Any, sentences: list[Example]) -> None:
     before = load_mini(mini)
     right = wrong = missed = 0
-    for seed in range(20):
+    for seed in range(20, 40):  # the kinds of source and `smallest` were chosen on the seeds below
         changed, expected = planted(mini, seed)
         models = {"before": before, "after": load_mini(changed)}
         table = training_changes(models, sentences, interval=Interval(resamples=20)).heads()
-        found = set(zip(table["layer"], table["head"], strict=True))
-        right += len(found & expected)
-        wrong += len(found - expected)
-        missed += len(expected - found)
-    # One draw exchanges two heads of block 0 that mix nearly the same into the target of these sentences.
+        heads = set(zip(table["layer"], table["head"], strict=True))
+        right += len(heads & expected)
+        wrong += len(heads - expected)
+        missed += len(expected - heads)
     assert right / (right + wrong) >= 0.95 and right / (right + missed) >= 0.95
 
 
