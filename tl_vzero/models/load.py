@@ -16,6 +16,7 @@ from tl_vzero.errors import (
     InputTypeError,
     ModelError,
     foreign_errors_as,
+    install_command,
     shown,
     unknown_name,
 )
@@ -116,7 +117,9 @@ def load_adapted(
     try:
         from peft import PeftModel
     except ImportError:
-        raise DependencyError("an adapter is read by peft, which is not installed: pip install peft") from None
+        raise DependencyError(
+            f"an adapter is read by peft, which is not installed: {install_command('adapters')}"
+        ) from None
     source = find_source(str(name_or_folder))
     with silent_transformers():
         base: Any = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code=False).model

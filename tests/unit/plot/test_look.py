@@ -11,6 +11,7 @@ from support.evaluated import alignment, faithfulness, mass, probing, training
 from support.made_up import PIECES, made_up_effect, made_up_scores
 from support.pictures import plain
 
+import tl_vzero
 from tl_vzero import plot
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.plot.theme import LIGHT, template
@@ -30,6 +31,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "flow_graph": lambda **look: plot.flow_graph(SCORES, 4, **look),
     "effect_map": lambda **look: plot.effect_map(made_up_effect(SCORES, 4), **look),
     "heatmap": lambda **look: plot.heatmap(SCORES, **look),
+    "mean_map": lambda **look: plot.mean_map(tl_vzero.mean([SCORES], by="word"), **look),
     "difference": lambda **look: plot.difference(SCORES, SCORES, **look),
     "target_row": lambda **look: plot.target_row(SCORES, 4, **look),
     "patch_overlay": lambda **look: plot.patch_overlay(PATCHES, np.zeros((8, 16, 3)), **look),
