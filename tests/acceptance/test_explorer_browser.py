@@ -125,7 +125,7 @@ def test_a_sentence_is_typed_and_shown(visit: Visit) -> None:
     type_in(opened, OTHER)
     assert_shows(opened, "agreement-mini", OTHER)
     opened.page.locator("#text").fill(CORRUPTED)
-    opened.page.locator("button:has-text('Show')").click()
+    opened.page.locator("button[type=submit]").click()
     settled(opened)
     assert_shows(opened, "agreement-mini", CORRUPTED)
 

@@ -196,11 +196,11 @@ def test_every_effect_is_shown_with_its_agreement(show: Callable[..., Opened], p
                 "–" if rho is None else f"{two(rho)}{two(low)} to {two(high)}" for rho, low, high in triples
             ]
     opened.page.locator("label:has-text('value patching')").click()
-    assert opened.page.locator(".sentences").is_visible()
-    assert opened.page.locator(".sentences mark").all_text_contents() == ["pictures", "picture"]
+    assert opened.page.locator("#part-effect_others .sentences").is_visible()
+    assert opened.page.locator("#part-effect_others .sentences mark").all_text_contents() == ["pictures", "picture"]
     assert "pictures / pict…" in opened.page.locator("#effect .xtick").all_text_contents()
     opened.page.locator("label:has-text('attribution patching')").click()
-    assert opened.page.locator(".sentences").is_hidden()
+    assert opened.page.locator("#part-effect_others .sentences").is_hidden()
     assert opened.page.locator("[data-effect=attribution_patching] table").is_visible()
     opened.page.locator("input[name=effect]:checked").press("ArrowLeft")
     assert opened.page.locator("input[name=effect]:checked").get_attribute("value") == "zero_ablation"
@@ -221,7 +221,7 @@ def test_the_table_of_methods_is_that_of_the_layer_in_view(show: Callable[..., O
 def test_a_headless_model_has_no_prediction_panel(show: Callable[..., Opened], minilm_report: Report) -> None:
     opened = show(minilm_report)
     assert opened.page.locator("#effect").is_hidden()
-    assert "no trained prediction head" in (opened.page.locator("section .notice").first.text_content() or "")
+    assert "no trained prediction head" in (opened.page.locator("#part-prediction .notice").first.text_content() or "")
     assert opened.trace("row")["z"] == four_digits(opened.json["target_row"]["value_zeroing"])
 
 
