@@ -1,6 +1,7 @@
 """The heads of a layer on the page: one is chosen by mouse or keyboard, and every panel shows it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from support.opened import Opened, four_digits, in_percent
@@ -107,3 +108,34 @@ def test_a_change_of_head_is_drawn_in_time(show: Callable[..., Opened]) -> None:
     times = [opened.page.evaluate(TIMED) for _ in range(12)]
     # The best of several: others use the machine too.
     assert min(times) < 100, times
+
+
+def test_heads_are_shown_without_hidden_sources(show: Callable[..., Opened], report: Report) -> None:
+    opened = show(report)
+    opened.page.locator("#heads button").nth(2).click()
+    opened.page.locator("[name=special]").press("Space")
+    assert report.heads is not None and report.target is not None
+    row = report.heads.value_zeroing.values[opened.telling_layer, 1, report.target].tolist()
+    apart = (0, len(row) - 2, len(row) - 1)  # [CLS], the full stop and [SEP]
+    left = [None if source in apart else value for source, value in enumerate(row)]
+    most = sum(value for value in left if value is not None)
+    drawn = opened.trace("map-value_zeroing")["z"][report.target]
+    assert drawn == [value if value is None else pytest.approx(value / most, rel=1e-3, abs=1e-6) for value in left]
+    assert "most from" in (opened.page.locator("#heads small").nth(2).text_content() or "")
+
+
+def test_a_head_is_compared_with_the_same_head_and_never_with_a_whole_layer(show: Callable[..., Opened]) -> None:
+    pair = make_report(
+        tl_vzero.load_model("agreement-mini"), SENTENCE, compare=SENTENCE.replace("pictures", "picture"), heads=True
+    )
+    opened = show(pair)
+    opened.page.locator("#heads button").nth(2).click()
+    assert pair.beside is not None and pair.beside.heads is not None
+    values = pair.beside.heads.value_zeroing.normalized().values[opened.telling_layer, 1]
+    assert opened.trace("pair-1")["z"] == four_digits(values.tolist())
+    headline = opened.page.locator("#beside-finding").text_content() or ""
+    assert headline.startswith(f"Head 1 of layer {opened.telling_layer}: ")
+    without = show(replace(pair, beside=replace(pair.beside, heads=None)))
+    without.page.locator("#heads button").nth(2).click()
+    assert without.page.locator("#beside-both").is_hidden()
+    assert "Head 1 is not in agreement-mini" in (without.page.locator("#beside-missing").text_content() or "")

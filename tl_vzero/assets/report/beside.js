@@ -11,6 +11,7 @@ const sideNames = () => ["first", "second"].map((place, at) => {
   const model = [bothSides()[at].data.model];
   return [...(differs("model") ? model : []), ...(differs("text") || !differs("model") ? sentence : [])].join(", ");
 });
+const sideTitles = () => (differs("model") ? sideNames() : sideNames().map(capitalised)); // a model keeps its name
 const counterpart = (row) => paired().find(([one]) => one === row)?.[1] ?? null;
 
 // Columns [row of the first, row of the second]; null where a token stands against nothing.
@@ -145,12 +146,13 @@ const besideFinding = (grids) => {
   if (apart.length === 0) return ["No other word stands against one of the other side."];
   const gap = ([, , one, two]) => Math.abs(one - two);
   const [one, two, share, share2] = apart.reduce((most, next) => (gap(next) > gap(most) ? next : most));
-  const where = state.view === "layer" ? `Layer ${page.layers[state.layer]}: ` : `Rolled out up to layer ${page.layers[state.layer]}: `;
+  const where = state.view === "layer" ? inView() : `rolled out up to ${inLayer()}`;
+  const [here, there] = differs("model") ? names : names.map((name) => `the ${name}`);
   return [
-    where, quoted(labels.names[row]), " draws ", shareOf(share, "strong"), " on ", quoted(labels.names[one]), ` in ${names[0]}, and `,
+    `${capitalised(where)}: `, quoted(labels.names[row]), " draws ", shareOf(share, "strong"), " on ", quoted(labels.names[one]), ` in ${here}, and `,
     ...(labels.names[row] === others.names[other] ? [] : [quoted(others.names[other]), " "]),
-    shareOf(share2, "strong"), " on ", quoted(others.names[two]), ` in ${names[1]}.`,
-  ].map((part) => (typeof part === "string" && !differs("model") ? part.replace(/in (first|second)/, "in the $1") : part));
+    shareOf(share2, "strong"), " on ", quoted(others.names[two]), ` in ${there}.`,
+  ];
 };
 
 const fillTargets = () => byId("beside-predictions").replaceChildren(...bothSides().map(({ data }, at) => {
@@ -158,15 +160,15 @@ const fillTargets = () => byId("beside-predictions").replaceChildren(...bothSide
   const prediction = data.predictions[data.target];
   const likeliest = prediction?.likeliest.slice(0, NAMED).map(([token, share]) => `\u2068${token}\u2069 (${inPercent(share)})`);
   const text = prediction === undefined ? "no prediction at a target" : `${prediction.label}: ${likeliest.join(", ")}.`;
-  line.append(element("dt", capital(sideNames()[at])), element("dd", text));
+  line.append(element("dt", sideTitles()[at]), element("dd", text));
   return line;
 }));
-const capital = (text) => (differs("model") ? text : text[0].toUpperCase() + text.slice(1));
 
 // Why the two have no maps to subtract here; empty where they have.
 const besideMissing = () => {
   if (paired() === undefined) return "One of the two has no words here: choose pieces.";
-  const { layers, model } = second.data;
+  const { layers, model, methods } = second.data;
+  if (state.head !== null && chosenHead(methods[0], second) === undefined) return `Head ${state.head} is not in ${model}: choose all heads, or another one.`;
   return layers.includes(page.layers[state.layer]) ? ""
     : `Layer ${page.layers[state.layer]} is not in ${model}, which has layers ${layers[0]} to ${layers.at(-1)}: choose one of these.`;
 };
@@ -177,7 +179,7 @@ const drawBeside = () => {
   byId("beside-missing").textContent = missing;
   byId("beside-missing").hidden = missing === "";
   byId("beside-both").hidden = missing !== "";
-  const names = sideNames().map(capital);
+  const names = sideTitles();
   bothSides().forEach(({ data }, at) => {
     byId(`pair-${at}-name`).textContent = names[at];
     byId(`pair-${at}-about`).textContent = `${data.model}: ${data.text}`;
@@ -201,8 +203,8 @@ const besideNumbers = () => {
     ["layer", "destination, first", "destination, second", "source, first", "source, second", ...sideNames(), "first minus second"],
     ...pairs.flatMap((dest) => pairs.map((source) => {
       const values = grids.map((grid, at) => grid[dest[at]][source[at]]);
-      const known = values.every((value) => value !== null);
-      return [page.layers[state.layer], ...place(dest), ...place(source), ...values, known ? values[0] - values[1] : null];
+      const isShown = values.every((value) => value !== null);
+      return [page.layers[state.layer], ...place(dest), ...place(source), ...values, isShown ? values[0] - values[1] : null];
     })),
   ];
 };

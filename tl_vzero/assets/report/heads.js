@@ -57,7 +57,7 @@ const drawHeads = () => {
   const box = byId("heads");
   const methods = [page.methods[0], page.methods.find(({ name }) => name === "attention")];
   const whole = methods.map((method) => withoutHidden(maps[state.unit][method.name].layer));
-  const apart = methods.map((method) => headsOf(method).map(withoutHidden));
+  const apart = methods.map((method) => headsOf(method).map((layers) => withoutHidden(layers)));
   const of = [page, ramp(), state.unit, state.layer, row, hiddenNote()];
   if (!of.every((part, i) => part === headsDrawn[i])) {
     headsDrawn = of;

@@ -57,3 +57,4 @@ const inPercent = (share) => {
 };
 const rank = (value) => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
 const span = ([, low, high]) => (low === null ? "" : `${rank(low)} to ${rank(high)}`);
+const capitalised = (text) => text[0].toUpperCase() + text.slice(1);

@@ -40,7 +40,7 @@ const fillMethods = () => {
 
 const describe = (id, method) => {
   const note = method.notes[state.view];
-  const about = method.about && `${method.about[0].toUpperCase()}${method.about.slice(1)}.`;
+  const about = method.about && `${capitalised(method.about)}.`;
   byId(id).textContent = [about, note, headNote(method)].filter(Boolean).join(" ");
 };
 
