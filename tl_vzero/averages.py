@@ -17,7 +17,7 @@ from torch import Tensor
 from tl_vzero.choices import LISTED_LENGTH, one_of
 from tl_vzero.corpus.read import Corpus
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, escaped, shortened, shown
-from tl_vzero.scores import MASKS, Drawn, Scores, Stage
+from tl_vzero.scores import MASKS, Drawn, Scores, Stage, first_unlike
 from tl_vzero.statistics import RESAMPLES, Array, Interval, bootstrap_means
 from tl_vzero.words import encodable, parsed_words
 
@@ -140,13 +140,12 @@ def _read(scores: Any) -> Iterator[Scores]:
 
 
 def _check_alike(first: Scores, one: Scores) -> None:
-    for name in ALIKE:
-        ours, theirs = getattr(first, name), getattr(one, name)
-        if ours != theirs:
-            raise InputError(
-                f"these scores have no mean: {name} {shown(ours)} and {shown(theirs)}; expected scores of one method, "
-                "with the same layers and heads, all raw, normalized() or rollout()"
-            )
+    unlike = first_unlike(first, one, ALIKE)
+    if unlike is not None:
+        raise InputError(
+            f"these scores have no mean: {unlike}; expected scores of one method, with the same layers and heads, all "
+            "raw, normalized() or rollout()"
+        )
 
 
 def _check_lengths(first: Scores, one: Scores) -> None:

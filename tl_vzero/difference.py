@@ -1,7 +1,7 @@
 """Difference: which rows and columns of two maps stand against which, and what a difference is called.
 
 1. As many tokens: position by position, also where tokens differ.
-2. Other lengths, as many words: word by word.
+2. Other lengths, or words cut elsewhere, as by another tokenizer, but as many words: word by word.
 3. Else by the caller's alignment: pairs, or the tokens that both sentences have.
 """
 
@@ -72,12 +72,12 @@ def matched(first: "tl_vzero.Scores", second: "tl_vzero.Scores", alignment: Alig
         return Matched(first, second, "positions")
     if alignment is not None:
         return _by_pairs(first, second, alignment)
+    if first.unit == "token" and first.word_ids != second.word_ids and None not in (first.word_ids, second.word_ids):
+        words = Matched(first.words(), second.words(), "words")
+        if _same_places(words.first, words.second) and words.first.n_positions == words.second.n_positions:
+            return words
     if _same_places(first, second):
         return Matched(first, second, "positions")
-    if first.unit == "token" and None not in (first.word_ids, second.word_ids):
-        of_words = Matched(first.words(), second.words(), "words")
-        if _same_places(of_words.first, of_words.second) and of_words.first.n_positions == of_words.second.n_positions:
-            return of_words
     raise _unmatched(
         first, second, "expected as many destinations and sources, or as many words", "for the tokens that both have"
     )
@@ -150,18 +150,18 @@ def _part(scores: "tl_vzero.Scores", rows: Positions, columns: Positions, side: 
     )
 
 
-def described(first: "tl_vzero.Scores", second: "tl_vzero.Scores", of: Matched) -> dict[str, Any]:
+def described(first: "tl_vzero.Scores", second: "tl_vzero.Scores", both: Matched) -> dict[str, Any]:
     """The alignment as plain data: both sentences' tokens, the pairs of positions, and the tokens in no pair."""
-    if of.first.joins_two or of.first.src_spans is not None:
-        return {"by": of.by}  # every row and column with itself
-    wholes = (of.first, of.second) if of.by == "words" else (first, second)
-    pairs = _both(of)
+    if both.first.joins_two or both.first.src_spans is not None:
+        return {"by": both.by}  # every row and column with itself
+    wholes = (both.first, both.second) if both.by == "words" else (first, second)
+    pairs = _paired(both)
     texts = [dict(zip(positions_of(one), one.tokens, strict=True)) for one in wholes]
     left_out = [
         [token for at, token in texts[side].items() if at not in {pair[side] for pair in pairs}] for side in (0, 1)
     ]
     return {
-        "by": of.by,
+        "by": both.by,
         "first": list(texts[0].values()),
         "second": list(texts[1].values()),
         "pairs": [list(pair) for pair in pairs],
@@ -169,9 +169,9 @@ def described(first: "tl_vzero.Scores", second: "tl_vzero.Scores", of: Matched) 
     }
 
 
-def _both(of: Matched) -> list[tuple[int, int]]:
-    rows = zip(of.first.dest_positions, of.second.dest_positions, strict=True)
-    columns = zip(of.first.src_positions, of.second.src_positions, strict=True)
+def _paired(both: Matched) -> list[tuple[int, int]]:
+    rows = zip(both.first.dest_positions, both.second.dest_positions, strict=True)
+    columns = zip(both.first.src_positions, both.second.src_positions, strict=True)
     return sorted({*rows, *columns})
 
 
@@ -201,24 +201,24 @@ def words_of_both(word_ids: Sequence[int | None], labels: Sequence[str]) -> list
     return [replace(word, label=label) for word, label in zip(first, both, strict=True)]
 
 
-def common_words(of: Matched) -> tuple[int | None, ...] | None:
+def common_words(both: Matched) -> tuple[int | None, ...] | None:
     """The words of the first sentence, None where the pairs are of other words in the second."""
-    if of.first.joins_two or of.first.src_spans is not None or of.first.word_ids == of.second.word_ids:
-        return of.first.word_ids
-    if of.first.word_ids is None or of.second.word_ids is None:
+    if both.first.joins_two or both.first.src_spans is not None or both.first.word_ids == both.second.word_ids:
+        return both.first.word_ids
+    if both.first.word_ids is None or both.second.word_ids is None:
         return None
-    if of.by == "words":  # their words are what is paired
-        return of.first.word_ids
-    pairs = _both(of)
+    if both.by == "words":  # their words are what is paired
+        return both.first.word_ids
+    pairs = _paired(both)
     groups = [
         [
             (word.positions, ids[pairs[word.positions[0]][side]] is None)
             for word in group_words(inside, [""] * len(pairs))
         ]
-        for side, ids in enumerate((of.first.word_ids, of.second.word_ids))
+        for side, ids in enumerate((both.first.word_ids, both.second.word_ids))
         for inside in [[ids[pair[side]] for pair in pairs]]
     ]
-    return of.first.word_ids if groups[0] == groups[1] else None
+    return both.first.word_ids if groups[0] == groups[1] else None
 
 
 def name_of(first: "tl_vzero.Scores", second: "tl_vzero.Scores") -> str:

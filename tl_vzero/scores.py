@@ -373,11 +373,11 @@ class Scores(Drawn):
     def difference(self, other: "Scores", *, alignment: Alignment | None = None) -> "Scores":
         """What this map has more than another, entry by entry, at stage "difference", in the unit of both.
 
-        Of two sentences, models, methods or options. Where both have as many tokens it is position by position (a label
-        is then both tokens where they differ, "hat|hats"), else word by word where there are as many words. `alignment`
-        says otherwise: pairs (first, second) of positions or tokens that occur once, or "tokens" for those that both
-        have; the rest is left out. Positions are those of this map; `metadata["subtracted"]["alignment"]` has both
-        sentences, the pairs and what was left out. `method` says what was subtracted.
+        Of two sentences, models, methods or options. It is word by word where both have as many words, cut at other
+        places, else position by position where both have as many tokens; where two differ a label is both, "hat|hats".
+        `alignment` says otherwise: pairs (first, second) of positions or tokens that occur once, or "tokens" for those
+        that both have; the rest is left out. Positions are those of this map; `method` says what was subtracted,
+        and `metadata["subtracted"]["alignment"]` has both sentences, the pairs and what was left out.
         Raises InputTypeError for what is no Scores or no pair, InputError for a token that is not there or is paired
         twice, ScoresError for maps of other layers, heads, units or stages, and where nothing says which tokens pair.
 
@@ -393,24 +393,23 @@ class Scores(Drawn):
         """
         if not isinstance(other, Scores):
             raise InputTypeError(f"{type(other).__name__} given to subtract from Scores: expected Scores")
-        for name in ALIKE:
-            first, second = getattr(self, name), getattr(other, name)
-            if first != second:
-                raise ScoresError(
-                    f"these maps have no difference: {name} {shown(first)} and {shown(second)}; expected two maps "
-                    "with the same layers and options, and both raw, normalized() or rollout()"
-                )
-        of = matched(self, other, alignment)
-        of_other = {"method": other.method, **other.metadata, "alignment": described(self, other, of)}
+        unlike = first_unlike(self, other, ALIKE)
+        if unlike is not None:
+            raise ScoresError(
+                f"these maps have no difference: {unlike}; expected two maps with the same layers and options, and both "
+                "raw, normalized() or rollout()"
+            )
+        both = matched(self, other, alignment)
+        subtracted = {"method": other.method, **other.metadata, "alignment": described(self, other, both)}
         return replace(
-            of.first,
-            values=of.first.values - of.second.values.to(of.first.values),
-            dest_tokens=both_tokens(of.first.dest_tokens, of.second.dest_tokens),
-            src_tokens=both_tokens(of.first.src_tokens, of.second.src_tokens),
-            word_ids=common_words(of),
+            both.first,
+            values=both.first.values - both.second.values.to(both.first.values),
+            dest_tokens=both_tokens(both.first.dest_tokens, both.second.dest_tokens),
+            src_tokens=both_tokens(both.first.src_tokens, both.second.src_tokens),
+            word_ids=common_words(both),
             method=name_of(self, other),
             stage="difference",
-            metadata={**self.metadata, "subtracted": of_other},
+            metadata={**self.metadata, "subtracted": subtracted},
         )
 
     def top(self, dest: Place, k: int = 5, layer: int | None = None) -> "pd.DataFrame":
@@ -652,6 +651,12 @@ def _fault_of_labels(labels: object) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))[:80] or 'the labels'}: {first['msg'][:200]}"
+
+
+def first_unlike(first: Scores, second: Scores, names: Sequence[str]) -> str | None:
+    """The first of some labels in which two maps differ, and both of its values; None where they agree."""
+    both = ((name, getattr(first, name), getattr(second, name)) for name in names)
+    return next((f"{name} {shown(one)} and {shown(other)}" for name, one, other in both if one != other), None)
 
 
 def _unlike(tokens: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:

@@ -81,6 +81,17 @@ def test_pieces_against_words_are_subtracted_word_by_word() -> None:
     assert (first - second).method.startswith("attention (small, ")
 
 
+def test_words_that_are_cut_elsewhere_into_as_many_tokens_are_subtracted_word_by_word() -> None:
+    one, other = numbered(3, 1.0, layers=1)[0], numbered(3, 0.5, layers=1)[0]
+    difference = whole("scar ##ing hat", [one], (0, 0, 1)) - whole("scaring ha ##t", [other], (0, 1, 1))
+    left, right = [(0, 1), (2,)], [(0,), (1, 2)]  # the positions of each word
+    for i, k in product(range(2), range(2)):
+        first = sum(one[row][column] for row, column in product(left[i], left[k])) / len(left[i])
+        second = sum(other[row][column] for row, column in product(right[i], right[k])) / len(right[i])
+        assert difference.values[0, i, k] == first - second
+    assert difference.dest_tokens == ("scaring", "hat") and shown_alignment(difference)["by"] == "words"
+
+
 def test_two_models_with_other_tokenizers_on_one_sentence() -> None:
     text = "the authors near the hats [MASK] scaring marcus."
     of_both = [

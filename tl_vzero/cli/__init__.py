@@ -29,6 +29,13 @@ COMMANDS = "report map compare diff methods explore heads models corpus reproduc
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 LISTED_SOURCES = 4  # of a destination: more do not fit on a line
 SMALLEST_LISTED = 0.01  # share of a row
+CompareOption = Annotated[
+    str | None, typer.Option("--compare", help="A second sentence to compare with TEXT; --pair goes with both.")
+]
+CompareModelOption = Annotated[
+    str | None,
+    typer.Option("--compare-model", help="A second model, as for --model; without --compare, it reads TEXT, too."),
+]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write the map as a page.")]
 WordsOption = Annotated[bool, typer.Option("--words", help="Join word pieces to words.")]
 LayerOption = Annotated[int | None, typer.Option("--layer", help="One layer, from 0; default: all.")]
@@ -59,12 +66,8 @@ def report(
         str | None,
         typer.Option(help="A sentence of as many tokens, to patch values of TEXT into; --pair goes with both."),
     ] = None,
-    compare: Annotated[
-        str | None, typer.Option(help="A second sentence to stand beside TEXT; --pair goes with both.")
-    ] = None,
-    compare_model: Annotated[
-        str | None, typer.Option(help="A second model to stand beside --model; without --compare, it reads TEXT, too.")
-    ] = None,
+    compare_text: CompareOption = None,
+    compare_model: CompareModelOption = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Add every head's maps, and its share of its layer's mixing.")
     ] = False,
@@ -81,7 +84,7 @@ def report(
     from tl_vzero.choices import good_and_bad
 
     target_ids = good_and_bad(good, bad, ("--good", "--bad"))
-    if compare is not None and not compare.strip():
+    if compare_text is not None and not compare_text.strip():
         raise InputError("--compare is an empty text: expected a sentence, or --compare-model alone")
     model = chosen.load(method)
     second = None if compare_model is None else replace(chosen, model=compare_model).load(method)
@@ -95,7 +98,7 @@ def report(
         target=chosen.target,
         target_ids=target_ids,
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
-        compare=None if compare is None else replace(chosen, text=compare).sentence(model),
+        compare=None if compare_text is None else replace(chosen, text=compare_text).sentence(model),
         compare_model=second,
         heads=heads,
         progress=not chosen.quiet,
@@ -214,10 +217,8 @@ def compare(
 def diff(
     chosen: common.SentenceOptions,
     files: common.FileOptions,
-    compare_text: Annotated[
-        str | None, typer.Option("--compare", help="A second sentence, whose shares are subtracted.")
-    ] = None,
-    compare_model: Annotated[str | None, typer.Option(help="A second model, as for --model.")] = None,
+    compare_text: CompareOption = None,
+    compare_model: CompareModelOption = None,
     compare_method: Annotated[str | None, typer.Option(help="A second method, as for --method.")] = None,
     method: MethodOption = "value_zeroing",
     layer: LayerOption = None,
