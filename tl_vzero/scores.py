@@ -396,8 +396,8 @@ class Scores(Drawn):
         unlike = first_unlike(self, other, ALIKE)
         if unlike is not None:
             raise ScoresError(
-                f"these maps have no difference: {unlike}; expected two maps with the same layers and options, and both "
-                "raw, normalized() or rollout()"
+                f"these maps have no difference: {unlike}; expected two maps with the same layers and options, and "
+                "both raw, normalized() or rollout()"
             )
         both = matched(self, other, alignment)
         subtracted = {"method": other.method, **other.metadata, "alignment": described(self, other, both)}

@@ -288,6 +288,7 @@ def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:
         (["report", "--bad", "is"], "without --good"),
         (["report", "--good", "arre"], "no single token"),
         (["report", "--compare", " "], "--compare is an empty text"),
+        (["diff", "--compare", " "], "--compare is an empty text"),
         (["report", "--corrupted", "the picture [MASK] marcus."], "expected as many"),
         (["map", "--target", "3"], "value_zeroing needs none"),
         (["map", "--open"], "add --html map.html"),

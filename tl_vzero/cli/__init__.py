@@ -84,8 +84,7 @@ def report(
     from tl_vzero.choices import good_and_bad
 
     target_ids = good_and_bad(good, bad, ("--good", "--bad"))
-    if compare_text is not None and not compare_text.strip():
-        raise InputError("--compare is an empty text: expected a sentence, or --compare-model alone")
+    _check_compared(compare_text)
     model = chosen.load(method)
     second = None if compare_model is None else replace(chosen, model=compare_model).load(method)
     from tl_vzero.plot.export import share_plotly
@@ -239,6 +238,7 @@ def diff(
         raise InputError(
             "nothing given to compare with: expected --compare TEXT, --compare-model NAME or --compare-method NAME"
         )
+    _check_compared(compare_text)
     _check_page(html, is_opened)
     other = replace(chosen, model=compare_model or chosen.model)
     other_method = compare_method or method
@@ -334,6 +334,12 @@ def main() -> None:
             # A terminal or pipe that cannot show a character gets its number.
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="tl-vzero")
+
+
+def _check_compared(text: str | None) -> None:
+    """Raise before any work for a second sentence that says nothing."""
+    if text is not None and not text.strip():
+        raise InputError("--compare is an empty text: expected a sentence, or another --compare option alone")
 
 
 def _check_page(html: Path | None, is_opened: bool) -> None:
