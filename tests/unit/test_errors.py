@@ -98,5 +98,5 @@ def test_every_hint_names_an_extra_that_there_is() -> None:
     root = Path(errors.__file__).parent
     texts = [path.read_text(encoding="utf-8") for path in root.rglob("*.py")]
     named = {extra for text in texts for extra in re.findall(r"install_command\(['\"](.+?)['\"]\)", text)}
-    assert named == {"explore", "gradients", "images", "minilm"}
+    assert named == {"adapters", "explore", "gradients", "images", "minilm"}
     assert not [text for text in texts if re.search(r"pip install '?(tl-vzero|\.)\[", text)]
