@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import Position, chosen
 from tl_vzero.clean import CleanRun
 from tl_vzero.effects.ablation import zero_ablation
@@ -23,7 +24,7 @@ from tl_vzero.errors import HeadlessModelError, ModelError, ScoresError, escaped
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
-from tl_vzero.methods.plan import Planned, plan_of
+from tl_vzero.methods.plan import Planned, plan_of, with_baseline
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
@@ -118,7 +119,7 @@ class Comparison(Mapping[str, Scores]):
         """Maps, effect and table as plain JSON types; NaN in the table becomes None."""
         effect = None
         if self.effect is not None:
-            labels = "method metric clean target target_token predicted layers src_positions".split()
+            labels = "method baseline metric clean target target_token predicted layers src_positions".split()
             effect = to_plain({name: getattr(self.effect, name) for name in labels})
             effect["values"] = self.effect.values.tolist()
         return {
@@ -228,6 +229,7 @@ def compare(
     layers: Iterable[int] | int | None = None,
     target: Position | Sequence[Position] | None = None,
     target_ids: TargetIds | None = None,
+    baseline: str | Tensor | BaselineValues = "zero",
     prepend_bos: bool = False,
     progress: bool = False,
 ) -> Comparison | list[Comparison]:
@@ -238,8 +240,8 @@ def compare(
     own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and `layers`
     are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each sentence
     (default: the only mask, a causal model's last position, a classifier's own), and `target_ids` are as in
-    `zero_ablation`. A Comparison is a mapping from a method's name to its raw Scores, `[layer, dest, src]`, with
-    `effect` and `table()`.
+    `zero_ablation`; `baseline` is that of Value Zeroing and of the effect. A Comparison is a mapping from a method's
+    name to its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
 
     Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
     the model, and leaves the model as it was.
@@ -257,7 +259,7 @@ def compare(
     encoded = encode(
         model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
-    return compare_planned(plan, model, encoded, target, target_ids, progress, layers, prepend_bos)
+    return compare_planned(plan, model, encoded, target, target_ids, progress, layers, prepend_bos, baseline)
 
 
 def compare_planned(
@@ -269,9 +271,12 @@ def compare_planned(
     progress: bool,
     layers: Iterable[int] | int | None = None,
     prepend_bos: bool = False,
+    baseline: str | Tensor | BaselineValues = "zero",
 ) -> Comparison | list[Comparison]:
     """What `compare` gives, of a plan."""
     sites = check_contracts(model)
+    baseline_of(baseline, model, sites)
+    plan = with_baseline(plan, baseline)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     target_tokens(model, target_ids)
     needed = target_ids is not None or any("target" in planned.method.needs for planned in plan)
@@ -279,7 +284,7 @@ def compare_planned(
         check_trained_head(model)
     targets = _targets(model, encoded.sentences, target, needed=needed)
     short, too_long = _within_cost(plan, encoded.sentences)
-    run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos)
+    run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos, baseline)
     compared: dict[int, Comparison] = {}
     parts = list(encoded.batches(TOKENS_PER_PART))
     bar = tqdm(total=len(parts) * len(short), disable=not progress, desc="compare", unit="method", leave=False)
@@ -324,6 +329,7 @@ class _Run:
     targets: Mapping[int, int | None]
     target_ids: TargetIds | None
     prepend_bos: bool
+    baseline: str | Tensor | BaselineValues
 
     def compared(
         self, plan: list[Planned], part: list[Sentence], too_long: Mapping[str, str], bar: Any
@@ -383,6 +389,7 @@ class _Run:
     def _effect(self, sentence: Sentence) -> tuple[Effect | None, str | None]:
         target = self.targets[sentence.row]
         options: Any = {"target_ids": self.target_ids, "layers": self.layers, "prepend_bos": self.prepend_bos}
+        options["baseline"] = self.baseline
         inputs: Any = sentence.original
         if inputs is None:
             (inputs,), _, (options["token_type_ids"],) = padded([sentence])

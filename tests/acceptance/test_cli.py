@@ -51,6 +51,48 @@ def test_a_warning_is_a_line_of_text() -> None:
     assert "InputWarning" not in output and "Traceback" not in output
 
 
+def test_values_are_made_and_put_in(tmp_path: Path) -> None:
+    texts, mean, best = tmp_path / "two.txt", tmp_path / "mean.safetensors", tmp_path / "best.safetensors"
+    texts.write_text("the authors near the hat [MASK] today.\nthe author [MASK] today.\n")
+    assert run("values", texts, "--out", mean, "--quiet") == (0, f"wrote {mean}: mean of 2 texts, 13 positions\n")
+    assert run("values", texts, "--out", best, "--optimise", "--steps", "1", "--quiet")[0] == 0
+    model = tl_vzero.load_model("agreement-mini")
+    for command in (["map", "--stage", "raw"], ["compare", "--method", "value_zeroing"]):
+        for baseline in ("mean", mean, best):
+            numbers = tmp_path / "map.json"
+            code, output = run(*command, "--baseline", baseline, "--json", numbers, "--quiet")
+            assert code == 0, output
+            written = json.loads(numbers.read_text())
+            written = written.get("scores", {"value_zeroing": written})["value_zeroing"]
+            values = "mean" if baseline == "mean" else tl_vzero.BaselineValues.load(baseline)
+            expected = tl_vzero.value_zeroing(model, DEFAULT_TEXT, baseline=values)
+            torch.testing.assert_close(torch.tensor(written["values"]), expected.values)
+            assert written["metadata"]["options"]["baseline"] == expected.metadata["options"]["baseline"]
+    assert run("heads", "--baseline", mean, "--quiet")[0] == 0
+    assert run("diff", "--compare-method", "attention", "--baseline", mean, "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["map", "--baseline", "men"], "unknown --baseline 'men': expected one of zero, mean, a file"),
+        (["report", "--baseline", "none.safetensors"], "no file none.safetensors"),
+        (["map", "--baseline", "mean", "--method", "alti"], "alti zeroes no values"),
+        (["diff", "--baseline", "mean", "--method", "alti", "--compare-method", "attention"], "neither method"),
+        (["values", __file__, "--format", "text", "--out", "mean.pt"], "ends in .safetensors"),
+        (["values", __file__, "--format", "text", "--out", "mean.safetensors", "--target", "1"], "a mean needs none"),
+    ],
+)
+def test_what_is_no_baseline_is_refused_before_a_model_is_loaded(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tl_vzero, "load_model", None)
+    code, output = run(*words)
+    assert code == 2 and message in output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_report_writes_a_page_and_its_numbers(tmp_path: Path) -> None:
     page, numbers = tmp_path / "report.html", tmp_path / "report.json"
     code, output = run("report", "--out", page, "--json", numbers, "--quiet")

@@ -211,6 +211,18 @@ def test_order_options_layers_and_mapping(mini: Any) -> None:
     assert repr(compared).startswith("Comparison(alti, hta, value_zeroing: '[CLS] the")
 
 
+def test_a_baseline_is_that_of_value_zeroing_and_of_the_effect(mini: Any) -> None:
+    text = "the author near the hats [MASK] today."
+    compared = tl_vzero.compare(mini, text, ["value_zeroing", "attention"], baseline="mean")
+    assert isinstance(compared, tl_vzero.Comparison) and compared.effect is not None
+    alone = tl_vzero.value_zeroing(mini, text, baseline="mean")
+    assert torch.equal(compared["value_zeroing"].values, alone.values)
+    assert torch.equal(compared.effect.values, tl_vzero.zero_ablation(mini, text, baseline="mean").values)
+    assert compared.to_dict()["effect"]["baseline"] == compared.effect.baseline == "mean"
+    with pytest.raises(InputError, match="did you mean 'mean'"):
+        tl_vzero.compare(mini, text, ["attention"], baseline="men")
+
+
 def test_gradient_methods_get_the_target(mini: Any) -> None:
     pytest.importorskip("captum")
     compared = tl_vzero.compare(mini, TEXT, ["gradient_x_input", "value_zeroing"], target_ids=("are", "is"))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = common.app
 # --help lists them in this order, the main job first.
-COMMANDS = "report map compare diff methods explore heads models corpus reproduce".split()
+COMMANDS = "report map compare diff methods explore heads models corpus values reproduce".split()
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 LISTED_SOURCES = 4  # of a destination: more do not fit on a line
 SMALLEST_LISTED = 0.01  # share of a row
@@ -56,6 +56,7 @@ Stage = Literal["raw", "normalized", "rollout"]
 def report(
     chosen: common.SentenceOptions,
     files: common.FileOptions,
+    replaced: common.BaselineOptions,
     out: Annotated[Path, typer.Option(help="The HTML page to write; it works offline.")] = Path("report.html"),
     method: common.MethodsOption = None,
     good: Annotated[
@@ -85,6 +86,7 @@ def report(
 
     target_ids = good_and_bad(good, bad, ("--good", "--bad"))
     _check_compared(compare_text)
+    baseline = replaced.read()
     model = chosen.load(method)
     second = None if compare_model is None else replace(chosen, model=compare_model).load(method)
     from tl_vzero.plot.export import share_plotly
@@ -96,6 +98,7 @@ def report(
         methods=method or None,
         target=chosen.target,
         target_ids=target_ids,
+        baseline=baseline,
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
         compare=None if compare_text is None else replace(chosen, text=compare_text).sentence(model),
         compare_model=second,
@@ -123,6 +126,7 @@ def report(
 def show_map(
     chosen: common.SentenceOptions,
     files: common.FileOptions,
+    replaced: common.BaselineOptions,
     method: MethodOption = "value_zeroing",
     layer: LayerOption = None,
     stage: Annotated[Stage, typer.Option(help="Raw distances, rows that sum to one, or the rollout.")] = "normalized",
@@ -149,7 +153,9 @@ def show_map(
     A line is a destination with its top sources; --full prints rows (destinations) by columns (sources).
     """
     _check_page(html, is_opened)
-    zeroed = {"spans": spans, "heads": _heads(heads), "per_head": per_head or None}
+    baseline = replaced.read()
+    zeroed: dict[str, Any] = {"spans": spans, "heads": _heads(heads), "per_head": per_head or None}
+    zeroed["baseline"] = None if baseline == "zero" else baseline
     for name, value in zeroed.items():
         if value is not None and method != "value_zeroing":
             raise InputError(
@@ -188,10 +194,12 @@ def show_map(
 def compare(
     chosen: common.SentenceOptions,
     files: common.FileOptions,
+    replaced: common.BaselineOptions,
     method: common.MethodsOption = None,
     layer: common.LayersOption = None,
 ) -> None:
     """Methods side by side: one row per method and layer, with rank correlations. JSON has the maps too."""
+    baseline = replaced.read()
     model = chosen.load(method, layer)
     compared = tl_vzero.compare(
         model,
@@ -199,6 +207,7 @@ def compare(
         method or None,
         layers=layer or None,
         target=chosen.target,
+        baseline=baseline,
         progress=not chosen.quiet,
     )
     assert not isinstance(compared, list)
@@ -216,6 +225,7 @@ def compare(
 def diff(
     chosen: common.SentenceOptions,
     files: common.FileOptions,
+    replaced: common.BaselineOptions,
     compare_text: CompareOption = None,
     compare_model: CompareModelOption = None,
     compare_method: Annotated[str | None, typer.Option(help="A second method, as for --method.")] = None,
@@ -241,7 +251,9 @@ def diff(
     _check_compared(compare_text)
     _check_page(html, is_opened)
     other = replace(chosen, model=compare_model or chosen.model)
-    other_method = compare_method or method
+    other_method, baseline = compare_method or method, replaced.read()
+    if baseline != "zero" and "value_zeroing" not in (method, other_method):
+        raise InputError("--baseline given, and neither method replaces values: leave it out, or take value_zeroing")
     layers = None if layer is None else [layer]
     chosen.check([method], layers)
     other.check([other_method], layers)
@@ -251,8 +263,9 @@ def diff(
     text = default_text(model) if chosen.text is None else chosen.text
     chosen, other = replace(chosen, text=text), replace(other, text=text if compare_text is None else compare_text)
     other_model = model if compare_model is None else other.load()
-    first = _scores(chosen, model, method, layers=layers).normalized()
-    second = _scores(other, other_model, other_method, layers=layers).normalized()
+    options = {"layers": layers, "baseline": None if baseline == "zero" else baseline}
+    first = _scores(chosen, model, method, **options).normalized()
+    second = _scores(other, other_model, other_method, **options).normalized()
     if words:
         first, second = first.words(), second.words()
     scores = first.difference(second, alignment=alignment)
@@ -368,6 +381,8 @@ def _scores(chosen: common.SentenceOptions, model: "nn.Module", method: str, **o
         "progress": True if method == "value_zeroing" and not chosen.quiet else None,
         "target": chosen.target if "target" in tl_vzero.METHODS[method].needs else None,
     }
+    if method != "value_zeroing":
+        options.pop("baseline", None)
     options = {name: value for name, value in options.items() if value is not None}
     scores = tl_vzero.score(model, chosen.sentence(model), method=method, **options)
     assert not isinstance(scores, list)
@@ -389,7 +404,9 @@ def _comparison(compared: "tl_vzero.Comparison") -> str:
     if compared.effect is not None:
         preposition = "as the next token after" if compared.effect.metadata["predicts"] == "next token" else "at"
         place = f"{preposition} {compared.effect.target} {compared.effect.target_token.strip()}"
-        effect = f"effect: zeroing a value at each position, on the {compared.effect.metric} {place}"
+        baseline = compared.effect.baseline
+        done = "zeroing a value" if baseline == "zero" else f"replacing a value ({baseline})"
+        effect = f"effect: {done} at each position, on the {compared.effect.metric} {place}"
     left_out = [f"left out: {name}: {reason}" for name, reason in compared.left_out.items()]
     return "\n".join([table.to_string(float_format="%.3f", na_rep="-"), effect, *left_out])
 

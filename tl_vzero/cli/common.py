@@ -125,6 +125,30 @@ class SentenceOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
+class BaselineOptions:
+    """What is put in a value's place."""
+
+    baseline: Annotated[
+        str,
+        typer.Option(
+            metavar="zero|mean|FILE",
+            help="What takes a value's place: zero, the mean of the sentence's own, or what `tl-vzero values` wrote.",
+        ),
+    ] = "zero"
+
+    def read(self) -> "str | tl_vzero.BaselineValues":
+        """The baseline for a call; raises before a model is loaded for what is no name and no file of values."""
+        from tl_vzero.baselines import NAMES
+        from tl_vzero.errors import unknown_name
+
+        if self.baseline in NAMES:
+            return self.baseline
+        if not (Path(self.baseline).suffix or Path(self.baseline).exists()):
+            raise unknown_name("--baseline", self.baseline, (*NAMES, "a file that `tl-vzero values` wrote"))
+        return tl_vzero.BaselineValues.load(self.baseline)
+
+
+@dataclass(frozen=True)
 class FileOptions:
     """Where numbers and table are written, beside what is printed; raises OutputPathError before any work."""
 
@@ -251,7 +275,7 @@ def open_page(page: Path | str) -> None:
 _OPTIONS = {
     **{
         name: f"--{name}"
-        for name in ("target", "alignment", "stack", "spans", "heads", "rows", "protocol", "cues", "over")
+        for name in ("target", "baseline", "alignment", "stack", "spans", "heads", "rows", "protocol", "cues", "over")
     },
     **{name: f"--{name.replace('_', '-')}" for name in ("decoder_inputs", "per_head", "text_column")},
     "target_ids": "--good and --bad",

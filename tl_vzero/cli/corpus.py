@@ -1,4 +1,7 @@
-"""tl-vzero corpus: scores of many sentences into a folder. Heavy imports stay inside the command."""
+"""tl-vzero corpus and values: scores of many sentences into a folder, and their mean values into a file.
+
+Heavy imports stay inside the commands.
+"""
 
 import os
 import signal
@@ -10,7 +13,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from tl_vzero.cli.common import LayersOption, ModelOptions, TargetOption, app, command, say
+import tl_vzero
+from tl_vzero.cli.common import BaselineOptions, LayersOption, ModelOptions, TargetOption, app, command, say
+from tl_vzero.errors import InputError
+from tl_vzero.files import check_writable
 
 SOME_FAILED = 1
 NOT_COMPLETE = 3
@@ -31,7 +37,16 @@ class InputOptions:
     id_column: Annotated[str | None, typer.Option(help="The column with the ids. Default: id.")] = None
     config: Annotated[str | None, typer.Option(help="The configuration of a dataset.")] = None
     split: Annotated[str | None, typer.Option(help="The split of a dataset.")] = None
-    shard_size: Annotated[int, typer.Option(help="Records of INPUT in a shard: what an interruption may cost.")] = 1000
+
+
+InputArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="A file (.txt, .jsonl, .csv, .tsv, .parquet), a folder of the package datasets, or with --format datasets "
+        "a name on the hub.",
+    ),
+]
 
 
 @command(
@@ -43,14 +58,8 @@ class InputOptions:
 def corpus_command(
     chosen: ModelOptions,
     read: InputOptions,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="A file (.txt, .jsonl, .csv, .tsv, .parquet), a folder of the package datasets, or with "
-            "--format datasets a name on the hub.",
-        ),
-    ],
+    replaced: BaselineOptions,
+    source: InputArgument,
     out: Annotated[Path, typer.Option(help="The folder to write; started again with it, the command goes on.")],
     methods: Annotated[
         list[str] | None,
@@ -64,6 +73,7 @@ def corpus_command(
     ] = "all",
     layer: LayersOption = None,
     target: TargetOption = None,
+    shard_size: Annotated[int, typer.Option(help="Records of INPUT in a shard: what an interruption may cost.")] = 1000,
     json_log: Annotated[Path | None, typer.Option(help="Add JSON lines about the progress to this file.")] = None,
 ) -> None:
     """Scores of every sentence of a corpus, as Parquet shards in a folder; streamed, and resumed where it was.
@@ -73,6 +83,7 @@ def corpus_command(
     ended early.
     """
     names = [name.strip() for listed in methods or ["value_zeroing"] for name in listed.split(",")]
+    baseline = replaced.read()
     with _terminated_as_interrupted():
         from tl_vzero.corpus import run_corpus
 
@@ -84,6 +95,8 @@ def corpus_command(
             rows=rows,
             layers=layer or None,
             target=target,
+            baseline=baseline,
+            shard_size=shard_size,
             **vars(read),
             progress=not chosen.quiet,
             json_log=json_log,
@@ -96,6 +109,45 @@ def corpus_command(
     # A launcher takes a code for the failure of a process, and ends the others: many processes say it in words only.
     if run.failed and os.environ.get("WORLD_SIZE", "1") == "1":
         raise typer.Exit(SOME_FAILED)
+
+
+@command(
+    app,
+    "values",
+    "sentences.txt --out mean.safetensors",
+    "sentences.txt --optimise --steps 50 --out constants.safetensors",
+)
+def values_command(
+    chosen: ModelOptions,
+    read: InputOptions,
+    source: InputArgument,
+    out: Annotated[Path, typer.Option(help="The file to write, which --baseline takes; it ends in .safetensors.")],
+    optimise: Annotated[
+        bool, typer.Option("--optimise", help="Optimise constants from the mean on, which takes many runs.")
+    ] = False,
+    target: TargetOption = None,
+    steps: Annotated[int, typer.Option(help="Steps of --optimise.")] = 20,
+    seed: Annotated[int, typer.Option(help="Draws the sentences of each step of --optimise.")] = 0,
+) -> None:
+    """Vectors to put in a value's place, for --baseline: the mean of all values of a corpus, by layer and head.
+
+    Special tokens are left out. With --optimise they are those that hurt the prediction at the target least.
+    """
+    if target is not None and not optimise:
+        raise InputError("--target given without --optimise: a mean needs none; leave it out")
+    check_writable(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out}: expected a name that ends in .safetensors")
+    from tl_vzero.corpus.source import open_source
+
+    texts = open_source(source, **vars(read)).texts()
+    model = chosen.load()
+    if optimise:
+        values = tl_vzero.optimised_values(model, texts, target, steps=steps, seed=seed, progress=not chosen.quiet)
+    else:
+        values = tl_vzero.mean_values(model, texts, progress=not chosen.quiet)
+    values.save(out)
+    say(f"wrote {out}: {values.name}, {values.metadata['positions']:,} positions")
 
 
 def _device() -> str | None:

@@ -37,6 +37,7 @@ def methods_command(files: common.FileOptions) -> None:
 def heads_command(
     chosen: common.ModelOptions,
     files: common.FileOptions,
+    replaced: common.BaselineOptions,
     texts: Annotated[
         list[str] | None, typer.Argument(help="Sentences to average over, each in quotes.", metavar="TEXT")
     ] = None,
@@ -50,10 +51,10 @@ def heads_command(
     """
     from tl_vzero.targets import default_text
 
+    baseline = replaced.read()
     model = chosen.load(layers=layer)
-    table = tl_vzero.head_importance(
-        model, texts or [default_text(model)], layers=layer or None, progress=not chosen.quiet
-    )
+    options: Any = {"layers": layer or None, "baseline": baseline, "progress": not chosen.quiet}
+    table = tl_vzero.head_importance(model, texts or [default_text(model)], **options)
     common.say(table.to_string(index=False, float_format="%.3g"))
     files.write(lambda: {"heads": table.to_dict("records")}, lambda: table)
 

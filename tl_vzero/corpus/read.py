@@ -170,6 +170,7 @@ class Corpus:
 
     def _scores(self, row: dict[str, Any], values: torch.Tensor, method: str, about: About) -> Scores:
         from_model = {**self.manifest["model"], "model": self.manifest.get("model_name")}
+        options = self.manifest["options"]["methods"].get(method)
         tokens = tuple(row["tokens"])
         shaped = values.view(len(self.layers), -1, len(tokens))
         # A method of the target has one row also where whole maps were asked for.
@@ -189,7 +190,8 @@ class Corpus:
             identity=about.methods[method].identity,
             stage=about.methods[method].stage,
             metadata={**from_model, "versions": self.manifest["versions"], "special": row["special"]}
-            | {name: row[name] for name in ("token_types", "unknown") if row.get(name)},
+            | {name: row[name] for name in ("token_types", "unknown") if row.get(name)}
+            | ({"options": options} if options else {}),
         )
 
 

@@ -130,6 +130,14 @@ class Source(ABC):
             return Refused(position, name, str(error))
         return Record(position, name, *texts)
 
+    def texts(self) -> Iterator[str | tuple[str, str]]:
+        """The text or pair of every record; raises FileFormatError for one that has none."""
+        for position, raw in enumerate(self.raws()):
+            record = self.record(position, raw)
+            if isinstance(record, Refused):
+                raise FileFormatError(f"{self.origin.name}, record {record.id}: {record.reason}; take it out")
+            yield record.text if record.second is None else (record.text, record.second)
+
     def fields_of_row(self, row: Mapping[str, Any], fault: str = "") -> Iterator[object]:
         """The fields of a row with named columns, of which only the id is readable where it has a fault."""
         yield row.get(self.origin.id_column or ID_NAME)

@@ -18,9 +18,10 @@ from shutil import disk_usage
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import A_POSITION, callable_name, chosen, integer, one_of, positive
 from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, check_shards, join_errors, prove, repair
 from tl_vzero.corpus.hashed import InputChanged
@@ -31,7 +32,7 @@ from tl_vzero.corpus.shards import SUMMARIES, ShardWriter
 from tl_vzero.corpus.source import Source, check_apart, open_source
 from tl_vzero.errors import InputError, ModelError, OutputPathError, TLVZeroError, foreign_errors_as
 from tl_vzero.files import check_writable, folder_of, path_of
-from tl_vzero.methods.plan import plan_of
+from tl_vzero.methods.plan import Planned, plan_of, with_baseline
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.signals import signal_of
@@ -84,6 +85,7 @@ def run_corpus(
     rows: str = "all",
     layers: Sequence[int] | int | None = None,
     target: int | str | None = None,
+    baseline: str | Tensor | BaselineValues = "zero",
     input_format: str | None = None,
     text_column: str | None = None,
     second_text_column: str | None = None,
@@ -103,8 +105,9 @@ def run_corpus(
     name, as in `compare`. `rows` is what is kept of each raw map `[layer, dest, src]`: "all"; "target", the row of
     `target` (a position, negative: from the end, or a token's text; default: that of `compare`); or "summary", of each
     layer the mean entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size`
-    records of the input. Sentences that cannot be scored go to an errors file with their id and a reason. `say` gets
-    messages: the size before the work, and what was amiss; `json_log` is a file of JSON lines for machines.
+    records of the input. `baseline` is that of Value Zeroing, the same at every position. Sentences that cannot be
+    scored go to an errors file with their id and a reason. `say` gets messages: the size before the work, and what was
+    amiss; `json_log` is a file of JSON lines for machines.
 
     Run again on the same folder, it computes what is missing; the values are those of an uninterrupted run, exactly
     so on the same machine with as many threads. Started by `torchrun` or `accelerate launch`, each process takes its
@@ -129,9 +132,18 @@ def run_corpus(
     torch.Size([4, 10, 10])
     """
     stored_rows: Rows = one_of("rows", rows, get_args(Rows))
-    plan = plan_of(list(methods) if isinstance(methods, tuple) else methods, options)
+    plan = with_baseline(plan_of(list(methods) if isinstance(methods, tuple) else methods, options), baseline)
     _check_reads_text(model)
     n_layers = check_contracts(model).n_layers
+    read = baseline_of(baseline, model, check_contracts(model))
+    if read.name != "zero" and "value_zeroing" not in [planned.name for planned in plan]:
+        raise InputError(
+            f"baseline {read.name!r} given, and no method replaces values: take value_zeroing, or leave it"
+        )
+    if read.by_position:
+        raise InputError(
+            "baseline is of the positions of one sentence: expected the same for all, [layer, head, d_head]"
+        )
     needs_target = stored_rows == "target" or any("target" in planned.method.needs for planned in plan)
     if target is not None:
         if not needs_target:
@@ -190,7 +202,7 @@ class Job:
             },
             "layers": list(scorer.layers),
             "options": {
-                "methods": {planned.name: dict(planned.options) for planned in scorer.plan},
+                "methods": {planned.name: self._named(planned) for planned in scorer.plan},
                 "rows": scorer.rows,
                 "target": scorer.target,
                 "shard_size": self.shard_size,
@@ -201,6 +213,14 @@ class Job:
         # As the manifest gives it back; a function by its name.
         plain = json.dumps(identity, default=lambda value: callable_name(value) if callable(value) else repr(value))
         return dict(json.loads(plain))
+
+    def _named(self, planned: Planned) -> dict[str, Any]:
+        """A method's options, the vectors that Value Zeroing puts in by their name and hash."""
+        options = dict(planned.options)
+        if planned.name == "value_zeroing" and "baseline" in options:
+            model = self.scorer.model
+            options["baseline"] = baseline_of(options["baseline"], model, check_contracts(model)).identity
+        return options
 
 
 def tokenizer_hash(model: nn.Module) -> str | None:

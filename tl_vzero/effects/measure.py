@@ -13,7 +13,7 @@ from tl_vzero.baselines import Baseline, BaselineValues, baseline_of, own_text
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
 from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
-from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, shown, unknown_name
 from tl_vzero.inputs.encoder_decoder import described
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
@@ -287,7 +287,7 @@ def intervene(
     check_trained_head(model)
     read = None if baseline is None else baseline_of(baseline, model, sites)
     if read is not None:
-        read.check_length(sentence)
+        read.check_length(len(sentence), shown(" ".join(sentence.tokens)))
     return Intervention(
         model,
         sites,

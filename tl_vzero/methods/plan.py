@@ -1,12 +1,13 @@
 """Which methods are to run, and with which options: checked before any work, the same for all who run several."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import Position, one_of, positions_in
 from tl_vzero.errors import InputError, InputTypeError, PluginError, shown, unknown_name
 from tl_vzero.inputs.text import Sentence, padded
@@ -103,6 +104,17 @@ def plan_of(
     return [
         Planned(registry[name], options_of.get(name, {}), named=methods is not None or name == "value_zeroing")
         for name in names
+    ]
+
+
+def with_baseline(plan: Sequence[Planned], baseline: str | Tensor | BaselineValues) -> list[Planned]:
+    """The plan with a baseline for the method that replaces values, where its own options do not say another."""
+    if isinstance(baseline, str) and baseline == "zero":
+        return list(plan)
+    named = {"baseline": baseline}
+    return [
+        replace(planned, options=named | dict(planned.options)) if planned.name == "value_zeroing" else planned
+        for planned in plan
     ]
 
 

@@ -276,8 +276,14 @@ def source_axis(scores: Scores) -> Json:
 def effect_title(effect: Effect) -> str:
     """What an effect is of, with what took a value's place where that is not zero; as plotly's text."""
     name = parts.plotly_text(parts.visible(effect.baseline.partition(HASHED)[0]))
-    replaced = "zeroing a value" if effect.baseline == "zero" else f"replacing a value ({name})"
+    replaced = "zeroing a value" if name == "zero" else f"replacing a value ({name})"
     return EFFECT_TITLES[effect.method].replace("zeroing a value", replaced)
+
+
+def effect_name(effect: Effect) -> str:
+    """An effect's name in lists, with its baseline where that is not zero."""
+    name = parts.visible(effect.baseline.partition(HASHED)[0])
+    return EFFECT_NAMES[effect.method] + ("" if name == "zero" else f", baseline {name}")
 
 
 def effect_labels(effect: Effect) -> list[str]:

@@ -19,9 +19,9 @@ from tl_vzero.errors import ScoresError
 from tl_vzero.plot.flows import LABELLED_ALL, LARGEST_NODE, SMALLEST_NODE, STUB, THRESHOLDS, flow_axes, line_styles
 from tl_vzero.plot.maps import (
     EFFECT_HOVER,
-    EFFECT_NAMES,
     effect_frame,
     effect_labels,
+    effect_name,
     effect_scale,
     layer_frame,
     map_frame,
@@ -236,7 +236,7 @@ def _unit(unit: Scores) -> Json:
 
 def _effect(effect: Effect) -> Json:
     return _frame(effect_frame(effect)) | {
-        "label": EFFECT_NAMES[effect.method],
+        "label": effect_name(effect),
         "z": rounded(effect.values, SHOWN_DIGITS),
         "target": effect.target,
         "sources": effect_labels(effect),

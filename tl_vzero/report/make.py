@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tl_vzero.api import head_shares, score, value_zeroing
+from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import flag
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.difference import aligned
@@ -29,6 +31,7 @@ def make_report(
     methods: Sequence[str] | None = None,
     target: int | str | None = None,
     target_ids: TargetIds | None = None,
+    baseline: str | Tensor | BaselineValues = "zero",
     corrupted: str | Pair | None = None,
     compare: str | Pair | None = None,
     compare_model: nn.Module | None = None,
@@ -40,7 +43,8 @@ def make_report(
     `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
     end) or the text of a token; by default as in `tl_vzero.compare`, and a masked model's sentence without exactly one
-    mask token has no target. `target_ids` are those of `zero_ablation`. `corrupted` is a sentence of as many tokens,
+    mask token has no target. `target_ids` are those of `zero_ablation`, and `baseline` is what it and Value Zeroing put
+    in a value's place. `corrupted` is a sentence of as many tokens,
     into which the values of `text` are patched. `compare` is a second sentence, `compare_model` a second model: the
     report of that sentence by that model stands beside this one, with the same methods; where only one of them is
     given, the other is the same; its target is the token that stands against this one's, else its default. `heads` adds
@@ -75,7 +79,8 @@ def make_report(
     if compare is not None or compare_model is not None:
         other = model if compare_model is None else compare_model, text if compare is None else compare
         at = None if target is None else target_beside(model, text, target, *other)
-        beside = make_report(*other, methods=methods, target=at, target_ids=target_ids, heads=heads, progress=progress)
+        options: Any = {"methods": methods, "target_ids": target_ids, "baseline": baseline, "heads": heads}
+        beside = make_report(*other, target=at, progress=progress, **options)
     with warned_before():
         if target is None and target_ids is not None:
             check_trained_head(model)
@@ -89,15 +94,16 @@ def make_report(
                 patching = value_patching(
                     model, text, corrupted, target=focus, target_ids=target_ids, progress=progress
                 )
-        compared = compare_planned(plan, model, encoded, focus, target_ids, progress)
+        compared = compare_planned(plan, model, encoded, focus, target_ids, progress, baseline=baseline)
         assert isinstance(compared, Comparison)
-        of_heads = _heads(model, text) if heads else None
+        of_heads = _heads(model, text, baseline) if heads else None
         effects: dict[str, Effect] = {}
         predicted: Predictions = ()
         predicted_ids: tuple[tuple[int, ...], ...] = ()
         if compared.effect is not None:
             predicted, predicted_ids = predictions(model, text)
-            estimate = attribution_patching(model, text, target=compared.target, target_ids=target_ids)
+            measured: Any = {"target": compared.target, "target_ids": target_ids, "baseline": baseline}
+            estimate = attribution_patching(model, text, **measured)
             effects = {"zero_ablation": compared.effect, "attribution_patching": estimate}
     effects |= {} if patching is None else {"value_patching": patching}
     wanted = EFFECTS if corrupted is not None else EFFECTS[:2]
@@ -128,9 +134,10 @@ def target_beside(
     return dict(aligned(first.tokens, second.tokens)).get(-1 if position is None else position)
 
 
-def _heads(model: nn.Module, text: str | Pair) -> Heads:
+def _heads(model: nn.Module, text: str | Pair, baseline: str | Tensor | BaselineValues) -> Heads:
     """The maps of every value head, and beside them the mean pattern of the query heads that read it."""
-    zeroed, pattern = value_zeroing(model, text, per_head=True), score(model, text, method="attention", per_head=True)
+    zeroed = value_zeroing(model, text, per_head=True, baseline=baseline)
+    pattern = score(model, text, method="attention", per_head=True)
     assert isinstance(zeroed, Scores)
     assert isinstance(pattern, Scores)
     assert zeroed.heads is not None

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tl_vzero.baselines import HASHED
 from tl_vzero.difference import aligned
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.plot.export import SHARED
@@ -27,7 +28,12 @@ from tl_vzero.report.report import EFFECTS, Report
 PAGE = "report/page.html"
 SCRIPTS = "numbers choices figures shades tables finding texts strips beside heads flow leave page".split()
 EMPTY_ROWS_NAMED = 6
-SCORE_OPTIONS = ("distance", "heads", "final_norm")  # those that change the scores; memory and batches do not
+SCORE_OPTIONS = (
+    "distance",
+    "baseline",
+    "heads",
+    "final_norm",
+)  # those that change the scores; memory and batches do not
 Json = dict[str, Any]
 
 
@@ -125,6 +131,7 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
         "scores": scores,
         "sentence": _sentence(report),
         "options": _options(report),
+        "baseline": report.metadata.get("options", {}).get("baseline", "zero").partition(HASHED)[0],
         "absent": {label_of(name): reason for name, reason in absent.items()},
         "empty_rows": scores.empty_rows,
         "empty_rows_named": EMPTY_ROWS_NAMED,
@@ -160,5 +167,5 @@ def _cut(text: str, words: list[str]) -> list[str]:
 def _options(report: Report) -> str:
     options = {name: report.metadata.get("options", {}).get(name) for name in SCORE_OPTIONS}
     options |= {"engine": report.metadata.get("engine"), "dtype": report.metadata.get("dtype")}
-    shown = {name.replace("_", " "): value for name, value in options.items() if value not in (None, False)}
+    shown = {name.replace("_", " "): value for name, value in options.items() if value not in (None, False, "zero")}
     return ", ".join(f"{name} {value}" for name, value in shown.items())

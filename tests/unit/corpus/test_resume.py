@@ -113,6 +113,8 @@ def test_other_options_are_refused_with_the_difference(model: Any, source: Path,
         ({"shard_size": 5}, "options.shard_size was 4, is 5"),
         ({"options": {"value_zeroing": {"distance": "euclidean"}}}, "distance was None, is euclidean"),
         ({"options": {"value_zeroing": {"distance": euclidean}}}, r"is euclidean \(a callable\)"),
+        ({"baseline": "mean"}, "value_zeroing.baseline was None, is mean"),
+        ({"baseline": tl_vzero.mean_values(model, ["the hat."])}, r"is mean of 1 texts \(sha256 [0-9a-f]{16}\)"),
     ]:
         with pytest.raises(InputError, match=message):
             again(model, source, half, **changed)

@@ -16,6 +16,7 @@ from support.state import left_as_found
 
 import tl_vzero
 from tl_vzero.corpus import read_corpus, run_corpus
+from tl_vzero.errors import InputError
 
 # Tiny models know few of the words.
 pytestmark = pytest.mark.filterwarnings("ignore::tl_vzero.errors.InputWarning")
@@ -180,6 +181,23 @@ def test_options_reach_their_method(model: Any, tmp_path: Path) -> None:
     run_corpus(model, text_file(tmp_path, 2), tmp_path / "out", options=options)
     (_, first), _ = read_corpus(tmp_path / "out").scores()
     assert close(first.values, tl_vzero.value_zeroing(model, sentences(2)[0], distance="euclidean").values)
+
+
+def test_a_baseline_is_that_of_every_sentence_and_stays_with_the_scores(model: Any, tmp_path: Path) -> None:
+    source, of_other = text_file(tmp_path, 2), tl_vzero.mean_values(model, sentences(3)[2:])
+    for n, baseline in enumerate(("mean", of_other)):
+        run_corpus(model, source, tmp_path / f"{n}", ["value_zeroing", "attention"], baseline=baseline)
+        (_, first), _ = read_corpus(tmp_path / f"{n}").scores()
+        alone = tl_vzero.value_zeroing(model, sentences(2)[0], baseline=baseline)
+        assert close(first.values, alone.values)
+        assert first.metadata["options"]["baseline"] == alone.metadata["options"]["baseline"]
+    with pytest.raises(InputError, match="positions of one sentence"):
+        run_corpus(model, source, tmp_path / "not", baseline=tl_vzero.values_of(model, sentences(1)[0]))
+    with pytest.raises(InputError, match="no method replaces values"):
+        run_corpus(model, source, tmp_path / "not", ["attention"], baseline="mean")
+    with pytest.raises(InputError, match="did you mean 'mean'"):
+        run_corpus(model, source, tmp_path / "not", baseline="means")
+    assert not (tmp_path / "not").exists()
 
 
 def test_a_sentence_that_makes_a_method_fail_takes_no_other_with_it(

@@ -156,6 +156,26 @@ def test_effects_and_their_agreement_are_those_of_the_library(model: Any) -> Non
     assert (data["missing_effects"], data["format_version"]) == ({}, 2)
 
 
+def test_a_baseline_is_that_of_maps_and_effects_and_stands_on_the_page(model: Any) -> None:
+    text, name = "the authors near the hat [MASK] today.", "<b>of two</b>"
+    baseline = replace(tl_vzero.mean_values(model, ["the hat near marcus."]), name=name)
+    report = make_report(model, text, methods=["value_zeroing"], baseline=baseline, heads=True)
+    maps = tl_vzero.value_zeroing(model, text, baseline=baseline)
+    assert torch.equal(report.value_zeroing.values, maps.values) and report.heads is not None
+    of_heads = tl_vzero.value_zeroing(model, text, baseline=baseline, per_head=True)
+    assert torch.equal(report.heads.value_zeroing.values, of_heads.values)
+    for effect in (tl_vzero.zero_ablation, tl_vzero.attribution_patching):
+        expected = effect(model, text, baseline=baseline)
+        assert torch.equal(report.effects[expected.method].values, expected.values)
+    page = report.to_html()
+    assert "Baseline: not zero, but <bdi>&lt;b&gt;of two&lt;/b&gt;</bdi>" in page and name not in page
+    assert "baseline &lt;b&gt;of two&lt;/b&gt; (sha256 " in page and "Replacing the same values" in page
+    labels = [line["label"] for line in Page(page).data()["effects"].values()]
+    assert labels == [f"{kind}, baseline {name}" for kind in ("zero ablation", "attribution patching")]
+    zero = make_report(model, text, methods=["value_zeroing"]).to_html()
+    assert "Baseline" not in zero and "baseline" not in zero
+
+
 def test_the_table_is_that_of_the_comparison(model: Any) -> None:
     report = make_report(model, SENTENCE, methods=["alti"])
     expected = report.comparison.table()
