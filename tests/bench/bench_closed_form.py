@@ -129,6 +129,24 @@ def against_others(quick: bool) -> None:
     print(f"Three times the layers take {more / few:.2f} times as long.")
 
 
+def baselines(quick: bool) -> None:
+    """Another vector in a value's place costs what zero costs: only what attention loses is another."""
+    model = tl_vzero.load_model(bert())
+    print("\n| BERT-base width | zero, ms | mean | vectors by head | by position |\n|---|---|---|---|---|")
+    for length, repeat in ((12, 21), (64, 9)) if quick else ((12, 41), (64, 15), (128, 7), (256, 5)):
+        (ids,) = sentences([length])
+        shape = (length, model.cfg.n_heads, model.cfg.d_head)
+        by_position = torch.randn(LAYERS, *shape, generator=torch.Generator().manual_seed(0))
+
+        def call(baseline: Any, ids: Tensor = ids) -> Callable[[], object]:
+            return lambda: tl_vzero.value_zeroing(model, ids, engine="closed_form", baseline=baseline)
+
+        zero, *others = medians([call(b) for b in ("zero", "mean", by_position[:, 0], by_position)], repeat)
+        ratios = " | ".join(f"{other / zero:.3f}" for other in others)
+        print(f"| T={length} | {1000 * zero:.1f} | {ratios} |", flush=True)
+    print("(times zero's; at most 1.05)")
+
+
 def peak_memory() -> None:
     """Peak resident memory above the loaded model, T=512, in a BERT-base of 12 layers."""
     model = tl_vzero.load_model(bert(12))
@@ -148,6 +166,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="short sentences only")
+    parser.add_argument("--baselines", action="store_true", help="only baselines against zero")
     parser.add_argument("--memory", action="store_true", help="only the peak memory, in a process of its own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -157,7 +176,11 @@ def main() -> None:
     if options.memory:
         peak_memory()
         return
+    if options.baselines:
+        baselines(options.quick)
+        return
     against_floor(options.quick)
+    baselines(options.quick)
     against_others(options.quick)
 
 

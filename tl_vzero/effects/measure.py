@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tl_vzero.baselines import Baseline, BaselineValues, baseline_of, own_text
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
 from tl_vzero.clean import ids_of, token_types_of
+from tl_vzero.difference import baseline_in, of_baseline
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, shown, unknown_name
 from tl_vzero.inputs.encoder_decoder import described
@@ -58,7 +59,7 @@ class Effect(Drawn):
     @property
     def baseline(self) -> str:
         """What took a value's place: "zero", "mean", or the name and hash of vectors."""
-        return str(self.metadata.get("baseline", "zero"))
+        return baseline_in(self.metadata)
 
     def to_frame(self) -> "pd.DataFrame":
         """A long pandas table: layer, (head,) src, src_token, value."""
@@ -74,11 +75,10 @@ class Effect(Drawn):
     def __repr__(self) -> str:
         where = f"{self.target_token!r} at {self.target}"
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
-        baseline = "" if self.baseline == "zero" else f", baseline {self.baseline},"
         sources = shortened(" ".join(token.strip() for token in self.src_tokens), LISTED_LENGTH)
         return escaped(
-            f"{type(self).__name__}({self.method}{baseline} on the {self.metric} of {where}: {len(self.layers)} layers"
-            f"{heads} x {len(self.src_tokens)} sources: {sources!r})"
+            f"{type(self).__name__}({self.method}{of_baseline(self.metadata)} on the {self.metric} of {where}: "
+            f"{len(self.layers)} layers{heads} x {len(self.src_tokens)} sources: {sources!r})"
         )
 
 
@@ -260,7 +260,7 @@ class Intervention:
                 "model": facts_of(self.model).name,
                 "target_ids": None if metric.target_ids is None else list(metric.target_ids),
                 "predicts": predicts(self.model),
-                **({} if self.baseline is None else {"baseline": self.baseline.identity}),
+                **({} if self.baseline is None else {"options": {"baseline": self.baseline.identity}}),
                 **described(self.sites.stack, self.sentence),
             },
             "heads": self.heads,

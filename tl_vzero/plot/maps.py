@@ -9,8 +9,7 @@ import plotly.graph_objects as go
 import torch
 
 from tl_vzero.averages import MeanScores
-from tl_vzero.baselines import HASHED
-from tl_vzero.difference import Alignment
+from tl_vzero.difference import Alignment, of_baseline
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import InputError
 from tl_vzero.plot import parts
@@ -147,6 +146,7 @@ def _groups_as_tokens(mean: MeanScores) -> Scores:
         n_layers=max(mean.layers) + 1,
         n_positions=len(mean.src_groups),
         stage=mean.stage,
+        metadata={"options": {"baseline": mean.baseline}},
     )
 
 
@@ -275,15 +275,13 @@ def source_axis(scores: Scores) -> Json:
 
 def effect_title(effect: Effect) -> str:
     """What an effect is of, with what took a value's place where that is not zero; as plotly's text."""
-    name = parts.plotly_text(parts.visible(effect.baseline.partition(HASHED)[0]))
-    replaced = "zeroing a value" if name == "zero" else f"replacing a value ({name})"
-    return EFFECT_TITLES[effect.method].replace("zeroing a value", replaced)
+    title, behind = EFFECT_TITLES[effect.method], of_baseline(effect.metadata)
+    return title.replace("zeroing", "replacing") + parts.plotly_text(behind) if behind else title
 
 
 def effect_name(effect: Effect) -> str:
     """An effect's name in lists, with its baseline where that is not zero."""
-    name = parts.visible(effect.baseline.partition(HASHED)[0])
-    return EFFECT_NAMES[effect.method] + ("" if name == "zero" else f", baseline {name}")
+    return EFFECT_NAMES[effect.method] + of_baseline(effect.metadata)
 
 
 def effect_labels(effect: Effect) -> list[str]:

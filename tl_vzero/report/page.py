@@ -5,8 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_vzero.baselines import HASHED
-from tl_vzero.difference import aligned
+from tl_vzero.difference import HASHED, aligned
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.plot.export import SHARED
 from tl_vzero.plot.maps import EFFECT_NAMES
@@ -131,7 +130,7 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
         "scores": scores,
         "sentence": _sentence(report),
         "options": _options(report),
-        "baseline": report.metadata.get("options", {}).get("baseline", "zero").partition(HASHED)[0],
+        "baseline": scores.baseline.partition(HASHED)[0],
         "absent": {label_of(name): reason for name, reason in absent.items()},
         "empty_rows": scores.empty_rows,
         "empty_rows_named": EMPTY_ROWS_NAMED,

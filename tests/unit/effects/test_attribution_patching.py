@@ -80,7 +80,7 @@ def test_of_a_baseline_it_is_the_slope_on_the_way_to_it(architecture: str) -> No
     tolerance = 2e-3 if architecture == "llama" else 1e-7
     torch.testing.assert_close(estimate.values, slopes, atol=tolerance, rtol=tolerance)
     own_mean = tl_vzero.attribution_patching(model, TEXT, baseline="mean", **options)
-    assert own_mean.baseline == own_mean.metadata["baseline"] == "mean"
+    assert own_mean.baseline == own_mean.metadata["options"]["baseline"] == "mean"
     with pytest.raises(InputError, match="baseline: 'mean' in the approximate and 'zero' in the exact"):
         attribution_error(own_mean, tl_vzero.zero_ablation(model, TEXT, **options))
 

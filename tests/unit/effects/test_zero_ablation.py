@@ -95,12 +95,12 @@ def test_a_baseline_of_the_clean_values_has_no_effect_and_zero_is_as_ever() -> N
     values = tl_vzero.values_of(model, TEXT)
     effect = tl_vzero.zero_ablation(model, TEXT, baseline=values)
     torch.testing.assert_close(effect.values, torch.zeros_like(effect.values), atol=1e-12, rtol=0)
-    assert effect.baseline.startswith(f"{values.name} (sha256 ") and f"baseline {values.name}" in repr(effect)
+    assert effect.baseline.startswith(f"{values.name} (sha256 ") and "baseline values of '[CLS] the hat" in repr(effect)
     zero = tl_vzero.zero_ablation(model, TEXT)
     assert torch.equal(
         tl_vzero.zero_ablation(model, TEXT, baseline=torch.zeros(values.values.shape)).values, zero.values
     )
-    assert zero.baseline == zero.metadata["baseline"] == "zero" and "baseline" not in repr(zero)
+    assert zero.baseline == zero.metadata["options"]["baseline"] == "zero" and "baseline" not in repr(zero)
 
 
 @pytest.mark.parametrize("architecture", HF_BUILDERS)
