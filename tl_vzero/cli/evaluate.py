@@ -200,8 +200,9 @@ def faithfulness_command(
         Literal["signed", "absolute"], typer.Option(help="The drop with its sign, or its size.")
     ] = "signed",
     over: Annotated[
-        Literal["vocabulary", "forms"], typer.Option(help="p over the vocabulary, or over the two forms.")
-    ] = "vocabulary",
+        Literal["vocabulary", "forms"] | None,
+        typer.Option(help="p over the vocabulary, or over the two forms [default: as the head was trained]."),
+    ] = None,
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Blank special tokens too.")] = False,
 ) -> None:
     """Does each method rank tokens as the prediction depends on them? Spearman correlation with blank-out."""

@@ -26,6 +26,11 @@ FAITHFULNESS_KINDS = {
     "sufficiency": "sufficiency (low is good)",
 }
 
+OVER_BECAUSE = {
+    "vocabulary": "the head was trained to predict words",
+    "forms": "the head was trained on two forms: its p over the vocabulary means nothing",
+}
+
 Variants = dict[str, dict[str, Any]]
 
 
@@ -176,14 +181,18 @@ def _faithfulness_table(run: Reproduction) -> Table | None:
         (curve.method, curve.kind): curve.aopc for curve in faithful.curves if curve.paradigm == ALL
     }
     conventions = faithful.settings["conventions"].items()
+    over = faithful.settings["conventions"]["over"]
+    otherwise = "forms" if over == "vocabulary" else "vocabulary"
     return Table(
         f"Mean p(right form) {faithful.p_clean:.3f} of whole sentences; conventions: "
-        + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conventions),
-        ["method", "blank-out ρ", "n", "undefined", "row", *FAITHFULNESS_KINDS.values()],
+        + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conventions)
+        + f" ({OVER_BECAUSE[over]})",
+        ["method", "blank-out ρ", f"ρ over the {otherwise}", "n", "undefined", "row", *FAITHFULNESS_KINDS.values()],
         [
             [
                 label_of(row.method),
                 _in_words(row.rho),
+                _in_words(row.rho_otherwise),
                 "0" if row.rho is None else str(row.rho.n),
                 str(row.undefined),
                 f"layer {row.layer}, {'rolled out' if row.rolled_out else 'by itself'}",
