@@ -5,17 +5,23 @@ a usual one, or with another input's, in its place".
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.distance import wide_dtype
+from tl_vzero.errors import InputError, InputTypeError, ModelError, shown, unknown_name
+from tl_vzero.inputs.text import Sentence
+from tl_vzero.models.changes import weights_hash
+from tl_vzero.models.contracts import head_width, value_heads
+from tl_vzero.models.sites import Sites
 
 NAMES = ("zero", "mean")
+HASHED = " (sha256 "  # what stands between the name of vectors and their hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,33 +50,92 @@ class Baseline:
         """What tells baselines apart in metadata and files: the name, with a hash of the caller's own vectors."""
         if self.values is None:
             return self.name
-        digest = hashlib.sha256(self.values.detach().cpu().double().contiguous().numpy().tobytes())
-        return f"{self.name} (sha256 {digest.hexdigest()[:16]})"
+        digest = hashlib.sha256(self.values.cpu().double().contiguous().numpy().tobytes())
+        return f"{self.name}{HASHED}{digest.hexdigest()[:16]})"
+
+    def check_length(self, sentence: Sentence) -> None:
+        """Raise InputError where vectors by position are of another length than what the map's columns are of."""
+        if self.values is None or self.values.ndim == 3:
+            return
+        length, expected = self.values.shape[1], len(sentence.sources)
+        if length != expected:
+            raise InputError(
+                f"baseline has {length} positions, and the values of {shown(' '.join(sentence.sources.tokens))} have "
+                f"{expected}: expected as many; give vectors of a sentence of {expected} tokens, or the same at every "
+                "position, [layer, head, d_head]"
+            )
 
     def at(
         self,
         layer: int,
         value: Float[Tensor, "sentence position head d_head"],
-        averaged: Bool[Tensor, "sentence position"],
-    ) -> Float[Tensor, "#sentence #position head d_head"] | None:
-        """What stands in for each value of a layer, given the clean values; None for zero.
+        averaged: Bool[Tensor, "sentence position"] | None,
+    ) -> Float[Tensor, "sentence position head d_head"] | None:
+        """What stands in for each value of a layer, given the clean values and in their dtype; None for zero.
 
-        `averaged` marks the positions of a sentence's own text, over which "mean" goes; where there is none, all count.
+        "mean" goes over the positions marked in `averaged`, as by `own_text`; over all of them where it is None.
         """
-        if self.name == "mean" and self.values is None:
-            counted = torch.where(averaged.any(dim=1, keepdim=True), averaged, True)[..., None, None]
-            return (value * counted).sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True)
-        if self.values is None:
+        if self.values is not None:
+            of_layer = self.values[layer].to(value)
+            return (of_layer if of_layer.ndim == 3 else of_layer.unsqueeze(0)).unsqueeze(0).expand_as(value)
+        if self.name == "zero":
             return None
-        of_layer = self.values[layer].to(value)
-        return of_layer.unsqueeze(0) if of_layer.ndim == 3 else of_layer[None, None]
+        averaged = value.new_ones(value.shape[:2], dtype=torch.bool) if averaged is None else averaged.to(value.device)
+        counted = averaged[..., None, None]
+        # What stands at padding may be NaN.
+        summed = value.to(wide_dtype(value.device)).where(counted, 0).sum(dim=1, keepdim=True)
+        return (summed / counted.sum(dim=1, keepdim=True)).to(value.dtype).expand_as(value)
 
 
 ZERO = Baseline()
 
 
-def baseline_of(
-    baseline: "str | Tensor | BaselineValues", weights_sha256: str, n_layers: int, n_heads: int, d_head: int
-) -> Baseline:
-    """Read a caller's baseline at the door; raises InputError or InputTypeError: wrong name, shape, dtype or model."""
-    raise NotImplementedError
+def own_text(sentences: Sequence[Sentence]) -> Bool[Tensor, "sentence position"]:
+    """Mark the positions of the sentences' own text, padded on the right: no special tokens, or all of nothing else."""
+    specials = [sentence.sources.special for sentence in sentences]
+    marks = [torch.tensor([all(special) or not one for one in special]) for special in specials]
+    return nn.utils.rnn.pad_sequence(marks, batch_first=True)
+
+
+def baseline_of(baseline: str | Tensor | BaselineValues, model: nn.Module, sites: Sites) -> Baseline:
+    """Read a caller's baseline for a stack at the door; lengths are for `check_length`.
+
+    Raises InputError or InputTypeError for a wrong name, shape, dtype or number, ModelError for another model's.
+    """
+    if isinstance(baseline, str):
+        if baseline not in NAMES:
+            raise unknown_name("baseline", baseline, (*NAMES, "a tensor of vectors"))
+        return Baseline(baseline)
+    name, values = "tensor", baseline
+    if isinstance(baseline, BaselineValues):
+        name, values = baseline.name, baseline.values
+        _check_same_model(baseline, model, sites)
+    if not isinstance(values, Tensor):
+        raise InputTypeError(
+            f"baseline is {type(values).__name__}: expected one of {', '.join(NAMES)}, a torch.Tensor of vectors, or "
+            "what tl_vzero.mean_values or tl_vzero.values_of returns"
+        )
+    if not values.is_floating_point():
+        raise InputTypeError(f"baseline is of {values.dtype}: expected real numbers, such as torch.float32")
+    expected = [sites.n_layers, value_heads(model, sites.stack), head_width(model, sites.stack)]
+    shape = list(values.shape)
+    if values.ndim not in (3, 4) or [shape[0], *shape[-2:]] != expected:
+        raise InputError(
+            f"baseline has shape {shape}: expected [layer, head, d_head], {expected}, or [layer, position, head, "
+            f"d_head], [{expected[0]}, positions, {expected[1]}, {expected[2]}], with the heads that values have"
+        )
+    if not torch.isfinite(values).all():
+        raise InputError("baseline holds NaN or infinite numbers: expected finite ones")
+    return Baseline(name, values.detach())
+
+
+def _check_same_model(baseline: BaselineValues, model: nn.Module, sites: Sites) -> None:
+    """Vectors of other weights, or of another stack, may well have the same shape."""
+    weights, stack = baseline.metadata.get("weights_sha256"), baseline.metadata.get("stack")
+    if weights != weights_hash(model):
+        raise ModelError(
+            f"baseline {shown(baseline.name)} is of a model with other weights: expected one of this model; compute it "
+            "again, or pass its values as a tensor"
+        )
+    if stack != sites.stack:
+        raise InputError(f"baseline {shown(baseline.name)} is of stack={stack!r}: expected stack={sites.stack!r}")

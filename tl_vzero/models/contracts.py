@@ -72,13 +72,14 @@ AFFECTS = 1e-2  # a source to which some destination gives this weight must show
 
 @dataclass(frozen=True, eq=False)
 class _Checked:
-    """A stack that met its contracts, the modules that it had then, the heads of its values and patterns, and whether
-    no position attended to a later one.
+    """A stack that met its contracts, the modules that it had then, the heads of its values and patterns, how wide a
+    value is, and whether no position attended to a later one.
     """
 
     modules: tuple[object, ...]
     sites: Sites
     value_heads: int
+    head_width: int
     attention_heads: int
     is_causal: bool
 
@@ -107,8 +108,8 @@ def check_contracts(model: nn.Module, stack: str | None = None) -> Sites:
     return checked.sites
 
 
-def _check(model: nn.Module, sites: Sites) -> tuple[int, int, bool]:
-    """Returns how many heads a value and a pattern have, and whether the patterns are causal."""
+def _check(model: nn.Module, sites: Sites) -> tuple[int, int, int, bool]:
+    """Returns the heads and the width of a value, the heads of a pattern, and whether the patterns are causal."""
     check_finite(model)
     check_weights(model)
     with quiet(model), eager_attention(model):
@@ -123,12 +124,17 @@ def _check(model: nn.Module, sites: Sites) -> tuple[int, int, bool]:
     with quiet(model):
         check_values_carry_all(model, sites, _probe_read(model))
     is_causal = not any(activations[name].triu(1).any() for name in sites.patterns)
-    return activations[sites.values[0]].shape[2], activations[sites.patterns[0]].shape[1], is_causal
+    return *activations[sites.values[0]].shape[2:], activations[sites.patterns[0]].shape[1], is_causal
 
 
 def value_heads(model: nn.Module, stack: Stack | None = None) -> int:
     """How many heads a value has: under grouped-query attention fewer than there are query heads."""
     return _last_checked(model, stack).value_heads
+
+
+def head_width(model: nn.Module, stack: Stack | None = None) -> int:
+    """How many features a value has in each head."""
+    return _last_checked(model, stack).head_width
 
 
 def attention_heads(model: nn.Module, stack: Stack | None = None) -> int:
