@@ -13,7 +13,7 @@ Source: Abnar & Zuidema 2020 (blank-out); DeYoung et al. 2020, "ERASER", section
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -140,6 +140,55 @@ def faithfulness(
     if conventions.over == "forms":
         check_wrong_forms(tokenized.examples, 'over="forms"')
     ranked = _ranked_rows(model, tokenized, methods, options, corpus, layer, rolled_out, progress)
+    return _of_rows(model, tokenized, ranked, conventions, layer, rolled_out, fractions, training, interval, progress)
+
+
+def faithfulness_by_baseline(
+    model: nn.Module,
+    examples: Sequence[Example],
+    baselines: Mapping[str, Any],
+    *,
+    interval: Interval,
+    progress: bool = False,
+) -> Faithfulness:
+    """Blank-out correlations of Value Zeroing, rolled out, under several baselines: methods "value_zeroing, NAME".
+
+    `baselines` are what `value_zeroing` takes, by name. Raises what `faithfulness` raises.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> model, examples = tl_vzero.load_model("agreement-mini"), agreement_examples()[:3]
+    >>> result = faithfulness_by_baseline(model, examples, {"mean": "mean"}, interval=Interval())
+    >>> result.correlations[-1].method
+    'value_zeroing, mean'
+    """
+    check_contracts(model)
+    check_trained_head(model)
+    conventions = Conventions().of(model)
+    tokenized = tokenize_examples(model, examples)
+    rows, places = {}, {}
+    for name, baseline in baselines.items():
+        options = {"value_zeroing": {"baseline": baseline}}
+        ranked = _ranked_rows(model, tokenized, ["value_zeroing"], options, None, -1, True, progress)
+        rows[f"value_zeroing, {name}"] = ranked.rows["value_zeroing"]
+        places[f"value_zeroing, {name}"] = ranked.places["value_zeroing"]
+    ranked = replace(ranked, rows=rows, places=places)
+    return _of_rows(model, tokenized, ranked, conventions, -1, True, (), None, interval, progress)
+
+
+def _of_rows(
+    model: nn.Module,
+    tokenized: TokenizedSet,
+    ranked: "_RankedRows",
+    conventions: Conventions,
+    layer: int,
+    rolled_out: bool,
+    fractions: Sequence[float],
+    training: Training | None,
+    interval: Interval,
+    progress: bool,
+) -> Faithfulness:
+    """What blanking does, beside rows that are there."""
     clean, drops, erased = _measured(model, ranked, conventions, fractions, progress)
     drops = [np.abs(drop) for drop in drops] if conventions.change == "absolute" else drops
     figures = published_of(str(ranked.settings["model"]), training)
