@@ -5,8 +5,11 @@ a usual one, or with another input's, in its place".
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tl_vzero.distance import wide_dtype
-from tl_vzero.errors import InputError, InputTypeError, ModelError, shown, unknown_name
+from tl_vzero.errors import (
+    FileFormatError,
+    InputError,
+    InputTypeError,
+    ModelError,
+    escaped,
+    foreign_errors_as,
+    shown,
+    unknown_name,
+)
+from tl_vzero.files import path_of, read_labelled, write_labelled
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.changes import weights_hash
 from tl_vzero.models.contracts import head_width, value_heads
@@ -24,18 +37,56 @@ NAMES = ("zero", "mean")
 HASHED = " (sha256 "  # what stands between the name of vectors and their hash
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BaselineValues:
     """Vectors to put in a value's place, in all layers, with what they are and of which model.
 
     `values` are `[layer, head, d_head]`, the same at every position, or `[layer, position, head, d_head]`; heads are
     those that values have. `name` says in words what they are; `metadata` holds the model's `weights_sha256`, its
-    stack, and what they were computed from.
+    stack, and what they were computed from. Made by `mean_values`, `values_of` and `optimised_values`.
     """
 
     values: Float[Tensor, "layer *position head d_head"]
     name: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: the values, and the name and metadata as JSON in its header.
+
+        Raises InputError for a name of another format or metadata that JSON does not hold, OutputPathError where the
+        path cannot be written; nothing is left behind then.
+        """
+        if path_of(path).suffix not in ("", ".safetensors"):
+            raise InputError(
+                f"cannot write {path}: values are saved as safetensors, expected a name that ends in .safetensors"
+            )
+        labels = {"name": self.name, "shape": list(self.values.shape), "metadata": dict(self.metadata)}
+        with foreign_errors_as(InputError, "cannot save these values: their metadata are not what JSON holds"):
+            written = json.dumps(labels, ensure_ascii=False, allow_nan=False)
+        write_labelled(path, "BaselineValues", self.values, written)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "BaselineValues":
+        """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
+        values, labels = read_labelled(path, "BaselineValues", partial(_described_shape, path))
+        return cls(values, labels["name"], labels["metadata"])
+
+    def __repr__(self) -> str:
+        return escaped(f"BaselineValues({self.name}, {list(self.values.shape)})")
+
+
+def _described_shape(path: object, labels: object) -> list[int]:
+    """The shape that a file's labels describe; raises FileFormatError for labels that `save` did not write."""
+    kinds = {"name": str, "shape": list, "metadata": dict}
+    if not isinstance(labels, dict) or {name: type(part) for name, part in labels.items()} != kinds:
+        raise FileFormatError(f"{path} is no BaselineValues file: expected the labels {', '.join(kinds)}")
+    shape: list[int] = labels["shape"]
+    if len(shape) not in (3, 4) or not all(type(size) is int and size > 0 for size in shape):
+        raise FileFormatError(
+            f"{path} holds values of shape {shown(shape)}: expected [layer, head, d_head] or [layer, position, head, "
+            "d_head]"
+        )
+    return shape
 
 
 @dataclass(frozen=True, eq=False)

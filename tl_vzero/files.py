@@ -21,10 +21,10 @@ from tl_vzero.errors import FileFormatError, InputTypeError, OutputPathError, fo
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "tl_vzero.scores"
-FORMAT_VERSION = "1"
+# What is kept as safetensors, one tensor with its labels: by the name of its class, the format and its version.
+FORMATS = {"Scores": ("tl_vzero.scores", "1"), "BaselineValues": ("tl_vzero.baseline_values", "1")}
 LARGEST_TEXT = 2**28  # bytes: a thousand times the largest file of text that the package writes or reads
-LARGEST_LABELS = 2**24  # bytes, of a Scores file: those of 100,000 tokens, whose map would fill a disk
+LARGEST_LABELS = 2**24  # bytes, of a file of one tensor: those of 100,000 tokens, whose map would fill a disk
 LARGEST_HEADER = LARGEST_LABELS + 1000  # with what safetensors says of the values
 N_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # of the numbers that scores are
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -283,17 +283,20 @@ def check_header(path: object, names: Sequence[str], separator: str | None = Non
             )
 
 
-def write_scores(path: str | Path, values: "Tensor", labels: str) -> None:
-    """Write one tensor and its JSON labels as safetensors."""
+def write_labelled(path: str | Path, kind: str, values: "Tensor", labels: str) -> None:
+    """Write one tensor of a kind in FORMATS and its JSON labels as safetensors."""
     from safetensors.torch import save_file
 
-    header = {"format": FORMAT, "version": FORMAT_VERSION, "labels": labels}
+    file_format, version = FORMATS[kind]
+    # Half of a surrogate pair has no UTF-8; written as JSON's own escape, it is read back as it was.
+    labels = labels.encode("utf-8", "backslashreplace").decode("utf-8")
+    header = {"format": file_format, "version": version, "labels": labels}
     tensors = {"values": values.detach().cpu().contiguous()}
     write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
 
 
-def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> "tuple[Tensor, Any]":
-    """Read what `write_scores` wrote; raises FileFormatError for anything else.
+def read_labelled(path: str | Path, kind: str, shape_of: Callable[[Any], list[int]]) -> "tuple[Tensor, Any]":
+    """Read what `write_labelled` wrote; raises FileFormatError for anything else.
 
     `shape_of` says what shape labels describe: values of another one are never read.
     """
@@ -301,43 +304,44 @@ def read_scores(path: str | Path, shape_of: Callable[[Any], list[int]]) -> "tupl
 
     with foreign_errors_as(FileFormatError, f"{shown(path)} is no path"):
         if not path_of(path).exists():
-            raise FileFormatError(f"no file {path}: expected a file written by Scores.save")
-    with foreign_errors_as(FileFormatError, f"{path} is no Scores file, as Scores.save writes it"):
+            raise FileFormatError(f"no file {path}: expected a file written by {kind}.save")
+    with foreign_errors_as(FileFormatError, f"{path} is no {kind} file, as {kind}.save writes it"):
         # Read and not mapped: a file that is cut while it is mapped ends the process.
         with open_regular(path) as file:
             length = file.read(8)
             n_header = int.from_bytes(length, "little")
             if not 0 < n_header <= LARGEST_HEADER:
-                raise FileFormatError(f"{path} holds no Scores: expected a file written by Scores.save")
+                raise FileFormatError(f"{path} holds no {kind}: expected a file written by {kind}.save")
             header = file.read(n_header)
             about = parse_json(header.decode("utf-8"))
-            labels = parse_json(_labels_in(path, about))
-            n_bytes = _n_bytes(path, about, shape_of(labels))
+            labels = parse_json(_labels_in(path, kind, about))
+            n_bytes = _n_bytes(path, kind, about, shape_of(labels))
             if os.fstat(file.fileno()).st_size != len(length) + n_header + n_bytes:
-                raise FileFormatError(f"{path} is not as long as its header says: expected all that Scores.save wrote")
+                raise FileFormatError(f"{path} is not as long as its header says: expected all that {kind}.save wrote")
             content = file.read(n_bytes)
         return load(length + header + content)["values"], labels
 
 
-def _labels_in(path: str | Path, about: Any) -> str:
+def _labels_in(path: str | Path, kind: str, about: Any) -> str:
+    file_format, version = FORMATS[kind]
     metadata = about.get("__metadata__") if isinstance(about, dict) else None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise FileFormatError(f"{path} holds no Scores: expected a file written by Scores.save")
-    if metadata.get("version") != FORMAT_VERSION:
+    if not isinstance(metadata, dict) or metadata.get("format") != file_format:
+        raise FileFormatError(f"{path} holds no {kind}: expected a file written by {kind}.save")
+    if metadata.get("version") != version:
         raise FileFormatError(
-            f"{path} has Scores format {shown(metadata.get('version'))}: this version reads {FORMAT_VERSION}"
+            f"{path} has {kind} format {shown(metadata.get('version'))}: this version reads {version}"
         )
     labels = metadata.get("labels")
     if not isinstance(labels, str):
-        raise FileFormatError(f"{path} holds no labels: expected a file written by Scores.save")
+        raise FileFormatError(f"{path} holds no labels: expected a file written by {kind}.save")
     return labels
 
 
-def _n_bytes(path: str | Path, about: dict[str, Any], shape: list[int]) -> int:
-    """How long the values of a Scores file are; raises FileFormatError where the file says something else."""
+def _n_bytes(path: str | Path, kind: str, about: dict[str, Any], shape: list[int]) -> int:
+    """How long the values of a file are; raises FileFormatError where the file says something else."""
     values = about.get("values")
     if set(about) != {"__metadata__", "values"} or not isinstance(values, dict):
-        raise FileFormatError(f"{path} holds other tensors than values: expected a file written by Scores.save")
+        raise FileFormatError(f"{path} holds other tensors than values: expected a file written by {kind}.save")
     if values.get("dtype") not in N_BYTES:
         raise FileFormatError(
             f"{path} holds numbers of the type {shown(values.get('dtype'))}: expected {', '.join(N_BYTES)}"

@@ -34,7 +34,7 @@ from tl_vzero.errors import (
     shortened,
     shown,
 )
-from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, path_of, read_scores, to_plain, write_scores
+from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, path_of, read_labelled, to_plain, write_labelled
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
 from tl_vzero.words import Word, encodable, group_words
 
@@ -533,13 +533,12 @@ class Scores(Drawn):
             reason = f"its labels take more than {LARGEST_LABELS} bytes; leave metadata out"
         if reason is not None:
             raise ScoresError(f"cannot save this: {reason}")
-        # Half of a surrogate pair has no UTF-8; written as JSON's own escape, it is read back as it was.
-        write_scores(path, self.values, written.encode("utf-8", "backslashreplace").decode("utf-8"))
+        write_labelled(path, "Scores", self.values, written)
 
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
-        values, labels = read_scores(path, lambda labels: _described_shape(path, labels))
+        values, labels = read_labelled(path, "Scores", lambda labels: _described_shape(path, labels))
         as_tuples: dict[str, Any] = {key: _as_tuple(value) for key, value in labels.items() if key != "metadata"}
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
 
