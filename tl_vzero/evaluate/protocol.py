@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from torch import nn
 from tqdm.auto import tqdm
 
+from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import HALVES, Example, ExampleSet, split_in_halves
 from tl_vzero.data.parsed_cues import CueCheck, check_cues
@@ -37,11 +38,14 @@ from tl_vzero.evaluate.store import Store, claimed, open_store
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
 from tl_vzero.statistics import Estimate, Interval
+from tl_vzero.values import mean_values, optimised_values
 
 # On how many sentences the methods are evaluated that are too slow for a default elsewhere.
 SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
 # One method of each kind, for the control with random weights.
 OF_RANDOM_WEIGHTS = ("value_zeroing", "random", "attention", "attention_norm", "alti", "gradient_x_input")
+# On how many sentences the baseline is found that hurts the prediction least.
+OPTIMISED_ON = 32
 # What the parts cost beside each other, for the time left; a rough guess.
 COSTS = {
     "scores": 10,
@@ -263,7 +267,8 @@ class _Parts:
 
     def under_baselines(self, tokenized: TokenizedSet) -> Baselines:
         """Value Zeroing under the other baselines: of the sentence, of the corpus, and the one that hurts least."""
-        named = cache(partial(baselines_for, self.model, tokenized, self.seed))
+        few = tokenize_examples(self.model, limited(self.examples, OPTIMISED_ON, self.seed))
+        named = cache(partial(_baselines, self.model, tokenized, few, self.seed))
         zeroing = partial(rows_by_baseline, self.model, tokenized, progress=self.progress)
         ranking = partial(faithfulness_by_baseline, self.model, self.examples, interval=self.interval)
         scored = self.optional("baselines", _Scored, lambda: self.of_rows(zeroing(named())))
@@ -273,14 +278,17 @@ class _Parts:
         return Baselines(scored.alignment, scored.mass, scored.mass_with_attractor, ranked)
 
 
-def baselines_for(model: nn.Module, tokenized: TokenizedSet, seed: int) -> dict[str, str | BaselineValues]:
-    """The baselines beside zero: "optimised" is left out for a model without a trained head."""
-    ids = [one.encoding.ids for one in tokenized.examples]
-    named: dict[str, str | BaselineValues] = {"mean": "mean", "corpus mean": mean_values(model, ids)}
+def _baselines(
+    model: nn.Module, tokenized: TokenizedSet, few: TokenizedSet, seed: int
+) -> dict[str, str | BaselineValues]:
+    """The baselines beside zero by name; without a trained head none is the one that hurts the prediction least."""
+    named: dict[str, str | BaselineValues] = {
+        "mean": "mean",
+        "corpus mean": mean_values(model, [one.encoding.ids for one in tokenized.examples]),
+    }
     if facts_of(model).head != "absent":
-        few = spread(tokenized.examples, OPTIMISED_ON)
-        targets = [one.target_position for one in few]
-        named["optimised"] = optimised_values(model, [one.encoding.ids for one in few], targets, seed=seed)
+        targets = [one.dest for one in few.examples]
+        named["optimised"] = optimised_values(model, [one.encoding.ids for one in few.examples], targets, seed=seed)
     return named
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tl_vzero.data.parsed_cues import CueCheck
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
@@ -15,8 +15,6 @@ from tl_vzero.statistics import FEWEST_PAIRS, Correlation, Estimate, bootstrap_p
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Measured = TypeVar("Measured", CueAlignment, Mass, Mass | None, Faithfulness | None)
 
 FORMAT = "tl_vzero.reproduction"
 FORMAT_VERSION = 1
@@ -148,13 +146,13 @@ class Reproduction:
 OURS = "value_zeroing, "  # then the name of a baseline
 
 
-def _under(baseline: str, ours: Measured, other: Measured, rows: str) -> Measured:
+def _under(baseline: str, ours: Any, other: Any, rows: str) -> Any:
     """A part whose rows of Value Zeroing are those of another baseline; without any where that was not measured."""
     if ours is None:
-        return ours
-    renamed = () if other is None else (replace(row, method="value_zeroing") for row in getattr(other, rows) if row.method == OURS + baseline)
-    others = (row for row in getattr(ours, rows) if row.method != "value_zeroing")
-    return replace(ours, **{rows: (*renamed, *others)})
+        return None
+    under = [row for row in getattr(other, rows, ()) if row.method == OURS + baseline]
+    others = [row for row in getattr(ours, rows) if row.method != "value_zeroing"]
+    return replace(ours, **{rows: (*(replace(row, method="value_zeroing") for row in under), *others)})
 
 
 def links_of(alignment: CueAlignment, probing: ProbingResult | None, seed: int) -> tuple[Link, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tl_vzero.evaluate.cue_alignment import MEASURES
-from tl_vzero.evaluate.findings import MEASURE_NAMES, findings
+from tl_vzero.evaluate.findings import MEASURE_NAMES, findings, findings_by_baseline
 from tl_vzero.evaluate.mass import PLACES
 from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.plot.evaluations import alignment_curves, compression_curves, control_curves, faithfulness_bars, mass_bars
@@ -52,6 +52,7 @@ def render_reproduction(run: Reproduction) -> str:
         run=run,
         facts=_facts(run),
         claims=claims,
+        baselines=findings_by_baseline(run),
         signs=SIGNS,
         verdicts={verdict: verdicts.count(verdict) for verdict in SIGNS if verdict in verdicts},
         measures=[(measure, MEASURE_NAMES[measure]) for measure in MEASURES],
