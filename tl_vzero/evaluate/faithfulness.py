@@ -317,8 +317,8 @@ def _correlations(
     for index, sentence in enumerate(ranked.examples):
         positions = list(conventions.positions(sentence))
         if len(positions) >= FEWEST_TOKENS:
-            for method, rows in enumerate(ranked.rows.values()):
-                rho[index, method] = [rank_correlation(rows[index][positions], drop) for drop in drops[index]]
+            for column, rows in enumerate(ranked.rows.values()):
+                rho[index, column] = [rank_correlation(rows[index][positions], drop) for drop in drops[index]]
     means = means_by_paradigm(rho, ranked.examples, interval)
     for index, method in enumerate(ranked.rows):
         for paradigm, (indices, mean) in means.items():
