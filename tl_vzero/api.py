@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, positions, positive
 from tl_vzero.clean import read_by
 from tl_vzero.distance import Distance, distance_named
@@ -51,6 +52,7 @@ def value_zeroing(
     heads: Numbers = None,
     per_head: bool = False,
     distance: str | Distance = "cosine",
+    baseline: str | Tensor | BaselineValues = "zero",
     engine: str = "auto",
     final_norm: bool = False,
     batch_size: int | None = None,
@@ -76,6 +78,13 @@ def value_zeroing(
     what depends on the root). `distance` is a name of `tl_vzero.distance.DISTANCES`, such as "euclidean", or a callable
     (clean, changed). `cache` is the caller's own ActivationCache of the clean run, with the same segments. `final_norm`
     compares the last block after the model's final norm.
+
+    `baseline` is what is put in the place of a value: "zero", the paper's; "mean", the mean of the values over the
+    sentence's own positions, without special tokens; vectors `[layer, head, d_head]`, the same at every position, or
+    `[layer, position, head, d_head]`, such as another sentence's; or what `mean_values` and `values_of` return. Heads
+    are value heads, layers all of the stack, and positions those of the columns. An entry is exactly 0 where no
+    zeroed head attends, or the vector is exactly the value. Zero may lie far off what a model ever mixes, and a
+    baseline asks what a token adds to a usual one.
 
     A vision model reads images, floats `[channel, height, width]`, and its positions are "[CLS]" and patches by row and
     column, "r2c5"; a speech encoder reads sounds, `[samples]`, and its positions are frames by when they begin,
@@ -122,6 +131,7 @@ def value_zeroing(
         destinations=positions("destinations", destinations),
         distance_name=distance_name,
         distance=distance,
+        baseline=baseline_of(baseline, model, sites),
         final_norm=flag("final_norm", final_norm),
         engine=engine,
         cache=cache,
@@ -141,6 +151,7 @@ def value_zeroing(
     wanted = {sentence.row: request.wanted(sentence) for sentence in encoded.sentences}
     options = {
         "distance": distance_name,
+        "baseline": request.baseline.identity,
         "heads": None if request.heads is None else list(request.heads),
         **{name: getattr(request, name) for name in ("per_head", "final_norm", "engine", "batch_size", "memory_mb")},
     }

@@ -104,16 +104,17 @@ class Baseline:
         digest = hashlib.sha256(self.values.cpu().double().contiguous().numpy().tobytes())
         return f"{self.name}{HASHED}{digest.hexdigest()[:16]})"
 
-    def check_length(self, sentence: Sentence) -> None:
-        """Raise InputError where vectors by position are of another length than what the map's columns are of."""
-        if self.values is None or self.values.ndim == 3:
-            return
-        length, expected = self.values.shape[1], len(sentence.sources)
-        if length != expected:
+    @property
+    def by_position(self) -> bool:
+        """Whether the caller's vectors are of the positions of one sentence."""
+        return self.values is not None and self.values.ndim == 4
+
+    def check_length(self, length: int, named: str) -> None:
+        """Raise InputError where vectors by position are of another length than what they are to stand in."""
+        if self.values is not None and self.by_position and self.values.shape[1] != length:
             raise InputError(
-                f"baseline has {length} positions, and the values of {shown(' '.join(sentence.sources.tokens))} have "
-                f"{expected}: expected as many; give vectors of a sentence of {expected} tokens, or the same at every "
-                "position, [layer, head, d_head]"
+                f"baseline is of {self.values.shape[1]} positions, and {named} has {length}: expected as many; give "
+                f"vectors of a sentence of {length} positions, or the same at every position, [layer, head, d_head]"
             )
 
     def at(

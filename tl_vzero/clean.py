@@ -50,13 +50,20 @@ class CleanBlock:
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return replace(self, **{name: whole[list(rows)] for name, whole in parts.items() if whole is not None})
 
-    def affected(self, heads: Sequence[int], per_head: bool) -> Bool[Tensor, "sentence map dest src"]:
-        """Mark where some zeroed value head has a pattern entry and a value that are not 0; elsewhere is rounding."""
+    def affected(
+        self,
+        heads: Sequence[int],
+        per_head: bool,
+        stands_in: Float[Tensor, "sentence source value_head d_head"] | None = None,
+    ) -> Bool[Tensor, "sentence map dest src"]:
+        """Mark where some zeroed value head has a pattern entry that is not 0 and a value that is not what stands in
+        for it, 0 by default; elsewhere is rounding.
+        """
         pattern = rearrange(
             self.pattern != 0, "s (head group) dest src -> s head group dest src", head=self.value.shape[2]
         )
-        nonzero = rearrange((self.value != 0).any(dim=-1), "s src head -> s head 1 src")
-        marked = (pattern.any(2) & nonzero)[:, list(heads)]
+        moved = self.value != (0 if stands_in is None else stands_in)
+        marked = (pattern.any(2) & rearrange(moved.any(dim=-1), "s src head -> s head 1 src"))[:, list(heads)]
         return marked if per_head else marked.any(dim=1, keepdim=True)
 
 

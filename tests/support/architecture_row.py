@@ -47,10 +47,10 @@ class Architecture:
         config = self.tiny().config
         return config.num_attention_heads, value_heads(config) if self.columns is None else len(self.columns(config))
 
-    def reference(self, ids: list[int] = IDS, heads: list[int] | None = None) -> Tensor:
-        """Raw maps `[layer, dest, src]` by plain hooks, in float64."""
+    def reference(self, ids: list[int] = IDS, **options: Any) -> Tensor:
+        """Raw maps `[layer, dest, src]` by plain hooks, in float64; options are those of `plain_value_zeroing`."""
         return plain_value_zeroing(
-            self.tiny(), ids, blocks=self.blocks, value=self.value, columns=self.columns, heads=heads
+            self.tiny(), ids, blocks=self.blocks, value=self.value, columns=self.columns, **options
         )
 
 

@@ -60,13 +60,17 @@ def zeroed_one_by_one(
     metric: Callable[[Tensor], Any],
     layers: Sequence[int],
     heads: Sequence[Any] = (slice(None),),
+    baseline: Callable[[int, Tensor], Tensor] = lambda layer, values: torch.zeros_like(values),
 ) -> Tensor:
-    """The metric with each value zeroed minus the clean one, `[layer, head, src]`."""
+    """The metric with each value zeroed minus the clean one, `[layer, head, src]`; or with what a baseline says of a
+    layer's values `[position, head, feature]` in its place."""
     clean = metric(logits_with(model, ids, lambda value: None, 0))
 
     def effect(layer: int, head: Any, source: int) -> float:
+        put_in = baseline(layer, values_of(model, ids, layer)[0])[source, head]
+
         def change(value: Tensor) -> None:
-            value[0, source, head] = 0
+            value[0, source, head] = put_in
 
         return float(metric(logits_with(model, ids, change, layer)) - clean)
 

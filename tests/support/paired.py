@@ -37,8 +37,8 @@ class Paired:
         """The model in float32, made once; whoever changes it takes a copy."""
         return _made(self)
 
-    def reference(self, stack: str, read: list[int] = READ, written: list[int] = WRITTEN) -> Tensor:
-        """Raw maps `[layer, dest, src]` by plain hooks, in float64."""
+    def reference(self, stack: str, read: list[int] = READ, written: list[int] = WRITTEN, **options: Any) -> Tensor:
+        """Raw maps `[layer, dest, src]` by plain hooks, in float64; options are those of `plain_value_zeroing`."""
         inputs, decoder_inputs = torch.tensor([read]), torch.tensor([written])
         blocks = self.encoder if stack == "encoder" else self.decoder
         return plain_value_zeroing(
@@ -47,6 +47,7 @@ class Paired:
             blocks=blocks,
             value={"encoder": self.encoder_value, "decoder": self.decoder_value, "cross": self.cross_value}[stack],
             run=lambda model, _: model(input_ids=inputs, decoder_input_ids=decoder_inputs),
+            **options,
         )
 
 

@@ -8,11 +8,15 @@ touched, so its block reads its clean input.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+# What stands in for a layer's values, [position, column], given the layer and the clean values of the heads zeroed.
+Baseline = Callable[[int, Tensor], Tensor]
 
 # The columns of the projection's output that are values, [value head, column]; None where all are, head by head.
 Columns = Callable[[Any], Tensor]
@@ -65,14 +69,15 @@ def _outputs_recorded(blocks: Sequence[nn.Module], outputs: list[Tensor]) -> Ite
 
 
 @contextmanager
-def _values_zeroed(projection: nn.Module, positions: Sequence[int], columns: Tensor | None) -> Iterator[None]:
+def _values_zeroed(
+    projection: nn.Module, positions: Sequence[int], columns: Tensor | None, baseline: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
     def zero(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        chosen = torch.arange(output.shape[-1]) if columns is None else columns
+        put_in = baseline(output[0][:, chosen])
         output = output.clone()
-        if columns is None:
-            output[:, list(positions)] = 0
-        else:
-            for position in positions:
-                output[:, position, columns] = 0
+        for position in positions:
+            output[:, position, chosen] = put_in[position]
         return output
 
     handle = projection.register_forward_hook(zero)
@@ -101,6 +106,7 @@ def plain_value_zeroing(
     heads: Sequence[int] | None = None,
     spans: Sequence[Sequence[int]] | None = None,
     run: Callable[[Any, Tensor], object] | None = None,
+    baseline: Baseline = lambda layer, values: torch.zeros_like(values),
 ) -> Tensor:
     """Raw maps `[layer, dest, src]` in float64; a column is of one source, or of a span of them.
 
@@ -124,7 +130,7 @@ def plain_value_zeroing(
     for layer, block in enumerate(layers):
         projection, map_columns = module_at(block, value), []
         for span in spans or [[source] for source in range(len(ids))]:
-            with _values_zeroed(projection, span, chosen):
+            with _values_zeroed(projection, span, chosen, partial(baseline, layer)):
                 map_columns.append(cosine_distance(clean[layer], outputs()[layer]))
         maps.append(torch.stack(map_columns, dim=-1))
     return torch.stack(maps)

@@ -52,11 +52,12 @@ class SignalRow:
         """The model in float32, made once; whoever changes it takes a copy."""
         return _made(self)
 
-    def reference(self, signal: Tensor | None = None) -> Tensor:
-        """Raw maps `[layer, dest, src]` by plain hooks, in float64."""
+    def reference(self, signal: Tensor | None = None, **options: Any) -> Tensor:
+        """Raw maps `[layer, dest, src]` by plain hooks, in float64; options are those of `plain_value_zeroing`."""
         batch = (self.signal if signal is None else signal).double().unsqueeze(0)
+        paths = {"blocks": self.blocks, "value": self.value}
         return plain_value_zeroing(
-            self.tiny(), range(self.positions), blocks=self.blocks, value=self.value, run=lambda model, _: model(batch)
+            self.tiny(), range(self.positions), run=lambda model, _: model(batch), **paths, **options
         )
 
 

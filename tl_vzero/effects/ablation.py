@@ -1,6 +1,7 @@
 """Zero ablation: the values that Value Zeroing zeroes layer by layer, zeroed in the running model.
 
 1. A batch of copies of the sentence runs through the model; each copy zeroes one place: a layer, a source, or one head.
+   Where there is another baseline than zero, its vector is put in there.
 2. Nothing is restored: later blocks see the change, and it runs to the logits.
 3. The effect is the metric of the copy minus the metric of the clean run.
 """
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import Position, Positions, positive
 from tl_vzero.effects.measure import (
     Effect,
+    Intervention,
     MetricFunction,
     Numbers,
     Place,
@@ -29,7 +32,6 @@ from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.models.facts import vocabulary_size
 from tl_vzero.models.run import NamedHook, quiet
-from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.statistics import rank_correlation
 from tl_vzero.targets import TargetIds
@@ -53,6 +55,7 @@ def zero_ablation(
     layers: Numbers = None,
     sources: Positions = None,
     per_head: bool = False,
+    baseline: str | Tensor | BaselineValues = "zero",
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
     batch_size: int | None = None,
@@ -68,10 +71,12 @@ def zero_ablation(
     "probability" (of a pair the good one's), or a function from one sentence's logits `[1, position, vocabulary]` to a
     scalar, applied copy by copy as in TransformerLens's patching. Values are `[layer, src]`, or `[layer, head, src]`
     with `per_head`, in units of the metric; heads are those that values have. `layers` and `sources` choose a part,
-    negative numbers count from the end. A position may be named by its token, as in `value_zeroing`.
+    negative numbers count from the end. A position may be named by its token, as in `value_zeroing`. `baseline` is what
+    is put in a value's place, as there; "mean" is the mean of the clean run's values.
 
     Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
-    not one token, or a metric that returns no scalar; InputTypeError for several sentences.
+    not one token, a metric that returns no scalar, or a baseline that does not fit; InputTypeError for several
+    sentences.
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
@@ -80,7 +85,7 @@ def zero_ablation(
     ('[MASK]', "logit of 'are' minus logit of 'is'")
     """
     sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
-    intervention = intervene(model, sentence, target, layers, sources, per_head)
+    intervention = intervene(model, sentence, target, layers, sources, per_head, baseline)
     make_metric = metric_for(model, metric, target_ids)
     fitting = LOGITS_PER_BATCH // (len(sentence) * vocabulary_size(model))
     size = positive("batch_size", batch_size) or max(1, min(MOST_COPIES, fitting))
@@ -92,7 +97,7 @@ def zero_ablation(
         clean = measure(logits)
         for start in range(0, len(places), size):
             part = places[start : start + size]  # copies of all layers share a forward pass
-            after.append(measure(intervention.logits(_zero_each(intervention.sites, part), copies=len(part))))
+            after.append(measure(intervention.logits(_replace_each(intervention, part), copies=len(part))))
             bar.update(len(part))
     labels = intervention.labels(measure, clean, logits)
     return Effect(values=intervention.as_values(torch.cat(after) - clean), **labels)
@@ -115,25 +120,28 @@ def predictions(model: nn.Module, inputs: Text) -> tuple[Predictions, tuple[tupl
         return tuple(likeliest(model, row) for row in rows), tuple(map(likeliest_ids, rows))
 
 
-def _zero_each(sites: Sites, copies: list[Place]) -> list[NamedHook]:
-    def zero(layer: int) -> NamedHook:
+def _replace_each(intervention: Intervention, copies: list[Place]) -> list[NamedHook]:
+    def replace(layer: int) -> NamedHook:
         of_layer = [(copy, head, source) for copy, (at, head, source) in enumerate(copies) if at == layer]
 
         def hook_function(value: Tensor, *, hook: Any) -> Tensor:
-            value = value.clone()
+            # A copy changes no layer but this one, so that what comes in is clean.
+            put_in, value = intervention.stands_in(layer, value), value.clone()
             for copy, head, source in of_layer:
-                value[copy, source, slice(None) if head is None else head] = 0
+                at = copy, source, slice(None) if head is None else head
+                value[at] = put_in[at]
             return value
 
-        return sites.values[layer], hook_function
+        return intervention.sites.values[layer], hook_function
 
-    return [zero(layer) for layer in sorted({layer for layer, _, _ in copies})]
+    return [replace(layer) for layer in sorted({layer for layer, _, _ in copies})]
 
 
 # Attribution patching: zero ablation of every value position estimated by one backward pass.
 #
-# The metric m is taken as linear in each value v[l,j]: zeroing it changes m by about -<dm/dv[l,j], v[l,j]>, gradients
-# running through all later blocks. Its error against zero ablation is `attribution_error`.
+# The metric m is taken as linear in each value v[l,j]: putting v* in its place, 0 by default, changes m by about
+# <dm/dv[l,j], v*[l,j] - v[l,j]>, gradients running through all later blocks. Its error against zero ablation is
+# `attribution_error`.
 
 
 @takes_turn
@@ -147,6 +155,7 @@ def attribution_patching(
     layers: Numbers = None,
     sources: Positions = None,
     per_head: bool = False,
+    baseline: str | Tensor | BaselineValues = "zero",
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
@@ -166,15 +175,16 @@ def attribution_patching(
     torch.Size([4, 7])
     """
     sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
-    intervention = intervene(model, sentence, target, layers, sources, per_head)
+    intervention = intervene(model, sentence, target, layers, sources, per_head, baseline)
     make_metric = metric_for(model, metric, target_ids)
-    values: dict[int, Tensor] = {}
+    changes: dict[int, Tensor] = {}
     added: dict[int, Tensor] = {}
 
     def add_zero(value: Tensor, *, hook: Any, layer: int) -> Tensor:
         """Weights may be frozen, and their gradients stay as they are: so a zero is added that needs a gradient."""
-        values[layer] = value.detach()
-        added[layer] = torch.zeros_like(values[layer]).requires_grad_()
+        clean = value.detach()
+        changes[layer] = intervention.stands_in(layer, clean) - clean
+        added[layer] = torch.zeros_like(clean).requires_grad_()
         return value + added[layer]
 
     with quiet(model), torch.enable_grad():
@@ -192,9 +202,9 @@ def attribution_patching(
         labels = intervention.labels(measure, measured.detach(), logits.detach())
     wide, pairs = measured.dtype, zip(intervention.layers, gradients, strict=True)
     # [layer, position, head]; the sum over heads is the effect of the whole position.
-    products = torch.stack([(values[layer].to(wide) * of.detach().to(wide)).sum(dim=-1)[0] for layer, of in pairs])
+    products = torch.stack([(changes[layer].to(wide) * of.detach().to(wide)).sum(dim=-1)[0] for layer, of in pairs])
     at = products[:, list(intervention.sources)]
-    estimate = -at.sum(dim=-1) if intervention.heads is None else -at.transpose(1, 2)
+    estimate = at.sum(dim=-1) if intervention.heads is None else at.transpose(1, 2)
     return Effect(values=intervention.as_values(estimate.flatten()), method="attribution_patching", **labels)
 
 
@@ -217,7 +227,7 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
     for name, effect in (("approximate", approximate), ("exact", exact)):
         if not isinstance(effect, Effect):
             raise InputTypeError(f"{name} is {type(effect).__name__}: expected an Effect")
-    names = ("layers", "heads", "src_positions", "src_tokens", "target", "metric")
+    names = ("layers", "heads", "src_positions", "src_tokens", "target", "metric", "baseline")
     estimated, measured = (
         {name: getattr(effect, name) for name in names} | {"token_types": effect.metadata.get("token_types")}
         for effect in (approximate, exact)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tl_vzero.baselines import Baseline, BaselineValues, baseline_of, own_text
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
 from tl_vzero.clean import ids_of, token_types_of
 from tl_vzero.distance import wide_dtype
@@ -35,8 +36,8 @@ class Effect(Drawn):
     metric without: where values are zeroed, negative where the source supported the prediction. `metric` names it in
     words; `clean` is its value in the clean run. `predicted` are the likeliest tokens at the target with their
     probabilities, in the clean run; of a causal model they come next (`metadata["predicts"]`). `method` says what was
-    done to the values. Per head, `heads` are numbers of the heads that values have, and `head_kind` says which those
-    are: under grouped-query attention key-value heads.
+    done to the values, and `baseline` what took their place. Per head, `heads` are numbers of the heads that values
+    have, and `head_kind` says which those are: under grouped-query attention key-value heads.
     """
 
     values: Float[Tensor, "layer *head src"]
@@ -54,6 +55,11 @@ class Effect(Drawn):
     heads: tuple[int, ...] | None = None
     head_kind: Literal["query", "key-value"] | None = None
 
+    @property
+    def baseline(self) -> str:
+        """What took a value's place: "zero", "mean", or the name and hash of vectors."""
+        return str(self.metadata.get("baseline", "zero"))
+
     def to_frame(self) -> "pd.DataFrame":
         """A long pandas table: layer, (head,) src, src_token, value."""
         import pandas as pd
@@ -68,10 +74,11 @@ class Effect(Drawn):
     def __repr__(self) -> str:
         where = f"{self.target_token!r} at {self.target}"
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
+        baseline = "" if self.baseline == "zero" else f", baseline {self.baseline},"
         sources = shortened(" ".join(token.strip() for token in self.src_tokens), LISTED_LENGTH)
         return escaped(
-            f"{type(self).__name__}({self.method} on the {self.metric} of {where}: {len(self.layers)} layers{heads} x "
-            f"{len(self.src_tokens)} sources: {sources!r})"
+            f"{type(self).__name__}({self.method}{baseline} on the {self.metric} of {where}: {len(self.layers)} layers"
+            f"{heads} x {len(self.src_tokens)} sources: {sources!r})"
         )
 
 
@@ -197,7 +204,10 @@ Place = tuple[int, int | None, int]  # layer, head or None for all, source
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """Values to change in one sentence, and the target whose prediction is measured; `heads` None: in all heads."""
+    """Values to change in one sentence, and the target whose prediction is measured; `heads` None: in all heads.
+
+    `baseline` is what takes a value's place; None where that is another sentence's value by the library's own patching.
+    """
 
     model: nn.Module
     sites: Sites
@@ -206,6 +216,7 @@ class Intervention:
     layers: tuple[int, ...]
     sources: tuple[int, ...]
     heads: tuple[int, ...] | None
+    baseline: Baseline | None = None
 
     @property
     def ids(self) -> Int[Tensor, "1 position"]:
@@ -217,6 +228,14 @@ class Intervention:
         token_types = token_types_of(self.model, [self.sentence])
         types = None if token_types is None else token_types.expand(copies, -1)
         return run_logits(self.model, self.ids.expand(copies, -1), hooks, types)
+
+    def stands_in(
+        self, layer: int, value: Float[Tensor, "copy position head d_head"]
+    ) -> Float[Tensor, "copy position head d_head"]:
+        """What takes the place of a layer's clean values."""
+        averaged = own_text([self.sentence]).expand(len(value), -1)
+        put_in = None if self.baseline is None else self.baseline.at(layer, value, averaged)
+        return torch.zeros_like(value) if put_in is None else put_in
 
     def places(self) -> list[Place]:
         """The place of each value, in their order."""
@@ -241,6 +260,7 @@ class Intervention:
                 "model": facts_of(self.model).name,
                 "target_ids": None if metric.target_ids is None else list(metric.target_ids),
                 "predicts": predicts(self.model),
+                **({} if self.baseline is None else {"baseline": self.baseline.identity}),
                 **described(self.sites.stack, self.sentence),
             },
             "heads": self.heads,
@@ -254,11 +274,20 @@ class Intervention:
 
 
 def intervene(
-    model: nn.Module, sentence: Sentence, target: Position | None, layers: Numbers, sources: Positions, per_head: bool
+    model: nn.Module,
+    sentence: Sentence,
+    target: Position | None,
+    layers: Numbers,
+    sources: Positions,
+    per_head: bool,
+    baseline: str | Tensor | BaselineValues | None = None,
 ) -> Intervention:
     """Check everything that does not depend on the metric."""
     sites = check_contracts(model)
     check_trained_head(model)
+    read = None if baseline is None else baseline_of(baseline, model, sites)
+    if read is not None:
+        read.check_length(sentence)
     return Intervention(
         model,
         sites,
@@ -267,6 +296,7 @@ def intervene(
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         sources=positions_in(sentence.tokens, "sources", sources),
         heads=tuple(range(value_heads(model))) if flag("per_head", per_head) else None,
+        baseline=read,
     )
 
 

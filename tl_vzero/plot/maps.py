@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import torch
 
 from tl_vzero.averages import MeanScores
+from tl_vzero.baselines import HASHED
 from tl_vzero.difference import Alignment
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.errors import InputError
@@ -224,7 +225,7 @@ def effect_map(effect: Effect, *, theme: Theme = LIGHT, **look: Unpack[parts.Loo
     }
     layout = axes | {
         "template": template(theme),
-        "title": parts.titled(EFFECT_TITLES[effect.method], f"at position {effect.target}"),
+        "title": parts.titled(effect_title(effect), f"at position {effect.target}"),
         "coloraxis": effect_scale(effect, theme),
     }
     return parts.drawn([cells], layout, **look)
@@ -270,6 +271,13 @@ def source_axis(scores: Scores) -> Json:
     """The axis of a map's sources."""
     places, title = parts.source_places(scores), parts.axis_titles(scores)[1]
     return parts.token_axis(scores.src_tokens, places, title, scores.unknown_sources)
+
+
+def effect_title(effect: Effect) -> str:
+    """What an effect is of, with what took a value's place where that is not zero; as plotly's text."""
+    name = parts.plotly_text(parts.visible(effect.baseline.partition(HASHED)[0]))
+    replaced = "zeroing a value" if effect.baseline == "zero" else f"replacing a value ({name})"
+    return EFFECT_TITLES[effect.method].replace("zeroing a value", replaced)
 
 
 def effect_labels(effect: Effect) -> list[str]:

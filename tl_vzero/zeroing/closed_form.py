@@ -58,11 +58,13 @@ def closed_maps(
     cache: WeightCache,
     *,
     clean: Clean | None = None,
+    averaged: Bool[Tensor, "sentence position"] | None = None,
     **beside: Unpack[Beside],
 ) -> tuple[list[Float[Tensor, "layer map _ _"]], tuple[str, ...]]:
     """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
 
-    `clean` is their clean run, where it is there already; else one block's activations are held at a time.
+    `clean` is their clean run, where it is there already; else one block's activations are held at a time. `averaged`
+    marks the positions that a mean goes over.
     Raises NotInClosedForm for a block of no known form, PaddingMatters where the sentences must run by themselves.
     """
     by_layer: dict[int, tuple[list[Tensor], str]] = {}
@@ -76,7 +78,7 @@ def closed_maps(
         request.advance(len(run.columns))
 
     with workspace_of(request.model, request.memory_mb * 2**20 * (1 - FOLDS_SHARE)) as workspace:
-        run = _Run(request, wanted, cache, workspace)
+        run = _Run(request, wanted, averaged, cache, workspace)
         if clean is None:
             padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
             try:
@@ -109,7 +111,8 @@ def _layer_maps(run: "_Run", layer: int, block: CleanBlock) -> tuple[list[Tensor
         weights = block_weights(run.request.model, layer, _compute_dtype(block.output))
         if weights is None:
             raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
-        result = _Layer(run, layer, block, weights).maps()
+        stands_in = run.request.baseline.at(layer, block.value, run.averaged)
+        result = _Layer(run, layer, block, weights, stands_in).maps()
     if result is None:
         raise NotInClosedForm(
             f"block {layer} is of no known form: neither its weights nor its modules explain its output"
@@ -132,8 +135,16 @@ class _Run:
     span has none left.
     """
 
-    def __init__(self, request: Request, wanted: Sequence[Wanted], cache: WeightCache, workspace: Workspace) -> None:
-        self.request, self.wanted, self.cache, self.workspace = request, wanted, cache, workspace
+    def __init__(
+        self,
+        request: Request,
+        wanted: Sequence[Wanted],
+        averaged: Tensor | None,
+        cache: WeightCache,
+        workspace: Workspace,
+    ) -> None:
+        self.request, self.wanted, self.averaged = request, wanted, averaged
+        self.cache, self.workspace = cache, workspace
         width = max(sentence.length for sentence in wanted)
         self.rows = torch.tensor([n * width + i for n, sentence in enumerate(wanted) for i in sentence.destinations])
         spans = [[n * width + j for j in span] for n, sentence in enumerate(wanted) for span in sentence.spans]
@@ -142,12 +153,13 @@ class _Run:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One layer of a run, its clean block and its weights in the dtype to compute in."""
+    """One layer of a run, its clean block, its weights in the dtype to compute in, and what stands in for values."""
 
     run: _Run
     layer: int
     block: CleanBlock
     weights: BlockWeights
+    stands_in: Float[Tensor, "sentence source value_head d_head"] | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -166,7 +178,7 @@ class _Layer:
         """Raw maps, one for each sentence of the run, and the route taken; None if the block is not recognised."""
         request = self.run.request
         heads = request.zeroed_heads
-        marked = self.block.affected(heads, request.per_head)
+        marked = self.block.affected(heads, request.per_head, self.stands_in)
         affected = [one.affected(entries) for one, entries in zip(self.run.wanted, marked, strict=True)]
         zeroed = [(head,) for head in heads] if request.per_head else [heads]
         members = range(self.query_heads)
@@ -248,18 +260,17 @@ class _Layer:
     def _zeroed(self, heads: list[int]) -> Zeroed:
         """What of the block is zeroed: query heads, once for each position of a span."""
         run, n_members = self.run, self.run.columns.shape[1]
-        taken = run.request.taken.get(self.layer, 1.0)
         values = _rows_of(self.block.value, run.columns.flatten(), self.dtype)
+        if self.stands_in is not None:
+            values = values - _rows_of(self.stands_in, run.columns.flatten(), self.dtype)
         values = values[:, [head // self.query_heads for head in heads]]
         values = rearrange(values, "(column member) head d_head -> column (member head) d_head", member=n_members)
         if not bool(run.holds.all()):
             values = values * run.holds.repeat_interleave(len(heads), dim=1).unsqueeze(-1).to(values)
-        if taken != 1.0:
-            values = values * taken
-        return Zeroed(heads * n_members, values, self._parts(heads), partial(self._left, heads, taken), run.workspace)
+        return Zeroed(heads * n_members, values, self._parts(heads), partial(self._left, heads), run.workspace)
 
-    def _left(self, heads: list[int], taken: float, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> tuple[Mixed, Mixed]:
-        """Of some pairs, what all query heads mix of the values that are not zeroed, and of all values."""
+    def _left(self, heads: list[int], chunk: Chunk, pairs: Int[Tensor, "pair"]) -> tuple[Mixed, Mixed]:
+        """Of some pairs, what all query heads mix of values with what stands in for some, and of all the clean ones."""
         block, device = self.block, self.block.value.device
         wide, width = wide_dtype(device), block.pattern.shape[2]
         places = self.run.rows.to(device)[chunk.clean[pairs]]
@@ -269,13 +280,17 @@ class _Layer:
         left = whole.clone()
         index = torch.arange(len(pairs), device=device)
         lost = index[:, None, None], torch.tensor(heads, device=device)[:, None], zeroed[:, None]
-        left[lost] = left[lost] * (1.0 - taken)
+        left[lost] = 0.0
         mixed = whole.new_empty(2, *whole.shape[:2], block.value.shape[-1])
         for sentence in sentences.unique():
             of_sentence = sentences == sentence
             value = block.value[sentence].to(wide).repeat_interleave(self.query_heads, dim=1)
             for into, pattern in zip(mixed, (left, whole), strict=True):
                 into[of_sentence] = torch.einsum("phs,shk->phk", pattern[of_sentence], value)
+            if self.stands_in is not None:
+                put_in = self.stands_in[sentence].to(wide).repeat_interleave(self.query_heads, dim=1)
+                gone = (whole - left)[of_sentence]
+                mixed[0, of_sentence] += torch.einsum("phs,shk->phk", gone, put_in)
         return mixed[0], mixed[1]
 
     def _column_at(self, cells: Int[Tensor, "pair"]) -> Int[Tensor, "pair"]:

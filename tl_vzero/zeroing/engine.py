@@ -4,8 +4,8 @@ The probe compares both on short sentences; its verdict stands while the model's
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_vzero.baselines import Baseline, own_text
 from tl_vzero.clean import Clean, clean_from_cache, ids_of, read_by, token_types_of
 from tl_vzero.errors import ModelError
 from tl_vzero.inputs.text import Sentence, same_shape
@@ -64,9 +65,10 @@ def zeroed_maps(
             raise ModelError(f'engine="closed_form" cannot be used: {reason}; use engine="auto" or "hooks"')
     maps = []
     for _, alike in groupby(sentences, key=lambda sentence: (sentence.shape, wanted[sentence.row].spans)):
-        group = list(alike)
-        ids, beside = read_by(request.model, group)
-        maps += hooked_maps(request, ids, wanted[group[0].row], clean=_cached(request, group), **beside)
+        for group in _together(request, [list(alike)]):
+            ids, beside = read_by(request.model, group)
+            clean, averaged = _cached(request, group), own_text(group)
+            maps += hooked_maps(request, ids, wanted[group[0].row], clean=clean, averaged=averaged, **beside)
     return maps, {"engine": "hooks", "engine_reason": reason, "routes": []}
 
 
@@ -75,6 +77,13 @@ def _cached(request: Request, group: list[Sentence]) -> Clean | None:
     if request.cache is None:
         return None
     return clean_from_cache(request.cache, request.model, request.sites, group, request.layers)
+
+
+def _together(request: Request, groups: Iterable[list[Sentence]]) -> Iterable[list[Sentence]]:
+    """Sentences that share a run; each by itself where a baseline has values of a sentence, as what a run rounds
+    depends on its batch, and the values may be those of the sentence itself.
+    """
+    return ([sentence] for group in groups for sentence in group) if request.baseline.by_position else groups
 
 
 def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]:
@@ -113,12 +122,14 @@ def _in_closed_form(
         ids = [ids_of(model, [sentence])[0] for sentence in group]
         selected = [wanted[sentence.row] for sentence in group]
         types = token_types_of(model, group)
-        return closed_maps(request, ids, selected, weight_cache, clean=_cached(request, group), token_types=types)
+        clean, averaged = _cached(request, group), own_text(group)
+        return closed_maps(request, ids, selected, weight_cache, clean=clean, averaged=averaged, token_types=types)
 
     pads = verdict == "right, padded too" and request.cache is None and sentences[0].signal is None
     maps: Maps = []
     routes: tuple[str, ...] = ()
-    for group in _padded(sentences, PADDING_PER_RUN) if pads else same_shape(sentences):
+    runs = _padded(sentences, PADDING_PER_RUN) if pads else same_shape(sentences)
+    for group in _together(request, runs):
         try:
             of_group, routes = maps_of(group)
             maps += of_group
@@ -127,6 +138,16 @@ def _in_closed_form(
                 of_group, routes = maps_of(alike)
                 maps += of_group
     return maps, routes
+
+
+@dataclass(frozen=True, eq=False)
+class _MoreTaken(Baseline):
+    """Takes a value away several times in some layers: zero takes it once."""
+
+    taken: Mapping[int, float] = field(default_factory=dict)
+
+    def at(self, layer: int, value: Tensor, averaged: Tensor | None) -> Tensor | None:
+        return value * (1.0 - self.taken[layer]) if layer in self.taken else None
 
 
 def _probe(request: Request, sentence: Sentence, weight_cache: WeightCache) -> Verdict:
@@ -158,7 +179,7 @@ def _probe(request: Request, sentence: Sentence, weight_cache: WeightCache) -> V
     faint = {layer: score for layer, score in enumerate(largest.tolist()) if 0 < score < CLEAR}
     taken = {layer: min(MOST_TAKEN, math.sqrt(10 * CLEAR / score)) for layer, score in faint.items()}
     if verdict != "wrong" and taken:
-        clearer, _ = agreement(replace(whole, taken=taken))
+        clearer, _ = agreement(replace(whole, baseline=_MoreTaken(taken=taken)))
         return "wrong" if clearer == "wrong" else verdict
     return verdict
 

@@ -16,11 +16,12 @@ from functools import partial
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import chosen, chosen_heads, integers
-from tl_vzero.clean import Beside, Clean, CleanBlock, check_clean_output
+from tl_vzero.clean import Beside, Clean, CleanBlock, check_clean_output, clean_run
 from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
 from tl_vzero.errors import InputTypeError
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
@@ -40,16 +41,21 @@ def value_zeroing_hooks(
     layers: Integers = None,
     heads: Integers = None,
     stack: str | None = None,
+    *,
+    baseline: str | Tensor | BaselineValues = "zero",
 ) -> list[NamedHook]:
     """Hooks that zero the values of some positions, for TransformerLens's own `run_with_hooks`.
 
     Returns (hook name, function) pairs, one per layer; `layers` and `heads` default to all. Every sentence of a
     batch is zeroed at the same positions; negative ones count from the end. No position at all zeroes nothing.
     Under grouped-query attention `heads` are key-value heads. Of an encoder-decoder `stack` says which values:
-    "encoder", "decoder", or "cross" for what the decoder's layers read at encoder positions.
+    "encoder", "decoder", or "cross" for what the decoder's layers read at encoder positions. `baseline` is what is put
+    in the place of the values, as in `value_zeroing`, from what they are in this very run; but hooks know neither
+    special tokens nor padding, so that "mean" goes over all positions of the run.
 
-    Raises InputError for layers, heads or a stack that the model lacks, and in the run for positions outside it; where
-    another thread calls tl_vzero on the model during such a run, that call raises InputError.
+    Raises InputError for layers, heads or a stack that the model lacks, what `value_zeroing` raises for a baseline,
+    and in the run InputError for positions outside it, or a baseline of another length; where another thread calls
+    tl_vzero on the model during such a run, that call raises InputError.
 
     >>> import torch, tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
@@ -64,17 +70,24 @@ def value_zeroing_hooks(
     n_heads = value_heads(model, sites.stack)
     zeroed_heads = chosen_heads(heads, n_heads, attention_heads(model, sites.stack)) or tuple(range(n_heads))
 
+    stands_in = baseline_of(baseline, model, sites)
     thread = threading.get_ident()
 
-    def zero_values(value: Tensor, hook: Any) -> Tensor:
-        check_own_run(model, hook, zero_values, thread)
-        inside = chosen("positions", zeroed, value.shape[1], "the sentence has") if zeroed else ()
-        value = value.clone()
-        for position in inside or ():
-            value[:, position, list(zeroed_heads)] = 0
-        return value
+    def hook_of(layer: int) -> NamedHook:
+        def zero_values(value: Tensor, hook: Any) -> Tensor:
+            check_own_run(model, hook, zero_values, thread)
+            inside = chosen("positions", zeroed, value.shape[1], "the sentence has") if zeroed else ()
+            stands_in.check_length(value.shape[1], "this run")
+            put_in = stands_in.at(layer, value, None)
+            value = value.clone()
+            for position in inside or ():
+                at = slice(None), position, list(zeroed_heads)
+                value[at] = 0.0 if put_in is None else put_in[at]
+            return value
 
-    return [(sites.values[layer], zero_values) for layer in chosen_layers]
+        return sites.values[layer], zero_values
+
+    return [hook_of(layer) for layer in chosen_layers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +129,10 @@ class _Copies:
 class _Hooks:
     """The hooks on each block, and the clean run that they read: the caller's, or the first batch's clean copies."""
 
-    def __init__(self, request: Request, wanted: Wanted, clean: Clean | None, maps: Tensor) -> None:
-        self.request, self.sites, self.maps = request, request.sites, maps
+    def __init__(
+        self, request: Request, wanted: Wanted, clean: Clean | None, averaged: Tensor | None, maps: Tensor
+    ) -> None:
+        self.request, self.sites, self.averaged, self.maps = request, request.sites, averaged, maps
         self.dest = torch.tensor(wanted.destinations, device=maps.device)
         self.heads = torch.tensor(request.zeroed_heads, device=maps.device)
         self.clean: dict[str, Tensor] = {}
@@ -127,6 +142,10 @@ class _Hooks:
 
     def block(self, layer: int) -> CleanBlock:
         return CleanBlock(*(self.clean[name] for name in self.sites.at(layer)))
+
+    def stands_in(self, layer: int) -> Tensor | None:
+        """What stands in for each of a layer's clean values; None for zero."""
+        return self.request.baseline.at(layer, self.clean[self.sites.values[layer]], self.averaged)
 
     def on(self, copies: _Copies) -> list[NamedHook]:
         """All hooks for a batch of copies."""
@@ -161,7 +180,9 @@ class _Hooks:
         copy = copies.n_clean + torch.arange(len(copies), device=copies.head.device)[:, None, None]
         heads = self.heads[copies.head, None] if self.request.per_head else self.heads.unsqueeze(0)
         zeroed = copy, copies.zeroed.unsqueeze(1), heads.unsqueeze(-1)
-        value[zeroed] = value[zeroed] * (1.0 - self.request.taken.get(layer, 1.0))
+        stands_in = self.stands_in(layer)
+        clean = copies.sentence[:, None, None], *zeroed[1:]
+        value[zeroed] = 0.0 if stands_in is None else stands_in[clean]
         return value
 
     def _measure(self, copies: _Copies, site: str, layer: int, maps: Tensor, output: Tensor, *, hook: Any) -> None:
@@ -187,17 +208,26 @@ def _distances(request: Request, clean: Tensor, changed: Tensor) -> Tensor:
 
 
 def hooked_maps(
-    request: Request, ids: Read, wanted: Wanted, *, clean: Clean | None = None, **beside: Unpack[Beside]
+    request: Request,
+    ids: Read,
+    wanted: Wanted,
+    *,
+    clean: Clean | None = None,
+    averaged: Bool[Tensor, "sentence source"] | None = None,
+    **beside: Unpack[Beside],
 ) -> Float[Tensor, "sentence layer map dest src"]:
     """Raw Value Zeroing maps of sentences of one length, in float64; the map axis is 1 long unless per head.
 
-    `clean` is the clean run, where it is there already. An entry is exactly 0 where every zeroed head's pattern or
-    value is exactly 0.
+    `clean` is the clean run, where it is there already; `averaged` marks the positions that a mean goes over. An entry
+    is exactly 0 where every zeroed head's pattern is exactly 0, or its value exactly what stands in for it.
     """
     n_maps = len(request.zeroed_heads) if request.per_head else 1
     shape = (len(ids), len(request.layers), n_maps, len(wanted.destinations), len(wanted.spans))
     maps = torch.zeros(shape, dtype=wide_dtype(ids.device), device=ids.device)
-    hooks = _Hooks(request, wanted, clean, maps)
+    if clean is None and request.baseline.by_position:
+        # By itself, as what a run rounds depends on its batch, and the vectors may be those of the clean run.
+        clean = clean_run(request.model, request.sites, ids, request.layers, **beside)
+    hooks = _Hooks(request, wanted, clean, averaged, maps)
     copies = _Copies.all(len(ids), wanted.spans, n_maps, ids.device)
     length = wanted.length + (0 if beside.get("decoder_ids") is None else ids.shape[1])
     size = request.batch_size or max(1, TOKENS_PER_BATCH // length)
@@ -209,5 +239,6 @@ def hooked_maps(
             run_to(request.model, part.rows(ids), hooks.on(part), last=last, **copied)
         request.advance(len(part) / n_maps * len(request.layers))
     for index, layer in enumerate(request.layers):
-        maps[:, index] *= wanted.affected(hooks.block(layer).affected(request.zeroed_heads, request.per_head))
+        block, stands_in = hooks.block(layer), hooks.stands_in(layer)
+        maps[:, index] *= wanted.affected(block.affected(request.zeroed_heads, request.per_head, stands_in))
     return maps

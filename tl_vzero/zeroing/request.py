@@ -3,17 +3,18 @@
 A Request holds for all sentences of the call; `Request.wanted` resolves its positions and spans for one of them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from tl_vzero.baselines import ZERO, Baseline
 from tl_vzero.choices import Position, Positions, listed, positions, positions_in
 from tl_vzero.distance import Distance, cosine
-from tl_vzero.errors import InputError, InputTypeError, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, shown, unknown_name
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.contracts import value_heads
 from tl_vzero.models.run import FinalNorm
@@ -69,8 +70,8 @@ def pick(tensor: Tensor, axis: int, positions: tuple[int, ...]) -> Tensor:
 class Request:
     """The model and which maps to compute of it; the options are those of `value_zeroing`, and `None` means all.
 
-    `norm` is the final norm where `final_norm` is set; `advance` counts sources times layers as they are done. `taken`
-    is how much of a value is taken away in each layer, as a multiple of it: once all of it, except in a probe.
+    `norm` is the final norm where `final_norm` is set; `advance` counts sources times layers as they are done.
+    `baseline` is what is put in the place of a value: what is said of zeroing holds for any.
     """
 
     model: nn.Module
@@ -90,7 +91,7 @@ class Request:
     memory_mb: float = MEMORY_MB
     norm: FinalNorm | None = None
     advance: Callable[[float], object] = lambda sources: None
-    taken: Mapping[int, float] = field(default_factory=dict)
+    baseline: Baseline = ZERO
 
     @property
     def zeroed_heads(self) -> tuple[int, ...]:
@@ -102,8 +103,11 @@ class Request:
         return self.norm if layer == self.sites.n_layers - 1 else None
 
     def wanted(self, sentence: Sentence) -> Wanted:
-        """What to compute of a sentence; raises InputError for positions outside it and for spans that overlap."""
+        """What to compute of a sentence; raises InputError for positions outside it, for spans that overlap, and for
+        a baseline of another length.
+        """
         tokens = sentence.sources.tokens
+        self.baseline.check_length(len(tokens), shown(" ".join(tokens)))
         if isinstance(self.spans, str):
             spans = named_spans(self.spans, sentence.sources)
         elif self.spans is not None:

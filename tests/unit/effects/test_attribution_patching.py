@@ -64,6 +64,27 @@ def test_heads_sum_to_the_whole(route: str, architecture: str) -> None:
     assert whole.clean == pytest.approx(exact.clean, rel=1e-6) and whole.values.shape == exact.values.shape
 
 
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_of_a_baseline_it_is_the_slope_on_the_way_to_it(architecture: str) -> None:
+    model = double_model("load_model", architecture)
+    mean, step = tl_vzero.mean_values(model, ["a dog near marcus."]), 1e-2 if architecture == "llama" else 1e-4
+    options: Any = {"target": TARGET, "target_ids": PAIR, "per_head": True}
+    estimate = tl_vzero.attribution_patching(model, TEXT, baseline=mean, **options)
+
+    def on_the_way(part: float) -> Tensor:
+        clean = tl_vzero.values_of(model, TEXT).values
+        there = clean + part * (mean.values[:, None] - clean)
+        return tl_vzero.zero_ablation(model, TEXT, baseline=there, **options).values
+
+    slopes = (on_the_way(step) - on_the_way(-step)) / (2 * step)
+    tolerance = 2e-3 if architecture == "llama" else 1e-7
+    torch.testing.assert_close(estimate.values, slopes, atol=tolerance, rtol=tolerance)
+    own_mean = tl_vzero.attribution_patching(model, TEXT, baseline="mean", **options)
+    assert own_mean.baseline == own_mean.metadata["baseline"] == "mean"
+    with pytest.raises(InputError, match="baseline: 'mean' in the approximate and 'zero' in the exact"):
+        attribution_error(own_mean, tl_vzero.zero_ablation(model, TEXT, **options))
+
+
 @torch.no_grad()
 def with_faint_values(make: Callable[[], Any], size: float) -> Any:
     """A model whose values are so small that the prediction is linear in them."""

@@ -12,7 +12,8 @@ from support.state import left_as_found, type_checks_off
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
+from tl_vzero.baselines import BaselineValues
+from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError
 
 EFFECTS: dict[str, Callable[..., Any]] = {
     "zero_ablation": tl_vzero.zero_ablation,
@@ -62,6 +63,27 @@ def test_bad_options(
     effect: Callable[..., Any], options: dict[str, Any], error: type[Exception], mentions: tuple[str, ...]
 ) -> None:
     refused(partial(effect, inputs=TEXT, **options), error, *mentions)
+
+
+def other_models(shape: tuple[int, ...]) -> BaselineValues:
+    return BaselineValues(torch.zeros(shape), "mean of 2 texts", {"weights_sha256": "0", "stack": None})
+
+
+BAD_BASELINES: list[tuple[Any, type[Exception], tuple[str, ...]]] = [
+    ("men", InputError, ("'men'", "zero, mean", "did you mean 'mean'")),
+    (3, InputTypeError, ("int", "mean_values")),
+    (torch.zeros(3, 2, 9), InputError, ("[3, 2, 9]", "[3, 2, 8]")),
+    (torch.zeros(3, 9, 2, 8), InputError, ("9 positions", "10")),
+    (torch.zeros(3, 2, 8, dtype=torch.long), InputTypeError, ("int64",)),
+    (torch.full((3, 2, 8), torch.nan), InputError, ("NaN",)),
+    (other_models((3, 2, 8)), ModelError, ("other weights",)),
+]
+
+
+@pytest.mark.parametrize(("baseline", "error", "mentions"), BAD_BASELINES)
+@pytest.mark.parametrize("effect", [tl_vzero.zero_ablation, tl_vzero.attribution_patching])
+def test_bad_baselines(effect: Any, baseline: Any, error: type[Exception], mentions: tuple[str, ...]) -> None:
+    refused(partial(effect, inputs=TEXT, baseline=baseline), error, *mentions)
 
 
 @each_effect

@@ -11,6 +11,7 @@ from support.state import left_as_found
 from torch import Tensor
 
 import tl_vzero
+from tl_vzero.baselines import BaselineValues
 from tl_vzero.models.contracts import value_heads
 
 IDS = ids_of_text(TEXT)
@@ -61,6 +62,45 @@ def test_each_head_as_in_a_run_of_its_own(route: str, architecture: str) -> None
     assert effect.head_kind == ("key-value" if architecture == "llama" else "query")
     expected = zeroed_one_by_one(model, IDS, difference, LAYERS, heads)
     torch.testing.assert_close(effect.values, expected, **tolerance(architecture))
+
+
+@each_route
+def test_a_baseline_as_in_a_run_of_its_own(route: str, architecture: str) -> None:
+    model = double_model(route, architecture)
+    shape, generator = tl_vzero.values_of(model, TEXT).values.shape, torch.Generator().manual_seed(0)
+    by_position = torch.randn(shape, generator=generator, dtype=torch.float64)
+    constant = by_position[:, 0]
+    baselines: dict[str, tuple[Any, Any]] = {
+        "mean": ("mean", lambda layer, values: values[1:-1].mean(dim=0).expand_as(values)),
+        "tensor": (by_position, lambda layer, values: by_position[layer]),
+        "constants": (BaselineValues(constant, "c", about(model)), lambda layer, _: constant[layer].expand(shape[1:])),
+    }
+    heads = range(value_heads(model))
+    for name, (baseline, put_in) in baselines.items():
+        options: Any = {"target": TARGET, "target_ids": (GOOD, BAD), "baseline": baseline}
+        effect = tl_vzero.zero_ablation(model, TEXT, per_head=True, **options)
+        expected = zeroed_one_by_one(model, IDS, difference, LAYERS, heads, put_in)
+        torch.testing.assert_close(effect.values, expected, msg=name, **tolerance(architecture))
+        whole = tl_vzero.zero_ablation(model, TEXT, layers=1, batch_size=3, **options)
+        expected = zeroed_one_by_one(model, IDS, difference, [1], baseline=put_in).squeeze(1)
+        torch.testing.assert_close(whole.values, expected, msg=name, **tolerance(architecture))
+
+
+def about(model: Any) -> dict[str, Any]:
+    return dict(tl_vzero.values_of(model, TEXT).metadata)
+
+
+def test_a_baseline_of_the_clean_values_has_no_effect_and_zero_is_as_ever() -> None:
+    model = double_model("load_model", "bert")
+    values = tl_vzero.values_of(model, TEXT)
+    effect = tl_vzero.zero_ablation(model, TEXT, baseline=values)
+    torch.testing.assert_close(effect.values, torch.zeros_like(effect.values), atol=1e-12, rtol=0)
+    assert effect.baseline.startswith(f"{values.name} (sha256 ") and f"baseline {values.name}" in repr(effect)
+    zero = tl_vzero.zero_ablation(model, TEXT)
+    assert torch.equal(
+        tl_vzero.zero_ablation(model, TEXT, baseline=torch.zeros(values.values.shape)).values, zero.values
+    )
+    assert zero.baseline == zero.metadata["baseline"] == "zero" and "baseline" not in repr(zero)
 
 
 @pytest.mark.parametrize("architecture", HF_BUILDERS)
