@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, positions, positive
 from tl_vzero.clean import read_by
+from tl_vzero.difference import HASHED
 from tl_vzero.distance import Distance, distance_named
-from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Sentence, Text
@@ -394,7 +395,8 @@ def joint_rollout(encoder: Scores, decoder: Scores, cross: Scores) -> Scores:
     Both maps of a decoder block are distances of the same output, so a row of them has one sum, S_l + C_l = 1. With
     the encoder's rollout E at its last layer, R_l = S_l @ R_{l-1} + C_l @ [0 | E], R_0 = [1 | 0]; rows sum to one.
 
-    Raises InputTypeError for what is no Scores, ScoresError for maps that are not whole, raw and of one sentence pair.
+    Raises InputTypeError for what is no Scores, ScoresError for maps that are not whole, raw, and of one sentence pair
+    and baseline.
     Source: Mohebbi et al. 2023 (maps), Ferrando et al. 2022, "Towards Opening the Black Box of Neural Machine
     Translation", section 3 (through both stacks).
 
@@ -453,6 +455,11 @@ def _check_alike(maps: dict[str, Scores]) -> None:
     weights = {scores.metadata.get("weights_sha256") for scores in maps.values()}
     if len({scores.method for scores in maps.values()}) > 1 or len(weights) > 1:
         raise ScoresError("the maps are of several methods or models: expected one method of one model")
+    # The vectors of two stacks differ, and their name is that of how they came to be.
+    baselines = {stack: scores.baseline.partition(HASHED)[0] for stack, scores in maps.items()}
+    if len(set(baselines.values())) > 1:
+        named = ", ".join(f"{stack} {shown(baseline)}" for stack, baseline in baselines.items())
+        raise ScoresError(f"the maps are of several baselines: {named}; expected one")
     for option in SAME_MEASURE:
         of_decoder, of_cross = (scores.metadata.get("options", {}).get(option) for scores in (decoder, cross))
         if of_decoder != of_cross:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from tl_vzero.choices import LISTED_LENGTH, one_of
 from tl_vzero.corpus.read import Corpus
+from tl_vzero.difference import first_unlike
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, escaped, shortened, shown
-from tl_vzero.scores import MASKS, Drawn, Scores, Stage, first_unlike
+from tl_vzero.scores import MASKS, Drawn, Scores, Stage
 from tl_vzero.statistics import RESAMPLES, Array, Interval, bootstrap_means
 from tl_vzero.words import encodable, parsed_words
 
@@ -28,7 +29,7 @@ By = Literal["position", "word", "pos", "dependency", "distance"]
 Label = int | str
 Pairs = dict[tuple[Label, Label], Array]  # what a sentence has of a destination's and a source's group
 
-ALIKE = ("method", "stage", "unit", "layers", "heads")
+ALIKE = ("method", "baseline", "stage", "unit", "layers", "heads")
 EVERY_DEST = "all"
 COLUMNS_AT_ONCE = 4096  # means whose draws are held at a time, 64 MB of 2000 draws
 LARGEST = 2**26  # means of a table, 1.6 GB with their intervals
@@ -55,6 +56,7 @@ class MeanScores(Drawn):
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None
     confidence: float
+    baseline: str = "zero"
 
     def to_frame(self) -> "pd.DataFrame":
         """A long pandas table of the pairs that some sentence has: layer, (head,) dest, src, mean, low, high, n."""
@@ -70,8 +72,9 @@ class MeanScores(Drawn):
 
     def __repr__(self) -> str:
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
+        baseline = "" if self.baseline == "zero" else f", baseline {self.baseline}"
         return escaped(
-            f"MeanScores({self.method} by {self.by}, {self.stage}, {len(self.layers)} layers{heads}, "
+            f"MeanScores({self.method} by {self.by}, {self.stage}{baseline}, {len(self.layers)} layers{heads}, "
             f"{len(self.dest_groups)} x {len(self.src_groups)} groups, up to {int(self.n.max())} sentences a pair)"
         )
 
@@ -143,7 +146,7 @@ def _check_alike(first: Scores, one: Scores) -> None:
     unlike = first_unlike(first, one, ALIKE)
     if unlike is not None:
         raise InputError(
-            f"these scores have no mean: {unlike}; expected scores of one method, with the same layers and heads, all "
+            f"these scores have no mean: {unlike}; expected scores of one method, baseline, layers and heads, all "
             "raw, normalized() or rollout()"
         )
 
@@ -294,6 +297,7 @@ def _means(first: Scores, by: By, rows: dict[tuple[Label, Label], list[Array]], 
         layers=first.layers,
         heads=first.heads,
         confidence=interval.confidence,
+        baseline=first.baseline,
     )
 
 

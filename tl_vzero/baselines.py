@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tl_vzero.difference import HASHED
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import (
     FileFormatError,
@@ -34,7 +35,6 @@ from tl_vzero.models.contracts import head_width, value_heads
 from tl_vzero.models.sites import Sites
 
 NAMES = ("zero", "mean")
-HASHED = " (sha256 "  # what stands between the name of vectors and their hash
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,6 +161,8 @@ def baseline_of(baseline: str | Tensor | BaselineValues, model: nn.Module, sites
     name, values = "tensor", baseline
     if isinstance(baseline, BaselineValues):
         name, values = baseline.name, baseline.values
+        if not isinstance(name, str) or not name.isprintable() or HASHED in name:
+            raise InputError(f"baseline has the name {shown(name)}: expected a text that can be shown")
         _check_same_model(baseline, model, sites)
     if not isinstance(values, Tensor):
         raise InputTypeError(

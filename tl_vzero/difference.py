@@ -5,7 +5,7 @@
 3. Else by the caller's alignment: pairs, or the tokens that both sentences have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import chain
@@ -25,6 +25,7 @@ Positions = Sequence[tuple[int, int]]
 AXES = ("dest_tokens", "src_tokens", "dest_positions", "src_positions", "src_spans")
 BETWEEN = "|"  # two tokens that stand against each other
 LISTED_LENGTH = 600  # characters of a sentence that an error lists
+HASHED = " (sha256 "  # what stands between the name of a baseline's vectors and their hash
 NAME_LENGTH = 40  # characters of what differs, in a name
 
 
@@ -225,8 +226,8 @@ def name_of(first: "tl_vzero.Scores", second: "tl_vzero.Scores") -> str:
     """What was subtracted from what: the methods, and the models, words or options in which two maps differ."""
     methods = [first.method, second.method]
     differing = [names for names in (_models(first, second), _texts(first, second)) if names]
-    if not differing and first.method == second.method:
-        differing = [names for names in [_options(first, second)] if names]
+    if first.method == second.method and (not differing or first.baseline != second.baseline):
+        differing += [names for names in [_options(first, second)] if names]
     behind = [", ".join(side) for side in zip(*differing, strict=True)] or ["", ""]
     return " - ".join(
         f"{method} ({_printable(shortened(text, NAME_LENGTH))})" if text else method
@@ -260,7 +261,7 @@ def _texts(first: "tl_vzero.Scores", second: "tl_vzero.Scores") -> tuple[str, st
 
 
 def _options(first: "tl_vzero.Scores", second: "tl_vzero.Scores") -> tuple[str, str] | None:
-    options = [one.metadata.get("options", {}) for one in (first, second)]
+    options = [{"baseline": one.baseline, **one.metadata.get("options", {})} for one in (first, second)]
     names = [name for name in dict.fromkeys(chain(*options)) if options[0].get(name) != options[1].get(name)]
     first_text, second_text = (", ".join(f"{name} {one.get(name)}" for name in names) for one in options)
     return (first_text, second_text) if names else None
@@ -269,3 +270,35 @@ def _options(first: "tl_vzero.Scores", second: "tl_vzero.Scores") -> tuple[str, 
 def _printable(text: str) -> str:
     """A text as a name has it: what cannot be shown is written out."""
     return "".join(c if c.isprintable() else encodable(ascii(c)[1:-1]) for c in text)
+
+
+# What two maps may differ in.
+
+
+def baseline_in(metadata: Any) -> str:
+    """The baseline that metadata name; zero where they say nothing, as of other methods and in older files."""
+    options = metadata.get("options") if isinstance(metadata, Mapping) else None
+    return str(options.get("baseline", "zero")) if isinstance(options, Mapping) else "zero"
+
+
+def of_baseline(metadata: Mapping[str, Any]) -> str:
+    """What is behind a method's name; nothing for zero, and of two maps with two baselines their difference's name
+    has both.
+    """
+    baselines = {baseline_in(metadata), baseline_in(metadata.get("subtracted", metadata))}
+    name = baselines.pop().partition(HASHED)[0]
+    return "" if baselines or name == "zero" else f", baseline {shortened(name, NAME_LENGTH)}"
+
+
+def first_unlike(first: "tl_vzero.Scores", second: "tl_vzero.Scores", names: Sequence[str]) -> str | None:
+    """The first of some labels in which two maps differ, and both of its values; None where they agree."""
+    both = ((name, getattr(first, name), getattr(second, name)) for name in names)
+    return next((f"{name} {shown(one)} and {shown(other)}" for name, one, other in both if one != other), None)
+
+
+def distinct(tokens: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:
+    """Tokens as labels that differ: one that occurs again has its position behind it."""
+    texts = [encodable(token.strip() or token) for token in tokens]
+    return tuple(
+        text if texts.count(text) == 1 else f"{text} ({at})" for text, at in zip(texts, positions, strict=True)
+    )

@@ -17,11 +17,15 @@ from torch import Tensor
 from tl_vzero.choices import at_least_one, place_of
 from tl_vzero.difference import (
     Alignment,
+    baseline_in,
     both_tokens,
     common_words,
     described,
+    distinct,
+    first_unlike,
     matched,
     name_of,
+    of_baseline,
     words_of_both,
 )
 from tl_vzero.errors import (
@@ -35,6 +39,7 @@ from tl_vzero.errors import (
     shown,
 )
 from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, path_of, read_labelled, to_plain, write_labelled
+from tl_vzero.registry import label_of
 from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
 from tl_vzero.words import Word, encodable, group_words
 
@@ -152,6 +157,16 @@ class Scores(Drawn):
         """Whether values below 0 mean something: of a difference, and of attributions that were summed."""
         below = bool(self.values.numel()) and bool(self.values.min() < -SIGNED * self.values.max().abs())
         return below or self.stage == "difference"
+
+    @property
+    def baseline(self) -> str:
+        """What was put in the place of a value, "zero" by default; the caller's own vectors have a hash behind."""
+        return baseline_in(self.metadata)
+
+    @property
+    def label(self) -> str:
+        """The method as people write it, with the baseline where it is not zero, without the hash."""
+        return label_of(self.method) + of_baseline(self.metadata)
 
     @property
     def crosses(self) -> bool:
@@ -419,7 +434,7 @@ class Scores(Drawn):
         `dest`, `layer` and errors are those of `row`, `at_layer` and `normalized`.
         """
         k, row = at_least_one("k", k), self._one_row(dest).normalized()
-        row = replace(row, src_tokens=_unlike(self.src_tokens, self.src_positions))
+        row = replace(row, src_tokens=distinct(self.src_tokens, self.src_positions))
         table = (
             (row if layer is None else row.at_layer(layer))
             .to_frame()
@@ -439,7 +454,10 @@ class Scores(Drawn):
 
         if self.heads is not None:
             raise ScoresError("matrix() is of one map, and these scores are per head: compute them without per_head")
-        rows, columns = _unlike(self.dest_tokens, self.dest_positions), _unlike(self.src_tokens, self.src_positions)
+        rows, columns = (
+            distinct(self.dest_tokens, self.dest_positions),
+            distinct(self.src_tokens, self.src_positions),
+        )
         table = pd.DataFrame(np.asarray(self.at_layer(layer))[0], index=list(rows), columns=list(columns))
         return table.rename_axis(index="destination", columns="source")
 
@@ -554,7 +572,7 @@ class Scores(Drawn):
             token = self.dest_tokens[self.dest_index(self.shown_dest)].strip()
             telling = f", layer {self.telling_layer(self.shown_dest)} tells most of {token!r}"
         return escaped(
-            f"Scores({self.method}{model}, {self.stage}, {len(self.layers)} layers{heads}, "
+            f"Scores({self.method}{model}, {self.stage}{of_baseline(self.metadata)}, {len(self.layers)} layers{heads}, "
             f"{len(self.dest_tokens)} destinations x {len(self.src_tokens)} sources{partial}: {sources!r}{telling})"
         )
 
@@ -605,8 +623,8 @@ class _Labels(BaseModel):
             "src_positions": ([] if self.src_spans else self.src_positions, n_sources),
             **{f"src_spans[{index}]": (span, n_sources) for index, span in enumerate(self.src_spans or [])},
         }
-        if not self.method.isprintable():
-            return "method is no name that can be shown"
+        if not (self.method + baseline_in(self.metadata)).isprintable():
+            return "method or baseline is no name that can be shown"
         for name, (numbers, count) in counted.items():
             if len(set(numbers)) < len(numbers):
                 return f"{name} holds a number twice"
@@ -650,20 +668,6 @@ def _fault_of_labels(labels: object) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))[:80] or 'the labels'}: {first['msg'][:200]}"
-
-
-def first_unlike(first: Scores, second: Scores, names: Sequence[str]) -> str | None:
-    """The first of some labels in which two maps differ, and both of its values; None where they agree."""
-    both = ((name, getattr(first, name), getattr(second, name)) for name in names)
-    return next((f"{name} {shown(one)} and {shown(other)}" for name, one, other in both if one != other), None)
-
-
-def _unlike(tokens: Sequence[str], positions: Sequence[int]) -> tuple[str, ...]:
-    """Tokens as labels that differ: one that occurs again has its position behind it."""
-    texts = [encodable(token.strip() or token) for token in tokens]
-    return tuple(
-        text if texts.count(text) == 1 else f"{text} ({at})" for text, at in zip(texts, positions, strict=True)
-    )
 
 
 def _are_all(numbers: Sequence[int], count: int) -> bool:

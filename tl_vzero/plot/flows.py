@@ -14,9 +14,18 @@ from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.plot import parts
 from tl_vzero.plot.pages import in_percent
-from tl_vzero.plot.parts import Look, Step, hover_labels, refuse_heads, sentence, step_slider, titled, token_axis
+from tl_vzero.plot.parts import (
+    Look,
+    Step,
+    hover_labels,
+    method_text,
+    refuse_heads,
+    sentence,
+    step_slider,
+    titled,
+    token_axis,
+)
 from tl_vzero.plot.theme import LIGHT, Theme, template
-from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 from tl_vzero.words import group_words
 
@@ -111,7 +120,7 @@ def flow_graph(
     slider = step_slider(steps, bounds.index(threshold), theme, prefix="branches from ")
     layout = flow_axes(labels, places, scores.layers, unknown) | {
         "template": template(theme),
-        "title": titled(f"{label_of(scores.method)}: what reaches {target} through all layers", sentence(scores)),
+        "title": titled(f"{method_text(scores)}: what reaches {target} through all layers", sentence(scores)),
         "sliders": [slider | {"pad": {"t": 84, "b": 8}}],
     }
     layout["height"] += SLIDER_HEIGHT

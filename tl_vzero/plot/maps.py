@@ -147,6 +147,7 @@ def _groups_as_tokens(mean: MeanScores) -> Scores:
         n_layers=max(mean.layers) + 1,
         n_positions=len(mean.src_groups),
         stage=mean.stage,
+        metadata={"options": {"baseline": mean.baseline}},
     )
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme
-from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 
 DIGITS = 4
@@ -76,7 +75,7 @@ def patch_overlay(
         "customdata": [[f"r{r}c{c}" for c in range(columns)] for r in range(rows)],
         "hoverongaps": False,
     }
-    title = parts.titled(f"{label_of(scores.method)}: what {name} draws on", "laid over the picture")
+    title = parts.titled(f"{parts.method_text(scores)}: what {name} draws on", "laid over the picture")
     layout["coloraxis"]["colorscale"] = _see_through(theme)
     layout |= {
         # A title that makes its own room moves the picture, and plotly leaves the patches where they were.
@@ -185,7 +184,7 @@ def time_map(
         "y": _middles(destinations, sources),
         "customdata": [[[dest, source] for source in scores.src_tokens] for dest in scores.dest_tokens],
     }
-    title = f"{label_of(scores.method)}: {parts.STAGES[scores.stage]}"
+    title = f"{parts.method_text(scores)}: {parts.STAGES[scores.stage]}"
     layout |= {
         "title": parts.titled(title, f"{len(sources)} frames up to {scores.src_tokens[-1]}"),
         "xaxis": _time_axis("source (column)") | {"side": "top", "constrain": "domain"},

@@ -16,7 +16,6 @@ from torch import Tensor
 from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, FONT_SIZE, SCALES, Theme, template
-from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 from tl_vzero.words import readable_pieces
 
@@ -231,8 +230,8 @@ def plotly_text(text: str) -> str:
 
 
 def method_text(scores: Scores) -> str:
-    """The method's name, for plotly; that of a difference may hold words of a sentence."""
-    return plotly_text(label_of(scores.method))
+    """The method's name and baseline, for plotly; that of a difference may hold words of a sentence."""
+    return plotly_text(scores.label)
 
 
 def tick_text(token: str, unknown: bool = False) -> str:

@@ -13,7 +13,6 @@ from markupsafe import Markup
 from tl_vzero.plot import parts
 from tl_vzero.plot.pages import rendered
 from tl_vzero.plot.theme import LIGHT, RAMP_POWER, SCALES, Theme
-from tl_vzero.registry import label_of
 from tl_vzero.scores import Scores
 from tl_vzero.words import CONTINUATION, readable_pieces
 
@@ -129,7 +128,7 @@ def text_view(
     scores, row = parts.viewed(scores, view, dest)
     assert row is not None
     start = parts.layer_index(scores, layer)
-    title, size = f"{label_of(scores.method)}, {parts.STAGES[scores.stage]}", look.get("font_size") or TEXT_SIZE
+    title, size = f"{scores.label}, {parts.STAGES[scores.stage]}", look.get("font_size") or TEXT_SIZE
     names = _names(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
     data = {
         "values": [parts.rounded(values) for values in scores.values],
@@ -143,7 +142,7 @@ def text_view(
     }
     lines = coloured(scores, start, row, theme, view)
     own_title = look.get("title")
-    heading = f"{label_of(scores.method)}, layer {scores.layers[start]}: what {names[row]} draws on"
+    heading = f"{scores.label}, layer {scores.layers[start]}: what {names[row]} draws on"
     still = {
         "heading": heading if own_title is None else own_title,
         "lines": [(name, tokens) for name, _, tokens in lines],
@@ -155,7 +154,7 @@ def text_view(
         "plot/text_view.html",
         id=f"tlv-{uuid4().hex}",
         theme=theme,
-        title=f"{label_of(scores.method)}: {parts.value_name(scores, view).replace('<br>', ', ')} by source"
+        title=f"{scores.label}: {parts.value_name(scores, view).replace('<br>', ', ')} by source"
         if own_title is None
         else own_title,
         lines=lines,

@@ -157,11 +157,11 @@ def _by_name(scores: Mapping[str, Scores] | Sequence[Scores]) -> dict[str, Score
     if not scores:
         raise InputError("scores are empty: expected the Scores of at least one method")
     if isinstance(scores, Mapping):
-        return {label_of(name): of_method for name, of_method in scores.items()}
+        return {of.label if name == of.method else label_of(name): of for name, of in scores.items()}
     by_name: dict[str, Scores] = {}
     for of_method in scores:
-        name = label_of(of_method.method)
-        alike = sum(other.partition(" (")[0] == name for other in by_name)
+        name = of_method.label
+        alike = sum(other.label == name for other in by_name.values())
         by_name[f"{name} ({alike + 1})" if alike else name] = of_method
     return by_name
 
@@ -172,13 +172,13 @@ def _refuse_incomparable(first: Scores, name: str, other: Scores) -> None:
     if any(getattr(first, label) != getattr(other, label) for label in labels):
         raise ScoresError(
             f"{name} has {len(other.layers)} layers, {len(other.dest_tokens)} destinations and {len(other.src_tokens)} "
-            f"sources, {label_of(first.method)} has {len(first.layers)}, {len(first.dest_tokens)} and "
+            f"sources, {first.label} has {len(first.layers)}, {len(first.dest_tokens)} and "
             f"{len(first.src_tokens)}: expected the same layers, tokens and positions"
         )
     of_two_kinds = (first.stage, first.method) != (other.stage, other.method)
     if of_two_kinds and {"raw", "difference"} & {first.stage, other.stage}:
         raise ScoresError(
-            f"{name} is {other.stage} and {label_of(first.method)} is {first.stage}: raw scores share no scale with "
+            f"{name} is {other.stage} and {first.label} is {first.stage}: raw scores share no scale with "
             "others, and a difference none with shares; call normalized() or rollout() on each"
         )
 

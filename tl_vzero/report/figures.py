@@ -31,7 +31,7 @@ from tl_vzero.plot.maps import (
 from tl_vzero.plot.pages import SHOWN_DIGITS
 from tl_vzero.plot.parts import VALUE_NAMES, aside, hover_box, hover_labels, rounded, source_places, texts_of, visible
 from tl_vzero.plot.theme import DARK, LIGHT, Theme, template
-from tl_vzero.registry import METHODS, label_of
+from tl_vzero.registry import METHODS
 from tl_vzero.report.report import Report
 from tl_vzero.scores import Scores
 
@@ -82,7 +82,7 @@ class Drawn:
         method = METHODS.get(self.scores.method)
         return {
             "name": self.scores.method,
-            "label": label_of(self.scores.method),
+            "label": self.scores.label,
             "about": "" if method is None else f"{method.summary} ({method.reference})",
             "views": list(self.views),
             "notes": dict(self.notes),
@@ -256,7 +256,7 @@ def _agreement(report: Report, effect: str) -> list[Json]:
     for name, agreement in report.agreements[effect].items():
         ranks = dict(zip(agreement.layers, zip(agreement.rho, agreement.low, agreement.high, strict=True), strict=True))
         layers = [[round(rank, 2) for rank in ranks.get(layer, (nan,) * 3)] for layer in report.value_zeroing.layers]
-        lines.append({"name": name, "label": label_of(name), "n": agreement.n, "layers": layers})
+        lines.append({"name": name, "label": report.comparison[name].label, "n": agreement.n, "layers": layers})
     return lines
 
 
@@ -271,7 +271,7 @@ def _table(report: Report) -> list[Json]:
 
     layers = report.value_zeroing.layers
     return [
-        {"name": name, "label": label_of(name), "layers": [cells(name, layer) for layer in layers]}
+        {"name": name, "label": report.comparison[name].label, "layers": [cells(name, layer) for layer in layers]}
         for name in report.comparison
     ]
 
