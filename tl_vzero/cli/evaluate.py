@@ -200,8 +200,9 @@ def faithfulness_command(
         Literal["signed", "absolute"], typer.Option(help="The drop with its sign, or its size.")
     ] = "signed",
     over: Annotated[
-        Literal["vocabulary", "forms"], typer.Option(help="p over the vocabulary, or over the two forms.")
-    ] = "vocabulary",
+        Literal["vocabulary", "forms"] | None,
+        typer.Option(help="p over the vocabulary, or over the two forms [default: as the head was trained]."),
+    ] = None,
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Blank special tokens too.")] = False,
 ) -> None:
     """Does each method rank tokens as the prediction depends on them? Spearman correlation with blank-out."""
@@ -289,7 +290,7 @@ def reproduce_command(
 ) -> None:
     """The paper's three evaluations with controls: JSON, CSV tables and one HTML page that says what agrees."""
     start = time.monotonic()
-    from tl_vzero.evaluate.findings import findings
+    from tl_vzero.evaluate.findings import findings, findings_by_baseline
     from tl_vzero.evaluate.protocol import reproduce
     from tl_vzero.report.reproduction_page import render_reproduction
 
@@ -308,6 +309,9 @@ def reproduce_command(
     write_text(out / "reproduction.html", render_reproduction(run))
     for claim in findings(run):
         common.say(f"{claim.verdict}{' (control)' if claim.control else ''}: {claim.claim}: {claim.evidence}")
+    for row in findings_by_baseline(run):
+        verdicts = ", ".join(f"{name} {verdict}" for name, verdict in row.verdicts.items())
+        common.say(f"{'hangs on the baseline' if row.flips else 'under every baseline'}: {row.claim}: {verdicts}")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     common.say(f"wrote {out / 'reproduction.html'}, reproduction.json and {len(run.frames())} CSV tables")
     common.say(f"took {minutes} min {seconds} s")

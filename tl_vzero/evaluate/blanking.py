@@ -6,8 +6,8 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, replace
+from math import ceil, nan
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.results import Row, means_by_paradigm
 from tl_vzero.evaluate.sentences import TokenizedExample
 from tl_vzero.inputs.text import same_length_batches
-from tl_vzero.models.facts import facts_of, vocabulary_size
+from tl_vzero.models.facts import facts_of, trained_on_two_forms, vocabulary_size
 from tl_vzero.models.run import LOGITS_PER_BATCH, TargetLogits, quiet
 from tl_vzero.statistics import Array, Estimate, Interval, columns_of
 
@@ -41,7 +41,8 @@ class Conventions:
 
     - `replacement`: by the mask, unknown or padding token (which is still attended to), or the token is removed
     - `change`: the drop of p(right form) with its sign, or its size
-    - `over`: p over the vocabulary, or over the two forms {right, wrong}
+    - `over`: p over the vocabulary, or over the two forms {right, wrong}; None: over the forms for a head that was
+      trained on two forms, whose p over a vocabulary means nothing, else over the vocabulary
     - `special_tokens`: whether special tokens are blanked and ranked too
 
     The target's own position is never blanked. Raises InputError for an unknown choice.
@@ -49,12 +50,18 @@ class Conventions:
 
     replacement: Replacement = "mask"
     change: Change = "signed"
-    over: Over = "vocabulary"
+    over: Over | None = None
     special_tokens: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("replacement", Replacement), ("change", Change), ("over", Over)):
-            one_of(name, getattr(self, name), get_args(choices))
+            if (name, getattr(self, name)) != ("over", None):
+                one_of(name, getattr(self, name), get_args(choices))
+
+    def of(self, model: nn.Module) -> "Conventions":
+        """The conventions with `over` settled for a model."""
+        usual: Over = "forms" if trained_on_two_forms(model) else "vocabulary"
+        return replace(self, over=self.over or usual)
 
     def positions(self, sentence: TokenizedExample) -> tuple[int, ...]:
         """The positions of an example that are blanked."""
@@ -77,11 +84,15 @@ def probabilities(
     blanked: Sequence[tuple[TokenizedExample, Sequence[Blank]]],
     conventions: Conventions,
     advance: Any = lambda copies: None,
-) -> list[Float[Tensor, "_"]]:
-    """p(right form) at the target in float64: for each example one value per set of blanked positions."""
-    token_id = replacing_token(model, conventions.replacement)
-    copies = [[_copy(sentence, blank, token_id, conventions) for blank in blanks] for sentence, blanks in blanked]
-    p_good: dict[_Copy, float] = {}
+) -> list[Float[Tensor, "over _"]]:
+    """p(right form) at the target in float64: for each example one value per set of blanked positions.
+
+    The first row is over what the conventions say, the second over the other of vocabulary and forms: of an example
+    without a wrong form NaN over the forms.
+    """
+    token_id, over = replacing_token(model, conventions.replacement), conventions.of(model).over
+    copies = [[_copy(sentence, blank, token_id) for blank in blanks] for sentence, blanks in blanked]
+    p_good: dict[_Copy, list[float]] = {}
     with quiet(model):
         logits = TargetLogits(model)
 
@@ -96,7 +107,8 @@ def probabilities(
             read = torch.tensor([copy.read for copy in batch], device=ids.device)
             p_good |= zip(batch, _probabilities(logits.at(ids, read).to(wide_dtype(ids.device)), batch), strict=True)
             advance(len(batch))
-    return [torch.tensor([p_good[copy] for copy in of_example], dtype=torch.float64) for of_example in copies]
+    both = [torch.tensor([p_good[copy] for copy in of_example], dtype=torch.float64).T for of_example in copies]
+    return [of_example.flip(0) for of_example in both] if over == "forms" else both
 
 
 def replacing_token(model: nn.Module, replacement: Replacement) -> int | None:
@@ -112,7 +124,7 @@ def replacing_token(model: nn.Module, replacement: Replacement) -> int | None:
     return int(token_id)
 
 
-def _copy(sentence: TokenizedExample, blank: Blank, token_id: int | None, conventions: Conventions) -> _Copy:
+def _copy(sentence: TokenizedExample, blank: Blank, token_id: int | None) -> _Copy:
     encoding, read = sentence.encoding, sentence.dest
     ids = encoding.ids.tolist()
     if token_id is not None:
@@ -122,18 +134,17 @@ def _copy(sentence: TokenizedExample, blank: Blank, token_id: int | None, conven
         ids = [ids[position] for position in remaining]
         # Of a causal input the target is the next token: what is read is the last position that is left.
         read = remaining.index(read) if read in remaining else len(remaining) - 1
-    return _Copy(tuple(ids), read, encoding.good_id, encoding.bad_id if conventions.over == "forms" else None)
+    return _Copy(tuple(ids), read, encoding.good_id, encoding.bad_id)
 
 
-def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Copy]) -> list[float]:
-    """p(right form) of each copy."""
+def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Copy]) -> list[list[float]]:
+    """p(right form) of each copy, over the vocabulary and over the two forms."""
     good = logits[range(len(batch)), [copy.good for copy in batch]]
-    if batch[0].bad is None:
-        p_good = (good - logits.logsumexp(dim=-1)).exp()
-    else:
-        p_good = (good - logits[range(len(batch)), [copy.bad for copy in batch]]).sigmoid()
+    bad = logits[range(len(batch)), [copy.good if copy.bad is None else copy.bad for copy in batch]]
+    p_good = torch.stack([(good - logits.logsumexp(dim=-1)).exp(), (good - bad).sigmoid()], dim=-1)
     if p_good.isnan().any():
         raise ModelError("a probability is NaN: check the weights, and the model's dtype (float16 overflows easily)")
+    p_good[[copy.bad is None for copy in batch], 1] = nan
     return [*p_good.tolist()]
 
 

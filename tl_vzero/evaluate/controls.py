@@ -1,4 +1,4 @@
-"""Controls of the evaluations: a model that learned nothing, and Value Zeroing by every distance of the library.
+"""Controls of the evaluations: a model that learned nothing, and Value Zeroing by other distances and baselines.
 
 The paper: with other metrics, and with representations normalised before they are compared, the pattern stays.
 """
@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import integer
 from tl_vzero.distance import DISTANCES, Distance, distance_named
 from tl_vzero.errors import InputError, ModelError
@@ -69,11 +70,45 @@ def rows_by_distance(
     if not wanted:
         raise InputError(f"distances are empty: expected at least one, such as {', '.join(DISTANCES)}")
     functions = {name: distance_named(distance)[1] for name, distance in wanted.items()}
+    # A function under the name of another distance of the library's must not pass for that one.
+    another = {name for name in wanted if name in DISTANCES and functions[name] is not DISTANCES[name]}
+    by_name = {f"{name}{' (a callable)' if name in another else ''}": distance for name, distance in wanted.items()}
+    rows = _rows_by("distance", by_name, model, layout, progress)
+    return replace(rows, settings={**rows.settings, "options": {"distances": list(wanted)}})
+
+
+def rows_by_baseline(
+    model: nn.Module,
+    layout: TokenizedSet,
+    baselines: Mapping[str, str | Tensor | BaselineValues],
+    *,
+    progress: bool = False,
+) -> TargetRows:
+    """Value Zeroing's rows of the target under several baselines; the methods are "value_zeroing, NAME".
+
+    `baselines` are what `value_zeroing` takes, by the name to give them. For `alignment_of` and `mass_of`. Raises
+    InputError for none, and what `value_zeroing` raises for a bad one.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> list(rows_by_baseline(model, tokenize_examples(model, agreement_examples()[:3]), {"mean": "mean"}).rows)
+    ['value_zeroing, mean']
+    """
+    if not baselines:
+        raise InputError("baselines are empty: expected at least one, such as {'mean': 'mean'}")
+    rows = _rows_by("baseline", baselines, model, layout, progress)
+    return replace(rows, settings={**rows.settings, "options": {"baselines": list(baselines)}})
+
+
+def _rows_by(
+    option: str, values: Mapping[str, Any], model: nn.Module, layout: TokenizedSet, progress: bool
+) -> TargetRows:
+    """Value Zeroing's rows with each value of one option, by methods of its name."""
     rows = {}
-    for name, distance in wanted.items():
-        options = {"value_zeroing": {"distance": distance}}
+    for name, value in values.items():
+        options = {"value_zeroing": {option: value}}
         measured = target_rows(model, layout, ["value_zeroing"], options=options, progress=progress)
-        # A function under the name of another distance of the library's must not pass for that one.
-        another = name in DISTANCES and functions[name] is not DISTANCES[name]
-        rows[f"value_zeroing, {name}{' (a callable)' if another else ''}"] = measured.rows["value_zeroing"]
-    return replace(measured, rows=rows, settings={**measured.settings, "options": {"distances": list(wanted)}})
+        rows[f"value_zeroing, {name}"] = measured.rows["value_zeroing"]
+    return replace(measured, rows=rows)

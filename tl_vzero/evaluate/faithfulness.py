@@ -13,7 +13,7 @@ Source: Abnar & Zuidema 2020 (blank-out); DeYoung et al. 2020, "ERASER", section
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,9 @@ FEWEST_TOKENS = 3  # two points always lie on a line
 class BlankOut(Row):
     """The mean rank correlation of one method's rows with the changes that blanking makes.
 
-    `rho` is None where no example has one, and `undefined` counts the examples without. `layer` is the row's, and
-    `rolled_out` says whether it goes through all layers below; where a method has no rollout, it does not.
+    `rho` is None where no example has one, and `undefined` counts the examples without. `rho_otherwise` is over the
+    other of vocabulary and forms than the conventions say. `layer` is the row's, and `rolled_out` says whether it goes
+    through all layers below; where a method has no rollout, it does not.
     """
 
     method: str
@@ -70,6 +71,7 @@ class BlankOut(Row):
     rho: Estimate | None = field(metadata={COLUMNS: ""})
     undefined: int
     published: float | None
+    rho_otherwise: Estimate | None = field(default=None, metadata={COLUMNS: "otherwise_"})
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ def faithfulness(
     >>> result.correlations[-1].paradigm, result.correlations[-1].rho.n
     ('all', 10)
     """
-    conventions, interval = conventions or Conventions(), interval or Interval()
+    interval = interval or Interval()
     check_contracts(model)
+    conventions = (conventions or Conventions()).of(model)
     check_trained_head(model)
     check_fractions(fractions)
     tokenized = tokenize_examples(model, examples, protocol=protocol)
@@ -137,8 +140,57 @@ def faithfulness(
     if conventions.over == "forms":
         check_wrong_forms(tokenized.examples, 'over="forms"')
     ranked = _ranked_rows(model, tokenized, methods, options, corpus, layer, rolled_out, progress)
-    clean, blanked, erased = _measured(model, ranked, conventions, fractions, progress)
-    drops = [np.abs(drop) if conventions.change == "absolute" else drop for drop in map(np.subtract, clean, blanked)]
+    return _of_rows(model, tokenized, ranked, conventions, layer, rolled_out, fractions, training, interval, progress)
+
+
+def faithfulness_by_baseline(
+    model: nn.Module,
+    examples: Sequence[Example],
+    baselines: Mapping[str, Any],
+    *,
+    interval: Interval,
+    progress: bool = False,
+) -> Faithfulness:
+    """Blank-out correlations of Value Zeroing, rolled out, under several baselines: methods "value_zeroing, NAME".
+
+    `baselines` are what `value_zeroing` takes, by name. Raises what `faithfulness` raises.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> model, examples = tl_vzero.load_model("agreement-mini"), agreement_examples()[:3]
+    >>> result = faithfulness_by_baseline(model, examples, {"mean": "mean"}, interval=Interval())
+    >>> result.correlations[-1].method
+    'value_zeroing, mean'
+    """
+    check_contracts(model)
+    check_trained_head(model)
+    conventions = Conventions().of(model)
+    tokenized = tokenize_examples(model, examples)
+    rows, places = {}, {}
+    for name, baseline in baselines.items():
+        options = {"value_zeroing": {"baseline": baseline}}
+        ranked = _ranked_rows(model, tokenized, ["value_zeroing"], options, None, -1, True, progress)
+        rows[f"value_zeroing, {name}"] = ranked.rows["value_zeroing"]
+        places[f"value_zeroing, {name}"] = ranked.places["value_zeroing"]
+    ranked = replace(ranked, rows=rows, places=places)
+    return _of_rows(model, tokenized, ranked, conventions, -1, True, (), None, interval, progress)
+
+
+def _of_rows(
+    model: nn.Module,
+    tokenized: TokenizedSet,
+    ranked: "_RankedRows",
+    conventions: Conventions,
+    layer: int,
+    rolled_out: bool,
+    fractions: Sequence[float],
+    training: Training | None,
+    interval: Interval,
+    progress: bool,
+) -> Faithfulness:
+    """What blanking does, beside rows that are there."""
+    clean, drops, erased = _measured(model, ranked, conventions, fractions, progress)
+    drops = [np.abs(drop) for drop in drops] if conventions.change == "absolute" else drops
     figures = published_of(str(ranked.settings["model"]), training)
     return Faithfulness(
         correlations=tuple(_correlations(ranked, conventions, drops, figures, interval)),
@@ -230,9 +282,10 @@ def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[st
 def _measured(
     model: nn.Module, ranked: _RankedRows, conventions: Conventions, fractions: Sequence[float], progress: bool
 ) -> tuple[Array, list[Array], dict[str, Array]]:
-    """p(right form) of whole examples; with each token blanked; and how much each ranking's sets take from it.
+    """p(right form) of whole examples; what each blanked token takes from it; and what each ranking's sets take.
 
-    The last is `[example, kind, fraction]` by method, NaN without a ranking. Equal sentences of methods are run once.
+    The second is `[over, token]` by example, the last `[example, kind, fraction]` by method, NaN without a ranking.
+    Equal sentences of methods are run once.
     """
     positions = [conventions.positions(sentence) for sentence in ranked.examples]
     wanted = []
@@ -244,30 +297,32 @@ def _measured(
     total = sum(len({*blanks}) for _, blanks in wanted)
     with tqdm(total=total, disable=not progress, desc="blank-out", unit="sentence", leave=False) as bar:
         p_good = [values.numpy() for values in probabilities(model, wanted, conventions, bar.update)]
-    clean = np.array([values[0] for values in p_good])
-    blanked = [values[1 : 1 + len(singly)] for values, singly in zip(p_good, positions, strict=True)]
+    drops_by_token = [p[:, :1] - p[:, 1 : 1 + len(singly)] for p, singly in zip(p_good, positions, strict=True)]
+    clean = np.array([p[0, 0] for p in p_good])
     shape = (len(ranked.rows), len(KINDS), len(fractions))
     # [example, method, kind, fraction]
-    erased = np.stack([v[1 + len(singly) :].reshape(shape) for v, singly in zip(p_good, positions, strict=True)])
+    erased = np.stack([p[0, 1 + len(singly) :].reshape(shape) for p, singly in zip(p_good, positions, strict=True)])
     drops = clean[:, None, None, None] - erased
     for index, rows in enumerate(ranked.rows.values()):
         # Nothing to rank, or scores that are all 0.
         drops[[not row[list(singly)].any() for row, singly in zip(rows, positions, strict=True)], index] = nan
-    return clean, blanked, {method: drops[:, index] for index, method in enumerate(ranked.rows)}
+    return clean, drops_by_token, {method: drops[:, index] for index, method in enumerate(ranked.rows)}
 
 
 def _correlations(
     ranked: _RankedRows, conventions: Conventions, drops: Sequence[Array], figures: Published | None, interval: Interval
 ) -> Iterator[BlankOut]:
-    # [example, method]
-    rho = np.full((len(drops), len(ranked.rows)), nan)
+    # [example, method, over]
+    rho = np.full((len(drops), len(ranked.rows), 2), nan)
     for index, sentence in enumerate(ranked.examples):
         positions = list(conventions.positions(sentence))
         if len(positions) >= FEWEST_TOKENS:
-            rho[index] = [rank_correlation(rows[index][positions], drops[index]) for rows in ranked.rows.values()]
+            for column, rows in enumerate(ranked.rows.values()):
+                rho[index, column] = [rank_correlation(rows[index][positions], drop) for drop in drops[index]]
     means = means_by_paradigm(rho, ranked.examples, interval)
     for index, method in enumerate(ranked.rows):
         for paradigm, (indices, mean) in means.items():
-            undefined = len(indices) - (mean[index].n if mean[index] else 0)
+            measured, otherwise = mean[index]
+            undefined = len(indices) - (measured.n if measured else 0)
             beside = figures.faithfulness.get(method) if figures and paradigm == ALL else None
-            yield BlankOut(method, paradigm, *ranked.places[method], mean[index], undefined, beside)
+            yield BlankOut(method, paradigm, *ranked.places[method], measured, undefined, beside, otherwise)

@@ -57,6 +57,31 @@ def findings(reproduction: Reproduction) -> tuple[Finding, ...]:
     )
 
 
+@dataclass(frozen=True)
+class UnderBaselines:
+    """A claim about Value Zeroing, and its verdict under each baseline; the paper's is zero."""
+
+    claim: str
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def flips(self) -> tuple[str, ...]:
+        """The baselines under which the claim ends otherwise than under zero."""
+        return tuple(name for name, verdict in self.verdicts.items() if verdict != self.verdicts["zero"])
+
+
+def findings_by_baseline(reproduction: Reproduction) -> tuple[UnderBaselines, ...]:
+    """The claims that can be measured under other baselines, with each one's verdict."""
+    names = reproduction.baselines.names
+    by_baseline = {name: findings(reproduction.under(name)) for name in names}
+    claims = []
+    for index, of_zero in enumerate(findings(reproduction)):
+        verdicts = {"zero": of_zero.verdict} | {name: by_baseline[name][index].verdict for name in names}
+        if "Value Zeroing" in of_zero.claim and any(verdicts[name] != "not measured" for name in names):
+            claims.append(UnderBaselines(of_zero.claim, verdicts))
+    return tuple(claims)
+
+
 def _by_method(alignment: CueAlignment, measure: Measure = "dot") -> dict[str, dict[int, Alignment]]:
     """The cells over all paradigms, by method and layer."""
     cells: dict[str, dict[int, Alignment]] = {}

@@ -36,7 +36,7 @@ from tl_vzero.files import check_writable, folder_of
 from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.changes import hash_of_tensors
 from tl_vzero.models.contracts import PROBE_LENGTH, check_contracts
-from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
+from tl_vzero.models.facts import ON_TWO_FORMS, context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import quiet, remembering_hooks, run_logits
 from tl_vzero.models.sites import hf_model_of, kind_of
@@ -370,6 +370,7 @@ def finetune(
         if not state.finished:
             check_writable(where / store.STATE)
             state = _train(where, trainable, recipe, training, held_out, state, progress)
+            setattr(trainable.model.config, ON_TWO_FORMS, True)
             store.publish(where, trainable.model.eval(), facts_of(loaded).tokenizer)
             state = replace(state, finished=True)
             store.write_state(where, state)

@@ -12,36 +12,40 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 from tqdm.auto import tqdm
 
+from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import HALVES, Example, ExampleSet, split_in_halves
 from tl_vzero.data.parsed_cues import CueCheck, check_cues
 from tl_vzero.errors import DependencyError, InputError, ModelError
-from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
+from tl_vzero.evaluate.controls import randomised_copy, rows_by_baseline, rows_by_distance
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
-from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness
+from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness, faithfulness_by_baseline
 from tl_vzero.evaluate.finetuning import accuracy, finetune
 from tl_vzero.evaluate.mass import Mass, mass_of
 from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
 from tl_vzero.evaluate.published import Training, published_of
-from tl_vzero.evaluate.reproduction import Controls, Reproduction, links_of
+from tl_vzero.evaluate.reproduction import Baselines, Controls, Reproduction, links_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet, limited, sentences_for, tokenize_examples
 from tl_vzero.evaluate.store import Store, claimed, open_store
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
 from tl_vzero.statistics import Estimate, Interval
+from tl_vzero.values import mean_values, optimised_values
 
 # On how many sentences the methods are evaluated that are too slow for a default elsewhere.
 SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
 # One method of each kind, for the control with random weights.
 OF_RANDOM_WEIGHTS = ("value_zeroing", "random", "attention", "attention_norm", "alti", "gradient_x_input")
+# On how many sentences the baseline is found that hurts the prediction least.
+OPTIMISED_ON = 32
 # What the parts cost beside each other, for the time left; a rough guess.
 COSTS = {
     "scores": 10,
@@ -54,6 +58,8 @@ COSTS = {
     "random-scores": 3,
     "random-probing": 2,
     "distances": 6,
+    "baselines": 3,
+    "baselines-faithfulness": 4,
 }
 # What a model, the data or the installed packages cannot give: a part that ends so is missing, with the reason.
 UNAVAILABLE = (ModelError, InputError, DependencyError)
@@ -186,6 +192,7 @@ class _Parts:
             faithfulness=self.single("faithfulness", "faithfulness", Faithfulness, ranked),
             controls=self.controls(tokenized, {cell.method for cell in alignment.cells}),
             published_compression=published_compression,
+            baselines=self.under_baselines(tokenized),
             missing=dict(self.missing),
         )
 
@@ -220,10 +227,14 @@ class _Parts:
     def scored(self, model: nn.Module, tokenized: TokenizedSet, methods: Sequence[str] | None) -> _Scored:
         """Cue alignment and mass of some methods, by default all except the slow ones."""
         rows = target_rows(model, tokenized, methods, progress=self.progress)
+        return self.of_rows(rows, self.training if model is self.model else None)
+
+    def of_rows(self, rows: TargetRows, training: Training | None = None) -> _Scored:
+        """Cue alignment and mass of rows that are there."""
         with_attractor = [index for index, sentence in enumerate(rows.examples) if sentence.attractor("all")]
         return _Scored(
             None,
-            self.aligned(rows, self.training if model is self.model else None),
+            self.aligned(rows, training),
             mass_of(rows, interval=self.interval),
             mass_of(_some_rows(rows, with_attractor), interval=self.interval) if with_attractor else None,
         )
@@ -253,6 +264,32 @@ class _Parts:
             self.probed("random-probing", untrained, tokenized),
             self.part("distances", _Scored, lambda: _Scored(None, self.aligned(by_distance()))).alignment,
         )
+
+    def under_baselines(self, tokenized: TokenizedSet) -> Baselines:
+        """Value Zeroing under the other baselines: of the sentence, of the corpus, and the one that hurts least."""
+        few = tokenize_examples(self.model, limited(self.examples, OPTIMISED_ON, self.seed))
+        named = cache(partial(_baselines, self.model, tokenized, few, self.seed))
+        zeroing = partial(rows_by_baseline, self.model, tokenized, progress=self.progress)
+        ranking = partial(faithfulness_by_baseline, self.model, self.examples, interval=self.interval)
+        scored = self.optional("baselines", _Scored, lambda: self.of_rows(zeroing(named())))
+        ranked = self.single(
+            "baselines-faithfulness", "faithfulness", Faithfulness, lambda: ranking(named(), progress=self.progress)
+        )
+        return Baselines(scored.alignment, scored.mass, scored.mass_with_attractor, ranked)
+
+
+def _baselines(
+    model: nn.Module, tokenized: TokenizedSet, few: TokenizedSet, seed: int
+) -> dict[str, str | BaselineValues]:
+    """The baselines beside zero by name; without a trained head none is the one that hurts the prediction least."""
+    named: dict[str, str | BaselineValues] = {
+        "mean": "mean",
+        "corpus mean": mean_values(model, [one.encoding.ids for one in tokenized.examples]),
+    }
+    if facts_of(model).head != "absent":
+        targets = [one.dest for one in few.examples]
+        named["optimised"] = optimised_values(model, [one.encoding.ids for one in few.examples], targets, seed=seed)
+    return named
 
 
 def _some_rows(rows: TargetRows, indices: list[int]) -> TargetRows:

@@ -1,7 +1,7 @@
 """The paper's three evaluations of one model, with their controls, as one result."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tl_vzero.data.parsed_cues import CueCheck
@@ -46,8 +46,24 @@ class Controls:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """Value Zeroing under other baselines than zero: methods "value_zeroing, BASELINE"; None where not measured."""
+
+    alignment: CueAlignment | None = None
+    mass: Mass | None = None
+    mass_with_attractor: Mass | None = None
+    faithfulness: Faithfulness | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The baselines, in order."""
+        cells = () if self.alignment is None else self.alignment.cells
+        return tuple(dict.fromkeys(cell.method.removeprefix(OURS) for cell in cells))
+
+
+@dataclass(frozen=True)
 class Reproduction:
-    """Cue alignment, mass, probing, their correlation, faithfulness and controls of one model.
+    """Cue alignment, mass, probing, their correlation, faithfulness, controls and other baselines of one model.
 
     `metadata` has the model, the sentences with their counts at each filter, the split, seeds and versions.
     `mass_with_attractor` is over the sentences that have an attractor alone, None if none has.
@@ -67,6 +83,21 @@ class Reproduction:
     controls: Controls
     published_compression: tuple[float, ...]
     missing: Mapping[str, str]
+    baselines: Baselines = field(default_factory=Baselines)
+
+    def under(self, baseline: str) -> "Reproduction":
+        """The same with Value Zeroing's figures under another baseline; without controls, which are under zero."""
+        other = self.baselines
+        alignment = _under(baseline, self.alignment, other.alignment, "cells")
+        return replace(
+            self,
+            alignment=alignment,
+            mass=_under(baseline, self.mass, other.mass, "shares"),
+            mass_with_attractor=_under(baseline, self.mass_with_attractor, other.mass_with_attractor, "shares"),
+            links=links_of(alignment, self.probing, self.metadata["seed"]),
+            faithfulness=_under(baseline, self.faithfulness, other.faithfulness, "correlations"),
+            controls=Controls(None, None, None),
+        )
 
     def _parts(self) -> dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | None]:
         """The results of the parts, by the names that they have in files."""
@@ -81,6 +112,10 @@ class Reproduction:
             "control_random_weights": self.controls.random_alignment,
             "control_random_weights_probing": self.controls.random_probing,
             "control_distances": self.controls.distances,
+            "baselines_cue_alignment": self.baselines.alignment,
+            "baselines_mass": self.baselines.mass,
+            "baselines_mass_with_attractor": self.baselines.mass_with_attractor,
+            "baselines_faithfulness": self.baselines.faithfulness,
         }
 
     def frames(self) -> "dict[str, pd.DataFrame]":
@@ -106,6 +141,18 @@ class Reproduction:
             "published_compression": list(self.published_compression),
             "missing": dict(self.missing),
         }
+
+
+OURS = "value_zeroing, "  # then the name of a baseline
+
+
+def _under(baseline: str, ours: Any, other: Any, rows: str) -> Any:
+    """A part whose rows of Value Zeroing are those of another baseline; without any where that was not measured."""
+    if ours is None:
+        return None
+    under = [row for row in getattr(other, rows, ()) if row.method == OURS + baseline]
+    others = [row for row in getattr(ours, rows) if row.method != "value_zeroing"]
+    return replace(ours, **{rows: (*(replace(row, method="value_zeroing") for row in under), *others)})
 
 
 def links_of(alignment: CueAlignment, probing: ProbingResult | None, seed: int) -> tuple[Link, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from tl_vzero.baselines import Baseline, BaselineValues
 from tl_vzero.choices import callable_name, chosen, integer, one_of
 from tl_vzero.data.examples import Skipped
 from tl_vzero.errors import DependencyError, InputError, ModelError
@@ -91,11 +92,18 @@ def target_rows(
         computation = _Computation(model, tokenized.examples, layers, normalized, rolled_out, logit, bar)
         rows = computation.run(plan)
     named = {
-        name: {key: callable_name(value) if callable(value) else value for key, value in values.items()}
+        name: {key: _option_name(value) for key, value in values.items()}
         for name, values in (options or {}).items()
     }
     how = {"normalized": normalized, "rolled_out": rolled_out, "logit": logit, "options": named}
     return with_settings(model, tokenized, layers, rows, left_out | computation.undefined, how)
+
+
+def _option_name(value: Any) -> Any:
+    """An option as a setting that JSON holds."""
+    if isinstance(value, BaselineValues):
+        return Baseline(value.name, value.values).identity
+    return callable_name(value) if callable(value) else value
 
 
 def with_settings(

@@ -44,6 +44,15 @@ def facts_of(model: nn.Module) -> Facts:
     return Facts(str(name), getattr(model, "tokenizer", None), head="unknown")
 
 
+# In a Hugging Face configuration, so that folders that `finetune` writes keep it.
+ON_TWO_FORMS = "tl_vzero_trained_on_two_forms"
+
+
+def trained_on_two_forms(model: nn.Module) -> bool:
+    """Whether `finetune` trained the head to choose between two forms: its p over a vocabulary then means nothing."""
+    return bool(getattr(getattr(hf_model_of(model), "config", None), ON_TWO_FORMS, False))
+
+
 def vocabulary_size(model: nn.Module) -> int:
     """How many token ids the model's embedding has rows for."""
     return int(model.cfg.d_vocab)  # type: ignore[union-attr, arg-type]

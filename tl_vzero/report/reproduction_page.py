@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tl_vzero.evaluate.cue_alignment import MEASURES
-from tl_vzero.evaluate.findings import MEASURE_NAMES, findings
+from tl_vzero.evaluate.findings import MEASURE_NAMES, findings, findings_by_baseline
 from tl_vzero.evaluate.mass import PLACES
 from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.plot.evaluations import alignment_curves, compression_curves, control_curves, faithfulness_bars, mass_bars
@@ -24,6 +24,11 @@ ALL = "all"
 FAITHFULNESS_KINDS = {
     "comprehensiveness": "comprehensiveness (high is good)",
     "sufficiency": "sufficiency (low is good)",
+}
+
+OVER_BECAUSE = {
+    "vocabulary": "the head was trained to predict words",
+    "forms": "the head was trained on two forms: its p over the vocabulary means nothing",
 }
 
 Variants = dict[str, dict[str, Any]]
@@ -47,6 +52,7 @@ def render_reproduction(run: Reproduction) -> str:
         run=run,
         facts=_facts(run),
         claims=claims,
+        baselines=findings_by_baseline(run),
         signs=SIGNS,
         verdicts={verdict: verdicts.count(verdict) for verdict in SIGNS if verdict in verdicts},
         measures=[(measure, MEASURE_NAMES[measure]) for measure in MEASURES],
@@ -176,14 +182,18 @@ def _faithfulness_table(run: Reproduction) -> Table | None:
         (curve.method, curve.kind): curve.aopc for curve in faithful.curves if curve.paradigm == ALL
     }
     conventions = faithful.settings["conventions"].items()
+    over = faithful.settings["conventions"]["over"]
+    otherwise = "forms" if over == "vocabulary" else "vocabulary"
     return Table(
         f"Mean p(right form) {faithful.p_clean:.3f} of whole sentences; conventions: "
-        + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conventions),
-        ["method", "blank-out ρ", "n", "undefined", "row", *FAITHFULNESS_KINDS.values()],
+        + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in conventions)
+        + f" ({OVER_BECAUSE[over]})",
+        ["method", "blank-out ρ", f"ρ over the {otherwise}", "n", "undefined", "row", *FAITHFULNESS_KINDS.values()],
         [
             [
                 label_of(row.method),
                 _in_words(row.rho),
+                _in_words(row.rho_otherwise),
                 "0" if row.rho is None else str(row.rho.n),
                 str(row.undefined),
                 f"layer {row.layer}, {'rolled out' if row.rolled_out else 'by itself'}",

@@ -1,7 +1,9 @@
 """Faithfulness: against scipy's correlation of plain runs; the curves by hand; what has no correlation."""
 
 import json
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from support.state import left_as_found, type_checks_off
 import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
-from tl_vzero.evaluate.blanking import Conventions, blanks_of
+from tl_vzero.evaluate.blanking import Conventions, Over, blanks_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness
+from tl_vzero.evaluate.finetuning import finetune
 from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.statistics import Interval
 
@@ -168,6 +171,27 @@ def test_every_method_by_default_and_plain_json() -> None:
         "replacement": "unk", "change": "signed", "over": "forms", "special_tokens": False
     }  # fmt: skip
     assert read["settings"]["published"] is None
+
+
+def test_both_conventions_stand_beside_another() -> None:
+    _, model = build("load_model", "bert")
+    by_over = {
+        over: faithfulness(model, EXAMPLES, ["value_zeroing"], conventions=Conventions(over=over), interval=QUICK)
+        for over in get_args(Over)
+    }
+    vocabulary, forms = (cell(by_over[over], "value_zeroing") for over in ("vocabulary", "forms"))
+    assert (vocabulary.rho, vocabulary.rho_otherwise) == (forms.rho_otherwise, forms.rho)
+    assert vocabulary.rho != forms.rho
+
+
+def test_a_head_trained_on_two_forms_is_read_over_them(tmp_path: Path) -> None:
+    model = tl_vzero.load_model("agreement-mini")
+    examples = agreement_examples()[:4]
+    tuned = finetune(model, examples, tmp_path, half=None, epochs=1).load()
+    assert Conventions().of(model).over == "vocabulary"
+    assert faithfulness(tuned, examples, ["random"]).settings["conventions"]["over"] == "forms"
+    one_form = [replace(example, bad=None) for example in examples]
+    assert cell(faithfulness(model, one_form, ["random"]), "random").rho_otherwise is None
 
 
 def test_published_correlations_stand_beside() -> None:

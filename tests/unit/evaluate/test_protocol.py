@@ -15,13 +15,14 @@ import tl_vzero
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelError, OutputPathError
 from tl_vzero.evaluate import protocol
 from tl_vzero.evaluate.cue_alignment import cue_alignment
-from tl_vzero.evaluate.findings import findings
+from tl_vzero.evaluate.findings import findings, findings_by_baseline
 from tl_vzero.evaluate.protocol import reproduce
-from tl_vzero.evaluate.reproduction import Controls, Link, Reproduction
+from tl_vzero.evaluate.reproduction import Baselines, Controls, Link, Reproduction
 from tl_vzero.evaluate.sentences import sentences_for
 from tl_vzero.evaluate.store import OPTIONS, open_store
 from tl_vzero.files import from_plain, to_plain
 from tl_vzero.models.facts import Facts, facts_of, remember
+from tl_vzero.report.reproduction_page import render_reproduction
 from tl_vzero.statistics import Correlation, Estimate
 
 LIMIT = 4
@@ -62,6 +63,10 @@ def test_it_has_every_method_control_and_count(finished: tuple[Path, Reproductio
     assert {share.method for share in result.mass.shares} == methods
     assert result.faithfulness is not None and result.accuracy is not None and result.accuracy.n == LIMIT
     assert result.controls.random_alignment is not None and result.controls.distances is not None
+    assert result.baselines.names == ("mean", "corpus mean", "optimised")
+    assert {row.method for row in result.baselines.faithfulness.correlations} == {
+        f"value_zeroing, {name}" for name in result.baselines.names
+    }
     assert result.metadata["evaluated_n"] == LIMIT and result.metadata["filters"][0]["kept"]
     assert result.probing is None and "at least 188" in result.missing["probing"]
     written = json.dumps(result.to_dict(), allow_nan=False)
@@ -204,6 +209,28 @@ def test_findings_follow_the_numbers_whoever_wins() -> None:
         if not any(finding.claim.startswith(name) for name in undecided):
             expected = "undecided" if "another word drawn" in finding.claim else "does not agree"
             assert finding.verdict == expected, finding
+
+
+def test_claims_that_hang_on_the_baseline() -> None:
+    name = "value_zeroing, mean"
+    run = reproduction(
+        baselines=Baselines(
+            alignment=alignment({name: [0.05] * 3}),
+            mass=mass({name: (0.4, 0.1, 0.1, 0.2, 0.2)}),
+            mass_with_attractor=mass({name: (0.4, 0.1, 0.1, 0.2, 0.2)}),
+            faithfulness=faithfulness({name: 0.05}),
+        )
+    )
+    flips = {row.claim: row.flips for row in findings_by_baseline(run)}
+    led = "Value Zeroing lies on the cue more than every other method (dot product)"
+    assert flips[led] == flips["Value Zeroing, rolled out, ranks tokens more like blank-out than every other method"]
+    assert flips[led] == ("mean",)
+    assert flips["Value Zeroing lies on the cue more than on an attractor"] == ()
+    # What is compared with a control under zero has no verdict under another baseline.
+    assert not any("random weights" in claim or "distances" in claim for claim in flips)
+    assert findings_by_baseline(reproduction()) == ()
+    page = render_reproduction(run)
+    assert "Which claims hang on zero" in page and "does not agree ≠" in page
 
 
 def test_overlapping_intervals_decide_nothing() -> None:
