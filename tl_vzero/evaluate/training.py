@@ -116,7 +116,7 @@ class TrainingChanges(Result):
         """
         import pandas as pd
 
-        largest = [next(one.records()) for one in _largest(self.changes).values()]
+        largest = [next(one.records()) for one in largest_changes(self.changes).values()]
         names = [name for name in self.to_frame() if name not in ("reading", "changed")]
         return pd.DataFrame(largest).rename(columns={"mean": "change"}).reindex(columns=names)
 
@@ -390,7 +390,7 @@ def _changes(
             yield HeadChange(name, reading, group, *place, **tested)
 
 
-def _largest(changes: Sequence[HeadChange]) -> dict[tuple[str, int, int], HeadChange]:
+def largest_changes(changes: Sequence[HeadChange]) -> dict[tuple[str, int, int], HeadChange]:
     """The largest change of each head that changed, the most changed first; "rest" and "elsewhere" say least."""
     largest: dict[tuple[str, int, int], HeadChange] = {}
     vague = {"rest": 1, ELSEWHERE: 2}
@@ -410,7 +410,7 @@ def _shown(
     rows: Mapping[str, Sequence[_Rows]],
 ) -> Iterator[Shown]:
     """The sentences that changed most, in its direction, of each head's largest change."""
-    for (name, layer, head), largest in _largest(changes).items():
+    for (name, layer, head), largest in largest_changes(changes).items():
         c, of_group, at = later.index(name), by_group[largest.group], (layer, head, KINDS.index(largest.place))
         was, now = (shares[of_group][:, *at] for shares in (before, after[c]))
         for place in np.argsort(-np.sign(largest.change.mean) * (now - was), kind="stable")[:SHOWN]:
