@@ -2,7 +2,7 @@
 explorer shows the same page, and fills its blocks with one report after the other."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tl_vzero.difference import aligned
@@ -97,7 +97,20 @@ def beside_payload(first: Json, second: Json) -> Json:
     units = [unit for unit in first["data"]["units"] if unit in second["data"]["units"]]
     names = {unit: [side["data"]["units"][unit]["names"] for side in (first, second)] for unit in units}
     pairs = {unit: aligned(*both) for unit, both in names.items()}
+    words = [side["data"]["wordOf"] for side in (first, second)]
+    if "words" in pairs and words[0] != words[1]:
+        # Cut into other pieces: they stand against each other where their words do.
+        pairs["pieces"] = tuple(pair for both in pairs["words"] for pair in _pieces_of(both, words, names["pieces"]))
     return {"data": second["data"], "maps": second["maps"], "pairs": pairs}
+
+
+def _pieces_of(
+    pair: tuple[int, int], words: Sequence[Sequence[int]], names: Sequence[Sequence[str]]
+) -> Iterator[tuple[int, int]]:
+    """The pieces of two words that stand against each other, by their places in the sentences."""
+    places = [[place for place, word in enumerate(of) if word == one] for one, of in zip(pair, words, strict=True)]
+    texts = [[of[place] for place in at] for of, at in zip(names, places, strict=True)]
+    return ((places[0][one], places[1][other]) for one, other in aligned(texts[0], texts[1]))
 
 
 def page_script(last: str) -> str:

@@ -9,7 +9,7 @@ from support.state import type_checks_off
 import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.report import make_report
-from tl_vzero.report.page import page_payload
+from tl_vzero.report.page import beside_payload, page_payload
 
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 OTHER = "the picture of some hat [MASK] scaring marcus."
@@ -69,3 +69,18 @@ def test_what_cannot_be_compared_is_refused(model: Any) -> None:
         make_report(model, SENTENCE, compare=" ")
     with type_checks_off(), pytest.raises(InputTypeError, match="compare is list: a report is on one sentence"):
         make_report(model, SENTENCE, compare=[OTHER])  # type: ignore[arg-type]
+
+
+def test_pieces_of_two_tokenizers_stand_against_each_other_within_their_words() -> None:
+    """As many pieces in all, but another word is cut: its pieces stand against nothing, and the others do not slip."""
+    words = ["[CLS]", "pictures", "hats", "fall", "[SEP]"]
+
+    def side(pieces: list[str], word_of: list[int]) -> Any:
+        units = {"pieces": {"names": pieces}, "words": {"names": words}}
+        return {"data": {"units": units, "wordOf": word_of}, "maps": ""}
+
+    first = side(["[CLS]", "pic", "##tures", "hats", "fa", "##ll", "[SEP]"], [0, 1, 1, 2, 3, 3, 4])
+    second = side(["[CLS]", "pictures", "hat", "##s", "f", "##all", "[SEP]"], [0, 1, 2, 2, 3, 3, 4])
+    pairs = beside_payload(first, second)["pairs"]
+    assert pairs["pieces"] == ((0, 0), (4, 4), (5, 5), (6, 6))
+    assert pairs["words"] == tuple((place, place) for place in range(5))
