@@ -192,8 +192,8 @@ def training_changes(
     p = np.stack([p_values((same - before)[:, some].swapaxes(0, 1), smallest) for some in by_group.values()], axis=-1)
     q, changed = discoveries(p.reshape(*p.shape[:3], -1), rate)
     discovered = list(_changes(later, by_group, before, same, "same input", (p, q, changed.reshape(p.shape)), interval))
-    rows["before"] = [reference.before] * len(later)
-    shown = _shown(discovered, later, by_group, tokenized.examples, before, same, rows)
+    by_reading = {"before": [reference.before] * len(later), **rows}
+    shown = _shown(discovered, later, by_group, tokenized.examples, before, same, by_reading)
     how = {"rate": rate, "smallest": smallest, "protocol": protocol, "confidence": interval.confidence}
     return TrainingChanges((*discovered, *changes), tuple(shown), tokenized.skipped, {"models": settings, **how})
 

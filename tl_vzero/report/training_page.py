@@ -54,7 +54,8 @@ class Chart:
 
 @dataclass(frozen=True)
 class Head:
-    """A head that changed: its largest change and that of the model on its own inputs, by group, and sentences."""
+    """A head that changed: its largest change in the last model that it passed in, the same on the model's own inputs,
+    the models it passed in, that change by group, and sentences."""
 
     change: HeadChange
     total: HeadChange
@@ -97,23 +98,22 @@ def render_training(changes: TrainingChanges, *, source: str = "") -> str:
 
 def _heads(changes: TrainingChanges) -> Iterator[Head]:
     """The heads that changed in any model; first those of which a place says what they mix, most changed first."""
-    best: dict[tuple[int, int], HeadChange] = {}
+    found = largest_changes(changes.changes)
+    models = list(changes.settings["models"])
     passed: dict[tuple[int, int], list[str]] = {}
-    for (name, *where), one in largest_changes(changes.changes).items():
-        at = (where[0], where[1])
-        passed.setdefault(at, []).append(name)
-        if at not in best or (best[at].place in VAGUE and one.place not in VAGUE):
-            best[at] = one
+    for name, layer, head in sorted(found, key=lambda at: models.index(at[0])):
+        passed.setdefault((layer, head), []).append(name)
+    best = [found[names[-1], *at] for at, names in passed.items()]
     cells = {(c.reading, c.checkpoint, c.group, c.layer, c.head, c.place): c for c in changes.changes}
     groups = list(dict.fromkeys(one.group for one in changes.changes))
-    for at, one in sorted(best.items(), key=lambda item: item[1].place in VAGUE):
+    for one in sorted(best, key=lambda one: (one.place in VAGUE, -abs(one.change.mean))):
+        at = (one.layer, one.head)
         of_head = (*at, one.place)
         by_group = [cells["same input", one.checkpoint, group, *of_head] for group in groups]
         total = cells["total", one.checkpoint, one.group, *of_head]
         shown = (each for each in changes.shown if (each.checkpoint, each.layer, each.head) == (one.checkpoint, *at))
         sentences = [(each.text, _rows(each)) for each, _ in zip(shown, range(SENTENCES_SHOWN), strict=False)]
-        order = [name for name in changes.settings["models"] if name in passed[at]]
-        yield Head(one, total, order, _groups(by_group), sentences)
+        yield Head(one, total, passed[at], _groups(by_group), sentences)
 
 
 def _rows(shown: Shown) -> list[tuple[str, list[tuple[str, float, float, bool]]]]:
@@ -154,10 +154,10 @@ def _table(heads: Sequence[Head], later: int) -> Table:
         where = [f"layer {one.layer}, head {one.head}", one.place, one.group, one.checkpoint]
         q = "< 0.001" if (one.q or 0) < 0.001 else f"{one.q:.3f}"
         passed = f"{len(head.passed)} of {later}"
-        rows.append([*where, f"{one.before:.2f}", f"{one.after:.2f}", _interval(one), q, passed, head.passed[0]])
+        rows.append([*where, f"{one.before:.2f}", f"{one.after:.2f}", _interval(one), q, passed])
     return Table(
-        "The largest change of each head, on the first model's inputs: mean over the group's sentences",
-        ["head", "place", "group", "model", "before", "after", "change", "q", "models it passed in", "first of them"],
+        "The largest change of each head in the last model that it passed in, on the first model's inputs",
+        ["head", "place", "group", "model", "before", "after", "change", "q", "models it passed in"],
         rows,
     )
 
@@ -176,22 +176,31 @@ def _charts(changes: Sequence[HeadChange], group: str) -> dict[str, dict[Reading
         if most <= 0:
             continue
         passed = {(line[0].layer, line[0].head) for line in heads if any(one.changed for one in line)}
+        moved: dict[tuple[int, int], float] = {}
+        for line in heads:
+            at = (line[0].layer, line[0].head)
+            if at in passed:
+                moved[at] = max(moved.get(at, 0.0), *(abs(one.change.mean) for one in line))
+        # The same heads have the same colours in both readings.
+        named = {
+            layer: sorted(sorted((h for at, h in moved if at == layer), key=lambda h: -moved[layer, h])[:NAMED])
+            for layer in {layer for layer, _ in moved}
+        }
+        top = ceil(10 * min(most, 1)) / 10
         charts[place] = {
-            reading: [_chart(layer, of_layer, passed, ceil(10 * min(most, 1)) / 10) for layer, of_layer in by.items()]
+            reading: [_chart(layer, of_layer, named.get(layer, []), top) for layer, of_layer in by.items()]
             for reading in READINGS
             if (by := lines[place].get(reading))
         }
     return charts
 
 
-def _chart(layer: int, heads: Mapping[int, Sequence[HeadChange]], passed: set[tuple[int, int]], top: float) -> Chart:
-    """A chart of shares from 0 to `top`: those that passed and moved most have names and colours."""
+def _chart(layer: int, heads: Mapping[int, Sequence[HeadChange]], named: Sequence[int], top: float) -> Chart:
+    """A chart of shares from 0 to `top`; `named` heads have names and colours."""
 
     def y(share: float) -> float:
         return round(BOTTOM - (BOTTOM - TOP) * min(max(share, 0), top) / top, 1)
 
-    candidates = [head for head in heads if (layer, head) in passed]
-    named = sorted(candidates, key=lambda head: -max(abs(one.change.mean) for one in heads[head]))[:NAMED]
     steps = len(next(iter(heads.values())))
     xs = [round(LEFT + (RIGHT - LEFT) * step / steps, 1) for step in range(steps + 1)]
     labels: dict[int, float] = {}
