@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from tl_vzero.evaluate.mass import PLACES
 from tl_vzero.evaluate.training import KINDS, HeadChange, Reading, Shown, TrainingChanges, largest_changes
 from tl_vzero.plot.evaluations import COLOURS
 from tl_vzero.plot.pages import rendered
@@ -54,11 +55,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Head:
-    """A head that changed: its largest change in the last model that it passed in, the same on the model's own inputs,
-    the models it passed in, that change by group, and sentences."""
+    """A head that changed: its largest change in the last model that it passed in, the models it passed in, that change
+    by group, sentences, and its shares by place: before, on the same inputs, and on the model's own inputs."""
 
     change: HeadChange
-    total: HeadChange
+    places: Mapping[str, Sequence[float]]
     passed: Sequence[str]
     groups: Table
     sentences: Sequence[tuple[str, Sequence[tuple[str, Sequence[tuple[str, float, float, bool]]]]]]
@@ -110,10 +111,14 @@ def _heads(changes: TrainingChanges) -> Iterator[Head]:
         at = (one.layer, one.head)
         of_head = (*at, one.place)
         by_group = [cells["same input", one.checkpoint, group, *of_head] for group in groups]
-        total = cells["total", one.checkpoint, one.group, *of_head]
+        places: dict[str, list[float]] = {}
+        for place in PLACES:
+            same, own = (cells.get((r, one.checkpoint, one.group, *at, place)) for r in ("same input", "total"))
+            if same is not None and own is not None and max(same.before, same.after, own.after) >= 0.005:
+                places[place] = [same.before, same.after, own.after]
         shown = (each for each in changes.shown if (each.checkpoint, each.layer, each.head) == (one.checkpoint, *at))
         sentences = [(each.text, _rows(each)) for each, _ in zip(shown, range(SENTENCES_SHOWN), strict=False)]
-        yield Head(one, total, passed[at], _groups(by_group), sentences)
+        yield Head(one, places, passed[at], _groups(by_group), sentences)
 
 
 def _rows(shown: Shown) -> list[tuple[str, list[tuple[str, float, float, bool]]]]:

@@ -42,7 +42,7 @@ const fillHead = (line, at, grids, row, most) => {
 };
 
 // Above the rows, where their tokens have room.
-const LABEL_WIDTH = 9;
+const LABEL_WIDTH = 10; // pixels
 const labelHeads = () => {
   for (const place of document.querySelectorAll("#heads-view .sources")) {
     const { names } = unit();
