@@ -16,13 +16,13 @@ HEADS_SHOWN, SENTENCES_SHOWN, NAMED = 6, 3, 4  # NAMED: lines with a colour in a
 VAGUE = ("rest", "elsewhere")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 170, 30, 244, 10, 146  # of a chart, and of its lines within
 LABEL_STEP = 12  # from a line's name to the next
-PLACES_IN_WORDS = {
-    "cue": "the cue, which is the word that decides the target's form",
-    "attractor": "attractors, which are nouns of the other number that compete with the cue",
-    "special": "special tokens such as [CLS] and [SEP], which are no words",
-    "target": "the target's own position",
-    "rest": "the other words",
-    "elsewhere": "other tokens than before: half the sum of the row's absolute differences",
+PLACES_IN_WORDS = {  # a name, and what explains it
+    "cue": ("the cue", ", which is the word that decides the target's form"),
+    "attractor": ("attractors", ", which are nouns of the other number that compete with the cue"),
+    "special": ("special tokens", " such as [CLS] and [SEP], which are no words"),
+    "target": ("the target itself", ""),
+    "rest": ("other words", ""),
+    "elsewhere": ("other tokens than before", ": half the sum of the row's absolute differences"),
 }
 READINGS: dict[Reading, str] = {
     "total": "Each model on its own inputs (not tested)",

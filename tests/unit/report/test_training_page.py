@@ -37,7 +37,7 @@ def test_it_says_what_changed_by_how_much_and_how_sure() -> None:
         "4 heads in each of 2 later models: 1 passed. The false-discovery rate is 5 %",
         "larger than 0.02",
         "50: mine.csv",
-        "Layer 1, head 1: more on cue",
+        "Layer 1, head 1: more on the cue",
         "0.40 → 0.70 (change +0.30, 95 % interval +0.29 to +0.31, 50 sentences of “all”)",
         "later on its own inputs: cue 0.40 → 0.70 → 0.55.",
         "passed in 1 of 2 models, first in step 2",
