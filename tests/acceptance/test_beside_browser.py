@@ -60,6 +60,8 @@ def test_the_difference_is_first_minus_second(
             for figure in ("0", "1", "difference")
         ]
         assert scales[0]["cmax"] == scales[1]["cmax"] and scales[2]["cmin"] == -scales[2]["cmax"] < 0
+    labels = opened.page.evaluate("Object.values(document.getElementById('pair-difference').layout.xaxis.labelalias)")
+    assert "pictures|picture" in labels  # as in a table of the difference
 
 
 def test_a_hidden_source_is_hidden_on_both_sides(show: Callable[..., Opened], both: Report) -> None:

@@ -240,10 +240,14 @@ def test_training_names_the_head_that_a_checkpoint_changed(tmp_path: Path) -> No
     before.save_pretrained(after)
     AutoTokenizer.from_pretrained(MINI).save_pretrained(after)
     files = ["--json", tmp_path / "training.json", "--csv", tmp_path / "training.csv"]
+    files += ["--page", tmp_path / "training.html", "--heads", tmp_path / "heads.csv"]
     code, output = run("evaluate", "training", "--checkpoint", after, "--limit", "24", *files, "--quiet")
     assert code == 0, output
     assert "mix into the target: 1 of 16" in output and "chosen by limit 24" in output
     assert heads_of(tmp_path / "training.csv") == {(2, 1)}
+    assert pd.read_csv(tmp_path / "heads.csv")[["layer", "head"]].to_numpy().tolist() == [[2, 1]]
+    page = (tmp_path / "training.html").read_text(encoding="utf-8")
+    assert "<h3>Layer 2, head 1: " in page and "24: the embedded agreement sentences" in page
     written = strict(tmp_path / "training.json")
     assert {(one["layer"], one["head"]) for one in written["shown"]} == {(2, 1)}
     assert written["settings"]["rate"] == 0.05 and "filters" in written
@@ -268,6 +272,8 @@ def test_training_reads_an_adapter(tmp_path: Path) -> None:
 def test_training_says_what_it_lacks(tmp_path: Path) -> None:
     code, output = run("evaluate", "training")
     assert code == 2 and "expected at least one --checkpoint or --adapter" in output
+    code, output = run("evaluate", "training", "--checkpoint", MINI, "--open")
+    assert code == 2 and "--open without --page" in output
     code, output = run("evaluate", "training", "--checkpoint", tmp_path / "none")
     assert code == 2 and output.startswith("error: ")
     code, output = run("evaluate", "training", "--adapter", tmp_path, "--limit", "6", "--quiet")

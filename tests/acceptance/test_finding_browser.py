@@ -298,6 +298,15 @@ def test_a_click_measures_a_predicted_word_and_a_shift_click_makes_it_the_foil(v
     assert opened.page.evaluate("document.activeElement.textContent") == words[0]
 
 
+def test_where_there_is_no_shift_a_button_makes_the_next_word_the_foil(visit_live: Show, address: str) -> None:
+    opened = visit_live(MINI, at=address)
+    words = [word for word, _ in predicted(opened)]
+    opened.page.locator("#as-foil").click()
+    opened.page.locator("#predicted button").nth(2).click()
+    assert_measures(opened, f"{words[0]} − {words[2]}")
+    assert opened.page.locator("#as-foil").get_attribute("aria-pressed") == "false"  # of that word only
+
+
 def test_words_are_chosen_by_keyboard(visit_live: Show, address: str) -> None:
     opened = visit_live(MINI, at=address)
     words = [word for word, _ in predicted(opened)]

@@ -55,6 +55,10 @@ def test_a_head_chosen_by_mouse_shows_in_every_panel_and_the_address_gives_it_ba
     assert report.heads is not None
     bars = opened.page.locator("#heads .bar > :last-child").all_text_contents()
     assert bars[1:] == [in_percent(share) for share in report.heads.share[layer].tolist()]
+    sources = opened.page.locator("#heads-view .sources")
+    assert [sources.nth(at).locator("bdi").all_text_contents() for at in (0, 1)] == [
+        list(report.value_zeroing.src_tokens)
+    ] * 2
     opened.page.locator("#heads button").nth(2).click()
     check_shows(opened, report, layer, 1)
     assert opened.page.locator("input[name=view][value=rollout]").is_disabled()

@@ -222,8 +222,8 @@ def faithfulness_command(
 @common.command(
     evaluate_app,
     "training",
-    "--model base --checkpoint step-100 --checkpoint step-200 --limit 100",
-    "--model all-MiniLM-L6-v2 --adapter lora --csv heads.csv",
+    "--model base --checkpoint step-100 --checkpoint step-200 --page training.html --open",
+    "--model all-MiniLM-L6-v2 --adapter lora --heads heads.csv",
 )
 def training_command(
     chosen: Evaluation,
@@ -235,6 +235,11 @@ def training_command(
     ] = None,
     rate: Annotated[float, typer.Option(help="The share of wrong heads that is allowed among those found.")] = 0.05,
     smallest: Annotated[float, typer.Option(help="The smallest change that counts, of a row, 0 to 1.")] = 0.02,
+    page: Annotated[Path | None, typer.Option(help="Also write one HTML page: curves, heads, sentences.")] = None,
+    heads_file: Annotated[
+        Path | None, typer.Option("--heads", help="Also write the heads that changed to this CSV file.")
+    ] = None,
+    is_opened: common.OpenOption = False,
 ) -> None:
     """Which heads change what they mix into the target, from --model to each --checkpoint and --adapter?
 
@@ -243,7 +248,13 @@ def training_command(
     """
     from tl_vzero.evaluate.training import training_changes
     from tl_vzero.models.hub import find_source
+    from tl_vzero.report.training_page import render_training
 
+    if is_opened and page is None:
+        raise InputError("--open without --page: expected --page FILE.html, the page to open")
+    for file in (page, heads_file):
+        if file is not None:
+            check_writable(file)
     later = {name: replace(chosen, model=name).load for name in checkpoint or ()}
     for name in later:
         find_source(name)
@@ -275,6 +286,15 @@ def training_command(
         )
     _say_rest(sentences, {}, len(changes.skipped))
     chosen.save(changes.to_dict(), sentences, changes.to_frame())
+    if heads_file is not None:
+        write_text(heads_file, heads.to_csv(index=False))
+    if page is not None:
+        write_text(page, render_training(changes, source=sentences.source))
+    for file in (heads_file, page):
+        if file is not None:
+            common.say(f"wrote {file}", err=True)
+    if page is not None and is_opened:
+        common.open_page(page)
 
 
 @common.command(common.app, "reproduce", "--limit 100 --open", "--model all-MiniLM-L6-v2 --finetune --out minilm")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 Reading = Literal["same input", "total"]
 Loadable = nn.Module | str | Path | Callable[[], nn.Module]
+_Rows = dict[int, Float[Tensor, "layer head _"]]  # by the index of their example
 
 RATE = 0.05
 ELSEWHERE = "elsewhere"
@@ -76,7 +77,11 @@ class HeadChange(Row):
 
 @dataclass(frozen=True)
 class Shown(Row):
-    """A sentence that shows a head's largest change."""
+    """A sentence that shows a head's largest change.
+
+    `rows` are the shares of each token in the target's row, to three digits: "before", "same input" and "total", which
+    is that of the later model on its own inputs.
+    """
 
     checkpoint: str
     layer: int
@@ -86,6 +91,9 @@ class Shown(Row):
     place: str
     before: float
     after: float
+    tokens: tuple[str, ...]
+    target: int
+    rows: Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -104,18 +112,21 @@ class TrainingChanges(Result):
     def heads(self) -> "pd.DataFrame":
         """The heads that changed, a row each, with the largest of their changes; the most changed are first.
 
-        "elsewhere", which is never less than the others, stands only where nothing else says what changed.
+        "elsewhere" and "rest" stand only where no other place says what changed.
         """
         import pandas as pd
 
-        largest = [next(one.records()) for one in _largest(self.changes).values()]
+        largest = [next(one.records()) for one in largest_changes(self.changes).values()]
         names = [name for name in self.to_frame() if name not in ("reading", "changed")]
         return pd.DataFrame(largest).rename(columns={"mean": "change"}).reindex(columns=names)
 
     def examples(self, layer: int, head: int, k: int = 5) -> tuple[Shown, ...]:
         """The sentences that show best how a head changed, in any checkpoint; none for a head that did not."""
-        of_head = [one for one in self.shown if (one.layer, one.head) == (layer, head)]
-        return tuple(sorted(of_head, key=lambda one: -abs(one.after - one.before))[:k])
+        best: dict[str, Shown] = {}
+        for one in sorted(self.shown, key=lambda one: -abs(one.after - one.before)):
+            if (one.layer, one.head) == (layer, head):
+                best.setdefault(one.id, one)
+        return tuple(best.values())[:k]
 
 
 def groups_of(example: Example) -> tuple[str, ...]:
@@ -159,11 +170,14 @@ def training_changes(
         settings = {first: provenance(loaded)}
         bar.update()
         read: dict[Reading, list[Array]] = {"same input": [], "total": []}
+        rows: dict[str, list[_Rows]] = {"same input": [], "total": []}
         for name in later:
             loaded = _loaded(models[name])
             reference.check(name, loaded)
             for reading, shares in read.items():
-                shares.append(reference.shares(reference.rows(loaded, same_input=reading == "same input")))
+                of_model = reference.rows(loaded, same_input=reading == "same input")
+                shares.append(reference.shares(of_model))
+                rows[reading].append({index: row.half() for index, row in of_model.items()})  # a few are shown
                 bar.update()
             settings[name] = provenance(loaded)
     before = reference.shares(reference.before)
@@ -175,10 +189,11 @@ def training_changes(
             by_group.setdefault(group, []).append(index)
     changes = list(_changes(later, by_group, before, total, "total", None, interval))
     # [checkpoint, layer, head, place, group]
-    p = np.stack([p_values((same - before)[:, rows].swapaxes(0, 1), smallest) for rows in by_group.values()], axis=-1)
+    p = np.stack([p_values((same - before)[:, some].swapaxes(0, 1), smallest) for some in by_group.values()], axis=-1)
     q, changed = discoveries(p.reshape(*p.shape[:3], -1), rate)
     discovered = list(_changes(later, by_group, before, same, "same input", (p, q, changed.reshape(p.shape)), interval))
-    shown = _shown(discovered, later, by_group, tokenized.examples, before, same)
+    by_reading = {"before": [reference.before] * len(later), **rows}
+    shown = _shown(discovered, later, by_group, tokenized.examples, before, same, by_reading)
     how = {"rate": rate, "smallest": smallest, "protocol": protocol, "confidence": interval.confidence}
     return TrainingChanges((*discovered, *changes), tuple(shown), tokenized.skipped, {"models": settings, **how})
 
@@ -266,7 +281,7 @@ class _Reference:
                     "tokenizer, such as checkpoints of one training"
                 )
 
-    def rows(self, model: nn.Module, *, same_input: bool = False) -> dict[int, Float[Tensor, "layer head _"]]:
+    def rows(self, model: nn.Module, *, same_input: bool = False) -> _Rows:
         """The target's row of each head by itself, divided by its sum, of each example by its index."""
         rows: dict[int, Tensor] = {}
         for part in self.parts:
@@ -276,7 +291,7 @@ class _Reference:
                 rows[index] = scores.normalized().values[:, :, 0].detach().cpu().double()
         return rows
 
-    def shares(self, rows: Mapping[int, Float[Tensor, "layer head _"]]) -> Float[Array, "example layer head kind"]:
+    def shares(self, rows: _Rows) -> Float[Array, "example layer head kind"]:
         """What of the rows lies on each place, and what lies elsewhere than in the first model."""
         shares = []
         for index, sentence in enumerate(self.tokenized.examples):
@@ -375,11 +390,12 @@ def _changes(
             yield HeadChange(name, reading, group, *place, **tested)
 
 
-def _largest(changes: Sequence[HeadChange]) -> dict[tuple[str, int, int], HeadChange]:
-    """The largest change of each head that changed, the most changed first; of a place before "elsewhere"."""
+def largest_changes(changes: Sequence[HeadChange]) -> dict[tuple[str, int, int], HeadChange]:
+    """The largest change of each head that changed, the most changed first; "rest" and "elsewhere" say least."""
     largest: dict[tuple[str, int, int], HeadChange] = {}
+    vague = {"rest": 1, ELSEWHERE: 2}
     passed = [one for one in changes if one.changed]
-    for one in sorted(passed, key=lambda one: (one.place == ELSEWHERE, -abs(one.change.mean))):
+    for one in sorted(passed, key=lambda one: (vague.get(one.place, 0), -abs(one.change.mean))):
         largest.setdefault((one.checkpoint, one.layer, one.head), one)
     return dict(sorted(largest.items(), key=lambda item: -abs(item[1].change.mean)))
 
@@ -391,12 +407,20 @@ def _shown(
     examples: Sequence[TokenizedExample],
     before: Array,
     after: Array,
+    rows: Mapping[str, Sequence[_Rows]],
 ) -> Iterator[Shown]:
     """The sentences that changed most, in its direction, of each head's largest change."""
-    for (name, layer, head), largest in _largest(changes).items():
-        rows, at = by_group[largest.group], (layer, head, KINDS.index(largest.place))
-        was, now = (shares[rows][:, *at] for shares in (before, after[later.index(name)]))
+    for (name, layer, head), largest in largest_changes(changes).items():
+        c, of_group, at = later.index(name), by_group[largest.group], (layer, head, KINDS.index(largest.place))
+        was, now = (shares[of_group][:, *at] for shares in (before, after[c]))
         for place in np.argsort(-np.sign(largest.change.mean) * (now - was), kind="stable")[:SHOWN]:
-            example = examples[rows[place]].example
+            sentence, example = examples[of_group[place]], examples[of_group[place]].example
             numbers = float(was[place]), float(now[place])
-            yield Shown(name, layer, head, example.id, example.text, largest.place, *numbers)
+            shares = {
+                reading: tuple(round(share, 3) for share in models[c][of_group[place]][layer, head].tolist())
+                for reading, models in rows.items()
+            }
+            tokens = tuple(sentence.encoding.tokens)
+            yield Shown(
+                name, layer, head, example.id, example.text, largest.place, *numbers, tokens, sentence.dest, shares
+            )

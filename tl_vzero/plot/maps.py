@@ -2,6 +2,7 @@
 without numbers and colours, is here as plain data."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any, Unpack
 
@@ -97,12 +98,18 @@ def difference(
 
 
 def mean_map(
-    mean: MeanScores, *, layer: int | None = None, theme: Theme = LIGHT, **look: Unpack[parts.Look]
+    mean: MeanScores,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    theme: Theme = LIGHT,
+    **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Draw means over sentences as a heat map with a layer slider; a pair of groups that no sentence has is blank.
 
     The hover box has the interval, and how many sentences have the pair. `layer` is the one shown first (default: the
-    first). Raises InputError for means per head, and for a layer that they do not have.
+    first), and `head` the one that is drawn of means per head. Raises InputError for means per head without one, and
+    for a layer or a head that they do not have.
 
     >>> import torch
     >>> import tl_vzero
@@ -112,11 +119,8 @@ def mean_map(
     >>> mean_map(tl_vzero.mean([scores], by="word")).data[0].customdata[1][0]
     ['b', 'a', '1', '']
     """
-    if mean.heads is not None:
-        raise InputError(
-            f"these means are per head ({len(mean.heads)} heads): expected one map per layer; take scores without "
-            "per_head, or read to_frame()"
-        )
+    of_head = "" if head is None else f", head {head}"
+    mean = _of_head(mean, head)
     scores = _groups_as_tokens(mean)
     start = parts.layer_index(scores, layer)
     grids = [[[None if isnan(value) else value for value in row] for row in parts.rounded(of)] for of in mean.values]
@@ -128,9 +132,25 @@ def mean_map(
     trace, layout = parts.layered(scores, grids, hover, start, theme)
     cells, axes = _map_with_slider(scores)
     trace["customdata"] = _mean_labels(mean)
-    title = f"{parts.method_text(scores)}, means by {mean.by}: {parts.STAGES[mean.stage]}"
+    title = f"{parts.method_text(scores)}{of_head}, means by {mean.by}: {parts.STAGES[mean.stage]}"
     layout |= axes | {"title": parts.titled(title, f"up to {int(mean.n.max())} sentences")}
     return parts.drawn([cells | trace], layout, **look)
+
+
+def _of_head(mean: MeanScores, head: int | None) -> MeanScores:
+    """Means as one map per layer."""
+    if mean.heads is None and head is None:
+        return mean
+    if mean.heads is None or head not in mean.heads:
+        expected = (
+            "no head" if mean.heads is None else f"head= of {', '.join(map(str, mean.heads))}, or read to_frame()"
+        )
+        raise InputError(
+            f"head is {head}, of means per {'layer' if mean.heads is None else 'head'}: expected {expected}"
+        )
+    at = mean.heads.index(head)
+    values, low, high = (part[:, at] for part in (mean.values, mean.low, mean.high))
+    return replace(mean, values=values, low=low, high=high, heads=None)
 
 
 def _groups_as_tokens(mean: MeanScores) -> Scores:

@@ -37,10 +37,11 @@ from tl_vzero.scores import Scores
 
 # Two methods in 12 layers of 128 tokens, each per layer and rolled out, over pieces and over words: 3.8 MB packed.
 NUMBERS_DRAWN = 1_500_000
-ALWAYS_DRAWN = 2  # Value Zeroing and the method to compare it with
+ALWAYS_DRAWN = 2  # Value Zeroing and the method to compare it with; of a second sentence or model the first alone
 RULES = {True: "identity added (half of each token stays where it is)", False: "no identity added"}
 TITLE_HEIGHT = 50  # pixels; of a figure's title, which the page has elsewhere
 FLOW_START = 0.03  # one of the thresholds
+VIEWS = ("layer", "rollout")
 AVERAGES = ("entropy", "self_weight", "special_weight")
 Json = dict[str, Any]
 
@@ -99,14 +100,20 @@ def _over(unit: str, scores: Scores) -> Scores:
     return scores.words() if unit == "words" else scores
 
 
-def drawn_methods(report: Report, units: tuple[str, ...]) -> tuple[list[Drawn], dict[str, str]]:
+def room_of(sides: int) -> int:
+    """How many numbers each of the sentences or models of a page may have."""
+    return NUMBERS_DRAWN // sides
+
+
+def drawn_methods(
+    report: Report, units: tuple[str, ...], room: int, always: int = ALWAYS_DRAWN
+) -> tuple[list[Drawn], dict[str, str]]:
     """The methods that the page draws, and why each of the others is not there.
 
-    A long sentence has room for few maps; methods are taken in their order.
+    A long sentence has room for few maps; methods are taken in their order, the first ones `always`.
     """
     drawn: list[Drawn] = []
     absent = dict(report.comparison.left_out)
-    room = NUMBERS_DRAWN
     for name, scores in report.comparison.items():
         try:
             method = _drawn(scores, report.value_zeroing)
@@ -114,7 +121,7 @@ def drawn_methods(report: Report, units: tuple[str, ...]) -> tuple[list[Drawn], 
             absent[name] = str(error)
             continue
         size = sum(values.numel() for unit in units for values in method.maps(unit))
-        if len(drawn) >= ALWAYS_DRAWN and size > room:
+        if len(drawn) >= always and size > room:
             absent[name] = "its maps of a sentence this long have no room on the page: name fewer methods"
             continue
         room -= size
@@ -122,15 +129,21 @@ def drawn_methods(report: Report, units: tuple[str, ...]) -> tuple[list[Drawn], 
     return drawn, absent
 
 
-def drawn_heads(report: Report, units: tuple[str, ...]) -> tuple[list[Tensor], Json | None]:
-    """The maps `[head, layer, dest, src]` of every head, by unit and method, and the rest; no maps without room."""
+def drawn_heads(
+    report: Report, units: tuple[str, ...], room: int, always: int = ALWAYS_DRAWN
+) -> tuple[list[Tensor], Json | None]:
+    """The maps `[head, layer, dest, src]` of every head, by unit and method, and the rest.
+
+    There are no maps where there is no room for them beside the methods that are drawn `always`.
+    """
     heads = report.heads
     if heads is None:
         return [], None
     both = (heads.value_zeroing.normalized(), heads.attention.normalized())
     maps = [_over(unit, scores).values.transpose(0, 1) for unit in units for scores in both]
     absent = ""
-    if sum(values.numel() for values in maps) > NUMBERS_DRAWN:
+    of_methods = always * len(VIEWS) * sum(_over(unit, report.value_zeroing).values.numel() for unit in units)
+    if sum(values.numel() for values in maps) > room - of_methods:
         maps, absent = [], "The maps of all heads of a sentence this long have no room on the page: shorten it."
     shares = rounded(heads.share, SHOWN_DIGITS)
     return maps, {"absent": absent, "share": shares, "queryHeads": heads.query_heads}

@@ -2,7 +2,7 @@
 explorer shows the same page, and fills its blocks with one report after the other."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tl_vzero.difference import HASHED, aligned
@@ -14,6 +14,7 @@ from tl_vzero.plot.parts import short, visible
 from tl_vzero.plot.sentence_view import coloured
 from tl_vzero.registry import label_of
 from tl_vzero.report.figures import (
+    ALWAYS_DRAWN,
     decimal_codes,
     drawn_heads,
     drawn_methods,
@@ -21,6 +22,7 @@ from tl_vzero.report.figures import (
     pack,
     packed_plotly,
     page_data,
+    room_of,
 )
 from tl_vzero.report.report import EFFECTS, Report
 
@@ -40,12 +42,13 @@ def render_page(report: Report, *, shared_plotly: bool = False) -> str:
     """The report as a page of its own. Tokens and names are text wherever they appear, never markup.
 
     Numbers are embedded with the 4 significant digits that the page shows. The maps and plotly.js are
-    packed (gzip, base64) and unpacked by the browser: a page of 128 tokens and 12 layers stays under 6 MB.
+    packed (gzip, base64) and unpacked by the browser: a page of 128 tokens and 12 layers stays under 6 MB, and of two
+    such sentences under 8 MB.
     With `shared_plotly` the page reads plotly.min.js from its folder.
     """
     data, maps, texts = _contents(report)
     if report.beside is not None:
-        data = data | {"beside": beside_payload({"data": data}, page_payload(report.beside))}
+        data = data | {"beside": beside_payload({"data": data}, _payload_beside(report.beside))}
     return rendered(
         PAGE,
         title=f"{short(visible(report.text), 60)} · {report.model} · tl_vzero",
@@ -92,8 +95,14 @@ def page_payload(report: Report) -> Json:
     data, maps, texts = _contents(report)
     payload = {"data": data, "maps": maps, "parts": rendered_blocks(PAGE, **texts)}
     if report.beside is not None:
-        payload["beside"] = beside_payload(payload, page_payload(report.beside))
+        payload["beside"] = beside_payload(payload, _payload_beside(report.beside))
     return payload
+
+
+def _payload_beside(report: Report) -> Json:
+    """What is shown of a second report: Value Zeroing."""
+    data, maps, _ = _contents(report, sides=2, always=1)
+    return {"data": data, "maps": maps}
 
 
 def beside_payload(first: Json, second: Json) -> Json:
@@ -102,7 +111,20 @@ def beside_payload(first: Json, second: Json) -> Json:
     units = [unit for unit in first["data"]["units"] if unit in second["data"]["units"]]
     names = {unit: [side["data"]["units"][unit]["names"] for side in (first, second)] for unit in units}
     pairs = {unit: aligned(*both) for unit, both in names.items()}
+    words = [side["data"]["wordOf"] for side in (first, second)]
+    if "words" in pairs and words[0] != words[1]:
+        # Cut into other pieces: they stand against each other where their words do.
+        pairs["pieces"] = tuple(pair for both in pairs["words"] for pair in _pieces_of(both, words, names["pieces"]))
     return {"data": second["data"], "maps": second["maps"], "pairs": pairs}
+
+
+def _pieces_of(
+    pair: tuple[int, int], words: Sequence[Sequence[int]], names: Sequence[Sequence[str]]
+) -> Iterator[tuple[int, int]]:
+    """The pieces of two words that stand against each other, by their places in the sentences."""
+    places = [[place for place, word in enumerate(of) if word == one] for one, of in zip(pair, words, strict=True)]
+    texts = [[of[place] for place in at] for of, at in zip(names, places, strict=True)]
+    return ((places[0][one], places[1][other]) for one, other in aligned(texts[0], texts[1]))
 
 
 def page_script(last: str) -> str:
@@ -111,15 +133,19 @@ def page_script(last: str) -> str:
     return f'"use strict";\n(async () => {{\n{parts}}})();\n'
 
 
-def _contents(report: Report) -> tuple[Json, str, Json]:
-    """The data of the page's script, the packed maps, and what the blocks of the page's template are filled with."""
+def _contents(report: Report, *, sides: int | None = None, always: int = ALWAYS_DRAWN) -> tuple[Json, str, Json]:
+    """The data of the page's script, the packed maps, and what the blocks of the page's template are filled with.
+
+    One of `sides` sentences or models; by default as many as the report holds.
+    """
     scores = report.value_zeroing
     units = ("pieces",) if scores.word_ids is None else ("pieces", "words")
     # Where every word is one piece, the maps over words are those over pieces.
     mapped = units if len(units) == 2 and scores.words().n_positions < scores.n_positions else ("pieces",)
-    drawn, absent = drawn_methods(report, mapped)
+    room = room_of(sides or (1 if report.beside is None else 2))
+    of_heads, heads = drawn_heads(report, mapped, room, always)
+    drawn, absent = drawn_methods(report, mapped, room - sum(values.numel() for values in of_heads), always)
     maps = [values for unit in mapped for method in drawn for values in method.maps(unit)]
-    of_heads, heads = drawn_heads(report, mapped)
     data = page_data(report, drawn, units, mapped) | {"heads": heads}
     estimate, errors = report.effects.get("attribution_patching"), None
     if estimate is not None:

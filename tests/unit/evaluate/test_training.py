@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom, ttest_1samp
+from support.evaluated import estimate, training
 from support.models import hf_bert, loaded
 from support.state import type_checks_off
 from transformers import AutoTokenizer, BertForMaskedLM
@@ -18,7 +20,7 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.evaluate.training import discoveries, p_values, training_changes
+from tl_vzero.evaluate.training import TrainingChanges, discoveries, p_values, training_changes
 from tl_vzero.statistics import Interval
 
 MINI = Path(tl_vzero.__file__).parent / "assets" / "agreement-mini"
@@ -136,8 +138,21 @@ def test_sentences_show_a_head_with_the_largest_change_first(mini: Any, sentence
     changes = [one.after - one.before for one in shown]
     assert len(shown) == 4 and changes == sorted(changes, key=abs, reverse=True)
     assert result.examples(0, 0) == ()
+    assert len({one.id for one in shown}) == 4
     assert shown[0].text in {example.text for example in sentences}
+    first = shown[0]
+    assert first.tokens[first.target] == "[MASK]" and set(first.rows) == {"before", "same input", "total"}
+    before, after = (np.array(first.rows[reading]) for reading in ("before", "same input"))
+    assert first.place == "elsewhere" and np.abs(after - before).sum() / 2 == pytest.approx(first.after, abs=5e-3)
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_a_head_is_named_by_a_place_that_says_something() -> None:
+    (change, *_) = training({"step 1": 0.2}).changes
+    by_place = {"elsewhere": 0.6, "rest": -0.5, "cue": 0.2, "target": 0.9}
+    cells = [replace(change, place=place, change=estimate(by), changed=by < 0.9) for place, by in by_place.items()]
+    for left, place in ((cells, "cue"), (cells[:2], "rest"), (cells[:1], "elsewhere")):
+        assert TrainingChanges(tuple(left), (), (), {}).heads()["place"].tolist() == [place]
 
 
 def test_p_is_that_of_one_sided_tests_against_the_smallest_change() -> None:

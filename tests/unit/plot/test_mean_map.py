@@ -64,8 +64,20 @@ def test_means_are_drawn_where_scores_are_and_per_head_are_a_table() -> None:
     per_head = replace(made_up_scores(), values=torch.rand(3, 2, 9, 9), heads=(0, 1))
     of_heads = tl_vzero.mean([per_head], by="distance")
     assert "<table" in notebook_bundle(of_heads)["text/html"]
-    with pytest.raises(InputError, match="per head"):
+    with pytest.raises(InputError, match=r"per head: expected head= of 0, 1, or read to_frame\(\)"):
         of_heads.plot()
+    with pytest.raises(InputError, match="head is 0, of means per layer: expected no head"):
+        mean_map(mean, head=0)
+
+
+def test_means_per_head_are_drawn_a_head_at_a_time() -> None:
+    values = torch.rand(3, 2, 9, 9)
+    per_head = tl_vzero.mean([replace(made_up_scores(), values=values, heads=(4, 7))], by="position")
+    alone = tl_vzero.mean([replace(made_up_scores(), values=values[:, 1])], by="position")
+    drawn, expected = plain(mean_map(per_head, head=7)), plain(mean_map(alone))
+    assert ", head 7, means by position" in drawn["layout"]["title"].pop("text")
+    del expected["layout"]["title"]["text"]
+    assert drawn == expected
 
 
 def test_a_layer_that_is_not_there_is_named() -> None:

@@ -9,7 +9,7 @@ from support.state import type_checks_off
 import tl_vzero
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.report import make_report
-from tl_vzero.report.page import page_payload
+from tl_vzero.report.page import beside_payload, page_payload
 
 SENTENCE = "the pictures of some hat [MASK] scaring marcus."
 OTHER = "the picture of some hat [MASK] scaring marcus."
@@ -69,3 +69,32 @@ def test_what_cannot_be_compared_is_refused(model: Any) -> None:
         make_report(model, SENTENCE, compare=" ")
     with type_checks_off(), pytest.raises(InputTypeError, match="compare is list: a report is on one sentence"):
         make_report(model, SENTENCE, compare=[OTHER])  # type: ignore[arg-type]
+
+
+def test_heads_methods_and_what_stands_beside_share_one_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = make_report(model, SENTENCE, compare=OTHER, methods=["alti"], heads=True)
+    numbers = 4 * 11 * 11  # of a map: 4 layers, 11 tokens
+    methods, heads = 2 * 2 * numbers, 2 * 4 * numbers  # two methods in two views; 4 heads of two methods
+    for room, has_heads in ((methods + heads, True), (methods + heads - 1, False)):
+        monkeypatch.setattr("tl_vzero.report.figures.NUMBERS_DRAWN", 2 * room)
+        payload = page_payload(report)
+        first, second = payload["data"], payload["beside"]["data"]
+        assert (first["heads"]["absent"] == "") == has_heads
+        assert len(first["methods"]) == (2 if has_heads else 3)
+        for side in (first, second):
+            assert len(side["methods"]) * 2 * numbers + has_heads * heads <= room
+
+
+def test_pieces_of_two_tokenizers_stand_against_each_other_within_their_words() -> None:
+    """As many pieces in all, but another word is cut: its pieces stand against nothing, and the others do not slip."""
+    words = ["[CLS]", "pictures", "hats", "fall", "[SEP]"]
+
+    def side(pieces: list[str], word_of: list[int]) -> Any:
+        units = {"pieces": {"names": pieces}, "words": {"names": words}}
+        return {"data": {"units": units, "wordOf": word_of}, "maps": ""}
+
+    first = side(["[CLS]", "pic", "##tures", "hats", "fa", "##ll", "[SEP]"], [0, 1, 1, 2, 3, 3, 4])
+    second = side(["[CLS]", "pictures", "hat", "##s", "f", "##all", "[SEP]"], [0, 1, 2, 2, 3, 3, 4])
+    pairs = beside_payload(first, second)["pairs"]
+    assert pairs["pieces"] == ((0, 0), (4, 4), (5, 5), (6, 6))
+    assert pairs["words"] == tuple((place, place) for place in range(5))

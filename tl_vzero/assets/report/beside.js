@@ -87,7 +87,7 @@ const differenceLabels = () => {
   const [labels, others] = bothSides().map(labelsIn);
   const joined = (part) => labels[part].map((text, row) => {
     const other = counterpart(row);
-    return other === null || labels.names[row] === others.names[other] ? text : `${text} / ${others[part][other]}`;
+    return other === null || labels.names[row] === others.names[other] ? text : `${text}|${others[part][other]}`;
   });
   const { trace, layout } = labels.map;
   const renamed = ([name, axis]) => {
@@ -95,7 +95,7 @@ const differenceLabels = () => {
     const alias = axis.categoryarray.map((key, row) => {
       const place = counterpart(row);
       const [one, two] = [axis.labelalias[key], place === null ? null : other.labelalias[other.categoryarray[place]]];
-      return [key, two === null || one === two ? one : `${one} / ${two}`];
+      return [key, two === null || one === two ? one : `${one}|${two}`];
     });
     return [name, { ...axis, labelalias: Object.fromEntries(alias) }];
   };

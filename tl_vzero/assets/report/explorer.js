@@ -226,6 +226,9 @@ measureWord = async (id, isFoil, position) => {
   await go();
   document.querySelector(`#predicted [value="${id}"]`)?.focus();
 };
+byId("as-foil").addEventListener("click", ({ target }) => {
+  target.ariaPressed = String(target.ariaPressed !== "true");
+});
 byId("without-bad").addEventListener("click", () => without("bad"));
 byId("without-good").addEventListener("click", () => without("good", "bad"));
 window.addEventListener("popstate", askAddress);

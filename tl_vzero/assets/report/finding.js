@@ -71,6 +71,9 @@ const chooseWord = (event) => {
   const word = event.target.closest("#predicted button");
   if (word === null || (event.type === "keydown" && event.key !== "Enter")) return;
   event.preventDefault(); // a key is not a click, too
-  measureWord(word.value, event.shiftKey, predictedAt());
+  const button = byId("as-foil"); // where there is no Shift
+  const isFoil = event.shiftKey || button.ariaPressed === "true";
+  button.ariaPressed = "false";
+  measureWord(word.value, isFoil, predictedAt());
 };
 for (const type of ["click", "keydown"]) byId("part-prediction").addEventListener(type, chooseWord);

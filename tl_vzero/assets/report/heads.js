@@ -41,6 +41,16 @@ const fillHead = (line, at, grids, row, most) => {
   line.setAttribute("aria-label", [at === 0 ? "all heads" : `head ${at - 1}, ${inPercent(share)} of the layer's mixing`, from].filter(Boolean).join(", "));
 };
 
+// Above the rows, where their tokens have room.
+const LABEL_WIDTH = 10; // pixels
+const labelHeads = () => {
+  for (const place of document.querySelectorAll("#heads-view .sources")) {
+    const { names } = unit();
+    const fits = place.clientWidth >= LABEL_WIDTH * names.length;
+    place.replaceChildren(...(fits ? names : []).map((name) => element("bdi", name)));
+  }
+};
+
 let headsDrawn = [];
 const drawHeads = () => {
   byId("heads-panel").hidden = page.heads === null && !asksHeads;
@@ -68,6 +78,7 @@ const drawHeads = () => {
     const all = Array.from({ length: lines }, (_, at) => grids(at));
     const most = [0, 1].map((side) => largest(all.map((pair) => pair[side][row])));
     [...box.children].forEach((line, at) => fillHead(line, at, all[at], row, most));
+    labelHeads();
   }
   markChoice(box, state.head === null ? 0 : state.head + 1);
 };
