@@ -50,7 +50,7 @@ class Effect(Drawn):
     src_positions: tuple[int, ...]
     word_ids: tuple[int | None, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    method: Literal["zero_ablation", "value_patching", "attribution_patching"] = "zero_ablation"
+    method: Literal["zero_ablation", "value_patching", "attribution_patching", "attention_knockout"] = "zero_ablation"
     heads: tuple[int, ...] | None = None
     head_kind: Literal["query", "key-value"] | None = None
 
