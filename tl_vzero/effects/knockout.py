@@ -40,10 +40,10 @@ from tl_vzero.effects.measure import (
 )
 from tl_vzero.errors import EndsRun, InputError, ModelError
 from tl_vzero.inputs.text import Ids, Text
+from tl_vzero.models.blocks import SAME_BLOCK
 from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import result_dtype
 from tl_vzero.models.run import SAME, NamedHook, TargetLogits, eager_attention, quiet, remembering_hooks
-from tl_vzero.models.blocks import SAME_BLOCK
 from tl_vzero.models.sites import hook_points
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
@@ -148,7 +148,7 @@ class _RowsDiffer(EndsRun):
 
 @dataclass(frozen=True, eq=False)
 class _Copies:
-    """The copies in a batch whose window begins at a layer: first they themselves, then as many shadows of each kind."""
+    """The copies in a batch whose window begins at a layer: they themselves, then as many shadows of each kind."""
 
     layer: int
     stop: int
@@ -210,8 +210,8 @@ class _Knockout:
                     "attention that does more than sum values by its pattern"
                 )
             self.clean[layer] = attention
-        order = list(seen)
-        if order.index(self.mixed[layers[0]]) < order.index(self.sites.patterns[layers[0]]):
+        order, is_long = list(seen), any(stop > first + 1 for first, stop in self.stops.items())
+        if is_long and order.index(self.mixed[layers[0]]) < order.index(self.sites.patterns[layers[0]]):
             self.kinds = 3 if self.renormalise else 2
         return logits
 
@@ -242,7 +242,10 @@ class _Knockout:
     def batches(self, size: int | None, progress: bool) -> Iterator[tuple[list[Place], Tensor]]:
         """The places whose source is attended to, in batches, and the logits of their copies."""
         places = [
-            (layer, column) for layer in self.stops for column in range(len(self.gone)) if self._acts(layer, column)
+            (layer, column)
+            for layer in sorted(self.stops)
+            for column in range(len(self.gone))
+            if self._acts(layer, column)
         ]
         size = size or max(1, TOKENS_PER_BATCH // (self.gone.shape[1] * self.kinds))
         with tqdm(total=len(places), disable=not progress, desc="knockout", unit="source", leave=False) as bar:
@@ -340,7 +343,9 @@ class _Knockout:
 
     def _copies_out(self, copies: _Copies, x: Tensor, *, hook: Any) -> Tensor:
         carried = x[copies.first :].flatten(0, 1)
-        if not relative_difference(carried[-1], x[0, self.dest[0]]) <= SAME_BLOCK.get(x.dtype, SAME_BLOCK[torch.float32]):
+        if not relative_difference(carried[-1], x[0, self.dest[0]]) <= SAME_BLOCK.get(
+            x.dtype, SAME_BLOCK[torch.float32]
+        ):
             raise _RowsDiffer
         changed = x[:1].repeat(len(copies.gone), 1, 1)
         changed[:, self.dest] = carried[: len(copies.gone) * len(self.dest)].unflatten(0, (len(copies.gone), -1))
