@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import Position, Positions, flag, positions, positive
+from tl_vzero.choices import Position, Positions, flag, one_of, positions, positive
 from tl_vzero.clean import token_types_of
 from tl_vzero.distance import relative_difference
 from tl_vzero.effects.measure import (
@@ -38,11 +38,12 @@ from tl_vzero.effects.measure import (
     metric_for,
     one_sentence,
 )
-from tl_vzero.errors import EndsRun, InputError, ModelError
-from tl_vzero.inputs.text import Ids, Text
+from tl_vzero.errors import EndsRun, InputError, InputTypeError, ModelError
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
+from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.models.blocks import SAME_BLOCK
 from tl_vzero.models.changes import has_user_hooks
-from tl_vzero.models.contracts import result_dtype
+from tl_vzero.models.contracts import check_contracts, result_dtype
 from tl_vzero.models.run import SAME, NamedHook, TargetLogits, eager_attention, quiet, remembering_hooks
 from tl_vzero.models.sites import hook_points
 from tl_vzero.models.turns import takes_turn
@@ -72,6 +73,8 @@ def attention_knockout(
     batch_size: int | None = None,
     progress: bool = False,
     prepend_bos: bool = False,
+    decoder_inputs: DecoderInputs | None = None,
+    stack: str | None = None,
 ) -> Effect:
     """Cut the attention of some destinations to each source, in the running model, and follow it to the prediction.
 
@@ -80,7 +83,9 @@ def attention_knockout(
     together, by default the target alone. `sources` are cut one by one; positions that are to be cut together are
     `spans`, as in `value_zeroing`. With `renormalise` what is left of a row is scaled to its former sum, which is one.
     `layers` are where windows begin, by default wherever one fits. `target`, `target_ids`, `metric` and the rest are
-    those of `zero_ablation`; `batch_size` counts copies.
+    those of `zero_ablation`; `batch_size` counts copies. Of an encoder-decoder `stack` says what is cut, the decoder's
+    attention to itself or, "cross", to the encoder, which are then the sources; `decoder_inputs` are those of
+    `value_zeroing`, and the target is one of their positions, by default the last.
 
     A source that no destination attends to has the effect 0. Raises InputError where one is named that has no
     effect in any window, where a window does not fit, or where renormalising leaves nothing of a row; ModelError for
@@ -93,18 +98,28 @@ def attention_knockout(
     >>> effect.src_tokens[effect.values[0].argmin()]
     'authors'
     """
-    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
-    base = intervene(model, sentence, target, layers, None, per_head=False)
+    if stack is None and decoder_inputs is None:
+        sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
+    else:
+        sentence, target = _of_decoder(model, stack, inputs, decoder_inputs), -1 if target is None else target
+    base = intervene(model, sentence, target, layers, None, per_head=False, stack=stack)
     if sources is not None and spans is not None:
         raise InputError("sources and spans given: expected one of them, single positions or positions cut together")
     stops = _windows(base.layers if layers is not None else None, window, base.sites.n_layers)
     cut = positions("destinations", base.target if destinations is None else destinations)
     request = Request(
-        model, base.sites, tuple(stops), None, False, positions("sources", sources), checked_spans(spans), cut
+        model,
+        base.sites,
+        tuple(stops),
+        sources=positions("sources", sources),
+        spans=checked_spans(spans),
+        destinations=cut,
     )
     wanted = request.wanted(sentence)
     make_metric, size = metric_for(model, metric, target_ids), positive("batch_size", batch_size)
-    knockout = _Knockout(base, wanted, stops, flag("renormalise", renormalise), whole=not isinstance(metric, str))
+    knockout = _Knockout(
+        base, wanted, stops, flag("renormalise", renormalise), whole=not isinstance(metric, str) or stack is not None
+    )
     with quiet(model), eager_attention(model):
         logits = knockout.clean_run()
         knockout.check_acts(sources is not None or spans is not None)
@@ -116,14 +131,28 @@ def attention_knockout(
         for part, after in knockout.batches(size, progress):
             rows, columns = zip(*part, strict=True)
             values[[list(stops).index(row) for row in rows], columns] = measure(after) - clean
-    labels = replace(base, layers=tuple(stops), sources=tuple(span[0] for span in wanted.spans)).labels(
-        measure, clean, logits
-    )
+    read = sentence.sources
+    labels = replace(base, layers=tuple(stops), sources=()).labels(measure, clean, logits) | {
+        "src_tokens": tuple(
+            read.tokens[span[0]] if spans is None else span_label(span, read.tokens, read.word_ids)
+            for span in wanted.spans
+        ),
+        "src_positions": tuple(span[0] for span in wanted.spans),
+        "word_ids": read.word_ids,
+    }
     labels["metadata"] |= {"window": window, "destinations": list(wanted.destinations), "renormalise": renormalise}
-    if spans is not None:
-        labels["src_tokens"] = tuple(span_label(span, sentence.tokens, sentence.word_ids) for span in wanted.spans)
-        labels["metadata"]["src_spans"] = [list(span) for span in wanted.spans]
+    labels["metadata"] |= {} if spans is None else {"src_spans": [list(span) for span in wanted.spans]}
+    labels["metadata"] |= {} if stack is None else {"predicts": "next token"}
     return Effect(values=values.to(result_dtype(model)), method="attention_knockout", **labels)
+
+
+def _of_decoder(model: nn.Module, stack: str | None, inputs: Any, decoder_inputs: Any) -> Sentence:
+    """What the decoder of an encoder-decoder reads, with what its encoder reads."""
+    checked = check_contracts(model, one_of("stack", stack, ("decoder", "cross"))).stack
+    encoded = encode_for(model, checked, inputs, decoder_inputs)
+    if not encoded.single:
+        raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
+    return encoded.sentences[0]
 
 
 def _windows(layers: Sequence[int] | None, window: int | None, n_layers: int) -> dict[int, int]:
@@ -179,13 +208,15 @@ class _Knockout:
         self.mixed = [name.removesuffix("hook_v") + "hook_z" for name in base.sites.values]
         self.device = base.ids.device
         self.dest = torch.tensor(wanted.destinations, device=self.device)
-        self.gone = torch.zeros(len(wanted.spans), wanted.length, dtype=torch.bool, device=self.device)
+        self.gone = torch.zeros(len(wanted.spans), len(base.sentence.sources), dtype=torch.bool, device=self.device)
         for column, span in enumerate(wanted.spans):
             self.gone[column, list(span)] = True
         self.target_logits = TargetLogits(base.model)
         self.clean: dict[int, _Attention] = {}
         self.kinds = 1
-        self.restarts: bool | None = False if has_user_hooks(base.model) else None  # None: not known yet
+        self.restarts: bool | None = (
+            False if has_user_hooks(base.model) or self.sites.stack else None
+        )  # None: not known yet
 
     def clean_run(self) -> Float[Tensor, "1 position vocabulary"]:
         """Keep what the destinations attend to, and check that it is all that attention writes; returns the logits."""

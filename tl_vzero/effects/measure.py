@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
-from tl_vzero.clean import ids_of, token_types_of
+from tl_vzero.clean import ids_of, read_by
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, unknown_name
 from tl_vzero.inputs.encoder_decoder import described
@@ -214,9 +214,9 @@ class Intervention:
 
     def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
         """The logits of copies of the sentence that run with hooks."""
-        token_types = token_types_of(self.model, [self.sentence])
-        types = None if token_types is None else token_types.expand(copies, -1)
-        return run_logits(self.model, self.ids.expand(copies, -1), hooks, types)
+        ids, beside = read_by(self.model, [self.sentence])
+        copied: Any = {name: rows.expand(copies, -1) for name, rows in beside.items() if isinstance(rows, Tensor)}
+        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied)
 
     def places(self) -> list[Place]:
         """The place of each value, in their order."""
@@ -254,10 +254,16 @@ class Intervention:
 
 
 def intervene(
-    model: nn.Module, sentence: Sentence, target: Position | None, layers: Numbers, sources: Positions, per_head: bool
+    model: nn.Module,
+    sentence: Sentence,
+    target: Position | None,
+    layers: Numbers,
+    sources: Positions,
+    per_head: bool,
+    stack: str | None = None,
 ) -> Intervention:
     """Check everything that does not depend on the metric."""
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
     check_trained_head(model)
     return Intervention(
         model,
