@@ -14,6 +14,7 @@ from .effects.ablation import attribution_patching as attribution_patching
 from .effects.ablation import zero_ablation as zero_ablation
 from .effects.agreement import Agreement as Agreement
 from .effects.agreement import agreement as agreement
+from .effects.knockout import attention_knockout as attention_knockout
 from .effects.measure import Effect as Effect
 from .effects.patching import value_patching as value_patching
 from .errors import TLVZeroError as TLVZeroError

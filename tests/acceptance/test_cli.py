@@ -376,6 +376,7 @@ READS_A_MODEL = {
     "evaluate cue-alignment": [],
     "evaluate probing": [],
     "evaluate faithfulness": [],
+    "evaluate knockout": [],
     "evaluate training": ["--checkpoint", "all-MiniLM-L6-v2"],
 }
 TYPOS = {

@@ -81,6 +81,16 @@ def test_faithfulness_takes_every_convention(tmp_path: Path) -> None:
     assert conventions == {"replacement": "removed", "change": "absolute", "over": "forms", "special_tokens": True}
 
 
+def test_knockout_takes_every_convention(tmp_path: Path) -> None:
+    chosen = ["--renormalise", "--change", "absolute", "--over", "forms", "--special-tokens"]
+    file = tmp_path / "knockout.json"
+    code, output = run("evaluate", "knockout", *TWO, "--limit", "4", *chosen, "--json", file, "--quiet")
+    assert code == 0 and "from_layer" in output and "value_zeroing" in output
+    settings = strict(file)["settings"]
+    conventions = {"change": "absolute", "over": "forms", "special_tokens": True, "renormalise": True}
+    assert settings | conventions == settings
+
+
 def test_a_users_own_sentences(tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     rows = [

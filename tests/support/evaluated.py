@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from tl_vzero.data.parsed_cues import CueCheck, CueCount, Disagreement
 from tl_vzero.evaluate.cue_alignment import MEASURES, Alignment, CueAlignment
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
+from tl_vzero.evaluate.knockout import KnockoutAgreement, KnockoutCorrelation
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.reproduction import Controls, Reproduction
@@ -112,6 +113,20 @@ def faithfulness(rhos: Mapping[str, float | None]) -> Faithfulness:
     )
 
 
+def knockout(rhos: Mapping[str, Sequence[float | None]]) -> KnockoutAgreement:
+    return KnockoutAgreement(
+        correlations=tuple(
+            KnockoutCorrelation(method, paradigm, layer, None if rho is None else estimate(rho), 0, 3, True)
+            for method, of_layers in rhos.items()
+            for paradigm in ("one", "all")
+            for layer, rho in enumerate(of_layers)
+        ),
+        left_out={},
+        skipped=(),
+        settings={"change": "signed"},
+    )
+
+
 def reproduction(**changed: object) -> Reproduction:
     parts: dict[str, object] = {
         "metadata": {
@@ -139,6 +154,7 @@ def reproduction(**changed: object) -> Reproduction:
         "probing_paper": probing([1.4, 1.5, 1.6, 2.0], "paper"),
         "links": (),
         "faithfulness": faithfulness({"value_zeroing": 0.4, "attention": 0.1}),
+        "knockout": knockout({"value_zeroing": [0.4, 0.2, None], "attention": [-0.1, 0.0, 0.1]}),
         "controls": Controls(
             alignment({"value_zeroing": [0.1] * 3}),
             probing([1.0, 1.0, 1.0, 1.0]),

@@ -219,6 +219,36 @@ def faithfulness_command(
     chosen.save(result.to_dict(), sentences, table)
 
 
+@common.command(evaluate_app, "knockout", "--limit 20", "--method value_zeroing --method alti --csv knockout.csv")
+def knockout_command(
+    chosen: EvaluationOfMaps,
+    change: Annotated[
+        Literal["signed", "absolute"], typer.Option(help="The drop with its sign, or its size.")
+    ] = "signed",
+    over: Annotated[
+        Literal["vocabulary", "forms"], typer.Option(help="p over the vocabulary, or over the two forms.")
+    ] = "vocabulary",
+    special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Rank special tokens too.")] = False,
+    renormalise: Annotated[
+        bool, typer.Option("--renormalise", help="Scale what is left of an attention row to its sum.")
+    ] = False,
+) -> None:
+    """Does a rollout tell the truth? Spearman correlation with cutting the target off from a token, from a layer on."""
+    from tl_vzero.evaluate.knockout import knockout_agreement
+
+    conventions = {"change": change, "over": over, "special_tokens": special_tokens, "renormalise": renormalise}
+    sentences, result = chosen.evaluated(knockout_agreement, **conventions)
+    table = result.to_frame()
+    shown = table[table["paradigm"] == "all"]
+    means = shown.pivot(index="method", columns="from_layer", values="mean")
+    common.say("Spearman correlation of the target's row, rolled out, with cutting it off from a token: mean, by the")
+    common.say("layer from which the token is cut off")
+    common.say(means.reindex(list(dict.fromkeys(shown["method"]))).to_string(float_format="%.3f", na_rep="-"))
+    common.say("95 % intervals and paradigms: --csv, --json")
+    _say_rest(sentences, result.left_out, len(result.skipped))
+    chosen.save(result.to_dict(), sentences, table)
+
+
 @common.command(
     evaluate_app,
     "training",

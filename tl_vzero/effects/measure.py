@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tl_vzero.baselines import Baseline, BaselineValues, baseline_of, own_text
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
-from tl_vzero.clean import ids_of, token_types_of
+from tl_vzero.clean import ids_of, read_by
 from tl_vzero.difference import baseline_in, of_baseline
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, shown, unknown_name
@@ -52,7 +52,7 @@ class Effect(Drawn):
     src_positions: tuple[int, ...]
     word_ids: tuple[int | None, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    method: Literal["zero_ablation", "value_patching", "attribution_patching"] = "zero_ablation"
+    method: Literal["zero_ablation", "value_patching", "attribution_patching", "attention_knockout"] = "zero_ablation"
     heads: tuple[int, ...] | None = None
     head_kind: Literal["query", "key-value"] | None = None
 
@@ -225,9 +225,9 @@ class Intervention:
 
     def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
         """The logits of copies of the sentence that run with hooks."""
-        token_types = token_types_of(self.model, [self.sentence])
-        types = None if token_types is None else token_types.expand(copies, -1)
-        return run_logits(self.model, self.ids.expand(copies, -1), hooks, types)
+        ids, beside = read_by(self.model, [self.sentence])
+        copied: Any = {name: rows.expand(copies, -1) for name, rows in beside.items() if isinstance(rows, Tensor)}
+        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied)
 
     def stands_in(
         self, layer: int, value: Float[Tensor, "copy position head d_head"]
@@ -281,9 +281,10 @@ def intervene(
     sources: Positions,
     per_head: bool,
     baseline: str | Tensor | BaselineValues | None = None,
+    stack: str | None = None,
 ) -> Intervention:
     """Check everything that does not depend on the metric."""
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
     check_trained_head(model)
     read = None if baseline is None else baseline_of(baseline, model, sites)
     if read is not None:

@@ -139,7 +139,7 @@ def faithfulness(
     replacing_token(model, conventions.replacement)
     if conventions.over == "forms":
         check_wrong_forms(tokenized.examples, 'over="forms"')
-    ranked = _ranked_rows(model, tokenized, methods, options, corpus, layer, rolled_out, progress)
+    ranked = ranked_rows(model, tokenized, methods, options, corpus, layer, rolled_out, progress)
     return _of_rows(model, tokenized, ranked, conventions, layer, rolled_out, fractions, training, interval, progress)
 
 
@@ -169,7 +169,7 @@ def faithfulness_by_baseline(
     rows, places = {}, {}
     for name, baseline in baselines.items():
         options = {"value_zeroing": {"baseline": baseline}}
-        ranked = _ranked_rows(model, tokenized, ["value_zeroing"], options, None, -1, True, progress)
+        ranked = ranked_rows(model, tokenized, ["value_zeroing"], options, None, -1, True, progress)
         rows[f"value_zeroing, {name}"] = ranked.rows["value_zeroing"]
         places[f"value_zeroing, {name}"] = ranked.places["value_zeroing"]
     ranked = replace(ranked, rows=rows, places=places)
@@ -179,7 +179,7 @@ def faithfulness_by_baseline(
 def _of_rows(
     model: nn.Module,
     tokenized: TokenizedSet,
-    ranked: "_RankedRows",
+    ranked: "RankedRows",
     conventions: Conventions,
     layer: int,
     rolled_out: bool,
@@ -215,7 +215,7 @@ def _of_rows(
 
 
 @dataclass(frozen=True, eq=False)
-class _RankedRows:
+class RankedRows:
     """The row `[src]` of each method and example, and where each method's was read: (layer, rolled out)."""
 
     examples: tuple[TokenizedExample, ...]
@@ -225,7 +225,7 @@ class _RankedRows:
     settings: Mapping[str, Any]
 
 
-def _ranked_rows(
+def ranked_rows(
     model: nn.Module,
     tokenized: TokenizedSet,
     methods: Sequence[str] | None,
@@ -234,7 +234,7 @@ def _ranked_rows(
     layer: int,
     rolled_out: bool,
     progress: bool,
-) -> _RankedRows:
+) -> RankedRows:
     """The target's row of each method at a layer, rolled out to it or by itself, or at the first block."""
     n_layers = check_contracts(model).n_layers
     layer = integer("layer", layer, f"a number from 0 to {n_layers - 1}, or -1")
@@ -270,7 +270,7 @@ def _ranked_rows(
     places = {name: (rows.layers[index], rolled) for name, (rows, index, rolled) in part_of.items()}
     left_out = {name: reason for name, reason in left_out.items() if name not in part_of}
     of_all = {name: values for rows, *_ in parts for name, values in rows.settings["options"].items()}
-    return _RankedRows(tokenized.examples, read, places, left_out, {**parts[0][0].settings, "options": of_all})
+    return RankedRows(tokenized.examples, read, places, left_out, {**parts[0][0].settings, "options": of_all})
 
 
 def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
@@ -280,7 +280,7 @@ def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[st
 
 
 def _measured(
-    model: nn.Module, ranked: _RankedRows, conventions: Conventions, fractions: Sequence[float], progress: bool
+    model: nn.Module, ranked: RankedRows, conventions: Conventions, fractions: Sequence[float], progress: bool
 ) -> tuple[Array, list[Array], dict[str, Array]]:
     """p(right form) of whole examples; what each blanked token takes from it; and what each ranking's sets take.
 
@@ -310,7 +310,7 @@ def _measured(
 
 
 def _correlations(
-    ranked: _RankedRows, conventions: Conventions, drops: Sequence[Array], figures: Published | None, interval: Interval
+    ranked: RankedRows, conventions: Conventions, drops: Sequence[Array], figures: Published | None, interval: Interval
 ) -> Iterator[BlankOut]:
     # [example, method, over]
     rho = np.full((len(drops), len(ranked.rows), 2), nan)

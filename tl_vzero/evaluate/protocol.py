@@ -28,6 +28,7 @@ from tl_vzero.evaluate.controls import randomised_copy, rows_by_baseline, rows_b
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness, faithfulness_by_baseline
 from tl_vzero.evaluate.finetuning import accuracy, finetune
+from tl_vzero.evaluate.knockout import KnockoutAgreement, knockout_agreement
 from tl_vzero.evaluate.mass import Mass, mass_of
 from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
 from tl_vzero.evaluate.published import Training, published_of
@@ -42,6 +43,7 @@ from tl_vzero.values import mean_values, optimised_values
 
 # On how many sentences the methods are evaluated that are too slow for a default elsewhere.
 SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
+KNOCKED_OUT = 200  # sentences, with a run of the model per token and layer
 # One method of each kind, for the control with random weights.
 OF_RANDOM_WEIGHTS = ("value_zeroing", "random", "attention", "attention_norm", "alti", "gradient_x_input")
 # On how many sentences the baseline is found that hurts the prediction least.
@@ -55,6 +57,7 @@ COSTS = {
     "probing": 2,
     "probing-paper": 1,
     "faithfulness": 18,
+    "knockout": 30,
     "random-scores": 3,
     "random-probing": 2,
     "distances": 6,
@@ -190,6 +193,7 @@ class _Parts:
             probing_paper=self.probed("probing-paper", lambda: self.model, tokenized, "paper"),
             links=links_of(alignment, probing, self.seed),
             faithfulness=self.single("faithfulness", "faithfulness", Faithfulness, ranked),
+            knockout=self.single("knockout", "knockout", KnockoutAgreement, self.knocked_out),
             controls=self.controls(tokenized, {cell.method for cell in alignment.cells}),
             published_compression=published_compression,
             baselines=self.under_baselines(tokenized),
@@ -253,6 +257,11 @@ class _Parts:
         """The compression of the target's grammatical number, by layer."""
         probe = partial(probe_number, mode=mode, seed=self.seed, progress=self.progress)
         return self.single(name, "probing", ProbingResult, lambda: probe(model(), tokenized))
+
+    def knocked_out(self) -> KnockoutAgreement:
+        """Rolled-out rows against knockout, on not too many sentences."""
+        few = limited(self.examples, KNOCKED_OUT, self.seed)
+        return knockout_agreement(self.model, few, interval=self.interval, progress=self.progress)
 
     def controls(self, tokenized: TokenizedSet, methods: set[str]) -> Controls:
         """Random weights, and other distances."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from tl_vzero.data.parsed_cues import CueCheck
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import Faithfulness
+from tl_vzero.evaluate.knockout import KnockoutAgreement
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.probing import ProbingResult
-from tl_vzero.evaluate.results import Row, frame_of
+from tl_vzero.evaluate.results import Result, Row, frame_of
 from tl_vzero.files import to_plain
 from tl_vzero.statistics import FEWEST_PAIRS, Correlation, Estimate, bootstrap_pearson, bootstrap_spearman
 
@@ -63,7 +64,7 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Cue alignment, mass, probing, their correlation, faithfulness, controls and other baselines of one model.
+    """Cue alignment, mass, probing, faithfulness, knockout, controls and other baselines of one model.
 
     `metadata` has the model, the sentences with their counts at each filter, the split, seeds and versions.
     `mass_with_attractor` is over the sentences that have an attractor alone, None if none has.
@@ -80,6 +81,7 @@ class Reproduction:
     probing_paper: ProbingResult | None
     links: tuple[Link, ...]
     faithfulness: Faithfulness | None
+    knockout: KnockoutAgreement | None
     controls: Controls
     published_compression: tuple[float, ...]
     missing: Mapping[str, str]
@@ -99,7 +101,7 @@ class Reproduction:
             controls=Controls(None, None, None),
         )
 
-    def _parts(self) -> dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | None]:
+    def _parts(self) -> dict[str, Result | CueCheck | ProbingResult | None]:
         """The results of the parts, by the names that they have in files."""
         return {
             "cue_alignment": self.alignment,
@@ -109,6 +111,7 @@ class Reproduction:
             "cue_check": self.cue_check,
             "mass_with_attractor": self.mass_with_attractor,
             "faithfulness": self.faithfulness,
+            "knockout": self.knockout,
             "control_random_weights": self.controls.random_alignment,
             "control_random_weights_probing": self.controls.random_probing,
             "control_distances": self.controls.distances,

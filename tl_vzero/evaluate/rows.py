@@ -92,8 +92,7 @@ def target_rows(
         computation = _Computation(model, tokenized.examples, layers, normalized, rolled_out, logit, bar)
         rows = computation.run(plan)
     named = {
-        name: {key: _option_name(value) for key, value in values.items()}
-        for name, values in (options or {}).items()
+        name: {key: _option_name(value) for key, value in values.items()} for name, values in (options or {}).items()
     }
     how = {"normalized": normalized, "rolled_out": rolled_out, "logit": logit, "options": named}
     return with_settings(model, tokenized, layers, rows, left_out | computation.undefined, how)

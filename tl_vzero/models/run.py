@@ -193,10 +193,12 @@ def run_logits(
     ids: Int[Tensor, "batch position"],
     hooks: Sequence[NamedHook],
     token_types: Int[Tensor, "batch position"] | None = None,
+    decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
 ) -> Tensor:
     """Run a batch of sentences of one length, with hooks, to the logits `[batch, position, vocabulary]`."""
+    arguments = _segment_argument(token_types) | decoder_arguments(model, ids, decoder_ids)
     with temporary_hooks(model, hooks), model_errors(model):
-        logits = model(ids, return_type="logits", **_segment_argument(token_types))
+        logits = model(ids, return_type="logits", **arguments)
     assert isinstance(logits, Tensor)
     return logits
 

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
+from tl_vzero.evaluate.knockout import KnockoutAgreement, KnockoutCorrelation
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.training import Reading, TrainingChanges
@@ -158,6 +159,27 @@ def faithfulness_bars(
     return figure
 
 
+def knockout_curves(
+    agreement: KnockoutAgreement, *, paradigm: str = "all", theme: Theme = LIGHT, **look: Unpack[Look]
+) -> go.Figure:
+    """Mean rank correlation of rolled-out rows with knockout, by the layer it begins at: a line for each method.
+
+    Raises InputError for a paradigm that was not evaluated.
+    """
+    lines: dict[str, list[KnockoutCorrelation]] = {}
+    for row in agreement.correlations:
+        if row.paradigm == paradigm:
+            lines.setdefault(row.method, []).append(row)
+    if not lines:
+        raise _unknown(paradigm, agreement.correlations)
+    figure = _curves("mean Spearman correlation with knockout", theme, look)
+    for index, (method, rows) in enumerate(lines.items()):
+        layers, rhos = [row.from_layer for row in rows], [row.rho for row in rows]
+        figure.add_trace(_line(label_of(method), layers, rhos, index, "from layer"))
+    figure.update_xaxes(title_text="cut off from layer")
+    return figure.update_yaxes(zeroline=True, zerolinecolor=theme.muted)
+
+
 def mass_bars(
     mass: Mass, layer: int, *, paradigm: str = "all", theme: Theme = LIGHT, **look: Unpack[Look]
 ) -> go.Figure:
@@ -257,7 +279,7 @@ def _grey() -> dict[str, Any]:
     return {"line": {"color": GREY, "width": 1.2}, "marker": {"color": GREY, "size": 4}, "error_y_visible": False}
 
 
-def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut]) -> InputError:
+def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut | KnockoutCorrelation]) -> InputError:
     paradigms = ", ".join(dict.fromkeys(row.paradigm for row in rows))
     return InputError(f"unknown paradigm {paradigm!r}: expected one of {paradigms}")
 

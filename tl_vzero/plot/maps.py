@@ -17,12 +17,13 @@ from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
 
-EFFECT_NAMES = {name: name.replace("_", " ") for name in ("zero_ablation", "value_patching", "attribution_patching")}
 EFFECT_TITLES = {
     "zero_ablation": "Effect of zeroing a value on the prediction",
     "value_patching": "Effect of patching in the clean sentence's value",
     "attribution_patching": "Estimated effect of zeroing a value on the prediction",
+    "attention_knockout": "Attention knockout: effect of cutting off a source on the prediction",
 }
+EFFECT_NAMES = {name: name.replace("_", " ") for name in EFFECT_TITLES}
 # Of a cell of an effect, whose customdata is the source's label.
 EFFECT_HOVER = "<b>%{z:+.4~g}</b>  layer %{y}<br>source  %{customdata}<extra></extra>"
 SLIDER_HEIGHT = 90

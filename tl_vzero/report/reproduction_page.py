@@ -12,7 +12,14 @@ from tl_vzero.evaluate.cue_alignment import MEASURES
 from tl_vzero.evaluate.findings import MEASURE_NAMES, findings, findings_by_baseline
 from tl_vzero.evaluate.mass import PLACES
 from tl_vzero.evaluate.reproduction import Reproduction
-from tl_vzero.plot.evaluations import alignment_curves, compression_curves, control_curves, faithfulness_bars, mass_bars
+from tl_vzero.plot.evaluations import (
+    alignment_curves,
+    compression_curves,
+    control_curves,
+    faithfulness_bars,
+    knockout_curves,
+    mass_bars,
+)
 from tl_vzero.plot.pages import rendered
 from tl_vzero.plot.theme import DARK, LIGHT, template
 from tl_vzero.registry import label_of
@@ -61,6 +68,7 @@ def render_reproduction(run: Reproduction) -> str:
         alignment=_alignment_table(run),
         links=_links_table(run),
         faithfulness=_faithfulness_table(run),
+        knockout=_knockout_table(run),
         mass=_mass_table(run),
         counts=_counts_table(run),
         cues=_cues_table(run),
@@ -99,6 +107,10 @@ def _page_data(run: Reproduction) -> dict[str, Any]:
     if run.faithfulness is not None:
         figures["faithfulness"] = {
             paradigm: _both(faithfulness_bars, run.faithfulness, paradigm=paradigm) for paradigm in paradigms
+        }
+    if run.knockout is not None:
+        figures["knockout"] = {
+            paradigm: _both(knockout_curves, run.knockout, paradigm=paradigm) for paradigm in paradigms
         }
     return {"figures": figures, "templates": {theme.name: template(theme).to_plotly_json() for theme in (LIGHT, DARK)}}
 
@@ -202,6 +214,20 @@ def _faithfulness_table(run: Reproduction) -> Table | None:
             for row in faithful.correlations
             if row.paradigm == ALL
         ],
+    )
+
+
+def _knockout_table(run: Reproduction) -> Table | None:
+    if run.knockout is None:
+        return None
+    rows = [row for row in run.knockout.correlations if row.paradigm == ALL]
+    by_method: dict[str, dict[int, str]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, {})[row.from_layer] = _in_words(row.rho)
+    return Table(
+        "Mean correlation and 95 % interval, by the layer from which a token is cut off",
+        ["method", *(f"from layer {layer}" for layer in next(iter(by_method.values())))],
+        [[label_of(method), *of_layers.values()] for method, of_layers in by_method.items()],
     )
 
 

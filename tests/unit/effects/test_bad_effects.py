@@ -19,6 +19,7 @@ EFFECTS: dict[str, Callable[..., Any]] = {
     "zero_ablation": tl_vzero.zero_ablation,
     "value_patching": lambda model, inputs, **options: tl_vzero.value_patching(model, inputs, CORRUPTED, **options),
     "attribution_patching": tl_vzero.attribution_patching,
+    "attention_knockout": tl_vzero.attention_knockout,
 }
 each_effect = pytest.mark.parametrize("effect", EFFECTS.values(), ids=EFFECTS)
 

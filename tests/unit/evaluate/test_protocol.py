@@ -61,6 +61,7 @@ def test_it_has_every_method_control_and_count(finished: tuple[Path, Reproductio
     assert methods == set(tl_vzero.METHODS) and not result.alignment.left_out
     assert result.cue_check is not None and result.cue_check.counts[-1].parsed == LIMIT
     assert {share.method for share in result.mass.shares} == methods
+    assert result.knockout is not None and {row.method for row in result.knockout.correlations} >= {"alti", "random"}
     assert result.faithfulness is not None and result.accuracy is not None and result.accuracy.n == LIMIT
     assert result.controls.random_alignment is not None and result.controls.distances is not None
     assert result.baselines.names == ("mean", "corpus mean", "optimised")
@@ -118,7 +119,7 @@ def test_without_a_trained_head_predictions_are_missing_with_the_reason(tmp_path
     facts = facts_of(headless)
     remember(headless, Facts(facts.name, facts.tokenizer, "absent"))
     result = reproduce(headless, limit=2)
-    assert result.faithfulness is None and result.accuracy is None
+    assert result.faithfulness is None and result.knockout is None and result.accuracy is None
     assert "no trained prediction head" in result.missing["faithfulness"]
     assert verdict_of(result, "Value Zeroing, rolled out") == "not measured"
 

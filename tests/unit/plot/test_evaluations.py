@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support.evaluated import alignment, faithfulness, mass, probing, reproduction, training
+from support.evaluated import alignment, faithfulness, knockout, mass, probing, reproduction, training
 from support.page import Page
 
 from tl_vzero.errors import InputError
@@ -16,6 +16,7 @@ from tl_vzero.plot.evaluations import (
     compression_curves,
     control_curves,
     faithfulness_bars,
+    knockout_curves,
     mass_bars,
     training_curves,
 )
@@ -82,6 +83,14 @@ def test_compression_curves_name_the_embeddings() -> None:
     assert list(figure.data[0].x) == [-1, 0, 1] and list(figure.data[1].y) == [1.4, 1.9]
 
 
+def test_knockout_curves_leave_a_gap_where_nothing_is_defined() -> None:
+    line, _ = knockout_curves(knockout({"value_zeroing": [0.4, None, -0.2], "attention": [0.1] * 3})).data
+    assert (line.name, line.x, line.y) == ("Value Zeroing", (0, 1, 2), (0.4, None, -0.2))
+    assert line.customdata[1] == "undefined"
+    with pytest.raises(InputError, match="unknown paradigm 'two'"):
+        knockout_curves(knockout({"value_zeroing": [0.4]}), paradigm="two")
+
+
 def test_faithfulness_bars_leave_a_gap_where_nothing_is_defined() -> None:
     figure = faithfulness_bars(faithfulness({"value_zeroing": 0.4, "attention": None}))
     assert list(figure.data[0].x) == [0.4, None]
@@ -126,7 +135,15 @@ def test_the_page_holds_every_finding_and_figure() -> None:
     for finding in findings(run):
         assert finding.claim in page.text and finding.evidence in page.text
     figures = page_data(page)["figures"]
-    assert set(figures) == {"alignment", "mass", "controls", "compression", "compression-paper", "faithfulness"}
+    assert set(figures) == {
+        "alignment",
+        "mass",
+        "controls",
+        "compression",
+        "compression-paper",
+        "faithfulness",
+        "knockout",
+    }
     assert set(figures["alignment"]) == {f"{m}|{p}" for m in ("dot", "average_precision") for p in ("one", "all")}
     assert all(set(drawn) == {"light", "dark"} for variants in figures.values() for drawn in variants.values())
 
@@ -143,7 +160,7 @@ def test_texts_are_text_and_nothing_is_fetched() -> None:
 def test_every_table_has_a_heading_for_each_cell() -> None:
     html = render_reproduction(reproduction())
     tables = re.findall(r"<table><caption>.*?</table>", html)
-    assert len(tables) == 5
+    assert len(tables) == 6
     for table in tables:
         rows = [len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table)]
         assert len(rows) > 1 and len(set(rows)) == 1, table

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from support.evaluated import alignment, faithfulness, mass, probing, training
+from support.evaluated import alignment, faithfulness, knockout, mass, probing, training
 from support.made_up import PIECES, made_up_effect, made_up_scores
 from support.pictures import plain
 
@@ -25,6 +25,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "alignment_curves": lambda **look: plot.alignment_curves(MEANS, **look),
     "compression_curves": lambda **look: plot.compression_curves([("this", probing([1.0, 1.5]))], **look),
     "control_curves": lambda **look: plot.control_curves(MEANS, None, None, **look),
+    "knockout_curves": lambda **look: plot.knockout_curves(knockout({"attention": [0.4, 0.1]}), **look),
     "faithfulness_bars": lambda **look: plot.faithfulness_bars(faithfulness({"attention": 0.4}), **look),
     "mass_bars": lambda **look: plot.mass_bars(mass({"attention": (0.1, 0.2, 0.3, 0.3, 0.1)}), 1, **look),
     "training_curves": lambda **look: plot.training_curves(training({"step 1": 0.1}), 1, **look),
