@@ -95,6 +95,8 @@ def test_names_of_scores_say_the_baseline() -> None:
     ]
     assert ", raw, baseline mean, 3 layers" in repr(mean) and "baseline" not in repr(zero)
     assert mean.plot().layout.title.text.startswith("Value Zeroing, baseline mean")
+    beside = tl_vzero.plot.method_comparison([zero, mean]).to_json()
+    assert '"Value Zeroing"' in beside and '"Value Zeroing, baseline mean"' in beside
     # An older file says nothing of baselines.
     options = {name: value for name, value in zero.metadata["options"].items() if name != "baseline"}
     older = replace(zero, metadata={**zero.metadata, "options": options})
