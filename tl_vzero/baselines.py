@@ -144,9 +144,8 @@ ZERO = Baseline()
 
 def own_text(sentences: Sequence[Sentence]) -> Bool[Tensor, "sentence position"]:
     """Mark the positions of the sentences' own text, padded on the right: no special tokens, or all of nothing else."""
-    specials = [sentence.sources.special for sentence in sentences]
-    marks = [torch.tensor([all(special) or not one for one in special]) for special in specials]
-    return nn.utils.rnn.pad_sequence(marks, batch_first=True)
+    special = [torch.tensor(sentence.sources.special) for sentence in sentences]
+    return nn.utils.rnn.pad_sequence([marks if marks.all() else ~marks for marks in special], batch_first=True)
 
 
 def baseline_of(baseline: str | Tensor | BaselineValues, model: nn.Module, sites: Sites) -> Baseline:

@@ -286,8 +286,9 @@ def of_baseline(metadata: Mapping[str, Any]) -> str:
     has both.
     """
     baselines = {baseline_in(metadata), baseline_in(metadata.get("subtracted", metadata))}
-    name = baselines.pop().partition(HASHED)[0]
-    return "" if baselines or name == "zero" else f", baseline {shortened(name, NAME_LENGTH)}"
+    identity = baselines.pop()
+    name = shortened(identity.partition(HASHED)[0], NAME_LENGTH)
+    return "" if baselines or identity == "zero" else f", baseline {name}"
 
 
 def first_unlike(first: "tl_vzero.Scores", second: "tl_vzero.Scores", names: Sequence[str]) -> str | None:

@@ -57,11 +57,13 @@ BAD: list[tuple[str, Any, type[Exception], str]] = [
 def test_bad_baselines(baseline: Any, error: type[Exception], said: str, engine: str) -> None:
     with type_checks_off(), left_as_found(bert()), pytest.raises(error, match=said):
         tl_vzero.value_zeroing(bert(), IDS, baseline=baseline, engine=engine)
+    with type_checks_off(), left_as_found(bert()), pytest.raises(error, match=said):
+        bert().run_with_hooks(IDS[None], fwd_hooks=tl_vzero.value_zeroing_hooks(bert(), 1, baseline=baseline))
 
 
 def test_vectors_of_one_stack_are_none_of_another() -> None:
-    model = paired_model("T5")
-    of_encoder = BaselineValues(values(2, 2, 8), "any", {"weights_sha256": weights_hash(model), "stack": "encoder"})
+    model = paired_model("BART")
+    of_encoder = BaselineValues(values(), "any", {"weights_sha256": weights_hash(model), "stack": "encoder"})
     tl_vzero.value_zeroing(model, torch.tensor(READ), stack="encoder", baseline=of_encoder)
     with pytest.raises(InputError, match=r"stack='encoder'.*stack='cross'"):
         tl_vzero.value_zeroing(model, torch.tensor(READ), **stack_options("cross"), baseline=of_encoder)
@@ -120,7 +122,7 @@ def test_a_joint_rollout_is_of_one_baseline() -> None:
     def maps(**baselines: Any) -> dict[str, Any]:
         return {
             stack: tl_vzero.value_zeroing(
-                paired_model("T5"), torch.tensor(READ), **stack_options(stack), baseline=baseline
+                paired_model("BART"), torch.tensor(READ), **stack_options(stack), baseline=baseline
             )
             for stack, baseline in baselines.items()
         }

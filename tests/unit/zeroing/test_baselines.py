@@ -10,6 +10,7 @@ from support.architecture_row import IDS
 from support.architectures import ARCHITECTURES, ON_THIS_LINE
 from support.laws import assert_close
 from support.models import build, hf_bert, loaded
+from support.paired import ON_THIS_LINE as PAIRED_HERE
 from support.paired import PAIRED, READ, STACKS, stack_options
 from support.plain_hooks import plain_value_zeroing, wide_copy
 from support.references import row_normalized
@@ -105,7 +106,7 @@ def test_parts_of_a_map_too(name: str, by_position: bool, engine: str) -> None:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("name", ["T5", "BART"])
+@pytest.mark.parametrize("name", [name for name in PAIRED_HERE if name in ("T5", "BART")])
 def test_an_encoder_decoder_gives_the_maps_of_plain_hooks(name: str, stack: str) -> None:
     """A mean is over the positions of the columns: of a cross map the encoder's."""
     scores = tl_vzero.value_zeroing(in_float64(name), torch.tensor(READ), **stack_options(stack), baseline="mean")
