@@ -291,7 +291,8 @@ def optimised_values(
     with quiet(model), bar:
         sums.add_all(model, sites, Inputs(tuple(sentences), single=False))
         mean, size = sums.mean_and_size()
-        losses = [_Loss.of(intervention, TargetLogits(model)) for intervention in interventions]
+        runs = TargetLogits(model)
+        losses = [_Loss.of(intervention, runs) for intervention in interventions]
         end = mean + size * _descended(losses, mean, size, steps, rate, seed, bar)
         # Rounded first, so that what is returned is what was measured.
         mean, end = (values.to(result_dtype(model)) for values in (mean, end))

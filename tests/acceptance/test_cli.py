@@ -76,7 +76,10 @@ def test_values_are_made_and_put_in(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["map", "--baseline", "men"], "unknown --baseline 'men': expected one of zero, mean, a file"),
-        (["report", "--baseline", "none.safetensors"], "no file none.safetensors"),
+        (
+            ["report", "--baseline", "none.safetensors"],
+            "no file none.safetensors: expected a file written by `tl-vzero values`",
+        ),
         (["map", "--baseline", "mean", "--method", "alti"], "alti zeroes no values"),
         (["diff", "--baseline", "mean", "--method", "alti", "--compare-method", "attention"], "neither method"),
         (["values", __file__, "--format", "text", "--out", "mean.pt"], "ends in .safetensors"),

@@ -300,6 +300,7 @@ def in_options(message: str) -> str:
         ("resume=False", "another --out"),
         ("(add_special_tokens=False)", "in Python"),
         ("give a target", "give --target"),
+        ("BaselineValues.save", "`tl-vzero values`"),
     ):
         message = message.replace(python, option)
     return _ARGUMENT.sub(lambda match: f"{_OPTIONS[match[1] or match[4]]} {match[3] or ''}".rstrip(), message)
