@@ -136,7 +136,7 @@ def faithfulness(
     replacing_token(model, conventions.replacement)
     if conventions.over == "forms":
         check_wrong_forms(tokenized.examples, 'over="forms"')
-    ranked = _ranked_rows(model, tokenized, methods, options, corpus, layer, rolled_out, progress)
+    ranked = ranked_rows(model, tokenized, methods, options, corpus, layer, rolled_out, progress)
     clean, blanked, erased = _measured(model, ranked, conventions, fractions, progress)
     drops = [np.abs(drop) if conventions.change == "absolute" else drop for drop in map(np.subtract, clean, blanked)]
     figures = published_of(str(ranked.settings["model"]), training)
@@ -163,7 +163,7 @@ def faithfulness(
 
 
 @dataclass(frozen=True, eq=False)
-class _RankedRows:
+class RankedRows:
     """The row `[src]` of each method and example, and where each method's was read: (layer, rolled out)."""
 
     examples: tuple[TokenizedExample, ...]
@@ -173,7 +173,7 @@ class _RankedRows:
     settings: Mapping[str, Any]
 
 
-def _ranked_rows(
+def ranked_rows(
     model: nn.Module,
     tokenized: TokenizedSet,
     methods: Sequence[str] | None,
@@ -182,7 +182,7 @@ def _ranked_rows(
     layer: int,
     rolled_out: bool,
     progress: bool,
-) -> _RankedRows:
+) -> RankedRows:
     """The target's row of each method at a layer, rolled out to it or by itself, or at the first block."""
     n_layers = check_contracts(model).n_layers
     layer = integer("layer", layer, f"a number from 0 to {n_layers - 1}, or -1")
@@ -218,7 +218,7 @@ def _ranked_rows(
     places = {name: (rows.layers[index], rolled) for name, (rows, index, rolled) in part_of.items()}
     left_out = {name: reason for name, reason in left_out.items() if name not in part_of}
     of_all = {name: values for rows, *_ in parts for name, values in rows.settings["options"].items()}
-    return _RankedRows(tokenized.examples, read, places, left_out, {**parts[0][0].settings, "options": of_all})
+    return RankedRows(tokenized.examples, read, places, left_out, {**parts[0][0].settings, "options": of_all})
 
 
 def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
@@ -228,7 +228,7 @@ def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[st
 
 
 def _measured(
-    model: nn.Module, ranked: _RankedRows, conventions: Conventions, fractions: Sequence[float], progress: bool
+    model: nn.Module, ranked: RankedRows, conventions: Conventions, fractions: Sequence[float], progress: bool
 ) -> tuple[Array, list[Array], dict[str, Array]]:
     """p(right form) of whole examples; with each token blanked; and how much each ranking's sets take from it.
 
@@ -257,7 +257,7 @@ def _measured(
 
 
 def _correlations(
-    ranked: _RankedRows, conventions: Conventions, drops: Sequence[Array], figures: Published | None, interval: Interval
+    ranked: RankedRows, conventions: Conventions, drops: Sequence[Array], figures: Published | None, interval: Interval
 ) -> Iterator[BlankOut]:
     # [example, method]
     rho = np.full((len(drops), len(ranked.rows)), nan)
