@@ -334,6 +334,7 @@ READS_A_MODEL = {
     "evaluate cue-alignment": [],
     "evaluate probing": [],
     "evaluate faithfulness": [],
+    "evaluate removal": [],
     "evaluate training": ["--checkpoint", "all-MiniLM-L6-v2"],
 }
 TYPOS = {

@@ -7,6 +7,7 @@ from tl_vzero.evaluate.cue_alignment import MEASURES, Alignment, CueAlignment
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.removal import Removed, RunTime, TokenRemoval
 from tl_vzero.evaluate.reproduction import Controls, Reproduction
 from tl_vzero.evaluate.training import HeadChange, TrainingChanges
 from tl_vzero.statistics import Estimate
@@ -112,6 +113,17 @@ def faithfulness(rhos: Mapping[str, float | None]) -> Faithfulness:
     )
 
 
+def removal(p_forms: Mapping[str, float | None]) -> TokenRemoval:
+    """The given p(right form) by method with half of the tokens left out, from 0.9 of whole sentences."""
+    rows = tuple(
+        Removed(method, paradigm, 2, True, share, share / 2, *[None if p is None else estimate(p)] * 4, undefined=0)
+        for method, half in p_forms.items()
+        for paradigm in ("one", "all")
+        for share, p in ((0.0, 0.9), (0.5, half))
+    )
+    return TokenRemoval(rows, (RunTime(9, 3, 32, 0.8, 0.7, 0.9, 11),), {}, (), {"layer": 2})
+
+
 def reproduction(**changed: object) -> Reproduction:
     parts: dict[str, object] = {
         "metadata": {
@@ -139,6 +151,7 @@ def reproduction(**changed: object) -> Reproduction:
         "probing_paper": probing([1.4, 1.5, 1.6, 2.0], "paper"),
         "links": (),
         "faithfulness": faithfulness({"value_zeroing": 0.4, "attention": 0.1}),
+        "removal": removal({"value_zeroing": 0.8, "random": 0.7}),
         "controls": Controls(
             alignment({"value_zeroing": [0.1] * 3}),
             probing([1.0, 1.0, 1.0, 1.0]),

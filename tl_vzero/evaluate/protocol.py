@@ -30,6 +30,7 @@ from tl_vzero.evaluate.finetuning import accuracy, finetune
 from tl_vzero.evaluate.mass import Mass, mass_of
 from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
 from tl_vzero.evaluate.published import Training, published_of
+from tl_vzero.evaluate.removal import TokenRemoval, token_removal
 from tl_vzero.evaluate.reproduction import Controls, Reproduction, links_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet, limited, sentences_for, tokenize_examples
@@ -51,6 +52,7 @@ COSTS = {
     "probing": 2,
     "probing-paper": 1,
     "faithfulness": 18,
+    "removal": 12,
     "random-scores": 3,
     "random-probing": 2,
     "distances": 6,
@@ -170,8 +172,9 @@ class _Parts:
         assert mass is not None, "the default methods leave out what is undefined, one by one"
         check = self.single("cues", "check", CueCheck, partial(check_cues, self.examples))
         prefers = partial(accuracy, self.model, self.examples, half=None)
-        how: dict[str, Any] = {"training": self.training, "interval": self.interval, "progress": self.progress}
-        ranked = partial(faithfulness, self.model, self.examples, **how)
+        how: dict[str, Any] = {"interval": self.interval, "progress": self.progress}
+        ranked = partial(faithfulness, self.model, self.examples, training=self.training, **how)
+        removed = partial(token_removal, self.model, self.examples, **how)
         probing = self.probed("probing", lambda: self.model, tokenized)
         return Reproduction(
             metadata=metadata,
@@ -184,6 +187,7 @@ class _Parts:
             probing_paper=self.probed("probing-paper", lambda: self.model, tokenized, "paper"),
             links=links_of(alignment, probing, self.seed),
             faithfulness=self.single("faithfulness", "faithfulness", Faithfulness, ranked),
+            removal=self.single("removal", "removal", TokenRemoval, removed),
             controls=self.controls(tokenized, {cell.method for cell in alignment.cells}),
             published_compression=published_compression,
             missing=dict(self.missing),

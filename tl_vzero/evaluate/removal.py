@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from statistics import quantiles
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ from tl_vzero.models.run import (
 )
 from tl_vzero.statistics import Array, Estimate, Interval
 from tl_vzero.targets import check_trained_head
+
+PredictionMeasure = Literal["accuracy", "p_forms", "p_vocabulary", "beside_random"]
 
 SHARES = tuple(eighth / 8 for eighth in range(1, 9))
 REPEATS = 11  # an odd count has a run in its middle

@@ -9,6 +9,7 @@ from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.removal import TokenRemoval
 from tl_vzero.evaluate.results import Row, frame_of
 from tl_vzero.files import to_plain
 from tl_vzero.statistics import FEWEST_PAIRS, Correlation, Estimate, bootstrap_pearson, bootstrap_spearman
@@ -47,7 +48,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Cue alignment, mass, probing, their correlation, faithfulness and controls of one model.
+    """Cue alignment, mass, probing, their correlation, faithfulness, token removal and controls of one model.
 
     `metadata` has the model, the sentences with their counts at each filter, the split, seeds and versions.
     `mass_with_attractor` is over the sentences that have an attractor alone, None if none has.
@@ -64,11 +65,12 @@ class Reproduction:
     probing_paper: ProbingResult | None
     links: tuple[Link, ...]
     faithfulness: Faithfulness | None
+    removal: TokenRemoval | None
     controls: Controls
     published_compression: tuple[float, ...]
     missing: Mapping[str, str]
 
-    def _parts(self) -> dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | None]:
+    def _parts(self) -> dict[str, CueAlignment | CueCheck | Mass | ProbingResult | Faithfulness | TokenRemoval | None]:
         """The results of the parts, by the names that they have in files."""
         return {
             "cue_alignment": self.alignment,
@@ -78,6 +80,7 @@ class Reproduction:
             "cue_check": self.cue_check,
             "mass_with_attractor": self.mass_with_attractor,
             "faithfulness": self.faithfulness,
+            "token_removal": self.removal,
             "control_random_weights": self.controls.random_alignment,
             "control_random_weights_probing": self.controls.random_probing,
             "control_distances": self.controls.distances,
@@ -92,6 +95,8 @@ class Reproduction:
             tables["alignment_with_compression"] = frame_of(self.links)
         if self.faithfulness is not None:
             tables["erasure_curves"] = self.faithfulness.curves_frame()
+        if self.removal is not None:
+            tables["token_removal_times"] = frame_of(self.removal.times)
         return tables
 
     def to_dict(self) -> dict[str, Any]:

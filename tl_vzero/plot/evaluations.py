@@ -1,16 +1,18 @@
 """Figures of the evaluations: curves over layers like the paper's, bars with intervals, and where the mass goes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
 from typing import Any, Unpack
 
 import plotly.graph_objects as go
 
+from tl_vzero.choices import one_of
 from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.removal import PredictionMeasure, Removed, TokenRemoval
 from tl_vzero.evaluate.training import Reading, TrainingChanges
 from tl_vzero.plot.parts import Look, drawn, plotly_text
 from tl_vzero.plot.theme import LIGHT, Theme, template
@@ -24,6 +26,12 @@ PLACE_COLOURS = {"cue": "#2f7ed8", "attractor": "#d1690e", "special": "#8d6e63",
 GREY, STRESSED_WIDTH = "#9aa7b8", 3
 LABEL_STEP = 1.25  # from a line's name to the next, in font sizes
 MEASURE_TITLES: dict[Measure, str] = {"dot": "share of the row on the cue", "average_precision": "average precision"}
+PREDICTION_TITLES: dict[PredictionMeasure, str] = {
+    "accuracy": "accuracy",
+    "p_forms": "p(right form), over the two forms",
+    "p_vocabulary": "p(right form), over the vocabulary",
+    "beside_random": "p(right form), minus that of random removal",
+}
 CURVES_HEIGHT = 460
 BAR_HEIGHT = 26
 DIGITS = 4
@@ -60,24 +68,55 @@ def alignment_curves(
     if not lines:
         raise _unknown(paradigm, alignment.cells)
     figure = _curves(MEASURE_TITLES[measure], theme, look)
-    first = next(iter(lines)) if highlight is None else highlight
-    if first not in lines:
-        raise unknown_name("method", first, lines)
-    crowded = highlight is not None or len(lines) > len(COLOURS)
-    # What is drawn last lies on top.
-    for index, method in enumerate(sorted(lines, key=first.__eq__) if crowded else lines):
+    points = {m: ([cell.layer for cell in cells], [cell.aligned for cell in cells]) for m, cells in lines.items()}
+    for method, line in _lines_of_methods(points, highlight, "layer"):
         cells = lines[method]
         layers = [cell.layer for cell in cells]
-        line = _line(label_of(method), layers, [cell.aligned for cell in cells], index)
-        if crowded:
-            line.update(_stressed(COLOURS[0]) if method == first else _grey())
         figure.add_trace(line)
         if any(cell.published is not None for cell in cells):
             published = _dashed(f"{label_of(method)}, published", layers, [c.published for c in cells], line.line.color)
             figure.add_trace(published.update(legendgroup=label_of(method), showlegend=False))
-    cells = lines[first]
-    figure.add_trace(_dashed("chance", [cell.layer for cell in cells], [cell.chance for cell in cells], theme.muted))
-    return _labelled_at_ends(figure, theme) if crowded else figure
+    # Of the last line, which lies on top: the one that is highlighted.
+    figure.add_trace(_dashed("chance", layers, [cell.chance for cell in cells], theme.muted))
+    return _labelled_at_ends(figure, theme) if _is_crowded(lines, highlight) else figure
+
+
+def removal_curves(
+    removal: TokenRemoval,
+    *,
+    measure: PredictionMeasure = "p_forms",
+    paradigm: str = "all",
+    highlight: str | None = None,
+    theme: Theme = LIGHT,
+    **look: Unpack[Look],
+) -> go.Figure:
+    """What stays of the prediction by the share of tokens that are left out: a line for each method.
+
+    Where there are more methods than colours, one is stressed, as in `alignment_curves`.
+    Raises InputError for a measure, a paradigm or a method that was not evaluated.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.removal import token_removal
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> removal = token_removal(model, agreement_examples()[:4], ["value_zeroing"], repeats=0)
+    >>> [trace.name for trace in removal_curves(removal).data]
+    ['Value Zeroing', 'Random']
+    """
+    one_of("measure", measure, PREDICTION_TITLES)
+    points: dict[str, tuple[list[float], list[Estimate | None]]] = {}
+    for row in removal.predictions:
+        if row.paradigm == paradigm:
+            shares, estimates = points.setdefault(row.method, ([], []))
+            shares.append(round(100 * row.share, 1))
+            estimates.append(getattr(row, measure))
+    if not points:
+        raise _unknown(paradigm, removal.predictions)
+    figure = _curves(PREDICTION_TITLES[measure], theme, look)
+    for _, line in _lines_of_methods(points, highlight, "share"):
+        figure.add_trace(line)
+    figure.update_xaxes(title_text=f"% of tokens left out from block {removal.settings['layer']} on", dtick=25)
+    return _labelled_at_ends(figure, theme) if _is_crowded(points, highlight) else figure
 
 
 def control_curves(
@@ -222,6 +261,26 @@ def training_curves(
     return figure.update_xaxes(title_text="model", tickvals=places, ticktext=labels)
 
 
+def _is_crowded(lines: Mapping[str, Any], highlight: str | None) -> bool:
+    return highlight is not None or len(lines) > len(COLOURS)
+
+
+def _lines_of_methods(
+    points: Mapping[str, tuple[Sequence[int | float], Sequence[Estimate | None]]], highlight: str | None, along: str
+) -> Iterator[tuple[str, go.Scatter]]:
+    """Each method's line through its points; where they are crowded all but one are grey."""
+    first = next(iter(points)) if highlight is None else highlight
+    if first not in points:
+        raise unknown_name("method", first, points)
+    crowded = _is_crowded(points, highlight)
+    # What is drawn last lies on top.
+    for index, method in enumerate(sorted(points, key=first.__eq__) if crowded else points):
+        line = _line(label_of(method), *points[method], index, along)
+        if crowded:
+            line.update(_stressed(COLOURS[0]) if method == first else _grey())
+        yield method, line
+
+
 def _labelled_at_ends(figure: go.Figure, theme: Theme) -> go.Figure:
     """Write the name of each line right of its end, apart from each other, in place of the legend."""
     lines = [line for line in figure.data if not line.name.endswith(", published")]
@@ -257,7 +316,7 @@ def _grey() -> dict[str, Any]:
     return {"line": {"color": GREY, "width": 1.2}, "marker": {"color": GREY, "size": 4}, "error_y_visible": False}
 
 
-def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut]) -> InputError:
+def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut | Removed]) -> InputError:
     paradigms = ", ".join(dict.fromkeys(row.paradigm for row in rows))
     return InputError(f"unknown paradigm {paradigm!r}: expected one of {paradigms}")
 
@@ -300,11 +359,11 @@ def _bar(
 
 
 def _line(
-    name: str, layers: list[int], estimates: Sequence[Estimate | None], index: int, along: str = "layer"
+    name: str, places: Sequence[int | float], estimates: Sequence[Estimate | None], index: int, along: str = "layer"
 ) -> go.Scatter:
     colour = COLOURS[index % len(COLOURS)]
     return go.Scatter(
-        x=layers,
+        x=list(places),
         y=_means(estimates),
         error_y=_errors(estimates) | {"color": colour, "thickness": 1, "width": 2},
         mode="lines+markers",
