@@ -1,6 +1,6 @@
 """Figures of the evaluations: curves over layers like the paper's, bars with intervals, and where the mass goes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from math import isnan
 from typing import Any, Unpack
 
@@ -68,17 +68,24 @@ def alignment_curves(
     if not lines:
         raise _unknown(paradigm, alignment.cells)
     figure = _curves(MEASURE_TITLES[measure], theme, look)
-    points = {m: ([cell.layer for cell in cells], [cell.aligned for cell in cells]) for m, cells in lines.items()}
-    for method, line in _lines_of_methods(points, highlight, "layer"):
+    first = next(iter(lines)) if highlight is None else highlight
+    if first not in lines:
+        raise unknown_name("method", first, lines)
+    crowded = highlight is not None or len(lines) > len(COLOURS)
+    # What is drawn last lies on top.
+    for index, method in enumerate(sorted(lines, key=first.__eq__) if crowded else lines):
         cells = lines[method]
         layers = [cell.layer for cell in cells]
+        line = _line(label_of(method), layers, [cell.aligned for cell in cells], index)
+        if crowded:
+            line.update(_stressed(COLOURS[0]) if method == first else _grey())
         figure.add_trace(line)
         if any(cell.published is not None for cell in cells):
             published = _dashed(f"{label_of(method)}, published", layers, [c.published for c in cells], line.line.color)
             figure.add_trace(published.update(legendgroup=label_of(method), showlegend=False))
-    # Of the last line, which lies on top: the one that is highlighted.
-    figure.add_trace(_dashed("chance", layers, [cell.chance for cell in cells], theme.muted))
-    return _labelled_at_ends(figure, theme) if _is_crowded(lines, highlight) else figure
+    cells = lines[first]
+    figure.add_trace(_dashed("chance", [cell.layer for cell in cells], [cell.chance for cell in cells], theme.muted))
+    return _labelled_at_ends(figure, theme) if crowded else figure
 
 
 def removal_curves(
@@ -86,14 +93,12 @@ def removal_curves(
     *,
     measure: PredictionMeasure = "p_forms",
     paradigm: str = "all",
-    highlight: str | None = None,
     theme: Theme = LIGHT,
     **look: Unpack[Look],
 ) -> go.Figure:
-    """What stays of the prediction by the share of tokens that are left out: a line for each method.
+    """What stays of the prediction by the share of tokens left out: a line for each method; dotted, random removal.
 
-    Where there are more methods than colours, one is stressed, as in `alignment_curves`.
-    Raises InputError for a measure, a paradigm or a method that was not evaluated.
+    Raises InputError for a measure or a paradigm that was not evaluated.
 
     >>> import tl_vzero
     >>> from tl_vzero.data.agreement_mini import agreement_examples
@@ -104,19 +109,21 @@ def removal_curves(
     ['Value Zeroing', 'Random']
     """
     one_of("measure", measure, PREDICTION_TITLES)
-    points: dict[str, tuple[list[float], list[Estimate | None]]] = {}
+    lines: dict[str, list[Removed]] = {}
     for row in removal.predictions:
         if row.paradigm == paradigm:
-            shares, estimates = points.setdefault(row.method, ([], []))
-            shares.append(round(100 * row.share, 1))
-            estimates.append(getattr(row, measure))
-    if not points:
+            lines.setdefault(row.method, []).append(row)
+    if not lines:
         raise _unknown(paradigm, removal.predictions)
     figure = _curves(PREDICTION_TITLES[measure], theme, look)
-    for _, line in _lines_of_methods(points, highlight, "share"):
+    for index, (method, rows) in enumerate(lines.items()):
+        shares = [round(100 * row.share, 1) for row in rows]
+        line = _line(label_of(method), shares, [getattr(row, measure) for row in rows], index, "share")
+        if method == "random":
+            line.update(line={"color": theme.muted, "dash": "dot"}, marker_color=theme.muted, error_y_color=theme.muted)
         figure.add_trace(line)
     figure.update_xaxes(title_text=f"% of tokens left out from block {removal.settings['layer']} on", dtick=25)
-    return _labelled_at_ends(figure, theme) if _is_crowded(points, highlight) else figure
+    return figure.update_yaxes(rangemode="normal")
 
 
 def control_curves(
@@ -259,26 +266,6 @@ def training_curves(
         figure.add_trace(_line(f"head {head}", places, estimates, head, along="model"))
     labels = [plotly_text(name) for name in checkpoints]
     return figure.update_xaxes(title_text="model", tickvals=places, ticktext=labels)
-
-
-def _is_crowded(lines: Mapping[str, Any], highlight: str | None) -> bool:
-    return highlight is not None or len(lines) > len(COLOURS)
-
-
-def _lines_of_methods(
-    points: Mapping[str, tuple[Sequence[int | float], Sequence[Estimate | None]]], highlight: str | None, along: str
-) -> Iterator[tuple[str, go.Scatter]]:
-    """Each method's line through its points; where they are crowded all but one are grey."""
-    first = next(iter(points)) if highlight is None else highlight
-    if first not in points:
-        raise unknown_name("method", first, points)
-    crowded = _is_crowded(points, highlight)
-    # What is drawn last lies on top.
-    for index, method in enumerate(sorted(points, key=first.__eq__) if crowded else points):
-        line = _line(label_of(method), *points[method], index, along)
-        if crowded:
-            line.update(_stressed(COLOURS[0]) if method == first else _grey())
-        yield method, line
 
 
 def _labelled_at_ends(figure: go.Figure, theme: Theme) -> go.Figure:

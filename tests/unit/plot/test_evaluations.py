@@ -99,7 +99,7 @@ def test_removal_curves_go_by_share_and_leave_a_gap_where_nothing_is_defined() -
     assert [list(trace.x) for trace in figure.data] == [[0, 50]] * 2
     assert [list(trace.y) for trace in figure.data] == [[0.9, 0.8], [0.9, None]]
     assert figure.layout.xaxis.title.text == "% of tokens left out from block 2 on"
-    assert len(removal_curves(result, highlight="attention").layout.annotations) == 2
+    assert removal_curves(removal({"random": 0.7})).data[0].line.dash == "dot"
     for wrong, said in (({"paradigm": "two"}, "unknown paradigm"), ({"measure": "p_form"}, "did you mean 'p_forms'")):
         with type_checks_off(), pytest.raises(InputError, match=said):
             removal_curves(result, **wrong)
