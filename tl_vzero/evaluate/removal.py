@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import chosen, integer
+from tl_vzero.choices import at_least_one, chosen, integer
 from tl_vzero.clean import device_of
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import Example, Skipped
@@ -65,8 +65,8 @@ TIMED_SENTENCES = 32  # a choice: enough for a processor to be busy, few enough 
 class Removed(Row):
     """The prediction of one method's shortened sentences, over one paradigm (or "all").
 
-    `share` is of the tokens that may go, 0 is no removal, and `left_out` the mean share of all tokens of a sentence
-    that is gone. `beside_random` is p(right form) over the two forms minus that with as many tokens removed by chance.
+    `share` is of the tokens that may go, 0 is no removal, and `removed` the mean share of all tokens of a sentence that
+    is gone. `beside_random` is p(right form) over the two forms minus that with as many tokens removed by chance.
     Examples without a ranking are not in the means and counted in `undefined`; estimates are None where none is left.
     """
 
@@ -75,7 +75,7 @@ class Removed(Row):
     layer: int
     rolled_out: bool
     share: float
-    left_out: float
+    removed: float
     accuracy: Estimate | None = field(metadata={COLUMNS: "accuracy_"})
     p_forms: Estimate | None = field(metadata={COLUMNS: "p_forms_"})
     p_vocabulary: Estimate | None = field(metadata={COLUMNS: "p_vocabulary_"})
@@ -130,8 +130,9 @@ def token_removal(
 
     Tokens are left out from block `layer` on, the middle one by default. A share is rounded up to whole tokens; of
     equal scores the first in the sentence goes first. Rows are rolled out to that block, its own included, or its own
-    with `rolled_out=False`. `random` is always among the methods. Methods, options and corpus are as in `faithfulness`.
-    Times are measured `repeats` times on sentences of the most frequent length; 0: not.
+    with `rolled_out=False`. `random` is always among the methods. Methods, options and corpus are as in `faithfulness`,
+    and so are gradient methods, which are given the right form. Times are measured `repeats` times on sentences of the
+    most frequent length; 0: not.
 
     Raises ModelError for a model whose shortened runs differ from runs with attention masked, InputError for examples
     without a wrong form or a bad argument, what `faithfulness` raises, and leaves the model as it was.
@@ -151,7 +152,8 @@ def token_removal(
     check_trained_head(model)
     tokenized = tokenize_examples(model, examples, protocol=protocol)
     check_wrong_forms(tokenized.examples, "accuracy")
-    named = methods if methods is None or "random" in methods else [*methods, "random"]
+    named = methods if methods or corpus is None else corpus.methods
+    named = named if named is None or "random" in named else [*named, "random"]
     shortened.check(max(tokenized.examples, key=lambda sentence: len(_removable(sentence))))
     ranked = ranked_rows(model, tokenized, named, options, corpus, shortened.layer, rolled_out, progress)
     all_shares = (0.0, *shares)
@@ -192,6 +194,7 @@ def removal_times(
     >>> times[0].tokens, times[0].removed, times[0].ratio > 0
     (9, 4, True)
     """
+    at_least_one("repeats", repeats)
     others = [position for position in range(ids.shape[1]) if position != target]
     if any(not 0 <= count <= len(others) for count in counts):
         raise InputError(f"counts are {list(counts)}: expected 0 to {len(others)} positions, all but the target")
@@ -199,7 +202,6 @@ def removal_times(
     shortened = _Shortened(model, layer)
     seconds = np.empty((repeats + 1, len(removed)))
     with quiet(model):
-        shortened.logits.positions_unembedded(ids[:1])
         for turn in range(repeats + 1):
             for index, sets in enumerate(removed):
                 start = time.perf_counter()

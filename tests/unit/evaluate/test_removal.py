@@ -127,7 +127,7 @@ def test_own_rows_beside_random_removal() -> None:
     result = token_removal(model, EXAMPLES, ["attention"], layer=-1, shares=[0.5], rolled_out=False, **QUICK)
     whole, half = of_all(result, "attention")
     assert (half.layer, half.rolled_out, half.share, half.undefined) == (2, False, 0.5, 0)
-    assert (whole.left_out, half.left_out) == (0, pytest.approx(np.mean([5 / 12, 3 / 8, 5 / 12, 3 / 8])))
+    assert (whole.removed, half.removed) == (0, pytest.approx(np.mean([5 / 12, 3 / 8, 5 / 12, 3 / 8])))
     by_chance = of_all(result, "random")[1]
     assert by_chance.beside_random.mean == whole.beside_random.mean == 0
     assert half.beside_random.mean == pytest.approx(half.p_forms.mean - by_chance.p_forms.mean) != 0
