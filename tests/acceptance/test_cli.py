@@ -380,6 +380,7 @@ READS_A_MODEL = {
     "evaluate probing": [],
     "evaluate faithfulness": [],
     "evaluate knockout": [],
+    "evaluate removal": [],
     "evaluate training": ["--checkpoint", "all-MiniLM-L6-v2"],
 }
 TYPOS = {

@@ -91,6 +91,17 @@ def test_knockout_takes_every_convention(tmp_path: Path) -> None:
     assert settings | conventions == settings
 
 
+def test_removal_prints_what_stays_and_the_time(tmp_path: Path) -> None:
+    chosen = ["--layer", "1", "--share", "0.5", "--share", "1", "--own-layer", "--repeats", "1"]
+    file = tmp_path / "removal.json"
+    code, output = run("evaluate", "removal", *TWO, "--limit", "10", *chosen, "--json", file, "--quiet")
+    assert code == 0, output
+    assert "from block 1 on" in output and "random" in output and "of the time of whole sentences" in output
+    written = strict(file)
+    assert written["settings"]["shares"] == [0.5, 1] and written["settings"]["rolled_out"] is False
+    assert len(written["times"]) == 2
+
+
 def test_a_users_own_sentences(tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     rows = [
@@ -111,7 +122,7 @@ def numbers_of(path: Path) -> list[list[float]]:
     return pd.read_csv(path).select_dtypes("number").to_numpy().tolist()
 
 
-@pytest.mark.parametrize("evaluation", ["cue-alignment", "faithfulness"])
+@pytest.mark.parametrize("evaluation", ["cue-alignment", "faithfulness", "removal"])
 def test_scoring_and_evaluating_are_separate_steps(tmp_path: Path, evaluation: str) -> None:
     chosen = ["--limit", "8", "--seed", "1"]
     code, output = run("evaluate", "sentences", *chosen, "--out", tmp_path / "sentences.jsonl")
@@ -161,6 +172,8 @@ def test_a_table_of_masked_sentences_is_a_corpus_as_it_is(tmp_path: Path) -> Non
         (["probing", "--corpus", "any"], "probing reads representations, and a corpus holds maps"),
         (["probing", "--limit", "20"], "given 20 examples: expected at least 188"),
         (["probing", "--seed", "-1"], "seed is -1"),
+        (["removal", "--layer", "4"], "layer holds 4: expected 0 to 3"),
+        (["removal", "--share", "1.5"], "shares hold 1.5"),
         (["faithfulness", "--model", "all-MiniLM-L6-v2", "--limit", "5"], "no trained prediction head"),
     ],
 )

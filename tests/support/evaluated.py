@@ -8,6 +8,7 @@ from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.knockout import KnockoutAgreement, KnockoutCorrelation
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.removal import Removed, RunTime, TokenRemoval
 from tl_vzero.evaluate.reproduction import Controls, Reproduction
 from tl_vzero.evaluate.training import HeadChange, TrainingChanges
 from tl_vzero.statistics import Estimate
@@ -127,6 +128,17 @@ def knockout(rhos: Mapping[str, Sequence[float | None]]) -> KnockoutAgreement:
     )
 
 
+def removal(p_forms: Mapping[str, float | None]) -> TokenRemoval:
+    """The given p(right form) by method with half of the tokens left out, from 0.9 of whole sentences."""
+    rows = tuple(
+        Removed(method, paradigm, 2, True, share, share / 2, *[None if p is None else estimate(p)] * 4, undefined=0)
+        for method, half in p_forms.items()
+        for paradigm in ("one", "all")
+        for share, p in ((0.0, 0.9), (0.5, half))
+    )
+    return TokenRemoval(rows, (RunTime(9, 3, 32, 0.8, 0.7, 0.9, 11),), {}, (), {"layer": 2})
+
+
 def reproduction(**changed: object) -> Reproduction:
     parts: dict[str, object] = {
         "metadata": {
@@ -155,6 +167,7 @@ def reproduction(**changed: object) -> Reproduction:
         "links": (),
         "faithfulness": faithfulness({"value_zeroing": 0.4, "attention": 0.1}),
         "knockout": knockout({"value_zeroing": [0.4, 0.2, None], "attention": [-0.1, 0.0, 0.1]}),
+        "removal": removal({"value_zeroing": 0.8, "random": 0.7}),
         "controls": Controls(
             alignment({"value_zeroing": [0.1] * 3}),
             probing([1.0, 1.0, 1.0, 1.0]),

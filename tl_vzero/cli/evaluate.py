@@ -250,6 +250,45 @@ def knockout_command(
 
 
 @common.command(
+    evaluate_app, "removal", "--limit 100", "--layer 1 --share 0.5 --method value_zeroing --csv removal.csv"
+)
+def removal_command(
+    chosen: EvaluationOfMaps,
+    layer: Annotated[int | None, typer.Option(help="Leave tokens out from this block on. Default: the middle.")] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(help="Of the tokens that may go, 0 to 1; may be repeated. Default: eighths.")
+    ] = None,
+    rolled_out: Annotated[
+        bool, typer.Option("--rolled-out/--own-layer", help="Rank by rows rolled out to that block, or by its own.")
+    ] = True,
+    repeats: Annotated[int, typer.Option(help="So often the time is measured; 0: not.")] = 11,
+) -> None:
+    """What stays of the prediction without the tokens that each method ranks lowest, and how much time that saves?
+
+    Their positions are neither attended to nor computed. The target and special tokens always stay.
+    """
+    from tl_vzero.evaluate.removal import SHARES, token_removal
+
+    chosen.check(chosen.method, None if layer is None else [layer])
+    options = {"layer": layer, "shares": share or SHARES, "rolled_out": rolled_out, "repeats": repeats}
+    sentences, result = chosen.evaluated(token_removal, **options)
+    table = result.to_frame()
+    shown = table[table["paradigm"] == "all"]
+    common.say(f"tokens left out from block {result.settings['layer']} on, by the share of those that may go")
+    for measure, title in (("accuracy", "accuracy"), ("p_forms", "p(right form) over the two forms")):
+        means = shown.pivot(index="method", columns="share", values=f"{measure}_mean")
+        common.say(f"{title}:\n{means.reindex(list(dict.fromkeys(shown['method']))).to_string(float_format='%.3f')}")
+    common.say("95 % intervals, p over the vocabulary, differences from random removal, paradigms: --csv, --json")
+    for timed in result.times:
+        common.say(
+            f"{timed.removed} of {timed.tokens} tokens left out take {timed.ratio:.2f} of the time of whole sentences "
+            f"(median of {timed.repeats}, quartiles {timed.low:.2f} to {timed.high:.2f}; {timed.sentences} sentences)"
+        )
+    _say_rest(sentences, result.left_out, len(result.skipped))
+    chosen.save(result.to_dict(), sentences, table)
+
+
+@common.command(
     evaluate_app,
     "training",
     "--model base --checkpoint step-100 --checkpoint step-200 --page training.html --open",

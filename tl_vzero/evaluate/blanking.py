@@ -92,7 +92,7 @@ def probabilities(
     """
     token_id, over = replacing_token(model, conventions.replacement), conventions.of(model).over
     copies = [[_copy(sentence, blank, token_id) for blank in blanks] for sentence, blanks in blanked]
-    p_good: dict[_Copy, list[float]] = {}
+    p_good: dict[_Copy, tuple[float, float]] = {}
     with quiet(model):
         logits = TargetLogits(model)
 
@@ -105,7 +105,13 @@ def probabilities(
         for batch in same_length_batches(different, lambda copy: len(copy.ids), size_of):
             ids = torch.tensor([copy.ids for copy in batch], device=device_of(model))
             read = torch.tensor([copy.read for copy in batch], device=ids.device)
-            p_good |= zip(batch, _probabilities(logits.at(ids, read).to(wide_dtype(ids.device)), batch), strict=True)
+            good, bad = ([getattr(copy, form) for copy in batch] for form in ("good", "bad"))
+            at_target = logits.at(ids, read).to(wide_dtype(ids.device))
+            forms = [right if wrong is None else wrong for right, wrong in zip(good, bad, strict=True)]
+            over_forms = [
+                nan if wrong is None else p for p, wrong in zip(p_right(at_target, good, forms), bad, strict=True)
+            ]
+            p_good |= zip(batch, zip(p_right(at_target, good, None), over_forms, strict=True), strict=True)
             advance(len(batch))
     both = [torch.tensor([p_good[copy] for copy in of_example], dtype=torch.float64).T for of_example in copies]
     return [of_example.flip(0) for of_example in both] if over == "forms" else both
@@ -137,14 +143,13 @@ def _copy(sentence: TokenizedExample, blank: Blank, token_id: int | None) -> _Co
     return _Copy(tuple(ids), read, encoding.good_id, encoding.bad_id)
 
 
-def _probabilities(logits: Float[Tensor, "copy vocabulary"], batch: Sequence[_Copy]) -> list[list[float]]:
-    """p(right form) of each copy, over the vocabulary and over the two forms."""
-    good = logits[range(len(batch)), [copy.good for copy in batch]]
-    bad = logits[range(len(batch)), [copy.good if copy.bad is None else copy.bad for copy in batch]]
-    p_good = torch.stack([(good - logits.logsumexp(dim=-1)).exp(), (good - bad).sigmoid()], dim=-1)
+def p_right(logits: Float[Tensor, "copy vocabulary"], good: Sequence[int], bad: Sequence[int] | None) -> list[float]:
+    """p(right form) of each copy, over the vocabulary, or over the two forms where `bad` is given."""
+    copies = range(len(good))
+    right = logits[copies, good]
+    p_good = (right - logits.logsumexp(dim=-1)).exp() if bad is None else (right - logits[copies, bad]).sigmoid()
     if p_good.isnan().any():
         raise ModelError("a probability is NaN: check the weights, and the model's dtype (float16 overflows easily)")
-    p_good[[copy.bad is None for copy in batch], 1] = nan
     return [*p_good.tolist()]
 
 
@@ -179,12 +184,12 @@ class Curve(Row):
             yield {**curve, "fraction": fraction, **columns_of(drop), "undefined": self.undefined}
 
 
-def check_fractions(fractions: Any) -> None:
+def check_fractions(fractions: Any, name: str = "fractions") -> None:
     """Raise InputError or InputTypeError for what are no shares of the tokens, from above 0 to 1."""
     if isinstance(fractions, str) or not isinstance(fractions, Sequence):
-        raise InputTypeError(f"fractions is {type(fractions).__name__}: expected a list such as [0.1, 0.5], or ()")
+        raise InputTypeError(f"{name} is {type(fractions).__name__}: expected a list such as [0.1, 0.5], or ()")
     for fraction in fractions:
-        expected = f"fractions hold {fraction!r}: expected numbers above 0, up to 1, such as 0.1 for 10 %"
+        expected = f"{name} hold {fraction!r}: expected numbers above 0, up to 1, such as 0.1 for 10 %"
         if isinstance(fraction, bool) or not isinstance(fraction, int | float):
             raise InputTypeError(expected)
         if not 0 < fraction <= 1:

@@ -32,6 +32,7 @@ from tl_vzero.evaluate.knockout import KnockoutAgreement, knockout_agreement
 from tl_vzero.evaluate.mass import Mass, mass_of
 from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
 from tl_vzero.evaluate.published import Training, published_of
+from tl_vzero.evaluate.removal import TokenRemoval, token_removal
 from tl_vzero.evaluate.reproduction import Baselines, Controls, Reproduction, links_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet, limited, sentences_for, tokenize_examples
@@ -58,6 +59,7 @@ COSTS = {
     "probing-paper": 1,
     "faithfulness": 18,
     "knockout": 30,
+    "removal": 12,
     "random-scores": 3,
     "random-probing": 2,
     "distances": 6,
@@ -179,8 +181,9 @@ class _Parts:
         assert mass is not None, "the default methods leave out what is undefined, one by one"
         check = self.single("cues", "check", CueCheck, partial(check_cues, self.examples))
         prefers = partial(accuracy, self.model, self.examples, half=None)
-        how: dict[str, Any] = {"training": self.training, "interval": self.interval, "progress": self.progress}
-        ranked = partial(faithfulness, self.model, self.examples, **how)
+        how: dict[str, Any] = {"interval": self.interval, "progress": self.progress}
+        ranked = partial(faithfulness, self.model, self.examples, training=self.training, **how)
+        removed = partial(token_removal, self.model, self.examples, **how)
         probing = self.probed("probing", lambda: self.model, tokenized)
         return Reproduction(
             metadata=metadata,
@@ -194,6 +197,7 @@ class _Parts:
             links=links_of(alignment, probing, self.seed),
             faithfulness=self.single("faithfulness", "faithfulness", Faithfulness, ranked),
             knockout=self.single("knockout", "knockout", KnockoutAgreement, self.knocked_out),
+            removal=self.single("removal", "removal", TokenRemoval, removed),
             controls=self.controls(tokenized, {cell.method for cell in alignment.cells}),
             published_compression=published_compression,
             baselines=self.under_baselines(tokenized),

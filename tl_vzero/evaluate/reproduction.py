@@ -10,6 +10,7 @@ from tl_vzero.evaluate.faithfulness import Faithfulness
 from tl_vzero.evaluate.knockout import KnockoutAgreement
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.removal import TokenRemoval
 from tl_vzero.evaluate.results import Result, Row, frame_of
 from tl_vzero.files import to_plain
 from tl_vzero.statistics import FEWEST_PAIRS, Correlation, Estimate, bootstrap_pearson, bootstrap_spearman
@@ -64,7 +65,7 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Cue alignment, mass, probing, faithfulness, knockout, controls and other baselines of one model.
+    """Cue alignment, mass, probing, faithfulness, knockout, removal, controls and other baselines of one model.
 
     `metadata` has the model, the sentences with their counts at each filter, the split, seeds and versions.
     `mass_with_attractor` is over the sentences that have an attractor alone, None if none has.
@@ -82,6 +83,7 @@ class Reproduction:
     links: tuple[Link, ...]
     faithfulness: Faithfulness | None
     knockout: KnockoutAgreement | None
+    removal: TokenRemoval | None
     controls: Controls
     published_compression: tuple[float, ...]
     missing: Mapping[str, str]
@@ -112,6 +114,7 @@ class Reproduction:
             "mass_with_attractor": self.mass_with_attractor,
             "faithfulness": self.faithfulness,
             "knockout": self.knockout,
+            "token_removal": self.removal,
             "control_random_weights": self.controls.random_alignment,
             "control_random_weights_probing": self.controls.random_probing,
             "control_distances": self.controls.distances,
@@ -130,6 +133,8 @@ class Reproduction:
             tables["alignment_with_compression"] = frame_of(self.links)
         if self.faithfulness is not None:
             tables["erasure_curves"] = self.faithfulness.curves_frame()
+        if self.removal is not None:
+            tables["token_removal_times"] = frame_of(self.removal.times)
         return tables
 
     def to_dict(self) -> dict[str, Any]:

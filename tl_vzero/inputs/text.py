@@ -4,7 +4,7 @@ A sentence carries all that is needed to run it, to label its map and to lead re
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -158,7 +158,7 @@ def same_shape(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
 
 
 def same_length_batches(
-    items: Iterable[Item], length_of: Callable[[Item], int], size_of: Callable[[list[Item]], int]
+    items: Iterable[Item], length_of: Callable[[Item], Hashable], size_of: Callable[[list[Item]], int]
 ) -> Iterator[list[Item]]:
     """Batches of items of one length, each of at most `size_of(all items of that length)`, at least one.
 
@@ -167,7 +167,7 @@ def same_length_batches(
     >>> list(same_length_batches(["at", "a", "be", "in"], len, lambda alike: 2))
     [['at', 'be'], ['in'], ['a']]
     """
-    by_length: dict[int, list[Item]] = {}
+    by_length: dict[Hashable, list[Item]] = {}
     for item in items:
         by_length.setdefault(length_of(item), []).append(item)
     for alike in by_length.values():

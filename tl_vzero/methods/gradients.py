@@ -403,7 +403,7 @@ def _rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
     """The modules that the rescale rule acts on between a block's output and the logits, in order."""
     calls: list[nn.Module] = []
 
-    def note(module: nn.Module, _: Any) -> None:
+    def note(module: nn.Module, inputs: Any, named: Any) -> None:
         calls.append(module)
 
     def begin(_: Tensor, *, hook: Any) -> None:

@@ -76,15 +76,15 @@ def _take_away(point: Any, function: HookFunction) -> None:
 
 @contextmanager
 def temporary_pre_hooks(
-    model: nn.Module, modules: Iterable[nn.Module], function: Callable[[nn.Module, Any], None]
+    model: nn.Module, modules: Iterable[nn.Module], function: Callable[[nn.Module, Any, Any], Any]
 ) -> Iterator[None]:
-    """Let a function see what modules of a model are given, by hooks of torch's own."""
+    """Let a function see what modules of a model are given, or return others in place, by hooks of torch's own."""
     handles: list[Any] = []
     with turn_on(model) as turn:
         turn.undo_by(lambda: [handle.remove() for handle in handles])
         with interrupts_wait():
             for module in modules:
-                handles.append(module.register_forward_pre_hook(function))
+                handles.append(module.register_forward_pre_hook(function, with_kwargs=True))
         yield
 
 
@@ -261,7 +261,7 @@ def _last_output_as_read(
     activations: dict[str, Tensor] = {}
     norm_inputs: list[Tensor] = []
 
-    def remember_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def remember_input(_: nn.Module, inputs: tuple[Tensor, ...], named: Any) -> None:
         norm_inputs.append(inputs[0])
         raise _EndOfRun
 

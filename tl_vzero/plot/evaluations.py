@@ -6,12 +6,14 @@ from typing import Any, Unpack
 
 import plotly.graph_objects as go
 
+from tl_vzero.choices import one_of
 from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.knockout import KnockoutAgreement, KnockoutCorrelation
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.removal import PredictionMeasure, Removed, TokenRemoval
 from tl_vzero.evaluate.training import Reading, TrainingChanges
 from tl_vzero.plot.parts import Look, drawn, plotly_text
 from tl_vzero.plot.theme import LIGHT, Theme, template
@@ -25,6 +27,12 @@ PLACE_COLOURS = {"cue": "#2f7ed8", "attractor": "#d1690e", "special": "#8d6e63",
 GREY, STRESSED_WIDTH = "#9aa7b8", 3
 LABEL_STEP = 1.25  # from a line's name to the next, in font sizes
 MEASURE_TITLES: dict[Measure, str] = {"dot": "share of the row on the cue", "average_precision": "average precision"}
+PREDICTION_TITLES: dict[PredictionMeasure, str] = {
+    "accuracy": "accuracy",
+    "p_forms": "p(right form), over the two forms",
+    "p_vocabulary": "p(right form), over the vocabulary",
+    "beside_random": "p(right form), minus that of random removal",
+}
 CURVES_HEIGHT = 460
 BAR_HEIGHT = 26
 DIGITS = 4
@@ -79,6 +87,44 @@ def alignment_curves(
     cells = lines[first]
     figure.add_trace(_dashed("chance", [cell.layer for cell in cells], [cell.chance for cell in cells], theme.muted))
     return _labelled_at_ends(figure, theme) if crowded else figure
+
+
+def removal_curves(
+    removal: TokenRemoval,
+    *,
+    measure: PredictionMeasure = "p_forms",
+    paradigm: str = "all",
+    theme: Theme = LIGHT,
+    **look: Unpack[Look],
+) -> go.Figure:
+    """What stays of the prediction by the share of tokens left out: a line for each method; dotted, random removal.
+
+    Raises InputError for a measure or a paradigm that was not evaluated.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.removal import token_removal
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> removal = token_removal(model, agreement_examples()[:4], ["value_zeroing"], repeats=0)
+    >>> [trace.name for trace in removal_curves(removal).data]
+    ['Value Zeroing', 'Random']
+    """
+    one_of("measure", measure, PREDICTION_TITLES)
+    lines: dict[str, list[Removed]] = {}
+    for row in removal.predictions:
+        if row.paradigm == paradigm:
+            lines.setdefault(row.method, []).append(row)
+    if not lines:
+        raise _unknown(paradigm, removal.predictions)
+    figure = _curves(PREDICTION_TITLES[measure], theme, look)
+    for index, (method, rows) in enumerate(lines.items()):
+        shares = [round(100 * row.share, 1) for row in rows]
+        line = _line(label_of(method), shares, [getattr(row, measure) for row in rows], index, "share")
+        if method == "random":
+            line.update(line={"color": theme.muted, "dash": "dot"}, marker_color=theme.muted, error_y_color=theme.muted)
+        figure.add_trace(line)
+    figure.update_xaxes(title_text=f"% of tokens left out from block {removal.settings['layer']} on", dtick=25)
+    return figure.update_yaxes(rangemode="normal")
 
 
 def control_curves(
@@ -279,7 +325,7 @@ def _grey() -> dict[str, Any]:
     return {"line": {"color": GREY, "width": 1.2}, "marker": {"color": GREY, "size": 4}, "error_y_visible": False}
 
 
-def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut | KnockoutCorrelation]) -> InputError:
+def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut | KnockoutCorrelation | Removed]) -> InputError:
     paradigms = ", ".join(dict.fromkeys(row.paradigm for row in rows))
     return InputError(f"unknown paradigm {paradigm!r}: expected one of {paradigms}")
 
@@ -322,11 +368,11 @@ def _bar(
 
 
 def _line(
-    name: str, layers: list[int], estimates: Sequence[Estimate | None], index: int, along: str = "layer"
+    name: str, places: Sequence[int | float], estimates: Sequence[Estimate | None], index: int, along: str = "layer"
 ) -> go.Scatter:
     colour = COLOURS[index % len(COLOURS)]
     return go.Scatter(
-        x=layers,
+        x=list(places),
         y=_means(estimates),
         error_y=_errors(estimates) | {"color": colour, "thickness": 1, "width": 2},
         mode="lines+markers",

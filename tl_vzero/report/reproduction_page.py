@@ -11,14 +11,17 @@ import plotly.graph_objects as go
 from tl_vzero.evaluate.cue_alignment import MEASURES
 from tl_vzero.evaluate.findings import MEASURE_NAMES, findings, findings_by_baseline
 from tl_vzero.evaluate.mass import PLACES
+from tl_vzero.evaluate.removal import PredictionMeasure
 from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.plot.evaluations import (
+    PREDICTION_TITLES,
     alignment_curves,
     compression_curves,
     control_curves,
     faithfulness_bars,
     knockout_curves,
     mass_bars,
+    removal_curves,
 )
 from tl_vzero.plot.pages import rendered
 from tl_vzero.plot.theme import DARK, LIGHT, template
@@ -37,6 +40,7 @@ OVER_BECAUSE = {
     "vocabulary": "the head was trained to predict words",
     "forms": "the head was trained on two forms: its p over the vocabulary means nothing",
 }
+REMOVAL_MEASURES: tuple[PredictionMeasure, ...] = ("p_forms", "accuracy")
 
 Variants = dict[str, dict[str, Any]]
 
@@ -69,6 +73,9 @@ def render_reproduction(run: Reproduction) -> str:
         links=_links_table(run),
         faithfulness=_faithfulness_table(run),
         knockout=_knockout_table(run),
+        removal_measures=[(measure, PREDICTION_TITLES[measure]) for measure in REMOVAL_MEASURES],
+        removal=_removal_table(run),
+        times=_times_table(run),
         mass=_mass_table(run),
         counts=_counts_table(run),
         cues=_cues_table(run),
@@ -111,6 +118,12 @@ def _page_data(run: Reproduction) -> dict[str, Any]:
     if run.knockout is not None:
         figures["knockout"] = {
             paradigm: _both(knockout_curves, run.knockout, paradigm=paradigm) for paradigm in paradigms
+        }
+    if run.removal is not None:
+        figures["removal"] = {
+            f"{measure}|{paradigm}": _both(removal_curves, run.removal, measure=measure, paradigm=paradigm)
+            for measure in REMOVAL_MEASURES
+            for paradigm in paradigms
         }
     return {"figures": figures, "templates": {theme.name: template(theme).to_plotly_json() for theme in (LIGHT, DARK)}}
 
@@ -228,6 +241,34 @@ def _knockout_table(run: Reproduction) -> Table | None:
         "Mean correlation and 95 % interval, by the layer from which a token is cut off",
         ["method", *(f"from layer {layer}" for layer in next(iter(by_method.values())))],
         [[label_of(method), *of_layers.values()] for method, of_layers in by_method.items()],
+    )
+
+
+def _removal_table(run: Reproduction) -> Table | None:
+    if run.removal is None:
+        return None
+    rows = [row for row in run.removal.predictions if row.paradigm == ALL]
+    shares = dict.fromkeys(row.share for row in rows)
+    return Table(
+        "p(right form) over the two forms, by the share of the tokens that are left out: mean and 95 % interval",
+        ["method", *("none" if share == 0 else f"{share:.3g}" for share in shares)],
+        [
+            [label_of(method), *(_in_words(row.p_forms) for row in rows if row.method == method)]
+            for method in dict.fromkeys(row.method for row in rows)
+        ],
+    )
+
+
+def _times_table(run: Reproduction) -> Table | None:
+    if run.removal is None or not run.removal.times:
+        return None
+    return Table(
+        "Time to the prediction, over that of whole sentences: median and quartiles, measured where this page was made",
+        ["tokens left out", "time", "quartiles", "repeats"],
+        [
+            [f"{one.removed} of {one.tokens}", f"{one.ratio:.2f}", f"{one.low:.2f} to {one.high:.2f}", str(one.repeats)]
+            for one in run.removal.times
+        ],
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.blimp import ABSENT, FOLDER
-from support.evaluated import alignment, faithfulness, mass, probing, reproduction
+from support.evaluated import alignment, faithfulness, mass, probing, removal, reproduction
 from support.models import hf_gpt2, loaded
 from support.state import left_as_found
 
@@ -62,6 +62,7 @@ def test_it_has_every_method_control_and_count(finished: tuple[Path, Reproductio
     assert result.cue_check is not None and result.cue_check.counts[-1].parsed == LIMIT
     assert {share.method for share in result.mass.shares} == methods
     assert result.knockout is not None and {row.method for row in result.knockout.correlations} >= {"alti", "random"}
+    assert result.removal is not None and result.removal.times
     assert result.faithfulness is not None and result.accuracy is not None and result.accuracy.n == LIMIT
     assert result.controls.random_alignment is not None and result.controls.distances is not None
     assert result.baselines.names == ("mean", "corpus mean", "optimised")
@@ -119,7 +120,9 @@ def test_without_a_trained_head_predictions_are_missing_with_the_reason(tmp_path
     facts = facts_of(headless)
     remember(headless, Facts(facts.name, facts.tokenizer, "absent"))
     result = reproduce(headless, limit=2)
-    assert result.faithfulness is None and result.knockout is None and result.accuracy is None
+    assert (
+        result.faithfulness is None and result.knockout is None and result.removal is None and result.accuracy is None
+    )
     assert "no trained prediction head" in result.missing["faithfulness"]
     assert verdict_of(result, "Value Zeroing, rolled out") == "not measured"
 
@@ -177,6 +180,7 @@ def test_a_store_keeps_parts_and_refuses_what_is_not_its_own(tmp_path: Path) -> 
         mass({"attention": (0.2,) * 5}),
         probing([1.0, 2.0]),
         faithfulness({"value_zeroing": 0.4, "attention": None}),
+        removal({"value_zeroing": 0.4, "attention": None}),
     ],
     ids=lambda result: type(result).__name__,
 )

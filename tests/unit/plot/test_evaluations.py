@@ -6,8 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support.evaluated import alignment, faithfulness, knockout, mass, probing, reproduction, training
+from support.evaluated import alignment, faithfulness, knockout, mass, probing, removal, reproduction, training
 from support.page import Page
+from support.state import type_checks_off
 
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.findings import findings
@@ -18,6 +19,7 @@ from tl_vzero.plot.evaluations import (
     faithfulness_bars,
     knockout_curves,
     mass_bars,
+    removal_curves,
     training_curves,
 )
 from tl_vzero.plot.theme import DARK
@@ -99,6 +101,19 @@ def test_faithfulness_bars_leave_a_gap_where_nothing_is_defined() -> None:
         faithfulness_bars(faithfulness({"value_zeroing": 0.4}), paradigm="two")
 
 
+def test_removal_curves_go_by_share_and_leave_a_gap_where_nothing_is_defined() -> None:
+    result = removal({"value_zeroing": 0.8, "attention": None})
+    figure = removal_curves(result, measure="accuracy")
+    assert [trace.name for trace in figure.data] == ["Value Zeroing", "Raw attention"]
+    assert [list(trace.x) for trace in figure.data] == [[0, 50]] * 2
+    assert [list(trace.y) for trace in figure.data] == [[0.9, 0.8], [0.9, None]]
+    assert figure.layout.xaxis.title.text == "% of tokens left out from block 2 on"
+    assert removal_curves(removal({"random": 0.7})).data[0].line.dash == "dot"
+    for wrong, said in (({"paradigm": "two"}, "unknown paradigm"), ({"measure": "p_form"}, "did you mean 'p_forms'")):
+        with type_checks_off(), pytest.raises(InputError, match=said):
+            removal_curves(result, **wrong)
+
+
 def test_training_curves_follow_each_head_of_a_layer_over_the_models() -> None:
     changes = training({"step <1>": 0.1, "step 2": -0.3})
     figure = training_curves(changes, 1)
@@ -143,6 +158,7 @@ def test_the_page_holds_every_finding_and_figure() -> None:
         "compression-paper",
         "faithfulness",
         "knockout",
+        "removal",
     }
     assert set(figures["alignment"]) == {f"{m}|{p}" for m in ("dot", "average_precision") for p in ("one", "all")}
     assert all(set(drawn) == {"light", "dark"} for variants in figures.values() for drawn in variants.values())
@@ -160,7 +176,7 @@ def test_texts_are_text_and_nothing_is_fetched() -> None:
 def test_every_table_has_a_heading_for_each_cell() -> None:
     html = render_reproduction(reproduction())
     tables = re.findall(r"<table><caption>.*?</table>", html)
-    assert len(tables) == 6
+    assert len(tables) == 7
     for table in tables:
         rows = [len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table)]
         assert len(rows) > 1 and len(set(rows)) == 1, table
