@@ -14,6 +14,7 @@ from .effects.ablation import zero_ablation as zero_ablation
 from .effects.agreement import Agreement as Agreement
 from .effects.agreement import agreement as agreement
 from .effects.measure import Effect as Effect
+from .effects.patching import activation_patching as activation_patching
 from .effects.patching import value_patching as value_patching
 from .errors import TLVZeroError as TLVZeroError
 from .inputs.media import frames as frames

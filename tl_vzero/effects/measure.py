@@ -27,6 +27,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+EffectMethod = Literal[
+    "zero_ablation",
+    "attribution_patching",
+    "value_patching",
+    "resid_pre_patching",
+    "attn_out_patching",
+    "mlp_out_patching",
+    "q_patching",
+    "k_patching",
+    "z_patching",
+    "pattern_patching",
+    "direct_path_patching",
+    "logit_lens",
+    "direct_logit_attribution",
+]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Effect(Drawn):
     """The effect on one prediction of changing each value position in each layer of the running model.
@@ -50,7 +67,7 @@ class Effect(Drawn):
     src_positions: tuple[int, ...]
     word_ids: tuple[int | None, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    method: Literal["zero_ablation", "value_patching", "attribution_patching"] = "zero_ablation"
+    method: EffectMethod = "zero_ablation"
     heads: tuple[int, ...] | None = None
     head_kind: Literal["query", "key-value"] | None = None
 
@@ -254,7 +271,13 @@ class Intervention:
 
 
 def intervene(
-    model: nn.Module, sentence: Sentence, target: Position | None, layers: Numbers, sources: Positions, per_head: bool
+    model: nn.Module,
+    sentence: Sentence,
+    target: Position | None,
+    layers: Numbers,
+    sources: Positions,
+    per_head: bool,
+    n_heads: Callable[[nn.Module], int] = value_heads,
 ) -> Intervention:
     """Check everything that does not depend on the metric."""
     sites = check_contracts(model)
@@ -266,7 +289,7 @@ def intervene(
         find_target(model, sentence, target),
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         sources=positions_in(sentence.tokens, "sources", sources),
-        heads=tuple(range(value_heads(model))) if flag("per_head", per_head) else None,
+        heads=tuple(range(n_heads(model))) if flag("per_head", per_head) else None,
     )
 
 

@@ -3,23 +3,36 @@ without numbers and colours, is here as plain data."""
 
 from collections.abc import Sequence
 from math import isnan
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import plotly.graph_objects as go
 import torch
 
 from tl_vzero.averages import MeanScores
 from tl_vzero.difference import Alignment
-from tl_vzero.effects.measure import Effect, PatchingEffect
+from tl_vzero.effects.measure import Effect, EffectMethod, PatchingEffect
 from tl_vzero.errors import InputError
 from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
 
-EFFECT_NAMES = {name: name.replace("_", " ") for name in ("zero_ablation", "value_patching", "attribution_patching")}
+EFFECT_NAMES = {name: name.replace("_", " ").replace("resid pre", "resid_pre") for name in get_args(EffectMethod)}
+_PATCHED = {
+    "value": "value",
+    "resid_pre": "residual stream",
+    "attn_out": "attention output",
+    "mlp_out": "MLP output",
+    "q": "query",
+    "k": "key",
+    "z": "mixed values",
+    "pattern": "pattern row",
+}
 EFFECT_TITLES = {
     "zero_ablation": "Effect of zeroing a value on the prediction",
-    "value_patching": "Effect of patching in the clean sentence's value",
+    **{f"{site}_patching": f"Effect of patching in the clean sentence's {what}" for site, what in _PATCHED.items()},
+    "direct_path_patching": "Effect of patching one head's path into another",
+    "logit_lens": "What the model's head reads after each layer",
+    "direct_logit_attribution": "What attention adds directly to the prediction",
     "attribution_patching": "Estimated effect of zeroing a value on the prediction",
 }
 # Of a cell of an effect, whose customdata is the source's label.
