@@ -1,7 +1,7 @@
 """What effects on a prediction share: the result, the metric, and the values of one sentence that are changed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,6 +70,16 @@ class Effect(Drawn):
     method: EffectMethod = "zero_ablation"
     heads: tuple[int, ...] | None = None
     head_kind: Literal["query", "key-value"] | None = None
+
+    def of_head(self, head: int) -> "Effect":
+        """One head of an effect per head, `[layer, src]`, to draw or to rank; raises InputError for one it lacks."""
+        if self.heads is None or head not in self.heads:
+            raise InputError(
+                f"head {head} asked for, and the heads of this effect are {self.heads}: expected one of them"
+            )
+        metadata = dict(self.metadata) | {"head": head}
+        values = self.values[:, self.heads.index(head)]
+        return replace(self, values=values, heads=None, head_kind=None, metadata=metadata)
 
     def to_frame(self) -> "pd.DataFrame":
         """A long pandas table: layer, (head,) src, src_token, value."""

@@ -13,6 +13,7 @@ destination becomes the sum of A[clean] v[corrupted] over sources, which is what
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from threading import RLock
@@ -24,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import Position, Positions, flag, integers, one_of, positions_in
+from tl_vzero.choices import Position, Positions, chosen, flag, integers, one_of, positions_in
 from tl_vzero.clean import device_of
 from tl_vzero.distance import relative_difference
 from tl_vzero.effects.measure import (
@@ -38,12 +39,12 @@ from tl_vzero.effects.measure import (
     metric_for,
     one_sentence,
 )
-from tl_vzero.errors import InputError, ModelError
+from tl_vzero.errors import InputError, ModelError, foreign_errors_as
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.models.blocks import SAME_BLOCK
 from tl_vzero.models.contracts import attention_heads, check_writes_act, value_heads
 from tl_vzero.models.run import eager_attention, quiet, remembering_hooks
-from tl_vzero.models.sites import activation_sites
+from tl_vzero.models.sites import activation_sites, kind_of
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds, find_target
 
@@ -146,28 +147,16 @@ def activation_patching(
     if n_heads is None and flag("per_head", per_head):
         with_heads = ", ".join(name for name, heads in SITES.items() if heads is not None)
         raise InputError(f"per_head=True and site {site!r}, which heads do not have: expected one of {with_heads}")
-    inputs = (clean, attention_mask, token_type_ids), (corrupted, corrupted_attention_mask, corrupted_token_type_ids)
-    first, second = both = [one_sentence(model, *of_text, prepend_bos) for of_text in inputs]
-    tokens = f"clean {list(first.tokens)}, corrupted {list(second.tokens)}"
-    # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
-    if len(first) != len(second):
-        raise InputError(
-            f"the clean sentence has {len(first)} tokens and the corrupted one {len(second)}: expected as many, so "
-            f"that each position has its counterpart; {tokens}"
-        )
-    # A text is of the clean sentence: where the two differ, the corrupted one has another there.
-    layers, sources = integers("layers", layers), positions_in(first.tokens, "sources", sources)
-    target = find_target(model, first, target) if isinstance(target, str) else target
-    from_clean, into_corrupted = (
-        intervene(model, one, target, layers, sources, per_head, n_heads or value_heads) for one in both
+    from_clean, into_corrupted = _two(
+        model,
+        (clean, attention_mask, token_type_ids, prepend_bos),
+        (corrupted, corrupted_attention_mask, corrupted_token_type_ids, prepend_bos),
+        target,
+        layers,
+        sources,
+        per_head,
+        n_heads or value_heads,
     )
-    if first.identity == second.identity:
-        raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {tokens}")
-    if from_clean.target != into_corrupted.target:
-        raise InputError(
-            f"the target is position {from_clean.target} of the clean and {into_corrupted.target} of the corrupted "
-            f"sentence: expected the same; give a target; {tokens}"
-        )
     make_metric = metric_for(model, metric, target_ids)
     method: EffectMethod = "value_patching" if site == "v" else f"{site}_patching"  # type: ignore[assignment]
     written = "z" if site == "pattern" else site
@@ -192,6 +181,39 @@ def activation_patching(
         corrupted_tokens=tuple(into_corrupted.sentence.tokens[i] for i in into_corrupted.sources),
         **from_clean.labels(measure, clean_metric, logits),
     )
+
+
+def _two(
+    model: nn.Module,
+    clean: tuple[Text, Ids | None, Ids | None, bool],
+    corrupted: tuple[Text, Ids | None, Ids | None, bool],
+    target: Position | None,
+    layers: Numbers,
+    sources: Positions,
+    per_head: bool,
+    n_heads: Callable[[nn.Module], int],
+) -> tuple[Intervention, Intervention]:
+    """The same places of two sentences, checked: of as many tokens, not the same, one target."""
+    first, second = both = [one_sentence(model, *of_text) for of_text in (clean, corrupted)]
+    tokens = f"clean {list(first.tokens)}, corrupted {list(second.tokens)}"
+    # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
+    if len(first) != len(second):
+        raise InputError(
+            f"the clean sentence has {len(first)} tokens and the corrupted one {len(second)}: expected as many, so "
+            f"that each position has its counterpart; {tokens}"
+        )
+    # A text is of the clean sentence: where the two differ, the corrupted one has another there.
+    layers, sources = integers("layers", layers), positions_in(first.tokens, "sources", sources)
+    target = find_target(model, first, target) if isinstance(target, str) else target
+    from_clean, into_corrupted = (intervene(model, one, target, layers, sources, per_head, n_heads) for one in both)
+    if first.identity == second.identity:
+        raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {tokens}")
+    if from_clean.target != into_corrupted.target:
+        raise InputError(
+            f"the target is position {from_clean.target} of the clean and {into_corrupted.target} of the corrupted "
+            f"sentence: expected the same; give a target; {tokens}"
+        )
+    return from_clean, into_corrupted
 
 
 def _copy(_: str, activation: Tensor) -> Tensor:
@@ -264,4 +286,136 @@ def _patched(
         patching.generic_activation_patch(
             of_sentence, intervention.ids, cache, measure, setter, site, index_df=by_position
         )
+    return torch.stack(measured)
+
+
+# One head's path into another head.
+
+
+@takes_turn
+def direct_path_patching(
+    model: nn.Module,
+    clean: Text,
+    corrupted: Text,
+    source_head: tuple[int, int],
+    component: Literal["q", "k", "v"] = "q",
+    *,
+    target: Position | None = None,
+    target_ids: TargetIds | None = None,
+    metric: str | MetricFunction = "logit",
+    sources: Positions = None,
+    attention_mask: Ids | None = None,
+    token_type_ids: Ids | None = None,
+    corrupted_attention_mask: Ids | None = None,
+    corrupted_token_type_ids: Ids | None = None,
+    prepend_bos: bool = False,
+) -> PatchingEffect:
+    """Run the corrupted sentence with what one head writes at one position taken from the clean one, for one reader.
+
+    `source_head` is (layer, head). Of the head's output at a position, the clean minus the corrupted is added to what
+    a single later head reads as `component` ("q", "k" or "v"); everything else reads the corrupted sentence. Values
+    are `[layer, head, src]`, the reading head's layer and head and the position written to, in units of the metric;
+    `of_head` takes one reader. The other options are those of `activation_patching`. Costs one forward pass per value.
+
+    Raises ModelError on TransformerLens 3.9, which cannot do it, and for a model whose heads do not write into the
+    residual stream as they are (BERT's norm lies between), or, for "k" and "v", with grouped queries; InputError for a
+    head that the model lacks, and what `activation_patching` raises.
+    Source: Wang et al. 2022, "Interpretability in the Wild"; TransformerLens 4, `get_act_patch_direct_path`.
+
+    >>> import tl_vzero
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> try:
+    ...     tl_vzero.direct_path_patching(model, "the authors [MASK] today.", "the author [MASK] today.", (0, 1))
+    ... except tl_vzero.errors.ModelError as error:
+    ...     print("refused")
+    refused
+    """
+    patching: Any = import_module("transformer_lens.patching")
+    if not hasattr(patching, "get_act_patch_direct_path"):
+        raise ModelError(
+            "direct-path patching needs TransformerLens 4, and this one cannot give a single head its input; use "
+            "activation_patching"
+        )
+    one_of("component", component, ("q", "k", "v"))
+    from_clean, into_corrupted = _two(
+        model,
+        (clean, attention_mask, token_type_ids, prepend_bos),
+        (corrupted, corrupted_attention_mask, corrupted_token_type_ids, prepend_bos),
+        target,
+        None,
+        sources,
+        True,
+        attention_heads,
+    )
+    layer, head = _source_head(into_corrupted, source_head)
+    make_metric = metric_for(model, metric, target_ids)
+    site = activation_sites(model, from_clean.sites, "z")[layer]
+    shown: dict[str, Tensor] = {}
+    with quiet(model):
+        logits = from_clean.logits(remembering_hooks([site], shown, _copy))
+        measure = make_metric(into_corrupted.target, logits[0, into_corrupted.target])
+        clean_z, clean_metric = shown[site], measure(logits)
+        before = measure(into_corrupted.logits(remembering_hooks([site], shown, _copy)))
+        after = _by_path(patching, into_corrupted, (layer, head), component, (clean_z, shown[site]), measure)
+    readers = replace(into_corrupted, layers=into_corrupted.layers[layer + 1 :])
+    labels = from_clean.labels(measure, clean_metric, logits)
+    labels["metadata"] |= {"source_head": [layer, head], "component": component}
+    return PatchingEffect(
+        # [src, layer, head] as they were measured
+        values=readers.as_values((after - before).unflatten(0, (len(readers.sources), -1)).T.flatten()),
+        method="direct_path_patching",
+        corrupted=before.item(),
+        corrupted_tokens=tuple(into_corrupted.sentence.tokens[i] for i in into_corrupted.sources),
+        **labels | {"layers": readers.layers},
+    )
+
+
+def _source_head(one: Intervention, source_head: Any) -> tuple[int, int]:
+    pair = integers("source_head", source_head)
+    if pair is None or len(pair) != 2:
+        raise InputError(f"source_head is {source_head!r}: expected (layer, head)")
+    last = one.sites.n_layers - 2
+    (layer,) = chosen("source_head's layer", pair[0], last + 1, "heads read of") or ()
+    (head,) = chosen("source_head's head", pair[1], len(one.heads or ()), "the layer has") or ()
+    return layer, head
+
+
+def _by_path(
+    patching: Any,
+    corrupted: Intervention,
+    source_head: tuple[int, int],
+    component: str,
+    z: tuple[Tensor, Tensor],
+    metric: Metric,
+) -> Float[Tensor, "place"]:
+    """The library's own, with a clean head that differs from the corrupted one at a single position."""
+    model: Any = corrupted.model
+    measured: list[Tensor] = []
+
+    def measure(logits: Tensor) -> Tensor:
+        measured.append(metric(logits)[0])
+        return measured[-1]
+
+    of_sentence = SimpleNamespace(
+        cfg=model.cfg,
+        blocks=model.blocks,
+        set_use_attn_in=getattr(model, "set_use_attn_in", None),
+        set_use_split_qkv_input=getattr(model, "set_use_split_qkv_input", None),
+        run_with_hooks=lambda ids, fwd_hooks: corrupted.logits(fwd_hooks),
+    )
+    name = f"blocks.{source_head[0]}.attn.hook_z"
+    for source in corrupted.sources:
+        clean_there = z[1].clone()
+        clean_there[:, source] = z[0][:, source]
+        with foreign_errors_as(ModelError, f"TransformerLens cannot patch a path of this {kind_of(model)}"):
+            patching.get_act_patch_direct_path(
+                of_sentence,
+                corrupted.ids,
+                {name: clean_there},
+                {name: z[1]},
+                measure,
+                *source_head,
+                component=component,
+                verbose=False,
+            )
     return torch.stack(measured)

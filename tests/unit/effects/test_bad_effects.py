@@ -17,6 +17,9 @@ from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
 EFFECTS: dict[str, Callable[..., Any]] = {
     "zero_ablation": tl_vzero.zero_ablation,
     "value_patching": lambda model, inputs, **options: tl_vzero.value_patching(model, inputs, CORRUPTED, **options),
+    "q_patching": lambda model, inputs, **options: tl_vzero.activation_patching(
+        model, inputs, CORRUPTED, "q", **options
+    ),
     "attribution_patching": tl_vzero.attribution_patching,
 }
 each_effect = pytest.mark.parametrize("effect", EFFECTS.values(), ids=EFFECTS)
