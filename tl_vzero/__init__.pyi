@@ -13,6 +13,7 @@ from .effects.ablation import attribution_patching as attribution_patching
 from .effects.ablation import zero_ablation as zero_ablation
 from .effects.agreement import Agreement as Agreement
 from .effects.agreement import agreement as agreement
+from .effects.agreement import agreement_table as agreement_table
 from .effects.direct import direct_logit_attribution as direct_logit_attribution
 from .effects.direct import logit_lens as logit_lens
 from .effects.measure import Effect as Effect

@@ -17,19 +17,19 @@ from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
 
 EFFECT_NAMES = {name: name.replace("_", " ").replace("resid pre", "resid_pre") for name in get_args(EffectMethod)}
-_PATCHED = {
-    "value": "value",
-    "resid_pre": "residual stream",
-    "attn_out": "attention output",
-    "mlp_out": "MLP output",
-    "q": "query",
-    "k": "key",
-    "z": "mixed values",
-    "pattern": "pattern row",
+PATCHED_NAMES = {
+    "value_patching": "value",
+    "resid_pre_patching": "residual stream",
+    "attn_out_patching": "attention output",
+    "mlp_out_patching": "MLP output",
+    "q_patching": "query",
+    "k_patching": "key",
+    "z_patching": "mixed values",
+    "pattern_patching": "pattern row",
 }
 EFFECT_TITLES = {
     "zero_ablation": "Effect of zeroing a value on the prediction",
-    **{f"{site}_patching": f"Effect of patching in the clean sentence's {what}" for site, what in _PATCHED.items()},
+    **{name: f"Effect of patching in the clean sentence's {patched}" for name, patched in PATCHED_NAMES.items()},
     "direct_path_patching": "Effect of patching one head's path into another",
     "logit_lens": "What the model's head reads after each layer",
     "direct_logit_attribution": "What attention adds directly to the prediction",

@@ -8,7 +8,7 @@ from typing import Any
 from tl_vzero.difference import aligned
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.plot.export import SHARED
-from tl_vzero.plot.maps import EFFECT_NAMES
+from tl_vzero.plot.maps import EFFECT_NAMES, PATCHED_NAMES
 from tl_vzero.plot.pages import asset, rendered, rendered_blocks
 from tl_vzero.plot.parts import short, visible
 from tl_vzero.plot.sentence_view import coloured
@@ -22,7 +22,7 @@ from tl_vzero.report.figures import (
     packed_plotly,
     page_data,
 )
-from tl_vzero.report.report import EFFECTS, Report
+from tl_vzero.report.report import Report
 
 PAGE = "report/page.html"
 SCRIPTS = "numbers choices figures shades tables finding texts strips beside heads flow leave page".split()
@@ -128,7 +128,8 @@ def _contents(report: Report) -> tuple[Json, str, Json]:
         "absent": {label_of(name): reason for name, reason in absent.items()},
         "empty_rows": scores.empty_rows,
         "empty_rows_named": EMPTY_ROWS_NAMED,
-        "effect_names": {name: EFFECT_NAMES[name] for name in EFFECTS},
+        "effect_names": EFFECT_NAMES,
+        "patched": PATCHED_NAMES,
         "errors": errors,
         "still_name": scores.dest_tokens[first],
         "still_rows": [
