@@ -215,6 +215,7 @@ def compare(
     common.say(_comparison(compared))
     if len(compared.effects) > 1:
         rho = compared.agreements(resamples=1).pivot(index=["method", "layer"], columns="effect", values="rho")
+        common.say("rank correlation of the target's row with the sizes of:")
         common.say(rho.loc[list(compared), list(compared.effects)].to_string(float_format="%.3f", na_rep="-"))
     files.write(compared.to_dict, compared.table)
 
