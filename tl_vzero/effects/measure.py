@@ -46,14 +46,15 @@ EffectMethod = Literal[
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Effect(Drawn):
-    """The effect on one prediction of changing each value position in each layer of the running model.
+    """What each position in each layer does to one prediction, such as when its value is changed in the running model.
 
     `values[layer, src]`, or `values[layer, head, src]` per head, is the metric with the position changed minus the
     metric without: where values are zeroed, negative where the source supported the prediction. `metric` names it in
     words; `clean` is its value in the clean run. `predicted` are the likeliest tokens at the target with their
     probabilities, in the clean run; of a causal model they come next (`metadata["predicts"]`). `method` says what was
-    done to the values. Per head, `heads` are numbers of the heads that values have, and `head_kind` says which those
-    are: under grouped-query attention key-value heads.
+    done: a logit lens changes nothing, and its values are the metric itself; a direct logit attribution's are parts of
+    it. Per head, `heads` are numbers of the heads that values have, and `head_kind` says which those
+    are: under grouped-query attention those of values are key-value heads.
     """
 
     values: Float[Tensor, "layer *head src"]

@@ -292,7 +292,8 @@ def effect_labels(effect: Effect) -> list[str]:
 
 def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
     """A colour scale whose middle is exactly 0 and whose ends are the largest size of the effect."""
-    name = f"change of the {parts.plotly_text(parts.visible(effect.metric))}"
+    shown = {"logit_lens": "", "direct_logit_attribution": "part of the "}.get(effect.method, "change of the ")
+    name = f"{shown}{parts.plotly_text(parts.visible(effect.metric))}"
     return parts.around_zero(theme, parts.rounded(effect.values), name)
 
 
