@@ -14,8 +14,13 @@ from .effects.ablation import attribution_patching as attribution_patching
 from .effects.ablation import zero_ablation as zero_ablation
 from .effects.agreement import Agreement as Agreement
 from .effects.agreement import agreement as agreement
+from .effects.agreement import agreement_table as agreement_table
+from .effects.direct import direct_logit_attribution as direct_logit_attribution
+from .effects.direct import logit_lens as logit_lens
 from .effects.knockout import attention_knockout as attention_knockout
 from .effects.measure import Effect as Effect
+from .effects.patching import activation_patching as activation_patching
+from .effects.patching import direct_path_patching as direct_path_patching
 from .effects.patching import value_patching as value_patching
 from .errors import TLVZeroError as TLVZeroError
 from .inputs.media import frames as frames

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import Position, chosen
 from tl_vzero.clean import CleanRun
-from tl_vzero.effects.ablation import zero_ablation
-from tl_vzero.effects.agreement import agreement
+from tl_vzero.effects.agreement import agreement, agreement_table
 from tl_vzero.effects.measure import Effect
-from tl_vzero.errors import HeadlessModelError, ModelError, ScoresError, escaped
+from tl_vzero.effects.named import effects_named, measured_effect
+from tl_vzero.errors import HeadlessModelError, InputError, ModelError, ScoresError, escaped, shown
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
@@ -57,7 +57,8 @@ class Comparison(Mapping[str, Scores]):
     """Raw scores of one sentence by the method's name, in the order asked for.
 
     `effect` is what zeroing each value position does to the prediction at `target`; where there is none,
-    `no_effect_reason` says why. `left_out` are methods that were not named and not computed, with the reason.
+    `no_effect_reason` says why. `effects` are all that were measured, by name, this one first. `left_out` are methods
+    that were not named and not computed, with the reason.
     `special` says which positions hold special tokens.
     """
 
@@ -68,6 +69,7 @@ class Comparison(Mapping[str, Scores]):
     effect: Effect | None
     no_effect_reason: str | None
     left_out: Mapping[str, str]
+    effects: Mapping[str, Effect] = field(default_factory=dict)
 
     def __getitem__(self, method: str) -> Scores:
         return self.scores[method]
@@ -115,13 +117,17 @@ class Comparison(Mapping[str, Scores]):
         ]
         return pd.concat(parts, ignore_index=True)
 
+    def agreements(self, *, resamples: int = RESAMPLES) -> "pd.DataFrame":
+        """The agreement of every method with every effect: a table like `agreement_table`'s."""
+        return agreement_table(self.scores.values(), self.effects.values(), resamples=resamples)
+
     def to_dict(self) -> dict[str, Any]:
-        """Maps, effect and table as plain JSON types; NaN in the table becomes None."""
-        effect = None
-        if self.effect is not None:
-            labels = "method baseline metric clean target target_token predicted layers src_positions".split()
-            effect = to_plain({name: getattr(self.effect, name) for name in labels})
-            effect["values"] = self.effect.values.tolist()
+        """Maps, effects and table as plain JSON types; NaN in the table becomes None."""
+        labels = "method baseline metric clean target target_token predicted layers src_positions".split()
+        effects = {
+            name: to_plain({label: getattr(effect, label) for label in labels}) | {"values": effect.values.tolist()}
+            for name, effect in self.effects.items()
+        }
         return {
             "format": "tl_vzero.comparison",
             "format_version": FORMAT_VERSION,
@@ -129,7 +135,8 @@ class Comparison(Mapping[str, Scores]):
             "special": list(self.special),
             "target": self.target,
             "scores": {name: scores.to_dict() for name, scores in self.scores.items()},
-            "effect": effect,
+            "effect": effects.get("zero_ablation"),
+            "effects": effects,
             "no_effect_reason": self.no_effect_reason,
             "left_out": dict(self.left_out),
             "table": to_plain(self.table().to_dict("records")),
@@ -230,21 +237,26 @@ def compare(
     target: Position | Sequence[Position] | None = None,
     target_ids: TargetIds | None = None,
     baseline: str | Tensor | BaselineValues = "zero",
+    effects: Sequence[str] = (),
+    corrupted: Text | None = None,
     prepend_bos: bool = False,
     progress: bool = False,
 ) -> Comparison | list[Comparison]:
-    """Several methods side by side, from one clean run, with the effect on the prediction.
+    """Several methods side by side, from one clean run, with effects on the prediction.
 
     `methods` are names of `METHODS`; by default Value Zeroing and every method that reads the clean run, is defined for
     the model and is not too slow for the sentence (`left_out` says which are not, and why). `options` are a method's
     own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and `layers`
     are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each sentence
     (default: the only mask, a causal model's last position, a classifier's own), and `target_ids` are as in
-    `zero_ablation`; `baseline` is that of Value Zeroing and of the effect. A Comparison is a mapping from a method's
-    name to its raw Scores, `[layer, dest, src]`, with `effect` and `table()`.
+    `zero_ablation`; `baseline` is that of Value Zeroing and of zero ablation.
+    `effects` are names of effects beside zero ablation: "attribution_patching", "logit_lens",
+    "direct_logit_attribution", and, from `inputs` into the `corrupted` sentence (a list for several), "value_patching"
+    and "resid_pre_patching" and the other sites of `activation_patching`. A Comparison is a mapping from a method's
+    name to its raw Scores, `[layer, dest, src]`, with `effect`, `effects`, `table()` and `agreements()`.
 
     Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
-    the model, and leaves the model as it was.
+    or an effect that was named is undefined for the model, and leaves the model as it was.
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")
@@ -255,11 +267,34 @@ def compare(
     [{'method': 'value_zeroing', 'layer': 1}, {'method': 'attention', 'layer': 1}]
     """
     plan = plan_of(methods, options)
+    named = effects_named(effects, corrupted=corrupted is not None)
     check_contracts(model)
     encoded = encode(
         model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )
-    return compare_planned(plan, model, encoded, target, target_ids, progress, layers, prepend_bos, baseline)
+    return compare_planned(
+        plan,
+        model,
+        encoded,
+        target,
+        target_ids,
+        progress,
+        layers,
+        prepend_bos,
+        baseline,
+        named,
+        _corrupted(corrupted, encoded),
+    )
+
+
+def _corrupted(corrupted: Any, encoded: Inputs) -> Sequence[Text | None]:
+    """The corrupted sentence of each sentence; None where there is none."""
+    count = len(encoded.sentences)
+    if corrupted is None or encoded.single:
+        return [corrupted] * count
+    if not isinstance(corrupted, list | tuple) or len(corrupted) != count:
+        raise InputError(f"corrupted are {shown(corrupted)} for {count} sentences: expected a list with one for each")
+    return corrupted
 
 
 def compare_planned(
@@ -272,8 +307,10 @@ def compare_planned(
     layers: Iterable[int] | int | None = None,
     prepend_bos: bool = False,
     baseline: str | Tensor | BaselineValues = "zero",
+    effects: Sequence[str] = ("zero_ablation",),
+    corrupted: Sequence[Text | None] | None = None,
 ) -> Comparison | list[Comparison]:
-    """What `compare` gives, of a plan."""
+    """What `compare` gives, of a plan and effects by name; `corrupted` has one for each sentence."""
     sites = check_contracts(model)
     baseline_of(baseline, model, sites)
     plan = with_baseline(plan, baseline)
@@ -284,7 +321,8 @@ def compare_planned(
         check_trained_head(model)
     targets = _targets(model, encoded.sentences, target, needed=needed)
     short, too_long = _within_cost(plan, encoded.sentences)
-    run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos, baseline)
+    into = corrupted or [None] * len(encoded.sentences)
+    run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos, baseline, effects, into)
     compared: dict[int, Comparison] = {}
     parts = list(encoded.batches(TOKENS_PER_PART))
     bar = tqdm(total=len(parts) * len(short), disable=not progress, desc="compare", unit="method", leave=False)
@@ -330,6 +368,8 @@ class _Run:
     target_ids: TargetIds | None
     prepend_bos: bool
     baseline: str | Tensor | BaselineValues
+    effects: Sequence[str]
+    corrupted: Sequence[Text | None]
 
     def compared(
         self, plan: list[Planned], part: list[Sentence], too_long: Mapping[str, str], bar: Any
@@ -354,18 +394,19 @@ class _Run:
                 left_out[planned.name] = planned.reason(error)
             bar.update()
         del clean, of_layers
-        effects = [self._effect(sentence) for sentence in part]
+        effects = [self._effects(sentence) for sentence in part]
         return [
             Comparison(
                 scores={name: scores[index] for name, scores in scored.items()},
                 tokens=sentence.tokens,
                 special=sentence.special,
                 target=self.targets[sentence.row],
-                effect=effect,
+                effect=measured.get("zero_ablation"),
                 no_effect_reason=reason,
                 left_out=left_out,
+                effects=measured,
             )
-            for index, (sentence, (effect, reason)) in enumerate(zip(part, effects, strict=True))
+            for index, (sentence, (measured, reason)) in enumerate(zip(part, effects, strict=True))
         ]
 
     def _called(self, planned: Planned, part: list[Sentence], clean: CleanRun | None) -> list[Scores]:
@@ -386,7 +427,7 @@ class _Run:
             arguments |= {"target": targets, "target_ids": self.target_ids}
         return planned.called(self.model, inputs, len(part), **arguments)
 
-    def _effect(self, sentence: Sentence) -> tuple[Effect | None, str | None]:
+    def _effects(self, sentence: Sentence) -> tuple[dict[str, Effect], str | None]:
         target = self.targets[sentence.row]
         options: Any = {"target_ids": self.target_ids, "layers": self.layers, "prepend_bos": self.prepend_bos}
         options["baseline"] = self.baseline
@@ -397,7 +438,11 @@ class _Run:
             check_trained_head(self.model)  # before a mask is asked for, which would be in vain
             if target is None:
                 masks = len(mask_positions(self.model, sentence))
-                return None, f"the sentence has {masks} mask tokens, and no target was given"
-            return zero_ablation(self.model, inputs, target=target, **options), None
+                return {}, f"the sentence has {masks} mask tokens, and no target was given"
+            corrupted = self.corrupted[sentence.row]
+            return {
+                name: measured_effect(name, self.model, inputs, corrupted, target=target, **options)
+                for name in self.effects
+            }, None
         except HeadlessModelError as error:
-            return None, str(error)
+            return {}, str(error)

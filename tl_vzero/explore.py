@@ -30,6 +30,7 @@ from torch import nn
 
 from tl_vzero.choices import good_and_bad
 from tl_vzero.effects.measure import token_name
+from tl_vzero.effects.named import PATCHED, effects_named
 from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import Sentence, encode, warned_before
 from tl_vzero.methods.plan import plan_of
@@ -127,9 +128,9 @@ def _position(text: str) -> int | None:
 class Explorer:
     """The models that may be asked, and their latest answers.
 
-    `models` are loaded models by name; `methods` those of `make_report`; `most_tokens` bounds a sentence.
-    Raises InputError for a method that there is not. While it answers, nothing else may use its models: hooks act on
-    whoever runs one.
+    `models` are loaded models by name; `methods` and `effects` those of `make_report`, where a question without a
+    corrupted sentence leaves out what needs one; `most_tokens` bounds a sentence. Raises InputError for a method or an
+    effect that there is not. While it answers, nothing else may use its models: hooks act on whoever runs one.
 
     >>> import tl_vzero
     >>> explorer = Explorer({"agreement-mini": tl_vzero.load_model("agreement-mini")})
@@ -142,12 +143,14 @@ class Explorer:
         models: Mapping[str, nn.Module],
         *,
         methods: Sequence[str] | None = None,
+        effects: Sequence[str] | None = None,
         most_tokens: int = MOST_TOKENS,
     ) -> None:
         self.models = dict(models)
         if methods is not None:
             plan_of(methods)
         self.methods = methods
+        self.effects = None if effects is None else effects_named(effects, corrupted=True)
         self.most_tokens = most_tokens
         # Of a comparison both sides stay, so that a change of one computes no other.
         self._side = lru_cache(MOST_ANSWERS)(self._computed)
@@ -201,7 +204,8 @@ class Explorer:
         with warned_before():  # whoever asks does not see this process's warnings, but the page's notices
             sentence = self._read(question)
             model = self.models[question.model]
-            measured = _measured(model, question)
+            measured, is_patched = _measured(model, question), question.corrupted is not None
+            effects = self.effects and [name for name in self.effects if is_patched or name not in PATCHED]
             report = make_report(
                 model,
                 question.text,
@@ -209,6 +213,7 @@ class Explorer:
                 target=question.target,
                 target_ids=good_and_bad(*measured),
                 corrupted=question.corrupted,
+                effects=effects,
                 heads=question.heads,
             )
         chosen = {name: _chosen(model, token) for name, token in zip(("good", "bad"), measured, strict=True)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -309,6 +310,18 @@ def test_diff_of_two_models_and_of_sentences_of_other_lengths() -> None:
 def test_diff_with_a_share_that_no_layer_changes() -> None:
     _, output = run("diff", "--compare", DEFAULT_TEXT, "--layer", "0", "--quiet")
     assert output.endswith("← no share differs by 1 %\n")
+
+
+def test_compare_and_report_take_effects(tmp_path: Path) -> None:
+    numbers, corrupted = tmp_path / "numbers.json", DEFAULT_TEXT.replace("pictures", "picture")
+    words = ["--effect", "logit_lens", "--effect", "z_patching", "--corrupted", corrupted, "--method", "attention"]
+    code, output = run("compare", *words, "--layer", "1", "--json", numbers, "--quiet")
+    assert code == 0 and re.search("zero_ablation +logit_lens +z_patching", output)
+    names = ["zero_ablation", "logit_lens", "z_patching"]
+    assert list(json.loads(numbers.read_text())["effects"]) == names
+    assert run("report", *words, "--out", tmp_path / "page.html", "--json", numbers, "--quiet")[0] == 0
+    assert list(json.loads(numbers.read_text())["effects"]) == names
+    assert run("compare", "--effect", "z_patching")[0] == 2
 
 
 def test_compare_says_why_there_is_no_effect_and_what_is_left_out() -> None:

@@ -10,7 +10,6 @@ import torch
 from tl_vzero.comparison import Comparison
 from tl_vzero.effects.measure import Effect, PatchingEffect
 from tl_vzero.report import Report
-from tl_vzero.report.report import EFFECTS
 from tl_vzero.scores import Scores
 
 SPECIAL = ("[CLS]", "[SEP]", "[MASK]")
@@ -117,6 +116,7 @@ def made_up_comparison(scores: Sequence[Scores], effect: Effect | None, target: 
         effect=effect,
         no_effect_reason=None if effect is not None else "no <head> here",
         left_out={},
+        effects={} if effect is None else {effect.method: effect},
     )
 
 
@@ -146,7 +146,11 @@ def made_up_report(
         "text": " ".join(tokens),
         "comparison": compared,
         "effects": by_name,
-        "missing": {name: "no <head> here" for name in EFFECTS if name not in by_name},
+        "missing": {
+            name: "no <head> here"
+            for name in ("zero_ablation", "attribution_patching", "value_patching")
+            if name not in by_name
+        },
         "predictions": predictions,
         "metadata": {**all_scores[0].metadata, "predicts": "token", "masks": [position]},
     }

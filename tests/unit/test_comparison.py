@@ -253,6 +253,36 @@ def test_effect_and_why_there_is_none(mini: Any) -> None:
     )
 
 
+def test_effects_by_name_and_how_every_method_agrees_with_them(mini: Any) -> None:
+    corrupted, pair = TEXT.replace("some hat", "some hats"), ("are", "is")
+    names = ["logit_lens", "value_patching", "resid_pre_patching"]
+    options: Any = {"target_ids": pair, "layers": [1, 2], "effects": names}
+    compared = tl_vzero.compare(mini, TEXT, ["attention"], corrupted=corrupted, **options)
+    assert [*compared.effects] == ["zero_ablation", *names] and compared.effect is compared.effects["zero_ablation"]
+    patched = tl_vzero.activation_patching(mini, TEXT, corrupted, target_ids=pair, layers=[1, 2])
+    assert torch.equal(compared.effects["resid_pre_patching"].values, patched.values)
+    table = compared.agreements(resamples=50)
+    assert table["effect"].tolist() == [name for name in compared.effects for _ in range(2)]
+    for name, effect in compared.effects.items():
+        ranks = tl_vzero.agreement(compared["attention"], effect, resamples=50)
+        assert table[table["effect"] == name]["rho"].tolist() == pytest.approx([*ranks.rho], nan_ok=True)
+    assert [*compared.to_dict()["effects"]] == [*compared.effects]
+    several = tl_vzero.compare(mini, [TEXT, corrupted], ["attention"], corrupted=[corrupted, TEXT], **options)
+    assert torch.allclose(several[0].effects["value_patching"].values, compared.effects["value_patching"].values)
+    assert tl_vzero.compare(mini, "the authors today.", ["attention"]).agreements().empty
+    for bad, mention in [
+        ({"effects": ["lens"]}, "'lens'"),
+        ({"effects": ["q_patching"]}, "give it as corrupted"),
+        ({"effects": ["q_patching"], "corrupted": "the hat."}, "as many"),
+    ]:
+        with pytest.raises(InputError, match=mention):
+            tl_vzero.compare(mini, TEXT, ["attention"], **bad)
+    with pytest.raises(InputError, match="one for each"):
+        tl_vzero.compare(mini, [TEXT, TEXT], ["attention"], corrupted=[corrupted])
+    with pytest.raises(ModelError, match="no sum of what"):
+        tl_vzero.compare(mini, TEXT, ["attention"], effects=["direct_logit_attribution"])
+
+
 def test_a_gradient_method_that_is_named_raises_without_a_head() -> None:
     pytest.importorskip("captum")
     with pytest.raises(HeadlessModelError):

@@ -107,6 +107,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "attribution_patching": lambda model: tl_vzero.attribution_patching(
         model, torch.tensor(IDS), per_head=True, **PREDICTED
     ),
+    "pattern_patching": lambda model: tl_vzero.activation_patching(
+        model, torch.tensor(IDS), torch.tensor([2, 6, 9, 10, 3]), "pattern", **PREDICTED
+    ),
+    "logit_lens": lambda model: tl_vzero.logit_lens(model, torch.tensor(IDS), **PREDICTED),
     "head_importance": lambda model: tl_vzero.head_importance(model, torch.tensor(IDS)),
     "span_interaction": lambda model: tl_vzero.span_interaction(model, torch.tensor(IDS), [[1, 2], [3]]),
     "representations": represented,

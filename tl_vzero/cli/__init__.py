@@ -29,6 +29,10 @@ COMMANDS = "report map compare diff methods explore heads models corpus values r
 ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 LISTED_SOURCES = 4  # of a destination: more do not fit on a line
 SMALLEST_LISTED = 0.01  # share of a row
+CorruptedOption = Annotated[
+    str | None,
+    typer.Option(help="A sentence of as many tokens, to patch values of TEXT into; --pair goes with both."),
+]
 CompareOption = Annotated[
     str | None, typer.Option("--compare", help="A second sentence to compare with TEXT; --pair goes with both.")
 ]
@@ -63,10 +67,8 @@ def report(
         str | None, typer.Option(help="The word whose logit is measured at the target; default: the likeliest.")
     ] = None,
     bad: Annotated[str | None, typer.Option(help="The word whose logit is subtracted from that of --good.")] = None,
-    corrupted: Annotated[
-        str | None,
-        typer.Option(help="A sentence of as many tokens, to patch values of TEXT into; --pair goes with both."),
-    ] = None,
+    corrupted: CorruptedOption = None,
+    effect: common.EffectsOption = None,
     compare_text: CompareOption = None,
     compare_model: CompareModelOption = None,
     heads: Annotated[
@@ -100,6 +102,7 @@ def report(
         target_ids=target_ids,
         baseline=baseline,
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
+        effects=effect or None,
         compare=None if compare_text is None else replace(chosen, text=compare_text).sentence(model),
         compare_model=second,
         heads=heads,
@@ -197,8 +200,13 @@ def compare(
     replaced: common.BaselineOptions,
     method: common.MethodsOption = None,
     layer: common.LayersOption = None,
+    effect: common.EffectsOption = None,
+    corrupted: CorruptedOption = None,
 ) -> None:
-    """Methods side by side: one row per method and layer, with rank correlations. JSON has the maps too."""
+    """Methods side by side: one row per method and layer, with rank correlations. JSON has the maps too.
+
+    With --effect, the rank correlation of every method with every effect is printed below.
+    """
     baseline = replaced.read()
     model = chosen.load(method, layer)
     compared = tl_vzero.compare(
@@ -208,10 +216,16 @@ def compare(
         layers=layer or None,
         target=chosen.target,
         baseline=baseline,
+        effects=effect or (),
+        corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
         progress=not chosen.quiet,
     )
     assert not isinstance(compared, list)
     common.say(_comparison(compared))
+    if len(compared.effects) > 1:
+        rho = compared.agreements(resamples=1).pivot(index=["method", "layer"], columns="effect", values="rho")
+        common.say("rank correlation of the target's row with the sizes of:")
+        common.say(rho.loc[list(compared), list(compared.effects)].to_string(float_format="%.3f", na_rep="-"))
     files.write(compared.to_dict, compared.table)
 
 
@@ -291,6 +305,7 @@ def explore(
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
     method: common.MethodsOption = None,
+    effect: common.EffectsOption = None,
     max_tokens: Annotated[int, typer.Option(min=2, max=512, help="The longest sentence that is answered.")] = 128,
     host: Annotated[str, typer.Option(help="The address to listen at; default: this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8050,
@@ -317,7 +332,7 @@ def explore(
             one.check(method)
             find_source(one.model)
         models = {one.model: one.load() for one in chosen}
-        explorer = Explorer(models, methods=method or None, most_tokens=max_tokens)
+        explorer = Explorer(models, methods=method or None, effects=effect or None, most_tokens=max_tokens)
         page = explorer_app(explorer, first_text=text, hosts=hosts_of(host))
         name, free_port = bound.getsockname()[:2]
         address = f"http://{f'[{name}]' if ':' in name else name}:{free_port}/"

@@ -62,6 +62,10 @@ MethodsOption = Annotated[
     list[str] | None,
     typer.Option("--method", help="A name that `tl-vzero methods` lists; may be repeated. Default: the quick ones."),
 ]
+EffectsOption = Annotated[
+    list[str] | None,
+    typer.Option("--effect", help="An effect beside zero ablation, such as logit_lens; may be repeated."),
+]
 TargetOption = Annotated[
     Any,  # typer knows no int | str | None
     typer.Option(

@@ -5,6 +5,7 @@
 3. Sources are drawn again with replacement, pairs kept together; low and high are percentiles of rho over the draws.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,33 @@ def agreement(
     rho, low, high = zip(*((c.value, c.low, c.high) for c in correlations), strict=True)
     labels = scores.method, effect.method, effect.target, tuple(layers)
     return Agreement(*labels, rho, low, high, len(sources), confidence)
+
+
+def agreement_table(
+    scores: Iterable[Scores],
+    effects: Iterable[Effect],
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> "pd.DataFrame":
+    """The `agreement` of every map with every effect, one below the other.
+
+    Returns a pandas table: method, effect, layer, rho, low, high, n. Raises what `agreement` raises.
+
+    >>> import tl_vzero
+    >>> model, text = tl_vzero.load_model("agreement-mini"), "the pictures of some hat [MASK] scaring marcus."
+    >>> effects = [tl_vzero.zero_ablation(model, text, layers=1), tl_vzero.logit_lens(model, text, layers=1)]
+    >>> tl_vzero.agreement_table([tl_vzero.value_zeroing(model, text)], effects)[["method", "effect", "layer"]].values
+    array([['value_zeroing', 'zero_ablation', 1],
+           ['value_zeroing', 'logit_lens', 1]], dtype=object)
+    """
+    import pandas as pd
+
+    every, columns = list(effects), ["method", "effect", "layer", "rho", "low", "high", "n"]
+    options: Any = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    tables = [agreement(of_method, effect, **options).to_frame() for of_method in scores for effect in every]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def _check(scores: Any, effect: Any) -> None:

@@ -1,7 +1,7 @@
 """What effects on a prediction share: the result, the metric, and the values of one sentence that are changed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,16 +29,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+EffectMethod = Literal[
+    "zero_ablation",
+    "attribution_patching",
+    "value_patching",
+    "resid_pre_patching",
+    "attn_out_patching",
+    "mlp_out_patching",
+    "q_patching",
+    "k_patching",
+    "z_patching",
+    "pattern_patching",
+    "direct_path_patching",
+    "attention_knockout",
+    "logit_lens",
+    "direct_logit_attribution",
+]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Effect(Drawn):
-    """The effect on one prediction of changing each value position in each layer of the running model.
+    """What each position in each layer does to one prediction, such as when its value is changed in the running model.
 
     `values[layer, src]`, or `values[layer, head, src]` per head, is the metric with the position changed minus the
     metric without: where values are zeroed, negative where the source supported the prediction. `metric` names it in
     words; `clean` is its value in the clean run. `predicted` are the likeliest tokens at the target with their
     probabilities, in the clean run; of a causal model they come next (`metadata["predicts"]`). `method` says what was
-    done to the values, and `baseline` what took their place. Per head, `heads` are numbers of the heads that values
-    have, and `head_kind` says which those are: under grouped-query attention key-value heads.
+    done: a logit lens changes nothing, and its values are the metric itself; a direct logit attribution's are parts of
+    it. `baseline` is what took a value's place. Per head, `heads` are numbers of the heads that values have, and
+    `head_kind` says which those are: under grouped-query attention those of values are key-value heads.
     """
 
     values: Float[Tensor, "layer *head src"]
@@ -52,7 +71,7 @@ class Effect(Drawn):
     src_positions: tuple[int, ...]
     word_ids: tuple[int | None, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    method: Literal["zero_ablation", "value_patching", "attribution_patching", "attention_knockout"] = "zero_ablation"
+    method: EffectMethod = "zero_ablation"
     heads: tuple[int, ...] | None = None
     head_kind: Literal["query", "key-value"] | None = None
 
@@ -60,6 +79,16 @@ class Effect(Drawn):
     def baseline(self) -> str:
         """What took a value's place: "zero", "mean", or the name and hash of vectors."""
         return baseline_in(self.metadata)
+
+    def of_head(self, head: int) -> "Effect":
+        """One head of an effect per head, `[layer, src]`, to draw or to rank; raises InputError for one it lacks."""
+        if self.heads is None or head not in self.heads:
+            raise InputError(
+                f"head {head} asked for, and the heads of this effect are {self.heads}: expected one of them"
+            )
+        metadata = dict(self.metadata) | {"head": head}
+        values = self.values[:, self.heads.index(head)]
+        return replace(self, values=values, heads=None, head_kind=None, metadata=metadata)
 
     def to_frame(self) -> "pd.DataFrame":
         """A long pandas table: layer, (head,) src, src_token, value."""
@@ -282,6 +311,7 @@ def intervene(
     per_head: bool,
     baseline: str | Tensor | BaselineValues | None = None,
     stack: str | None = None,
+    n_heads: Callable[[nn.Module], int] = value_heads,
 ) -> Intervention:
     """Check everything that does not depend on the metric."""
     sites = check_contracts(model, stack)
@@ -296,7 +326,7 @@ def intervene(
         find_target(model, sentence, target),
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         sources=positions_in(sentence.tokens, "sources", sources),
-        heads=tuple(range(value_heads(model))) if flag("per_head", per_head) else None,
+        heads=tuple(range(n_heads(model))) if flag("per_head", per_head) else None,
         baseline=read,
     )
 

@@ -1,5 +1,6 @@
 """The contracts that a model must meet before any score of it is believed, checked again whenever it changes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,6 +62,34 @@ def _differ_at_first(x: Tensor, *, hook: Any) -> Tensor:
     x[1] = x[0]
     x[1, 0] = x[0, -1]
     return x
+
+
+def check_writes_act(model: nn.Module, sites: Sites, names: Sequence[str]) -> None:
+    """Raise ModelError where a hook of a block never fires, or zeroing it leaves the output of its block as it was.
+
+    One run of two copies, each block's input the same in both. Hooks of the user's may keep a block from hearing: then
+    nothing is checked.
+    """
+    if has_user_hooks(model):
+        return
+    outputs: dict[str, Tensor] = {}
+
+    def zero_second(x: Tensor, *, hook: Any) -> Tensor:
+        x = x.clone()
+        x[1] = 0
+        return x
+
+    hooks: list[NamedHook] = [(name, lambda x, *, hook: x[:1].expand_as(x)) for name in sites.inputs]
+    hooks += [(name, zero_second) for name in names]
+    hooks += remembering_hooks(sites.outputs, outputs)
+    with quiet(model), eager_attention(model):
+        run_to(model, torch.stack([_probe_read(model)] * 2), hooks, last=sites.outputs[-1])
+    for name, output in zip(names, sites.outputs, strict=True):
+        if not _are_apart(*outputs[output].split(1)):
+            raise ModelError(
+                f"zeroing {name} does not change {output}: this model computes on without what is written there, "
+                "so patching it would show no effect where there is one; patch v or z"
+            )
 
 
 # Whether the hooks of a stack are there, fire and act; the results of the checks, by model.

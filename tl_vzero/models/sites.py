@@ -86,6 +86,15 @@ _INSIDE = {
     "mlp_output": ("hook_mlp_out",),
 }
 
+# Activations of a block besides those of Sites, by what TransformerLens calls them.
+_ACTIVATIONS = {
+    "attn_out": _INSIDE["attention_output"],
+    "mlp_out": _INSIDE["mlp_output"],
+    "q": ("attn.hook_q",),
+    "k": ("attn.hook_k",),
+    "z": ("attn.hook_z",),
+}
+
 
 def kind_of(model: object) -> str:
     """Name the TransformerLens class of a model; raises InputTypeError for anything else.
@@ -182,6 +191,26 @@ def _inside(block: str, points: dict[str, Any]) -> dict[str, str]:
         shows: [f"{block}.{name}" for name in names if f"{block}.{name}" in points] for shows, names in _INSIDE.items()
     }
     return {shows: names[0] for shows, names in present.items() if names}
+
+
+def activation_sites(model: nn.Module, sites: Sites, name: str) -> tuple[str, ...]:
+    """The hooks of an activation that TransformerLens calls by `name`, block by block, of a model with one stack.
+
+    Raises ModelError where a block has none.
+    """
+    if name in ("resid_pre", "v", "pattern"):
+        return {"resid_pre": sites.inputs, "v": sites.values, "pattern": sites.patterns}[name]
+    points, candidates = hook_points(model), _ACTIVATIONS[name]
+    first = [
+        next((hook for site in candidates if (hook := f"blocks.{layer}.{site}") in points), None)
+        for layer in range(sites.n_layers)
+    ]
+    if None in first:
+        raise ModelError(
+            f"block {first.index(None)} of this {kind_of(model)} has no hook {' or '.join(candidates)}: expected one, "
+            f"to read and write {name}; value zeroing and v need none"
+        )
+    return tuple(hook for hook in first if hook is not None)
 
 
 def hf_model_of(model: nn.Module) -> nn.Module | None:

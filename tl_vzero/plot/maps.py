@@ -4,26 +4,41 @@ without numbers and colours, is here as plain data."""
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import plotly.graph_objects as go
 import torch
 
 from tl_vzero.averages import MeanScores
 from tl_vzero.difference import Alignment, of_baseline
-from tl_vzero.effects.measure import Effect, PatchingEffect
+from tl_vzero.effects.measure import Effect, EffectMethod, PatchingEffect
 from tl_vzero.errors import InputError
 from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
 
+EFFECT_NAMES: dict[str, str] = {
+    name: name.replace("_", " ").replace("resid pre", "resid_pre") for name in get_args(EffectMethod)
+}
+PATCHED_NAMES = {
+    "value_patching": "value",
+    "resid_pre_patching": "residual stream",
+    "attn_out_patching": "attention output",
+    "mlp_out_patching": "MLP output",
+    "q_patching": "query",
+    "k_patching": "key",
+    "z_patching": "mixed values",
+    "pattern_patching": "pattern row",
+}
 EFFECT_TITLES = {
     "zero_ablation": "Effect of zeroing a value on the prediction",
-    "value_patching": "Effect of patching in the clean sentence's value",
+    **{name: f"Effect of patching in the clean sentence's {patched}" for name, patched in PATCHED_NAMES.items()},
+    "direct_path_patching": "Effect of patching one head's path into another",
+    "logit_lens": "What the model's head reads after each layer",
+    "direct_logit_attribution": "What attention adds directly to the prediction",
     "attribution_patching": "Estimated effect of zeroing a value on the prediction",
     "attention_knockout": "Attention knockout: effect of cutting off a source on the prediction",
 }
-EFFECT_NAMES = {name: name.replace("_", " ") for name in EFFECT_TITLES}
 # Of a cell of an effect, whose customdata is the source's label.
 EFFECT_HOVER = "<b>%{z:+.4~g}</b>  layer %{y}<br>source  %{customdata}<extra></extra>"
 SLIDER_HEIGHT = 90
@@ -312,7 +327,8 @@ def effect_labels(effect: Effect) -> list[str]:
 
 def effect_scale(effect: Effect, theme: Theme = LIGHT) -> Json:
     """A colour scale whose middle is exactly 0 and whose ends are the largest size of the effect."""
-    name = f"change of the {parts.plotly_text(parts.visible(effect.metric))}"
+    shown = {"logit_lens": "", "direct_logit_attribution": "part of the "}.get(effect.method, "change of the ")
+    name = f"{shown}{parts.plotly_text(parts.visible(effect.metric))}"
     return parts.around_zero(theme, parts.rounded(effect.values), name)
 
 

@@ -1,7 +1,6 @@
 """Computing a report: the methods from one clean run, and the effects on the prediction."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +11,14 @@ from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import flag
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.difference import aligned
-from tl_vzero.effects.ablation import attribution_patching, predictions
+from tl_vzero.effects.ablation import predictions
 from tl_vzero.effects.measure import Effect, Predictions
-from tl_vzero.effects.patching import value_patching
-from tl_vzero.errors import HeadlessModelError, InputTypeError
+from tl_vzero.effects.named import PATCHED, effects_named, measured_effect
+from tl_vzero.errors import InputTypeError, ModelError
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN
-from tl_vzero.report.report import EFFECTS, Heads, Report
+from tl_vzero.report.report import Heads, Report
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
 
@@ -33,6 +32,7 @@ def make_report(
     target_ids: TargetIds | None = None,
     baseline: str | Tensor | BaselineValues = "zero",
     corrupted: str | Pair | None = None,
+    effects: Sequence[str] | None = None,
     compare: str | Pair | None = None,
     compare_model: nn.Module | None = None,
     heads: bool = False,
@@ -44,11 +44,13 @@ def make_report(
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
     end) or the text of a token; by default as in `tl_vzero.compare`, and a masked model's sentence without exactly one
     mask token has no target. `target_ids` are those of `zero_ablation`, and `baseline` is what it and Value Zeroing put
-    in a value's place. `corrupted` is a sentence of as many tokens,
-    into which the values of `text` are patched. `compare` is a second sentence, `compare_model` a second model: the
-    report of that sentence by that model stands beside this one, with the same methods; where only one of them is
-    given, the other is the same; its target is the token that stands against this one's, else its default. `heads` adds
-    the maps of every head, which cost one map each. A model without a trained head gives a report without effects.
+    in a value's place. `corrupted` is a sentence of as many tokens, into which the values of `text` are patched.
+    `effects` are the effects to choose from beside zero ablation, by the names that `tl_vzero.compare` takes; by
+    default its estimate, and value patching if there is a `corrupted`. `compare` is a second sentence,
+    `compare_model` a second model: the report of that sentence by that model stands beside this one, with the same
+    methods; where only one of them is given, the other is the same; its target is the token that stands against
+    this one's, else its default. `heads` adds the maps of every head, which cost one map each. A model without a
+    trained head gives a report without effects.
     Raises InputError or InputTypeError for what cannot be used, and ModelError where a method of `methods` is undefined
     for the model.
 
@@ -71,6 +73,8 @@ def make_report(
     else:
         plan_of(methods)  # as they are, so that an error is about them
         plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
+    default = ("attribution_patching", *(("value_patching",) if corrupted is not None else ()))
+    wanted = effects_named(default if effects is None else effects, corrupted=corrupted is not None)
     encoded = encode(model, text)
     sentence = encoded.sentences[0]
     masks = mask_positions(model, sentence)
@@ -79,41 +83,50 @@ def make_report(
     if compare is not None or compare_model is not None:
         other = model if compare_model is None else compare_model, text if compare is None else compare
         at = None if target is None else target_beside(model, text, target, *other)
-        options: Any = {"methods": methods, "target_ids": target_ids, "baseline": baseline, "heads": heads}
-        beside = make_report(*other, target=at, progress=progress, **options)
+        options: dict[str, Any] = {
+            "target": at,
+            "target_ids": target_ids,
+            "baseline": baseline,
+            "heads": heads,
+            "progress": progress,
+        }
+        beside = make_report(*other, methods=methods, **options)
     with warned_before():
         if target is None and target_ids is not None:
             check_trained_head(model)
         focus = default_target(model, sentence)
         if target is not None or target_ids is not None:
             focus = find_target(model, sentence, target)
-        patching = None
+        options = {"target": focus, "target_ids": target_ids, "baseline": baseline}
+        measured: dict[str, Effect] = {}
         # First, because sentences of different lengths are refused here; all effects share the other reasons.
-        if corrupted is not None and focus is not None:
-            with suppress(HeadlessModelError):
-                patching = value_patching(
-                    model, text, corrupted, target=focus, target_ids=target_ids, progress=progress
-                )
+        missing: dict[str, str] = {}
+        for name in [name for name in wanted if name in PATCHED and focus is not None]:
+            try:
+                measured[name] = measured_effect(name, model, text, corrupted, progress=progress, **options)
+            except ModelError as error:
+                missing[name] = str(error)
         compared = compare_planned(plan, model, encoded, focus, target_ids, progress, baseline=baseline)
         assert isinstance(compared, Comparison)
         of_heads = _heads(model, text, baseline) if heads else None
-        effects: dict[str, Effect] = {}
         predicted: Predictions = ()
         predicted_ids: tuple[tuple[int, ...], ...] = ()
         if compared.effect is not None:
             predicted, predicted_ids = predictions(model, text)
-            measured: Any = {"target": compared.target, "target_ids": target_ids, "baseline": baseline}
-            estimate = attribution_patching(model, text, **measured)
-            effects = {"zero_ablation": compared.effect, "attribution_patching": estimate}
-    effects |= {} if patching is None else {"value_patching": patching}
-    wanted = EFFECTS if corrupted is not None else EFFECTS[:2]
-    missing = {name: str(compared.no_effect_reason) for name in wanted if name not in effects}
+            measured["zero_ablation"] = compared.effect
+            for name in [name for name in wanted if name not in PATCHED and name not in measured]:
+                try:
+                    measured[name] = measured_effect(name, model, text, None, **options)
+                except ModelError as error:
+                    missing[name] = str(error)
+        else:
+            missing = dict.fromkeys(wanted, str(compared.no_effect_reason))
     metadata = dict(compared["value_zeroing"].metadata) | {"predicts": predicts(model), "masks": list(masks)}
     return Report(
         model=str(metadata.get("model", type(model).__name__)),
         text=str(sentence.text),
         comparison=compared,
-        effects=effects,
+        effects={name: measured[name] for name in wanted if name in measured},
         missing=missing,
         predictions=predicted,
         predicted_ids=predicted_ids,

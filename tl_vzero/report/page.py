@@ -8,7 +8,7 @@ from typing import Any
 from tl_vzero.difference import HASHED, aligned
 from tl_vzero.effects.ablation import attribution_error
 from tl_vzero.plot.export import SHARED
-from tl_vzero.plot.maps import EFFECT_NAMES
+from tl_vzero.plot.maps import EFFECT_NAMES, PATCHED_NAMES
 from tl_vzero.plot.pages import asset, rendered, rendered_blocks
 from tl_vzero.plot.parts import short, visible
 from tl_vzero.plot.sentence_view import coloured
@@ -24,7 +24,7 @@ from tl_vzero.report.figures import (
     page_data,
     room_of,
 )
-from tl_vzero.report.report import EFFECTS, Report
+from tl_vzero.report.report import Report
 
 PAGE = "report/page.html"
 SCRIPTS = "numbers choices figures shades tables finding texts strips beside heads flow leave page".split()
@@ -160,7 +160,8 @@ def _contents(report: Report, *, sides: int | None = None, always: int = ALWAYS_
         "absent": {label_of(name): reason for name, reason in absent.items()},
         "empty_rows": scores.empty_rows,
         "empty_rows_named": EMPTY_ROWS_NAMED,
-        "effect_names": {name: EFFECT_NAMES[name] for name in EFFECTS},
+        "effect_names": EFFECT_NAMES,
+        "patched": PATCHED_NAMES,
         "errors": errors,
         "still_name": scores.dest_tokens[first],
         "still_rows": [

@@ -16,7 +16,6 @@ from tl_vzero.errors import ScoresError
 from tl_vzero.files import to_plain
 from tl_vzero.scores import Scores
 
-EFFECTS = ("zero_ablation", "attribution_patching", "value_patching")
 FORMAT_VERSION = 2
 AT_ALL_STAGES = ("value_zeroing", "attention")
 Json = dict[str, Any]
@@ -47,7 +46,7 @@ class Report:
     """Everything that one page shows about one sentence.
 
     `comparison` has the raw maps `[layer, dest, src]` of all methods, Value Zeroing first; its target is the position
-    whose row and prediction are in focus. `effects` are those of `EFFECTS` that could be measured, `missing` says of
+    whose row and prediction are in focus. `effects` are those that could be measured, `missing` says of
     the others that were asked for why. `predictions` are the likeliest tokens at every position; none without a trained
     head or a target; `predicted_ids` are their ids. `corrupted` is the sentence that values were patched into. `beside`
     is a second report to compare with this one, `heads` are there if asked for. Where `no_word_known`, the model reads

@@ -18,6 +18,9 @@ from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, Mode
 EFFECTS: dict[str, Callable[..., Any]] = {
     "zero_ablation": tl_vzero.zero_ablation,
     "value_patching": lambda model, inputs, **options: tl_vzero.value_patching(model, inputs, CORRUPTED, **options),
+    "q_patching": lambda model, inputs, **options: tl_vzero.activation_patching(
+        model, inputs, CORRUPTED, "q", **options
+    ),
     "attribution_patching": tl_vzero.attribution_patching,
     "attention_knockout": tl_vzero.attention_knockout,
 }

@@ -71,6 +71,15 @@ def test_target_corrupted_sentence_and_methods_reach_the_report(models: dict[str
     assert list(answer["data"]["effects"]) == ["zero_ablation", "attribution_patching", "value_patching"]
 
 
+def test_effects_are_those_that_the_question_allows(models: dict[str, Any]) -> None:
+    explorer = Explorer(models, methods=["alti"], effects=["logit_lens", "q_patching"])
+    for corrupted, names in ((None, ["logit_lens"]), (CORRUPTED, ["logit_lens", "q_patching"])):
+        answer = json.loads(explorer.answer(Question("agreement-mini", SENTENCE, corrupted=corrupted)))
+        assert list(answer["data"]["effects"]) == ["zero_ablation", *names]
+    with pytest.raises(InputError, match="'lens'"):
+        Explorer(models, effects=["lens"])
+
+
 def test_chosen_words_are_measured_and_said(explorer: Explorer, models: dict[str, Any]) -> None:
     model = models["agreement-mini"]
     are, is_ = model.tokenizer.convert_tokens_to_ids(["are", "is"])

@@ -1,13 +1,14 @@
 """The figures: what they hold, how rows and columns are named, and where the colours begin."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from support.made_up import ODD_TOKENS, PIECES, made_up_effect, made_up_scores
 from support.pictures import plain
 
+from tl_vzero.effects.measure import EffectMethod
 from tl_vzero.errors import InputError, ScoresError
 from tl_vzero.plot import (
     difference,
@@ -198,9 +199,9 @@ def test_an_effect_says_what_was_done_to_the_values() -> None:
     scores = made_up_scores()
     titles = {
         method: plain(effect_map(made_up_effect(scores, 4, method=method)))["layout"]["title"]["text"]
-        for method in ("zero_ablation", "value_patching", "attribution_patching")
+        for method in get_args(EffectMethod)
     }
-    assert len(set(titles.values())) == 3
+    assert len(set(titles.values())) == len(titles)
     assert "clean sentence" in titles["value_patching"] and "Estimated" in titles["attribution_patching"]
 
 

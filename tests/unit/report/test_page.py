@@ -16,11 +16,11 @@ from support.made_up import (
 from support.page import Page, as_json, flat, page_numbers, unpacked
 
 import tl_vzero
+from tl_vzero.plot.maps import EFFECT_NAMES
 from tl_vzero.plot.parts import visible
 from tl_vzero.registry import BUILT_IN
 from tl_vzero.report import make_report
 from tl_vzero.report.figures import decimal_codes
-from tl_vzero.report.report import EFFECTS
 
 BY_DEFAULT = [name for name, method in BUILT_IN.items() if "clean run" in method.needs and method.reported_up_to != 0]
 
@@ -162,6 +162,19 @@ def test_nothing_is_said_of_what_nobody_asked_for() -> None:
     assert effects == ["zero_ablation", "attribution_patching"]
 
 
+def test_effects_that_are_named_are_offered_or_said_to_be_undefined() -> None:
+    model, text = tl_vzero.load_model("agreement-mini"), "the author near the hats [MASK] today."
+    names = ["logit_lens", "direct_logit_attribution", "resid_pre_patching", "pattern_patching"]
+    report = make_report(model, text, corrupted=text.replace("author", "authors"), effects=names)
+    page = Page(report.to_html())
+    offered = [attributes["value"] for tag, attributes in page.tags if attributes.get("name") == "effect"]
+    assert offered == [name for name in EFFECT_NAMES if name in report.effects]
+    assert {*offered} == {"zero_ablation", *names} - {"direct_logit_attribution"}
+    assert "No direct logit attribution: the head of this" in page.text
+    assert "Patching this sentence's residual stream into the corrupted one" in page.text
+    assert {*page.data()["agreement"]} == {*offered}
+
+
 def test_without_an_effect_the_page_says_why() -> None:
     page = Page(made_up_report(effects=[]).to_html())
     assert "No prediction is shown: no <head> here." in page.text
@@ -231,7 +244,10 @@ def test_the_page_shows_both_sentences_of_a_patching() -> None:
     labels = page.data()["effects"]["value_patching"]["layout"]["xaxis"]["labelalias"]
     assert labels["1"].startswith("the / &lt;i&gt;") and labels["2"] == "hat"
     assert "No attribution patching: no <head> here." in text
-    assert {attributes.get("value") for _, attributes in page.tags} & {*EFFECTS} == {"zero_ablation", "value_patching"}
+    assert {attributes.get("value") for _, attributes in page.tags} & {*EFFECT_NAMES} == {
+        "zero_ablation",
+        "value_patching",
+    }
 
 
 def test_the_page_states_the_error_of_the_estimate() -> None:
