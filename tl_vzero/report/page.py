@@ -43,7 +43,7 @@ def render_page(report: Report, *, shared_plotly: bool = False) -> str:
 
     Numbers are embedded with the 4 significant digits that the page shows. The maps and plotly.js are
     packed (gzip, base64) and unpacked by the browser: a page of 128 tokens and 12 layers stays under 6 MB, and of two
-    such sentences under 8 MB.
+    such sentences under 7 MB.
     With `shared_plotly` the page reads plotly.min.js from its folder.
     """
     data, maps, texts = _contents(report)

@@ -214,6 +214,8 @@ def test_a_long_sentence_on_a_large_model_stays_under_the_limit() -> None:
     html = report.to_html()
     assert len(html.encode()) < PAGE_LIMIT
     assert [method["name"] for method in Page(html).data()["methods"]] == BY_DEFAULT[:2]
+    vars(report)["beside"] = report
+    assert len(report.to_html().encode()) < PAGE_LIMIT + 1_000_000
 
 
 def test_a_long_sentence_has_room_for_few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
