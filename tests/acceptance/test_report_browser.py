@@ -1,6 +1,7 @@
 """The page in a headless Chromium: opened from a file with the network off, driven by mouse and keyboard."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from support.made_up import ODD_TOKENS, made_up_report
@@ -140,7 +141,9 @@ def test_keyboard_alone_reaches_every_control(show: Callable[..., Opened], agree
 @pytest.fixture(scope="module")
 def patched_report() -> Report:
     model = tl_vzero.load_model("agreement-mini")
-    return make_report(model, SENTENCE, target_ids=("are", "is"), corrupted=CORRUPTED, methods=["alti", "hta"])
+    options: dict[str, Any] = {"target_ids": ("are", "is"), "corrupted": CORRUPTED, "methods": ["alti", "hta"]}
+    effects = ["attribution_patching", "value_patching", "resid_pre_patching", "logit_lens"]
+    return make_report(model, SENTENCE, effects=effects, **options)
 
 
 def test_the_chooser_puts_any_method_beside_value_zeroing(
@@ -185,7 +188,7 @@ def test_a_method_of_the_target_alone_shows_its_row(show: Callable[..., Opened])
 
 def test_every_effect_is_shown_with_its_agreement(show: Callable[..., Opened], patched_report: Report) -> None:
     opened = show(patched_report)
-    for effect, label in EFFECT_NAMES.items():
+    for effect, label in ((name, EFFECT_NAMES[name]) for name in patched_report.effects):
         opened.page.locator(f"label:has-text('{label}')").click()
         assert opened.trace("effect")["z"] == four_digits(opened.json["effects"][effect]["values"])
         lines = opened.table_of("agreement-body")
@@ -196,11 +199,14 @@ def test_every_effect_is_shown_with_its_agreement(show: Callable[..., Opened], p
                 "–" if rho is None else f"{two(rho)}{two(low)} to {two(high)}" for rho, low, high in triples
             ]
     opened.page.locator("label:has-text('value patching')").click()
-    assert opened.page.locator("#part-effect_others .sentences").is_visible()
-    assert opened.page.locator("#part-effect_others .sentences mark").all_text_contents() == ["pictures", "picture"]
+    assert opened.page.locator("[data-effect=value_patching] .sentences").is_visible()
+    assert opened.page.locator("[data-effect=value_patching] .sentences mark").all_text_contents() == [
+        "pictures",
+        "picture",
+    ]
     assert "pictures / pict…" in opened.page.locator("#effect .xtick").all_text_contents()
     opened.page.locator("label:has-text('attribution patching')").click()
-    assert opened.page.locator("#part-effect_others .sentences").is_hidden()
+    assert opened.page.locator("[data-effect=value_patching] .sentences").is_hidden()
     assert opened.page.locator("[data-effect=attribution_patching] table").is_visible()
     opened.page.locator("input[name=effect]:checked").press("ArrowLeft")
     assert opened.page.locator("input[name=effect]:checked").get_attribute("value") == "zero_ablation"
