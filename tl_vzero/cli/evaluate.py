@@ -234,7 +234,7 @@ def knockout_command(
     ] = False,
 ) -> None:
     """Does a rollout tell the truth? Spearman correlation with cutting the target off from a token, from a layer on."""
-    from tl_vzero.evaluate.knockout import knockout_agreement
+    from tl_vzero.evaluate.knockout_agreement import knockout_agreement
 
     conventions = {"change": change, "over": over, "special_tokens": special_tokens, "renormalise": renormalise}
     sentences, result = chosen.evaluated(knockout_agreement, **conventions)

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import Position, Positions, flag, one_of, positions, positive
+from tl_vzero.choices import Position, Positions, flag, listed, one_of, positions_in, positive
 from tl_vzero.clean import token_types_of
 from tl_vzero.distance import relative_difference
 from tl_vzero.effects.measure import (
@@ -38,7 +38,7 @@ from tl_vzero.effects.measure import (
     metric_for,
     one_sentence,
 )
-from tl_vzero.errors import EndsRun, InputError, InputTypeError, ModelError
+from tl_vzero.errors import EndsRun, InputError, InputTypeError, ModelError, shown
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.models.blocks import SAME_BLOCK
@@ -49,7 +49,6 @@ from tl_vzero.models.sites import hook_points
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
 from tl_vzero.words import span_label
-from tl_vzero.zeroing.request import Request, Wanted, checked_spans
 
 TOKENS_PER_BATCH = 1024  # of all copies; what another value costs shows tests/bench/bench_knockout.py
 
@@ -60,7 +59,7 @@ def attention_knockout(
     inputs: Text,
     *,
     sources: Positions = None,
-    spans: str | Iterable[Positions] | None = None,
+    spans: Iterable[Positions] | None = None,
     destinations: Positions = None,
     layers: Numbers = None,
     window: int | None = 1,
@@ -81,7 +80,7 @@ def attention_knockout(
     Row l of the values `[layer, src]` has the pattern's entries set to 0 in all heads of the layers l to l +
     `window` - 1, or from l to the last with `window=None`; the unit is that of the metric. `destinations` are cut off
     together, by default the target alone. `sources` are cut one by one; positions that are to be cut together are
-    `spans`, as in `value_zeroing`. With `renormalise` what is left of a row is scaled to its former sum, which is one.
+    `spans`, such as [[1, 2], [4]]. With `renormalise` what is left of a row is scaled to its former sum, which is one.
     `layers` are where windows begin, by default wherever one fits. `target`, `target_ids`, `metric` and the rest are
     those of `zero_ablation`; `batch_size` counts copies. Of an encoder-decoder `stack` says what is cut, the decoder's
     attention to itself or, "cross", to the encoder, which are then the sources; `decoder_inputs` are those of
@@ -103,45 +102,33 @@ def attention_knockout(
     else:
         sentence, target = _of_decoder(model, stack, inputs, decoder_inputs), -1 if target is None else target
     base = intervene(model, sentence, target, layers, None, per_head=False, stack=stack)
-    if sources is not None and spans is not None:
-        raise InputError("sources and spans given: expected one of them, single positions or positions cut together")
     stops = _windows(base.layers if layers is not None else None, window, base.sites.n_layers)
-    cut = positions("destinations", base.target if destinations is None else destinations)
-    request = Request(
-        model,
-        base.sites,
-        tuple(stops),
-        sources=positions("sources", sources),
-        spans=checked_spans(spans),
-        destinations=cut,
-    )
-    wanted = request.wanted(sentence)
+    cut = positions_in(sentence.tokens, "destinations", base.target if destinations is None else destinations)
+    columns = _columns(sentence.sources, sources, spans)
     make_metric, size = metric_for(model, metric, target_ids), positive("batch_size", batch_size)
-    knockout = _Knockout(
-        base, wanted, stops, flag("renormalise", renormalise), whole=not isinstance(metric, str) or stack is not None
-    )
+    whole = stack is not None or not isinstance(metric, str)
+    knockout = _Knockout(base, columns, cut, stops, flag("renormalise", renormalise), whole)
     with quiet(model), eager_attention(model):
         logits = knockout.clean_run()
         knockout.check_acts(sources is not None or spans is not None)
         measure = make_metric(base.target, logits[0, base.target])
         clean = measure(logits)
-        values = clean.new_zeros(len(stops), len(wanted.spans))
+        values = clean.new_zeros(len(stops), len(columns))
         if not knockout.whole:  # the logits of a copy are those of the target alone
             measure = make_metric(0, logits[0, base.target])
         for part, after in knockout.batches(size, progress):
-            rows, columns = zip(*part, strict=True)
-            values[[list(stops).index(row) for row in rows], columns] = measure(after) - clean
+            begins, places = zip(*part, strict=True)
+            values[[list(stops).index(layer) for layer in begins], places] = measure(after) - clean
     read = sentence.sources
     labels = replace(base, layers=tuple(stops), sources=()).labels(measure, clean, logits) | {
         "src_tokens": tuple(
-            read.tokens[span[0]] if spans is None else span_label(span, read.tokens, read.word_ids)
-            for span in wanted.spans
+            read.tokens[span[0]] if spans is None else span_label(span, read.tokens, read.word_ids) for span in columns
         ),
-        "src_positions": tuple(span[0] for span in wanted.spans),
+        "src_positions": tuple(span[0] for span in columns),
         "word_ids": read.word_ids,
     }
-    labels["metadata"] |= {"window": window, "destinations": list(wanted.destinations), "renormalise": renormalise}
-    labels["metadata"] |= {} if spans is None else {"src_spans": [list(span) for span in wanted.spans]}
+    labels["metadata"] |= {"window": window, "destinations": list(cut), "renormalise": renormalise}
+    labels["metadata"] |= {} if spans is None else {"src_spans": [list(span) for span in columns]}
     labels["metadata"] |= {} if stack is None else {"predicts": "next token"}
     return Effect(values=values.to(result_dtype(model)), method="attention_knockout", **labels)
 
@@ -153,6 +140,18 @@ def _of_decoder(model: nn.Module, stack: str | None, inputs: Any, decoder_inputs
     if not encoded.single:
         raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
     return encoded.sentences[0]
+
+
+def _columns(read: Sentence, sources: Positions, spans: Iterable[Positions] | None) -> tuple[tuple[int, ...], ...]:
+    """The positions that are cut together in each column."""
+    if spans is None:
+        return tuple((position,) for position in positions_in(read.tokens, "sources", sources))
+    if sources is not None:
+        raise InputError("sources and spans given: expected one of them, single positions or positions cut together")
+    several = listed("spans", spans)
+    if not isinstance(several, list) or not several or None in several:
+        raise InputError(f"spans is {shown(spans)}: expected the positions of at least one span, such as [[1, 2], [4]]")
+    return tuple(positions_in(read.tokens, f"spans[{n}]", span) for n, span in enumerate(several))
 
 
 def _windows(layers: Sequence[int] | None, window: int | None, n_layers: int) -> dict[int, int]:
@@ -202,21 +201,26 @@ class _Knockout:
     """The runs of one knockout."""
 
     def __init__(
-        self, base: Intervention, wanted: Wanted, stops: Mapping[int, int], renormalise: bool, whole: bool
+        self,
+        base: Intervention,
+        columns: Sequence[Sequence[int]],
+        destinations: Sequence[int],
+        stops: Mapping[int, int],
+        renormalise: bool,
+        whole: bool,
     ) -> None:
         self.base, self.sites, self.stops, self.renormalise, self.whole = base, base.sites, stops, renormalise, whole
         self.mixed = [name.removesuffix("hook_v") + "hook_z" for name in base.sites.values]
         self.device = base.ids.device
-        self.dest = torch.tensor(wanted.destinations, device=self.device)
-        self.gone = torch.zeros(len(wanted.spans), len(base.sentence.sources), dtype=torch.bool, device=self.device)
-        for column, span in enumerate(wanted.spans):
+        self.dest = torch.tensor(destinations, device=self.device)
+        self.gone = torch.zeros(len(columns), len(base.sentence.sources), dtype=torch.bool, device=self.device)
+        for column, span in enumerate(columns):
             self.gone[column, list(span)] = True
         self.target_logits = TargetLogits(base.model)
         self.clean: dict[int, _Attention] = {}
         self.kinds = 1
-        self.restarts: bool | None = (
-            False if has_user_hooks(base.model) or self.sites.stack else None
-        )  # None: not known yet
+        # None: a first run will tell. A user's hook may count on a batch of whole runs.
+        self.restarts: bool | None = False if has_user_hooks(base.model) or self.sites.stack else None
 
     def clean_run(self) -> Float[Tensor, "1 position vocabulary"]:
         """Keep what the destinations attend to, and check that it is all that attention writes; returns the logits."""

@@ -28,7 +28,7 @@ from tl_vzero.evaluate.controls import randomised_copy, rows_by_baseline, rows_b
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness, faithfulness_by_baseline
 from tl_vzero.evaluate.finetuning import accuracy, finetune
-from tl_vzero.evaluate.knockout import KnockoutAgreement, knockout_agreement
+from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, knockout_agreement
 from tl_vzero.evaluate.mass import Mass, mass_of
 from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
 from tl_vzero.evaluate.published import Training, published_of

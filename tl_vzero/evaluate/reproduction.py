@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tl_vzero.data.parsed_cues import CueCheck
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import Faithfulness
-from tl_vzero.evaluate.knockout import KnockoutAgreement
+from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement
 from tl_vzero.evaluate.mass import Mass
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.removal import TokenRemoval

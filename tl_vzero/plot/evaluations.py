@@ -10,7 +10,7 @@ from tl_vzero.choices import one_of
 from tl_vzero.errors import InputError, unknown_name
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
-from tl_vzero.evaluate.knockout import KnockoutAgreement, KnockoutCorrelation
+from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, KnockoutCorrelation
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.removal import PredictionMeasure, Removed, TokenRemoval

@@ -175,6 +175,7 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("no_window", {"window": 0}, ("window is 0", "at least 1")),
     ("both", {"sources": 1, "spans": [[1, 2]]}, ("sources and spans",)),
     ("nothing_left", {"spans": [[0, 1, 2, 3, 4, 5]], "renormalise": True}, ("nothing is left", "destination 5")),
+    ("no_span", {"spans": [None]}, ("spans is [None]", "at least one span")),
     ("no_source", {"sources": []}, ("sources is empty",)),
     ("no_destination", {"destinations": []}, ("destinations is empty",)),
     ("destination", {"destinations": [99]}, ("destinations holds 99", "0 to 9")),

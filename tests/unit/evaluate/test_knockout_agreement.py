@@ -13,7 +13,7 @@ from support.state import left_as_found
 import tl_vzero
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import InputError
-from tl_vzero.evaluate.knockout import KnockoutAgreement, knockout_agreement
+from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, knockout_agreement
 from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.models.run import eager_attention
 from tl_vzero.statistics import Interval
