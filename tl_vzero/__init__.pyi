@@ -6,7 +6,6 @@ from .api import span_interaction as span_interaction
 from .api import value_zeroing as value_zeroing
 from .averages import MeanScores as MeanScores
 from .averages import mean as mean
-from .baselines import BaselineValues as BaselineValues
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .effects.ablation import attribution_error as attribution_error
@@ -22,14 +21,15 @@ from .effects.measure import Effect as Effect
 from .effects.patching import activation_patching as activation_patching
 from .effects.patching import direct_path_patching as direct_path_patching
 from .effects.patching import value_patching as value_patching
+from .effects.values import mean_values as mean_values
+from .effects.values import optimised_values as optimised_values
+from .effects.values import values_of as values_of
 from .errors import TLVZeroError as TLVZeroError
+from .inputs.baselines import BaselineValues as BaselineValues
 from .inputs.media import frames as frames
 from .models.load import load_model as load_model
 from .registry import METHODS as METHODS
 from .scores import Scores as Scores
-from .values import mean_values as mean_values
-from .values import optimised_values as optimised_values
-from .values import values_of as values_of
 from .zeroing.hooked import value_zeroing_hooks as value_zeroing_hooks
 
 __version__: str

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, positions, positive
 from tl_vzero.clean import read_by
 from tl_vzero.difference import HASHED
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
+from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Sentence, Text

@@ -14,7 +14,6 @@ import numpy as np
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import Position, chosen
 from tl_vzero.clean import CleanRun
 from tl_vzero.effects.agreement import agreement, agreement_table
@@ -22,6 +21,7 @@ from tl_vzero.effects.measure import Effect
 from tl_vzero.effects.named import effects_named, measured_effect
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, ScoresError, escaped, shown
 from tl_vzero.files import to_plain
+from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of, with_baseline

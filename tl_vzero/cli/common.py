@@ -142,8 +142,8 @@ class BaselineOptions:
 
     def read(self) -> "str | tl_vzero.BaselineValues":
         """The baseline for a call; raises before a model is loaded for what is no name and no file of values."""
-        from tl_vzero.baselines import NAMES
         from tl_vzero.errors import unknown_name
+        from tl_vzero.inputs.baselines import NAMES
 
         if self.baseline in NAMES:
             return self.baseline

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tl_vzero.baselines import BaselineValues, baseline_of
 from tl_vzero.choices import A_POSITION, callable_name, chosen, integer, one_of, positive
 from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, check_shards, join_errors, prove, repair
 from tl_vzero.corpus.hashed import InputChanged
@@ -32,6 +31,7 @@ from tl_vzero.corpus.shards import SUMMARIES, ShardWriter
 from tl_vzero.corpus.source import Source, check_apart, open_source
 from tl_vzero.errors import InputError, ModelError, OutputPathError, TLVZeroError, foreign_errors_as
 from tl_vzero.files import check_writable, folder_of, path_of
+from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.methods.plan import Planned, plan_of, with_baseline
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of

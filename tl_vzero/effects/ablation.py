@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import Position, Positions, positive
 from tl_vzero.effects.measure import (
     Effect,
@@ -29,6 +28,7 @@ from tl_vzero.effects.measure import (
     one_sentence,
 )
 from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.models.facts import vocabulary_size
 from tl_vzero.models.run import NamedHook, quiet

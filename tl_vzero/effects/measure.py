@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.baselines import Baseline, BaselineValues, baseline_of, own_text
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
 from tl_vzero.clean import ids_of, read_by
 from tl_vzero.difference import baseline_in, of_baseline
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, shown, unknown_name
+from tl_vzero.inputs.baselines import Baseline, BaselineValues, baseline_of, own_text
 from tl_vzero.inputs.encoder_decoder import described
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import integer
 from tl_vzero.distance import DISTANCES, Distance, distance_named
 from tl_vzero.errors import InputError, ModelError
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.models.facts import Facts, facts_of, remember
 from tl_vzero.models.load import load_model
 from tl_vzero.models.sites import hf_model_of

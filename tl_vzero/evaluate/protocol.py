@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from torch import nn
 from tqdm.auto import tqdm
 
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import HALVES, Example, ExampleSet, split_in_halves
 from tl_vzero.data.parsed_cues import CueCheck, check_cues
+from tl_vzero.effects.values import mean_values, optimised_values
 from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.controls import randomised_copy, rows_by_baseline, rows_by_distance
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
@@ -37,10 +37,10 @@ from tl_vzero.evaluate.reproduction import Baselines, Controls, Reproduction, li
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet, limited, sentences_for, tokenize_examples
 from tl_vzero.evaluate.store import Store, claimed, open_store
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
 from tl_vzero.statistics import Estimate, Interval
-from tl_vzero.values import mean_values, optimised_values
 
 # On how many sentences the methods are evaluated that are too slow for a default elsewhere.
 SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}

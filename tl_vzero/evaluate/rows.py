@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from tl_vzero.baselines import Baseline, BaselineValues
 from tl_vzero.choices import callable_name, chosen, integer, one_of
 from tl_vzero.data.examples import Skipped
 from tl_vzero.errors import DependencyError, InputError, ModelError
 from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet
+from tl_vzero.inputs.baselines import Baseline, BaselineValues
 from tl_vzero.inputs.text import encode
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of

@@ -7,9 +7,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import Position, one_of, positions_in
 from tl_vzero.errors import InputError, InputTypeError, PluginError, shown, unknown_name
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.text import Sentence, padded
 from tl_vzero.methods.layer import Layer
 from tl_vzero.registry import METHODS, LayerMaps, Method, resolved

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_vzero.api import head_shares, score, value_zeroing
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import flag
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.difference import aligned
@@ -15,6 +14,7 @@ from tl_vzero.effects.ablation import predictions
 from tl_vzero.effects.measure import Effect, Predictions
 from tl_vzero.effects.named import PATCHED, effects_named, measured_effect
 from tl_vzero.errors import InputTypeError, ModelError
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.registry import BUILT_IN

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.baselines import Baseline, own_text
 from tl_vzero.clean import Clean, clean_from_cache, ids_of, read_by, token_types_of
 from tl_vzero.errors import ModelError
+from tl_vzero.inputs.baselines import Baseline, own_text
 from tl_vzero.inputs.text import Sentence, same_shape
 from tl_vzero.models.changes import has_user_hooks, module_fingerprint
 from tl_vzero.models.facts import context_length

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from tl_vzero.baselines import ZERO, Baseline
 from tl_vzero.choices import Position, Positions, listed, positions, positions_in
 from tl_vzero.distance import Distance, cosine
 from tl_vzero.errors import InputError, InputTypeError, shown, unknown_name
+from tl_vzero.inputs.baselines import ZERO, Baseline
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.contracts import value_heads
 from tl_vzero.models.run import FinalNorm

@@ -12,8 +12,8 @@ from support.state import left_as_found, type_checks_off
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError
+from tl_vzero.inputs.baselines import BaselineValues
 
 EFFECTS: dict[str, Callable[..., Any]] = {
     "zero_ablation": tl_vzero.zero_ablation,

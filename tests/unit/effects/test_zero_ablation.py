@@ -11,7 +11,7 @@ from support.state import left_as_found
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.baselines import BaselineValues
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.models.contracts import value_heads
 
 IDS = ids_of_text(TEXT)

@@ -13,8 +13,8 @@ from support.state import left_as_found, type_checks_off
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.errors import InputError, InputTypeError, ModelError, ScoresError
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.models.changes import weights_hash
 
 IDS = torch.tensor([2, 5, 9, 10, 3])

@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.choices import Position, at_least_one, integer
 from tl_vzero.clean import read_by, token_types_of
 from tl_vzero.distance import wide_dtype
 from tl_vzero.effects.measure import Intervention, intervene
 from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError, shortened, warn_caller
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, is_pair, warned_before

@@ -17,8 +17,8 @@ from support.state import left_as_found, type_checks_off
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.baselines import BaselineValues
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OutputPathError
+from tl_vzero.inputs.baselines import BaselineValues
 
 TEXTS = [TEXT, "the dogs near marcus are barking.", TEXT, "a hat [MASK]."]
 LAYERS = range(3)
