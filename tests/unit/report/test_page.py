@@ -16,6 +16,7 @@ from support.made_up import (
 from support.page import Page, as_json, flat, page_numbers, unpacked
 
 import tl_vzero
+from tl_vzero.effects.named import OF_ONE, PATCHED
 from tl_vzero.plot.maps import EFFECT_NAMES
 from tl_vzero.plot.parts import visible
 from tl_vzero.registry import BUILT_IN
@@ -164,7 +165,7 @@ def test_nothing_is_said_of_what_nobody_asked_for() -> None:
 
 def test_effects_that_are_named_are_offered_or_said_to_be_undefined() -> None:
     model, text = tl_vzero.load_model("agreement-mini"), "the author near the hats [MASK] today."
-    names = ["logit_lens", "direct_logit_attribution", "resid_pre_patching", "pattern_patching"]
+    names = [*OF_ONE, *PATCHED]
     report = make_report(model, text, corrupted=text.replace("author", "authors"), effects=names)
     page = Page(report.to_html())
     offered = [attributes["value"] for tag, attributes in page.tags if attributes.get("name") == "effect"]
