@@ -446,7 +446,7 @@ def test_a_table_can_be_had_as_csv_and_a_page_be_opened() -> None:
     takes = {words.strip(): {name for one in command.params for name in one.opts} for words, command in commands()}
     tables = "report map compare diff methods heads models".split()
     assert all("--csv" in takes[name] for name in (*tables, *(name for name in takes if "-" in name or "prob" in name)))
-    pages = {"report", "map", "diff", "explore", "reproduce"}
+    pages = {"report", "map", "diff", "explore", "reproduce", "evaluate training"}
     assert {name for name, options in takes.items() if "--open" in options} == pages
 
 

@@ -291,7 +291,7 @@ def removal_command(
 @common.command(
     evaluate_app,
     "training",
-    "--model base --checkpoint step-100 --checkpoint step-200 --page training.html --open",
+    "--model base --checkpoint step-100 --page training.html --open",
     "--model all-MiniLM-L6-v2 --adapter lora --heads heads.csv",
 )
 def training_command(

@@ -176,7 +176,7 @@ def test_texts_are_text_and_nothing_is_fetched() -> None:
 def test_every_table_has_a_heading_for_each_cell() -> None:
     html = render_reproduction(reproduction())
     tables = re.findall(r"<table><caption>.*?</table>", html)
-    assert len(tables) == 7
+    assert len(tables) == 8
     for table in tables:
         rows = [len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table)]
         assert len(rows) > 1 and len(set(rows)) == 1, table
