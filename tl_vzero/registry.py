@@ -280,6 +280,18 @@ _ENTRIES = {
         VECTORS,
         label="ALTI",
     ),
+    "information_flow": Method(
+        LayerMaps(
+            "tl_vzero.methods.norms:information_flow",
+            heads="tl_vzero.methods.norms:information_flow_heads",
+            rows="tl_vzero.methods.norms:information_flow_rows",
+        ),
+        "how much nearer each head's part of a source brings the sum",
+        "Ferrando & Voita 2024",
+        SUMS,
+        VECTORS,
+        reported_up_to=64,  # a vector for each pair of tokens and head
+    ),
     "decompx": Method(
         "tl_vzero.methods.decompx:decompx",
         "size of a source's vector in the decomposed block output",

@@ -59,6 +59,7 @@ def calls_on(model: Any, ids: Tensor) -> dict[str, Call]:
         "value_zeroing": scored("value_zeroing"),
         f"together: {', '.join(TOGETHER)}": lambda: tl_vzero.compare(model, ids, TOGETHER),
         **{f"{name} alone": scored(name) for name in TOGETHER},
+        "information_flow": scored("information_flow"),
         "decompx": scored("decompx"),
         "decompx, propagate=True": scored("decompx", propagate=True),
     }

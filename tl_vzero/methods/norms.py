@@ -4,12 +4,15 @@ Every map is `[sentence, dest, src]`, raw. F, U, T and T2 are the vectors of Kob
 what attention writes, with the token itself, through the first norm, and through the second.
 """
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_vzero.distance import wide_dtype
+from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.methods.layer import NUMBERS_AT_A_TIME, Layer
 
 
@@ -70,6 +73,64 @@ def alti(layer: Layer) -> Float[Tensor, "sentence dest src"]:
         vectors = layer.vectors(lambda vector: norm1.weight * norm1.centre(vector), residual=True)
     parts = [_nearer(whole[:, dest].unsqueeze(2), vector) for dest, vector in vectors]
     return (torch.cat(parts, dim=1) / scale).clamp(min=0)
+
+
+def information_flow(layer: Layer, least: float = 0.0, threshold: float = 0.0) -> Float[Tensor, "sentence dest src"]:
+    """Shares of the parts that make up the residual stream after attention (Ferrando & Voita 2024, section 2.1).
+
+    The parts of a destination are itself, on the diagonal, and what each head brings of each source. A part counts by
+    how much nearer it brings the stream, in the 1-norm, `least` at the least (1e-5 in the authors' program). With a
+    `threshold`, shares up to it are dropped and the others sum to one again.
+    """
+    return information_flow_rows(layer, None, least, threshold)
+
+
+def information_flow_rows(
+    layer: Layer, destinations: Sequence[int] | None, least: float = 0.0, threshold: float = 0.0
+) -> Float[Tensor, "sentence dest src"]:
+    """The same of some destinations, in proportion to their count."""
+    heads, itself = _flow_shares(layer, destinations, least, threshold)
+    dests = range(itself.shape[1]) if destinations is None else destinations
+    shares = heads.sum(dim=1)
+    shares[:, range(len(dests)), list(dests)] += itself
+    return shares
+
+
+def information_flow_heads(
+    layer: Layer, least: float = 0.0, threshold: float = 0.0
+) -> Float[Tensor, "sentence head dest src"]:
+    """The shares of every query head alone; a row's sum is what is left beside the token itself."""
+    return _flow_shares(layer, None, least, threshold)[0]
+
+
+def _flow_shares(
+    layer: Layer, destinations: Sequence[int] | None, least: float, threshold: float
+) -> tuple[Float[Tensor, "sentence head dest src"], Float[Tensor, "sentence dest"]]:
+    """What each head brings of each source, and what the token brings itself, as shares of both together."""
+    for name, value in (("least", least), ("threshold", threshold)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputTypeError(f"{name} is {type(value).__name__}: expected a share from 0 to below 1, such as 1e-5")
+        if not 0 <= value < 1:
+            raise InputError(f"{name} is {value}: expected a share from 0 to below 1, such as 1e-5")
+    layer.check_sums("information_flow")
+    every = []
+    for dest in layer.destinations(chosen=destinations):
+        whole = layer.middle[:, dest].unsqueeze(2)
+        of_heads = [
+            _nearer(whole, pattern[:, dest].unsqueeze(-1) * written.unsqueeze(1))
+            for pattern, written in zip(layer.pattern.unbind(1), layer.written.unbind(1), strict=True)
+        ]
+        every.append(torch.stack(of_heads, dim=1))
+    rows = slice(None) if destinations is None else list(destinations)
+    itself = _nearer(layer.middle[:, rows].unsqueeze(2), layer.input[:, rows].unsqueeze(2).clone()).squeeze(2)
+    heads, itself = _as_shares(torch.cat(every, dim=2).clamp(min=least), itself.clamp(min=least))
+    return _as_shares(heads * (heads > threshold), itself * (itself > threshold)) if threshold else (heads, itself)
+
+
+def _as_shares(heads: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
+    whole = heads.sum(dim=(1, 3)) + itself
+    whole = torch.where(whole == 0, 1.0, whole)
+    return heads / whole[:, None, :, None], itself / whole
 
 
 def _nearer(

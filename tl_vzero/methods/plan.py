@@ -51,7 +51,7 @@ class Planned:
         """The raw map of a layer, or with `per_head` each head's; whole where it is to be followed through layers."""
         assert self.layer is not None
         if self.per_head and self.layer.heads is not None:
-            heads: Tensor = resolved(self.layer.heads)(layer)
+            heads: Tensor = resolved(self.layer.heads)(layer, **self.options)
             return heads[..., list(rows), :]
         if self.destinations is not None and self.layer.rows is not None:
             chosen_rows: Tensor = resolved(self.layer.rows)(layer, rows, **self.options)

@@ -312,7 +312,14 @@ def test_the_residual_connection_is_in_the_diagonal_only() -> None:
 
 
 def test_a_layer_that_several_methods_share_stays_as_it_is() -> None:
-    vectors_read = ("attention_norm", "attention_norm_res", "attention_norm_res_ln", "globenc", "alti")
+    vectors_read = (
+        "attention_norm",
+        "attention_norm_res",
+        "attention_norm_res_ln",
+        "globenc",
+        "alti",
+        "information_flow",
+    )
 
     def visit(layer: Layer) -> None:
         first = {name: resolved(METHODS[name].layer.maps)(layer) for name in vectors_read}

@@ -12,8 +12,9 @@ from torch import Tensor
 import tl_vzero
 from tl_vzero.methods.norms import _nearer
 
-# Measured with 64 tokens: 1.4e-6 for Value Zeroing in MiniLM, at most 6e-7 for every other score.
-ALLOWED = 2e-6
+# Measured with 64 tokens: 1.4e-6 for Value Zeroing in MiniLM, 2.2e-6 for information flow in the random GPT-2 (all of
+# it lost by the run: parts in float64 give the same), at most 6e-7 for every other score.
+ALLOWED = 3e-6
 METHODS: dict[str, list[dict[str, Any]]] = {
     "value_zeroing": [{}],
     "attention": [{}],
@@ -23,6 +24,7 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "attention_norm_res_ln": [{}],
     "globenc": [{}],
     "alti": [{}],
+    "information_flow": [{}],
     "decompx": [{}, {"share_biases": False}, {"propagate": True}],
 }
 CASES = [(name, options) for name, several in METHODS.items() for options in several]

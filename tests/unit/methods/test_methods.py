@@ -138,7 +138,7 @@ def test_undefined_for_an_architecture(method: str, architecture: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [1.0, 1e7], ids=["", "large stream"])
-@pytest.mark.parametrize("method", ["attention_norm_res", "alti", *POST_NORM_ONLY])
+@pytest.mark.parametrize("method", ["attention_norm_res", "alti", "information_flow", *POST_NORM_ONLY])
 def test_undefined_where_a_norm_stands_between_attention_and_the_residual_stream(method: str, stream: float) -> None:
     config = Gemma2Config(
         vocab_size=60, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,

@@ -86,7 +86,7 @@ def test_several_sentences_are_refused(model: Any) -> None:
 def test_by_default_the_quick_methods_stand_side_by_side(model: Any) -> None:
     report = make_report(model, SENTENCE)
     quick = ["attention", "attention_rollout", "attention_norm", "attention_norm_res", "attention_norm_res_ln"]
-    assert list(report.comparison) == ["value_zeroing", *quick, "globenc", "alti", "decompx"]
+    assert list(report.comparison) == ["value_zeroing", *quick, "globenc", "alti", "information_flow", "decompx"]
     data = as_json(report)
     for name in report.comparison:
         scores = tl_vzero.score(model, SENTENCE, name)
