@@ -29,6 +29,7 @@ from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
+from tl_vzero.registry import SIGNED
 from tl_vzero.scores import Scores
 from tl_vzero.statistics import FEWEST_PAIRS, rank_correlation
 from tl_vzero.targets import (
@@ -354,6 +355,7 @@ def _within_cost(plan: Sequence[Planned], sentences: Sequence[Sentence]) -> tupl
         for planned in plan
         if not planned.named and longest > (planned.method.compared_up_to or longest)
     }
+    left_out |= {planned.name: SIGNED for planned in plan if planned.method.signed and not planned.named}
     return [planned for planned in plan if planned.name not in left_out], left_out
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Need = Literal["clean run", "weights", "gradients", "target", "trained head", "captum"]
 Function = Callable[..., Any] | str  # or its address, "package.module:name"
 
+SIGNED = "its scores have signs and are no shares: name it to have them, with the option size=True for their sizes"
+
 
 def resolved(function: Function) -> Callable[..., Any]:
     """A function, imported where it is an address."""
@@ -52,9 +54,10 @@ class Method:
 
     `function` is called like `value_zeroing`, or is LayerMaps. `needs` is what the method reads: one that reads the
     clean run takes `cache=` and is part of a comparison without being named, one that reads a target takes `target=`
-    and `target_ids=`. `identity` is its rollout rule: whether half of each token stays where it is. `slow` says why an
-    evaluation leaves it out unless it is named. Where the cost grows fast, `compared_up_to` and `reported_up_to` are
-    the longest sentences, in tokens, of which a comparison and a report have it unnamed; 0 for none.
+    and `target_ids=`. `identity` is its rollout rule: whether half of each token stays where it is. `signed` scores
+    are no shares: the method takes `size=True` to leave signs out. `slow` says why an evaluation leaves it out unless
+    it is named. Where the cost grows fast, `compared_up_to` and `reported_up_to` are the longest sentences, in tokens,
+    of which a comparison and a report have it unnamed; 0 for none.
     """
 
     function: Function | LayerMaps
@@ -64,6 +67,7 @@ class Method:
     needs: tuple[Need, ...] = ()
     label: str = ""
     identity: bool = False
+    signed: bool = False
     slow: str = ""
     compared_up_to: int | None = None
     reported_up_to: int | None = None
@@ -77,6 +81,11 @@ class Method:
             options["method"] = self
         scores: Scores | list[Scores] = takes_turn(self._called)(model, inputs, **options)
         return scores
+
+    @property
+    def unasked(self) -> str:
+        """Why an evaluation leaves it out unless it is named or has options of its own, or ""."""
+        return self.slow or (SIGNED if self.signed else "")
 
     @cached_property
     def _called(self) -> Callable[..., Any]:
@@ -291,6 +300,18 @@ _ENTRIES = {
         SUMS,
         VECTORS,
         reported_up_to=64,  # a vector for each pair of tokens and head
+    ),
+    "contribution_weights": Method(
+        LayerMaps(
+            "tl_vzero.methods.norms:contribution_weights", heads="tl_vzero.methods.norms:contribution_weights_heads"
+        ),
+        "how far a source's part goes along attention's output, signed",
+        "Cunningham & Muca Cirone 2026",
+        ANY,
+        VECTORS,
+        identity=True,
+        signed=True,
+        reported_up_to=0,
     ),
     "decompx": Method(
         "tl_vzero.methods.decompx:decompx",

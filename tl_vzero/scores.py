@@ -242,7 +242,7 @@ class Scores(Drawn):
         if self.signed:
             raise ScoresError(
                 f"normalized() is undefined here: {self.method} gave negative values, down to {self.values.min():.3g}; "
-                'take sizes instead (aggregate="norm" for gradient methods), or read `values` as they are'
+                'take sizes instead (aggregate="norm" for gradient methods, size=True for others), or the raw `values`'
             )
         return replace(self, values=normalize_rows(self.values), stage="normalized")
 

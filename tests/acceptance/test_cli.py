@@ -203,7 +203,7 @@ OF_EACH_KIND = ("value_zeroing", "attention_rollout", "gradient_x_input")  # raw
 @pytest.mark.parametrize(
     ("method", "stage"),
     [
-        *((method, "normalized") for method in tl_vzero.METHODS),
+        *((name, "raw" if method.signed else "normalized") for name, method in tl_vzero.METHODS.items()),
         *((method, stage) for method in OF_EACH_KIND for stage in ("raw", "rollout")),
     ],
 )

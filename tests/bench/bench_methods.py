@@ -60,6 +60,7 @@ def calls_on(model: Any, ids: Tensor) -> dict[str, Call]:
         f"together: {', '.join(TOGETHER)}": lambda: tl_vzero.compare(model, ids, TOGETHER),
         **{f"{name} alone": scored(name) for name in TOGETHER},
         "information_flow": scored("information_flow"),
+        "contribution_weights": scored("contribution_weights"),
         "decompx": scored("decompx"),
         "decompx, propagate=True": scored("decompx", propagate=True),
     }

@@ -424,11 +424,11 @@ def test_bad_input_is_told_before_any_run(
 def test_every_map_names_its_rollout_rule(mini: Any) -> None:
     compared = tl_vzero.compare(mini, "the authors [MASK] today.", [*OF_CLEAN_RUN, "hta"])
     added = {name for name, scores in compared.items() if scores.metadata["rollout"] == "identity added"}
-    assert added == {"attention", "attention_rollout", "attention_flow", "attention_norm"}
+    assert added == {"attention", "attention_rollout", "attention_flow", "attention_norm", "contribution_weights"}
     assert all(compared[name].metadata["rollout"] == "no identity" for name in {*compared} - added)
 
 
 def test_a_hooked_encoder_of_the_users_own() -> None:
     model = hooked_encoder(hf_bert())
     compared = tl_vzero.compare(model, "the hat of [MASK] near marcus.", target_ids=("is", "are"))
-    assert not compared.left_out and compared.effect is not None
+    assert {*compared.left_out} == {"contribution_weights"} and compared.effect is not None

@@ -275,7 +275,7 @@ def ranked_rows(
 
 def _without_rollout(methods: Sequence[str] | None, options: Options) -> list[str]:
     """The methods that give the target's row only; by default without the slow ones."""
-    wanted = [name for name in METHODS if name in options or not METHODS[name].slow] if methods is None else methods
+    wanted = [name for name in METHODS if name in options or not METHODS[name].unasked] if methods is None else methods
     return [name for name in wanted if name in METHODS and "target" in METHODS[name].needs]
 
 

@@ -122,7 +122,9 @@ def _plan(examples: Sequence[TokenizedExample], methods: Any, options: Any) -> t
     if methods is not None:
         return plan_of(methods, options, METHODS), {}
     longest = max(map(len, examples))
-    left_out = {name: method.slow for name, method in METHODS.items() if method.slow and name not in (options or {})}
+    left_out = {
+        name: method.unasked for name, method in METHODS.items() if method.unasked and name not in (options or {})
+    }
     for name, method in METHODS.items():
         if longest > (method.compared_up_to or longest):
             left_out[name] = f"a sentence has {longest} tokens, and its cost grows fast past {method.compared_up_to}"

@@ -67,10 +67,15 @@ class Layer:
         return torch.einsum("sjhk,hkd->shjd", self.value, self.weights.w_o)
 
     @cached_property
-    def middle(self) -> Float[Tensor, "sentence position feature"]:
-        """The residual stream between attention and MLP: x + o, with b_O."""
+    def attended(self) -> Float[Tensor, "sentence position feature"]:
+        """o: what attention writes, with b_O."""
         mixed = torch.einsum("shij,sjhk->sihk", self.pattern, self.value)
-        return self.input + torch.einsum("sihk,hkd->sid", mixed, self.weights.w_o) + self.weights.b_o
+        return torch.einsum("sihk,hkd->sid", mixed, self.weights.w_o) + self.weights.b_o
+
+    @cached_property
+    def middle(self) -> Float[Tensor, "sentence position feature"]:
+        """The residual stream between attention and MLP: x + o."""
+        return self.input + self.attended
 
     @property
     def order(self) -> Order:

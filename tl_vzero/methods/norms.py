@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_vzero.choices import flag
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.methods.layer import NUMBERS_AT_A_TIME, Layer
@@ -131,6 +132,25 @@ def _as_shares(heads: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
     whole = heads.sum(dim=(1, 3)) + itself
     whole = torch.where(whole == 0, 1.0, whole)
     return heads / whole[:, None, :, None], itself / whole
+
+
+def contribution_weights(layer: Layer, size: bool = False) -> Float[Tensor, "sentence dest src"]:
+    """How far a source's vector goes along attention's output, as a share of it (Cunningham & Muca Cirone 2026).
+
+    <F[i, j], o[i]> / |o[i]|^2, signed; a row sums to one where attention has no bias b_O. With `size`, without signs.
+    """
+    weights = contribution_weights_heads(layer).sum(dim=1)
+    return weights.abs() if flag("size", size) else weights
+
+
+def contribution_weights_heads(layer: Layer, size: bool = False) -> Float[Tensor, "sentence head dest src"]:
+    """The same for every query head alone, as a share of what all write."""
+    output = layer.attended
+    whole = output.square().sum(dim=-1)
+    # <v W_O, o> = <v, W_O o>: no vector is formed for a pair.
+    read = torch.einsum("sid,hkd->shik", output / torch.where(whole == 0, 1.0, whole).unsqueeze(-1), layer.weights.w_o)
+    weights = layer.pattern * torch.einsum("shik,sjhk->shij", read, layer.value)
+    return weights.abs() if flag("size", size) else weights
 
 
 def _nearer(

@@ -13,11 +13,11 @@ from tl_vzero.difference import aligned
 from tl_vzero.effects.ablation import predictions
 from tl_vzero.effects.measure import Effect, Predictions
 from tl_vzero.effects.named import PATCHED, effects_named, measured_effect
-from tl_vzero.errors import InputTypeError, ModelError
+from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
-from tl_vzero.registry import BUILT_IN
+from tl_vzero.registry import BUILT_IN, METHODS
 from tl_vzero.report.report import Heads, Report
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
@@ -72,6 +72,9 @@ def make_report(
         plan = plan_of(None, registry=quick)
     else:
         plan_of(methods)  # as they are, so that an error is about them
+        for name in methods:
+            if METHODS[name].signed:
+                raise InputError(f"a report shows shares, and {name}'s scores have signs: use compare or score for it")
         plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
     default = ("attribution_patching", *(("value_patching",) if corrupted is not None else ()))
     wanted = effects_named(default if effects is None else effects, corrupted=corrupted is not None)

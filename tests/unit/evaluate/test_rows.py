@@ -18,8 +18,9 @@ from tl_vzero.evaluate import rows as rows_module
 from tl_vzero.evaluate.rows import random_row, target_rows
 from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet, tokenize_examples
 
-SLOW = {name for name, method in tl_vzero.METHODS.items() if method.slow}
+SLOW = {name for name, method in tl_vzero.METHODS.items() if method.unasked}
 WITH_MAPS = [name for name, method in tl_vzero.METHODS.items() if "target" not in method.needs and name != "random"]
+SIZES = {name: {"size": True} for name, method in tl_vzero.METHODS.items() if method.signed}
 TARGETED = [name for name, method in tl_vzero.METHODS.items() if "target" in method.needs]
 
 
@@ -39,10 +40,12 @@ def close(result: Tensor, expected: Tensor) -> bool:
 @pytest.mark.parametrize("method", WITH_MAPS)
 def test_a_row_is_that_of_the_whole_map(method: str) -> None:
     model, tokenized = tiny()
-    result = target_rows(model, tokenized, [method]).rows[method]
-    raw = target_rows(model, tokenized, [method], normalized=False, layers=[2, 0]).rows[method]
+    options = SIZES.get(method, {})
+    named: Any = {"methods": [method], "options": {method: options}}
+    result = target_rows(model, tokenized, **named).rows[method]
+    raw = target_rows(model, tokenized, normalized=False, layers=[2, 0], **named).rows[method]
     for sentence, row, raw_row in zip(tokenized.examples, result, raw, strict=True):
-        whole = alone(model, method, sentence)
+        whole = alone(model, method, sentence, **options)
         assert close(row, whole.normalized().row(sentence.dest))
         assert close(raw_row, whole.row(sentence.dest)[[2, 0]])
 
@@ -50,9 +53,10 @@ def test_a_row_is_that_of_the_whole_map(method: str) -> None:
 @pytest.mark.parametrize("method", WITH_MAPS)
 def test_a_rolled_out_row_is_that_of_the_rollout(method: str) -> None:
     model, tokenized = tiny()
-    result = target_rows(model, tokenized, [method], rolled_out=True).rows[method]
+    options = SIZES.get(method, {})
+    result = target_rows(model, tokenized, [method], options={method: options}, rolled_out=True).rows[method]
     for sentence, row in zip(tokenized.examples, result, strict=True):
-        whole = alone(model, method, sentence)
+        whole = alone(model, method, sentence, **options)
         assert close(row, (whole if whole.stage == "rollout" else whole.rollout()).row(sentence.dest))
 
 

@@ -1,5 +1,7 @@
 """Scores of parts that sum to the residual stream after attention, by their formulas from Hugging Face's own blocks."""
 
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from support.state import type_checks_off
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.errors import InputError, InputTypeError
+from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.report import make_report
 
+TEXT = "the authors near the hat [MASK] today."
 IDS = torch.tensor([2, 5, 17, 9, 9, 31, 3])
 each_architecture = pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])  # llama has shared values
 
@@ -54,6 +58,39 @@ def test_information_flow_by_hand(architecture: str, options: dict[str, float]) 
         torch.testing.assert_close(by_head, heads, **tolerance(architecture))
         torch.testing.assert_close(measured, heads.sum(0) + itself.diag(), **tolerance(architecture))
         torch.testing.assert_close(rows, measured[[5, 2]], rtol=0, atol=1e-12)
+
+
+@each_architecture
+def test_contribution_weights_by_hand(architecture: str) -> None:
+    values, layers = compared(architecture, "contribution_weights")
+    of_heads, _ = compared(architecture, "contribution_weights", per_head=True)
+    sizes, _ = compared(architecture, "contribution_weights", size=True)
+    for parts, measured, by_head in zip(layers, values, of_heads, strict=True):
+        shares = torch.zeros_like(by_head)
+        for head, dest, source in product(*map(range, shares.shape)):
+            output = parts.attention[dest]
+            shares[head, dest, source] = parts.by_head[head, dest, source] @ output / output.norm() ** 2
+        torch.testing.assert_close(by_head, shares, **tolerance(architecture))
+        torch.testing.assert_close(measured, shares.sum(0), **tolerance(architecture))
+        without_bias = architecture == "llama"
+        assert torch.allclose(measured.sum(-1), torch.ones(len(IDS)).double(), rtol=0, atol=1e-9) == without_bias
+    assert (values < 0).any() == (architecture != "gpt2") and torch.equal(sizes, values.abs())
+
+
+def test_signed_scores_are_no_shares_unless_their_sizes_are_wanted() -> None:
+    model = tl_vzero.load_model("agreement-mini")
+    signed: Any = tl_vzero.score(model, TEXT, method="contribution_weights")
+    assert signed.signed and signed.plot()
+    for refused in (signed.normalized, signed.rollout, partial(tl_vzero.plot.text_view, signed, "hat")):
+        with pytest.raises(ScoresError, match=r"size=True|go below"):
+            refused()
+    sizes: Any = tl_vzero.score(model, TEXT, method="contribution_weights", size=True)
+    assert (sizes.rollout().values >= 0).all()
+    with pytest.raises(InputError, match="contribution_weights's scores have signs"):
+        make_report(model, TEXT, methods=["contribution_weights"])
+    assert "size=True" in tl_vzero.compare(model, TEXT).left_out["contribution_weights"]  # type: ignore[union-attr]
+    named: Any = tl_vzero.compare(model, TEXT, ["contribution_weights"])
+    assert torch.allclose(named["contribution_weights"].values, signed.values)
 
 
 @pytest.mark.parametrize("name", ["least", "threshold"])
