@@ -199,6 +199,7 @@ def _unusable(point: EntryPoint, reason: str, cause: Exception | None) -> Method
 ANY = "any block with an attention pattern"
 SUMS = "blocks that add attention's output to the residual stream as it is"
 POST_NORM = "blocks that end in a norm (BERT and its kin)"
+LOGIT_SUMS = "language models whose logits are sums of what blocks write, through a last norm (GPT-2, Llama)"
 HEADED = "a differentiable model with a trained head"
 
 PATTERN: tuple[Need, ...] = ("clean run",)
@@ -299,7 +300,6 @@ _ENTRIES = {
         "Ferrando & Voita 2024",
         SUMS,
         VECTORS,
-        reported_up_to=64,  # a vector for each pair of tokens and head
     ),
     "contribution_weights": Method(
         LayerMaps(
@@ -321,6 +321,23 @@ _ENTRIES = {
         VECTORS,
         label="DecompX",
         reported_up_to=64,  # two products of the MLP's size for each pair of tokens
+    ),
+    "logit_contributions": Method(
+        "tl_vzero.methods.logits:logit_contributions",
+        "what attention adds to the target's logit from a source, signed",
+        "Ferrando et al. 2023",
+        LOGIT_SUMS,
+        ("weights", "target", "trained head"),
+        signed=True,
+    ),
+    "alti_logit": Method(
+        "tl_vzero.methods.logits:alti_logit",
+        "the same followed to the input tokens by ALTI's rollout, signed",
+        "Ferrando et al. 2023",
+        LOGIT_SUMS,
+        ("weights", "target", "trained head"),
+        label="ALTI-Logit",
+        signed=True,
     ),
     "hta": Method(
         "tl_vzero.methods.hta:hta",

@@ -2,30 +2,24 @@
 
 Logit lens: the output of a block goes to the model's own head, as if there were no further block.
 
-Direct logit attribution, of a target at position t:
-1. F[t, j] = sum_h A[h, t, j] v[j, h] W_O[h] is what attention adds to the residual stream at t from source j.
-2. The final norm with its scale held at that of the clean run is a linear map L.
-3. The attribution is the product of L(F[t, j]) with the target's column of the unembedding.
+Direct logit attribution: what attention adds to the target's logit from each source (`tl_vzero.methods.logits`).
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import Position, Positions, one_of
 from tl_vzero.clean import CleanBlock, token_types_of, visit_clean_blocks
-from tl_vzero.distance import relative_difference, wide_dtype
-from tl_vzero.effects.measure import NAMES, Effect, Intervention, Numbers, intervene, metric_for, one_sentence
-from tl_vzero.errors import ModelError
+from tl_vzero.distance import wide_dtype
+from tl_vzero.effects.measure import NAMES, Effect, Numbers, intervene, metric_for, one_sentence
 from tl_vzero.inputs.text import Ids, Text
-from tl_vzero.models.blocks import SAME_BLOCK, block_weights, norm_of, weight_view
+from tl_vzero.methods.layer import Layer
+from tl_vzero.methods.logits import added_along, logit_direction
+from tl_vzero.models.blocks import block_weights
 from tl_vzero.models.contracts import attention_heads
 from tl_vzero.models.run import quiet, remembering_hooks
-from tl_vzero.models.sites import kind_of
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
-
-SAME_LOGITS = 10  # times what a block may differ by: a vocabulary sums as many terms, and its logits are further apart
 
 
 @takes_turn
@@ -118,57 +112,13 @@ def direct_logit_attribution(
         types = token_types_of(model, [sentence])
         visit_clean_blocks(model, one.sites, one.ids, range(n_layers), blocks.__setitem__, token_types=types)
         output = blocks[n_layers - 1].output[0, one.target]
-        direction = _direction(one, output, logits[0, one.target], measure.target_ids or ())
-        by_head = torch.stack([_attributed(one, layer, blocks[layer], direction) for layer in one.layers])
+        wide = wide_dtype(output.device)
+        direction = logit_direction(model, output, logits[0, one.target], measure.target_ids or ())
+        added = [
+            added_along(direction, Layer(layer, blocks[layer], wide, block_weights(model, layer, wide)), one.target)
+            for layer in one.layers
+        ]
         labels = one.labels(measure, measure(logits), logits)
-    values = by_head[..., list(one.sources)]
+    values = torch.stack(added)[..., list(one.sources)]
     values = values.sum(dim=1) if one.heads is None else values
     return Effect(values=one.as_values(values.flatten()), method="direct_logit_attribution", **labels)
-
-
-def _direction(
-    one: Intervention,
-    output: Float[Tensor, "feature"],
-    logits: Float[Tensor, "vocabulary"],
-    target_ids: tuple[int, ...],
-) -> Float[Tensor, "feature"]:
-    """The target's column of the unembedding (of a pair the difference), seen through the final norm of `output`.
-
-    Raises ModelError where norm and unembedding do not give the model's logits.
-    """
-    model, wide = one.model, wide_dtype(output.device)
-    norm, weight, bias = norm_of(model, model, "ln_final", wide), weight_view(model, "W_U"), weight_view(model, "b_U")
-    expected = None
-    if norm is not None and weight is not None and weight.shape == (len(output), len(logits)):
-        expected = norm(output.to(wide)).to(weight.dtype) @ weight + (0 if bias is None else bias)
-    tolerance = SAME_LOGITS * SAME_BLOCK.get(logits.dtype, SAME_BLOCK[torch.float16])
-    if norm is None or weight is None or expected is None or relative_difference(expected, logits) > tolerance:
-        raise ModelError(
-            f"the head of this {kind_of(model)} is not a final norm and one unembedding (a masked model's has a dense "
-            "layer and an activation, some cap their logits, a hook may act), so a logit is no sum of what "
-            "blocks write: use logit_lens, which reads through the whole head, or activation_patching"
-        )
-    good, *bad = (weight[:, token_id].to(wide) for token_id in target_ids)
-    # <L(z), u> = <z, centre(weight u)> / sigma
-    seen = norm.centre(norm.weight * (good - bad[0] if bad else good))
-    return seen / norm.deviation(norm.centre(output.to(wide)))
-
-
-def _attributed(
-    one: Intervention, layer: int, block: CleanBlock, direction: Float[Tensor, "feature"]
-) -> Float[Tensor, "head src"]:
-    """What each head adds of each source along a direction; raises ModelError where a block adds something else."""
-    wide = direction.dtype
-    weights, pattern = block_weights(one.model, layer, wide), block.pattern[0].to(wide)
-    value = block.value[0].to(wide).repeat_interleave(len(pattern) // block.value.shape[2], dim=1)
-    written = None
-    if weights is not None and block.mlp_output is not None and len(weights.w_o) == len(pattern):
-        attention = torch.einsum("hij,jhd,hdf->if", pattern, value, weights.w_o) + weights.b_o
-        written = block.input[0].to(wide) + attention + block.mlp_output[0].to(wide)
-    tolerance = SAME_BLOCK.get(block.output.dtype, SAME_BLOCK[torch.float16])
-    if weights is None or written is None or relative_difference(written, block.output[0].to(wide)) > tolerance:
-        raise ModelError(
-            f"block {layer} does not add what its attention writes to the residual stream as it is (a norm or a scale "
-            "lies between, or a hook acts), so no logit is a sum of it: use logit_lens or activation_patching"
-        )
-    return torch.einsum("hj,jhd,hd->hj", pattern[:, one.target], value, weights.w_o @ direction)

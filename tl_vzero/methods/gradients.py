@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tl_vzero.choices import Position, at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, ids_of, token_types_of
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, install_command
-from tl_vzero.inputs.text import Ids, Text, encode
+from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of, vocabulary_size
@@ -94,6 +94,7 @@ class Prediction:
 # (the prediction, a layer, its clean output) -> an attribution of that shape, and notes for the metadata.
 Attribution = tuple[Tensor, dict[str, Any]]
 Attribute = Callable[[Prediction, int, Tensor], Attribution]
+Rows = tuple[Float[Tensor, "layer src"], dict[str, Any]]  # the target's, and notes for the metadata
 
 
 @takes_turn
@@ -256,42 +257,65 @@ def _target_rows(
     target: Target,
     target_ids: TargetIds | None,
     aggregate: str,
+    *common: Any,
+) -> Scores | list[Scores]:
+    one_of("aggregate", aggregate, AGGREGATES)
+
+    def rows_of(prediction: Prediction, _: Sentence, layers: Sequence[int]) -> Rows:
+        outputs, logits = prediction.run(prediction.ids, layers)
+        for layer, output in outputs.items():
+            check_clean_output(prediction.sites.outputs[layer], output)
+        prediction.tokens = prediction.tokens or [int(logits[0].argmax())]
+        # Now, and not in a run on which Captum has put hooks of its own, is found out what may be left out.
+        prediction.from_block(layers[0])(outputs[layers[0]])
+        rows, notes = [], []
+        for layer in layers:
+            attribution, note = attribute(prediction, layer, outputs.pop(layer))
+            rows.append(AGGREGATES[aggregate](attribution.detach().double())[0])
+            notes.append(note)
+        return torch.stack(rows), {name: [note[name] for note in notes] for name in notes[0]}
+
+    how = {
+        "engine": "captum",
+        "options": {"aggregate": aggregate, **options},
+        "versions": {"captum": version("captum")},
+    }
+    return target_rows(method, rows_of, how, model, inputs, target, target_ids, *common)
+
+
+def target_rows(
+    method: str,
+    rows_of: Callable[[Prediction, Sentence, Sequence[int]], Rows],
+    how: dict[str, Any],
+    model: nn.Module,
+    inputs: Text,
+    target: Target,
+    target_ids: TargetIds | None,
     mask: Ids | None,
     token_types: Ids | None,
     layers: Numbers,
     prepend_bos: bool,
 ) -> Scores | list[Scores]:
+    """Scores of a method that gives the row of a sentence's target; `how` is for the metadata."""
     sites = check_contracts(model)
-    one_of("aggregate", aggregate, AGGREGATES)
     check_trained_head(model)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
     positions = one_per_sentence(target, len(encoded.sentences))
     targets = list(map(partial(find_target, model), encoded.sentences, positions))
     tokens = [token for token in target_tokens(model, target_ids) or () if token is not None]
-    metadata = provenance(model) | {"engine": "captum", "options": {"aggregate": aggregate, **options}}
+    metadata = provenance(model)
+    metadata |= how | {"versions": metadata["versions"] | how.get("versions", {})}
     metadata["rollout"] = "undefined: one row a layer"
-    metadata["versions"] = metadata["versions"] | {"captum": version("captum")}
     scored: dict[int, Scores] = {}
     target_logits = TargetLogits(model)
     with quiet(model):
         for sentence, position in zip(encoded.sentences, targets, strict=True):
             (ids,), segments = ids_of(model, [sentence]), token_types_of(model, [sentence])
             prediction = Prediction(model, sites, ids, position, list(tokens), target_logits, segments)
-            outputs, logits = prediction.run(ids, chosen_layers)
-            for layer, output in outputs.items():
-                check_clean_output(sites.outputs[layer], output)
-            prediction.tokens = prediction.tokens or [int(logits[0].argmax())]
-            # Now, and not in a run on which Captum has put hooks of its own, is found out what may be left out.
-            prediction.from_block(chosen_layers[0])(outputs[chosen_layers[0]])
-            rows, notes = [], []
-            for layer in chosen_layers:
-                attribution, note = attribute(prediction, layer, outputs.pop(layer))
-                rows.append(AGGREGATES[aggregate](attribution.detach().double()))
-                notes.append(note)
-            values = torch.stack(rows).to(result_dtype(model))
-            by_layer = {name: [note[name] for note in notes] for name in notes[0]}
-            all_notes = metadata | {"target_ids": prediction.tokens} | by_layer
+            rows, notes = rows_of(prediction, sentence, chosen_layers)
+            values = rows.unsqueeze(1).to(result_dtype(model))
+            all_notes = metadata | {"target_ids": prediction.tokens} | notes
             scored[sentence.row] = labelled(method, values, chosen_layers, (position,), sites, sentence, all_notes)
     return encoded.in_order(scored)
 

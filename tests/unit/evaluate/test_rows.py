@@ -62,14 +62,14 @@ def test_a_rolled_out_row_is_that_of_the_rollout(method: str) -> None:
 
 @pytest.mark.parametrize("method", TARGETED)
 @pytest.mark.parametrize("logit", ["good", "difference"])
-def test_gradient_methods_explain_the_right_form(method: str, logit: Any) -> None:
-    model, tokenized = tiny()
-    result = target_rows(model, tokenized, [method], logit=logit).rows[method]
+def test_methods_of_a_target_explain_the_right_form(method: str, logit: Any) -> None:
+    options = SIZES.get(method, {})
+    model, tokenized = tiny(architecture="gpt2" if "logit" in method else "bert")
+    result = target_rows(model, tokenized, [method], options={method: options}, logit=logit).rows[method]
     for sentence, row in zip(tokenized.examples, result, strict=True):
         ids = sentence.encoding.good_id if logit == "good" else (sentence.encoding.good_id, sentence.encoding.bad_id)
-        assert close(
-            row, alone(model, method, sentence, target=sentence.dest, target_ids=ids).normalized().values[:, 0]
-        )
+        whole = alone(model, method, sentence, target=sentence.dest, target_ids=ids, **options)
+        assert close(row, whole.normalized().values[:, 0])
 
 
 @pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)

@@ -235,7 +235,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if "logit" not in name])  # BERT's are no sums
 def test_every_method_reads_segments(method: str) -> None:
     ids, types = ids_and_types(PAIR)
     about_target = {"target": TARGET, "target_ids": TARGET_IDS} if "target" in METHODS[method].needs else {}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import hf_bert, loaded
+from support.models import hf_bert, hf_gpt2, loaded
 from torch import Tensor
 
 import tl_vzero
@@ -33,7 +33,8 @@ def held_by(call: Any) -> tuple[int, Any]:
 def test_a_method_keeps_its_maps_only(method: str) -> None:
     if "captum" in tl_vzero.METHODS[method].needs:
         pytest.importorskip("captum")
-    model = loaded(hf_bert(width=64, heads=4))
+    builder = hf_gpt2 if "logit" in method else hf_bert
+    model = loaded(builder(width=64, heads=4))
     held, scores = held_by(lambda: tl_vzero.score(model, IDS, method=method))
     assert held <= scores.values.untyped_storage().nbytes()
 
