@@ -52,7 +52,7 @@ def logit_contributions(
 
     Raises ModelError where a logit is no sum of what blocks write: for masked models, whose head has an activation, and
     for blocks that norm or scale what attention adds; and what `gradient_x_input` raises, but for Captum.
-    Source: Ferrando et al. 2023, "Explaining How Transformers Use Context to Build Predictions" (Logit), equation 8.
+    Source: Ferrando et al. 2023, "Explaining How Transformers Use Context to Build Predictions" (Logit).
 
     >>> import tl_vzero
     >>> model = tl_vzero.load_model("agreement-mini")

@@ -77,7 +77,7 @@ def alti(layer: Layer) -> Float[Tensor, "sentence dest src"]:
 
 
 def information_flow(layer: Layer, least: float = 0.0, threshold: float = 0.0) -> Float[Tensor, "sentence dest src"]:
-    """Shares of the parts that make up the residual stream after attention (Ferrando & Voita 2024, section 2.1).
+    """Shares of the parts that make up the residual stream after attention (Ferrando & Voita 2024).
 
     The parts of a destination are itself, on the diagonal, and what each head brings of each source. A part counts by
     how much nearer it brings the stream, in the 1-norm, `least` at the least (1e-5 in the authors' program). With a
@@ -100,7 +100,7 @@ def information_flow_rows(
 def information_flow_heads(
     layer: Layer, least: float = 0.0, threshold: float = 0.0
 ) -> Float[Tensor, "sentence head dest src"]:
-    """The shares of every query head alone; a row's sum is what is left beside the token itself."""
+    """The shares of every query head alone; all of a destination's together are what the token itself leaves."""
     return _flow_shares(layer, None, least, threshold)[0]
 
 
@@ -110,9 +110,9 @@ def _flow_shares(
     """What each head brings of each source, and what the token brings itself, as shares of both together."""
     for name, value in (("least", least), ("threshold", threshold)):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputTypeError(f"{name} is {type(value).__name__}: expected a share from 0 to below 1, such as 1e-5")
+            raise InputTypeError(f"{name} is {type(value).__name__}: expected a number from 0 to below 1, such as 1e-5")
         if not 0 <= value < 1:
-            raise InputError(f"{name} is {value}: expected a share from 0 to below 1, such as 1e-5")
+            raise InputError(f"{name} is {value}: expected a number from 0 to below 1, such as 1e-5")
     layer.check_sums("information_flow")
     every = []
     for dest in layer.destinations(chosen=destinations):

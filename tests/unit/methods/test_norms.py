@@ -98,5 +98,5 @@ def test_a_share_that_is_none_is_refused(name: str) -> None:
     model = tl_vzero.load_model(HF_BUILDERS["gpt2"](1))
     with type_checks_off():
         for value, error in ((-0.1, InputError), (1.0, InputError), (float("nan"), InputError), ("a", InputTypeError)):
-            with pytest.raises(error, match=f"{name} is .*: expected a share from 0 to below 1"):
+            with pytest.raises(error, match=f"{name} is .*: expected a number from 0 to below 1"):
                 tl_vzero.score(model, IDS, method="information_flow", **{name: value})
