@@ -12,9 +12,9 @@ from torch import Tensor
 import tl_vzero
 from tl_vzero.methods.norms import _nearer
 
-# Measured with 64 tokens: 1.4e-6 for Value Zeroing in MiniLM, 2.2e-6 for information flow in the random GPT-2 (all of
-# it lost by the run: parts in float64 give the same), at most 6e-7 for every other score.
-ALLOWED = 3e-6
+# Measured with 64 tokens: 1.4e-6 for Value Zeroing in MiniLM, at most 6e-7 for every other score but one: 2.2e-6 for
+# information flow in the random GPT-2, all of it lost by the run, as parts in float64 give the same.
+ALLOWED, OF_INFORMATION_FLOW = 2e-6, 3e-6
 METHODS: dict[str, list[dict[str, Any]]] = {
     "value_zeroing": [{}],
     "attention": [{}],
@@ -47,9 +47,10 @@ def long_sentence(vocabulary: int) -> Tensor:
 
 def assert_near(models: tuple[Any, ...], ids: Tensor, name: str, options: dict[str, Any]) -> None:
     narrow, wide = (tl_vzero.score(model, ids, name, **options) for model in models)
-    assert_close(narrow.normalized().values, wide.normalized().values, ALLOWED)
+    allowed = OF_INFORMATION_FLOW if name == "information_flow" else ALLOWED
+    assert_close(narrow.normalized().values, wide.normalized().values, allowed)
     if wide.stage == "raw":
-        assert_close(narrow.rollout().values, wide.rollout().values, ALLOWED)
+        assert_close(narrow.rollout().values, wide.rollout().values, allowed)
 
 
 @pytest.mark.slow
