@@ -11,34 +11,47 @@ from typing import Any, Literal
 from torch import nn
 
 from tl_vzero.choices import Position, listed, place_of
-from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, foreign_errors_as, shown
+from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, foreign_errors_as, shown, unknown_name
 from tl_vzero.inputs.text import Sentence
+from tl_vzero.models.class_head import ClassHead
 from tl_vzero.models.contracts import is_causal
-from tl_vzero.models.facts import facts_of, vocabulary_size
+from tl_vzero.models.facts import class_head_of, facts_of, vocabulary_size
 
 TargetToken = int | str
 TargetIds = TargetToken | tuple[TargetToken, TargetToken]
 
-EXPECTED = "one token (an id or a word), or a pair (good, bad)"
+EXPECTED = "one token (an id or a word) or class (a number or a label), or a pair (good, bad)"
 
 
 def check_trained_head(model: nn.Module) -> None:
-    """Raise HeadlessModelError where no head for words was ever trained: the logits of words are noise."""
+    """Raise HeadlessModelError where no head was ever trained, or is not computed: the logits of words are noise."""
     facts = facts_of(model)
-    if facts.head == "absent":
+    if facts.head == "absent" and not class_head_of(model):
         reason = "has no trained prediction head, so its logits mean nothing"
-        if facts.is_classifier:
-            reason = "is a classifier: its head was trained for classes (or spans) and predicts no words"
+        if facts.classes:
+            reason = f"is a classifier, and its head {facts.classes}"
         raise HeadlessModelError(
-            f"{facts.name} {reason}: expected a masked or causal language model with a trained head for an effect on "
-            "the prediction; scores of what a layer mixes need none"
+            f"{facts.name} {reason}: expected a language model or a classifier of text with a trained head for an "
+            "effect on the prediction; scores of what a layer mixes need none"
         )
+
+
+def check_predicts_words(model: nn.Module) -> None:
+    """Raise HeadlessModelError where no head for words was ever trained, and for a classifier."""
+    head = class_head_of(model)
+    if head is not None:
+        raise HeadlessModelError(
+            f"{facts_of(model).name} is a classifier: its head was trained for {shown(list(head.labels))} and predicts "
+            "no words; expected a masked or causal language model, as this is about words"
+        )
+    check_trained_head(model)
 
 
 def target_tokens(model: nn.Module, target_ids: TargetIds | None) -> tuple[int, int | None] | None:
     """The ids (good, bad) of one token or a pair; bad is None for one token, `None` stays `None`.
 
-    A word must be one token of the vocabulary, as it is or after a space (" is" in GPT-2).
+    A word must be one token of the vocabulary, as it is or after a space (" is" in GPT-2). Of a classifier they are
+    numbers of classes, or their labels.
     Raises InputError for a word that is none, an id outside the vocabulary or a pair of one token,
     InputTypeError for what is no token.
 
@@ -53,11 +66,13 @@ def target_tokens(model: nn.Module, target_ids: TargetIds | None) -> tuple[int, 
     read = read if isinstance(read, list) else [read]
     if len(read) not in (1, 2):
         raise InputTypeError(f"target_ids are {shown(target_ids)}: expected {EXPECTED}")
-    tokens = [_token_id(model, token, target_ids) for token in read]
+    head = class_head_of(model)
+    tokens = [_token_id(model, token, target_ids) if head is None else _class(head, token) for token in read]
     if len(tokens) == 1:
         return tokens[0], None
     if tokens[0] == tokens[1]:
-        raise InputError(f"target_ids are {target_ids!r}, both token {tokens[0]}: expected two different tokens")
+        kind, several = ("token", "tokens") if head is None else ("class", "classes")
+        raise InputError(f"target_ids are {target_ids!r}, both {kind} {tokens[0]}: expected two different {several}")
     return tokens[0], tokens[1]
 
 
@@ -78,6 +93,10 @@ def word_of(model: nn.Module, token_id: int) -> str:
     >>> [word_of(model, token_id) for token_id in target_tokens(model, ("are", "is"))]
     ['are', 'is']
     """
+    head = class_head_of(model)
+    if head is not None:
+        label = head.labels[token_id]
+        return label if written_token(label) == label and head.labels.count(label) == 1 else f"#{token_id}"
     tokenizer = facts_of(model).tokenizer
     text = "" if tokenizer is None else str(tokenizer.decode([token_id])).rstrip()
     for word in (text.strip(), text):  # GPT-2 has "is", and " is" after a space
@@ -95,6 +114,22 @@ def _token_id(model: nn.Module, token: Any, target_ids: object) -> int:
     if not 0 <= token_id < size:
         raise InputError(f"target_ids hold {token_id}: expected 0 to {size - 1}, the model's vocabulary")
     return token_id
+
+
+def _class(head: ClassHead, named: Any) -> int:
+    """The number of a class, named by that or by its label."""
+    numbers = f"a number from 0 to {len(head.labels) - 1}"
+    if isinstance(named, bool) or not isinstance(named, int | str):
+        raise InputTypeError(f"target_ids hold {shown(named)}: expected a class, by its label or {numbers}")
+    if isinstance(named, int):
+        if not 0 <= named < len(head.labels):
+            raise InputError(f"target_ids hold class {named}: expected {numbers}")
+        return named
+    if head.labels.count(named) > 1:
+        raise InputError(f"target_ids hold {named!r}, the label of several classes: expected {numbers}")
+    if named not in head.labels:
+        raise unknown_name("class in target_ids:", named, (*head.labels, numbers))
+    return head.labels.index(named)
 
 
 def _id_of_word(model: nn.Module, word: str) -> int:
@@ -128,8 +163,8 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     """The target where none is given: what the model itself predicts or decides at; None for a masked model whose
     sentence has not exactly one mask token.
 
-    The last position of a causal model, which predicts the next token (or the class); a classifier's [CLS]; else the
-    only mask token.
+    The position that a classifier's head reads (none where it reads each by itself); the last position of a causal
+    model, which predicts the next token; else the only mask token.
 
     >>> import tl_vzero
     >>> from tl_vzero.inputs.text import encode
@@ -137,18 +172,23 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     >>> [default_target(model, encode(model, text).sentences[0]) for text in ("the [MASK] today.", "the hat near.")]
     [2, None]
     """
+    head = class_head_of(model)
+    if head is not None:
+        return head.position(sentence.ids)
     if is_causal(model):
         return len(sentence) - 1
     facts = facts_of(model)
-    if facts.is_classifier:
+    if facts.classes:
         ids, cls_id = sentence.ids.tolist(), getattr(facts.tokenizer, "cls_token_id", None)
         return ids.index(cls_id) if cls_id in ids else 0
     masks = mask_positions(model, sentence)
     return masks[0] if len(masks) == 1 else None
 
 
-def predicts(model: nn.Module) -> Literal["next token", "token"]:
-    """What a position's prediction is of: the token after it, or the token that stands there."""
+def predicts(model: nn.Module) -> Literal["next token", "token", "class"]:
+    """What a position's prediction is of: the token after it, the token that stands there, or a class."""
+    if class_head_of(model) is not None:
+        return "class"
     return "next token" if is_causal(model) else "token"
 
 
@@ -161,7 +201,7 @@ def default_text(model: nn.Module) -> str:
     """
     facts = facts_of(model)
     mask = getattr(facts.tokenizer, "mask_token", None)
-    if facts.is_classifier:
+    if facts.classes:
         return "the pictures of some hat are scaring marcus."
     return (
         "The keys to the cabinet" if is_causal(model) else f"the pictures of some hat {mask or 'are'} scaring marcus."
@@ -171,17 +211,31 @@ def default_text(model: nn.Module) -> str:
 def find_target(model: nn.Module, sentence: Sentence, target: Position | None) -> int:
     """The target's position: the one given (negative: from the end; or by its token), or the default.
 
-    Raises InputError where the position is outside the sentence, or none is given and there is no default.
+    Raises InputError where the position is outside the sentence or is not what a classifier's head reads, or none is
+    given and there is no default.
     """
+    head = class_head_of(model)
     if target is None:
         target = default_target(model, sentence)
+        if target is None and head is not None:
+            raise InputError(
+                f"no target given, and the head of {facts_of(model).name} predicts {shown(list(head.labels))} of each "
+                f"token: give a target, a position from 0 to {len(sentence) - 1} or its token"
+            )
         if target is None:
             raise InputError(
                 f"no target given, and the sentence has {len(mask_positions(model, sentence))} mask tokens: expected "
                 f"exactly one; give a target, a position from 0 to {len(sentence) - 1} or its token"
             )
         return target
-    return place_of("target", target, sentence.tokens, range(len(sentence)))
+    place = place_of("target", target, sentence.tokens, range(len(sentence)))
+    read = place if head is None or head.reads == "each" else head.position(sentence.ids)
+    if place != read:
+        raise InputError(
+            f"target is {shown(target)}, and the head of {facts_of(model).name} reads position {read} alone: expected "
+            "that, or no target"
+        )
+    return place
 
 
 def one_per_sentence(target: Position | Sequence[Position] | None, count: int) -> list[Any]:

@@ -30,11 +30,11 @@ from tl_vzero.effects.measure import (
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.text import Ids, Text
-from tl_vzero.models.facts import vocabulary_size
+from tl_vzero.models.facts import class_head_of, vocabulary_size
 from tl_vzero.models.run import NamedHook, quiet
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.statistics import rank_correlation
-from tl_vzero.targets import TargetIds
+from tl_vzero.targets import TargetIds, default_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,6 +107,8 @@ def zero_ablation(
 def predictions(model: nn.Module, inputs: Text) -> tuple[Predictions, tuple[tuple[int, ...], ...]]:
     """The likeliest tokens at every position of one sentence, with their probabilities, and their ids: one clean run.
 
+    Of a classifier the likeliest classes, with their numbers, where its head reads; none of a regression or a span.
+
     Raises HeadlessModelError for a model whose head was never trained, InputTypeError for several sentences.
 
     >>> import tl_vzero
@@ -114,10 +116,14 @@ def predictions(model: nn.Module, inputs: Text) -> tuple[Predictions, tuple[tupl
     >>> likely[3][0][0], len(ids[3])
     ('disappear', 5)
     """
-    one = intervene(model, one_sentence(model, inputs, None, None, False), 0, None, None, False)
+    sentence = one_sentence(model, inputs, None, None, False)
+    one = intervene(model, sentence, default_target(model, sentence) or 0, None, None, False)
+    head = class_head_of(model)
+    read = range(len(sentence)) if head is None or head.reads == "each" else (one.target,)
     with quiet(model):
         rows = one.logits([])[0]
-        return tuple(likeliest(model, row) for row in rows), tuple(map(likeliest_ids, rows))
+        likely = tuple(likeliest(model, row) if position in read else () for position, row in enumerate(rows))
+        return likely, tuple(likeliest_ids(row) if of_row else () for row, of_row in zip(rows, likely, strict=True))
 
 
 def _replace_each(intervention: Intervention, copies: list[Place]) -> list[NamedHook]:

@@ -17,6 +17,7 @@ from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.logits import added_along, logit_direction
 from tl_vzero.models.blocks import block_weights
 from tl_vzero.models.contracts import attention_heads
+from tl_vzero.models.facts import class_head_of, facts_of
 from tl_vzero.models.run import quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
@@ -55,6 +56,12 @@ def logit_lens(
     sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
     one = intervene(model, sentence, target, layers, sources, False)
     make_metric = metric_for(model, one_of("metric", metric, NAMES), target_ids)
+    head = class_head_of(model)
+    if head is not None and not head.reads_each:
+        raise ModelError(
+            f"the head of {facts_of(model).name} reads position {one.target} for the whole sentence, so nothing can be "
+            "read off the others: use zero_ablation or activation_patching"
+        )
     names = one.sites.outputs
     shown: dict[str, Tensor] = {}
     with quiet(model):

@@ -18,7 +18,7 @@ from tl_vzero.inputs.baselines import Baseline, BaselineValues, baseline_of, own
 from tl_vzero.inputs.encoder_decoder import described
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
-from tl_vzero.models.facts import facts_of
+from tl_vzero.models.facts import class_head_of, facts_of
 from tl_vzero.models.run import NamedHook, run_logits
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Drawn
@@ -171,12 +171,17 @@ def metric_for(model: nn.Module, metric: str | MetricFunction, target_ids: Targe
         if metric not in NAMES:
             raise unknown_name("metric", metric, (*NAMES, "or a function"))
         tokens = target_tokens(model, target_ids)
+        if metric == "probability" and not _has_shares(model):
+            raise InputError(
+                f"metric is 'probability', and the head of {facts_of(model).name} gives no probabilities of classes: "
+                "expected 'logit', or a function"
+            )
 
         def make(target: int, clean: Tensor) -> Metric:
             (good, bad), wide = tokens or (int(clean.argmax()), None), wide_dtype(clean.device)
             of_good = f"{metric} of {token_name(model, good)!r}"
             if metric == "probability":
-                return Metric(of_good, lambda logits: logits[:, target].to(wide).softmax(dim=-1)[:, good], (good,))
+                return Metric(of_good, lambda logits: _shares(model, logits[:, target])[:, good], (good,))
             if bad is None:
                 return Metric(of_good, lambda logits: logits[:, target, good], (good,))
             return Metric(
@@ -217,7 +222,10 @@ def _scalar(measured: Any) -> Tensor:
 
 
 def token_name(model: nn.Module, token_id: int) -> str:
-    """A token of the vocabulary as text; its id where there is no tokenizer."""
+    """A token of the vocabulary as text, its id where there is no tokenizer; of a classifier a class's label."""
+    head = class_head_of(model)
+    if head is not None:
+        return head.labels[token_id]
     tokenizer = facts_of(model).tokenizer
     return str(token_id) if tokenizer is None else str(tokenizer.decode([token_id]))
 
@@ -342,9 +350,24 @@ def one_sentence(
     return encoded.sentences[0]
 
 
+def _has_shares(model: nn.Module) -> bool:
+    """Whether what the model predicts are probabilities of tokens or classes."""
+    head = class_head_of(model)
+    return head is None or head.has_probabilities
+
+
+def _shares(model: nn.Module, logits: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, "*rows vocabulary"]:
+    """The probabilities of tokens or classes."""
+    logits = logits.to(wide_dtype(logits.device))
+    head = class_head_of(model)
+    return logits.softmax(dim=-1) if head is None else head.probabilities(logits)
+
+
 def likeliest(model: nn.Module, logits: Float[Tensor, "vocabulary"]) -> tuple[tuple[str, float], ...]:
-    """The likeliest tokens of a prediction, with their probabilities."""
-    shares = logits.to(wide_dtype(logits.device)).softmax(dim=-1)
+    """The likeliest tokens or classes of a prediction, with their probabilities; none where it has none."""
+    if not _has_shares(model):
+        return ()
+    shares = _shares(model, logits)
     return tuple((token_name(model, token_id), shares[token_id].item()) for token_id in likeliest_ids(logits))
 
 

@@ -45,7 +45,7 @@ from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, TokenizedSet
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.registry import METHODS
 from tl_vzero.statistics import Array, Estimate, Interval, rank_correlation
-from tl_vzero.targets import check_trained_head
+from tl_vzero.targets import check_predicts_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,7 @@ def faithfulness(
     interval = interval or Interval()
     check_contracts(model)
     conventions = (conventions or Conventions()).of(model)
-    check_trained_head(model)
+    check_predicts_words(model)
     check_fractions(fractions)
     tokenized = tokenize_examples(model, examples, protocol=protocol)
     replacing_token(model, conventions.replacement)
@@ -163,7 +163,7 @@ def faithfulness_by_baseline(
     'value_zeroing, mean'
     """
     check_contracts(model)
-    check_trained_head(model)
+    check_predicts_words(model)
     conventions = Conventions().of(model)
     tokenized = tokenize_examples(model, examples)
     rows, places = {}, {}

@@ -38,10 +38,10 @@ from tl_vzero.models.changes import hash_of_tensors
 from tl_vzero.models.contracts import PROBE_LENGTH, check_contracts
 from tl_vzero.models.facts import ON_TWO_FORMS, context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.load import load_model
-from tl_vzero.models.run import quiet, remembering_hooks, run_logits
+from tl_vzero.models.run import quiet, remembering_hooks, run_logits, run_word_logits
 from tl_vzero.models.sites import hf_model_of, kind_of
 from tl_vzero.statistics import Estimate, bootstrap_mean
-from tl_vzero.targets import check_trained_head
+from tl_vzero.targets import check_predicts_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def _check_same(model: nn.Module, copied: Any) -> None:
     ids = (torch.arange(PROBE_LENGTH, device=device_of(model)) % vocabulary_size(model)).unsqueeze(0)
     inputs: dict[str, Tensor] = {}
     with quiet(model):
-        logits = run_logits(model, ids, remembering_hooks(sites.inputs[-1:], inputs))
+        logits = run_word_logits(model, ids, remembering_hooks(sites.inputs[-1:], inputs))
         by_copy = copied(input_ids=ids, output_hidden_states=True)
     pairs = (inputs[sites.inputs[-1]], by_copy.hidden_states[sites.n_layers - 1]), (logits, by_copy.logits)
     # One model in half precision, or with fused attention, adds up in another order.
@@ -395,7 +395,7 @@ def accuracy(
     1.0
     """
     at_least_one("batch_size", batch_size)
-    check_trained_head(model)
+    check_predicts_words(model)
     batches = same_length_batches(_tokenized(model, examples, half), len, lambda _: batch_size)
     logits = []
     with quiet(model):

@@ -29,7 +29,7 @@ from tl_vzero.evaluate.rows import check_wrong_forms
 from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.statistics import Array, Estimate, Interval, rank_correlation
-from tl_vzero.targets import check_trained_head
+from tl_vzero.targets import check_predicts_words
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def knockout_agreement(
     conventions = Conventions(change=change, over=over, special_tokens=flag("special_tokens", special_tokens))
     flag("renormalise", renormalise)
     check_contracts(model)
-    check_trained_head(model)
+    check_predicts_words(model)
     tokenized = tokenize_examples(model, examples, protocol=protocol)
     if over == "forms":
         check_wrong_forms(tokenized.examples, 'over="forms"')

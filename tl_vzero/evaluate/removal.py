@@ -52,7 +52,7 @@ from tl_vzero.models.run import (
     temporary_pre_hooks,
 )
 from tl_vzero.statistics import Array, Estimate, Interval
-from tl_vzero.targets import check_trained_head
+from tl_vzero.targets import check_predicts_words
 
 PredictionMeasure = Literal["accuracy", "p_forms", "p_vocabulary", "beside_random"]
 
@@ -149,7 +149,7 @@ def token_removal(
     if integer("repeats", repeats) < 0:
         raise InputError(f"repeats is {repeats}: expected at least 1, or 0 for no times")
     shortened = _Shortened(model, layer)
-    check_trained_head(model)
+    check_predicts_words(model)
     tokenized = tokenize_examples(model, examples, protocol=protocol)
     check_wrong_forms(tokenized.examples, "accuracy")
     named = methods if methods or corpus is None else corpus.methods

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 import tl_vzero
 from tl_vzero.models.sites import hf_model_of, roots_of
+
+if TYPE_CHECKING:
+    from tl_vzero.models.class_head import ClassHead
 
 Head = Literal["trained", "absent", "unknown"]
 
@@ -17,13 +20,14 @@ Head = Literal["trained", "absent", "unknown"]
 class Facts:
     """Where a model came from. `tokenizer` is as its folder has it, before TransformerLens adds to it.
 
-    `head` is the one for words; a classifier's, trained for classes, is none and makes it `is_classifier`.
+    `head` is the one for words; a classifier's, trained for classes, is `classes`, or the reason why its logits are
+    not computed, as the end of "its head ...".
     """
 
     name: str
     tokenizer: Any | None
     head: Head
-    is_classifier: bool = False
+    classes: "ClassHead | str | None" = None
 
 
 # An attribute of the model, so that its copies have it too: these are models that tl_vzero loaded, never a user's.
@@ -42,6 +46,12 @@ def facts_of(model: nn.Module) -> Facts:
         return facts
     name = getattr(getattr(model, "cfg", None), "model_name", None) or type(model).__name__
     return Facts(str(name), getattr(model, "tokenizer", None), head="unknown")
+
+
+def class_head_of(model: nn.Module) -> "ClassHead | None":
+    """The trained head of a classifier; None for a model of words, and where a classifier's logits are not computed."""
+    classes = facts_of(model).classes
+    return None if isinstance(classes, str) else classes
 
 
 # In a Hugging Face configuration, so that folders that `finetune` writes keep it.

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tl_vzero.errors import ModelError, foreign_errors_as
+from tl_vzero.models.class_head import HEADS_OF_TEXT, kind_of_classifier
 from tl_vzero.models.facts import Head
 from tl_vzero.models.hub import Source, unreadable_because
 from tl_vzero.models.signals import signal_read_by
 
 # Read in training only, or after the last block: checkpoints of images and speech often lack them.
 _UNREAD = ("masked_spec_embed", "mask_token", "pooler.dense.weight", "pooler.dense.bias")
+
+# Why a classifier's head is not there, as the end of "its head ...".
+NOT_READ = "is of a class that is not transformers' own, or has two stacks, and predicts no words"
 
 # What a model may ask for whatever its files hold: 400 MB of float32, and the tensors of a thousand layers.
 ALLOWED_NUMBERS = 100_000_000
@@ -29,14 +33,15 @@ ALLOWED_TENSORS = 20_000
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Hugging Face model with a head for words, whether that was trained, and whether it was a classifier's model.
+    """A Hugging Face model with a head for words, and whether that was trained.
 
-    `shared_with` is the caller's model whose weights it shares.
+    `classifier` is the model around the same base whose head is for classes, or why that head is not there, as the
+    end of "its head ..."; None for a model of words. `shared_with` is the caller's model whose weights it shares.
     """
 
     model: nn.Module
     head: Head
-    is_classifier: bool
+    classifier: nn.Module | str | None
     shared_with: nn.Module | None = None
 
 
@@ -56,7 +61,8 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
         _check_readable(config, source.name)
         with _Allowance(source), _no_conversion_service():
             eager = {"attn_implementation": "eager", "output_loading_info": True}
-            model, info = _auto_class(config).from_pretrained(
+            classifier = _classifier_class(config, named)
+            model, info = (classifier or _auto_class(config)).from_pretrained(
                 source.location, config=config, dtype=dtype, **eager, **options
             )
         model.config.architectures = [type(model).__name__]  # by which TransformerLens chooses its adapter
@@ -71,7 +77,20 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
         for name, parameter in model.named_parameters():
             if name in missing:  # zeros, not noise, so that nobody takes an untrained head's logits for real
                 parameter.zero_()
-    return Checkpoint(model, head, _names_a_classifier(named))
+    if classifier is None:
+        return Checkpoint(model, head, NOT_READ if kind_of_classifier(named) else None)
+    with foreign_errors_as(ModelError, what):
+        headed, head_for_words = _with_head(model)
+        headed.config.architectures = [type(headed).__name__]
+    return Checkpoint(headed, head_for_words, model if head == "trained" else "was never trained")
+
+
+def _classifier_class(config: Any, named: list[str]) -> Any | None:
+    """The class of transformers' own that a checkpoint of a text classifier was saved from."""
+    import transformers
+
+    offered = getattr(transformers, named[0], None) if kind_of_classifier(named[:1]) in HEADS_OF_TEXT else None
+    return None if offered is None or type(config) is not offered.config_class or config.is_encoder_decoder else offered
 
 
 def _check_readable(config: Any, name: str) -> None:
@@ -146,12 +165,6 @@ def _no_conversion_service() -> Iterator[None]:
     finally:
         del os.environ[name]
         os.environ.update(before)
-
-
-def _names_a_classifier(class_names: list[str]) -> bool:
-    """Whether a class is named for a head that predicts classes or spans, and no words."""
-    endings = ("Classification", "QuestionAnswering", "MultipleChoice", "NextSentencePrediction")
-    return any(name.endswith(endings) for name in class_names)
 
 
 # transformers keeps how loud it is for the whole process: one change at a time, or it stays changed.
@@ -235,8 +248,8 @@ def from_memory(hf_model: Any, device: Any, dtype: torch.dtype | None) -> Checkp
     with foreign_errors_as(ModelError, f"this {name} cannot be read"):
         headed, head = _with_head(model)
         headed.config.architectures = [type(headed).__name__]
-    is_classifier = _names_a_classifier([cls.__name__ for cls in type(hf_model).__mro__])
-    return Checkpoint(headed, head, is_classifier, None if moves else hf_model)
+    is_classifier = kind_of_classifier([cls.__name__ for cls in type(hf_model).__mro__])
+    return Checkpoint(headed, head, model if is_classifier else None, None if moves else hf_model)
 
 
 def _with_head(model: Any) -> tuple[Any, Head]:

@@ -21,6 +21,7 @@ from tl_vzero.errors import (
     unknown_name,
 )
 from tl_vzero.models.changes import follow, remember_copied
+from tl_vzero.models.class_head import ClassHead, checked_head, head_of, probe_of
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.facts import Facts, remember
 from tl_vzero.models.hub import Source, find_source
@@ -85,6 +86,8 @@ def load_model(
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             with foreign_errors_as(ModelError, f"{source.name!r} cannot be put on {device}"):
                 checkpoint.model.to(device)
+                if isinstance(checkpoint.classifier, nn.Module):
+                    checkpoint.classifier.to(device)
         else:
             held = unwrapped(wanted)
             tokenizer = held.tokenizer if tokenizer is None else tokenizer
@@ -162,6 +165,9 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
     reads_text = signal_read_by(hf_model) is None
     with torch.no_grad(), foreign_errors_as(ModelError, f"{label} cannot be run"):
         states = hidden_states_before(hf_model)
+    whole = checkpoint.classifier
+    head = head_of(whole.eval()) if isinstance(whole, nn.Module) else whole
+    logits = probe_of(head) if isinstance(head, ClassHead) else None
     with foreign_errors_as(ModelError, f"TransformerLens {version('transformer-lens')} cannot read {label}"):
         with tempfile.TemporaryDirectory() as folder:
             bridge = _bridge(hf_model, _for_bridge(tokenizer, folder) if reads_text else None, name)
@@ -174,7 +180,9 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
         for stack in stacks_of(bridge) or (None,):
             check_contracts(bridge, stack)
     model: nn.Module = bridge
-    remember(model, Facts(name, tokenizer, checkpoint.head, checkpoint.is_classifier))
+    if isinstance(head, ClassHead):
+        head = checked_head(head, model, check_contracts(model), logits)
+    remember(model, Facts(name, tokenizer, checkpoint.head, head))
     return model
 
 

@@ -14,6 +14,7 @@ from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, norm_of
 from tl_vzero.models.changes import walk
+from tl_vzero.models.facts import class_head_of
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, roots_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
@@ -195,7 +196,25 @@ def run_logits(
     token_types: Int[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
 ) -> Tensor:
-    """Run a batch of sentences of one length, with hooks, to the logits `[batch, position, vocabulary]`."""
+    """Run a batch of sentences of one length, with hooks, to what the model was trained to predict.
+
+    The logits are `[batch, position, vocabulary]`, or a classifier's `[batch, position, class]`.
+    """
+    head = class_head_of(model)
+    if head is None:
+        return run_word_logits(model, ids, hooks, token_types, decoder_ids)
+    with temporary_hooks(model, hooks), model_errors(model):
+        return head.logits(ids, token_types)
+
+
+def run_word_logits(
+    model: nn.Module,
+    ids: Int[Tensor, "batch position"],
+    hooks: Sequence[NamedHook],
+    token_types: Int[Tensor, "batch position"] | None = None,
+    decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
+) -> Tensor:
+    """Run a batch of sentences of one length, with hooks, to the logits of words `[batch, position, vocabulary]`."""
     arguments = _segment_argument(token_types) | decoder_arguments(model, ids, decoder_ids)
     with temporary_hooks(model, hooks), model_errors(model):
         logits = model(ids, return_type="logits", **arguments)

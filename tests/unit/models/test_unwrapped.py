@@ -12,7 +12,6 @@ from support.plain_hooks import plain_value_zeroing
 from torch import Tensor, nn
 from transformers import (
     BertForPreTraining,
-    BertForQuestionAnswering,
     BertForSequenceClassification,
     GPT2DoubleHeadsModel,
     T5Config,
@@ -52,17 +51,6 @@ def test_a_trained_head_for_words_beside_another(kind: type, where: str, tmp_pat
     with torch.no_grad():
         assert (model(torch.tensor([IDS])) - logits).abs().max() < 1e-4
     assert set(hf_model.state_dict()) == names
-
-
-@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForQuestionAnswering], ids=lambda k: k.__name__)
-@pytest.mark.parametrize("where", ["folder", "memory"])
-def test_a_classifier_is_called_one(kind: type, where: str, tmp_path: Path) -> None:
-    hf_model = hf_bert(kind=kind)
-    hf_model.save_pretrained(tmp_path)
-    model = tl_vzero.load_model(tmp_path if where == "folder" else hf_model, tokenizer())
-    with pytest.raises(HeadlessModelError, match="classifier") as caught:
-        tl_vzero.zero_ablation(model, TEXT, target=2)
-    assert "no trained" not in str(caught.value)
 
 
 def test_a_headless_model_is_called_headless() -> None:

@@ -1,0 +1,181 @@
+"""A classifier's trained head: its labels, where it reads, and its logits from the blocks that a bridge runs.
+
+TransformerLens reads a classifier as a model of words. The classifier stays around the same base model, into which
+TransformerLens puts its modules: called itself, it runs the hooked blocks and then its own pooler and head.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tl_vzero.distance import relative_difference
+from tl_vzero.models.blocks import SAME_BLOCK
+from tl_vzero.models.run import quiet, temporary_hooks
+from tl_vzero.models.sites import Sites
+
+PROBE_LENGTH = 5
+HEARD = 1e-3  # of the largest change of a logit: less is rounding
+
+
+def _of_sentence(whole: Any, ids: Tensor, beside: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = whole(input_ids=ids, **beside).logits
+    return logits.unsqueeze(1).expand(-1, ids.shape[1], -1)
+
+
+def _of_tokens(whole: Any, ids: Tensor, beside: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = whole(input_ids=ids, **beside).logits
+    return logits
+
+
+def _of_scores(whole: Any, ids: Tensor, beside: dict[str, Tensor]) -> Tensor:
+    """Before the model picks the last token: without a padding token it cannot do that for several copies."""
+    logits: Tensor = whole.score(whole.base_model(input_ids=ids, **beside)[0])
+    return logits
+
+
+def _of_span(whole: Any, ids: Tensor, beside: dict[str, Tensor]) -> Tensor:
+    output = whole(input_ids=ids, **beside)
+    return torch.stack([output.start_logits, output.end_logits], dim=-1)
+
+
+def _of_choice(whole: Any, ids: Tensor, beside: dict[str, Tensor]) -> Tensor:
+    """Each copy is a question with one choice: no choice's logit depends on another choice."""
+    one = {name: rows.unsqueeze(1) for name, rows in beside.items()}
+    logits: Tensor = whole(input_ids=ids.unsqueeze(1), **one).logits
+    return logits.unsqueeze(1).expand(-1, ids.shape[1], -1)
+
+
+Compute = Callable[[Any, Tensor, dict[str, Tensor]], Tensor]
+
+# By the end of a class's name: how logits are computed, and labels where the configuration has none.
+_KINDS: dict[str, tuple[Compute, tuple[str, ...] | None]] = {
+    "ForSequenceClassification": (_of_sentence, None),
+    "ForTokenClassification": (_of_tokens, None),
+    "ForQuestionAnswering": (_of_span, ("start", "end")),
+    "ForMultipleChoice": (_of_choice, ("choice",)),
+    "ForNextSentencePrediction": (_of_sentence, ("next", "random")),
+}
+HEADS_OF_TEXT = frozenset(_KINDS)
+
+
+def kind_of_classifier(class_names: list[str]) -> str | None:
+    """The end of a class's name that says that its head predicts classes or spans, and no words."""
+    others = ("Classification",)  # of images and sounds
+    return next((end for end in (*_KINDS, *others) if any(name.endswith(end) for name in class_names)), None)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassHead:
+    """The head of a classifier whose blocks are a loaded model's own.
+
+    `reads` is where: the first position ([CLS]), the last token that is no padding, or each position for itself.
+    `labels` are by class number.
+    """
+
+    whole: Any
+    compute: Compute
+    labels: tuple[str, ...]
+    reads: Literal["first", "last", "each"] = "each"
+
+    def logits(
+        self, ids: Int[Tensor, "copy position"], token_types: Int[Tensor, "copy position"] | None = None
+    ) -> Float[Tensor, "copies position class"]:
+        """The logits at each position; of a head that reads one for the sentence, the same at every position."""
+        return self.compute(self.whole, ids, {} if token_types is None else {"token_type_ids": token_types})
+
+    def position(self, ids: Int[Tensor, "position"]) -> int | None:
+        """The position of a sentence that the head reads; None where it reads each."""
+        if self.reads != "last":
+            return 0 if self.reads == "first" else None
+        padding = self.whole.config.get_text_config().pad_token_id
+        read = [position for position, token_id in enumerate(ids.tolist()) if token_id != padding]
+        return len(ids) - 1 if padding is None else max(read, default=0)
+
+    @property
+    def reads_each(self) -> bool:
+        """Whether its logits at a position are what it makes of that position."""
+        return self.compute in (_of_tokens, _of_span, _of_scores)
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether its logits stand for probabilities of classes: not those of a regression, a span or one choice."""
+        return (
+            self._problem != "regression"
+            and self.compute not in (_of_span, _of_choice)
+            and (len(self.labels) > 1 or self._problem == "multi_label_classification")
+        )
+
+    def probabilities(self, logits: Float[Tensor, "*rows class"]) -> Float[Tensor, "*rows class"]:
+        """The probabilities of classes: each for itself where a sentence may be of several, else they sum to 1."""
+        return logits.sigmoid() if self._problem == "multi_label_classification" else logits.softmax(dim=-1)
+
+    @property
+    def _problem(self) -> str | None:
+        problem: str | None = getattr(self.whole.config, "problem_type", None)
+        return problem
+
+
+def head_of(whole: Any) -> ClassHead | str:
+    """The head of a Hugging Face classifier, or why its logits are not computed, as the end of "its head ..."."""
+    end = kind_of_classifier([cls.__name__ for cls in type(whole).__mro__])
+    if end not in _KINDS:
+        return "predicts classes and no words, from no text"
+    if whole.config.is_encoder_decoder:
+        return "reads both stacks of an encoder-decoder, and predicts no words"
+    compute, labels = _KINDS[end]
+    if compute is _of_sentence and hasattr(whole, "score"):
+        compute = _of_scores
+    if labels is None:
+        named = whole.config.id2label
+        labels = tuple(str(named.get(number, f"LABEL_{number}")) for number in range(whole.config.num_labels))
+    return ClassHead(whole, compute, labels)
+
+
+def probe_of(head: ClassHead) -> Tensor | None:
+    """The logits of a few tokens, to compare before and after TransformerLens puts modules in; None on failure."""
+    with torch.no_grad(), suppress(Exception):  # whatever it is, the blocks can be read without their head
+        return head.logits(_probe_ids(head)).clone()
+    return None
+
+
+def checked_head(head: ClassHead, model: nn.Module, sites: Sites, before: Tensor | None) -> ClassHead | str:
+    """The head with where it reads, found by changing one position at a time; or why it cannot be used.
+
+    `before` are the logits of `probe_of` before TransformerLens read the model.
+    """
+    ids = _probe_ids(head)
+
+    def move(output: Tensor, *, hook: Any) -> Tensor:
+        moved = output.clone()
+        moved[range(PROBE_LENGTH), range(PROBE_LENGTH)] *= -2
+        return moved
+
+    with quiet(model):
+        after = probe_of(head)
+        tolerance = 10 * SAME_BLOCK.get(next(model.parameters()).dtype, SAME_BLOCK[torch.bfloat16])
+        if before is None or after is None or not relative_difference(after, before) <= tolerance:
+            return "computes other logits on the blocks that TransformerLens runs"
+        with temporary_hooks(model, [(sites.outputs[-1], move)]):
+            rows = head.logits(ids.expand(PROBE_LENGTH + 1, -1))
+    change = (rows[:-1] - rows[-1]).abs().amax(dim=-1)  # [moved, position]
+    heard = (change > HEARD * change.max()).cpu()
+    if head.reads_each:
+        if not torch.equal(heard, torch.eye(PROBE_LENGTH, dtype=torch.bool)):
+            return "reads other positions than the one that it predicts the class of"
+        return replace(head, reads="last" if head.compute is _of_scores else "each")
+    positions = heard[:, 0].nonzero().flatten().tolist()
+    return (
+        replace(head, reads="first") if positions == [0] else f"reads positions {positions} of {PROBE_LENGTH} at once"
+    )
+
+
+def _probe_ids(head: ClassHead) -> Int[Tensor, "1 position"]:
+    weight = next(head.whole.parameters())
+    size: int = head.whole.config.get_text_config().vocab_size
+    # From the end of the vocabulary: special tokens are mostly at its beginning.
+    return ((size - 1 - 7 * torch.arange(PROBE_LENGTH, device=weight.device)) % size).unsqueeze(0)
