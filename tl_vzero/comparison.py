@@ -37,9 +37,9 @@ from tl_vzero.targets import (
     check_trained_head,
     default_target,
     find_target,
-    mask_positions,
     one_per_sentence,
     target_tokens,
+    why_no_default,
 )
 
 if TYPE_CHECKING:
@@ -249,8 +249,8 @@ def compare(
     the model and is not too slow for the sentence (`left_out` says which are not, and why). `options` are a method's
     own by its name, such as `{"hta": {"to": "embeddings"}}`. `inputs`, `attention_mask`, `token_type_ids` and `layers`
     are as in `value_zeroing`; a list of sentences gives a list. `target` is a position, or one for each sentence
-    (default: the only mask, a causal model's last position, a classifier's own), and `target_ids` are as in
-    `zero_ablation`; `baseline` is that of Value Zeroing and of zero ablation.
+    (default: the only mask, a causal model's last position, where a classifier's head reads), and `target_ids` are as
+    in `zero_ablation`; `baseline` is that of Value Zeroing and of zero ablation.
     `effects` are names of effects beside zero ablation: "attribution_patching", "logit_lens",
     "direct_logit_attribution", and, from `inputs` into the `corrupted` sentence (a list for several), "value_patching"
     and "resid_pre_patching" and the other sites of `activation_patching`. A Comparison is a mapping from a method's
@@ -439,8 +439,7 @@ class _Run:
         try:
             check_trained_head(self.model)  # before a mask is asked for, which would be in vain
             if target is None:
-                masks = len(mask_positions(self.model, sentence))
-                return {}, f"the sentence has {masks} mask tokens, and no target was given"
+                return {}, f"{why_no_default(self.model, sentence)}, and no target was given"
             corrupted = self.corrupted[sentence.row]
             return {
                 name: measured_effect(name, self.model, inputs, corrupted, target=target, **options)

@@ -185,6 +185,14 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     return masks[0] if len(masks) == 1 else None
 
 
+def why_no_default(model: nn.Module, sentence: Sentence) -> str:
+    """Why a sentence has no default target."""
+    head = class_head_of(model)
+    if head is None:
+        return f"the sentence has {len(mask_positions(model, sentence))} mask tokens"
+    return f"the head of {facts_of(model).name} predicts {shown(list(head.labels))} of each token"
+
+
 def predicts(model: nn.Module) -> Literal["next token", "token", "class"]:
     """What a position's prediction is of: the token after it, the token that stands there, or a class."""
     if class_head_of(model) is not None:
@@ -217,15 +225,11 @@ def find_target(model: nn.Module, sentence: Sentence, target: Position | None) -
     head = class_head_of(model)
     if target is None:
         target = default_target(model, sentence)
-        if target is None and head is not None:
-            raise InputError(
-                f"no target given, and the head of {facts_of(model).name} predicts {shown(list(head.labels))} of each "
-                f"token: give a target, a position from 0 to {len(sentence) - 1} or its token"
-            )
         if target is None:
+            one = "expected exactly one; " if head is None else ""
             raise InputError(
-                f"no target given, and the sentence has {len(mask_positions(model, sentence))} mask tokens: expected "
-                f"exactly one; give a target, a position from 0 to {len(sentence) - 1} or its token"
+                f"no target given, and {why_no_default(model, sentence)}: {one}give a target, a position from 0 to "
+                f"{len(sentence) - 1} or its token"
             )
         return target
     place = place_of("target", target, sentence.tokens, range(len(sentence)))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
+    from tl_vzero.targets import TargetIds
+
 app = common.app
 # --help lists them in this order, the main job first.
 COMMANDS = "report map compare diff methods explore heads models corpus values reproduce".split()
@@ -33,6 +35,14 @@ CorruptedOption = Annotated[
     str | None,
     typer.Option(help="A sentence of as many tokens, to patch values of TEXT into; --pair goes with both."),
 ]
+GoodOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The word, or the label of a class, whose logit is measured at the target (#NUMBER: by its id); default: "
+        "the likeliest."
+    ),
+]
+BadOption = Annotated[str | None, typer.Option(help="The word or label whose logit is subtracted from that of --good.")]
 CompareOption = Annotated[
     str | None, typer.Option("--compare", help="A second sentence to compare with TEXT; --pair goes with both.")
 ]
@@ -63,10 +73,8 @@ def report(
     replaced: common.BaselineOptions,
     out: Annotated[Path, typer.Option(help="The HTML page to write; it works offline.")] = Path("report.html"),
     method: common.MethodsOption = None,
-    good: Annotated[
-        str | None, typer.Option(help="The word whose logit is measured at the target; default: the likeliest.")
-    ] = None,
-    bad: Annotated[str | None, typer.Option(help="The word whose logit is subtracted from that of --good.")] = None,
+    good: GoodOption = None,
+    bad: BadOption = None,
     corrupted: CorruptedOption = None,
     effect: common.EffectsOption = None,
     compare_text: CompareOption = None,
@@ -84,9 +92,7 @@ def report(
     Value Zeroing and raw attention stand there in any case; --csv has the table of the methods, layer by layer.
     """
     check_writable(out)
-    from tl_vzero.choices import good_and_bad
-
-    target_ids = good_and_bad(good, bad, ("--good", "--bad"))
+    target_ids = _target_ids(good, bad)
     _check_compared(compare_text)
     baseline = replaced.read()
     model = chosen.load(method)
@@ -200,6 +206,8 @@ def compare(
     replaced: common.BaselineOptions,
     method: common.MethodsOption = None,
     layer: common.LayersOption = None,
+    good: GoodOption = None,
+    bad: BadOption = None,
     effect: common.EffectsOption = None,
     corrupted: CorruptedOption = None,
 ) -> None:
@@ -207,6 +215,7 @@ def compare(
 
     With --effect, the rank correlation of every method with every effect is printed below.
     """
+    target_ids = _target_ids(good, bad)
     baseline = replaced.read()
     model = chosen.load(method, layer)
     compared = tl_vzero.compare(
@@ -215,6 +224,7 @@ def compare(
         method or None,
         layers=layer or None,
         target=chosen.target,
+        target_ids=target_ids,
         baseline=baseline,
         effects=effect or (),
         corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
@@ -402,6 +412,15 @@ def _scores(chosen: common.SentenceOptions, model: "nn.Module", method: str, **o
     scores = tl_vzero.score(model, chosen.sentence(model), method=method, **options)
     assert not isinstance(scores, list)
     return scores
+
+
+def _target_ids(good: str | None, bad: str | None) -> "TargetIds | None":
+    """What two options say of a prediction's tokens or classes; raises InputError for --bad alone."""
+    from tl_vzero.choices import good_and_bad
+    from tl_vzero.targets import written_token
+
+    right, wrong = (None if word is None else written_token(word) for word in (good, bad))
+    return good_and_bad(right, wrong, ("--good", "--bad"))
 
 
 def _heads(heads: str | None) -> list[int] | None:

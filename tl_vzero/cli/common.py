@@ -73,7 +73,7 @@ TargetOption = Annotated[
         parser=position,
         metavar="POSITION|TOKEN",
         help="The target: its position (negative: from the end), or its token where that occurs once. Default: the "
-        "only [MASK], the last token of a causal model, or [CLS] of a classifier.",
+        "only [MASK], the last token of a causal model, or where a classifier's head reads.",
     ),
 ]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]

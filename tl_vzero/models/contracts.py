@@ -19,7 +19,7 @@ from tl_vzero.models.changes import (
     module_fingerprint,
     weights_hash,
 )
-from tl_vzero.models.facts import context_length, facts_of, library_versions, vocabulary_size
+from tl_vzero.models.facts import class_head_of, context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, remembering_hooks, run_to
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import Sites, Stack, hook_points, kind_of, sites_of, stacks_of
@@ -326,7 +326,7 @@ def provenance(model: nn.Module, stack: Stack | None = None) -> dict[str, Any]:
     return {
         "model": facts.name,
         "model_class": kind_of(model),
-        "model_head": facts.head,
+        "model_head": facts.head if class_head_of(model) is None else "trained",
         "weights_sha256": weights_hash(model),
         "dtype": str(next(nn.Module.parameters(model)).dtype).removeprefix("torch."),
         "value_heads": "key-value" if grouped else "query",

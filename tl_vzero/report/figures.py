@@ -205,13 +205,15 @@ def first_destination(report: Report) -> int:
 
 
 def _predictions(report: Report) -> list[Json]:
-    """Of every position what its prediction is of, in words, and the likeliest tokens: probabilities and ids."""
+    """Of every position what its prediction is of, in words, and the likeliest (tokens or classes) with their ids."""
     labelled: list[Json] = []
     for position, likeliest in enumerate(report.predictions):
         place = f"“\u2068{visible(report.value_zeroing.dest_tokens[position])}\u2069” (position {position})"
         label = f"In place of {place}" if position in report.metadata.get("masks", ()) else f"At {place}, not masked"
         if report.metadata.get("predicts") == "next token":
             label = f"Next token after {place}"
+        elif report.metadata.get("predicts") == "class":
+            label = f"Class predicted at {place}" if likeliest else f"No probabilities of classes at {place}"
         shown = [[visible(token), float(f"{share:.{SHOWN_DIGITS}g}")] for token, share in likeliest]
         ids = report.predicted_ids[position] if report.predicted_ids else ()
         labelled.append({"label": label, "likeliest": shown, "ids": ids})

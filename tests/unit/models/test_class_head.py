@@ -324,3 +324,25 @@ def test_a_head_that_reads_all_positions_says_so() -> None:
     model = tl_vzero.load_model(bert(Pooled), tokenizer())
     with pytest.raises(HeadlessModelError, match=r"its head reads positions \[0, 1, 2, 3, 4\]"):
         tl_vzero.zero_ablation(model, TEXT)
+
+
+def test_why_a_head_for_each_token_has_no_default() -> None:
+    model = tl_vzero.load_model(bert(BertForTokenClassification), tokenizer())
+    compared: Any = tl_vzero.compare(model, TEXT, ["attention"])
+    assert compared.effect is None
+    assert "predicts ['NEGATIVE', 'NEUTRAL', 'POSITIVE'] of each token, and no target" in compared.no_effect_reason
+
+
+def test_the_page_says_where_no_class_is_predicted() -> None:
+    page = make_report(tl_vzero.load_model(bert(), tokenizer()), TEXT, methods=["attention"]).to_html()
+    assert "Class predicted at" in page and "No probabilities of classes at" in page
+
+
+def test_commands_take_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bert().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    from tl_vzero.cli import app
+
+    arguments = ["compare", TEXT, "--model", str(tmp_path), "--method", "attention", "--quiet", "--good", "POSITIVE"]
+    app([*arguments, "--bad", "#0"], standalone_mode=False)
+    assert "on the logit of 'POSITIVE' minus logit of 'NEGATIVE' at 0 [CLS]" in capsys.readouterr().out

@@ -158,8 +158,7 @@ const besideFinding = (grids) => {
 const fillTargets = () => byId("beside-predictions").replaceChildren(...bothSides().map(({ data }, at) => {
   const line = element("div", "");
   const prediction = data.predictions[data.target];
-  const likeliest = prediction?.likeliest.slice(0, NAMED).map(([token, share]) => `\u2068${token}\u2069 (${inPercent(share)})`);
-  const text = prediction === undefined ? "no prediction at a target" : `${prediction.label}: ${likeliest.join(", ")}.`;
+  const text = prediction === undefined ? "no prediction at a target" : predictionInWords(prediction);
   line.append(element("dt", sideTitles()[at]), element("dd", text));
   return line;
 }));

@@ -38,20 +38,24 @@ const drawFinding = () => {
   const grid = maps[state.unit].value_zeroing.layer[telling[row]][row];
   byId("telling").hidden = state.head !== null || state.view !== "layer" || telling[row] === state.layer;
   byId("telling").textContent = `Layer ${page.layers[telling[row]]} tells most of it: ${inPercent(grid[largestElsewhere(grid)] ?? 0)}`;
-  byId("measure").hidden = measureAt === null || page.predictions.length === 0 || predictedAt() === page.target;
+  byId("measure").hidden = measureAt === null || page.predictions.length === 0 || predictedAt() === page.target
+    || page.predictions[predictedAt()].likeliest.length === 0;
   byId("measure").textContent = `Measure the effects on what is predicted at “${names[row]}”`;
 };
 
 // What comes after a word comes after its last piece.
 const predictedAt = () => (page.predicts === "next token" && state.unit === "words"
   ? page.wordOf.lastIndexOf(rowOf(state.piece)) : state.piece);
+const predictionInWords = ({ label, likeliest }) => {
+  const first = likeliest.slice(0, NAMED).map(([token, probability]) => `\u2068${token}\u2069 (${inPercent(probability)})`);
+  return first.length === 0 ? `${label}.` : `${label}: ${first.join(", ")}.`;
+};
 const fillPrediction = () => {
   byId("predicted-here").hidden = page.predictions.length === 0;
   if (page.predictions.length === 0) return;
   const { label, likeliest, ids } = page.predictions[predictedAt()];
-  const first = likeliest.slice(0, NAMED).map(([token, probability]) => `\u2068${token}\u2069 (${inPercent(probability)})`);
-  byId("predicted-here").textContent = `${label}: ${first.join(", ")}.`;
-  byId("predicted-label").textContent = `${label}:`;
+  byId("predicted-here").textContent = predictionInWords(page.predictions[predictedAt()]);
+  byId("predicted-label").textContent = likeliest.length === 0 ? label : `${label}:`;
   byId("predicted").replaceChildren(...likeliest.map(([token, probability], at) => {
     const item = element("li", "");
     const word = measureWord === null ? element("span", "", { className: "word" })
