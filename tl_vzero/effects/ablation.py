@@ -66,13 +66,14 @@ def zero_ablation(
 
     Unlike Value Zeroing, later blocks see the change. `inputs` is one sentence or pair, with `attention_mask` and
     `token_type_ids` as in `value_zeroing`; a 2-D tensor has a single row. `target` is a position (default: the only
-    mask token, or a causal model's last position). `target_ids` are one token or a pair (good, bad), ids or words;
-    default: the clean run's likeliest token at the target. `metric` is "logit" (of a pair the difference),
-    "probability" (of a pair the good one's), or a function from one sentence's logits `[1, position, vocabulary]` to a
-    scalar, applied copy by copy as in TransformerLens's patching. Values are `[layer, src]`, or `[layer, head, src]`
-    with `per_head`, in units of the metric; heads are those that values have. `layers` and `sources` choose a part,
-    negative numbers count from the end. A position may be named by its token, as in `value_zeroing`. `baseline` is what
-    is put in a value's place, as there; "mean" is the mean of the clean run's values.
+    mask token, a causal model's last position, or where a classifier's head reads). `target_ids` are one token or a
+    pair (good, bad), ids or words, of a classifier numbers or labels of classes; default: the clean run's likeliest.
+    `metric` is "logit" (of a pair the difference), "probability" (of a pair the good one's), or a function from one
+    sentence's logits `[1, position, vocabulary]` to a scalar, applied copy by copy as in TransformerLens's patching.
+    Values are `[layer, src]`, or `[layer, head, src]` with `per_head`, in units of the metric; heads are those that
+    values have. `layers` and `sources` choose a part, negative numbers count from the end. A position may be named by
+    its token, as in `value_zeroing`. `baseline` is what is put in a value's place, as there; "mean" is the mean of the
+    clean run's values.
 
     Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
     not one token, a metric that returns no scalar, or a baseline that does not fit; InputTypeError for several

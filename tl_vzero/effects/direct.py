@@ -44,7 +44,7 @@ def logit_lens(
     `[layer, src]`, the metric read there, no difference: in the last layer at the target's position it is `clean`.
     Where TransformerLens 4's `logit_lens` is defined (no masked models) it gives the same. Two runs.
 
-    Raises what `zero_ablation` raises.
+    Raises what `zero_ablation` raises, and ModelError for a classifier's head that reads one position for the sentence.
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
     >>> import tl_vzero
@@ -96,8 +96,8 @@ def direct_logit_attribution(
     sources they are a head's part in TransformerLens 4's `direct_logit_attribution`, which asks for processed weights.
     What the embedding, MLPs and biases add comes from no source and is left out.
 
-    Raises ModelError where a logit is no sum of what blocks write: for masked models, whose head has an activation,
-    and for blocks that norm or scale what attention adds; and what `zero_ablation` raises.
+    Raises ModelError where a logit is no sum of what blocks write: for classifiers, masked models, whose head has an
+    activation, and for blocks that norm or scale what attention adds; and what `zero_ablation` raises.
     Source: Ferrando et al. 2023, "Explaining How Transformers Use Context to Build Predictions" (Logit).
 
     >>> import tl_vzero
@@ -110,6 +110,11 @@ def direct_logit_attribution(
     """
     sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
     one = intervene(model, sentence, target, layers, sources, per_head, n_heads=attention_heads)
+    if class_head_of(model) is not None:
+        raise ModelError(
+            f"{facts_of(model).name} is a classifier, and what attention adds is attributed through an unembedding of "
+            "words: use zero_ablation or activation_patching"
+        )
     make_metric = metric_for(model, "logit", target_ids)
     blocks: dict[int, CleanBlock] = {}
     n_layers = one.sites.n_layers

@@ -29,7 +29,7 @@ from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, is_pair, warned_before
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
-from tl_vzero.models.facts import vocabulary_size
+from tl_vzero.models.facts import class_head_of, facts_of, vocabulary_size
 from tl_vzero.models.run import LOGITS_PER_BATCH, NamedHook, TargetLogits, quiet, remembering_hooks, run_to
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
@@ -279,6 +279,12 @@ def optimised_values(
     """
     sites = check_contracts(model)
     check_trained_head(model)
+    head = class_head_of(model)
+    if head is not None and not head.chooses:
+        raise ModelError(
+            f"the head of {facts_of(model).name} does not choose among classes, so there is no distribution to keep: "
+            "use mean_values"
+        )
     steps, seed, rate = at_least_one("steps", steps), integer("seed", seed), _checked_rate(learning_rate)
     read = _Texts(model, sites, texts, None, prepend_bos)
     sentences = [sentence for part in read.parts(TEXTS_AT_ONCE) for sentence in part.sentences]

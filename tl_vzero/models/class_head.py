@@ -102,13 +102,15 @@ class ClassHead:
         return self.compute in (_of_tokens, _of_span, _of_scores)
 
     @property
+    def chooses(self) -> bool:
+        """Whether its logits choose one class of several: not a regression's, a span's, or those of several classes."""
+        is_number = self._problem in ("regression", "multi_label_classification")
+        return len(self.labels) > 1 and self.compute is not _of_span and not is_number
+
+    @property
     def has_probabilities(self) -> bool:
-        """Whether its logits stand for probabilities of classes: not those of a regression, a span or one choice."""
-        return (
-            self._problem != "regression"
-            and self.compute not in (_of_span, _of_choice)
-            and (len(self.labels) > 1 or self._problem == "multi_label_classification")
-        )
+        """Whether its logits stand for probabilities of classes."""
+        return self.chooses or self._problem == "multi_label_classification"
 
     def probabilities(self, logits: Float[Tensor, "*rows class"]) -> Float[Tensor, "*rows class"]:
         """The probabilities of classes: each for itself where a sentence may be of several, else they sum to 1."""

@@ -60,6 +60,7 @@ def load_model(
     its modules, hooks, adapters (merged, set, disabled) or weights are replaced, cast or moved, scoring raises
     ModelError, until it is loaded again or all is as it was; `train()` and `requires_grad` do not matter. Where
     `device` or `dtype` change, the loaded model is a copy that stays what it was.
+    A classifier of text keeps its trained head: effects and gradients are then on its classes.
     `tokenizer` replaces the one that belongs to the model; without any, ids work and strings raise.
     `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one.
     Nothing is installed, and no code of a folder is run unless `trust_remote_code`.

@@ -24,7 +24,9 @@ from transformers import (
 )
 
 import tl_vzero
+from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError
+from tl_vzero.evaluate.finetuning import accuracy
 from tl_vzero.report import make_report
 
 TEXT = "the hat of some dog near marcus."
@@ -213,6 +215,8 @@ def test_a_regression_has_a_logit_and_no_probability(labels: dict[int, str]) -> 
     assert effect.predicted == ()
     with pytest.raises(InputError, match="no probabilities of classes"):
         tl_vzero.zero_ablation(model, TEXT, metric="probability")
+    with pytest.raises(ModelError, match="does not choose among classes"):
+        tl_vzero.optimised_values(model, [TEXT], steps=1)
 
 
 @pytest.mark.parametrize("kind", [BertForTokenClassification, GPT2ForTokenClassification])
@@ -302,6 +306,10 @@ def test_what_a_head_for_the_sentence_cannot_do() -> None:
             tl_vzero.zero_ablation(model, TEXT, target=3)
         with pytest.raises(ModelError, match="reads position 0 for the whole sentence"):
             tl_vzero.logit_lens(model, TEXT)
+        with pytest.raises(ModelError, match="is a classifier, and what attention adds"):
+            tl_vzero.direct_logit_attribution(model, TEXT)
+        with pytest.raises(HeadlessModelError, match="'POSITIVE'] and predicts no words"):
+            accuracy(model, agreement_examples()[:2])
 
 
 def test_padding_at_the_end_is_not_read() -> None:
