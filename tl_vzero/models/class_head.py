@@ -62,6 +62,10 @@ _KINDS: dict[str, tuple[Compute, tuple[str, ...] | None]] = {
 }
 HEADS_OF_TEXT = frozenset(_KINDS)
 
+# Why a head's logits are not computed, as the end of "its head ...".
+OF_NO_TEXT = "is for images or sounds, and predicts no words"
+OF_TWO_STACKS = "reads both stacks of an encoder-decoder, and predicts no words"
+
 
 def kind_of_classifier(class_names: list[str]) -> str | None:
     """The end of a class's name that says that its head predicts classes or spans, and no words."""
@@ -125,10 +129,10 @@ class ClassHead:
 def head_of(whole: Any) -> ClassHead | str:
     """The head of a Hugging Face classifier, or why its logits are not computed, as the end of "its head ..."."""
     end = kind_of_classifier([cls.__name__ for cls in type(whole).__mro__])
-    if end not in _KINDS:
-        return "predicts classes and no words, from no text"
-    if whole.config.is_encoder_decoder:
-        return "reads both stacks of an encoder-decoder, and predicts no words"
+    if end not in _KINDS or whole.main_input_name != "input_ids":
+        return OF_NO_TEXT
+    if getattr(whole.config, "is_encoder_decoder", False):
+        return OF_TWO_STACKS
     compute, labels = _KINDS[end]
     if compute is _of_sentence and hasattr(whole, "score"):
         compute = _of_scores

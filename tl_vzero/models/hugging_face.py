@@ -15,16 +15,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tl_vzero.errors import ModelError, foreign_errors_as
-from tl_vzero.models.class_head import HEADS_OF_TEXT, kind_of_classifier
+from tl_vzero.models.class_head import HEADS_OF_TEXT, OF_NO_TEXT, OF_TWO_STACKS, kind_of_classifier
 from tl_vzero.models.facts import Head
 from tl_vzero.models.hub import Source, unreadable_because
 from tl_vzero.models.signals import signal_read_by
 
 # Read in training only, or after the last block: checkpoints of images and speech often lack them.
 _UNREAD = ("masked_spec_embed", "mask_token", "pooler.dense.weight", "pooler.dense.bias")
-
-# Why a classifier's head is not there, as the end of "its head ...".
-NOT_READ = "is of a class that is not transformers' own, or has two stacks, and predicts no words"
 
 # What a model may ask for whatever its files hold: 400 MB of float32, and the tensors of a thousand layers.
 ALLOWED_NUMBERS = 100_000_000
@@ -78,7 +75,7 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
             if name in missing:  # zeros, not noise, so that nobody takes an untrained head's logits for real
                 parameter.zero_()
     if classifier is None:
-        return Checkpoint(model, head, NOT_READ if kind_of_classifier(named) else None)
+        return Checkpoint(model, head, _why_dropped(config, named))
     with foreign_errors_as(ModelError, what):
         headed, head_for_words = _with_head(model)
         headed.config.architectures = [type(headed).__name__]
@@ -90,7 +87,20 @@ def _classifier_class(config: Any, named: list[str]) -> Any | None:
     import transformers
 
     offered = getattr(transformers, named[0], None) if kind_of_classifier(named[:1]) in HEADS_OF_TEXT else None
-    return None if offered is None or type(config) is not offered.config_class or config.is_encoder_decoder else offered
+    if offered is None or offered.main_input_name != "input_ids" or type(config) is not offered.config_class:
+        return None
+    return None if getattr(config, "is_encoder_decoder", False) else offered
+
+
+def _why_dropped(config: Any, named: list[str]) -> str | None:
+    """Why a checkpoint is read without the head that it was saved with; None where that was for words, or none."""
+    import transformers
+
+    if kind_of_classifier(named) is None:
+        return None
+    if getattr(config, "is_encoder_decoder", False):
+        return OF_TWO_STACKS
+    return OF_NO_TEXT if hasattr(transformers, named[0]) else "is of a class that transformers does not have"
 
 
 def _check_readable(config: Any, name: str) -> None:

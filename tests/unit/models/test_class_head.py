@@ -10,6 +10,8 @@ from support.models import VOCABULARY, hf_bert, hf_gpt2, randomise, tokenizer
 from support.state import left_as_found
 from torch import Tensor
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BertForMultipleChoice,
     BertForNextSentencePrediction,
     BertForQuestionAnswering,
@@ -27,6 +29,7 @@ import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError
 from tl_vzero.evaluate.finetuning import accuracy
+from tl_vzero.models.facts import facts_of
 from tl_vzero.report import make_report
 
 TEXT = "the hat of some dog near marcus."
@@ -354,3 +357,30 @@ def test_commands_take_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     arguments = ["compare", TEXT, "--model", str(tmp_path), "--method", "attention", "--quiet", "--good", "POSITIVE"]
     app([*arguments, "--bad", "#0"], standalone_mode=False)
     assert "on the logit of 'POSITIVE' minus logit of 'NEGATIVE' at 0 [CLS]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_a_head_of_two_stacks_is_refused_for_what_it_is(where: str, tmp_path: Path) -> None:
+    config = BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=40,
+        architectures=["BartForSequenceClassification"],
+    )
+    hf_model: Any = randomise(BartForSequenceClassification(config), 0)
+    hf_model.save_pretrained(tmp_path)
+    model = tl_vzero.load_model(hf_model if where == "memory" else tmp_path, tokenizer())
+    assert "reads both stacks" in str(facts_of(model).classes)
+
+
+def test_a_folder_without_its_heads_weights(tmp_path: Path) -> None:
+    hf_model = bert()
+    hf_model.save_pretrained(tmp_path, state_dict={k: v for k, v in hf_model.state_dict().items() if "cl" not in k})
+    with pytest.raises(HeadlessModelError, match="its head was never trained"):
+        tl_vzero.zero_ablation(tl_vzero.load_model(tmp_path, tokenizer()), TEXT)
