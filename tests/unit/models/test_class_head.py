@@ -164,7 +164,9 @@ def test_a_difference_of_classes_by_every_effect(name: str, where: str, tmp_path
     corrupted = torch.tensor(tokenizer()(CORRUPTED)["input_ids"])
     patched = tl_vzero.value_patching(model, TEXT, CORRUPTED, target_ids=pair)
     values: list[Tensor] = []
-    handle = hf_model.get_submodule(modules.format(1)).register_forward_hook(lambda *_: values.append(_[2][0, :, -16:]))
+    handle = hf_model.get_submodule(modules.format(1)).register_forward_hook(
+        lambda _, __, output: values.append(output[0, :, -16:])
+    )
     clean(hf_model)
     handle.remove()
     after = [metric(with_value(hf_model, modules.format(1), src, values[0][src], corrupted)) for src in range(len(IDS))]
