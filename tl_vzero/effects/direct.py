@@ -12,6 +12,7 @@ from tl_vzero.choices import Position, Positions, one_of
 from tl_vzero.clean import CleanBlock, token_types_of, visit_clean_blocks
 from tl_vzero.distance import wide_dtype
 from tl_vzero.effects.measure import NAMES, Effect, Numbers, intervene, metric_for, one_sentence
+from tl_vzero.errors import ModelError
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.logits import added_along, logit_direction
