@@ -66,11 +66,11 @@ def test_the_default_sentence_fits_the_model(tmp_path: Path) -> None:
             assert run(command, "--model", model, "--quiet")[0] == 0
 
 
-def test_a_classifiers_prediction_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_classifiers_prediction_is_of_a_class(tmp_path: Path) -> None:
     hf_bert(kind=BertForSequenceClassification).save_pretrained(tmp_path / "classifier")
     tokenizer().save_pretrained(tmp_path / "classifier")
     code, output = run("compare", "--model", tmp_path / "classifier", "--method", "attention", "--quiet")
-    assert code == 0 and "is a classifier: its head was trained for classes" in output
+    assert code == 0 and "on the logit of 'LABEL_" in output and "at 0 [CLS]" in output
 
 
 @pytest.mark.parametrize(

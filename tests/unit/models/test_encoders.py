@@ -256,9 +256,9 @@ def test_a_headless_model(name: str, where: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])
-@pytest.mark.parametrize("head", ["ForPreTraining", "ForSequenceClassification"])
-def test_a_head_of_another_kind_counts_as_none(head: str, where: str, tmp_path: Path) -> None:
-    """A discriminator tells real tokens from replaced ones: it has no words to offer."""
+@pytest.mark.parametrize(("head", "is_kept"), [("ForPreTraining", False), ("ForSequenceClassification", True)])
+def test_the_blocks_of_a_model_with_another_head(head: str, is_kept: bool, where: str, tmp_path: Path) -> None:
+    """A discriminator tells real tokens from replaced ones: it has neither words nor classes to offer."""
     hf_model = encoder(f"Electra {head}", embedding_size=8)()
     if where == "folder":
         hf_model.save_pretrained(tmp_path)
@@ -266,7 +266,7 @@ def test_a_head_of_another_kind_counts_as_none(head: str, where: str, tmp_path: 
     scores = scored(tl_vzero.load_model(tmp_path if where == "folder" else hf_model), torch.tensor(IDS))
     row = ARCHITECTURES["ELECTRA"]
     expected = plain_value_zeroing(hf_model, IDS, blocks=row.blocks, value=row.value)
-    assert scores.metadata["model_head"] == "absent"
+    assert scores.metadata["model_head"] == ("trained" if is_kept else "absent")
     assert (scores.values - expected).abs().max() < 1e-5
     assert set(hf_model.state_dict()) == names
 
