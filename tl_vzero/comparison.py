@@ -31,7 +31,7 @@ from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.registry import SIGNED
 from tl_vzero.scores import Scores
-from tl_vzero.statistics import FEWEST_PAIRS, rank_correlation
+from tl_vzero.statistics import FEWEST_PAIRS, defined_mean, rank_correlation, shares_by_layer
 from tl_vzero.targets import (
     TargetIds,
     check_trained_head,
@@ -110,7 +110,7 @@ class Comparison(Mapping[str, Scores]):
         parts = [
             pd.DataFrame(
                 {"method": name, "layer": scores.layers}
-                | shares_by_layer(scores, self.special)
+                | shares_by_layer(scores.values, scores.dest_positions, scores.src_positions, self.special)
                 | {"rank_with_value_zeroing": _rank_with(scores, reference)}
                 | _rank_with_effect(scores, self.effect, resamples)
             )
@@ -147,38 +147,6 @@ class Comparison(Mapping[str, Scores]):
 # The columns of the table: what each method's maps are like, layer by layer, and how their ranks agree.
 
 
-def shares_by_layer(scores: Scores, special: Sequence[bool]) -> dict[str, Array]:
-    """Entropy in bits, weight on the token itself and on special tokens: of each layer, its rows' mean."""
-    shares = _shares(scores)
-    logarithms = np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
-    entropy = np.where(np.isnan(shares), np.nan, -shares * logarithms)
-    both = [position for position in scores.dest_positions if position in scores.src_positions]
-    rows = [scores.dest_positions.index(position) for position in both]
-    columns = [scores.src_positions.index(position) for position in both]
-    is_special = [special[position] for position in scores.src_positions]
-    return {
-        "entropy": _mean(entropy.sum(axis=-1)),
-        "self_weight": _mean(shares[:, rows, columns]),
-        "special_weight": _mean(shares[:, :, is_special].sum(axis=-1)),
-    }
-
-
-def _shares(scores: Scores) -> Array:
-    """Rows that sum to one; NaN where a row is empty or holds negative scores."""
-    values = scores.values.detach().cpu().double().numpy()
-    total = values.sum(axis=-1, keepdims=True)
-    is_distribution = (values >= 0).all(axis=-1, keepdims=True) & (total > 0)
-    return np.where(is_distribution, values / np.where(is_distribution, total, 1), np.nan)
-
-
-def _mean(values: Array) -> Array:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=-1)
-    total = np.where(defined, values, 0).sum(axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def _rank_with(scores: Scores, reference: Scores | None) -> Array:
     """Spearman correlation with the reference's rows, averaged over destinations, layer by layer."""
     undefined = np.full(len(scores.layers), np.nan)
@@ -194,7 +162,7 @@ def _rank_with(scores: Scores, reference: Scores | None) -> Array:
     layers = [layer for layer in scores.layers if layer in reference.layers]
     if not dest or len(src) < FEWEST_PAIRS or not layers:
         return undefined
-    means = _mean(_spearman(_picked(scores, layers, dest, src), _picked(reference, layers, dest, src)))
+    means = defined_mean(_spearman(_picked(scores, layers, dest, src), _picked(reference, layers, dest, src)))
     by_layer = dict(zip(layers, means, strict=True))
     return np.array([by_layer.get(layer, np.nan) for layer in scores.layers])
 

@@ -267,3 +267,38 @@ def _finite(name: str, values: Any, *, dims: int) -> Array:
     if wrong:
         raise InputError(f"{name} has {wrong} numbers of {numbers.size} that are not finite: leave these examples out")
     return numbers
+
+
+# What the rows of a map are like, layer by layer.
+
+
+def shares_by_layer(
+    maps: Tensor, dest_positions: Sequence[int], src_positions: Sequence[int], special: Sequence[bool]
+) -> dict[str, Array]:
+    """Entropy in bits, weight on the token itself and on special tokens: of each layer, its rows' mean.
+
+    A row that is empty or holds negative scores is no distribution, and is left out.
+    """
+    values = maps.detach().cpu().double().numpy()
+    total = values.sum(axis=-1, keepdims=True)
+    is_distribution = (values >= 0).all(axis=-1, keepdims=True) & (total > 0)
+    shares = np.where(is_distribution, values / np.where(is_distribution, total, 1), nan)
+    logarithms = np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
+    entropy = np.where(np.isnan(shares), nan, -shares * logarithms)
+    both = [position for position in dest_positions if position in src_positions]
+    rows = [dest_positions.index(position) for position in both]
+    columns = [src_positions.index(position) for position in both]
+    is_special = [special[position] for position in src_positions]
+    return {
+        "entropy": defined_mean(entropy.sum(axis=-1)),
+        "self_weight": defined_mean(shares[:, rows, columns]),
+        "special_weight": defined_mean(shares[:, :, is_special].sum(axis=-1)),
+    }
+
+
+def defined_mean(values: Array) -> Array:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=-1)
+    total = np.where(defined, values, 0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), nan)

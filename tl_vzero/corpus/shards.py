@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tl_vzero.comparison import shares_by_layer
 from tl_vzero.corpus.folder import METADATA_KEY, CorpusFolder, partial_path, publish, write_whole
 from tl_vzero.corpus.hashed import HashedFile, Pieces
 from tl_vzero.corpus.schemas import Done, Written
@@ -24,6 +23,7 @@ from tl_vzero.corpus.source import Refused
 from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.contracts import result_dtype
 from tl_vzero.scores import Scores
+from tl_vzero.statistics import shares_by_layer
 
 SUMMARIES = ("entropy", "self_weight", "special_weight")
 LONGEST_REASON = 10_000  # characters
@@ -79,7 +79,10 @@ def _table(schema: Any, rows: Rows, scored: Scored) -> Any:
 
 def _summaries(scores: Sequence[Scores], sentences: Sequence[Sentence]) -> dict[str, list[list[float | None]]]:
     """Of each summary its means by layer, in order; a layer whose rows are all empty or signed has no mean."""
-    shares = [shares_by_layer(one, sentence.special) for one, sentence in zip(scores, sentences, strict=True)]
+    shares = [
+        shares_by_layer(one.values, one.dest_positions, one.src_positions, sentence.special)
+        for one, sentence in zip(scores, sentences, strict=True)
+    ]
     return {
         name: [[None if np.isnan(mean) else float(mean) for mean in by_name[name]] for by_name in shares]
         for name in SUMMARIES
