@@ -70,13 +70,18 @@ def test_as_transformer_lens_itself(route: str, architecture: str, site: str) ->
     if site == "pattern" and not hears_patterns(model):
         pytest.skip("a write to its pattern does nothing")
     whole, of_head = THEIRS[site]
+    ours = patched(model, site, per_head=whole is None)
+
+    def change(logits: Tensor) -> Tensor:
+        """What is measured, before their table rounds it to float32."""
+        return difference(logits) - ours.corrupted
+
     with torch.no_grad(), eager_attention(model):
         _, cache = model.run_with_cache(CLEAN_IDS)
-        theirs = getattr(patching, whole or of_head)(model, CORRUPTED_IDS, cache, difference)
-    ours = patched(model, site, per_head=whole is None)
+        theirs = getattr(patching, whole or of_head)(model, CORRUPTED_IDS, cache, change)
     if whole is None:  # [layer, position, head], of patterns [layer, head, position]
         theirs = theirs if site == "pattern" else theirs.transpose(1, 2)
-    torch.testing.assert_close(ours.values.float(), theirs - ours.corrupted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.values.float(), theirs, atol=1e-6, rtol=0)
 
 
 def clean_and_corrupted(model: Any, names: list[str]) -> list[dict[str, Tensor]]:
