@@ -100,6 +100,8 @@ def target_rows(
 
 def _option_name(value: Any) -> Any:
     """An option as a setting that JSON holds."""
+    if isinstance(value, Tensor):
+        return Baseline("tensor", value).identity
     if isinstance(value, BaselineValues):
         return Baseline(value.name, value.values).identity
     return callable_name(value) if callable(value) else value

@@ -1,5 +1,6 @@
 """The target's rows of many examples: each against that method's whole map of that sentence alone."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,16 @@ def test_a_random_row_of_a_causal_model_and_its_rollout() -> None:
     rolled = random_row(6, 3, 2, causal=False, rolled_out=True, normalized=True, seed=(0, 0))
     assert torch.allclose(rolled[0], torch.tensor(maps[0, 3]))
     assert torch.allclose(rolled[1], torch.tensor((maps[1] @ maps[0])[3]))
+
+
+@pytest.mark.parametrize("as_tensor", [True, False])
+def test_settings_name_vectors_and_stay_plain(as_tensor: bool) -> None:
+    _, model = build("load_model", "bert")
+    examples = tokenize_examples(model, EXAMPLES[:2])
+    usual = tl_vzero.mean_values(model, [one.encoding.ids for one in examples.examples])
+    options = {"value_zeroing": {"baseline": usual.values if as_tensor else usual}}
+    settings = target_rows(model, examples, ["value_zeroing"], options=options).settings["options"]
+    assert " (sha256 " in json.loads(json.dumps(settings))["value_zeroing"]["baseline"]
 
 
 def test_bad_input() -> None:
