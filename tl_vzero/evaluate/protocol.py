@@ -11,6 +11,7 @@ Source: Mohebbi et al. 2023, sections 4 to 7.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import HALVES, Example, ExampleSet, split_in_halves
 from tl_vzero.data.parsed_cues import CueCheck, check_cues
 from tl_vzero.effects.values import mean_values, optimised_values
-from tl_vzero.errors import DependencyError, InputError, ModelError
+from tl_vzero.errors import DependencyError, HeadlessModelError, InputError, ModelError
 from tl_vzero.evaluate.controls import randomised_copy, rows_by_baseline, rows_by_distance
 from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness, faithfulness_by_baseline
@@ -41,6 +42,7 @@ from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.models.contracts import provenance
 from tl_vzero.models.facts import facts_of, library_versions
 from tl_vzero.statistics import Estimate, Interval
+from tl_vzero.targets import check_predicts_words
 
 # On how many sentences the methods are evaluated that are too slow for a default elsewhere.
 SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
@@ -294,12 +296,13 @@ class _Parts:
 def _baselines(
     model: nn.Module, tokenized: TokenizedSet, few: TokenizedSet, seed: int
 ) -> dict[str, str | BaselineValues]:
-    """The baselines beside zero by name; without a trained head none is the one that hurts the prediction least."""
+    """The baselines beside zero by name; without a head for words none is the one that hurts the prediction least."""
     named: dict[str, str | BaselineValues] = {
         "mean": "mean",
         "corpus mean": mean_values(model, [one.encoding.ids for one in tokenized.examples]),
     }
-    if facts_of(model).head != "absent":
+    with suppress(HeadlessModelError):
+        check_predicts_words(model)
         targets = [one.dest for one in few.examples]
         named["optimised"] = optimised_values(model, [one.encoding.ids for one in few.examples], targets, seed=seed)
     return named
