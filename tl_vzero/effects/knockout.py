@@ -228,13 +228,13 @@ class _Knockout:
         if missing:
             raise ModelError(f"this model has no hook {missing[0]}: knockout changes what attention sums up there")
         layers = range(min(self.stops), max(self.stops.values()))
-        seen: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
         names = [name for layer in layers for name in (*self.sites.at(layer)[1:3], self.mixed[layer])]
-        logits = self.base.logits(remembering_hooks(names, seen))
+        logits = self.base.logits(remembering_hooks(names, activations))
         for layer in layers:
             _, value, pattern, _ = self.sites.at(layer)
-            mixed, rows = seen[self.mixed[layer]], seen[pattern][0, :, self.dest]
-            attention = _Attention(rows, _of_heads(seen[value], len(rows))[0])
+            mixed, rows = activations[self.mixed[layer]], activations[pattern][0, :, self.dest]
+            attention = _Attention(rows, _of_heads(activations[value], len(rows))[0])
             written = _sum(rows[None], attention.value[None])[0]
             tolerance = SAME_BLOCK.get(mixed.dtype, SAME_BLOCK[torch.float32])
             if mixed[0, self.dest].shape != written.shape or not (
@@ -245,7 +245,7 @@ class _Knockout:
                     "attention that does more than sum values by its pattern"
                 )
             self.clean[layer] = attention
-        order, is_long = list(seen), any(stop > first + 1 for first, stop in self.stops.items())
+        order, is_long = list(activations), any(stop > first + 1 for first, stop in self.stops.items())
         if is_long and order.index(self.mixed[layers[0]]) < order.index(self.sites.patterns[layers[0]]):
             self.kinds = 3 if self.renormalise else 2
         return logits
@@ -325,10 +325,10 @@ class _Knockout:
         begins = [copies for copies in batch if copies.layer == layer]
         goes_on = [copies for copies in batch if copies.layer < layer < copies.stop]
         block_input, value, pattern, output = self.sites.at(layer)
-        seen: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
         hooks: list[NamedHook] = []
         if goes_on and self.kinds == 1:
-            hooks += remembering_hooks([value, pattern], seen)
+            hooks += remembering_hooks([value, pattern], activations)
         elif goes_on:
             hooks.append((value, partial(self._hide_from_shadows, goes_on)))
         if begins and restarts:
@@ -338,8 +338,8 @@ class _Knockout:
             z = z.clone(memory_format=torch.contiguous_format)
             for copies in goes_on:
                 if self.kinds == 1:
-                    rows = seen[pattern][copies.kind(0)][:, :, self.dest]
-                    values = _of_heads(seen[value][copies.kind(0)], rows.shape[1])
+                    rows = activations[pattern][copies.kind(0)][:, :, self.dest]
+                    values = _of_heads(activations[value][copies.kind(0)], rows.shape[1])
                     z[copies.kind(0), self.dest] = self._cut(rows, values, copies.gone)
                 else:
                     self._mix_from_shadows(z, copies)

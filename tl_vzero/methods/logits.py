@@ -170,8 +170,8 @@ def logit_direction(
         )
     good, *bad = (weight[:, token_id].to(wide) for token_id in target_ids)
     # <L(z), u> = <z, centre(weight u)> / sigma
-    seen = norm.centre(norm.weight * (good - bad[0] if bad else good))
-    return seen / norm.deviation(norm.centre(output.to(wide)))
+    read = norm.centre(norm.weight * (good - bad[0] if bad else good))
+    return read / norm.deviation(norm.centre(output.to(wide)))
 
 
 def added_along(direction: Float[Tensor, "feature"], layer: Layer, target: int) -> Float[Tensor, "head src"]:

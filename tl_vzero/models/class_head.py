@@ -138,7 +138,7 @@ def head_of(whole: Any) -> ClassHead | str:
         compute = _of_scores
     if labels is None:
         named = whole.config.id2label
-        labels = tuple(str(named.get(number, f"LABEL_{number}")) for number in range(whole.config.num_labels))
+        labels = tuple(str(named.get(n, f"LABEL_{n}")) for n in range(whole.config.num_labels))
     return ClassHead(whole, compute, labels)
 
 

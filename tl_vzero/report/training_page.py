@@ -99,12 +99,12 @@ def render_training(changes: TrainingChanges, *, source: str = "") -> str:
 
 def _heads(changes: TrainingChanges) -> Iterator[Head]:
     """The heads that changed in any model; first those of which a place says what they mix, most changed first."""
-    found = largest_changes(changes.changes)
+    largest = largest_changes(changes.changes)
     models = list(changes.settings["models"])
     passed: dict[tuple[int, int], list[str]] = {}
-    for name, layer, head in sorted(found, key=lambda at: models.index(at[0])):
+    for name, layer, head in sorted(largest, key=lambda at: models.index(at[0])):
         passed.setdefault((layer, head), []).append(name)
-    best = [found[names[-1], *at] for at, names in passed.items()]
+    best = [largest[names[-1], *at] for at, names in passed.items()]
     cells = {(c.reading, c.checkpoint, c.group, c.layer, c.head, c.place): c for c in changes.changes}
     groups = list(dict.fromkeys(one.group for one in changes.changes))
     for one in sorted(best, key=lambda one: (one.place in VAGUE, -abs(one.change.mean))):
@@ -113,11 +113,17 @@ def _heads(changes: TrainingChanges) -> Iterator[Head]:
         by_group = [cells["same input", one.checkpoint, group, *of_head] for group in groups]
         places: dict[str, list[float]] = {}
         for place in PLACES:
-            same, own = (cells.get((r, one.checkpoint, one.group, *at, place)) for r in ("same input", "total"))
-            if same is not None and own is not None and max(same.before, same.after, own.after) >= 0.005:
-                places[place] = [same.before, same.after, own.after]
-        shown = (each for each in changes.shown if (each.checkpoint, each.layer, each.head) == (one.checkpoint, *at))
-        sentences = [(each.text, _rows(each)) for each, _ in zip(shown, range(SENTENCES_SHOWN), strict=False)]
+            same, total = (cells.get((r, one.checkpoint, one.group, *at, place)) for r in ("same input", "total"))
+            if same is not None and total is not None and max(same.before, same.after, total.after) >= 0.005:
+                places[place] = [same.before, same.after, total.after]
+        shown = (
+            sentence
+            for sentence in changes.shown
+            if (sentence.checkpoint, sentence.layer, sentence.head) == (one.checkpoint, *at)
+        )
+        sentences = [
+            (sentence.text, _rows(sentence)) for sentence, _ in zip(shown, range(SENTENCES_SHOWN), strict=False)
+        ]
         yield Head(one, places, passed[at], _groups(by_group), sentences)
 
 
