@@ -209,7 +209,7 @@ TARGETED: tuple[Need, ...] = ("gradients", "target", "trained head", "captum")
 _ENTRIES = {
     "value_zeroing": Method(
         "tl_vzero.api:value_zeroing",
-        "distance of each block output when one source's value is zeroed",
+        "distance of each block output when one source's value is zeroed, or replaced by the baseline",
         "Mohebbi et al. 2023",
         "any block with values to zero",
         PATTERN,
