@@ -318,7 +318,8 @@ def _labelled_at_ends(figure: go.Figure, theme: Theme) -> go.Figure:
 
 
 def _stressed(colour: str) -> dict[str, Any]:
-    return {"line": {"color": colour, "width": STRESSED_WIDTH}, "marker": {"color": colour, "symbol": "circle"}}
+    marker = {"color": colour, "symbol": "circle"}
+    return {"line": {"color": colour, "width": STRESSED_WIDTH}, "marker": marker, "error_y_color": colour}
 
 
 def _grey() -> dict[str, Any]:
