@@ -147,7 +147,7 @@ def planted(ap: Mapping[str, float]) -> PlantedTruth:
     )
     checks = {"sink, BERT": {"accuracy": 1.0, "changed by a flow": 0.987, "changed by none": 0.012}}
     left_out = {"sink, BERT": {"globenc": "<b>no norm</b>"}}
-    return PlantedTruth(rows, checks, left_out, {"methods": [*ap, "globenc"], "n_inputs": 8, "seed": 0})
+    return PlantedTruth(rows, checks, {}, left_out, {"methods": [*ap, "globenc"], "n_inputs": 8, "seed": 0})
 
 
 def reproduction(**changed: object) -> Reproduction:

@@ -85,11 +85,13 @@ class PlantedTruth(Result):
     """Rows by model, layer and method.
 
     `checks` are each model's accuracy, and the shares of answers that an exchange changed where a flow is claimed and
-    where none is. `left_out` are the methods that are undefined for a model, by model, with the reason.
+    where none is; a model that fails its check does not count, and is in `rejected` with the reason. `left_out` are
+    the methods that are undefined for a model, by model, with the reason.
     """
 
     recovered: tuple[Recovered, ...]
     checks: Mapping[str, Mapping[str, float]]
+    rejected: Mapping[str, str]
     left_out: Mapping[str, Mapping[str, str]]
     settings: Mapping[str, Any]
 
@@ -170,7 +172,7 @@ def planted_truth(
     baseline. `models` default to all of `planted_models`, each checked before it counts. What is finished stays in
     `folder`, and a call with it goes on there. A method that is undefined for a model is left out there.
 
-    Raises InputError or InputTypeError for a bad argument, ModelError where a model's flows are not true of it.
+    Raises InputError or InputTypeError for a bad argument.
 
     >>> from tl_vzero.evaluate.planted_models import planted_models
     >>> result = planted_truth(["value_zeroing", "attention"], planted_models()[:1], n_inputs=4)
@@ -192,7 +194,8 @@ def planted_truth(
     }
     return PlantedTruth(
         tuple(row for part in parts.values() for row in part.recovered),
-        {title: part.checks for title, part in parts.items()},
+        {title: part.checks for title, part in parts.items() if part.checks},
+        {title: part.rejected for title, part in parts.items() if part.rejected},
         {title: part.left_out for title, part in parts.items() if part.left_out},
         settings,
     )
@@ -203,12 +206,16 @@ class _OfModel:
     recovered: tuple[Recovered, ...]
     checks: dict[str, float]
     left_out: dict[str, str]
+    rejected: str = ""
 
 
 def _of_model(planted: Planted, names: Sequence[str], n_inputs: int, seed: int, interval: Interval) -> _OfModel:
     """All rows of one model, which is built and checked for it."""
     model, inputs = load_model(planted.built(seed)), inputs_of(planted, n_inputs, seed + 1)
-    checks = check_truth(planted, model, inputs)
+    try:
+        checks = check_truth(planted, model, inputs)
+    except ModelError as reason:
+        return _OfModel((), {}, {}, str(reason))
     candidates, left_out = candidates_of(planted, inputs), {}
     rows = []
 

@@ -674,7 +674,9 @@ def planted_models() -> tuple[Planted, ...]:
                 models.append(
                     Planted(name, architecture, story, asked, solution, trap=True, own_token=name == "own token")
                 )
-        models += [Planted(name, architecture, task.__doc__ or "", task()) for name, task, _ in TASKS]
+        for name, task, _ in TASKS:
+            if (name, architecture) != ("induction", "bert"):  # both directions leave several ways to solve it
+                models.append(Planted(name, architecture, task.__doc__ or "", task()))
     return tuple(models)
 
 

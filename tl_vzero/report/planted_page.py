@@ -55,6 +55,7 @@ def render_planted(truth: PlantedTruth) -> str:
         traps=traps,
         fallen=FALLEN,
         checked=checked,
+        rejected=truth.rejected,
         left_out=left_out,
     )
 
