@@ -294,6 +294,12 @@ class Scores(Drawn):
             raise InputError(f"layer {layer} is not among the layers {list(self.layers)}: expected one of them")
         return replace(self, values=self.values[at : at + 1], layers=(self.layers[at],))
 
+    def at_dest(self, dest: Place) -> "Scores":
+        """The same with one destination; `dest` and errors are those of `row`."""
+        row = self.dest_index(dest)
+        tokens, positions = (self.dest_tokens[row],), (self.dest_positions[row],)
+        return replace(self, values=self.values[..., [row], :], dest_tokens=tokens, dest_positions=positions)
+
     def row(self, dest: Place) -> Float[Tensor, "*axes src"]:
         """The scores of one destination in every layer: `[layer, src]`, or `[layer, head, src]` per head.
 
@@ -333,7 +339,7 @@ class Scores(Drawn):
         others = [index for index, (column, is_special) in columns if at not in column and not is_special]
         if not others:
             return self.layers[0]
-        shares = self._one_row(target).normalized().values[..., 0, others].reshape(len(self.layers), -1, len(others))
+        shares = self.at_dest(target).normalized().values[..., 0, others].reshape(len(self.layers), -1, len(others))
         left, largest = shares.sum(dim=-1), shares.amax(dim=-1)  # [layer, head]
         concentration = torch.where(left >= 0.5, largest / left, largest - 1).amax(dim=1)
         ties = concentration >= concentration.max() - 1e-6  # the rounding of float32
@@ -356,11 +362,6 @@ class Scores(Drawn):
     def dest_index(self, dest: Place) -> int:
         """Where the row of a destination is in `values`; `dest` and errors are those of `row`."""
         return place_of("dest", dest, self.dest_tokens, self.dest_positions)
-
-    def _one_row(self, dest: Place) -> "Scores":
-        row = self.dest_index(dest)
-        tokens, positions = (self.dest_tokens[row],), (self.dest_positions[row],)
-        return replace(self, values=self.values[..., [row], :], dest_tokens=tokens, dest_positions=positions)
 
     def __getitem__(self, place: Place | tuple[Place, Place]) -> Float[Tensor, "*axes"]:
         """The row of a destination, `[layer, src]`, or with a source its entries, `[layer]`; errors are as of `row`."""
@@ -433,7 +434,7 @@ class Scores(Drawn):
         `k` of each layer, or of one, largest first; a source whose token occurs again has its position behind it.
         `dest`, `layer` and errors are those of `row`, `at_layer` and `normalized`.
         """
-        k, row = at_least_one("k", k), self._one_row(dest).normalized()
+        k, row = at_least_one("k", k), self.at_dest(dest).normalized()
         row = replace(row, src_tokens=distinct(self.src_tokens, self.src_positions))
         table = (
             (row if layer is None else row.at_layer(layer))

@@ -382,6 +382,16 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_planted_truth_writes_a_page_and_tables(tmp_path: Path) -> None:
+    code, output = run(
+        "evaluate", "planted", "--quick", "--quiet", "--method", "random", "--out", str(tmp_path / "out")
+    )
+    assert code == 0, output
+    assert "Oracle: AP 1.000, AUROC 1.000, falls for 0 traps" in output
+    assert {"planted.html", "planted.json", "planted.csv"} <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
 READS_A_MODEL = {
     "report": [],
     "map": [],
@@ -449,7 +459,7 @@ def test_a_table_can_be_had_as_csv_and_a_page_be_opened() -> None:
     takes = {words.strip(): {name for one in command.params for name in one.opts} for words, command in commands()}
     tables = "report map compare diff methods heads models".split()
     assert all("--csv" in takes[name] for name in (*tables, *(name for name in takes if "-" in name or "prob" in name)))
-    pages = {"report", "map", "diff", "explore", "reproduce", "evaluate training"}
+    pages = {"report", "map", "diff", "explore", "reproduce", "evaluate training", "evaluate planted"}
     assert {name for name, options in takes.items() if "--open" in options} == pages
 
 

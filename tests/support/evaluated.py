@@ -7,6 +7,7 @@ from tl_vzero.evaluate.cue_alignment import MEASURES, Alignment, CueAlignment
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, KnockoutCorrelation
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
+from tl_vzero.evaluate.planted import PlantedTruth, Recovered
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.removal import Removed, RunTime, TokenRemoval
 from tl_vzero.evaluate.reproduction import Controls, Reproduction
@@ -137,6 +138,16 @@ def removal(p_forms: Mapping[str, float | None]) -> TokenRemoval:
         for share, p in ((0.0, 0.9), (0.5, half))
     )
     return TokenRemoval(rows, (RunTime(9, 3, 32, 0.8, 0.7, 0.9, 11),), {}, (), {"layer": 2})
+
+
+def planted(ap: Mapping[str, float]) -> PlantedTruth:
+    """The given average precision by method in one trap; of the method globenc there is none."""
+    rows = tuple(
+        Recovered("sink", "bert", "trap", 1, method, "", estimate(mean), estimate(mean)) for method, mean in ap.items()
+    )
+    checks = {"sink, BERT": {"accuracy": 1.0, "changed by a flow": 0.987, "changed by none": 0.012}}
+    left_out = {"sink, BERT": {"globenc": "<b>no norm</b>"}}
+    return PlantedTruth(rows, checks, {}, left_out, {"methods": [*ap, "globenc"], "n_inputs": 8, "seed": 0})
 
 
 def reproduction(**changed: object) -> Reproduction:

@@ -288,6 +288,40 @@ def removal_command(
     chosen.save(result.to_dict(), sentences, table)
 
 
+@common.command(evaluate_app, "planted", "--quick --open", "--out planted --seed 1")
+def planted_command(
+    method: common.MethodsOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the inputs, and no trained models.")] = False,
+    seed: Annotated[int, typer.Option(help="Draws weights and inputs.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="The folder to write; started again with it, the command goes on where it was.")
+    ] = Path("planted"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    is_opened: common.OpenOption = False,
+) -> None:
+    """Which methods find the flows of models in which they are known? JSON, CSV and one HTML page.
+
+    By default all methods, and Value Zeroing with every baseline.
+    """
+    from tl_vzero.evaluate.planted import N_INPUTS, planted_truth
+    from tl_vzero.evaluate.planted_models import planted_models
+    from tl_vzero.report.planted_page import render_planted
+
+    models = [planted for planted in planted_models() if not (quick and planted.kind == "trained")]
+    n_inputs = N_INPUTS // 3 if quick else N_INPUTS
+    truth = planted_truth(method or None, models, n_inputs=n_inputs, seed=seed, folder=out, progress=not quiet)
+    write_text(out / "planted.json", json.dumps(truth.to_dict(), ensure_ascii=False, allow_nan=False))
+    write_text(out / "planted.csv", truth.to_frame().to_csv(index=False))
+    write_text(out / "planted.html", render_planted(truth))
+    ap, auroc = truth.summary("ap")["mean"], truth.summary("auroc")["mean"]
+    for name in ap.sort_values(ascending=False).index:
+        falls = [trap for trap, by_method in truth.falls().items() if by_method.get(name)]
+        common.say(f"{name}: AP {ap[name]:.3f}, AUROC {auroc[name]:.3f}, falls for {len(falls)} traps")
+    common.say(f"wrote {out / 'planted.html'}, planted.json and planted.csv")
+    if is_opened:
+        common.open_page(out / "planted.html")
+
+
 @common.command(
     evaluate_app,
     "training",

@@ -4,6 +4,7 @@ from .evaluations import control_curves as control_curves
 from .evaluations import faithfulness_bars as faithfulness_bars
 from .evaluations import knockout_curves as knockout_curves
 from .evaluations import mass_bars as mass_bars
+from .evaluations import planted_map as planted_map
 from .evaluations import removal_curves as removal_curves
 from .evaluations import training_curves as training_curves
 from .export import save_figure as save_figure

@@ -12,6 +12,8 @@ from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, KnockoutCorrelation
 from tl_vzero.evaluate.mass import PLACES, Mass
+from tl_vzero.evaluate.planted import Measure as Recovery
+from tl_vzero.evaluate.planted import PlantedTruth
 from tl_vzero.evaluate.probing import ProbingResult
 from tl_vzero.evaluate.removal import PredictionMeasure, Removed, TokenRemoval
 from tl_vzero.evaluate.training import Reading, TrainingChanges
@@ -33,6 +35,7 @@ PREDICTION_TITLES: dict[PredictionMeasure, str] = {
     "p_vocabulary": "p(right form), over the vocabulary",
     "beside_random": "p(right form), minus that of random removal",
 }
+RECOVERY_TITLES: dict[Recovery, str] = {"ap": "average precision", "auroc": "AUROC"}
 CURVES_HEIGHT = 460
 BAR_HEIGHT = 26
 DIGITS = 4
@@ -87,6 +90,35 @@ def alignment_curves(
     cells = lines[first]
     figure.add_trace(_dashed("chance", [cell.layer for cell in cells], [cell.chance for cell in cells], theme.muted))
     return _labelled_at_ends(figure, theme) if crowded else figure
+
+
+def planted_map(
+    truth: PlantedTruth, *, measure: Recovery = "ap", theme: Theme = LIGHT, **look: Unpack[Look]
+) -> go.Figure:
+    """How well methods, in rows, find the flows planted in models, in columns: average precision, or AUROC.
+
+    Raises InputError for another measure.
+
+    >>> from tl_vzero.evaluate.planted import planted_truth
+    >>> from tl_vzero.evaluate.planted_models import planted_models
+    >>> figure = planted_map(planted_truth(["attention"], planted_models()[:1], n_inputs=2))
+    >>> list(figure.data[0].y)
+    ['Oracle', 'Raw attention']
+    """
+    table = truth.summary(measure)
+    cells = go.Heatmap(
+        x=[plotly_text(name) for name in table.columns],
+        y=[plotly_text(name) for name in table.index],
+        z=table.to_numpy(),
+        zmin=0,
+        zmax=1,
+        colorscale=theme.sequential_ramp(),
+        hovertemplate="%{y}<br>%{x}<br>%{z:.3f}<extra></extra>",
+        colorbar={"title": RECOVERY_TITLES[measure]},
+    )
+    height = BAR_HEIGHT * len(table) + 220
+    layout = {"template": template(theme), "height": height, "yaxis": {"autorange": "reversed"}}
+    return drawn(cells, layout, **look).update_xaxes(tickangle=-50)
 
 
 def removal_curves(

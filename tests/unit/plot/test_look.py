@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from support.evaluated import alignment, faithfulness, knockout, mass, probing, removal, training
+from support.evaluated import alignment, faithfulness, knockout, mass, planted, probing, removal, training
 from support.made_up import PIECES, made_up_effect, made_up_scores
 from support.pictures import plain
 
@@ -28,6 +28,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "knockout_curves": lambda **look: plot.knockout_curves(knockout({"attention": [0.4, 0.1]}), **look),
     "faithfulness_bars": lambda **look: plot.faithfulness_bars(faithfulness({"attention": 0.4}), **look),
     "mass_bars": lambda **look: plot.mass_bars(mass({"attention": (0.1, 0.2, 0.3, 0.3, 0.1)}), 1, **look),
+    "planted_map": lambda **look: plot.planted_map(planted({"attention": 0.4}), **look),
     "removal_curves": lambda **look: plot.removal_curves(removal({"attention": 0.4}), **look),
     "training_curves": lambda **look: plot.training_curves(training({"step 1": 0.1}), 1, **look),
     "flow_graph": lambda **look: plot.flow_graph(SCORES, 4, **look),
