@@ -206,8 +206,7 @@ def faithfulness_command(
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Blank special tokens too.")] = False,
 ) -> None:
     """Does each method rank tokens as the prediction depends on them? Spearman correlation with blank-out."""
-    from tl_vzero.evaluate.blanking import Conventions
-    from tl_vzero.evaluate.faithfulness import faithfulness
+    from tl_vzero.evaluate.faithfulness import Conventions, faithfulness
 
     conventions = Conventions(replacement, change, over, special_tokens)
     sentences, result = chosen.evaluated(faithfulness, conventions=conventions)

@@ -9,8 +9,8 @@ from support.models import MOST_ROUTES, build, is_causal
 from support.state import left_as_found, type_checks_off
 
 from tl_vzero.errors import InputError
-from tl_vzero.evaluate import blanking
-from tl_vzero.evaluate.blanking import Conventions, Replacement, probabilities, replacing_token
+from tl_vzero.evaluate import faithfulness
+from tl_vzero.evaluate.faithfulness import Conventions, Replacement, probabilities, replacing_token
 from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.models.run import TargetLogits
 
@@ -95,7 +95,7 @@ def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.
     run: list[int] = []
     together = probabilities(model, blanked, Conventions(), run.append)
     assert sum(run) == len(BLANKS) * 3
-    monkeypatch.setattr(blanking, "TOKENS_PER_BATCH", 13)
+    monkeypatch.setattr(faithfulness, "TOKENS_PER_BATCH", 13)
     for one, other in zip(together, probabilities(model, blanked, Conventions()), strict=True):
         assert torch.allclose(one, other, rtol=1e-5, equal_nan=True)
 
