@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from tl_vzero.evaluate.cue_alignment import MEASURES, Alignment
 from tl_vzero.evaluate.findings import MEASURE_NAMES, findings, findings_by_baseline
 from tl_vzero.evaluate.mass import PLACES
+from tl_vzero.evaluate.protocol import Reproduction
 from tl_vzero.evaluate.removal import PredictionMeasure
-from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.plot.evaluations import (
     PREDICTION_TITLES,
     alignment_curves,
