@@ -4,7 +4,7 @@ Only the target's row is computed where only it is needed: examples go in groups
 group asks every method for that one destination. A rollout needs whole maps.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ from tl_vzero.data.examples import Skipped
 from tl_vzero.errors import DependencyError, InputError, ModelError, unknown_name
 from tl_vzero.evaluate.sentences import TokenizedExample, TokenizedSet
 from tl_vzero.inputs.baselines import Baseline, BaselineValues
-from tl_vzero.inputs.text import encode
+from tl_vzero.inputs.text import encode, same_length_batches
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of
 from tl_vzero.models.contracts import check_contracts, provenance
@@ -249,15 +249,10 @@ class _Computation:
             for index, scores in scored.items()
         }
 
-    def groups(self, key: Callable[[TokenizedExample], Hashable]) -> list[list[int]]:
-        """Indices of the examples that go into one call, from short to long."""
-        groups: dict[Hashable, list[list[int]]] = {}
-        for index in sorted(range(len(self.examples)), key=lambda index: len(self.examples[index])):
-            calls = groups.setdefault(key(self.examples[index]), [[]])
-            if len(calls[-1]) == SENTENCES_PER_CALL:
-                calls.append([])
-            calls[-1].append(index)
-        return [call for calls in groups.values() for call in calls]
+    def groups(self, key: Callable[[TokenizedExample], Hashable]) -> Iterator[list[int]]:
+        """Examples of one key, by their indices; those of near lengths share a call, which pads them."""
+        by_length = sorted(range(len(self.examples)), key=lambda index: len(self.examples[index]))
+        return same_length_batches(by_length, lambda index: key(self.examples[index]), lambda _: SENTENCES_PER_CALL)
 
     def destinations(self, planned: Planned, group: Sequence[int]) -> tuple[int, ...] | None:
         """The one destination of a group; all where maps are to be multiplied, unless the method does so itself."""
