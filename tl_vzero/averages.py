@@ -18,6 +18,7 @@ from tl_vzero.choices import LISTED_LENGTH, one_of
 from tl_vzero.corpus.read import Corpus
 from tl_vzero.difference import first_unlike
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, escaped, shortened, shown
+from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.scores import MASKS, Drawn, Scores, Stage
 from tl_vzero.statistics import RESAMPLES, Array, Interval, bootstrap_means
 from tl_vzero.words import encodable, parsed_words
@@ -274,12 +275,11 @@ def _means(first: Scores, by: By, rows: dict[tuple[Label, Label], list[Array]], 
     table = np.full((3, width, len(dests), len(sources)), np.nan)
     n = np.zeros((len(dests), len(sources)), dtype=np.int64)
     dest_at, src_at = ({label: at for at, label in enumerate(labels)} for labels in (dests, sources))
-    for pairs in _alike(rows, max(1, COLUMNS_AT_ONCE // width)):
+    # Pairs that as many sentences have share their draws, and so a bootstrap.
+    for pairs in same_length_batches(rows, lambda pair: len(rows[pair]), lambda _: COLUMNS_AT_ONCE // width):
         places = tuple(np.array([(dest_at[dest], src_at[source]) for dest, source in pairs]).T)
         columns = np.concatenate([np.stack(rows[pair]).reshape(-1, width) for pair in pairs], axis=1)
-        means = bootstrap_means(
-            columns, confidence=interval.confidence, resamples=interval.resamples, seed=interval.seed
-        )
+        means = bootstrap_means(columns, **vars(interval))
         bounds = np.array([(one.mean, one.low, one.high) for one in means]).reshape(len(pairs), width, 3)
         table[:, :, *places] = bounds.transpose(2, 1, 0)
         n[places] = len(columns)
@@ -305,13 +305,3 @@ def _in_order(labels: Iterable[Label]) -> tuple[Label, ...]:
     """Groups that are numbers by size, others in the order in which they came."""
     groups = list(dict.fromkeys(labels))
     return tuple(sorted(groups, key=lambda label: label if isinstance(label, int) else 0))
-
-
-def _alike(rows: dict[tuple[Label, Label], list[Array]], at_once: int) -> Iterator[list[tuple[Label, Label]]]:
-    """Pairs that as many sentences have, some at a time: they share their draws, and so a bootstrap."""
-    by_count: dict[int, list[tuple[Label, Label]]] = {}
-    for pair, values in rows.items():
-        by_count.setdefault(len(values), []).append(pair)
-    for pairs in by_count.values():
-        for start in range(0, len(pairs), at_once):
-            yield pairs[start : start + at_once]

@@ -72,6 +72,11 @@ class Interval:
             raise InputError(f"confidence is {confidence}: expected a number between 0 and 1, such as 0.95")
         at_least_one("resamples", self.resamples)
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """What an evaluation's settings say of its intervals."""
+        return {"confidence": self.confidence, "resamples": self.resamples}
+
 
 def bootstrap_mean(values: Numbers, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The mean of one number per example, with its bootstrap interval.

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import tl_vzero
 from tl_vzero.cli import app
 from tl_vzero.evaluate.cue_alignment import cue_alignment
-from tl_vzero.evaluate.reproduction import Reproduction
+from tl_vzero.evaluate.protocol import Reproduction
 from tl_vzero.evaluate.sentences import sentences_for
 
 RUNNER = CliRunner()
@@ -122,22 +122,34 @@ def numbers_of(path: Path) -> list[list[float]]:
     return pd.read_csv(path).select_dtypes("number").to_numpy().tolist()
 
 
-@pytest.mark.parametrize("evaluation", ["cue-alignment", "faithfulness", "removal"])
-def test_scoring_and_evaluating_are_separate_steps(tmp_path: Path, evaluation: str) -> None:
-    chosen = ["--limit", "8", "--seed", "1"]
-    code, output = run("evaluate", "sentences", *chosen, "--out", tmp_path / "sentences.jsonl")
+EIGHT = ["--limit", "8", "--seed", "1"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of the sentences of an evaluation."""
+    folder = tmp_path_factory.mktemp("scored")
+    code, output = run("evaluate", "sentences", *EIGHT, "--out", folder / "sentences.jsonl")
     assert code == 0 and "sentences.jsonl: 8 sentences" in output.replace("\n", "")
-    corpus = tmp_path / "corpus"
     methods = ["--methods", "value_zeroing,attention"]
-    assert run("corpus", tmp_path / "sentences.jsonl", "--out", corpus, *methods, "--quiet")[0] == 0
+    assert run("corpus", folder / "sentences.jsonl", "--out", folder / "corpus", *methods, "--quiet")[0] == 0
+    return folder / "corpus"
+
+
+@pytest.mark.parametrize("evaluation", ["cue-alignment", "faithfulness", "removal"])
+def test_scoring_and_evaluating_are_separate_steps(tmp_path: Path, corpus: Path, evaluation: str) -> None:
     tables = [tmp_path / "computed.csv", tmp_path / "read.csv"]
     for table, origin in zip(tables, [[], ["--corpus", corpus]], strict=True):
-        code, output = run("evaluate", evaluation, *chosen, *TWO, *origin, "--csv", table, "--quiet")
+        code, output = run("evaluate", evaluation, *EIGHT, *TWO, *origin, "--csv", table, "--quiet")
         assert code == 0, output
     computed, read = map(numbers_of, tables)
     assert len(computed) == len(read) > 0
     assert all(one == pytest.approx(other, abs=1e-5, nan_ok=True) for one, other in zip(read, computed, strict=True))
-    code, output = run("evaluate", evaluation, "--limit", "9", "--seed", "1", "--corpus", corpus, "--quiet")
+
+
+def test_sentences_that_a_corpus_lacks_are_counted(corpus: Path) -> None:
+    words = ["--limit", "9", "--seed", "1", "--corpus", corpus, "--quiet"]
+    code, output = run("evaluate", "cue-alignment", *words)
     assert code == 2 and "1 of 9 examples are not among the 8 sentences" in output.replace("\n", " ")
 
 

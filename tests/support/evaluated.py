@@ -9,8 +9,8 @@ from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, KnockoutCorr
 from tl_vzero.evaluate.mass import PLACES, Mass, Share
 from tl_vzero.evaluate.planted import PlantedTruth, Recovered
 from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.protocol import Controls, Reproduction
 from tl_vzero.evaluate.removal import Removed, RunTime, TokenRemoval
-from tl_vzero.evaluate.reproduction import Controls, Reproduction
 from tl_vzero.evaluate.training import HeadChange, TrainingChanges
 from tl_vzero.statistics import Estimate
 

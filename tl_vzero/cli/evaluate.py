@@ -27,6 +27,8 @@ evaluate_app = typer.Typer(
     no_args_is_help=True,
 )
 
+ChangeOption = Annotated[Literal["signed", "absolute"], typer.Option(help="The drop with its sign, or its size.")]
+
 
 @dataclass(frozen=True)
 class SampleOptions(common.ModelOptions):
@@ -110,6 +112,11 @@ class EvaluationOfMaps(Evaluation):
         shared = {"corpus": corpus, "protocol": self.protocol, "progress": not self.quiet}
         return sentences, evaluate(loaded, sentences.examples, self.method or None, **shared, **options)
 
+    def report(self, sentences: "Sentences", result: Any) -> None:
+        """Say what the printed means leave out, and write the numbers."""
+        _say_rest(sentences, result.left_out, len(result.skipped))
+        self.save(result.to_dict(), sentences, result.to_frame())
+
 
 @common.command(evaluate_app, "sentences", "--blimp DIR --model all-MiniLM-L6-v2 --out blimp.jsonl")
 def sentences_command(
@@ -151,14 +158,11 @@ def cue_alignment_command(
     from tl_vzero.evaluate.cue_alignment import cue_alignment
 
     sentences, alignment = chosen.evaluated(cue_alignment, seed=chosen.seed)
-    table = alignment.to_frame()
-    shown = table[(table["paradigm"] == "all") & (table["measure"] == measure)]
-    means = shown.pivot(index="method", columns="layer", values="mean")
+    shown = alignment.to_frame().query("paradigm == 'all' and measure == @measure")
     common.say(f"{measure.replace('_', ' ')} of the target's row with the cue: mean by layer")
-    common.say(means.reindex(list(dict.fromkeys(shown["method"]))).to_string(float_format="%.3f"))
+    common.say(_by_method(shown, "layer"))
     common.say(f"chance {shown['chance'].iloc[0]:.3f}; 95 % intervals, shuffled cues and paradigms: --csv, --json")
-    _say_rest(sentences, alignment.left_out, len(alignment.skipped))
-    chosen.save(alignment.to_dict(), sentences, table)
+    chosen.report(sentences, alignment)
 
 
 @common.command(evaluate_app, "probing", "--limit 200", "--mode paper --csv probing.csv")
@@ -196,9 +200,7 @@ def faithfulness_command(
     replacement: Annotated[
         Literal["mask", "unk", "pad", "removed"], typer.Option(help="What stands for a blanked token.")
     ] = "mask",
-    change: Annotated[
-        Literal["signed", "absolute"], typer.Option(help="The drop with its sign, or its size.")
-    ] = "signed",
+    change: ChangeOption = "signed",
     over: Annotated[
         Literal["vocabulary", "forms"] | None,
         typer.Option(help="p over the vocabulary, or over the two forms [default: as the head was trained]."),
@@ -206,25 +208,20 @@ def faithfulness_command(
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Blank special tokens too.")] = False,
 ) -> None:
     """Does each method rank tokens as the prediction depends on them? Spearman correlation with blank-out."""
-    from tl_vzero.evaluate.blanking import Conventions
-    from tl_vzero.evaluate.faithfulness import faithfulness
+    from tl_vzero.evaluate.faithfulness import Conventions, faithfulness
 
     conventions = Conventions(replacement, change, over, special_tokens)
     sentences, result = chosen.evaluated(faithfulness, conventions=conventions)
-    table = result.to_frame()
-    shown = table[table["paradigm"] == "all"].drop(columns=["paradigm", "published"])
+    shown = result.to_frame().query("paradigm == 'all'").drop(columns=["paradigm", "published"])
     common.say("Spearman correlation of the target's row, rolled out, with the change that blanking a token makes")
     common.say(shown.to_string(index=False, float_format="%.3f", na_rep="-"))
-    _say_rest(sentences, result.left_out, len(result.skipped))
-    chosen.save(result.to_dict(), sentences, table)
+    chosen.report(sentences, result)
 
 
 @common.command(evaluate_app, "knockout", "--limit 20", "--method value_zeroing --method alti --csv knockout.csv")
 def knockout_command(
     chosen: EvaluationOfMaps,
-    change: Annotated[
-        Literal["signed", "absolute"], typer.Option(help="The drop with its sign, or its size.")
-    ] = "signed",
+    change: ChangeOption = "signed",
     over: Annotated[
         Literal["vocabulary", "forms"], typer.Option(help="p over the vocabulary, or over the two forms.")
     ] = "vocabulary",
@@ -238,15 +235,12 @@ def knockout_command(
 
     conventions = {"change": change, "over": over, "special_tokens": special_tokens, "renormalise": renormalise}
     sentences, result = chosen.evaluated(knockout_agreement, **conventions)
-    table = result.to_frame()
-    shown = table[table["paradigm"] == "all"]
-    means = shown.pivot(index="method", columns="from_layer", values="mean")
+    shown = result.to_frame().query("paradigm == 'all'")
     common.say("Spearman correlation of the target's row, rolled out, with cutting it off from a token: mean, by the")
     common.say("layer from which the token is cut off")
-    common.say(means.reindex(list(dict.fromkeys(shown["method"]))).to_string(float_format="%.3f", na_rep="-"))
+    common.say(_by_method(shown, "from_layer"))
     common.say("95 % intervals and paradigms: --csv, --json")
-    _say_rest(sentences, result.left_out, len(result.skipped))
-    chosen.save(result.to_dict(), sentences, table)
+    chosen.report(sentences, result)
 
 
 @common.command(
@@ -272,20 +266,17 @@ def removal_command(
     chosen.check(chosen.method, None if layer is None else [layer])
     options = {"layer": layer, "shares": share or SHARES, "rolled_out": rolled_out, "repeats": repeats}
     sentences, result = chosen.evaluated(token_removal, **options)
-    table = result.to_frame()
-    shown = table[table["paradigm"] == "all"]
+    shown = result.to_frame().query("paradigm == 'all'")
     common.say(f"tokens left out from block {result.settings['layer']} on, by the share of those that may go")
     for measure, title in (("accuracy", "accuracy"), ("p_forms", "p(right form) over the two forms")):
-        means = shown.pivot(index="method", columns="share", values=f"{measure}_mean")
-        common.say(f"{title}:\n{means.reindex(list(dict.fromkeys(shown['method']))).to_string(float_format='%.3f')}")
+        common.say(f"{title}:\n{_by_method(shown, 'share', f'{measure}_mean')}")
     common.say("95 % intervals, p over the vocabulary, differences from random removal, paradigms: --csv, --json")
     for timed in result.times:
         common.say(
             f"{timed.removed} of {timed.tokens} tokens left out take {timed.ratio:.2f} of the time of whole sentences "
             f"(median of {timed.repeats}, quartiles {timed.low:.2f} to {timed.high:.2f}; {timed.sentences} sentences)"
         )
-    _say_rest(sentences, result.left_out, len(result.skipped))
-    chosen.save(result.to_dict(), sentences, table)
+    chosen.report(sentences, result)
 
 
 @common.command(evaluate_app, "planted", "--quick --open", "--out planted --seed 1")
@@ -440,6 +431,12 @@ def reproduce_command(
     common.say(f"took {minutes} min {seconds} s")
     if is_opened:
         common.open_page(out / "reproduction.html")
+
+
+def _by_method(table: "pd.DataFrame", columns: str, means: str = "mean") -> str:
+    """Means as text: a row per method, in the table's order."""
+    by_method = table.pivot(index="method", columns=columns, values=means)
+    return by_method.reindex(list(dict.fromkeys(table["method"]))).to_string(float_format="%.3f", na_rep="-")
 
 
 def _say_rest(sentences: "Sentences", left_out: Any, skipped: int) -> None:

@@ -8,9 +8,8 @@
 Source: Mohebbi et al. 2023, section 5.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -22,10 +21,8 @@ from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import ALL, Example, Skipped
 from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError
-from tl_vzero.evaluate.corpus_rows import corpus_rows
-from tl_vzero.evaluate.published import Published, Training, published_of
-from tl_vzero.evaluate.results import COLUMNS, Result, Row, means_by_paradigm
-from tl_vzero.evaluate.rows import TargetRows, target_rows
+from tl_vzero.evaluate.results import COLUMNS, Published, Result, Row, Training, means_by_paradigm, published_of
+from tl_vzero.evaluate.rows import Options, TargetRows, rows_from
 from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
 from tl_vzero.statistics import Array, Estimate, Interval
 
@@ -71,7 +68,7 @@ def cue_alignment(
     examples: Sequence[Example],
     methods: Sequence[str] | None = None,
     *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Options | None = None,
     corpus: Corpus | None = None,
     which: WhichPieces = "first",
     without: Sequence[LeftOut] = (),
@@ -101,9 +98,8 @@ def cue_alignment(
     True
     """
     _check_left_out(without)
-    source: Callable[..., TargetRows] = target_rows if corpus is None else partial(corpus_rows, corpus)
     tokenized = tokenize_examples(model, examples, protocol=protocol)
-    rows = source(model, tokenized, methods, options=options, progress=progress)
+    rows = rows_from(corpus)(model, tokenized, methods, options=options, progress=progress)
     return alignment_of(rows, which=which, without=without, training=training, interval=interval, seed=seed)
 
 
@@ -126,9 +122,8 @@ def alignment_of(
         "which": which,
         "without": list(without),
         "seed": seed,
-        "confidence": interval.confidence,
-        "resamples": interval.resamples,
-        "published": None if figures is None else f"{figures.model}, {figures.training}",
+        **interval.settings,
+        "published": figures.name if figures else None,
     }
     return CueAlignment(tuple(_cells(rows, questions, figures, interval)), rows.left_out, rows.skipped, settings)
 

@@ -16,7 +16,7 @@ import numpy as np
 from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure
 from tl_vzero.evaluate.mass import Mass, Place
 from tl_vzero.evaluate.probing import ProbingResult
-from tl_vzero.evaluate.reproduction import Reproduction
+from tl_vzero.evaluate.protocol import Reproduction
 from tl_vzero.statistics import Correlation, Estimate, rank_correlation
 
 Verdict = Literal["agrees", "does not agree", "undecided", "not measured"]

@@ -10,7 +10,6 @@ Source: Geva et al. 2023, section 5 (knockout); Abnar & Zuidema 2020 (the correl
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import nan
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,12 @@ from tl_vzero.choices import flag
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import Example, Skipped
 from tl_vzero.effects.knockout import attention_knockout
-from tl_vzero.evaluate.blanking import Change, Conventions, Over
-from tl_vzero.evaluate.faithfulness import FEWEST_TOKENS, Options, RankedRows, ranked_rows
+from tl_vzero.evaluate.faithfulness import Change, Conventions, Over, RankedRows, Ranking, correlations_of
 from tl_vzero.evaluate.results import COLUMNS, Result, Row, means_by_paradigm
-from tl_vzero.evaluate.rows import check_wrong_forms
+from tl_vzero.evaluate.rows import Options, check_wrong_forms
 from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
 from tl_vzero.models.contracts import check_contracts
-from tl_vzero.statistics import Array, Estimate, Interval, rank_correlation
+from tl_vzero.statistics import Array, Estimate, Interval
 from tl_vzero.targets import check_predicts_words
 
 
@@ -99,26 +97,22 @@ def knockout_agreement(
     tokenized = tokenize_examples(model, examples, protocol=protocol)
     if over == "forms":
         check_wrong_forms(tokenized.examples, 'over="forms"')
-    interval = interval or Interval()
-    ranked = ranked_rows(model, tokenized, methods, options, corpus, -1, True, progress)
+    ranked = Ranking(methods, options, corpus).rows(model, tokenized, progress)
     drops = []
     for sentence in tqdm(ranked.examples, disable=not progress, desc="knockout", unit="sentence", leave=False):
-        drop = _drops(model, sentence, over, renormalise)
+        drop = _drops(model, sentence, over, renormalise)[:, list(conventions.positions(sentence))]
         drops.append(np.abs(drop) if change == "absolute" else drop)
-    return KnockoutAgreement(
-        tuple(_correlations(ranked, conventions, drops, interval)),
-        ranked.left_out,
-        tokenized.skipped,
-        {
-            **ranked.settings,
-            "change": change,
-            "over": over,
-            "special_tokens": special_tokens,
-            "renormalise": renormalise,
-            "confidence": interval.confidence,
-            "resamples": interval.resamples,
-        },
-    )
+    interval = interval or Interval()
+    settings = {
+        **ranked.settings,
+        "change": change,
+        "over": over,
+        "special_tokens": special_tokens,
+        "renormalise": renormalise,
+        **interval.settings,
+    }
+    means = means_by_paradigm(correlations_of(ranked, conventions, drops), ranked.examples, interval)
+    return KnockoutAgreement(tuple(_rows(ranked, means)), ranked.left_out, tokenized.skipped, settings)
 
 
 def _drops(model: nn.Module, sentence: TokenizedExample, over: Over, renormalise: bool) -> Array:
@@ -142,19 +136,7 @@ def _drops(model: nn.Module, sentence: TokenizedExample, over: Over, renormalise
     return np.asarray(-values.cpu().numpy())
 
 
-def _correlations(
-    ranked: RankedRows, conventions: Conventions, drops: Sequence[Array], interval: Interval
-) -> Iterator[KnockoutCorrelation]:
-    # [example, method, layer]
-    rho = np.full((len(drops), len(ranked.rows), len(drops[0])), nan)
-    for index, (sentence, drop) in enumerate(zip(ranked.examples, drops, strict=True)):
-        positions = list(conventions.positions(sentence))
-        if len(positions) >= FEWEST_TOKENS:
-            of_layers = drop[:, positions]
-            for method, rows in enumerate(ranked.rows.values()):
-                row = np.broadcast_to(rows[index][positions], of_layers.shape)
-                rho[index, method] = rank_correlation(row, of_layers)
-    means = means_by_paradigm(rho, ranked.examples, interval)
+def _rows(ranked: RankedRows, means: Mapping[str, tuple[list[int], Array]]) -> Iterator[KnockoutCorrelation]:
     for method, name in enumerate(ranked.rows):
         for paradigm, (indices, mean) in means.items():
             for layer, estimate in enumerate(mean[method]):

@@ -16,7 +16,7 @@ from tl_vzero.data.examples import Example, Skipped
 from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.results import COLUMNS, Result, Row, means_by_paradigm
-from tl_vzero.evaluate.rows import TargetRows, target_rows
+from tl_vzero.evaluate.rows import Options, TargetRows, target_rows
 from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
 from tl_vzero.statistics import Estimate, Interval
 
@@ -58,7 +58,7 @@ def mass(
     examples: Sequence[Example],
     methods: Sequence[str] | None = None,
     *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Options | None = None,
     which: WhichPieces = "all",
     protocol: Protocol = "masked",
     interval: Interval | None = None,
@@ -101,8 +101,8 @@ def mass_of(rows: TargetRows, *, which: WhichPieces = "all", interval: Interval 
     empty = {
         method: sum(int((row == 0).all(dim=-1).sum()) for row in of_method) for method, of_method in rows.rows.items()
     }
-    conventions = {"which": which, "confidence": interval.confidence, "resamples": interval.resamples}
-    return Mass(tuple(shares), empty, rows.left_out, rows.skipped, {**rows.settings, **conventions})
+    settings = {**rows.settings, "which": which, **interval.settings}
+    return Mass(tuple(shares), empty, rows.left_out, rows.skipped, settings)
 
 
 def places_of(sentence: TokenizedExample, which: WhichPieces) -> tuple[Place, ...]:

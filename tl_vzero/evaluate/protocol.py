@@ -1,4 +1,4 @@
-"""The whole protocol over one model: three evaluations, the mass of rows, and the controls, part by part.
+"""The whole protocol over one model: evaluations, the mass of rows, and controls, part by part, as one result.
 
 1. Sentences are read, filtered for the model's tokenizer and split into halves by a seed.
 2. If asked, the model is fine-tuned on the train half. Where there was a reason to split (fine-tuning, or BLiMP, as
@@ -8,41 +8,211 @@
 Source: Mohebbi et al. 2023, sections 4 to 7.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import HALVES, Example, ExampleSet, split_in_halves
 from tl_vzero.data.parsed_cues import CueCheck, check_cues
+from tl_vzero.distance import DISTANCES, Distance, distance_named
 from tl_vzero.effects.values import mean_values, optimised_values
 from tl_vzero.errors import DependencyError, HeadlessModelError, InputError, ModelError
-from tl_vzero.evaluate.controls import randomised_copy, rows_by_baseline, rows_by_distance
-from tl_vzero.evaluate.cue_alignment import CueAlignment, alignment_of
+from tl_vzero.evaluate.cue_alignment import Alignment, CueAlignment, Measure, alignment_of
 from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness, faithfulness_by_baseline
 from tl_vzero.evaluate.finetuning import accuracy, finetune
 from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, knockout_agreement
 from tl_vzero.evaluate.mass import Mass, mass_of
 from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
-from tl_vzero.evaluate.published import Training, published_of
 from tl_vzero.evaluate.removal import TokenRemoval, token_removal
-from tl_vzero.evaluate.reproduction import Baselines, Controls, Reproduction, links_of
+from tl_vzero.evaluate.results import Result, Row, Training, frame_of, published_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet, limited, sentences_for, tokenize_examples
 from tl_vzero.evaluate.store import Store, claimed, open_store
+from tl_vzero.files import to_plain
 from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.models.contracts import provenance
-from tl_vzero.models.facts import facts_of, library_versions
-from tl_vzero.statistics import Estimate, Interval
+from tl_vzero.models.facts import Facts, facts_of, library_versions, remember
+from tl_vzero.models.load import load_model
+from tl_vzero.models.sites import hf_model_of
+from tl_vzero.statistics import FEWEST_PAIRS, Correlation, Estimate, Interval, bootstrap_pearson, bootstrap_spearman
 from tl_vzero.targets import check_predicts_words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The result.
+
+FORMAT = "tl_vzero.reproduction"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Link(Row):
+    """How a method's cue alignment goes with the compression, over a model's layers: few pairs, so wide intervals."""
+
+    method: str
+    measure: Measure
+    pearson: Correlation
+    spearman: Correlation
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """One row per kind of correlation."""
+        for correlation in (self.pearson, self.spearman):
+            of_link = {"method": self.method, "measure": self.measure, "kind": correlation.kind}
+            yield of_link | to_plain(correlation)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What learned nothing, and Value Zeroing by other distances; None where the model does not allow it."""
+
+    random_alignment: CueAlignment | None
+    random_probing: ProbingResult | None
+    distances: CueAlignment | None
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Value Zeroing under other baselines than zero: methods "value_zeroing, BASELINE"; None where not measured."""
+
+    alignment: CueAlignment | None = None
+    mass: Mass | None = None
+    mass_with_attractor: Mass | None = None
+    faithfulness: Faithfulness | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The baselines, in order."""
+        cells = () if self.alignment is None else self.alignment.cells
+        return tuple(dict.fromkeys(cell.method.removeprefix(OURS) for cell in cells))
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Cue alignment, mass, probing, faithfulness, knockout, removal, controls and other baselines of one model.
+
+    `metadata` has the model, the sentences with their counts at each filter, the split, seeds and versions.
+    `mass_with_attractor` is over the sentences that have an attractor alone, None if none has.
+    `missing` says of each part that is None why. `published_compression` is the paper's, where the model is the same.
+    """
+
+    metadata: Mapping[str, Any]
+    accuracy: Estimate | None
+    alignment: CueAlignment
+    cue_check: CueCheck | None
+    mass: Mass
+    mass_with_attractor: Mass | None
+    probing: ProbingResult | None
+    probing_paper: ProbingResult | None
+    links: tuple[Link, ...]
+    faithfulness: Faithfulness | None
+    knockout: KnockoutAgreement | None
+    removal: TokenRemoval | None
+    controls: Controls
+    published_compression: tuple[float, ...]
+    missing: Mapping[str, str]
+    baselines: Baselines = field(default_factory=Baselines)
+
+    def under(self, baseline: str) -> "Reproduction":
+        """The same with Value Zeroing's figures under another baseline; without controls, which are under zero."""
+        other = self.baselines
+        alignment = _under(baseline, self.alignment, other.alignment, "cells")
+        return replace(
+            self,
+            alignment=alignment,
+            mass=_under(baseline, self.mass, other.mass, "shares"),
+            mass_with_attractor=_under(baseline, self.mass_with_attractor, other.mass_with_attractor, "shares"),
+            links=links_of(alignment, self.probing, self.metadata["seed"]),
+            faithfulness=_under(baseline, self.faithfulness, other.faithfulness, "correlations"),
+            controls=Controls(None, None, None),
+        )
+
+    def _parts(self) -> dict[str, Result | CueCheck | ProbingResult | None]:
+        """The results of the parts, by the names that they have in files."""
+        return {
+            "cue_alignment": self.alignment,
+            "mass": self.mass,
+            "probing": self.probing,
+            "probing_paper_mode": self.probing_paper,
+            "cue_check": self.cue_check,
+            "mass_with_attractor": self.mass_with_attractor,
+            "faithfulness": self.faithfulness,
+            "knockout": self.knockout,
+            "token_removal": self.removal,
+            "control_random_weights": self.controls.random_alignment,
+            "control_random_weights_probing": self.controls.random_probing,
+            "control_distances": self.controls.distances,
+            "baselines_cue_alignment": self.baselines.alignment,
+            "baselines_mass": self.baselines.mass,
+            "baselines_mass_with_attractor": self.baselines.mass_with_attractor,
+            "baselines_faithfulness": self.baselines.faithfulness,
+        }
+
+    def frames(self) -> "dict[str, pd.DataFrame]":
+        """Every table, by the name of its CSV file."""
+        tables = {name: part.to_frame() for name, part in self._parts().items() if part is not None}
+        if self.cue_check is not None:
+            tables["cue_disagreements"] = self.cue_check.disagreements_frame()
+        if self.links:
+            tables["alignment_with_compression"] = frame_of(self.links)
+        if self.faithfulness is not None:
+            tables["erasure_curves"] = self.faithfulness.curves_frame()
+        if self.removal is not None:
+            tables["token_removal_times"] = frame_of(self.removal.times)
+        return tables
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types; numbers that do not exist are None."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "metadata": to_plain(self.metadata),
+            "accuracy": to_plain(self.accuracy),
+            **{name: None if part is None else to_plain(part.to_dict()) for name, part in self._parts().items()},
+            "alignment_with_compression": to_plain(self.links),
+            "published_compression": list(self.published_compression),
+            "missing": dict(self.missing),
+        }
+
+
+OURS = "value_zeroing, "  # then the name of a baseline
+
+
+def _under(baseline: str, ours: Any, other: Any, rows: str) -> Any:
+    """A part whose rows of Value Zeroing are those of another baseline; without any where that was not measured."""
+    if ours is None:
+        return None
+    under = [row for row in getattr(other, rows, ()) if row.method == OURS + baseline]
+    others = [row for row in getattr(ours, rows) if row.method != "value_zeroing"]
+    return replace(ours, **{rows: (*(replace(row, method="value_zeroing") for row in under), *others)})
+
+
+def links_of(alignment: CueAlignment, probing: ProbingResult | None, seed: int) -> tuple[Link, ...]:
+    """The correlation, over blocks, of each method's cue alignment with the compression after the same block."""
+    compression = {} if probing is None else dict(zip(probing.layers, probing.compression, strict=True))
+    by_measure: dict[tuple[str, Measure], list[Alignment]] = {}
+    for cell in alignment.cells:
+        if cell.paradigm == "all" and cell.layer in compression:
+            by_measure.setdefault((cell.method, cell.measure), []).append(cell)
+    links = []
+    for (method, measure), cells in by_measure.items():
+        if len(cells) >= FEWEST_PAIRS:
+            pairs = [cell.aligned.mean for cell in cells], [compression[cell.layer] for cell in cells]
+            correlations = (correlate(*pairs, seed=seed) for correlate in (bootstrap_pearson, bootstrap_spearman))
+            links.append(Link(method, measure, *correlations))
+    return tuple(links)
+
 
 # On how many sentences the methods are evaluated that are too slow for a default elsewhere.
 SLOW = {"integrated_gradients": 200, "deep_lift": 200, "hta": 50}
@@ -332,3 +502,99 @@ def _merged_mass(masses: Sequence[Mass | None]) -> Mass | None:
     shares = tuple(share for mass in present for share in mass.shares)
     empty_rows = {name: count for mass in present for name, count in mass.empty_rows.items()}
     return replace(present[0], shares=shares, empty_rows=empty_rows) if present else None
+
+
+# Controls: a model that learned nothing, and Value Zeroing by other distances and baselines.
+# The paper: with other metrics, and with representations normalised before they are compared, the pattern stays.
+
+
+def randomised_copy(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A model of the same configuration and tokenizer with weights as before training.
+
+    Its head counts as trained or not as the model's does. The caller's random state is left as it is.
+    Raises ModelError for a model without a Hugging Face configuration inside (HookedEncoder, HookedTransformer).
+
+    >>> import tl_vzero
+    >>> from tl_vzero.models.facts import facts_of
+    >>> facts_of(randomised_copy(tl_vzero.load_model("agreement-mini"))).name
+    'agreement-mini, random weights'
+    """
+    integer("seed", seed)
+    hf_model: Any = hf_model_of(model)
+    if hf_model is None:
+        expected = "expected a model of load_model or another TransformerBridge, whose configuration says how it begins"
+        raise ModelError(f"{type(model).__name__} holds no Hugging Face model: {expected}")
+    facts, first = facts_of(model), next(hf_model.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(hf_model)(copy.deepcopy(hf_model.config)).eval()
+        control = load_model(fresh.to(device=first.device, dtype=first.dtype), facts.tokenizer)
+    remember(control, Facts(name=f"{facts.name}, random weights", tokenizer=facts.tokenizer, head=facts.head))
+    return control
+
+
+def rows_by_distance(
+    model: nn.Module,
+    layout: TokenizedSet,
+    distances: Mapping[str, str | Distance] | None = None,
+    *,
+    progress: bool = False,
+) -> TargetRows:
+    """Value Zeroing's rows of the target by several distances; the methods are "value_zeroing, NAME".
+
+    `distances` are names or functions by the name to give them; by default all of `DISTANCES`. For `alignment_of` and
+    `mass_of`. Raises InputError for none or an unknown one.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> list(rows_by_distance(model, tokenize_examples(model, agreement_examples()[:3]), {"L2": "euclidean"}).rows)
+    ['value_zeroing, L2']
+    """
+    wanted = DISTANCES if distances is None else distances
+    if not wanted:
+        raise InputError(f"distances are empty: expected at least one, such as {', '.join(DISTANCES)}")
+    functions = {name: distance_named(distance)[1] for name, distance in wanted.items()}
+    # A function under the name of another distance of the library's must not pass for that one.
+    another = {name for name in wanted if name in DISTANCES and functions[name] is not DISTANCES[name]}
+    by_name = {f"{name}{' (a callable)' if name in another else ''}": distance for name, distance in wanted.items()}
+    rows = _rows_by("distance", by_name, model, layout, progress)
+    return replace(rows, settings={**rows.settings, "options": {"distances": list(wanted)}})
+
+
+def rows_by_baseline(
+    model: nn.Module,
+    layout: TokenizedSet,
+    baselines: Mapping[str, str | Tensor | BaselineValues],
+    *,
+    progress: bool = False,
+) -> TargetRows:
+    """Value Zeroing's rows of the target under several baselines; the methods are "value_zeroing, NAME".
+
+    `baselines` are what `value_zeroing` takes, by the name to give them. For `alignment_of` and `mass_of`. Raises
+    InputError for none, and what `value_zeroing` raises for a bad one.
+
+    >>> import tl_vzero
+    >>> from tl_vzero.data.agreement_mini import agreement_examples
+    >>> from tl_vzero.evaluate.sentences import tokenize_examples
+    >>> model = tl_vzero.load_model("agreement-mini")
+    >>> list(rows_by_baseline(model, tokenize_examples(model, agreement_examples()[:3]), {"mean": "mean"}).rows)
+    ['value_zeroing, mean']
+    """
+    if not baselines:
+        raise InputError("baselines are empty: expected at least one, such as {'mean': 'mean'}")
+    rows = _rows_by("baseline", baselines, model, layout, progress)
+    return replace(rows, settings={**rows.settings, "options": {"baselines": list(baselines)}})
+
+
+def _rows_by(
+    option: str, values: Mapping[str, Any], model: nn.Module, layout: TokenizedSet, progress: bool
+) -> TargetRows:
+    """Value Zeroing's rows with each value of one option, by methods of its name."""
+    rows = {}
+    for name, value in values.items():
+        options = {"value_zeroing": {option: value}}
+        measured = target_rows(model, layout, ["value_zeroing"], options=options, progress=progress)
+        rows[f"value_zeroing, {name}"] = measured.rows["value_zeroing"]
+    return replace(measured, rows=rows)

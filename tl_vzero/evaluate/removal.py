@@ -33,10 +33,17 @@ from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import Example, Skipped
 from tl_vzero.distance import relative_difference, wide_dtype
 from tl_vzero.errors import InputError, ModelError
-from tl_vzero.evaluate.blanking import TOKENS_PER_BATCH, Blank, blanks_of, check_fractions, p_right
-from tl_vzero.evaluate.faithfulness import Options, RankedRows, ranked_rows
+from tl_vzero.evaluate.faithfulness import (
+    TOKENS_PER_BATCH,
+    Blank,
+    RankedRows,
+    Ranking,
+    blanks_of,
+    check_fractions,
+    p_right,
+)
 from tl_vzero.evaluate.results import COLUMNS, Result, Row, means_by_paradigm
-from tl_vzero.evaluate.rows import check_wrong_forms
+from tl_vzero.evaluate.rows import Options, check_wrong_forms
 from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
 from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.blocks import SAME_BLOCK
@@ -155,7 +162,7 @@ def token_removal(
     named = methods if methods or corpus is None else corpus.methods
     named = named if named is None or "random" in named else [*named, "random"]
     shortened.check(max(tokenized.examples, key=lambda sentence: len(_removable(sentence))))
-    ranked = ranked_rows(model, tokenized, named, options, corpus, shortened.layer, rolled_out, progress)
+    ranked = Ranking(named, options, corpus, shortened.layer, rolled_out).rows(model, tokenized, progress)
     all_shares = (0.0, *shares)
     predicted = _predicted(shortened, ranked, all_shares, progress)
     return TokenRemoval(
@@ -168,8 +175,7 @@ def token_removal(
             "layer": shortened.layer,
             "rolled_out": rolled_out,
             "shares": list(shares),
-            "confidence": interval.confidence,
-            "resamples": interval.resamples,
+            **interval.settings,
         },
     )
 

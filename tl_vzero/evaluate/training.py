@@ -34,7 +34,7 @@ from tl_vzero.evaluate.mass import PLACES, places_of, shares_of
 from tl_vzero.evaluate.results import COLUMNS, Result, Row
 from tl_vzero.evaluate.rows import SENTENCES_PER_CALL
 from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, TokenizedSet, tokenize_examples
-from tl_vzero.inputs.text import encode
+from tl_vzero.inputs.text import encode, same_length_batches
 from tl_vzero.models.contracts import check_contracts, provenance, value_heads
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import NamedHook, quiet, temporary_hooks
@@ -247,7 +247,7 @@ def discoveries(p: Array, rate: float) -> tuple[Array, Array]:
 class _Part:
     """Examples of one length and target position, by their indices, and what each block of the first model reads."""
 
-    which: tuple[int, ...]
+    which: Sequence[int]
     ids: Tensor
     dest: int
     inputs: tuple[Tensor, ...]
@@ -258,10 +258,15 @@ class _Reference:
 
     def __init__(self, model: nn.Module, tokenized: TokenizedSet) -> None:
         self.tokenized, self.shape = tokenized, _shape_of(model)
-        self.parts = [self._part(model, which) for which in _alike(tokenized.examples)]
+        examples = tokenized.examples
+        # Not too many at a time: what blocks read of them is held.
+        alike = same_length_batches(
+            range(len(examples)), lambda at: (len(examples[at]), examples[at].dest), lambda _: SENTENCES_PER_CALL
+        )
+        self.parts = [self._part(model, which) for which in alike]
         self.before = self.rows(model)
 
-    def _part(self, model: nn.Module, which: tuple[int, ...]) -> _Part:
+    def _part(self, model: nn.Module, which: Sequence[int]) -> _Part:
         examples = [self.tokenized.examples[index] for index in which]
         ids = torch.stack([sentence.encoding.ids for sentence in examples])
         blocks = _clean(model, ids).blocks(encode(model, ids).sentences, range(self.shape["layers"]))
@@ -298,15 +303,6 @@ class _Reference:
             elsewhere = (rows[index] - self.before[index]).abs().sum(dim=-1, keepdim=True) / 2
             shares.append(torch.cat([shares_of(rows[index], places_of(sentence, "all")), elsewhere], dim=-1))
         return torch.stack(shares).numpy()
-
-
-def _alike(examples: Sequence[TokenizedExample]) -> Iterator[tuple[int, ...]]:
-    """Indices of examples of one length and target position, not too many at a time."""
-    alike: dict[tuple[int, int], list[int]] = {}
-    for index, sentence in enumerate(examples):
-        alike.setdefault((len(sentence), sentence.dest), []).append(index)
-    for which in alike.values():
-        yield from (tuple(which[at : at + SENTENCES_PER_CALL]) for at in range(0, len(which), SENTENCES_PER_CALL))
 
 
 def _clean(model: nn.Module, ids: Tensor, inputs: Sequence[Tensor] = ()) -> CleanRun:
@@ -370,14 +366,9 @@ def _changes(
     interval: Interval,
 ) -> Iterator[HeadChange]:
     """A row per checkpoint, group, layer, head and place; `after` is `[checkpoint, example, layer, head, place]`."""
-    options: dict[str, Any] = {
-        "confidence": interval.confidence,
-        "resamples": interval.resamples,
-        "seed": interval.seed,
-    }
     for (c, name), (g, (group, rows)) in product(enumerate(later), enumerate(by_group.items())):
         change = (after[c] - before)[rows]
-        estimates = bootstrap_means(change.reshape(len(rows), -1), **options)
+        estimates = bootstrap_means(change.reshape(len(rows), -1), **vars(interval))
         cells = product(range(change.shape[1]), range(change.shape[2]), range(len(KINDS)))
         was, now = (shares[rows].mean(axis=0) for shares in (before, after[c]))
         for (layer, head, at), estimate in zip(cells, estimates, strict=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import isnan
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import plotly.graph_objects as go
 
@@ -14,7 +14,7 @@ from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, KnockoutCorr
 from tl_vzero.evaluate.mass import PLACES, Mass
 from tl_vzero.evaluate.planted import Measure as Recovery
 from tl_vzero.evaluate.planted import PlantedTruth
-from tl_vzero.evaluate.probing import ProbingResult
+from tl_vzero.evaluate.probing import EMBEDDINGS, ProbingResult
 from tl_vzero.evaluate.removal import PredictionMeasure, Removed, TokenRemoval
 from tl_vzero.evaluate.training import Reading, TrainingChanges
 from tl_vzero.plot.parts import Look, drawn, plotly_text
@@ -39,7 +39,8 @@ RECOVERY_TITLES: dict[Recovery, str] = {"ap": "average precision", "auroc": "AUR
 CURVES_HEIGHT = 460
 BAR_HEIGHT = 26
 DIGITS = 4
-EMBEDDINGS = -1
+
+OfParadigm = TypeVar("OfParadigm", Alignment, BlankOut, KnockoutCorrelation, Removed)
 
 
 def alignment_curves(
@@ -65,12 +66,7 @@ def alignment_curves(
     >>> [trace.name for trace in alignment_curves(alignment).data]
     ['Value Zeroing', 'Raw attention', 'chance']
     """
-    lines: dict[str, list[Alignment]] = {}
-    for cell in alignment.cells:
-        if (cell.measure, cell.paradigm) == (measure, paradigm):
-            lines.setdefault(cell.method, []).append(cell)
-    if not lines:
-        raise _unknown(paradigm, alignment.cells)
+    lines = _by_method([cell for cell in alignment.cells if cell.measure == measure], paradigm)
     figure = _curves(MEASURE_TITLES[measure], theme, look)
     first = next(iter(lines)) if highlight is None else highlight
     if first not in lines:
@@ -142,14 +138,8 @@ def removal_curves(
     ['Value Zeroing', 'Random']
     """
     one_of("measure", measure, PREDICTION_TITLES)
-    lines: dict[str, list[Removed]] = {}
-    for row in removal.predictions:
-        if row.paradigm == paradigm:
-            lines.setdefault(row.method, []).append(row)
-    if not lines:
-        raise _unknown(paradigm, removal.predictions)
     figure = _curves(PREDICTION_TITLES[measure], theme, look)
-    for index, (method, rows) in enumerate(lines.items()):
+    for index, (method, rows) in enumerate(_by_method(removal.predictions, paradigm).items()):
         shares = [round(100 * row.share, 1) for row in rows]
         line = _line(label_of(method), shares, [getattr(row, measure) for row in rows], index, "share")
         if method == "random":
@@ -221,9 +211,7 @@ def faithfulness_bars(
 
     Raises InputError for a paradigm that was not evaluated.
     """
-    correlations = [row for row in faithfulness.correlations if row.paradigm == paradigm]
-    if not correlations:
-        raise _unknown(paradigm, faithfulness.correlations)
+    correlations = [row for rows in _by_method(faithfulness.correlations, paradigm).values() for row in rows]
     labels = [label_of(row.method) for row in correlations]
     figure = _bars("mean Spearman correlation with blank-out", len(labels), theme, look)
     rhos = [row.rho for row in correlations]
@@ -244,14 +232,8 @@ def knockout_curves(
 
     Raises InputError for a paradigm that was not evaluated.
     """
-    lines: dict[str, list[KnockoutCorrelation]] = {}
-    for row in agreement.correlations:
-        if row.paradigm == paradigm:
-            lines.setdefault(row.method, []).append(row)
-    if not lines:
-        raise _unknown(paradigm, agreement.correlations)
     figure = _curves("mean Spearman correlation with knockout", theme, look)
-    for index, (method, rows) in enumerate(lines.items()):
+    for index, (method, rows) in enumerate(_by_method(agreement.correlations, paradigm).items()):
         layers, rhos = [row.from_layer for row in rows], [row.rho for row in rows]
         figure.add_trace(_line(label_of(method), layers, rhos, index, "from layer"))
     figure.update_xaxes(title_text="cut off from layer")
@@ -358,9 +340,16 @@ def _grey() -> dict[str, Any]:
     return {"line": {"color": GREY, "width": 1.2}, "marker": {"color": GREY, "size": 4}, "error_y_visible": False}
 
 
-def _unknown(paradigm: str, rows: Sequence[Alignment | BlankOut | KnockoutCorrelation | Removed]) -> InputError:
-    paradigms = ", ".join(dict.fromkeys(row.paradigm for row in rows))
-    return InputError(f"unknown paradigm {paradigm!r}: expected one of {paradigms}")
+def _by_method(rows: Sequence[OfParadigm], paradigm: str) -> dict[str, list[OfParadigm]]:
+    """The rows of a paradigm, by method; raises InputError for a paradigm that was not evaluated."""
+    by_method: dict[str, list[OfParadigm]] = {}
+    for row in rows:
+        if row.paradigm == paradigm:
+            by_method.setdefault(row.method, []).append(row)
+    if not by_method:
+        paradigms = ", ".join(dict.fromkeys(row.paradigm for row in rows))
+        raise InputError(f"unknown paradigm {paradigm!r}: expected one of {paradigms}")
+    return by_method
 
 
 def _cells(alignment: CueAlignment, method: str, measure: Measure) -> list[Alignment]:

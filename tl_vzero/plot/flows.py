@@ -14,17 +14,6 @@ from tl_vzero.choices import at_least_one
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
 from tl_vzero.plot import parts
 from tl_vzero.plot.pages import in_percent
-from tl_vzero.plot.parts import (
-    Look,
-    Step,
-    hover_labels,
-    method_text,
-    refuse_heads,
-    sentence,
-    step_slider,
-    titled,
-    token_axis,
-)
 from tl_vzero.plot.theme import LIGHT, Theme, template
 from tl_vzero.scores import Scores
 from tl_vzero.words import group_words
@@ -71,7 +60,7 @@ def flow_graph(
     top: int | None = 3,
     words: bool = False,
     theme: Theme = LIGHT,
-    **look: Unpack[Look],
+    **look: Unpack[parts.Look],
 ) -> go.Figure:
     """Draw which ways a destination's rollout takes through the layers, with a slider for the smallest share drawn.
 
@@ -91,7 +80,7 @@ def flow_graph(
     >>> [step.label for step in flow_graph(scores, "[MASK]").layout.sliders[0].steps][:3]
     ['0.5 %', '1 %', '2 %']
     """
-    refuse_heads(scores)
+    parts.refuse_heads(scores)
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise InputTypeError(f"threshold is {type(threshold).__name__}: expected a share, such as 0.03")
     if not 0 < threshold < 1:
@@ -99,13 +88,13 @@ def flow_graph(
     top = None if top is None else at_least_one("top", top, "how many edges go on from a token", otherwise=", or None")
     row = scores.dest_index(dest)
     flow = flow_into(scores, row)
-    target = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)[row]
+    target = parts.axis_labels(scores)[0][row]
     labels, places, unit, unknown = scores.src_tokens, parts.source_places(scores), scores.unit, scores.unknown_sources
     if words:
         flow, labels = _over_words(scores, flow)
         row = int(flow.nodes[-1].argmax())
         places, unit, unknown = [str(index) for index in range(len(labels))], "word", scores.words().unknown_sources
-    hover = hover_labels(labels, range(len(labels)), unit, unknown)
+    hover = parts.hover_labels(labels, range(len(labels)), unit, unknown)
     bounds = sorted({*THRESHOLDS, threshold})
     edges = [connected(flow, row, bound, top) for bound in bounds]
     steps_drawn = [_traces(flow, e, bound, bounds, hover, theme) for e, bound in zip(edges, bounds, strict=True)]
@@ -113,14 +102,16 @@ def flow_graph(
     ticks = [{"xaxis.tickvals": sorted({end for edge in e for end in edge[1:]} | {row})} for e in edges]
     if len(labels) <= LABELLED_ALL:
         ticks = [{} for _ in edges]
-    steps: list[Step] = [
+    steps: list[parts.Step] = [
         (f"{100 * b:g} %", {name: [trace.get(name) for trace in traces] for name in CHANGED}, labelled)
         for b, traces, labelled in zip(bounds, steps_drawn, ticks, strict=True)
     ]
-    slider = step_slider(steps, bounds.index(threshold), theme, prefix="branches from ")
+    slider = parts.step_slider(steps, bounds.index(threshold), theme, prefix="branches from ")
     layout = flow_axes(labels, places, scores.layers, unknown) | {
         "template": template(theme),
-        "title": titled(f"{method_text(scores)}: what reaches {target} through all layers", sentence(scores)),
+        "title": parts.titled(
+            f"{parts.method_text(scores)}: what reaches {target} through all layers", parts.sentence(scores)
+        ),
         "sliders": [slider | {"pad": {"t": 84, "b": 8}}],
     }
     layout["height"] += SLIDER_HEIGHT
@@ -133,7 +124,7 @@ def flow_axes(
     labels: Sequence[str], places: Sequence[str], layers: Sequence[int], unknown: Sequence[bool]
 ) -> dict[str, Any]:
     """What is around a flow graph, as plain data: axes, margins and height. Tokens stand at 0, 1, ..."""
-    tokens = token_axis(labels, places, "", unknown)
+    tokens = parts.token_axis(labels, places, "", unknown)
     style = {name: tokens[name] for name in ("autotickangles", "tickfont", "title")}
     # Nodes stand at numbers, which curves need; a label is of the number.
     aliases = {str(i): alias for i, alias in enumerate(tokens["labelalias"].values())}
@@ -312,8 +303,8 @@ def _curve(layer: int, dest: int, src: int) -> tuple[list[float], list[float]]:
     """From a token below to one above, upright at both ends."""
     if src == dest:
         return [float(src), float(dest)], [float(layer), layer + 1.0]
-    parts = [step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)]
+    along = [step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)]
     return (
-        [round(src + (dest - src) * t * t * (3 - 2 * t), 3) for t in parts],
-        [round(layer + t, 3) for t in parts],
+        [round(src + (dest - src) * t * t * (3 - 2 * t), 3) for t in along],
+        [round(layer + t, 3) for t in along],
     )

@@ -76,9 +76,7 @@ def heatmap(
     grids = [parts.rounded(values) for values in scores.values]
     trace, layout = parts.layered(scores, grids, lambda index: parts.hover_box(f"layer {index}"), start, theme, view)
     cells, axes = _map_with_slider(scores)
-    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
-    destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
-    trace["customdata"] = [[[dest, source] for source in sources] for dest in destinations]
+    trace["customdata"] = parts.cell_labels(scores)
     layout |= axes | {
         "title": parts.titled(f"{parts.method_text(scores)}: {parts.STAGES[scores.stage]}", parts.sentence(scores)),
     }
@@ -221,8 +219,8 @@ def target_row(
     scores, row = parts.viewed(scores, view, dest)
     assert row is not None
     grid = parts.rounded(scores.values[:, row])
-    label = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)[row]
-    sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
+    labels, sources = parts.axis_labels(scores)
+    label = labels[row]
     cells, axes = layer_frame(scores.layers, source_axis(scores))
     trace = cells | {"z": grid, "customdata": [sources for _ in scores.layers], "hovertemplate": row_hover(label)}
     layout = axes | {

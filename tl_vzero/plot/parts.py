@@ -295,6 +295,18 @@ def hover_labels(tokens: Sequence[str], positions: Sequence[int], unit: str, unk
     return [hover_text(token, at, unit, odd) for token, at, odd in texts]
 
 
+def axis_labels(scores: Scores) -> tuple[list[str], list[str]]:
+    """The labels of destinations and of sources in hover boxes."""
+    dests = hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
+    return dests, hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
+
+
+def cell_labels(scores: Scores) -> list[list[list[str]]]:
+    """The labels [destination, source] of each cell."""
+    dests, sources = axis_labels(scores)
+    return [[[dest, source] for source in sources] for dest in dests]
+
+
 def token_axis(tokens: Sequence[str], places: Sequence[str], title: str, unknown: Sequence[bool]) -> dict[str, Any]:
     """An axis of tokens.
 

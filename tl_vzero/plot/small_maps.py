@@ -285,10 +285,7 @@ def _hover(scores: Scores, panels: int) -> tuple[str, str, list[list[list[str]]]
     cut = any(len(parts.visible(token)) > parts.TICK_LENGTH for token in (*scores.dest_tokens, *scores.src_tokens))
     few = panels * len(scores.dest_tokens) * len(scores.src_tokens) <= LABELLED_CELLS
     if scores.src_spans is not None or (cut and few):
-        sources = parts.hover_labels(scores.src_tokens, scores.src_positions, scores.unit, scores.unknown_sources)
-        destinations = parts.hover_labels(scores.dest_tokens, scores.dest_positions, scores.unit, scores.unknown_dests)
-        labels = [[[dest, source] for source in sources] for dest in destinations]
-        return "%{customdata[0]}", "%{customdata[1]}", labels
+        return "%{customdata[0]}", "%{customdata[1]}", parts.cell_labels(scores)
     place = "word" if scores.unit == "word" else "position"
     return f"%{{y}} · {place} %{{y:d}}", f"%{{x}} · {place} %{{x:d}}", None
 

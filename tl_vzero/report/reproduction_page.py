@@ -3,16 +3,17 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import isnan
 from typing import Any
 
 import plotly.graph_objects as go
 
-from tl_vzero.evaluate.cue_alignment import MEASURES
+from tl_vzero.evaluate.cue_alignment import MEASURES, Alignment
 from tl_vzero.evaluate.findings import MEASURE_NAMES, findings, findings_by_baseline
 from tl_vzero.evaluate.mass import PLACES
+from tl_vzero.evaluate.protocol import Reproduction
 from tl_vzero.evaluate.removal import PredictionMeasure
-from tl_vzero.evaluate.reproduction import Reproduction
 from tl_vzero.plot.evaluations import (
     PREDICTION_TITLES,
     alignment_curves,
@@ -41,8 +42,6 @@ OVER_BECAUSE = {
     "forms": "the head was trained on two forms: its p over the vocabulary means nothing",
 }
 REMOVAL_MEASURES: tuple[PredictionMeasure, ...] = ("p_forms", "accuracy")
-
-Variants = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -88,44 +87,34 @@ def render_reproduction(run: Reproduction) -> str:
 def _page_data(run: Reproduction) -> dict[str, Any]:
     """Every figure in every choice, light and dark; templates apart, as all figures share them."""
     alignment, controls, paradigms = run.alignment, run.controls, _paradigms(run)
-    figures: dict[str, Variants] = {
-        "alignment": {
-            f"{measure}|{paradigm}": _both(alignment_curves, alignment, measure=measure, paradigm=paradigm)
-            for measure in MEASURES
-            for paradigm in paradigms
-        },
-        "mass": {
-            f"{layer}|{paradigm}": _both(mass_bars, run.mass, layer, paradigm=paradigm)
-            for layer in _layers(run)
-            for paradigm in paradigms
-        },
-        "controls": {
-            measure: _both(control_curves, alignment, controls.random_alignment, controls.distances, measure=measure)
-            for measure in MEASURES
-        },
+    untrained, distances = controls.random_alignment, controls.distances
+    figures = {
+        "alignment": _variants(alignment_curves, alignment, measure=MEASURES, paradigm=paradigms),
+        "mass": _variants(mass_bars, run.mass, layer=_layers(run), paradigm=paradigms),
+        "controls": _variants(control_curves, alignment, untrained, distances, measure=MEASURES),
     }
     if run.probing is not None:
         probed = {"this model": run.probing, "random weights": controls.random_probing}
         named = [(name, result) for name, result in probed.items() if result is not None]
-        figures["compression"] = {"": _both(compression_curves, named)}
+        figures["compression"] = _variants(compression_curves, named)
     if run.probing_paper is not None:
         as_paper = [("this model", run.probing_paper)]
-        figures["compression-paper"] = {"": _both(compression_curves, as_paper, run.published_compression)}
+        figures["compression-paper"] = _variants(compression_curves, as_paper, run.published_compression)
     if run.faithfulness is not None:
-        figures["faithfulness"] = {
-            paradigm: _both(faithfulness_bars, run.faithfulness, paradigm=paradigm) for paradigm in paradigms
-        }
+        figures["faithfulness"] = _variants(faithfulness_bars, run.faithfulness, paradigm=paradigms)
     if run.knockout is not None:
-        figures["knockout"] = {
-            paradigm: _both(knockout_curves, run.knockout, paradigm=paradigm) for paradigm in paradigms
-        }
+        figures["knockout"] = _variants(knockout_curves, run.knockout, paradigm=paradigms)
     if run.removal is not None:
-        figures["removal"] = {
-            f"{measure}|{paradigm}": _both(removal_curves, run.removal, measure=measure, paradigm=paradigm)
-            for measure in REMOVAL_MEASURES
-            for paradigm in paradigms
-        }
+        figures["removal"] = _variants(removal_curves, run.removal, measure=REMOVAL_MEASURES, paradigm=paradigms)
     return {"figures": figures, "templates": {theme.name: template(theme).to_plotly_json() for theme in (LIGHT, DARK)}}
+
+
+def _variants(draw: Callable[..., go.Figure], *results: Any, **choices: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """A figure in every combination of its choices, by their names with | between them; "" without a choice."""
+    return {
+        "|".join(map(str, chosen)): _both(draw, *results, **dict(zip(choices, chosen, strict=True)))
+        for chosen in product(*choices.values())
+    }
 
 
 def _both(draw: Callable[..., go.Figure], *results: Any, **choices: Any) -> dict[str, Any]:
@@ -170,17 +159,29 @@ def _in_words(measured: Estimate | Correlation | None) -> str:
     return f"{value:.{digits}f}{interval}"
 
 
+def _by_method(caption: str, cells: Iterable[tuple[str, str, str]]) -> Table:
+    """A row per method of (method, column, text), a column per layer or share."""
+    rows: dict[str, dict[str, str]] = {}
+    for method, column, text in cells:
+        rows.setdefault(method, {})[column] = text
+    columns = next(iter(rows.values()))
+    return Table(
+        caption,
+        ["method", *columns],
+        [[label_of(method), *(row[column] for column in columns)] for method, row in rows.items()],
+    )
+
+
 def _alignment_table(run: Reproduction) -> Table:
     cells = [cell for cell in run.alignment.cells if cell.paradigm == ALL and cell.measure == "dot"]
-    by_method: dict[str, dict[int, str]] = {}
-    for cell in cells:
+
+    def text(cell: Alignment) -> str:
         published = "" if cell.published is None else f" (published {cell.published:.2f})"
-        by_method.setdefault(cell.method, {})[cell.layer] = f"{_in_words(cell.aligned)}{published}"
-    layers = list(dict.fromkeys(cell.layer for cell in cells))
-    return Table(
+        return f"{_in_words(cell.aligned)}{published}"
+
+    return _by_method(
         f"Dot product with the cue, all {cells[0].aligned.n} sentences: mean and 95 % interval",
-        ["method", *(f"layer {layer}" for layer in layers)],
-        [[label_of(method), *(row[layer] for layer in layers)] for method, row in by_method.items()],
+        [(cell.method, f"layer {cell.layer}", text(cell)) for cell in cells],
     )
 
 
@@ -234,13 +235,9 @@ def _knockout_table(run: Reproduction) -> Table | None:
     if run.knockout is None:
         return None
     rows = [row for row in run.knockout.correlations if row.paradigm == ALL]
-    by_method: dict[str, dict[int, str]] = {}
-    for row in rows:
-        by_method.setdefault(row.method, {})[row.from_layer] = _in_words(row.rho)
-    return Table(
+    return _by_method(
         "Mean correlation and 95 % interval, by the layer from which a token is cut off",
-        ["method", *(f"from layer {layer}" for layer in next(iter(by_method.values())))],
-        [[label_of(method), *of_layers.values()] for method, of_layers in by_method.items()],
+        [(row.method, f"from layer {row.from_layer}", _in_words(row.rho)) for row in rows],
     )
 
 
@@ -248,14 +245,9 @@ def _removal_table(run: Reproduction) -> Table | None:
     if run.removal is None:
         return None
     rows = [row for row in run.removal.predictions if row.paradigm == ALL]
-    shares = dict.fromkeys(row.share for row in rows)
-    return Table(
+    return _by_method(
         "p(right form) over the two forms, by the share of the tokens that are left out: mean and 95 % interval",
-        ["method", *("none" if share == 0 else f"{share:.3g}" for share in shares)],
-        [
-            [label_of(method), *(_in_words(row.p_forms) for row in rows if row.method == method)]
-            for method in dict.fromkeys(row.method for row in rows)
-        ],
+        [(row.method, f"{row.share:.3g}" if row.share else "none", _in_words(row.p_forms)) for row in rows],
     )
 
 

@@ -20,7 +20,7 @@ from tl_vzero.corpus import read_corpus, run_corpus
 from tl_vzero.corpus.source import Record, Refused, open_source
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import FileFormatError, InputError
-from tl_vzero.evaluate.corpus_rows import corpus_rows
+from tl_vzero.evaluate.rows import corpus_rows
 from tl_vzero.evaluate.sentences import tokenize_examples
 
 ROWS: list[dict[str, Any]] = [

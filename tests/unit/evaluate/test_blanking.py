@@ -9,10 +9,9 @@ from support.models import MOST_ROUTES, build, is_causal
 from support.state import left_as_found, type_checks_off
 
 from tl_vzero.errors import InputError
-from tl_vzero.evaluate import blanking
-from tl_vzero.evaluate.blanking import Conventions, Replacement, probabilities, replacing_token
+from tl_vzero.evaluate import faithfulness
+from tl_vzero.evaluate.faithfulness import Conventions, Replacement, probabilities, replacing_token
 from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
-from tl_vzero.models.run import TargetLogits
 
 BLANKS = [frozenset(), frozenset({0}), frozenset({1, 2}), frozenset({1, 2, 4})]
 TOKENS = {"mask": "[MASK]", "unk": "[UNK]", "pad": "[PAD]"}
@@ -64,30 +63,6 @@ def test_every_kind_of_model(route: str, architecture: str) -> None:
         assert probability[0].tolist() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
-def test_logits_are_cut_to_the_target_and_whole_ones_say_the_same(
-    route: str, architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, model = build(route, architecture)
-    examples = tokenize_examples(
-        model, EXAMPLES[:3], protocol="causal" if is_causal(architecture) else "masked"
-    ).examples
-    blanked = [(sentence, BLANKS[:3]) for sentence in examples]
-    verdicts: list[bool] = []
-    may_cut = TargetLogits._may_cut
-
-    def noted(self: Any, *arguments: Any) -> bool:
-        verdicts.append(may_cut(self, *arguments))
-        return verdicts[-1]
-
-    monkeypatch.setattr(TargetLogits, "_may_cut", noted)
-    cut = probabilities(model, blanked, Conventions())
-    assert set(verdicts) == {True}
-    monkeypatch.setattr(TargetLogits, "_may_cut", lambda *arguments: False)
-    for one, other in zip(cut, probabilities(model, blanked, Conventions()), strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, equal_nan=True)
-
-
 def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = build("load_model", "bert")
     examples = tokenize_examples(model, EXAMPLES[:3]).examples
@@ -95,7 +70,7 @@ def test_equal_copies_are_run_once_and_batches_may_be_small(monkeypatch: pytest.
     run: list[int] = []
     together = probabilities(model, blanked, Conventions(), run.append)
     assert sum(run) == len(BLANKS) * 3
-    monkeypatch.setattr(blanking, "TOKENS_PER_BATCH", 13)
+    monkeypatch.setattr(faithfulness, "TOKENS_PER_BATCH", 13)
     for one, other in zip(together, probabilities(model, blanked, Conventions()), strict=True):
         assert torch.allclose(one, other, rtol=1e-5, equal_nan=True)
 

@@ -9,9 +9,9 @@ from support.state import left_as_found, type_checks_off
 import tl_vzero
 from tl_vzero.distance import DISTANCES, manhattan
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.evaluate.controls import randomised_copy, rows_by_distance
 from tl_vzero.evaluate.mass import mass
-from tl_vzero.evaluate.published import published, published_of
+from tl_vzero.evaluate.protocol import randomised_copy, rows_by_distance
+from tl_vzero.evaluate.results import published, published_of
 from tl_vzero.evaluate.rows import target_rows
 from tl_vzero.evaluate.sentences import tokenize_examples
 from tl_vzero.models.facts import facts_of

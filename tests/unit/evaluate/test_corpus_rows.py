@@ -17,10 +17,9 @@ import tl_vzero
 from tl_vzero.corpus import Corpus, read_corpus, run_corpus
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import FileFormatError, InputError, ModelError
-from tl_vzero.evaluate.corpus_rows import corpus_rows
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.faithfulness import faithfulness
-from tl_vzero.evaluate.rows import target_rows
+from tl_vzero.evaluate.rows import corpus_rows, target_rows
 from tl_vzero.evaluate.sentences import read_texts, tokenize_examples
 
 METHODS = ["value_zeroing", "attention_rollout", "attention"]

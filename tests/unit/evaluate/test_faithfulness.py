@@ -16,8 +16,7 @@ from support.state import left_as_found, type_checks_off
 import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError
-from tl_vzero.evaluate.blanking import Conventions, Over, blanks_of
-from tl_vzero.evaluate.faithfulness import Faithfulness, faithfulness
+from tl_vzero.evaluate.faithfulness import Conventions, Faithfulness, Over, blanks_of, faithfulness
 from tl_vzero.evaluate.finetuning import finetune
 from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
 from tl_vzero.statistics import Interval

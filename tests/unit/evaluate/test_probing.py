@@ -13,9 +13,8 @@ from support.state import type_checks_off
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.evaluate import mdl, probing
-from tl_vzero.evaluate.mdl import MODES, block_ends, fewest_examples, label_lengths
-from tl_vzero.evaluate.probing import ProbingResult, probe_layers
+from tl_vzero.evaluate import probing
+from tl_vzero.evaluate.probing import MODES, ProbingResult, block_ends, fewest_examples, label_lengths, probe_layers
 
 BOTH = ["correct", "paper"]
 
@@ -192,7 +191,7 @@ def test_a_layer_is_coded_as_if_alone(mode: Any) -> None:
 
 def test_a_layer_out_of_patience_stays_with_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the training goes on for the sake of others, in which it might do better after all."""
-    monkeypatch.setattr(mdl.Correct, "patience", 1)
+    monkeypatch.setattr(probing.Correct, "patience", 1)
     representations, labels = layered()
     together = probe_layers(representations, labels).code_length
     alone = [alone_length(representations[:, layer], labels) for layer in range(3)]
@@ -379,6 +378,6 @@ def test_bad_input_is_refused_before_any_probe_is_trained(
     def trained(*_: Any, **__: Any) -> None:
         raise AssertionError("a probe was trained")
 
-    monkeypatch.setattr(mdl, "_train_one_epoch", trained)
+    monkeypatch.setattr(probing, "_train_one_epoch", trained)
     with type_checks_off(), pytest.raises(error, match=says):
         call()

@@ -16,8 +16,7 @@ from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelEr
 from tl_vzero.evaluate import protocol
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.findings import findings, findings_by_baseline
-from tl_vzero.evaluate.protocol import reproduce
-from tl_vzero.evaluate.reproduction import Baselines, Controls, Link, Reproduction
+from tl_vzero.evaluate.protocol import Baselines, Controls, Link, Reproduction, reproduce
 from tl_vzero.evaluate.sentences import sentences_for
 from tl_vzero.evaluate.store import OPTIONS, open_store
 from tl_vzero.files import from_plain, to_plain

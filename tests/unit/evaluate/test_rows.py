@@ -110,22 +110,14 @@ def test_value_zeroing_is_asked_for_one_destination(monkeypatch: pytest.MonkeyPa
     assert sorted(destinations) == sorted({(sentence.dest,) for sentence in tokenized.examples})
 
 
-def test_by_default_every_method_except_the_slow_ones() -> None:
-    model, tokenized = tiny()
-    result = target_rows(model, tokenized)
-    assert [*result.rows] == [name for name in tl_vzero.METHODS if name not in SLOW]
-    assert {*result.left_out} == {*SLOW}
-    assert result.layers == (0, 1, 2)
-    assert result.settings["protocol"] == "masked" and len(result.settings["weights_sha256"]) == 64
-
-
 def test_what_is_undefined_is_left_out_or_refused() -> None:
     model = loaded(hf_bert_headless())
-    tokenized = tokenize_examples(model, EXAMPLES)
+    tokenized = tokenize_examples(model, EXAMPLES[:1])
     assert "no trained prediction head" in target_rows(model, tokenized).left_out["gradient_x_input"]
     with pytest.raises(HeadlessModelError):
         target_rows(model, tokenized, ["gradient_x_input"])
-    causal, tokenized = tiny(architecture="gpt2")
+    _, causal = build("load_model", "gpt2")
+    tokenized = tokenize_examples(causal, EXAMPLES[:1], protocol="causal")
     assert "norm" in target_rows(causal, tokenized).left_out["globenc"]
     with pytest.raises(ModelError):
         target_rows(causal, tokenized, ["globenc"])
@@ -148,7 +140,8 @@ def test_another_packages_method_answers_as_expected(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("rolled_out", [False, True])
-def test_progress_counts_every_row(rolled_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_every_method_except_the_slow_ones(rolled_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the bar counts every row."""
     model, tokenized = tiny()
     bars: list[Any] = []
 
@@ -157,9 +150,14 @@ def test_progress_counts_every_row(rolled_out: bool, monkeypatch: pytest.MonkeyP
         return bars[-1]
 
     monkeypatch.setattr(rows_module, "tqdm", noted)
-    target_rows(model, tokenized, rolled_out=rolled_out, progress=True)
+    result = target_rows(model, tokenized, rolled_out=rolled_out, progress=True)
     (bar,) = bars
     assert bar.n == bar.total == (len(tl_vzero.METHODS) - len(SLOW)) * len(tokenized.examples)
+    left_out = {*TARGETED, *SLOW} if rolled_out else SLOW
+    assert [*result.rows] == [name for name in tl_vzero.METHODS if name not in left_out]
+    assert {*result.left_out} == left_out
+    assert result.layers == (0, 1, 2)
+    assert result.settings["protocol"] == "masked" and len(result.settings["weights_sha256"]) == 64
 
 
 def test_random_rows_are_drawn_for_each_example() -> None:
