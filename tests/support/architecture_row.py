@@ -28,7 +28,8 @@ class Architecture:
     """A tiny random Hugging Face model of an architecture, and where it keeps its values.
 
     `blocks` is the path to the blocks, `value` the path in a block to the module that computes values, `columns` which
-    of its outputs are values where it computes more. `lines` are the TransformerLens lines that read it.
+    of its outputs are values where it computes more. `lines` are the TransformerLens lines that read it. `unshared`
+    makes a model of the same function whose blocks are modules of their own, where the model's are not.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Architecture:
     value: str
     columns: Columns | None = None
     lines: tuple[str, ...] = LINES
+    unshared: Callable[[Any], Any] = lambda hf_model: hf_model
 
     def tiny(self) -> Any:
         """The model in float32, made once; whoever changes it takes a copy."""
@@ -50,7 +52,7 @@ class Architecture:
     def reference(self, ids: list[int] = IDS, **options: Any) -> Tensor:
         """Raw maps `[layer, dest, src]` by plain hooks, in float64; options are those of `plain_value_zeroing`."""
         return plain_value_zeroing(
-            self.tiny(), ids, blocks=self.blocks, value=self.value, columns=self.columns, **options
+            self.unshared(self.tiny()), ids, blocks=self.blocks, value=self.value, columns=self.columns, **options
         )
 
 

@@ -109,10 +109,10 @@ REFUSED = (
         partial(tiny_model, "OpenAIGPTConfig", "OpenAIGPTLMHeadModel", n_embd=16, n_head=4, n_layer=3, n_positions=64),
         "hook_out' never fired",
     ),
+    Refused("DeBERTa 1", partial(tiny_model, "DebertaConfig", "DebertaForMaskedLM", **ENCODER), NO_ADAPTER),
     Refused(
-        "ALBERT",
-        partial(tiny_model, "AlbertConfig", "AlbertForMaskedLM", **ENCODER, embedding_size=8),
-        NO_ADAPTER,
+        "DeBERTa 2 with a convolution",
+        partial(tiny_model, "DebertaV2Config", "DebertaV2ForMaskedLM", **ENCODER, conv_kernel_size=3),
+        r"a convolution over positions behind its first block \(conv_kernel_size 3\)",
     ),
-    Refused("DeBERTa 2", partial(tiny_model, "DebertaV2Config", "DebertaV2ForMaskedLM", **ENCODER), NO_ADAPTER),
 )

@@ -17,13 +17,12 @@ import torch
 import transformers
 from support.architecture_row import IDS
 from support.architectures import ARCHITECTURES
+from support.encoder_rows import OURS
 from support.models import tokenizer
 
 import tl_vzero
 from tl_vzero.models.adapters import ADAPTERS, register
 from tl_vzero.models.adapters.modernbert import Part, SplitLinear, split_in_place
-
-OURS = ["RoBERTa", "XLM-RoBERTa", "CamemBERT", "ELECTRA", "DistilBERT", "MPNet", "ModernBERT"]
 
 # --- fused projections ----------------------------------------------------------------
 

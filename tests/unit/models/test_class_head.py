@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.encoder_rows import DISENTANGLED, encoder
 from support.models import VOCABULARY, hf_bert, hf_gpt2, randomise, tokenizer
 from support.state import left_as_found
 from torch import Tensor
@@ -81,11 +82,16 @@ def gpt2(kind: type = GPT2ForSequenceClassification) -> Any:
     return labelled(hf_gpt2(kind=kind))
 
 
+def deberta() -> Any:
+    return labelled(encoder("DebertaV2 ForSequenceClassification", **DISENTANGLED, num_attention_heads=2)())
+
+
 # Of each: the model, the modules whose outputs end in the values, the position that the head reads.
 CLASSIFIERS: dict[str, tuple[Callable[[], Any], str, int]] = {
     "bert": (bert, "bert.encoder.layer.{}.attention.self.value", 0),
     "roberta": (roberta, "roberta.encoder.layer.{}.attention.self.value", 0),
     "distilbert": (distilbert, "distilbert.transformer.layer.{}.attention.v_lin", 0),
+    "deberta": (deberta, "deberta.encoder.layer.{}.attention.self.value_proj", 0),
     "gpt2": (gpt2, "transformer.h.{}.attn.c_attn", len(IDS) - 1),
 }
 each_classifier = pytest.mark.parametrize("name", CLASSIFIERS)

@@ -13,10 +13,19 @@ from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapt
 from transformer_lens.utilities.architectures import MASKED_LM_ARCHITECTURES
 
 from tl_vzero.models.adapters.modernbert import ModernBertAdapter
-from tl_vzero.models.adapters.post_norm import DistilBertAdapter, ElectraAdapter, MPNetAdapter, RobertaAdapter
+from tl_vzero.models.adapters.post_norm import (
+    AlbertAdapter,
+    DebertaV2Adapter,
+    DistilBertAdapter,
+    ElectraAdapter,
+    MPNetAdapter,
+    RobertaAdapter,
+)
 
 ADAPTERS: dict[str, type[ArchitectureAdapter]] = {
+    "AlbertForMaskedLM": AlbertAdapter,
     "CamembertForMaskedLM": RobertaAdapter,
+    "DebertaV2ForMaskedLM": DebertaV2Adapter,
     "DistilBertForMaskedLM": DistilBertAdapter,
     "ElectraForMaskedLM": ElectraAdapter,
     # A discriminator's folder names this class; its encoder is read under a generator's head.

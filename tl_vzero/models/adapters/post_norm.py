@@ -1,9 +1,12 @@
 """Encoders of BERT's kind: attention, add, norm, MLP, add, norm. An architecture names these parts."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor, nn
 from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.model_bridge.generalized_components import (
     AttentionBridge,
@@ -16,6 +19,8 @@ from transformer_lens.model_bridge.generalized_components import (
     UnembeddingBridge,
 )
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+from tl_vzero.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -191,3 +196,105 @@ class MPNetAdapter(RobertaAdapter):
     block = BlockNames(query="attn.q", key="attn.k", value="attn.v", output="attn.o", norm1="attention.LayerNorm")
     has_token_types = False
     attention_bridge = PatternOnRequest
+
+
+# ALBERT (Lan et al., ICLR 2020): one block's weights for all blocks, and embeddings of a width of their own.
+
+
+class UnsharedEncoder(nn.Module):
+    """ALBERT's encoder with a module for each block, so that each has hooks of its own; they share the weights."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        config = encoder.config
+        groups = [group.albert_layers for group in encoder.albert_layer_groups]
+        per_group = config.num_hidden_layers / len(groups)
+        read = [layer for n in range(config.num_hidden_layers) for layer in groups[int(n / per_group)]]
+        weights = {id(weight): weight for weight in encoder.parameters()}
+        self.embedding_hidden_mapping_in = encoder.embedding_hidden_mapping_in
+        self.layer = nn.ModuleList(copy.deepcopy(layer, dict(weights)) for layer in read)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """What ALBERT's own encoder computes."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        hidden_states = self.embedding_hidden_mapping_in(hidden_states)
+        for layer in self.layer:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+class AlbertAdapter(PostNormEncoderAdapter):
+    """`AlbertForMaskedLM`."""
+
+    base = "albert"
+    block = BlockNames(
+        query="query",
+        key="key",
+        value="value",
+        output="dense",
+        norm1="attention.LayerNorm",
+        mlp_in="ffn",
+        mlp_out="ffn_output",
+        norm2="full_layer_layer_norm",
+    )
+    head = ("predictions.dense", "predictions.LayerNorm", "predictions.decoder")
+
+    def _embeddings(self, path: str) -> dict[str, Any]:
+        project = LinearBridge(name="albert.encoder.embedding_hidden_mapping_in")
+        return {**super()._embeddings(path), "embed_project": project}
+
+    def prepare_model(self, hf_model: Any) -> None:
+        """Give each block a module."""
+        super().prepare_model(hf_model)
+        if not isinstance(hf_model.albert.encoder, UnsharedEncoder):
+            hf_model.albert.encoder = UnsharedEncoder(hf_model.albert.encoder)
+        self.cfg.n_layers = len(hf_model.albert.encoder.layer)
+
+
+# DeBERTa 2 and 3 (He et al., ICLR 2021, ICLR 2023): BERT's blocks; the pattern is of words and of relative positions.
+
+
+class DebertaV2Adapter(PostNormEncoderAdapter):
+    """`DebertaV2ForMaskedLM`. Its own attention runs: words and positions make the pattern, words alone the values."""
+
+    base = "deberta"
+    block = BlockNames(query="self.query_proj", key="self.key_proj", value="self.value_proj")
+    head = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder")
+    has_token_types = False
+    attention_bridge = PatternOnRequest
+
+    def prepare_model(self, hf_model: Any) -> None:
+        """Leave out the embeddings that most checkpoints lack; refuse what mixes positions between the blocks."""
+        super().prepare_model(hf_model)
+        embeddings = hf_model.deberta.embeddings
+        if hf_model.deberta.encoder.conv is not None:
+            raise ModelError(
+                "this DeBERTa has a convolution over positions behind its first block (conv_kernel_size "
+                f"{hf_model.config.conv_kernel_size}): Value Zeroing would not show what it mixes; expected a DeBERTa "
+                "without one, as all of version 3 are"
+            )
+        if not hf_model.legacy:
+            _head_as_legacy(hf_model)
+        if embeddings.position_embeddings is None:
+            del self.components["pos_embed"]
+        if embeddings.token_type_embeddings is not None:
+            path = "deberta.embeddings.token_type_embeddings"
+            self.components["token_type_embed"] = EmbeddingBridge(name=path)
+        if embeddings.embed_proj is not None:
+            self.components["embed_project"] = LinearBridge(name="deberta.embeddings.embed_proj")
+
+
+def _head_as_legacy(hf_model: Any) -> None:
+    """Put the later head for words into the modules of the first: it has none for its product with the embeddings."""
+    from transformers.models.deberta_v2.modeling_deberta_v2 import LegacyDebertaV2OnlyMLMHead
+
+    later = hf_model.lm_predictions.lm_head
+    with torch.device("meta"):
+        hf_model.cls = LegacyDebertaV2OnlyMLMHead(hf_model.config).eval()
+    first = hf_model.cls.predictions
+    first.transform.dense, first.transform.LayerNorm = later.dense, later.LayerNorm
+    first.decoder.weight, first.decoder.bias = hf_model.deberta.embeddings.word_embeddings.weight, later.bias
+    first.bias = later.bias
+    hf_model.legacy = True
+    del hf_model.lm_predictions
