@@ -3,7 +3,7 @@
 It is run here, or taken from the caller's ActivationCache after checking that it is of the same sentences.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import groupby
@@ -71,10 +71,13 @@ Clean = dict[int, CleanBlock]
 
 
 class Beside(TypedDict, total=False):
-    """What a model reads beside the ids of a run: what an encoder-decoder's decoder reads, and segments."""
+    """What a model reads beside the ids of a run: what an encoder-decoder's decoder reads, segments, and of one
+    sentence the images and sounds, by argument.
+    """
 
     decoder_ids: Int[Tensor, "sentence decoder_position"] | None
     token_types: Int[Tensor, "sentence position"] | None
+    media: Mapping[str, Tensor]
 
 
 def visit_clean_blocks(
@@ -221,7 +224,20 @@ def read_by(model: nn.Module, sentences: Sequence[Sentence]) -> tuple[Read, Besi
     encoders = [sentence.encoder for sentence in sentences if sentence.encoder is not None]
     if encoders:
         return ids_of(model, encoders), Beside(decoder_ids=ids_of(model, sentences))
-    return ids_of(model, sentences), Beside(token_types=token_types_of(model, sentences))
+    return ids_of(model, sentences), beside_ids(model, sentences)
+
+
+def beside_ids(model: nn.Module, sentences: Sequence[Sentence]) -> Beside:
+    """What a model with one stack reads beside the ids of sentences that share a run, padded on the right.
+
+    All have the media of the first one: one with media shares a run with copies of itself alone.
+    """
+    first = next(nn.Module.parameters(model))
+    media = {
+        name: tensor.to(device=first.device, dtype=first.dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in sentences[0].media.items()
+    }
+    return Beside(token_types=token_types_of(model, sentences), media=media)
 
 
 def _check_same_sentences(model: nn.Module, site: str, sentences: Sequence[Sentence], cached: Tensor) -> None:

@@ -229,6 +229,15 @@ class Scores(Drawn):
         words = enumerate(_whole_words(word_ids))
         return tuple(index for index, word in words if not set(pieces).isdisjoint(word.positions))
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each position of the sentence is: "text", "image" or "sound"; of several, "image 1", "image 2"."""
+        about = self.metadata.get("signal", {})
+        of_tokens = about.get("kinds") or [about.get("kind", "text")] * self.n_positions
+        if self.unit == "token" or self.word_ids is None or "kinds" not in about:
+            return tuple(of_tokens)
+        return tuple(of_tokens[word.positions[0]] for word in _whole_words(self.word_ids))
+
     def normalized(self) -> "Scores":
         """Divide each row by its sum; rows sum to one, and an empty row stays zero (see `empty_rows`).
 

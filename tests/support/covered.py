@@ -2,13 +2,15 @@
 
 import copy
 from importlib.metadata import version
+from itertools import product
 from typing import Any
 
 import torch
-from support import paired, signal_rows
+from support import mixed_rows, paired, signal_rows
 from support.architecture_row import IDS, LINE, Architecture
 from support.architectures import ARCHITECTURES, reference
 from support.engines import ENGINES
+from support.mixed_rows import MIXED, Mixed
 from support.models import bridge, loaded
 from support.paired import PAIRED, READ, STACKS, WRITTEN, Paired
 from support.references import row_normalized
@@ -27,7 +29,7 @@ STEPS = [step * 10.0**power for power in range(-8, 0) for step in (1, 2, 5)]
 NORMALISED, RAW = 5e-6, 1e-3
 
 Row = Architecture | Paired | SignalRow
-ROWS: dict[str, Row] = {**ARCHITECTURES, **PAIRED, **SIGNALS}
+ROWS: dict[str, Row] = {**ARCHITECTURES, **PAIRED, **SIGNALS, **MIXED}
 ONE_STACK = ("one",)
 # What tests of other classes of TransformerLens than its bridge show.
 ALSO_HELD = {"T5": "a HookedEncoderDecoder of TransformerLens 3.9 is scored"}
@@ -43,6 +45,8 @@ def errors_of(scores: Scores, expected: Tensor) -> tuple[float, float]:
 
 def with_attention(row: Row, attention: str) -> Any:
     """What load_model makes of a row, or a bridge of the user's own with fused attention."""
+    if isinstance(row, Mixed):
+        return row.loaded(attention)
     if attention == "eager":
         return loaded(row.tiny())
     if isinstance(row, SignalRow):
@@ -76,7 +80,9 @@ def heads_of(row: Row) -> str:
 
 def scored(row: Row, model: Any, stack: str, engine: str) -> tuple[Scores, Tensor]:
     """Scores of a row's sentence, and what they should be."""
-    if isinstance(row, Architecture):
+    if isinstance(row, Mixed):
+        scores, expected = tl_vzero.value_zeroing(model, row.read(), engine=engine), mixed_rows.reference(row.name)
+    elif isinstance(row, Architecture):
         scores, expected = tl_vzero.value_zeroing(model, torch.tensor(IDS), engine=engine), reference(row.name)
     elif isinstance(row, SignalRow):
         scores, expected = tl_vzero.value_zeroing(model, row.signal, engine=engine), signal_rows.reference(row.name)
@@ -94,14 +100,13 @@ def measured(row: Row) -> dict[str, Any]:
     for attention in attentions_of(row):
         try:
             model = with_attention(row, attention)
+            results = [scored(row, model, *which) for which in product(stacks_of(row), ENGINES)]
         except TLVZeroError as error:
             return {"refused": "; ".join(filter(None, [_in_short(error), ALSO_HELD.get(row.name)]))}
-        for stack in stacks_of(row):
-            for engine in ENGINES:
-                scores, expected = scored(row, model, stack, engine)
-                worst = tuple(map(max, worst, errors_of(scores, expected)))
-                if engine == "auto":
-                    routes.add(route_of(scores))
+        for scores, expected in results:
+            worst = tuple(map(max, worst, errors_of(scores, expected)))
+            if scores.metadata["options"]["engine"] == "auto":
+                routes.add(route_of(scores))
     return {
         "adapter": adapter_of(row),
         "route": " or ".join(sorted(routes)),

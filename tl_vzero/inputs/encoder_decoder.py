@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.media import NO_SOUND, Signals, encode_signals
+from tl_vzero.inputs.mixed import encode_mixed, holds_media
 from tl_vzero.inputs.text import (
     Ids,
     Inputs,
@@ -58,6 +59,12 @@ def encode_for(
         return encode_signals(signal, inputs, attention_mask=attention_mask, sampling_rate=sampling_rate)
     if sampling_rate is not None:
         raise InputError(NO_SOUND)
+    if holds_media(model, inputs):
+        if attention_mask is not None or token_type_ids is not None:
+            raise InputError(
+                "attention_mask or token_type_ids given with images or sounds: the processor returned them"
+            )
+        return encode_mixed(model, inputs)
     of_encoder = encode(
         model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
     )

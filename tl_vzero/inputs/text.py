@@ -64,6 +64,7 @@ class Sentence:
     notes: what may not have been meant; it is scored as given all the same.
     unknown: the positions of tokens that the model reads as unknown; their labels are what was written.
     signal, about: the image or sound that the model reads in place of ids, and what its positions are.
+    media: the images and sounds that the model reads beside ids in which tokens stand for them, by argument.
     """
 
     ids: Int[Tensor, "position"]
@@ -78,6 +79,7 @@ class Sentence:
     cross: bool = False
     signal: Float[Tensor, "..."] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    media: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     second_from: int | None = None
     token_types: tuple[int, ...] | None = None
@@ -117,8 +119,13 @@ class Sentence:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its length, and the encoder's beside it: sentences of one shape share a run without padding."""
+        """Its length, and the encoder's beside it: sentences of one shape share a run without padding.
+
+        One with media runs by itself.
+        """
         beside = 0 if self.encoder is None else len(self.encoder)
+        if self.media:
+            return len(self), beside, -1, self.row
         return (len(self), beside) if self.signal is None else (len(self), beside, *self.signal.shape)
 
 

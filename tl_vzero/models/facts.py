@@ -21,13 +21,15 @@ class Facts:
     """Where a model came from. `tokenizer` is as its folder has it, before TransformerLens adds to it.
 
     `head` is the one for words; a classifier's, trained for classes, is `classes`, or the reason why its logits are
-    not computed, as the end of "its head ...".
+    not computed, as the end of "its head ...". `misreads_media`: TransformerLens makes something else of an image or a
+    sound than the model itself.
     """
 
     name: str
     tokenizer: Any | None
     head: Head
     classes: "ClassHead | str | None" = None
+    misreads_media: bool = False
 
 
 # An attribute of the model, so that its copies have it too: these are models that tl_vzero loaded, never a user's.

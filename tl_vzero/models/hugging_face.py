@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from threading import RLock
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tl_vzero.errors import ModelError, foreign_errors_as
+from tl_vzero.errors import DependencyError, ModelError, foreign_errors_as
 from tl_vzero.models.class_head import HEADS_OF_TEXT, OF_NO_TEXT, OF_TWO_STACKS, kind_of_classifier
 from tl_vzero.models.facts import Head
 from tl_vzero.models.hub import Source, unreadable_because
@@ -145,7 +146,11 @@ class _Allowance(TorchDispatchMode):
 
 
 def architecture_of(config: Any, name: str, class_name: str) -> str:
-    """The name by which TransformerLens has an adapter for a model of that class; raises ModelError for none."""
+    """The name by which TransformerLens has an adapter for a model of that class.
+
+    Raises ModelError for none, DependencyError for one that asks for a package that is not installed.
+    """
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 
     from tl_vzero.models.adapters import register
@@ -154,7 +159,7 @@ def architecture_of(config: Any, name: str, class_name: str) -> str:
     of_class = copy.copy(config)
     of_class.architectures = [class_name]
     try:
-        return str(determine_architecture_from_hf_config(of_class))
+        architecture = str(determine_architecture_from_hf_config(of_class))
     except ValueError as error:
         # It goes on to list every architecture there is.
         reason = str(error).partition(" Available architectures")[0]
@@ -162,6 +167,14 @@ def architecture_of(config: Any, name: str, class_name: str) -> str:
             f"TransformerLens cannot read {name!r} ({class_name}): {reason}; expected an architecture for which it, "
             "tl_vzero or another installed package has an adapter"
         ) from error
+    needed = getattr(SUPPORTED_ARCHITECTURES.get(architecture), "required_libraries", ())
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        raise DependencyError(
+            f"TransformerLens reads {name!r} ({class_name}) only beside {missing[0]}, which is not installed, and "
+            f"nothing is installed here: pip install {missing[0]}, in the version that belongs to your torch"
+        )
+    return architecture
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 import copy
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tl_vzero.errors import (
     DependencyError,
@@ -32,7 +32,12 @@ from tl_vzero.models.hugging_face import (
     from_memory,
     silent_transformers,
 )
-from tl_vzero.models.same_function import check_same_function, hidden_states_before
+from tl_vzero.models.same_function import (
+    check_same_function,
+    hidden_states_before,
+    media_features,
+    reads_media_alike,
+)
 from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.models.turns import leave_modes
@@ -162,10 +167,13 @@ def _check_options(tokenizer: object, device: Any, dtype: object) -> None:
 def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: Any | None) -> nn.Module:
     hf_model: Any = checkpoint.model.eval()
     class_name = type(hf_model).__name__
+    features: Tensor | None = None
     label = name if name == class_name else f"{name} ({class_name})"
     reads_text = signal_read_by(hf_model) is None
     with torch.no_grad(), foreign_errors_as(ModelError, f"{label} cannot be run"):
         states = hidden_states_before(hf_model)
+        with suppress(Exception):  # it may read images of another kind than the probe: text it reads all the same
+            features = media_features(hf_model)
     whole = checkpoint.classifier
     head = head_of(whole.eval()) if isinstance(whole, nn.Module) else whole
     logits = probe_of(head) if isinstance(head, ClassHead) else None
@@ -183,7 +191,8 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
     model: nn.Module = bridge
     if isinstance(head, ClassHead):
         head = checked_head(head, model, check_contracts(model), logits)
-    remember(model, Facts(name, tokenizer, checkpoint.head, head))
+    alike = reads_media_alike(bridge, hf_model, features)
+    remember(model, Facts(name, tokenizer, checkpoint.head, head, misreads_media=not alike))
     return model
 
 

@@ -1,7 +1,7 @@
 """Runs of a model with hooks, to an activation or to its logits, that leave the model as it was."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
 HookFunction = Callable[..., Tensor | None]
 NamedHook = tuple[str, HookFunction]
+NO_MEDIA: Mapping[str, Tensor] = {}
 
 
 class _EndOfRun(EndsRun):
@@ -149,13 +150,17 @@ def run_to(
     mask: Bool[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
     token_types: Int[Tensor, "batch position"] | None = None,
+    media: Mapping[str, Tensor] = NO_MEDIA,
 ) -> None:
     """Run a batch of sentences, with hooks, and stop once the hook `last` has fired.
 
     `mask` is False at padding; None says that there is none. `decoder_ids` are what the decoder of an encoder-decoder
     reads; a run that ends in its encoder needs none. `token_types` are segments; None says that all are of segment 0.
+    `media` are the images and sounds of one sentence, by argument: the batch is of its copies.
     """
     arguments = _segment_argument(token_types) | decoder_arguments(model, ids, decoder_ids)
+    # A processor joins the images of all sentences on the first axis.
+    arguments |= {name: torch.cat([tensor] * len(ids)) for name, tensor in media.items()}
     if mask is not None:
         name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
         arguments[name] = mask.long()

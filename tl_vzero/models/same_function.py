@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
 
 from tl_vzero.distance import relative_difference
 from tl_vzero.errors import ModelError
 from tl_vzero.models.run import quiet
-from tl_vzero.models.signals import signal_read_by
+from tl_vzero.models.signals import media_probe, placeholders, signal_read_by
 
 PROBE_LENGTH = 6  # tokens
 # How far what an attention, or a block, writes may be apart (root mean square, relative): another order of operations,
@@ -25,6 +26,9 @@ PROBE_LENGTH = 6  # tokens
 SAME_ATTENTION = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 1.5e-2}
 SAME_BLOCK = {torch.float64: 1e-4, torch.float32: 1e-3}
 SAME_HALF = 0.1
+# Of an image or a sound the same is to be made; TransformerLens 3.9 gives LLaVA's encoder the eps of its text, and is
+# 3e-6 apart.
+SAME_MEDIA = {torch.float64: 1e-6, torch.float32: 1e-6}
 
 # Blocks stand in lists, and are named by their place; attentions are named so everywhere.
 _BLOCK = re.compile(r"(^|\.)\d+$")
@@ -74,15 +78,47 @@ def hidden_states(hf_model: Any, inputs: dict[str, Tensor] | None = None) -> Hid
     return states
 
 
+def media_features(hf_model: Any) -> Tensor | None:
+    """What a model of text and media makes of a probing image or sound, for its blocks; None where it reads none."""
+    first, features = next(hf_model.parameters()), []
+    for argument, probe in media_probe(hf_model.config).items():
+        arguments = {
+            name: tensor.to(device=first.device, dtype=first.dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in probe.items()
+        }
+        if argument == "pixel_values":
+            features.append(hf_model.base_model.get_image_features(**arguments))
+        elif hasattr(hf_model.base_model, "audio_tower"):
+            features.append(hf_model.base_model.audio_tower(**arguments))
+    parts = [part.flatten() for part in tree_flatten(features)[0] if isinstance(part, Tensor)]
+    return torch.cat(parts) if parts else None
+
+
+def reads_media_alike(bridge: nn.Module, hf_model: Any, before: Tensor | None) -> bool:
+    """Whether a bridged model makes the same of an image or a sound as `before` it was wrapped."""
+    if before is None:
+        return True
+    try:
+        with quiet(bridge):
+            after = media_features(hf_model)
+    except Exception:  # a module put in place of another may fail in any way
+        return False
+    allowed = SAME_MEDIA.get(before.dtype, SAME_HALF)
+    return after is not None and relative_difference(after.double(), before.double()) <= allowed
+
+
 def _arguments(hf_model: Any) -> dict[str, Tensor] | None:
-    size, first = getattr(hf_model.config, "vocab_size", None), next(hf_model.parameters())
+    config, first = hf_model.config, next(hf_model.parameters())
+    size = getattr(config, "vocab_size", None) or getattr(getattr(config, "text_config", None), "vocab_size", None)
     signal = signal_read_by(hf_model)
     if signal is not None:
         return {signal.argument: signal.probe(PROBE_LENGTH).to(first).unsqueeze(0)}
     if hf_model.main_input_name != "input_ids" or not size:
         return None
     # From the end of the vocabulary: special tokens, which a model may treat apart, are mostly at its beginning.
-    ids = ((size - 1 - 7 * torch.arange(PROBE_LENGTH)) % size).unsqueeze(0).to(first.device)
+    ids = (size - 1 - 7 * torch.arange(PROBE_LENGTH)) % size
+    ids[torch.isin(ids, torch.tensor([*placeholders(config).values()]))] = 0  # an image that is not there
+    ids = ids.unsqueeze(0).to(first.device)
     return {"input_ids": ids} | ({"decoder_input_ids": ids} if hf_model.config.is_encoder_decoder else {})
 
 

@@ -163,6 +163,35 @@ def signal_read_by(hf_model: nn.Module, *, sampling_rate: int | None = None) -> 
     return None
 
 
+# The tokens that stand for the parts of an image or a sound in a text, by what a configuration calls their ids.
+_PLACEHOLDERS = {"image": ("image_token_id", "image_token_index"), "sound": ("audio_token_id", "audio_token_index")}
+
+
+def placeholders(config: Any) -> dict[str, int]:
+    """The ids at which a model of text and images, or text and sounds, reads these, by kind; none of other models."""
+    named = ((kind, getattr(config, name, None)) for kind, names in _PLACEHOLDERS.items() for name in reversed(names))
+    return {kind: int(token) for kind, token in named if token is not None}
+
+
+def media_probe(config: Any) -> dict[str, dict[str, Tensor]]:
+    """By the argument that takes it, a small image or sound, and what a model of text and media takes beside it."""
+    generator, kinds = torch.Generator().manual_seed(0), placeholders(config)
+    vision: Any = getattr(config, "vision_config", None)
+    audio: Any = getattr(config, "audio_config", None)
+    probes: dict[str, dict[str, Tensor]] = {}
+    if "image" in kinds and hasattr(vision, "spatial_merge_size") and hasattr(vision, "temporal_patch_size"):
+        rows, values = 2 * vision.spatial_merge_size, 3 * vision.temporal_patch_size * vision.patch_size**2
+        pixels = torch.randn((rows**2, values), generator=generator)
+        probes["pixel_values"] = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, rows]])}
+    elif "image" in kinds and isinstance(getattr(vision, "image_size", None), int):
+        size = getattr(vision, "num_channels", 3), *_pair(vision.image_size)
+        probes["pixel_values"] = {"pixel_values": torch.randn((1, *size), generator=generator)}
+    if "sound" in kinds and hasattr(audio, "max_source_positions") and hasattr(audio, "num_mel_bins"):
+        spectrogram = torch.randn((1, audio.num_mel_bins, 2 * audio.max_source_positions), generator=generator)
+        probes["input_features"] = {"input_features": spectrogram}
+    return probes
+
+
 def _pair(size: Any) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.clean import Clean, clean_from_cache, ids_of, read_by, token_types_of
+from tl_vzero.clean import Clean, beside_ids, clean_from_cache, ids_of, read_by
 from tl_vzero.errors import ModelError
 from tl_vzero.inputs.baselines import Baseline, own_text
 from tl_vzero.inputs.text import Sentence, same_shape
@@ -121,11 +121,11 @@ def _in_closed_form(
         """Of sentences that share one clean run."""
         ids = [ids_of(model, [sentence])[0] for sentence in group]
         selected = [wanted[sentence.row] for sentence in group]
-        types = token_types_of(model, group)
-        clean, averaged = _cached(request, group), own_text(group)
-        return closed_maps(request, ids, selected, weight_cache, clean=clean, averaged=averaged, token_types=types)
+        beside, clean, averaged = beside_ids(model, group), _cached(request, group), own_text(group)
+        return closed_maps(request, ids, selected, weight_cache, clean=clean, averaged=averaged, **beside)
 
-    pads = verdict == "right, padded too" and request.cache is None and sentences[0].signal is None
+    alone = any(sentence.signal is not None or sentence.media for sentence in sentences)
+    pads = verdict == "right, padded too" and request.cache is None and not alone
     maps: Maps = []
     routes: tuple[str, ...] = ()
     runs = _padded(sentences, PADDING_PER_RUN) if pads else same_shape(sentences)

@@ -234,7 +234,7 @@ def hooked_maps(
     last = request.sites.outputs[max(request.layers)]
     for start in range(0, len(copies), size):
         part = copies.part(start, start + size, n_clean=len(ids) if start == 0 and clean is None else 0)
-        copied: Any = {name: part.rows(rows) for name, rows in beside.items() if isinstance(rows, Tensor)}
+        copied: Any = {name: part.rows(rows) if isinstance(rows, Tensor) else rows for name, rows in beside.items()}
         with eager_attention(request.model) if part.n_clean else nullcontext():
             run_to(request.model, part.rows(ids), hooks.on(part), last=last, **copied)
         request.advance(len(part) / n_maps * len(request.layers))
