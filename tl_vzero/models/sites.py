@@ -169,8 +169,8 @@ def _checked_stack(model: nn.Module, stack: str | None) -> Stack | None:
         if present:
             raise InputError(
                 f"no stack named, and this {kind_of(model)} is an encoder-decoder: expected stack="
-                f"{' or '.join(map(repr, present))}, which value_zeroing, value_zeroing_hooks and the methods "
-                "that read the clean run take; everything else is for models with one stack of blocks"
+                f"{' or '.join(map(repr, present))}; a function that does not take it is for models with one stack of "
+                "blocks"
             )
         return None
     one_of("stack", stack, STACKS)
