@@ -219,3 +219,47 @@ def double_model(name: str) -> Any:
     """The row's model in float64."""
     hf_model = copy.deepcopy(PAIRED[name].tiny()).double()
     return hooked_encoder_decoder(hf_model) if name == "HookedEncoderDecoder" else loaded(hf_model)
+
+
+# The metric of these tests, the difference of two words' logits at a position of the decoder, and runs with changes.
+GOOD, BAD, TARGET = 11, 30, 2
+Change = Callable[[Tensor], Tensor]
+
+
+def sources_of(stack: str) -> list[int]:
+    return WRITTEN if stack == "decoder" else READ
+
+
+def layers_of(name: str, stack: str) -> range:
+    return range(2 if (name, stack) == ("T5", "encoder") else 3)
+
+
+def difference(logits: Tensor) -> Tensor:
+    return logits[TARGET, GOOD] - logits[TARGET, BAD]
+
+
+def put(at: Any, replacement: Callable[[Tensor], Tensor]) -> Change:
+    """A hook that overwrites a part of what a module computes, `[batch, position, feature]`."""
+
+    def change(out: Tensor) -> Tensor:
+        out = out.clone()
+        out[at] = replacement(out)
+        return out
+
+    return change
+
+
+def zeroed(name: str, stack: str, at: Callable[[int], Any], replacement: Any = lambda out: 0.0) -> Tensor:
+    """The difference of logits with each source's value replaced minus the clean one, `[layer, src]`."""
+    row = PAIRED[name]
+    clean = difference(row.logits({}))
+    return torch.tensor(
+        [
+            [
+                difference(row.logits({row.value(stack, layer): put(at(source), replacement)})) - clean
+                for source in range(len(sources_of(stack)))
+            ]
+            for layer in layers_of(name, stack)
+        ],
+        dtype=torch.float64,
+    )

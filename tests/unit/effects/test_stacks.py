@@ -1,61 +1,34 @@
 """Effects on the prediction of a decoder that reads an encoder, against plain hooks in float64."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from support.paired import IN_DOUBLE, PAIRED, READ, STACKS, WRITTEN, double_model
+from support.paired import (
+    BAD,
+    GOOD,
+    IN_DOUBLE,
+    PAIRED,
+    READ,
+    STACKS,
+    TARGET,
+    WRITTEN,
+    Change,
+    difference,
+    double_model,
+    layers_of,
+    sources_of,
+    zeroed,
+)
 from torch import Tensor
 
 import tl_vzero
 from tl_vzero.errors import InputError
 
 IDS, OUT = torch.tensor(READ), torch.tensor(WRITTEN)
-GOOD, BAD, TARGET = 11, 30, 2
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}  # Hugging Face computes T5's norms in float32, also in a float64 model
 each_name = pytest.mark.parametrize("name", IN_DOUBLE)
 each_stack = pytest.mark.parametrize("stack", STACKS)
-Change = Callable[[Tensor], Tensor]
-
-
-def sources_of(stack: str) -> list[int]:
-    return WRITTEN if stack == "decoder" else READ
-
-
-def layers_of(name: str, stack: str) -> range:
-    return range(2 if (name, stack) == ("T5", "encoder") else 3)
-
-
-def difference(logits: Tensor) -> Tensor:
-    return logits[TARGET, GOOD] - logits[TARGET, BAD]
-
-
-def put(at: Any, replacement: Callable[[Tensor], Tensor]) -> Change:
-    """A hook that overwrites a part of what a module computes, `[batch, position, feature]`."""
-
-    def change(out: Tensor) -> Tensor:
-        out = out.clone()
-        out[at] = replacement(out)
-        return out
-
-    return change
-
-
-def zeroed(name: str, stack: str, at: Callable[[int], Any], replacement: Any = lambda out: 0.0) -> Tensor:
-    """The difference of logits with each source's value replaced minus the clean one, `[layer, src]`."""
-    row = PAIRED[name]
-    clean = difference(row.logits({}))
-    return torch.tensor(
-        [
-            [
-                difference(row.logits({row.value(stack, layer): put(at(source), replacement)})) - clean
-                for source in range(len(sources_of(stack)))
-            ]
-            for layer in layers_of(name, stack)
-        ],
-        dtype=torch.float64,
-    )
 
 
 def options_of(stack: str) -> dict[str, Any]:
