@@ -60,6 +60,24 @@ class Paired:
         of_stack = {"encoder": self.encoder_value, "decoder": self.decoder_value, "cross": self.cross_value}
         return f"{self.block(stack, layer)}.{of_stack[stack]}"
 
+    def written(self, stack: str, layer: int) -> str:
+        """The path to the module that writes what a block's attention mixed."""
+        start, _, name = self.value(stack, layer).rpartition(".")
+        return f"{start}.{'out_proj' if name == 'v_proj' else 'o'}"
+
+    def run(self, read: list[int] = READ, written: list[int] = WRITTEN) -> tuple[dict[str, Tensor], Any]:
+        """What every module computes of one sentence, by its path, and all that the model gives, with its patterns."""
+        shown: dict[str, Tensor] = {}
+        wide = _wide(self)
+        with StaysWide(), ExitStack() as hooks:
+            for path, module in wide.named_modules():
+                handle = module.register_forward_hook(
+                    lambda _, inputs, out, path=path: shown.__setitem__(path, out[0] if isinstance(out, tuple) else out)
+                )
+                hooks.callback(handle.remove)
+            ids = {"input_ids": torch.tensor([read]), "decoder_input_ids": torch.tensor([written])}
+            return shown, wide(**ids, output_attentions=True)
+
     def logits(self, changes: Mapping[str, Any], read: list[int] = READ, written: list[int] = WRITTEN) -> Tensor:
         """The decoder's logits `[position, vocabulary]` in float64, with what modules compute changed."""
         wide = _wide(self)
@@ -241,7 +259,9 @@ def difference(logits: Tensor) -> Tensor:
 def put(at: Any, replacement: Callable[[Tensor], Tensor]) -> Change:
     """A hook that overwrites a part of what a module computes, `[batch, position, feature]`."""
 
-    def change(out: Tensor) -> Tensor:
+    def change(out: Any) -> Any:
+        if isinstance(out, tuple):
+            return change(out[0]), *out[1:]
         out = out.clone()
         out[at] = replacement(out)
         return out
