@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from operator import attrgetter
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from einops import rearrange
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.text import Sentence, padded, same_shape
-from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, remembering_hooks, run_to
+from tl_vzero.models.run import Beside, NamedHook, eager_attention, has_fused_attention, remembering_hooks, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
 
@@ -68,13 +68,6 @@ class CleanBlock:
 
 
 Clean = dict[int, CleanBlock]
-
-
-class Beside(TypedDict, total=False):
-    """What a model reads beside the ids of a run: what an encoder-decoder's decoder reads, and segments."""
-
-    decoder_ids: Int[Tensor, "sentence decoder_position"] | None
-    token_types: Int[Tensor, "sentence position"] | None
 
 
 def visit_clean_blocks(

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import Position, Positions, flag, listed, positions_in, positive
-from tl_vzero.clean import token_types_of
+from tl_vzero.clean import read_by
 from tl_vzero.distance import relative_difference
 from tl_vzero.effects.measure import (
     Effect,
@@ -44,7 +44,7 @@ from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.models.blocks import SAME_BLOCK
 from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import result_dtype
-from tl_vzero.models.run import SAME, NamedHook, TargetLogits, eager_attention, quiet, remembering_hooks
+from tl_vzero.models.run import SAME, NamedHook, TargetLogits, copied, eager_attention, quiet, remembering_hooks
 from tl_vzero.models.sites import hook_points
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
@@ -305,9 +305,8 @@ class _Knockout:
         if self.whole:
             return self.base.logits(hooks, copies=runs)[copies]
         read = torch.full((first,), self.base.target, device=self.device)
-        types = token_types_of(self.base.model, [self.base.sentence])
-        types = None if types is None else types.expand(runs, -1)
-        return self.target_logits.at(self.base.ids.expand(runs, -1), read, hooks, types)[copies].unsqueeze(1)
+        ids, beside = read_by(self.base.model, [self.base.sentence])
+        return self.target_logits.at(ids.expand(runs, -1), read, hooks, **copied(beside, runs))[copies].unsqueeze(1)
 
     def _on(self, layer: int, batch: Sequence[_Copies], restarts: bool) -> list[NamedHook]:
         """The hooks on one block of a run."""

@@ -19,7 +19,7 @@ from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import class_head_of, facts_of
-from tl_vzero.models.run import NamedHook, run_logits
+from tl_vzero.models.run import NamedHook, copied, run_logits
 from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.scores import Drawn
 from tl_vzero.targets import TargetIds, check_trained_head, find_target, predicts, target_tokens
@@ -263,8 +263,7 @@ class Intervention:
     def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
         """The logits of copies of the sentence that run with hooks."""
         ids, beside = read_by(self.model, [self.sentence])
-        copied: Any = {name: rows.expand(copies, -1) for name, rows in beside.items() if isinstance(rows, Tensor)}
-        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied)
+        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied(beside, copies))
 
     def stands_in(
         self, layer: int, value: Float[Tensor, "copy position head d_head"]

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,13 @@ from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
 HookFunction = Callable[..., Tensor | None]
 NamedHook = tuple[str, HookFunction]
+
+
+class Beside(TypedDict, total=False):
+    """What a model reads beside the ids of a run: what an encoder-decoder's decoder reads, and segments."""
+
+    decoder_ids: Int[Tensor, "sentence decoder_position"] | None
+    token_types: Int[Tensor, "sentence position"] | None
 
 
 class _EndOfRun(EndsRun):
@@ -314,64 +321,76 @@ class TargetLogits:
         self._cuts: bool | None = None
         self._spreads: bool | None = None
 
-    def positions_unembedded(self, ids: Int[Tensor, "copy position"]) -> int:
+    def positions_unembedded(self, ids: Int[Tensor, "copy position"], **beside: Unpack[Beside]) -> int:
         """The positions of a sentence at which logits are computed: one, or all of them."""
-        return 1 if self._may_cut(ids[:1]) else ids.shape[1]
+        return 1 if self._may_cut(ids, beside) else _predicting(ids, beside).shape[1]
 
     def at(
         self,
         ids: Int[Tensor, "run position"],
         positions: Int[Tensor, "copy"],
         hooks: Sequence[NamedHook] = (),
-        token_types: Int[Tensor, "run position"] | None = None,
+        **beside: Unpack[Beside],
     ) -> Float[Tensor, "copy vocabulary"]:
         """The logits of each copy at its position; hooks may turn one run into several copies."""
-        if self._may_cut(ids[:1]):
-            return self._cut_logits(ids, positions, hooks, token_types)[:, 0]
-        logits = run_logits(self._model, ids, hooks, token_types)
+        if self._may_cut(ids, beside):
+            return self._cut_logits(ids, positions, hooks, beside)[:, 0]
+        logits = run_logits(self._model, ids, hooks, **beside)
         return logits[torch.arange(len(logits), device=logits.device), positions]
 
     def after(
         self,
         site: str,
         outputs: Float[Tensor, "copy position feature"],
-        ids: Int[Tensor, "position"],
+        ids: Int[Tensor, "read"],
         position: int,
-        token_types: Int[Tensor, "1 position"] | None = None,
+        **beside: Unpack[Beside],
     ) -> Float[Tensor, "copy vocabulary"]:
         """The logits at one position of a sentence, with the activation at a hook overwritten by each of several."""
 
-        runs = 1 if self._may_spread(site, outputs, ids, position) else len(outputs)
-        types = None if token_types is None else token_types.expand(runs, -1)
+        runs = 1 if self._may_spread(site, outputs, ids, position, beside) else len(outputs)
         positions = torch.full((len(outputs),), position, device=ids.device)
-        return self.at(ids.expand(runs, -1), positions, [(site, lambda _, *, hook: outputs)], types)
+        hooks: list[NamedHook] = [(site, lambda _, *, hook: outputs)]
+        return self.at(ids.expand(runs, -1), positions, hooks, **copied(beside, runs))
 
-    def _cut_logits(
-        self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook] = (), token_types: Tensor | None = None
-    ) -> Tensor:
+    def _cut_logits(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], beside: Beside) -> Tensor:
         def cut(final: Tensor, *, hook: Any) -> Tensor:
             return final[torch.arange(len(final), device=final.device), positions].unsqueeze(1)
 
-        return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], token_types)
+        return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], **beside)
 
-    def _may_cut(self, ids: Int[Tensor, "1 position"]) -> bool:
+    def _may_cut(self, ids: Int[Tensor, "copy position"], beside: Beside) -> bool:
         """Whether the model unembeds each position by itself where its hook says so."""
         if self._cuts is None:
-            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+            first = copied(beside, 1)
+            last = torch.tensor([_predicting(ids, beside).shape[1] - 1], device=ids.device)
             self._cuts = UNEMBEDDED in hook_points(self._model) and _same(
-                lambda: self._cut_logits(ids, last), lambda: run_logits(self._model, ids, [])[:, -1:]
+                lambda: self._cut_logits(ids[:1], last, [], first),
+                lambda: run_logits(self._model, ids[:1], [], **first)[:, -1:],
             )
         return self._cuts
 
-    def _may_spread(self, site: str, outputs: Tensor, ids: Tensor, position: int) -> bool:
+    def _may_spread(self, site: str, outputs: Tensor, ids: Tensor, position: int, beside: Beside) -> bool:
         """Whether blocks above a hook take more copies than there were below it."""
         if self._spreads is None:
             two = torch.cat([outputs[:1], outputs[:1] / 2]).detach()
             self._spreads = False
-            plain = self.after(site, two, ids, position)
+            plain = self.after(site, two, ids, position, **beside)
             self._spreads = True
-            self._spreads = _same(lambda: self.after(site, two, ids, position), lambda: plain)
+            self._spreads = _same(lambda: self.after(site, two, ids, position, **beside), lambda: plain)
         return self._spreads
+
+
+def copied(beside: Beside, copies: int) -> Beside:
+    """What a model reads beside the ids of one sentence, for as many copies of it."""
+    every = {name: rows[:1].expand(copies, -1) for name, rows in beside.items() if isinstance(rows, Tensor)}
+    return cast(Beside, every)
+
+
+def _predicting(ids: Tensor, beside: Beside) -> Tensor:
+    """The ids at whose positions there are logits."""
+    decoder_ids = beside.get("decoder_ids")
+    return ids if decoder_ids is None else decoder_ids
 
 
 def _same(quick: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:
