@@ -3,11 +3,11 @@
 It is run here, or taken from the caller's ActivationCache after checking that it is of the same sentences.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import groupby
-from typing import Any, Literal, TypedDict, Unpack
+from operator import attrgetter
+from typing import Any, Literal, Unpack
 
 import torch
 from einops import rearrange
@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.inputs.text import Sentence, padded
-from tl_vzero.models.run import NamedHook, eager_attention, has_fused_attention, remembering_hooks, run_to
+from tl_vzero.inputs.text import Sentence, padded, same_shape
+from tl_vzero.models.run import Beside, NamedHook, eager_attention, has_fused_attention, remembering_hooks, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
 
@@ -70,16 +70,6 @@ class CleanBlock:
 Clean = dict[int, CleanBlock]
 
 
-class Beside(TypedDict, total=False):
-    """What a model reads beside the ids of a run: what an encoder-decoder's decoder reads, segments, and of one
-    sentence the images and sounds, by argument.
-    """
-
-    decoder_ids: Int[Tensor, "sentence decoder_position"] | None
-    token_types: Int[Tensor, "sentence position"] | None
-    media: Mapping[str, Tensor]
-
-
 def visit_clean_blocks(
     model: nn.Module,
     sites: Sites,
@@ -125,13 +115,13 @@ def clean_run(model: nn.Module, sites: Sites, ids: Read, layers: Sequence[int], 
 class CleanRun:
     """The whole clean run of some sentences, done once for every method that takes `cache=`.
 
-    Sentences of one length share a run. Blocks up to the layer `last` are held as long as this object.
+    Sentences of one shape share a run. Blocks up to the layer `last` are held as long as this object.
     """
 
     def __init__(self, model: nn.Module, sites: Sites, sentences: Sequence[Sentence], last: int) -> None:
         self._places: dict[object, tuple[Clean, int]] = {}
-        for _, alike in groupby(sorted(sentences, key=len), key=len):
-            group, clean = list(alike), Clean()
+        for group in same_shape(sorted(sentences, key=attrgetter("shape"))):
+            clean = Clean()
             ids, beside = read_by(model, group)
             visit_clean_blocks(model, sites, ids, range(last + 1), clean.__setitem__, **beside)
             self._places |= {sentence.identity: (clean, row) for row, sentence in enumerate(group)}

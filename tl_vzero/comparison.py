@@ -16,18 +16,19 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import Position, chosen
 from tl_vzero.clean import CleanRun
-from tl_vzero.effects.agreement import agreement, agreement_table
+from tl_vzero.effects.agreement import agreement, agreement_table, rows_predict
 from tl_vzero.effects.measure import Effect
 from tl_vzero.effects.named import effects_named, measured_effect
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, ScoresError, escaped, shown
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of, with_baseline
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.run import quiet
-from tl_vzero.models.sites import Sites
+from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.registry import SIGNED
 from tl_vzero.scores import Scores
@@ -110,13 +111,20 @@ class Comparison(Mapping[str, Scores]):
         parts = [
             pd.DataFrame(
                 {"method": name, "layer": scores.layers}
-                | shares_by_layer(scores.values, scores.dest_positions, scores.src_positions, self.special)
+                | self._shares(scores)
                 | {"rank_with_value_zeroing": _rank_with(scores, reference)}
                 | _rank_with_effect(scores, self.effect, resamples)
             )
             for name, scores in self.scores.items()
         ]
         return pd.concat(parts, ignore_index=True)
+
+    def _shares(self, scores: Scores) -> dict[str, Array]:
+        """Entropy and weights; where the sources are another sentence's, no token has a weight on itself."""
+        rows, special = scores.dest_positions, self.special
+        if scores.n_src_positions is not None:
+            rows, special = (), scores.metadata["encoder_special"]
+        return shares_by_layer(scores.values, rows, scores.src_positions, special)
 
     def agreements(self, *, resamples: int = RESAMPLES) -> "pd.DataFrame":
         """The agreement of every method with every effect: a table like `agreement_table`'s."""
@@ -150,7 +158,7 @@ class Comparison(Mapping[str, Scores]):
 def _rank_with(scores: Scores, reference: Scores | None) -> Array:
     """Spearman correlation with the reference's rows, averaged over destinations, layer by layer."""
     undefined = np.full(len(scores.layers), np.nan)
-    if reference is None:
+    if reference is None or (scores.n_src_positions is None) != (reference.n_src_positions is None):
         return undefined
     if scores.stage == "rollout":
         try:
@@ -182,7 +190,7 @@ def _spearman(first: Array, second: Array) -> Array:
 
 def _rank_with_effect(scores: Scores, effect: Effect | None, resamples: int) -> dict[str, Array]:
     names = ("rank_with_effect", "rank_with_effect_low", "rank_with_effect_high")
-    if effect is None or effect.target not in scores.dest_positions:
+    if effect is None or effect.target not in scores.dest_positions or not rows_predict(scores, effect):
         return dict.fromkeys(names, np.nan)
     ranks = agreement(scores, effect, resamples=resamples)
     by_layer = dict(zip(ranks.layers, zip(ranks.rho, ranks.low, ranks.high, strict=True), strict=True))
@@ -210,6 +218,8 @@ def compare(
     corrupted: Text | None = None,
     prepend_bos: bool = False,
     progress: bool = False,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Comparison | list[Comparison]:
     """Several methods side by side, from one clean run, with effects on the prediction.
 
@@ -224,6 +234,11 @@ def compare(
     and "resid_pre_patching" and the other sites of `activation_patching`. A Comparison is a mapping from a method's
     name to its raw Scores, `[layer, dest, src]`, with `effect`, `effects`, `table()` and `agreements()`.
 
+    Of an encoder-decoder `stack` and `decoder_inputs` are as in `value_zeroing`, and effects are on the decoder's
+    prediction, as in `zero_ablation`: `target` is a position of what the decoder reads (default: the last), which is
+    the same beside the `corrupted` sentence. For stack="encoder" the maps need no `decoder_inputs`, and without them
+    there is no effect; a map's rows are the encoder's positions then, and none of them is the target.
+
     Raises InputError or InputTypeError for a bad argument, ModelError where a method that was named is undefined for
     or an effect that was named is undefined for the model, and leaves the model as it was.
 
@@ -236,11 +251,17 @@ def compare(
     [{'method': 'value_zeroing', 'layer': 1}, {'method': 'attention', 'layer': 1}]
     """
     plan = plan_of(methods, options)
-    named = effects_named(effects, corrupted=corrupted is not None)
-    check_contracts(model)
-    encoded = encode(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
+    checked = check_contracts(model, stack).stack
+    named = effects_named(effects, corrupted=corrupted is not None, stack=checked)
+    beside: Any = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "prepend_bos": prepend_bos}
+    if checked is None and decoder_inputs is None:
+        encoded = encode(model, inputs, **beside)
+    else:
+        named_one = (
+            any(given is not None for given in (decoder_inputs, target, target_ids, corrupted)) or len(named) > 1
+        )
+        predicting = named_one or any("target" in planned.method.needs for planned in plan)
+        encoded = encode_for(model, checked, inputs, decoder_inputs, predicting=predicting, **beside)
     return compare_planned(
         plan,
         model,
@@ -253,6 +274,7 @@ def compare(
         baseline,
         named,
         _corrupted(corrupted, encoded),
+        checked,
     )
 
 
@@ -278,9 +300,10 @@ def compare_planned(
     baseline: str | Tensor | BaselineValues = "zero",
     effects: Sequence[str] = ("zero_ablation",),
     corrupted: Sequence[Text | None] | None = None,
+    stack: Stack | None = None,
 ) -> Comparison | list[Comparison]:
     """What `compare` gives, of a plan and effects by name; `corrupted` has one for each sentence."""
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
     baseline_of(baseline, model, sites)
     plan = with_baseline(plan, baseline)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
@@ -288,7 +311,9 @@ def compare_planned(
     needed = target_ids is not None or any("target" in planned.method.needs for planned in plan)
     if needed and target is None:
         check_trained_head(model)
-    targets = _targets(model, encoded.sentences, target, needed=needed)
+    # An encoder that was given alone predicts nothing.
+    predicting = [sentence for sentence in encoded.sentences if stack != "encoder" or sentence.encoder is not None]
+    targets = _targets(model, predicting, target, needed=needed)
     short, too_long = _within_cost(plan, encoded.sentences)
     into = corrupted or [None] * len(encoded.sentences)
     run = _Run(model, sites, chosen_layers, targets, target_ids, prepend_bos, baseline, effects, into)
@@ -316,7 +341,7 @@ def _targets(
 
 def _within_cost(plan: Sequence[Planned], sentences: Sequence[Sentence]) -> tuple[list[Planned], dict[str, str]]:
     """The methods that are quick enough for the longest sentence, or were named; and why the others are left out."""
-    longest = max(len(sentence) for sentence in sentences)
+    longest = max(max(sentence.shape[:2]) for sentence in sentences)
     left_out = {
         planned.name: f"a sentence has {longest} tokens, and its cost grows fast past {planned.method.compared_up_to}: "
         "name it among methods to have it"
@@ -344,11 +369,11 @@ class _Run:
     def compared(
         self, plan: list[Planned], part: list[Sentence], too_long: Mapping[str, str], bar: Any
     ) -> list[Comparison]:
-        clean = None
+        mapped, clean = [self._mapped(sentence) for sentence in part], None
         if any("clean run" in planned.method.needs for planned in plan):
             with quiet(self.model):
-                clean = CleanRun(self.model, self.sites, part, last=max(self.layers))
-        encoded = Inputs(tuple(part), single=False)
+                clean = CleanRun(self.model, self.sites, mapped, last=max(self.layers))
+        encoded = Inputs(tuple(mapped), single=False)
         of_layers = scores_on_one_run(plan, self.model, self.sites, encoded, self.layers, clean)
         scored: dict[str, list[Scores]] = {}
         left_out = dict(too_long)
@@ -370,22 +395,33 @@ class _Run:
                 scores={name: scores[index] for name, scores in scored.items()},
                 tokens=sentence.tokens,
                 special=sentence.special,
-                target=self.targets[sentence.row],
+                target=self.targets.get(sentence.row),
                 effect=measured.get("zero_ablation"),
                 no_effect_reason=reason,
                 left_out=left_out,
                 effects=measured,
             )
-            for index, (sentence, (measured, reason)) in enumerate(zip(part, effects, strict=True))
+            for index, (sentence, (measured, reason)) in enumerate(zip(mapped, effects, strict=True))
         ]
+
+    def _mapped(self, sentence: Sentence) -> Sentence:
+        """The sentence whose positions are a map's rows: those of an encoder's map are not the decoder's."""
+        return sentence.encoder if self.sites.stack == "encoder" and sentence.encoder is not None else sentence
 
     def _called(self, planned: Planned, part: list[Sentence], clean: CleanRun | None) -> list[Scores]:
         """A method's scores, called with the sentences as the caller gave them: text, or ids and what is beside."""
-        texts = [sentence.original for sentence in part]
+        stack = self.sites.stack
+        if stack is not None and "stack" not in (planned.method.options or ("stack",)):
+            raise ModelError(f"{planned.name} takes no stack, and is for models with one stack of blocks")
+        read = [sentence.encoder or sentence for sentence in part]
+        inputs: Any = [sentence.original for sentence in read]
         arguments: dict[str, Any] = {}
-        inputs: Any = texts
-        if None in texts:
-            inputs, arguments = planned.read(part)
+        if None in inputs:
+            inputs, arguments = planned.read(read)
+        if stack is not None:
+            arguments["stack"] = stack
+        if stack in ("decoder", "cross") or (stack and "target" in planned.method.needs):
+            arguments["decoder_inputs"] = [_as_given(sentence) for sentence in part]
         if self.prepend_bos:
             arguments["prepend_bos"] = True
         if self.layers != tuple(range(self.sites.n_layers)):
@@ -398,12 +434,16 @@ class _Run:
         return planned.called(self.model, inputs, len(part), **arguments)
 
     def _effects(self, sentence: Sentence) -> tuple[dict[str, Effect], str | None]:
-        target = self.targets[sentence.row]
+        target, read = self.targets.get(sentence.row), sentence.encoder or sentence
         options: Any = {"target_ids": self.target_ids, "layers": self.layers, "prepend_bos": self.prepend_bos}
         options["baseline"] = self.baseline
-        inputs: Any = sentence.original
+        if self.sites.stack is not None:
+            if sentence.encoder is None:
+                return {}, "no decoder_inputs were given, and the prediction is the decoder's"
+            options |= {"stack": self.sites.stack, "decoder_inputs": _as_given(sentence)}
+        inputs: Any = read.original
         if inputs is None:
-            (inputs,), _, (options["token_type_ids"],) = padded([sentence])
+            (inputs,), _, (options["token_type_ids"],) = padded([read])
         try:
             check_trained_head(self.model)  # before a mask is asked for, which would be in vain
             if target is None:
@@ -415,3 +455,8 @@ class _Run:
             }, None
         except HeadlessModelError as error:
             return {}, str(error)
+
+
+def _as_given(sentence: Sentence) -> Any:
+    """What the decoder reads as the caller gave it, text or ids."""
+    return sentence.ids if sentence.text is None else sentence.text

@@ -170,8 +170,9 @@ class Scores(Drawn):
 
     @property
     def crosses(self) -> bool:
-        """Whether rows and columns are of two different sentences, as in cross-attention."""
-        return self.metadata.get("stack") == "cross"
+        """Whether rows are a decoder's positions and columns an encoder's, as in cross-attention."""
+        stack = self.metadata.get("stack")
+        return stack == "cross" or (stack == "encoder" and self.n_src_positions is not None)
 
     @property
     def joins_two(self) -> bool:

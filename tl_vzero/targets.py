@@ -16,6 +16,7 @@ from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.class_head import ClassHead
 from tl_vzero.models.contracts import is_causal
 from tl_vzero.models.facts import class_head_of, facts_of, vocabulary_size
+from tl_vzero.models.sites import stacks_of
 
 TargetToken = int | str
 TargetIds = TargetToken | tuple[TargetToken, TargetToken]
@@ -164,7 +165,7 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     sentence has not exactly one mask token.
 
     The position that a classifier's head reads (none where it reads each by itself); the last position of a causal
-    model, which predicts the next token; else the only mask token.
+    model or a decoder, which predict the next token; else the only mask token.
 
     >>> import tl_vzero
     >>> from tl_vzero.inputs.text import encode
@@ -175,7 +176,7 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     head = class_head_of(model)
     if head is not None:
         return head.position(sentence.ids)
-    if is_causal(model):
+    if is_causal(model) or sentence.encoder is not None:
         return len(sentence) - 1
     facts = facts_of(model)
     if facts.classes:
@@ -197,7 +198,7 @@ def predicts(model: nn.Module) -> Literal["next token", "token", "class"]:
     """What a position's prediction is of: the token after it, the token that stands there, or a class."""
     if class_head_of(model) is not None:
         return "class"
-    return "next token" if is_causal(model) else "token"
+    return "next token" if is_causal(model) or stacks_of(model) else "token"
 
 
 def default_text(model: nn.Module) -> str:

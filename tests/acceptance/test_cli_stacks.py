@@ -42,6 +42,20 @@ def test_a_cross_map_as_table_json_and_page(folder: Path, tmp_path: Path) -> Non
     assert written["src_tokens"] == ["[CLS]", "the", "dogs", "bark", "[SEP]"]
 
 
+def test_compare_with_the_decoders_prediction(folder: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "compared.json"
+    methods = ("--method", "value_zeroing", "--method", "attention", "--effect", "attribution_patching")
+    options = (*methods, "--stack", "cross", "--decoder-inputs", WRITTEN, "--good", "hat", "--quiet")
+    code, output = run("compare", READ, "--model", folder, *options, "--json", numbers)
+    assert code == 0 and "as the next token after 4 near" in output and "attribution_patching" in output
+    written = json.loads(numbers.read_text(encoding="utf-8"))
+    model = tl_vzero.load_model(folder)
+    effect = tl_vzero.zero_ablation(model, READ, stack="cross", decoder_inputs=WRITTEN, target_ids="hat")
+    assert torch.allclose(torch.tensor(written["effect"]["values"]), effect.values)
+    code, output = run("compare", READ, "--model", folder, "--stack", "cross", "--quiet")
+    assert code == 2 and "no --decoder-inputs given" in output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

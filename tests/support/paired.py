@@ -4,7 +4,8 @@ A new architecture costs a row.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from support.architecture_row import LINE, LINES, tiny_model
 from support.models import CONTEXT, legacy, loaded, third_party_warnings_ignored, tokenizer
-from support.plain_hooks import plain_value_zeroing
+from support.plain_hooks import StaysWide, module_at, plain_value_zeroing, wide_copy
 from torch import Tensor
 
 STACKS = ("encoder", "decoder", "cross")
@@ -50,10 +51,51 @@ class Paired:
             **options,
         )
 
+    def block(self, stack: str, layer: int) -> str:
+        """The path to a block."""
+        return f"{self.encoder if stack == 'encoder' else self.decoder}.{layer}"
+
+    def value(self, stack: str, layer: int) -> str:
+        """The path to the module that computes a block's values."""
+        of_stack = {"encoder": self.encoder_value, "decoder": self.decoder_value, "cross": self.cross_value}
+        return f"{self.block(stack, layer)}.{of_stack[stack]}"
+
+    def written(self, stack: str, layer: int) -> str:
+        """The path to the module that writes what a block's attention mixed."""
+        start, _, name = self.value(stack, layer).rpartition(".")
+        return f"{start}.{'out_proj' if name == 'v_proj' else 'o'}"
+
+    def run(self, read: list[int] = READ, written: list[int] = WRITTEN) -> tuple[dict[str, Tensor], Any]:
+        """What every module computes of one sentence, by its path, and all that the model gives, with its patterns."""
+        shown: dict[str, Tensor] = {}
+        wide = _wide(self)
+        with StaysWide(), ExitStack() as hooks:
+            for path, module in wide.named_modules():
+                handle = module.register_forward_hook(
+                    lambda _, inputs, out, path=path: shown.__setitem__(path, out[0] if isinstance(out, tuple) else out)
+                )
+                hooks.callback(handle.remove)
+            ids = {"input_ids": torch.tensor([read]), "decoder_input_ids": torch.tensor([written])}
+            return shown, wide(**ids, output_attentions=True)
+
+    def logits(self, changes: Mapping[str, Any], read: list[int] = READ, written: list[int] = WRITTEN) -> Tensor:
+        """The decoder's logits `[position, vocabulary]` in float64, with what modules compute changed."""
+        wide = _wide(self)
+        with StaysWide(), ExitStack() as hooks:
+            for path, change in changes.items():
+                handle = module_at(wide, path).register_forward_hook(lambda _, inputs, out, change=change: change(out))
+                hooks.callback(handle.remove)
+            return wide(input_ids=torch.tensor([read]), decoder_input_ids=torch.tensor([written])).logits[0]
+
 
 @cache
 def _made(row: Paired) -> Any:
     return row.build()
+
+
+@cache
+def _wide(row: Paired) -> Any:
+    return wide_copy(row.tiny()).requires_grad_(False)
 
 
 @cache
@@ -126,6 +168,7 @@ BART_PARTS = (
 
 _ROWS = (
     Paired("T5", t5, *T5_PARTS, lines=("4.3",)),
+    Paired("HookedEncoderDecoder", lambda: t5(layers=3), *T5_PARTS, lines=()),
     Paired(
         "T5 1.1, gated",
         lambda: t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
@@ -183,3 +226,60 @@ def stack_options(stack: str, written: Any = None) -> dict[str, Any]:
     if stack == "encoder":
         return {"stack": stack}
     return {"stack": stack, "decoder_inputs": torch.tensor(WRITTEN) if written is None else written}
+
+
+# In float64, in every class: what effects and gradients are compared on.
+IN_DOUBLE = ["HookedEncoderDecoder", *(name for name in ("T5", "BART") if name in ON_THIS_LINE)]
+
+
+@cache
+def double_model(name: str) -> Any:
+    """The row's model in float64."""
+    hf_model = copy.deepcopy(PAIRED[name].tiny()).double()
+    return hooked_encoder_decoder(hf_model) if name == "HookedEncoderDecoder" else loaded(hf_model)
+
+
+# The metric of these tests, the difference of two words' logits at a position of the decoder, and runs with changes.
+GOOD, BAD, TARGET = 11, 30, 2
+Change = Callable[[Tensor], Tensor]
+
+
+def sources_of(stack: str) -> list[int]:
+    return WRITTEN if stack == "decoder" else READ
+
+
+def layers_of(name: str, stack: str) -> range:
+    return range(2 if (name, stack) == ("T5", "encoder") else 3)
+
+
+def difference(logits: Tensor) -> Tensor:
+    return logits[TARGET, GOOD] - logits[TARGET, BAD]
+
+
+def put(at: Any, replacement: Callable[[Tensor], Tensor]) -> Change:
+    """A hook that overwrites a part of what a module computes, `[batch, position, feature]`."""
+
+    def change(out: Any) -> Any:
+        if isinstance(out, tuple):
+            return change(out[0]), *out[1:]
+        out = out.clone()
+        out[at] = replacement(out)
+        return out
+
+    return change
+
+
+def zeroed(name: str, stack: str, at: Callable[[int], Any], replacement: Any = lambda out: 0.0) -> Tensor:
+    """The difference of logits with each source's value replaced minus the clean one, `[layer, src]`."""
+    row = PAIRED[name]
+    clean = difference(row.logits({}))
+    return torch.tensor(
+        [
+            [
+                difference(row.logits({row.value(stack, layer): put(at(source), replacement)})) - clean
+                for source in range(len(sources_of(stack)))
+            ]
+            for layer in layers_of(name, stack)
+        ],
+        dtype=torch.float64,
+    )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from support.models import build, hf_bert, hf_bert_headless, hf_gpt2, hf_llama, hooked_encoder, loaded
+from support.paired import IN_DOUBLE, PAIRED, READ, STACKS, WRITTEN, double_model, model_of, zeroed
 from support.state import type_checks_off
 from torch.overrides import TorchFunctionMode
 
@@ -432,3 +433,63 @@ def test_a_hooked_encoder_of_the_users_own() -> None:
     model = hooked_encoder(hf_bert())
     compared = tl_vzero.compare(model, "the hat of [MASK] near marcus.", target_ids=("is", "are"))
     assert {*compared.left_out} == {"contribution_weights"} and compared.effect is not None
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("name", IN_DOUBLE)
+def test_an_encoder_decoder_by_plain_hooks(name: str, stack: str) -> None:
+    """Maps, the effect on the decoder's prediction, and how they agree, of the stack that was named."""
+    row, options = PAIRED[name], {"target": 2, "target_ids": (11, 30)}
+    compared = tl_vzero.compare(
+        double_model(name), torch.tensor(READ), stack=stack, decoder_inputs=torch.tensor(WRITTEN), **options
+    )
+    maps, effect = row.reference(stack), zeroed(name, stack, lambda source: (0, source))
+    torch.testing.assert_close(compared["value_zeroing"].values, maps, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(compared.effect.values, effect, rtol=1e-6, atol=1e-6)
+    assert set(compared) == set(OF_CLEAN_RUN) - set(compared.left_out) >= {"value_zeroing", "random", "attention"}
+    assert ("attention_rollout" in compared.left_out) == (stack == "cross")
+    rows = compared.table(resamples=1).query("method == 'value_zeroing'")
+    if stack == "encoder":  # the target is no row of its map
+        assert rows["rank_with_effect"].isna().all()
+        with pytest.raises(InputError, match="the rows of the scores are the encoder's"):
+            compared.agreements()
+    else:
+        reached = slice(None) if stack == "cross" else slice(3)
+        expected = [spearmanr(m[2, reached], e[reached].abs()).statistic for m, e in zip(maps, effect, strict=True)]
+        assert list(rows["rank_with_effect"]) == pytest.approx(expected)
+    shares = maps / maps.sum(-1, keepdim=True)
+    own = float("nan") if stack == "cross" else shares[0].diagonal().mean().item()
+    assert rows["self_weight"].iloc[0] == pytest.approx(own, abs=1e-5, nan_ok=True)
+    json.dumps(compared.to_dict(), allow_nan=False)
+
+
+def test_an_encoder_alone_has_maps_and_no_effect_and_pairs_of_texts_are_each_as_alone() -> None:
+    model, texts, out = model_of("BART"), ["the dogs bark .", "a hat of the dogs"], ["the hat", "marcus is near"]
+    alone = tl_vzero.compare(model, texts[0], ["attention"], stack="encoder")
+    assert alone.target is None and "no decoder_inputs" in (alone.no_effect_reason or "")
+    methods, more = ["value_zeroing", "attention"], {"effects": ["attribution_patching"]}
+    both = tl_vzero.compare(model, texts, methods, stack="cross", decoder_inputs=out, layers=1, **more)
+    for compared, text, written in zip(both, texts, out, strict=True):
+        options: dict[str, Any] = {"stack": "cross", "decoder_inputs": written, "layers": 1}
+        for method in methods:
+            expected = tl_vzero.score(model, text, method, **options)
+            assert compared[method].labels() == expected.labels()
+            assert torch.allclose(compared[method].values, expected.values, rtol=1e-4)
+        assert torch.allclose(compared.effect.values, tl_vzero.zero_ablation(model, text, **options).values, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"stack": "cross"}, InputError, "no decoder_inputs given"),
+        ({"stack": "encoder", "target": 1}, InputError, "no decoder_inputs given"),
+        ({"stack": "encoder", "methods": ["gradient_x_input"]}, InputError, "no decoder_inputs given"),
+        ({"decoder_inputs": "the hat"}, InputError, "no stack named"),
+        ({"stack": "cross", "decoder_inputs": "a hat", "effects": ["logit_lens"]}, InputError, "one stack of blocks"),
+        ({"stack": "cross", "decoder_inputs": "a hat", "methods": ["hta"]}, ModelError, "hta takes no stack"),
+        ({"stack": "cross", "decoder_inputs": "a hat", "methods": ["attention_flow"]}, ModelError, "two sequences"),
+    ],
+)
+def test_what_an_encoder_decoder_is_refused(options: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        tl_vzero.compare(model_of("BART"), "the dogs bark .", **options)

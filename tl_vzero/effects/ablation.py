@@ -29,6 +29,7 @@ from tl_vzero.effects.measure import (
 )
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.baselines import BaselineValues
+from tl_vzero.inputs.encoder_decoder import DecoderInputs
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.models.facts import class_head_of, vocabulary_size
 from tl_vzero.models.run import NamedHook, quiet
@@ -61,6 +62,8 @@ def zero_ablation(
     batch_size: int | None = None,
     progress: bool = False,
     prepend_bos: bool = False,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Effect:
     """Zero each value position, layer by layer, in the running model, and follow it to the target's prediction.
 
@@ -75,6 +78,10 @@ def zero_ablation(
     its token, as in `value_zeroing`. `baseline` is what is put in a value's place, as there; "mean" is the mean of the
     clean run's values.
 
+    Of an encoder-decoder the prediction is always the decoder's: `target` is a position of `decoder_inputs` (default:
+    the last), and it predicts the next token. `stack` says whose values are zeroed, and so whose positions are the
+    sources: "encoder" and "cross" the encoder's, "decoder" the decoder's; `decoder_inputs` are as in `value_zeroing`.
+
     Raises HeadlessModelError for a model whose head was never trained; InputError for a bad target, a word that is
     not one token, a metric that returns no scalar, or a baseline that does not fit; InputTypeError for several
     sentences.
@@ -85,8 +92,8 @@ def zero_ablation(
     >>> effect.target_token, effect.metric
     ('[MASK]', "logit of 'are' minus logit of 'is'")
     """
-    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
-    intervention = intervene(model, sentence, target, layers, sources, per_head, baseline)
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos, stack, decoder_inputs)
+    intervention = intervene(model, sentence, target, layers, sources, per_head, baseline, stack)
     make_metric = metric_for(model, metric, target_ids)
     fitting = LOGITS_PER_BATCH // (len(sentence) * vocabulary_size(model))
     size = positive("batch_size", batch_size) or max(1, min(MOST_COPIES, fitting))
@@ -166,6 +173,8 @@ def attribution_patching(
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Effect:
     """Estimate `zero_ablation` of all value positions to first order, by one forward and one backward pass.
 
@@ -181,8 +190,8 @@ def attribution_patching(
     >>> tl_vzero.attribution_patching(model, "the authors [MASK] today.", target_ids=("are", "is")).values.shape
     torch.Size([4, 7])
     """
-    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
-    intervention = intervene(model, sentence, target, layers, sources, per_head, baseline)
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos, stack, decoder_inputs)
+    intervention = intervene(model, sentence, target, layers, sources, per_head, baseline, stack)
     make_metric = metric_for(model, metric, target_ids)
     changes: dict[int, Tensor] = {}
     added: dict[int, Tensor] = {}

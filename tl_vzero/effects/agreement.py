@@ -121,6 +121,11 @@ def agreement_table(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
+def rows_predict(scores: Scores, effect: Effect) -> bool:
+    """Whether the target could be a row of the scores: the encoder's map has no row of what the decoder reads."""
+    return ("encoder_tokens" in scores.metadata) == ("encoder_tokens" in effect.metadata)
+
+
 def _check(scores: Any, effect: Any) -> None:
     if not isinstance(scores, Scores) or not isinstance(effect, Effect):
         raise InputTypeError(
@@ -130,6 +135,11 @@ def _check(scores: Any, effect: Any) -> None:
         raise InputError("scores or effect are per head: expected one row per layer; compute them without per_head")
     if scores.unit != "token":
         raise InputError("the scores are over words and the effect over tokens: expected the scores before words()")
+    if not rows_predict(scores, effect):
+        raise InputError(
+            f"the effect's target {effect.target} ({effect.target_token!r}) is a position of the decoder, and the rows "
+            "of the scores are the encoder's: expected stack='decoder' or 'cross', or a method with a row of the target"
+        )
     if effect.target not in scores.dest_positions:
         raise InputError(
             f"the effect's target {effect.target} ({effect.target_token!r}) is not among the destinations "
@@ -151,7 +161,7 @@ def _common_sources(scores: Scores, effect: Effect) -> list[int]:
             f"over {list(effect.src_tokens)} at {list(effect.src_positions)}: expected the same sentence"
         )
     later = torch.tensor(scores.src_positions) > torch.tensor(scores.dest_positions)[:, None]
-    is_causal = not scores.values[:, later.to(scores.values.device)].any()
+    is_causal = scores.n_src_positions is None and not scores.values[:, later.to(scores.values.device)].any()
     reached = [position for position in common if position <= effect.target or not is_causal]
     return reached or common
 

@@ -26,8 +26,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tl_vzero.choices import Position, Positions, flag, listed, one_of, positions_in, positive
-from tl_vzero.clean import token_types_of
+from tl_vzero.choices import Position, Positions, flag, listed, positions_in, positive
+from tl_vzero.clean import read_by
 from tl_vzero.distance import relative_difference
 from tl_vzero.effects.measure import (
     Effect,
@@ -38,13 +38,13 @@ from tl_vzero.effects.measure import (
     metric_for,
     one_sentence,
 )
-from tl_vzero.errors import EndsRun, InputError, InputTypeError, ModelError, shown
-from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
+from tl_vzero.errors import EndsRun, InputError, ModelError, shown
+from tl_vzero.inputs.encoder_decoder import DecoderInputs
 from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.models.blocks import SAME_BLOCK
 from tl_vzero.models.changes import has_user_hooks
-from tl_vzero.models.contracts import check_contracts, result_dtype
-from tl_vzero.models.run import SAME, NamedHook, TargetLogits, eager_attention, quiet, remembering_hooks
+from tl_vzero.models.contracts import result_dtype
+from tl_vzero.models.run import SAME, NamedHook, TargetLogits, copied, eager_attention, quiet, remembering_hooks
 from tl_vzero.models.sites import hook_points
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
@@ -82,9 +82,9 @@ def attention_knockout(
     together, by default the target alone. `sources` are cut one by one; positions that are to be cut together are
     `spans`, such as [[1, 2], [4]]. With `renormalise` what is left of a row is scaled to its former sum, which is one.
     `layers` are where windows begin, by default wherever one fits. `target`, `target_ids`, `metric` and the rest are
-    those of `zero_ablation`; `batch_size` counts copies. Of an encoder-decoder `stack` says what is cut, the decoder's
-    attention to itself or, "cross", to the encoder, which are then the sources; `decoder_inputs` are those of
-    `value_zeroing`, and the target is one of their positions, by default the last.
+    those of `zero_ablation`; `batch_size` counts copies. Of an encoder-decoder `stack` says what is cut: the decoder's
+    attention to itself or, "cross", to the encoder, or the encoder's to itself; the destinations of the last are the
+    encoder's positions, by default all of them.
 
     A source that no destination attends to has the effect 0. Raises InputError where one is named that has no
     effect in any window, where a window does not fit, or where renormalising leaves nothing of a row; ModelError for
@@ -97,13 +97,12 @@ def attention_knockout(
     >>> effect.src_tokens[effect.values[0].argmin()]
     'authors'
     """
-    if stack is None and decoder_inputs is None:
-        sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
-    else:
-        sentence, target = _of_decoder(model, stack, inputs, decoder_inputs), -1 if target is None else target
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos, stack, decoder_inputs)
     base = intervene(model, sentence, target, layers, None, per_head=False, stack=stack)
     stops = _windows(base.layers if layers is not None else None, window, base.sites.n_layers)
-    cut = positions_in(sentence.tokens, "destinations", base.target if destinations is None else destinations)
+    if destinations is None and stack != "encoder":
+        destinations = base.target
+    cut = positions_in((sentence.sources if stack == "encoder" else sentence).tokens, "destinations", destinations)
     columns = _columns(sentence.sources, sources, spans)
     make_metric, size = metric_for(model, metric, target_ids), positive("batch_size", batch_size)
     whole = stack is not None or not isinstance(metric, str)
@@ -129,17 +128,7 @@ def attention_knockout(
     }
     labels["metadata"] |= {"window": window, "destinations": list(cut), "renormalise": renormalise}
     labels["metadata"] |= {} if spans is None else {"src_spans": [list(span) for span in columns]}
-    labels["metadata"] |= {} if stack is None else {"predicts": "next token"}
     return Effect(values=values.to(result_dtype(model)), method="attention_knockout", **labels)
-
-
-def _of_decoder(model: nn.Module, stack: str | None, inputs: Any, decoder_inputs: Any) -> Sentence:
-    """What the decoder of an encoder-decoder reads, with what its encoder reads."""
-    checked = check_contracts(model, one_of("stack", stack, ("decoder", "cross"))).stack
-    encoded = encode_for(model, checked, inputs, decoder_inputs)
-    if not encoded.single:
-        raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")
-    return encoded.sentences[0]
 
 
 def _columns(read: Sentence, sources: Positions, spans: Iterable[Positions] | None) -> tuple[tuple[int, ...], ...]:
@@ -316,9 +305,8 @@ class _Knockout:
         if self.whole:
             return self.base.logits(hooks, copies=runs)[copies]
         read = torch.full((first,), self.base.target, device=self.device)
-        types = token_types_of(self.base.model, [self.base.sentence])
-        types = None if types is None else types.expand(runs, -1)
-        return self.target_logits.at(self.base.ids.expand(runs, -1), read, hooks, types)[copies].unsqueeze(1)
+        ids, beside = read_by(self.base.model, [self.base.sentence])
+        return self.target_logits.at(ids.expand(runs, -1), read, hooks, **copied(beside, runs))[copies].unsqueeze(1)
 
     def _on(self, layer: int, batch: Sequence[_Copies], restarts: bool) -> list[NamedHook]:
         """The hooks on one block of a run."""

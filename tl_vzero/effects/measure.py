@@ -15,12 +15,12 @@ from tl_vzero.difference import baseline_in, of_baseline
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, shown, unknown_name
 from tl_vzero.inputs.baselines import Baseline, BaselineValues, baseline_of, own_text
-from tl_vzero.inputs.encoder_decoder import described
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import class_head_of, facts_of
-from tl_vzero.models.run import NamedHook, run_logits
-from tl_vzero.models.sites import Sites
+from tl_vzero.models.run import NamedHook, copied, run_logits
+from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.scores import Drawn
 from tl_vzero.targets import TargetIds, check_trained_head, find_target, predicts, target_tokens
 from tl_vzero.words import encodable
@@ -263,8 +263,7 @@ class Intervention:
     def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
         """The logits of copies of the sentence that run with hooks."""
         ids, beside = read_by(self.model, [self.sentence])
-        copied: Any = {name: rows.expand(copies, -1) for name, rows in beside.items() if isinstance(rows, Tensor)}
-        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied)
+        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied(beside, copies))
 
     def stands_in(
         self, layer: int, value: Float[Tensor, "copy position head d_head"]
@@ -290,9 +289,9 @@ class Intervention:
             "target_token": self.sentence.tokens[self.target],
             "predicted": likeliest(self.model, logits[0, self.target]),
             "layers": self.layers,
-            "src_tokens": tuple(self.sentence.tokens[i] for i in self.sources),
+            "src_tokens": tuple(self.sentence.sources.tokens[i] for i in self.sources),
             "src_positions": self.sources,
-            "word_ids": self.sentence.word_ids,
+            "word_ids": self.sentence.sources.word_ids,
             "metadata": {
                 "model": facts_of(self.model).name,
                 "target_ids": None if metric.target_ids is None else list(metric.target_ids),
@@ -319,31 +318,42 @@ def intervene(
     per_head: bool,
     baseline: str | Tensor | BaselineValues | None = None,
     stack: str | None = None,
-    n_heads: Callable[[nn.Module], int] = value_heads,
+    n_heads: Callable[[nn.Module, Stack | None], int] = value_heads,
 ) -> Intervention:
     """Check everything that does not depend on the metric."""
     sites = check_contracts(model, stack)
     check_trained_head(model)
     read = None if baseline is None else baseline_of(baseline, model, sites)
     if read is not None:
-        read.check_length(len(sentence), shown(" ".join(sentence.tokens)))
+        read.check_length(len(sentence.sources), shown(" ".join(sentence.sources.tokens)))
     return Intervention(
         model,
         sites,
         sentence,
         find_target(model, sentence, target),
         layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
-        sources=positions_in(sentence.tokens, "sources", sources),
-        heads=tuple(range(n_heads(model))) if flag("per_head", per_head) else None,
+        sources=positions_in(sentence.sources.tokens, "sources", sources),
+        heads=tuple(range(n_heads(model, sites.stack))) if flag("per_head", per_head) else None,
         baseline=read,
     )
 
 
 def one_sentence(
-    model: nn.Module, inputs: Text, mask: Ids | None, token_types: Ids | None, prepend_bos: bool
+    model: nn.Module,
+    inputs: Text,
+    mask: Ids | None,
+    token_types: Ids | None,
+    prepend_bos: bool,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Sentence:
-    """The only sentence or pair of the inputs; raises InputTypeError for several."""
-    encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
+    """The only sentence or pair of the inputs, of an encoder-decoder the decoder's; InputTypeError for several."""
+    beside: Any = {"attention_mask": mask, "token_type_ids": token_types, "prepend_bos": prepend_bos}
+    if stack is None and decoder_inputs is None:
+        encoded = encode(model, inputs, **beside)
+    else:
+        checked = check_contracts(model, stack).stack
+        encoded = encode_for(model, checked, inputs, decoder_inputs, predicting=True, **beside)
     is_list = isinstance(inputs, list | tuple) and not encoded.single
     if is_list or len(encoded.sentences) != 1:
         raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")

@@ -21,19 +21,24 @@ OF_ONE: dict[str, Callable[..., Effect]] = {
     "logit_lens": logit_lens,
     "direct_logit_attribution": direct_logit_attribution,
 }
+OF_ONE_STACK = ("logit_lens", "direct_logit_attribution")
 WITH_BASELINE = ("zero_ablation", "attribution_patching")
 # Into a corrupted sentence.
 PATCHED: dict[str, Site] = {"value_patching" if site == "v" else f"{site}_patching": site for site in SITES}
 
 
-def effects_named(names: Sequence[str], *, corrupted: bool) -> tuple[str, ...]:
+def effects_named(names: Sequence[str], *, corrupted: bool, stack: str | None = None) -> tuple[str, ...]:
     """The names checked, each once, zero ablation first.
 
-    Raises InputError for a name that there is not, and for one that needs a corrupted sentence where there is none.
+    Raises InputError for a name that there is not, for one that needs a corrupted sentence where there is none, and
+    for one that an encoder-decoder's stack has not.
     """
     read = listed("effects", names)
     wanted = ("zero_ablation", *(read if isinstance(read, list) else [read]))
     named = tuple(dict.fromkeys(one_of("effect", name, (*OF_ONE, *PATCHED)) for name in wanted))
+    unread = [name for name in named if name in OF_ONE_STACK]
+    if stack is not None and unread:
+        raise InputError(f"effects hold {unread[0]}, which is for models with one stack of blocks: leave it out")
     patched = [name for name in named if name in PATCHED]
     if patched and not corrupted:
         raise InputError(f"effects hold {patched[0]}, which patches into another sentence: give it as corrupted")

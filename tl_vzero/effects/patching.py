@@ -40,18 +40,19 @@ from tl_vzero.effects.measure import (
     one_sentence,
 )
 from tl_vzero.errors import InputError, ModelError, foreign_errors_as
+from tl_vzero.inputs.encoder_decoder import DecoderInputs
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.models.blocks import SAME_BLOCK
 from tl_vzero.models.contracts import attention_heads, check_writes_act, value_heads
 from tl_vzero.models.run import eager_attention, quiet, remembering_hooks
-from tl_vzero.models.sites import activation_sites, kind_of
+from tl_vzero.models.sites import Stack, activation_sites, kind_of
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.targets import TargetIds, find_target
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "q", "k", "v", "z", "pattern"]
 
 # How many heads an activation has; None where it is of the whole block.
-SITES: dict[Site, Callable[[nn.Module], int] | None] = {
+SITES: dict[Site, Callable[[nn.Module, Stack | None], int] | None] = {
     "resid_pre": None,
     "attn_out": None,
     "mlp_out": None,
@@ -80,6 +81,9 @@ class PatchingOptions(TypedDict, total=False):
     corrupted_token_type_ids: Ids | None
     progress: bool
     prepend_bos: bool
+    stack: str | None
+    decoder_inputs: DecoderInputs | None
+    corrupted_decoder_inputs: DecoderInputs | None
 
 
 def value_patching(
@@ -121,6 +125,9 @@ def activation_patching(
     corrupted_token_type_ids: Ids | None = None,
     progress: bool = False,
     prepend_bos: bool = False,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
+    corrupted_decoder_inputs: DecoderInputs | None = None,
 ) -> PatchingEffect:
     """Run the corrupted sentence with one position's activation taken from the clean sentence, layer by layer.
 
@@ -132,6 +139,11 @@ def activation_patching(
     those of `zero_ablation`; the likeliest token is the clean sentence's. Values are `[layer, src]`, or
     `[layer, head, src]` with `per_head`, for the heads that the activation has, in units of the metric; `recovered`
     are shares of the way to the clean metric. Costs one forward pass per value.
+
+    Of an encoder-decoder `stack` says whose activation it is: of "cross" that of the decoder's attention to the encoder
+    ("k" and "v" are of the encoder's positions, "q", "z", "pattern" and "attn_out" of the decoder's). What the decoder
+    reads are `decoder_inputs`, and `corrupted_decoder_inputs` beside the corrupted sentence (default: the same). The
+    target is as in `zero_ablation`.
 
     Raises InputError for sentences of different length or of the same tokens, a site that is not named or has no
     heads, and what `zero_ablation` raises; ModelError for a site that the model lacks or does not hear.
@@ -147,15 +159,22 @@ def activation_patching(
     if n_heads is None and flag("per_head", per_head):
         with_heads = ", ".join(name for name, heads in SITES.items() if heads is not None)
         raise InputError(f"per_head=True and site {site!r}, which heads do not have: expected one of {with_heads}")
+    if stack == "cross" and site in ("resid_pre", "mlp_out"):
+        raise InputError(
+            f"site {site!r} and stack='cross' given, and that is the decoder block's, not of its attention to the "
+            "encoder: expected stack='decoder', or another site"
+        )
+    beside = decoder_inputs if corrupted_decoder_inputs is None else corrupted_decoder_inputs
     from_clean, into_corrupted = _two(
         model,
-        (clean, attention_mask, token_type_ids, prepend_bos),
-        (corrupted, corrupted_attention_mask, corrupted_token_type_ids, prepend_bos),
+        (clean, attention_mask, token_type_ids, prepend_bos, stack, decoder_inputs),
+        (corrupted, corrupted_attention_mask, corrupted_token_type_ids, prepend_bos, stack, beside),
         target,
         layers,
         sources,
         per_head,
         n_heads or value_heads,
+        of_rows=stack == "cross" and site not in ("k", "v"),
     )
     make_metric = metric_for(model, metric, target_ids)
     method: EffectMethod = "value_patching" if site == "v" else f"{site}_patching"  # type: ignore[assignment]
@@ -178,35 +197,46 @@ def activation_patching(
         values=into_corrupted.as_values(after - before),
         method=method,
         corrupted=before.item(),
-        corrupted_tokens=tuple(into_corrupted.sentence.tokens[i] for i in into_corrupted.sources),
+        corrupted_tokens=tuple(into_corrupted.sentence.sources.tokens[i] for i in into_corrupted.sources),
         **from_clean.labels(measure, clean_metric, logits),
     )
 
 
+# A sentence as it was given: inputs, mask, segments, prepend_bos, stack, decoder_inputs.
+_Given = tuple[Text, Ids | None, Ids | None, bool, str | None, DecoderInputs | None]
+
+
 def _two(
     model: nn.Module,
-    clean: tuple[Text, Ids | None, Ids | None, bool],
-    corrupted: tuple[Text, Ids | None, Ids | None, bool],
+    clean: _Given,
+    corrupted: _Given,
     target: Position | None,
     layers: Numbers,
     sources: Positions,
     per_head: bool,
-    n_heads: Callable[[nn.Module], int],
+    n_heads: Callable[[nn.Module, Stack | None], int],
+    of_rows: bool = False,
 ) -> tuple[Intervention, Intervention]:
-    """The same places of two sentences, checked: of as many tokens, not the same, one target."""
+    """The same places of two sentences, checked: of as many tokens, not the same, one target.
+
+    `of_rows`: the places are of what the decoder reads, also where it reads the encoder.
+    """
     first, second = both = [one_sentence(model, *of_text) for of_text in (clean, corrupted)]
-    tokens = f"clean {list(first.tokens)}, corrupted {list(second.tokens)}"
+    if of_rows:
+        first, second = both = [replace(one, cross=False) for one in both]
     # Before targets are looked for: that of a shorter corrupted sentence may be outside of it.
-    if len(first) != len(second):
-        raise InputError(
-            f"the clean sentence has {len(first)} tokens and the corrupted one {len(second)}: expected as many, so "
-            f"that each position has its counterpart; {tokens}"
-        )
+    for one, other in ((first, second), (first.encoder, second.encoder)):
+        if one is not None and other is not None and len(one) != len(other):
+            raise InputError(
+                f"the clean sentence has {len(one)} tokens and the corrupted one {len(other)}: expected as many, so "
+                f"that each position has its counterpart; clean {list(one.tokens)}, corrupted {list(other.tokens)}"
+            )
+    tokens = f"clean {list(first.sources.tokens)}, corrupted {list(second.sources.tokens)}"
     # A text is of the clean sentence: where the two differ, the corrupted one has another there.
-    layers, sources = integers("layers", layers), positions_in(first.tokens, "sources", sources)
+    layers, sources = integers("layers", layers), positions_in(first.sources.tokens, "sources", sources)
     target = find_target(model, first, target) if isinstance(target, str) else target
     from_clean, into_corrupted = (
-        intervene(model, one, target, layers, sources, per_head, n_heads=n_heads) for one in both
+        intervene(model, one, target, layers, sources, per_head, stack=clean[4], n_heads=n_heads) for one in both
     )
     if first.identity == second.identity:
         raise InputError(f"clean and corrupted are the same tokens: expected two sentences that differ; {tokens}")
@@ -341,8 +371,8 @@ def direct_path_patching(
     one_of("component", component, ("q", "k", "v"))
     from_clean, into_corrupted = _two(
         model,
-        (clean, attention_mask, token_type_ids, prepend_bos),
-        (corrupted, corrupted_attention_mask, corrupted_token_type_ids, prepend_bos),
+        (clean, attention_mask, token_type_ids, prepend_bos, None, None),
+        (corrupted, corrupted_attention_mask, corrupted_token_type_ids, prepend_bos, None, None),
         target,
         None,
         sources,
@@ -367,7 +397,7 @@ def direct_path_patching(
         values=readers.as_values((after - before).unflatten(0, (len(readers.sources), -1)).T.flatten()),
         method="direct_path_patching",
         corrupted=before.item(),
-        corrupted_tokens=tuple(into_corrupted.sentence.tokens[i] for i in into_corrupted.sources),
+        corrupted_tokens=tuple(into_corrupted.sentence.sources.tokens[i] for i in into_corrupted.sources),
         **labels | {"layers": readers.layers},
     )
 

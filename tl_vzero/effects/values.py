@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import Position, at_least_one, integer
-from tl_vzero.clean import read_by, token_types_of
+from tl_vzero.clean import read_by
 from tl_vzero.distance import wide_dtype
 from tl_vzero.effects.measure import Intervention, intervene
 from tl_vzero.errors import InputError, InputTypeError, ModelError, TLVZeroError, shortened, warn_caller
@@ -30,7 +30,7 @@ from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, is_pair, warned_before
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import class_head_of, facts_of, vocabulary_size
-from tl_vzero.models.run import LOGITS_PER_BATCH, NamedHook, TargetLogits, quiet, remembering_hooks, run_to
+from tl_vzero.models.run import LOGITS_PER_BATCH, NamedHook, TargetLogits, copied, quiet, remembering_hooks, run_to
 from tl_vzero.models.sites import Sites
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import check_trained_head, one_per_sentence
@@ -129,6 +129,7 @@ class _Texts:
     texts: Any
     decoder_inputs: Any
     prepend_bos: bool
+    predicting: bool = False
     counted: int = 0
     noted: int = 0
     first_note: str = ""
@@ -152,7 +153,8 @@ class _Texts:
         for text, beside in self._with_decoder_inputs():
             try:
                 with warned_before():
-                    read = encode_for(self.model, self.sites.stack, [text], beside, prepend_bos=self.prepend_bos)
+                    how: Any = {"prepend_bos": self.prepend_bos, "predicting": self.predicting}
+                    read = encode_for(self.model, self.sites.stack, [text], beside, **how)
             except TLVZeroError as error:
                 message = str(error).removeprefix("inputs[0] ")
                 raise type(error)(f"texts[{self.counted}]: {message}") from error
@@ -257,6 +259,8 @@ def optimised_values(
     seed: int = 0,
     progress: bool = False,
     prepend_bos: bool = False,
+    stack: str | None = None,
+    decoder_inputs: Iterable[str | Tensor] | None = None,
 ) -> BaselineValues:
     """The constant of every layer and head that hurts the prediction least, `[layer, head, d_head]`.
 
@@ -264,7 +268,8 @@ def optimised_values(
     found from the mean of the values by `steps` of Adam on KL(clean || changed) of the prediction at the target,
     averaged over `texts`. A step reads up to 8 of them, drawn by `seed`, and moves by `learning_rate` times the root
     mean square of the head's values. Where the mean is no worse on all texts, the mean is kept. `target` is a position
-    or one for each text (default: as in `zero_ablation`). `metadata["loss"]` is in nats, `[layer][head]`, of both.
+    or one for each text (default: as in `zero_ablation`), and of an encoder-decoder so are `stack` and one of
+    `decoder_inputs` for each text. `metadata["loss"]` is in nats, `[layer][head]`, of both.
     A step costs about three runs of each text it reads for every layer and head.
 
     Raises what `mean_values` and `zero_ablation` raise; weights and their gradients stay as they were.
@@ -277,7 +282,7 @@ def optimised_values(
     >>> all(best <= mean for of_layer in zip(loss["optimised"], loss["mean"]) for best, mean in zip(*of_layer))
     True
     """
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
     check_trained_head(model)
     head = class_head_of(model)
     if head is not None and not head.chooses:
@@ -286,12 +291,12 @@ def optimised_values(
             "use mean_values"
         )
     steps, seed, rate = at_least_one("steps", steps), integer("seed", seed), _checked_rate(learning_rate)
-    read = _Texts(model, sites, texts, None, prepend_bos)
+    read = _Texts(model, sites, texts, decoder_inputs, prepend_bos, predicting=True)
     sentences = [sentence for part in read.parts(TEXTS_AT_ONCE) for sentence in part.sentences]
     read.warn()
     targets = one_per_sentence(target, len(sentences))
     places = zip(sentences, targets, strict=True)
-    interventions = [intervene(model, sentence, at, None, None, True) for sentence, at in places]
+    interventions = [intervene(model, sentence, at, None, None, True, stack=stack) for sentence, at in places]
     sums = _Sums(sites.n_layers)
     bar = tqdm(total=steps, disable=not progress, desc="optimised values", unit="step", leave=False)
     with quiet(model), bar:
@@ -366,7 +371,8 @@ class _Loss:
 
     def _parts(self, values: Tensor) -> Iterator[list[tuple[int, int]]]:
         places = list(product(range(values.shape[0]), range(values.shape[1])))
-        width = self.runs.positions_unembedded(self.intervention.ids) * vocabulary_size(self.intervention.model)
+        ids, beside = read_by(self.intervention.model, [self.intervention.sentence])
+        width = self.runs.positions_unembedded(ids, **beside) * vocabulary_size(self.intervention.model)
         count = max(1, min(COPIES_AT_ONCE, LOGITS_PER_BATCH // width))
         yield from (places[start : start + count] for start in range(0, len(places), count))
 
@@ -376,10 +382,9 @@ class _Loss:
 
     def _log_probabilities(self, hooks: list[NamedHook], copies: int) -> Float[Tensor, "copy vocabulary"]:
         one = self.intervention
-        token_types = token_types_of(one.model, [one.sentence])
-        types = None if token_types is None else token_types.expand(copies, -1)
-        at = torch.full((copies,), one.target, device=one.ids.device)
-        logits = self.runs.at(one.ids.expand(copies, -1), at, hooks, types)
+        ids, beside = read_by(one.model, [one.sentence])
+        at = torch.full((copies,), one.target, device=ids.device)
+        logits = self.runs.at(ids.expand(copies, -1), at, hooks, **copied(beside, copies))
         return logits.to(wide_dtype(logits.device)).log_softmax(dim=-1)
 
 

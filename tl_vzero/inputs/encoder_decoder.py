@@ -42,16 +42,18 @@ def encode_for(
     token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
     sampling_rate: int | None = None,
+    predicting: bool = False,
 ) -> Inputs:
     """Read a user's inputs for a stack; None is the only stack of a model that is no encoder-decoder.
 
-    For the decoder's stacks the sentences are what the decoder reads. Its text loses its last special token and gets
-    the token that starts the decoder, as labels do in training; its ids are taken as they are.
+    For the decoder's stacks the sentences are what the decoder reads, and so they are for the encoder's where the
+    decoder's prediction is asked for (`predicting`). The decoder's text loses its last special token and gets the token
+    that starts the decoder, as labels do in training; its ids are taken as they are.
 
     Raises InputError or InputTypeError, as `encode` does, and where decoder inputs are missing, not needed, or not as
     many as the inputs.
     """
-    _check_needed(stack, decoder_inputs)
+    _check_needed(stack, decoder_inputs, predicting)
     signal = signal_of(model)
     if signal is not None:
         if token_type_ids is not None:
@@ -80,12 +82,12 @@ def encode_for(
             "decoder as for the encoder, one sentence for one sentence and a list for a list"
         )
     pairs = zip(warned(of_decoder).sentences, of_encoder.sentences, strict=True)
-    sentences = (replace(sentence, encoder=encoder, cross=stack == "cross") for sentence, encoder in pairs)
+    sentences = (replace(sentence, encoder=encoder, cross=stack != "decoder") for sentence, encoder in pairs)
     return Inputs(tuple(sentences), single=of_encoder.single)
 
 
-def _check_needed(stack: Stack | None, decoder_inputs: object) -> None:
-    if stack in ("decoder", "cross"):
+def _check_needed(stack: Stack | None, decoder_inputs: object, predicting: bool) -> None:
+    if stack in ("decoder", "cross") or (stack == "encoder" and predicting):
         if decoder_inputs is None:
             raise InputError(
                 f"stack={stack!r}, and no decoder_inputs given: expected what the decoder reads, {EXPECTED}"

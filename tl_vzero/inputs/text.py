@@ -60,7 +60,7 @@ class Sentence:
         not hold are empty there, and a slow tokenizer gives no offsets. Of a pair, `text` has both texts, one per line,
         and the second begins at the character `second_from`.
     token_types: the segments of its tokens; None: all are of segment 0, the models' own default.
-    encoder, cross: where a decoder reads it, what the encoder reads, and whether the map is over encoder positions.
+    encoder, cross: where a decoder reads it, what the encoder reads, and whether sources are the encoder's positions.
     notes: what may not have been meant; it is scored as given all the same.
     unknown: the positions of tokens that the model reads as unknown; their labels are what was written.
     signal, about: the image or sound that the model reads in place of ids, and what its positions are.
@@ -103,9 +103,10 @@ class Sentence:
         return (0, self.text[: self.second_from - 1]), (self.second_from, self.text[self.second_from :])
 
     @property
-    def identity(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        """What distinguishes it from other sentences: its ids and their segments."""
-        return tuple(self.ids.tolist()), self.token_types
+    def identity(self) -> tuple[object, ...]:
+        """What distinguishes it from other sentences: its ids and their segments, and the encoder's beside it."""
+        beside = None if self.encoder is None else self.encoder.identity
+        return tuple(self.ids.tolist()), self.token_types, beside
 
     @property
     def sources(self) -> "Sentence":

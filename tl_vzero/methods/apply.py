@@ -62,11 +62,9 @@ def layer_scores(
                 f"{planned.name} has no option {option!r}: expected one of its own ({', '.join(takes) or 'none'})"
             )
     sites = check_contracts(model, stack)
-    if sites.stack == "cross" and planned.layer.through is not None:
-        raise ModelError(
-            f"{method.name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
-            'sequences; take the map itself, or stack="encoder" or "decoder"'
-        )
+    across = _follows_across([planned], sites).get(method.name)
+    if across is not None:
+        raise across
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode_for(
         model,
@@ -107,7 +105,7 @@ def scores_on_one_run(
     read = {planned.name: planned.layers_read(layers) for planned in plan}
     maps: dict[str, dict[int, Float[Tensor, "sentence *head dest src"]]] = {}
     rows: dict[str, tuple[int, ...]] = {}
-    undefined: dict[str, ModelError] = {}
+    undefined = _follows_across(plan, sites)
 
     def visit(layer: Layer) -> None:
         for planned in plan:
@@ -138,6 +136,18 @@ def scores_on_one_run(
                 if planned.name in maps and planned.layer is not None:
                     label(planned, group, planned.layer.through)
     return {**scored, **undefined}
+
+
+def _follows_across(plan: Sequence[Planned], sites: Sites) -> dict[str, ModelError]:
+    """Of the methods that are undefined for a cross map, by name, why."""
+    following = (planned for planned in plan if planned.layer is not None and planned.layer.through is not None)
+    return {
+        planned.name: ModelError(
+            f"{planned.name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
+            'sequences; take the map itself, or stack="encoder" or "decoder"'
+        )
+        for planned in (following if sites.stack == "cross" else ())
+    }
 
 
 def _with_the_same_rows(plan: Sequence[Planned], encoded: Inputs) -> Iterator[list[Sentence]]:

@@ -19,14 +19,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import Position, at_least_one, chosen, one_of
-from tl_vzero.clean import check_clean_output, ids_of, token_types_of
+from tl_vzero.clean import check_clean_output, read_by
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, install_command
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.text import Ids, Sentence, Text, encode
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of, vocabulary_size
 from tl_vzero.models.run import (
     LOGITS_PER_BATCH,
+    Beside,
     TargetLogits,
     quiet,
     remembering_hooks,
@@ -62,21 +64,26 @@ class Prediction:
     target: int
     tokens: list[int]
     logits: TargetLogits
-    token_types: Int[Tensor, "1 position"] | None
+    beside: Beside
 
-    def run(self, ids: Int[Tensor, "position"], layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Some blocks' outputs, and the logits at the target, of ids in place of the sentence's."""
+    def run(self, layers: Sequence[int], token: int | None = None) -> tuple[dict[int, Tensor], Tensor]:
+        """Some blocks' outputs, and the logits at the target; of a token, where it is all that these blocks read."""
+        ids, beside = self.ids.unsqueeze(0), self.beside
+        if token is not None and self.sites.stack == "decoder":
+            assert beside["decoder_ids"] is not None
+            beside = Beside(decoder_ids=torch.full_like(beside["decoder_ids"], token))
+        elif token is not None:
+            ids = torch.full_like(ids, token)
         outputs: dict[str, Tensor] = {}
         hooks = remembering_hooks([self.sites.outputs[layer] for layer in layers], outputs)
-        target = torch.tensor([self.target], device=ids.device)
-        logits = self.logits.at(ids.unsqueeze(0), target, hooks, self.token_types)
+        logits = self.logits.at(ids, torch.tensor([self.target], device=ids.device), hooks, **beside)
         return {layer: outputs[self.sites.outputs[layer]] for layer in layers}, logits
 
     def from_block(self, layer: int) -> Callable[[Tensor], Tensor]:
         """The metric as a function of a block's output, `[copy, position, feature]` to `[copy]`."""
 
         def metric(outputs: Float[Tensor, "copy position feature"]) -> Float[Tensor, "copy"]:
-            logits = self.logits.after(self.sites.outputs[layer], outputs, self.ids, self.target, self.token_types)
+            logits = self.logits.after(self.sites.outputs[layer], outputs, self.ids, self.target, **self.beside)
             good, *bad = (logits[:, token] for token in self.tokens)
             return good - bad[0] if bad else good
 
@@ -88,7 +95,7 @@ class Prediction:
             return torch.zeros_like(output)
         if isinstance(baseline, Tensor):
             return baseline.detach().to(output).expand_as(output)
-        return self.run(torch.full_like(self.ids, baseline), [layer])[0][layer]
+        return self.run([layer], baseline)[0][layer]
 
 
 # (the prediction, a layer, its clean output) -> an attribution of that shape, and notes for the metadata.
@@ -109,6 +116,8 @@ def gradient_x_input(
     token_type_ids: Ids | None = None,
     layers: Numbers = None,
     prepend_bos: bool = False,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Scores | list[Scores]:
     """Gradient of the target's logit by each block's output, times that output: `[layer, 1, src]`, in logits.
 
@@ -116,6 +125,10 @@ def gradient_x_input(
     sentence. The logit is that of `target_ids` there, one token or a pair (good, bad) for a difference of logits; by
     default of the clean run's likeliest token. `aggregate` puts a token's features together: "norm" is their Euclidean
     size, "sum" their sum, which has a sign and must not be normalised. Costs a forward and a backward pass per layer.
+
+    Of an encoder-decoder the logit is the decoder's, at a position of `decoder_inputs` (default: the last), and `stack`
+    says whose blocks' outputs it is attributed to: with "encoder" the sources are the encoder's positions, with
+    "decoder" the decoder's. `decoder_inputs` are as in `value_zeroing`.
 
     Raises HeadlessModelError for a model whose head was never trained, DependencyError without Captum, InputError or
     InputTypeError for arguments that cannot be used, and leaves the model as it was.
@@ -133,7 +146,8 @@ def gradient_x_input(
         explained = captum.InputXGradient(prediction.from_block(layer))
         return explained.attribute(output.clone().requires_grad_()), {}
 
-    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos
+    of_stack = stack, decoder_inputs
+    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos, *of_stack
     return _target_rows("gradient_x_input", attribute, {}, *call)
 
 
@@ -151,6 +165,8 @@ def integrated_gradients(
     prepend_bos: bool = False,
     steps: int = STEPS,
     baseline: Baseline = None,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Scores | list[Scores]:
     """Gradients of the target's logit integrated from a baseline to each block's output: `[layer, 1, src]`, in logits.
 
@@ -179,7 +195,8 @@ def integrated_gradients(
     name = _checked_baseline(model, baseline)
 
     def attribute(prediction: Prediction, layer: int, output: Tensor) -> Attribution:
-        unembedded = prediction.logits.positions_unembedded(prediction.ids.unsqueeze(0)) * vocabulary_size(model)
+        positions = prediction.logits.positions_unembedded(prediction.ids.unsqueeze(0), **prediction.beside)
+        unembedded = positions * vocabulary_size(model)
         explained = captum.IntegratedGradients(prediction.from_block(layer))
         integrated = partial(
             explained.attribute,
@@ -189,7 +206,8 @@ def integrated_gradients(
         )
         return _integrate(integrated, explained.forward_func, output, prediction.baseline(baseline, layer, output))
 
-    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos
+    of_stack = stack, decoder_inputs
+    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos, *of_stack
     return _target_rows("integrated_gradients", attribute, {"steps": steps, "baseline": name}, *call)
 
 
@@ -206,6 +224,8 @@ def deep_lift(
     layers: Numbers = None,
     prepend_bos: bool = False,
     baseline: Baseline = None,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Scores | list[Scores]:
     """DeepLIFT's contributions of each block's output to the target's logit: `[layer, 1, src]`, in logits.
 
@@ -228,7 +248,7 @@ def deep_lift(
     (torch.Size([4, 1, 7]), [[], [], [], []])
     """
     captum = _captum()
-    check_contracts(model)
+    check_contracts(model, stack)
     _check_rescale_rule(model)
     name = _checked_baseline(model, baseline)
 
@@ -244,7 +264,8 @@ def deep_lift(
         names = [type(module).__name__ for module in rescaled]
         return attribution, {"convergence_delta": error.item(), "rescaled": names}
 
-    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos
+    of_stack = stack, decoder_inputs
+    call = model, inputs, target, target_ids, aggregate, attention_mask, token_type_ids, layers, prepend_bos, *of_stack
     return _target_rows("deep_lift", attribute, {"baseline": name}, *call)
 
 
@@ -262,7 +283,7 @@ def _target_rows(
     one_of("aggregate", aggregate, AGGREGATES)
 
     def rows_of(prediction: Prediction, _: Sentence, layers: Sequence[int]) -> Rows:
-        outputs, logits = prediction.run(prediction.ids, layers)
+        outputs, logits = prediction.run(layers)
         for layer, output in outputs.items():
             check_clean_output(prediction.sites.outputs[layer], output)
         prediction.tokens = prediction.tokens or [int(logits[0].argmax())]
@@ -295,24 +316,35 @@ def target_rows(
     token_types: Ids | None,
     layers: Numbers,
     prepend_bos: bool,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Scores | list[Scores]:
     """Scores of a method that gives the row of a sentence's target; `how` is for the metadata."""
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
+    if sites.stack == "cross":
+        raise InputError(
+            f"stack='cross' given, and {method} attributes to what a block writes: expected 'encoder' or 'decoder', "
+            "whose blocks write"
+        )
     check_trained_head(model)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
+    beside: Any = {"attention_mask": mask, "token_type_ids": token_types, "prepend_bos": prepend_bos}
+    if sites.stack is None and decoder_inputs is None:
+        encoded = encode(model, inputs, **beside)
+    else:
+        encoded = encode_for(model, sites.stack, inputs, decoder_inputs, predicting=True, **beside)
     positions = one_per_sentence(target, len(encoded.sentences))
     targets = list(map(partial(find_target, model), encoded.sentences, positions))
     tokens = [token for token in target_tokens(model, target_ids) or () if token is not None]
-    metadata = provenance(model)
+    metadata = provenance(model, sites.stack)
     metadata |= how | {"versions": metadata["versions"] | how.get("versions", {})}
     metadata["rollout"] = "undefined: one row a layer"
     scored: dict[int, Scores] = {}
     target_logits = TargetLogits(model)
     with quiet(model):
         for sentence, position in zip(encoded.sentences, targets, strict=True):
-            (ids,), segments = ids_of(model, [sentence]), token_types_of(model, [sentence])
-            prediction = Prediction(model, sites, ids, position, list(tokens), target_logits, segments)
+            (ids,), read_beside = read_by(model, [sentence])
+            prediction = Prediction(model, sites, ids, position, list(tokens), target_logits, read_beside)
             rows, notes = rows_of(prediction, sentence, chosen_layers)
             values = rows.unsqueeze(1).to(result_dtype(model))
             all_notes = metadata | {"target_ids": prediction.tokens} | notes
@@ -435,7 +467,7 @@ def _rescaled_above(prediction: Prediction, layer: int) -> list[nn.Module]:
 
     with temporary_pre_hooks(prediction.model, _modules_with_a_rule(prediction.model), note):
         hooks = [(prediction.sites.outputs[layer], begin)]
-        run_logits(prediction.model, prediction.ids.unsqueeze(0), hooks, prediction.token_types)
+        run_logits(prediction.model, prediction.ids.unsqueeze(0), hooks, **prediction.beside)
     if len(set(calls)) < len(calls):
         raise ModelError(
             f"deep_lift is undefined for {facts_of(prediction.model).name}: blocks share an activation module, and the "

@@ -141,7 +141,7 @@ def _logit_rows(method: str, rows_of: Any, size: bool, call: tuple[Any, ...]) ->
 def _direction(prediction: Prediction) -> Float[Tensor, "feature"]:
     """What a vector at the target is multiplied by to give its logit; settles which token is explained."""
     last = prediction.sites.n_layers - 1
-    outputs, logits = prediction.run(prediction.ids, [last])
+    outputs, logits = prediction.run([last])
     prediction.tokens = prediction.tokens or [int(logits[0].argmax())]
     return logit_direction(prediction.model, outputs[last][0, prediction.target], logits[0], prediction.tokens)
 

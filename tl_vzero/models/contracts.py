@@ -83,7 +83,8 @@ def check_writes_act(model: nn.Module, sites: Sites, names: Sequence[str]) -> No
     hooks += [(name, zero_second) for name in names]
     hooks += remembering_hooks(sites.outputs, outputs)
     with quiet(model), eager_attention(model):
-        run_to(model, torch.stack([_probe_read(model)] * 2), hooks, last=sites.outputs[-1])
+        two = torch.stack([_probe_read(model)] * 2)
+        run_to(model, two, hooks, last=sites.outputs[-1], decoder_ids=two if sites.stack else None)
     for name, output in zip(names, sites.outputs, strict=True):
         if not _are_apart(*outputs[output].split(1)):
             raise ModelError(

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,16 @@ from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 HookFunction = Callable[..., Tensor | None]
 NamedHook = tuple[str, HookFunction]
 NO_MEDIA: Mapping[str, Tensor] = {}
+
+
+class Beside(TypedDict, total=False):
+    """What a model reads beside the ids of a run: what an encoder-decoder's decoder reads, segments, and of one
+    sentence the images and sounds, by argument.
+    """
+
+    decoder_ids: Int[Tensor, "sentence decoder_position"] | None
+    token_types: Int[Tensor, "sentence position"] | None
+    media: Mapping[str, Tensor]
 
 
 class _EndOfRun(EndsRun):
@@ -158,9 +168,7 @@ def run_to(
     reads; a run that ends in its encoder needs none. `token_types` are segments; None says that all are of segment 0.
     `media` are the images and sounds of one sentence, by argument: the batch is of its copies.
     """
-    arguments = _segment_argument(token_types) | decoder_arguments(model, ids, decoder_ids)
-    # A processor joins the images of all sentences on the first axis.
-    arguments |= {name: torch.cat([tensor] * len(ids)) for name, tensor in media.items()}
+    arguments = _arguments(model, ids, decoder_ids, token_types, media)
     if mask is not None:
         name = "one_zero_attention_mask" if kind_of(model) == "HookedEncoder" else "attention_mask"
         arguments[name] = mask.long()
@@ -177,9 +185,18 @@ def model_errors(model: nn.Module) -> AbstractContextManager[None]:
     return foreign_errors_as(ModelError, f"running this {kind_of(model)}, or a hook on it, failed")
 
 
-def _segment_argument(token_types: Tensor | None) -> dict[str, Tensor]:
-    # Every class that tells segments apart takes them by this name, and without it all for segment 0.
-    return {} if token_types is None else {"token_type_ids": token_types}
+def _arguments(
+    model: nn.Module,
+    ids: Read,
+    decoder_ids: Tensor | None,
+    token_types: Tensor | None,
+    media: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    # A processor joins the images of all sentences on the first axis.
+    arguments = {name: torch.cat([tensor] * len(ids)) for name, tensor in media.items()}
+    if token_types is not None:  # every class that tells segments apart takes them so, and without them all for 0
+        arguments["token_type_ids"] = token_types
+    return arguments | decoder_arguments(model, ids, decoder_ids)
 
 
 def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None) -> dict[str, Tensor]:
@@ -200,6 +217,7 @@ def run_logits(
     hooks: Sequence[NamedHook],
     token_types: Int[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
+    media: Mapping[str, Tensor] = NO_MEDIA,
 ) -> Tensor:
     """Run a batch of sentences of one length, with hooks, to what the model was trained to predict.
 
@@ -207,7 +225,7 @@ def run_logits(
     """
     head = class_head_of(model)
     if head is None:
-        return run_word_logits(model, ids, hooks, token_types, decoder_ids)
+        return run_word_logits(model, ids, hooks, token_types, decoder_ids, media)
     with temporary_hooks(model, hooks), model_errors(model):
         return head.logits(ids, token_types)
 
@@ -218,9 +236,10 @@ def run_word_logits(
     hooks: Sequence[NamedHook],
     token_types: Int[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
+    media: Mapping[str, Tensor] = NO_MEDIA,
 ) -> Tensor:
     """Run a batch of sentences of one length, with hooks, to the logits of words `[batch, position, vocabulary]`."""
-    arguments = _segment_argument(token_types) | decoder_arguments(model, ids, decoder_ids)
+    arguments = _arguments(model, ids, decoder_ids, token_types, media)
     with temporary_hooks(model, hooks), model_errors(model):
         logits = model(ids, return_type="logits", **arguments)
     assert isinstance(logits, Tensor)
@@ -319,64 +338,76 @@ class TargetLogits:
         self._cuts: bool | None = None
         self._spreads: bool | None = None
 
-    def positions_unembedded(self, ids: Int[Tensor, "copy position"]) -> int:
+    def positions_unembedded(self, ids: Int[Tensor, "copy position"], **beside: Unpack[Beside]) -> int:
         """The positions of a sentence at which logits are computed: one, or all of them."""
-        return 1 if self._may_cut(ids[:1]) else ids.shape[1]
+        return 1 if self._may_cut(ids, beside) else _predicting(ids, beside).shape[1]
 
     def at(
         self,
         ids: Int[Tensor, "run position"],
         positions: Int[Tensor, "copy"],
         hooks: Sequence[NamedHook] = (),
-        token_types: Int[Tensor, "run position"] | None = None,
+        **beside: Unpack[Beside],
     ) -> Float[Tensor, "copy vocabulary"]:
         """The logits of each copy at its position; hooks may turn one run into several copies."""
-        if self._may_cut(ids[:1]):
-            return self._cut_logits(ids, positions, hooks, token_types)[:, 0]
-        logits = run_logits(self._model, ids, hooks, token_types)
+        if self._may_cut(ids, beside):
+            return self._cut_logits(ids, positions, hooks, beside)[:, 0]
+        logits = run_logits(self._model, ids, hooks, **beside)
         return logits[torch.arange(len(logits), device=logits.device), positions]
 
     def after(
         self,
         site: str,
         outputs: Float[Tensor, "copy position feature"],
-        ids: Int[Tensor, "position"],
+        ids: Int[Tensor, "read"],
         position: int,
-        token_types: Int[Tensor, "1 position"] | None = None,
+        **beside: Unpack[Beside],
     ) -> Float[Tensor, "copy vocabulary"]:
         """The logits at one position of a sentence, with the activation at a hook overwritten by each of several."""
 
-        runs = 1 if self._may_spread(site, outputs, ids, position) else len(outputs)
-        types = None if token_types is None else token_types.expand(runs, -1)
+        runs = 1 if self._may_spread(site, outputs, ids, position, beside) else len(outputs)
         positions = torch.full((len(outputs),), position, device=ids.device)
-        return self.at(ids.expand(runs, -1), positions, [(site, lambda _, *, hook: outputs)], types)
+        hooks: list[NamedHook] = [(site, lambda _, *, hook: outputs)]
+        return self.at(ids.expand(runs, -1), positions, hooks, **copied(beside, runs))
 
-    def _cut_logits(
-        self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook] = (), token_types: Tensor | None = None
-    ) -> Tensor:
+    def _cut_logits(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], beside: Beside) -> Tensor:
         def cut(final: Tensor, *, hook: Any) -> Tensor:
             return final[torch.arange(len(final), device=final.device), positions].unsqueeze(1)
 
-        return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], token_types)
+        return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], **beside)
 
-    def _may_cut(self, ids: Int[Tensor, "1 position"]) -> bool:
+    def _may_cut(self, ids: Int[Tensor, "copy position"], beside: Beside) -> bool:
         """Whether the model unembeds each position by itself where its hook says so."""
         if self._cuts is None:
-            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+            first = copied(beside, 1)
+            last = torch.tensor([_predicting(ids, beside).shape[1] - 1], device=ids.device)
             self._cuts = UNEMBEDDED in hook_points(self._model) and _same(
-                lambda: self._cut_logits(ids, last), lambda: run_logits(self._model, ids, [])[:, -1:]
+                lambda: self._cut_logits(ids[:1], last, [], first),
+                lambda: run_logits(self._model, ids[:1], [], **first)[:, -1:],
             )
         return self._cuts
 
-    def _may_spread(self, site: str, outputs: Tensor, ids: Tensor, position: int) -> bool:
+    def _may_spread(self, site: str, outputs: Tensor, ids: Tensor, position: int, beside: Beside) -> bool:
         """Whether blocks above a hook take more copies than there were below it."""
         if self._spreads is None:
             two = torch.cat([outputs[:1], outputs[:1] / 2]).detach()
             self._spreads = False
-            plain = self.after(site, two, ids, position)
+            plain = self.after(site, two, ids, position, **beside)
             self._spreads = True
-            self._spreads = _same(lambda: self.after(site, two, ids, position), lambda: plain)
+            self._spreads = _same(lambda: self.after(site, two, ids, position, **beside), lambda: plain)
         return self._spreads
+
+
+def copied(beside: Beside, copies: int) -> Beside:
+    """What a model reads beside the ids of one sentence, for as many copies of it."""
+    every = {name: rows[:1].expand(copies, -1) for name, rows in beside.items() if isinstance(rows, Tensor)}
+    return cast(Beside, every | {"media": beside.get("media", NO_MEDIA)})
+
+
+def _predicting(ids: Tensor, beside: Beside) -> Tensor:
+    """The ids at whose positions there are logits."""
+    decoder_ids = beside.get("decoder_ids")
+    return ids if decoder_ids is None else decoder_ids
 
 
 def _same(quick: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:

@@ -169,8 +169,8 @@ def _checked_stack(model: nn.Module, stack: str | None) -> Stack | None:
         if present:
             raise InputError(
                 f"no stack named, and this {kind_of(model)} is an encoder-decoder: expected stack="
-                f"{' or '.join(map(repr, present))}, which value_zeroing, value_zeroing_hooks and the methods "
-                "that read the clean run take; everything else is for models with one stack of blocks"
+                f"{' or '.join(map(repr, present))}; a function that does not take it is for models with one stack of "
+                "blocks"
             )
         return None
     one_of("stack", stack, STACKS)
@@ -194,15 +194,23 @@ def _inside(block: str, points: dict[str, Any]) -> dict[str, str]:
 
 
 def activation_sites(model: nn.Module, sites: Sites, name: str) -> tuple[str, ...]:
-    """The hooks of an activation that TransformerLens calls by `name`, block by block, of a model with one stack.
+    """The hooks of an activation that TransformerLens calls by `name`, block by block; of a stack, its attention's.
 
     Raises ModelError where a block has none.
     """
     if name in ("resid_pre", "v", "pattern"):
         return {"resid_pre": sites.inputs, "v": sites.values, "pattern": sites.patterns}[name]
     points, candidates = hook_points(model), _ACTIVATIONS[name]
+
+    def at(layer: int, site: str) -> str:
+        attention = sites.values[layer].removesuffix("hook_v")
+        if site.startswith("attn."):
+            return attention + site.removeprefix("attn.")
+        block = attention.rsplit(".", 2)[0]
+        return f"{block}.{'hook_cross_attn_out' if sites.stack == 'cross' and site == 'hook_attn_out' else site}"
+
     first = [
-        next((hook for site in candidates if (hook := f"blocks.{layer}.{site}") in points), None)
+        next((hook for site in candidates if (hook := at(layer, site)) in points), None)
         for layer in range(sites.n_layers)
     ]
     if None in first:

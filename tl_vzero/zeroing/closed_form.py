@@ -27,10 +27,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.clean import Beside, Clean, CleanBlock, visit_clean_blocks
+from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
 from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, block_modules, block_weights
+from tl_vzero.models.run import Beside
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
 from tl_vzero.zeroing.chunks import Chunk, Column, Mixed, SentencePart, Workspace, Zeroed, workspace_of
 from tl_vzero.zeroing.forms import SAME_PRODUCT, BlockRows, CleanForm, WeightCache, random_direction, recognise

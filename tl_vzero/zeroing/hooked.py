@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import chosen, chosen_heads, integers
-from tl_vzero.clean import Beside, Clean, CleanBlock, check_clean_output, clean_run
+from tl_vzero.clean import Clean, CleanBlock, check_clean_output, clean_run
 from tl_vzero.distance import change_form, check_finite_distances, wide_dtype
 from tl_vzero.errors import InputTypeError
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
-from tl_vzero.models.run import NamedHook, eager_attention, run_to
+from tl_vzero.models.run import Beside, NamedHook, eager_attention, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.turns import check_own_run, takes_turn
 from tl_vzero.zeroing.request import Integers, Request, Span, Wanted

@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.effects import TARGET, TEXT, double_model, ids_of_text
 from support.models import EVERY_ROUTE, is_causal
-from support.paired import ON_THIS_LINE, model_of
 from support.state import left_as_found, type_checks_off
 from torch import Tensor
 
@@ -189,33 +188,3 @@ def test_refused(options: dict[str, Any], mentions: tuple[str, ...]) -> None:
         tl_vzero.attention_knockout(model, TEXT, target=TARGET, **options)
     for mention in mentions:
         assert mention in str(caught.value)
-
-
-@pytest.mark.parametrize("name", [name for name in ("BART", "T5") if name in ON_THIS_LINE])
-@pytest.mark.parametrize(("stack", "attention"), [("cross", "cross_attn"), ("decoder", "self_attn")])
-def test_an_encoder_decoder(name: str, stack: Any, attention: str) -> None:
-    """In one layer, where the clean run says what is cut."""
-    model, read, written = model_of(name), torch.tensor([5, 9, 31, 17]), torch.tensor([3, 4, 8])
-    with left_as_found(model):
-        effect = tl_vzero.attention_knockout(model, read, decoder_inputs=written, stack=stack, target_ids=11)
-    runs: dict[str, Any] = {"decoder_input": written[None], "return_type": "logits"}
-    with torch.no_grad(), eager_attention(model):
-        logits, clean = model.run_with_cache(read[None], **runs)
-        assert (effect.target, effect.clean) == (2, pytest.approx(logits[0, 2, 11].item()))
-        for layer in range(3):
-            site = f"decoder_blocks.{layer}.{attention}"
-            for source in range(len(read if stack == "cross" else written)):
-                gone = clean[f"{site}.hook_pattern"][0, :, 2, source, None] * clean[f"{site}.hook_v"][0, source]
-
-                def cut(z: Tensor, hook: Any, gone: Tensor = gone) -> Tensor:
-                    z = z.clone()
-                    z[0, 2] -= gone
-                    return z
-
-                changed = model.run_with_hooks(read[None], fwd_hooks=[(f"{site}.hook_z", cut)], **runs)[0, 2, 11]
-                assert effect.values[layer, source].item() == pytest.approx(
-                    (changed - logits[0, 2, 11]).item(), abs=1e-5
-                )
-    assert effect.metadata["stack"] == stack and effect.metadata["predicts"] == "next token"
-    with pytest.raises(InputError, match="unknown stack 'encoder'"):
-        tl_vzero.attention_knockout(model, read, decoder_inputs=written, stack="encoder")

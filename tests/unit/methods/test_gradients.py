@@ -30,6 +30,10 @@ from support.models import (
     randomise,
     third_party_warnings_ignored,
 )
+from support.paired import BAD as WORSE
+from support.paired import GOOD as BETTER
+from support.paired import IN_DOUBLE, PAIRED, READ, WRITTEN, difference, double_model, layers_of, put
+from support.paired import TARGET as OUT_TARGET
 from support.state import every_module, left_as_found, type_checks_off
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
@@ -425,3 +429,64 @@ def test_without_captum_the_error_says_what_to_install(method: str, monkeypatch:
     monkeypatch.delitem(sys.modules, "captum.attr")
     with pytest.raises(DependencyError, match=r"pip install '.*\[gradients\]'"):
         explained(loaded(hf_bert()), method)
+
+
+def metric_of_output(name: str, stack: str, layer: int, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The difference of the decoder's logits where a block writes this, and its gradient, by plain hooks."""
+    leaf = output.clone().requires_grad_()
+    put_in = {PAIRED[name].block(stack, layer): lambda out: (leaf, *out[1:]) if isinstance(out, tuple) else leaf}
+    measured = difference(PAIRED[name].logits(put_in))
+    return measured.detach(), torch.autograd.grad(measured, leaf)[0]
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+@pytest.mark.parametrize("name", IN_DOUBLE)
+def test_an_encoder_decoders_logit_by_plain_hooks(name: str, stack: str) -> None:
+    """To the encoder's tokens and to the decoder's; by integrated gradients from a vector, and in sum."""
+    vector = torch.linspace(-1, 1, 16, dtype=torch.float64)
+    options: dict[str, Any] = {"stack": stack, "decoder_inputs": torch.tensor(WRITTEN), "target": OUT_TARGET}
+    call = torch.tensor(READ), "gradient_x_input"
+    model, options = double_model(name), options | {"target_ids": (BETTER, WORSE)}
+    scores = tl_vzero.score(model, *call, **options)
+    options |= {"aggregate": "sum", "baseline": vector, "layers": 0}
+    integrated = tl_vzero.score(model, call[0], "integrated_gradients", **options)
+    shown, _ = PAIRED[name].run()
+    for layer in layers_of(name, stack):
+        output = shown[PAIRED[name].block(stack, layer)]
+        expected = (metric_of_output(name, stack, layer, output)[1] * output)[0].norm(dim=-1)
+        torch.testing.assert_close(scores.values[layer, 0], expected, rtol=1e-5, atol=1e-6)
+        if layer == 0:
+            change = metric_of_output(name, stack, 0, output)[0]
+            change = change - metric_of_output(name, stack, 0, vector.expand_as(output))[0]
+    missed = integrated.metadata["convergence_delta"][0]
+    assert integrated.values.sum().item() - missed == pytest.approx(change.item(), abs=1e-5)
+    assert abs(missed) <= 0.01 * abs(change.item())
+    assert (scores.dest_positions, scores.crosses) == ((OUT_TARGET,), stack == "encoder")
+    assert len(scores.src_tokens) == len(READ if stack == "encoder" else WRITTEN)
+
+
+def test_a_token_is_the_baseline_of_what_a_stack_reads() -> None:
+    name, options = IN_DOUBLE[-1], {"target_ids": BETTER, "aggregate": "sum", "baseline": 9, "layers": 1}
+    for stack in ("encoder", "decoder"):
+        of_stack = {"stack": stack, "decoder_inputs": torch.tensor(WRITTEN)}
+        scores = tl_vzero.score(double_model(name), torch.tensor(READ), "integrated_gradients", **of_stack, **options)
+        read = ([9] * len(READ), WRITTEN) if stack == "encoder" else (READ, [9] * len(WRITTEN))
+        blank = PAIRED[name].run(*read)[0][PAIRED[name].block(stack, 1)]
+        put_in = put(slice(None), lambda _, blank=blank: blank)
+        changed = PAIRED[name].logits({PAIRED[name].block(stack, 1): put_in})
+        change = (PAIRED[name].logits({}) - changed)[-1, BETTER]
+        missed = scores.metadata["convergence_delta"][0]
+        assert scores.values.sum().item() - missed == pytest.approx(change.item(), abs=1e-5)
+
+
+def test_of_an_encoder_decoder_deep_lift_is_gradient_times_output_without_a_rule_and_cross_is_refused() -> None:
+    model, options = double_model(IN_DOUBLE[-1]), {"decoder_inputs": torch.tensor(WRITTEN), "target_ids": BETTER}
+    with pytest.raises(InputError, match="expected 'encoder' or 'decoder'"):
+        tl_vzero.score(model, torch.tensor(READ), "gradient_x_input", stack="cross", **options)
+    with pytest.raises(InputError, match="no decoder_inputs given"):
+        tl_vzero.score(model, torch.tensor(READ), "gradient_x_input", stack="encoder")
+    if IN_DOUBLE[-1] == "BART":  # GELU has no rule
+        call = torch.tensor(READ), "gradient_x_input"
+        expected = tl_vzero.score(model, *call, stack="encoder", **options)
+        lifted = tl_vzero.score(model, call[0], "deep_lift", stack="encoder", **options)
+        torch.testing.assert_close(lifted.values, expected.values, rtol=1e-6, atol=1e-9)
