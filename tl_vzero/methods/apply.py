@@ -14,9 +14,9 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
-from tl_vzero.methods.layer import Layer
+from tl_vzero.methods.layer import Layer, layer_of
 from tl_vzero.methods.plan import Planned
-from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.blocks import BlockWeights, block_weights
 from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
@@ -122,7 +122,10 @@ def scores_on_one_run(
         by_layer, how = maps.pop(planned.name), {"options": {"per_head": planned.per_head, **planned.options}}
         stacked = torch.stack([by_layer[layer] for layer in read[planned.name]], dim=1)
         for sentence, values in zip(group, stacked, strict=True):
-            dests = rows[planned.name]
+            dests, n_sources = rows[planned.name], len(sentence.sources)
+            if values.shape[-1] > n_sources:  # the last column is the residual stream's, which is of no source
+                how |= {"residual": values[..., n_sources].tolist()}
+                values = values[..., :n_sources]
             followed = values if through is None else resolved(through)(values, dests)
             followed = followed[[read[planned.name].index(layer) for layer in layers]].to(result_dtype(model))
             rules: Any = {"identity": planned.method.identity, "stage": "rollout" if through else "raw"}
@@ -161,10 +164,14 @@ def visit_layers(
     """Show chosen layers of the clean run of sentences of one shape, in order, run now or read from a cache."""
     hooks_act = has_user_hooks(model)
 
+    def weights(index: int, dtype: torch.dtype, value: str | None) -> BlockWeights | None:
+        return None if hooks_act or value is None else block_weights(model, index, dtype, value)
+
     def show(index: int, block: CleanBlock) -> None:
         dtype = torch.float64 if block.output.dtype == torch.float64 else torch.float32
-        weights = None if hooks_act or sites.stack is not None else block_weights(model, index, dtype)
-        visit(Layer(index, block, dtype, weights))
+        own = weights(index, dtype, sites.values[index])
+        other = weights(index, dtype, sites.inside[index].get("other_value"))
+        visit(layer_of(index, block, dtype, own, other, sites.stack))
 
     if cache is None:
         ids, beside = read_by(model, group)
