@@ -62,11 +62,6 @@ def layer_scores(
                 f"{planned.name} has no option {option!r}: expected one of its own ({', '.join(takes) or 'none'})"
             )
     sites = check_contracts(model, stack)
-    if sites.stack == "cross" and planned.layer.through is not None:
-        raise ModelError(
-            f"{method.name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
-            'sequences; take the map itself, or stack="encoder" or "decoder"'
-        )
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode_for(
         model,
@@ -98,16 +93,18 @@ def scores_on_one_run(
     methods are passed over.
     """
     plan = [planned for planned in plan if planned.layer is not None]
+    refusals = {planned.name: planned.method.refusal(sites.stack) for planned in plan}
+    undefined = {name: ModelError(refusal) for name, refusal in refusals.items() if refusal}
+    plan = [planned for planned in plan if planned.name not in undefined]
     for sentence, planned in product(encoded.sentences, plan):
         planned.rows_in(sentence)
     if not plan:
-        return {}
+        return dict(undefined)
     metadata = provenance(model, sites.stack) | {"engine": "clean run"}
     scored: dict[str, dict[int, Scores]] = {planned.name: {} for planned in plan}
     read = {planned.name: planned.layers_read(layers) for planned in plan}
     maps: dict[str, dict[int, Float[Tensor, "sentence *head dest src"]]] = {}
     rows: dict[str, tuple[int, ...]] = {}
-    undefined: dict[str, ModelError] = {}
 
     def visit(layer: Layer) -> None:
         for planned in plan:
