@@ -394,6 +394,9 @@ def joint_rollout(encoder: Scores, decoder: Scores, cross: Scores) -> Scores:
 
     Both maps of a decoder block are distances of the same output, so a row of them has one sum, S_l + C_l = 1. With
     the encoder's rollout E at its last layer, R_l = S_l @ R_{l-1} + C_l @ [0 | E], R_0 = [1 | 0]; rows sum to one.
+    Maps that each stand for their own sublayer (ALTI, information flow, attention norms with the residual connection)
+    have what the residual stream brings to the cross-attention in the cross map's metadata, "residual", r: there a row
+    of [r | C] has one sum, and S_l, whose rows have their own, is weighed by r. This is ALTI+ where the method is ALTI.
 
     Raises InputTypeError for what is no Scores, ScoresError for maps that are not whole, raw, and of one sentence pair
     and baseline.
@@ -414,8 +417,13 @@ def joint_rollout(encoder: Scores, decoder: Scores, cross: Scores) -> Scores:
         _check_whole(stack, scores)
     _check_alike(maps)
     n_dest, n_src = cross.values.shape[-2:]
+    residual = cross.metadata.get("residual")
     rolled = roll_out_jointly(
-        decoder.values, cross.values, encoder.rollout().values[-1].to(decoder.values), identity=decoder.identity
+        decoder.values,
+        cross.values,
+        encoder.rollout().values[-1].to(decoder.values),
+        identity=decoder.identity,
+        residual=None if residual is None else torch.tensor(residual).to(cross.values),
     )
     return replace(
         decoder,

@@ -30,8 +30,9 @@ SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by le
 class CleanBlock:
     """One block of the clean run, for sentences of one length or padded on the right.
 
-    Where a decoder's block reads the encoder, its sources are the encoder's positions. The last four spare computing
-    them again. They may be absent, or lie elsewhere in another class: whoever uses one checks that it is the right one.
+    Where a decoder's block reads the encoder, its sources are the encoder's positions; `other_value` and
+    `other_pattern` are those of the block's other attention. Four spare computing them again. They may be absent, or
+    lie elsewhere in another class: whoever uses one checks that it is the right one.
     """
 
     input: Float[Tensor, "sentence position feature"]
@@ -42,6 +43,8 @@ class CleanBlock:
     mlp_pre: Float[Tensor, "sentence position d_mlp"] | None = None
     mlp_pre_linear: Float[Tensor, "sentence position d_mlp"] | None = None
     mlp_output: Float[Tensor, "sentence position feature"] | None = None
+    other_value: Float[Tensor, "sentence other_source value_head d_head"] | None = None
+    other_pattern: Float[Tensor, "sentence head position other_source"] | None = None
 
     def sentences(self, rows: Sequence[int]) -> "CleanBlock":
         """The block of some of its sentences; the block itself where these are all of them, in order."""
@@ -106,7 +109,8 @@ def clean_run(model: nn.Module, sites: Sites, ids: Read, layers: Sequence[int], 
     clean: Clean = {}
 
     def keep(layer: int, block: CleanBlock) -> None:
-        clean[layer] = CleanBlock(block.input, block.value, block.pattern, block.output)
+        others = {"other_value": block.other_value, "other_pattern": block.other_pattern}
+        clean[layer] = CleanBlock(block.input, block.value, block.pattern, block.output, **others)
 
     visit_clean_blocks(model, sites, ids, layers, keep, **beside)
     return clean
@@ -160,7 +164,7 @@ def clean_from_cache(
             f"cache is {type(cache).__name__}: expected the ActivationCache that model.run_with_cache returns"
         )
 
-    def activation(name: str, axes: _Axes) -> Tensor:
+    def activation(name: str, axes: _Axes, sentences: Sequence[Sentence] = sentences) -> Tensor:
         if name not in cache:
             raise InputError(
                 f"cache lacks {name}: expected the whole clean run; call model.run_with_cache without "
@@ -179,12 +183,28 @@ def clean_from_cache(
     lacks_patterns = sites.patterns[first] not in cache and has_fused_attention(model)
     ids, beside = read_by(model, sentences)
     rerun = clean_run(model, sites, ids, layers, **beside) if lacks_patterns else {}
+    crossed = [replace(sentence, cross=not sentence.cross) for sentence in sentences]
+
+    def others(layer: int) -> dict[str, Tensor | None]:
+        names = sites.inside[layer]
+        if "other_value" not in names:
+            return {}
+        if layer in rerun:
+            return {"other_value": rerun[layer].other_value, "other_pattern": rerun[layer].other_pattern}
+        if not all(names[shows] in cache for shows in ("other_value", "other_pattern")):
+            return {}  # only some methods need them
+        return {
+            "other_value": activation(names["other_value"], "columns", crossed),
+            "other_pattern": activation(names["other_pattern"], "rows and columns", crossed),
+        }
+
     return {
         layer: CleanBlock(
             activation(sites.inputs[layer], "rows"),
             activation(sites.values[layer], "columns"),
             rerun[layer].pattern if layer in rerun else activation(sites.patterns[layer], "rows and columns"),
             activation(sites.outputs[layer], "rows"),
+            **others(layer),
         )
         for layer in layers
     }

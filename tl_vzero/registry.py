@@ -5,7 +5,7 @@ An entry names its function by address and loads it when the method runs: readin
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
@@ -13,7 +13,7 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from tl_vzero.errors import MethodNameWarning, PluginError
+from tl_vzero.errors import MethodNameWarning, ModelError, PluginError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,8 @@ class Method:
     and `target_ids=`. `identity` is its rollout rule: whether half of each token stays where it is. `signed` scores
     are no shares: the method takes `size=True` to leave signs out. `slow` says why an evaluation leaves it out unless
     it is named. Where the cost grows fast, `compared_up_to` and `reported_up_to` are the longest sentences, in tokens,
-    of which a comparison and a report have it unnamed; 0 for none.
+    of which a comparison and a report have it unnamed; 0 for none. `refused_stacks` says of an encoder-decoder's stack
+    why the method is undefined for it.
     """
 
     function: Function | LayerMaps
@@ -71,12 +72,16 @@ class Method:
     slow: str = ""
     compared_up_to: int | None = None
     reported_up_to: int | None = None
+    refused_stacks: Mapping[str, str] = field(default_factory=dict, hash=False)
     name: str = ""  # the key in METHODS
 
     def __call__(self, model: "nn.Module", inputs: "Text | Signals", **options: Any) -> "Scores | list[Scores]":
         """The scores of the inputs, in the shape that every method shares."""
         from tl_vzero.models.turns import takes_turn
 
+        stack = options.get("stack")
+        if isinstance(stack, str) and self.refusal(stack):
+            raise ModelError(self.refusal(stack))
         if self.layer is not None:
             options["method"] = self
         scores: Scores | list[Scores] = takes_turn(self._called)(model, inputs, **options)
@@ -86,6 +91,11 @@ class Method:
     def unasked(self) -> str:
         """Why an evaluation leaves it out unless it is named or has options of its own, or ""."""
         return self.slow or (SIGNED if self.signed else "")
+
+    def refusal(self, stack: str | None) -> str:
+        """What is said where the method is undefined for a stack of an encoder-decoder, or ""."""
+        reason = self.refused_stacks.get(str(stack))
+        return f"{self.name} is undefined for stack={stack!r}: {reason}" if reason else ""
 
     @cached_property
     def _called(self) -> Callable[..., Any]:
@@ -202,6 +212,11 @@ POST_NORM = "blocks that end in a norm (BERT and its kin)"
 LOGIT_SUMS = "language models whose logits are sums of what blocks write, through a last norm (GPT-2, Llama)"
 HEADED = "a differentiable model with a trained head"
 
+JOINS_TWO = {
+    "cross": "it follows maps from layer to layer, and a cross map joins two sequences; take attention itself, and "
+    "joint_rollout for both stacks"
+}
+
 PATTERN: tuple[Need, ...] = ("clean run",)
 VECTORS: tuple[Need, ...] = ("clean run", "weights")
 TARGETED: tuple[Need, ...] = ("gradients", "target", "trained head", "captum")
@@ -239,6 +254,7 @@ _ENTRIES = {
         ANY,
         PATTERN,
         identity=True,
+        refused_stacks=JOINS_TWO,
     ),
     "attention_flow": Method(
         LayerMaps("tl_vzero.methods.attention:attention", through="tl_vzero.methods.attention:attention_flow"),
@@ -249,6 +265,7 @@ _ENTRIES = {
         identity=True,
         compared_up_to=32,  # a flow problem for each pair of tokens, each on a graph of all tokens
         reported_up_to=0,
+        refused_stacks=JOINS_TWO,
     ),
     "attention_norm": Method(
         LayerMaps("tl_vzero.methods.norms:attention_norm", heads="tl_vzero.methods.norms:attention_norm_heads"),

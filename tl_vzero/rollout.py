@@ -64,6 +64,7 @@ def roll_out_jointly(
     encoder: Float[Tensor, "src src"],
     *,
     identity: bool,
+    residual: Float[Tensor, "layer dest"] | None = None,
 ) -> Float[Tensor, "layer dest both"]:
     """Follow a decoder's raw maps down to what decoder and encoder read, columns `[decoder | encoder]`.
 
@@ -73,6 +74,8 @@ def roll_out_jointly(
         R_l = S_l @ R_{l-1} + C_l @ [0 | E],   R_0 = [1 | 0]
 
     Rows sum to 1 where those of E do. With `identity`, half of every decoder token stays where it is in each layer.
+    `residual` is of maps that each stand for their own sublayer: what the residual stream brings to a cross-attention
+    is what S drew on. A row of [r | C] has the one sum then, and S_l, with rows of its own, is weighed by r.
     After Ferrando et al. 2022, "Towards Opening the Black Box of Neural Machine Translation", section 3.
 
     >>> import torch
@@ -83,6 +86,9 @@ def roll_out_jointly(
     n_dest, n_src = cross.shape[-2:]
     wide = wide_dtype(decoder.device)
     steps = normalize_rows(torch.cat([decoder, cross], dim=-1).to(wide))
+    if residual is not None:
+        parts = normalize_rows(torch.cat([residual.unsqueeze(-1), cross], dim=-1).to(wide))
+        steps = torch.cat([parts[..., :1] * normalize_rows(decoder.to(wide)), parts[..., 1:]], dim=-1)
     rolled = torch.eye(n_dest, n_dest + n_src, dtype=wide, device=decoder.device)
     if identity:
         steps = normalize_rows(steps + rolled)

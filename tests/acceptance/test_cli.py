@@ -234,7 +234,7 @@ def test_methods_lists_the_registry(tmp_path: Path) -> None:
     assert list(written) == list(tl_vzero.METHODS)
     assert all(method in output for method in tl_vzero.METHODS)
     assert all(described["needs"] for described in written.values())
-    assert "needs: clean run, weights" in output
+    assert "needs: clean run, weights" in output and "not for 'cross' of an encoder-decoder" in output
 
 
 def test_compare_prints_a_table_and_writes_json_and_csv(tmp_path: Path) -> None:

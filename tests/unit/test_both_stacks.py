@@ -63,6 +63,21 @@ def test_attention_keeps_half_of_each_token() -> None:
     assert (tl_vzero.joint_rollout(**maps).values.double() - by_loops(maps, identity=True)).abs().max() < 1e-6
 
 
+def test_alti_weighs_what_the_decoder_drew_on_by_what_the_residual_stream_brings() -> None:
+    maps = maps_of(model_of("BART"), "alti")
+    decoder, cross, residual = (
+        values.double()
+        for values in (maps["decoder"].values, maps["cross"].values, torch.tensor(maps["cross"].metadata["residual"]))
+    )
+    rows = [[residual[k, i] + cross[k, i].sum() for i in range(cross.shape[1])] for k in range(len(cross))]
+    totals = torch.tensor(rows).unsqueeze(-1)
+    drawn = decoder / decoder.sum(-1, keepdim=True) * residual.unsqueeze(-1) / totals
+    shares = {"decoder": replace(maps["decoder"], values=drawn), "cross": replace(maps["cross"], values=cross / totals)}
+    joint = tl_vzero.joint_rollout(**maps).values.double()
+    assert (joint - by_loops(maps | shares, identity=False)).abs().max() < 1e-6
+    assert torch.allclose(joint.sum(-1), torch.ones(joint.shape[:2]).double())
+
+
 def test_rows_sum_to_one_and_the_decoder_looks_back_only(maps: dict[str, Scores]) -> None:
     values = tl_vzero.joint_rollout(**maps).values
     n_dest = len(maps["decoder"].dest_tokens)

@@ -22,9 +22,14 @@ def methods_command(files: common.FileOptions) -> None:
     for name, method in tl_vzero.METHODS.items():
         common.say(f"{name}\n    {method.summary} ({method.reference}); for {method.defined_for}")
         common.say(f"    needs: {', '.join(method.needs) or 'not said'}")
-    parts = ("summary", "reference", "defined_for", "needs")
+        for stack, reason in method.refused_stacks.items():
+            common.say(f"    not for {stack!r} of an encoder-decoder: {reason}")
+    parts = ("summary", "reference", "defined_for", "needs", "refused_stacks")
     described = {name: {part: getattr(m, part) for part in parts} for name, m in tl_vzero.METHODS.items()}
-    rows = ({"method": name, **m, "needs": ", ".join(m["needs"])} for name, m in described.items())
+    rows = (
+        {"method": name, **m, "needs": ", ".join(m["needs"]), "refused_stacks": ", ".join(m["refused_stacks"])}
+        for name, m in described.items()
+    )
     files.write(lambda: described, lambda: _frame(rows))
 
 

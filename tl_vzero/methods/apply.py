@@ -14,9 +14,9 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
-from tl_vzero.methods.layer import Layer
+from tl_vzero.methods.layer import Layer, layer_of
 from tl_vzero.methods.plan import Planned
-from tl_vzero.models.blocks import block_weights
+from tl_vzero.models.blocks import BlockWeights, block_weights
 from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
@@ -62,9 +62,6 @@ def layer_scores(
                 f"{planned.name} has no option {option!r}: expected one of its own ({', '.join(takes) or 'none'})"
             )
     sites = check_contracts(model, stack)
-    across = _follows_across([planned], sites).get(method.name)
-    if across is not None:
-        raise across
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     encoded = encode_for(
         model,
@@ -96,16 +93,18 @@ def scores_on_one_run(
     methods are passed over.
     """
     plan = [planned for planned in plan if planned.layer is not None]
+    refusals = {planned.name: planned.method.refusal(sites.stack) for planned in plan}
+    undefined = {name: ModelError(refusal) for name, refusal in refusals.items() if refusal}
+    plan = [planned for planned in plan if planned.name not in undefined]
     for sentence, planned in product(encoded.sentences, plan):
         planned.rows_in(sentence)
     if not plan:
-        return {}
+        return dict(undefined)
     metadata = provenance(model, sites.stack) | {"engine": "clean run"}
     scored: dict[str, dict[int, Scores]] = {planned.name: {} for planned in plan}
     read = {planned.name: planned.layers_read(layers) for planned in plan}
     maps: dict[str, dict[int, Float[Tensor, "sentence *head dest src"]]] = {}
     rows: dict[str, tuple[int, ...]] = {}
-    undefined = _follows_across(plan, sites)
 
     def visit(layer: Layer) -> None:
         for planned in plan:
@@ -120,7 +119,10 @@ def scores_on_one_run(
         by_layer, how = maps.pop(planned.name), {"options": {"per_head": planned.per_head, **planned.options}}
         stacked = torch.stack([by_layer[layer] for layer in read[planned.name]], dim=1)
         for sentence, values in zip(group, stacked, strict=True):
-            dests = rows[planned.name]
+            dests, n_sources = rows[planned.name], len(sentence.sources)
+            if values.shape[-1] > n_sources:  # the last column is the residual stream's, which is of no source
+                how |= {"residual": values[..., n_sources].tolist()}
+                values = values[..., :n_sources]
             followed = values if through is None else resolved(through)(values, dests)
             followed = followed[[read[planned.name].index(layer) for layer in layers]].to(result_dtype(model))
             rules: Any = {"identity": planned.method.identity, "stage": "rollout" if through else "raw"}
@@ -136,18 +138,6 @@ def scores_on_one_run(
                 if planned.name in maps and planned.layer is not None:
                     label(planned, group, planned.layer.through)
     return {**scored, **undefined}
-
-
-def _follows_across(plan: Sequence[Planned], sites: Sites) -> dict[str, ModelError]:
-    """Of the methods that are undefined for a cross map, by name, why."""
-    following = (planned for planned in plan if planned.layer is not None and planned.layer.through is not None)
-    return {
-        planned.name: ModelError(
-            f"{planned.name} is undefined for a cross map: it follows maps from layer to layer, and this one joins two "
-            'sequences; take the map itself, or stack="encoder" or "decoder"'
-        )
-        for planned in (following if sites.stack == "cross" else ())
-    }
 
 
 def _with_the_same_rows(plan: Sequence[Planned], encoded: Inputs) -> Iterator[list[Sentence]]:
@@ -171,10 +161,14 @@ def visit_layers(
     """Show chosen layers of the clean run of sentences of one shape, in order, run now or read from a cache."""
     hooks_act = has_user_hooks(model)
 
+    def weights(index: int, dtype: torch.dtype, value: str | None) -> BlockWeights | None:
+        return None if hooks_act or value is None else block_weights(model, index, dtype, value)
+
     def show(index: int, block: CleanBlock) -> None:
         dtype = torch.float64 if block.output.dtype == torch.float64 else torch.float32
-        weights = None if hooks_act or sites.stack is not None else block_weights(model, index, dtype)
-        visit(Layer(index, block, dtype, weights))
+        own = weights(index, dtype, sites.values[index])
+        other = weights(index, dtype, sites.inside[index].get("other_value"))
+        visit(layer_of(index, block, dtype, own, other, sites.stack))
 
     if cache is None:
         ids, beside = read_by(model, group)

@@ -1,7 +1,7 @@
 """What a method reads of one layer of the clean run, and the vectors that attention carries from token to token."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,6 +15,7 @@ from tl_vzero.clean import CleanBlock
 from tl_vzero.distance import relative_difference
 from tl_vzero.errors import ModelError
 from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, Norm
+from tl_vzero.models.sites import Stack
 
 Order = Literal["post_norm", "pre_norm", "other"]
 
@@ -27,12 +28,18 @@ class Layer:
 
     Source and destination of what attention writes are told apart: F[i, j] = sum_h A[h, i, j] v[j, h] W_O[h].
     What is read off it is computed once and never written to, so that several methods can share a Layer.
+
+    A decoder's block beside an encoder has two attentions, and a Layer is one of them: x is what its attention is added
+    to. A cross-attention has the self-attention `before` it, a self-attention the rest of the block `behind` it.
     """
 
     index: int
     block: CleanBlock
     dtype: torch.dtype
     readable: BlockWeights | None
+    before: "Layer | None" = None
+    behind: "Layer | None" = None
+    of_block: Order | None = None
 
     @property
     def weights(self) -> BlockWeights:
@@ -40,8 +47,8 @@ class Layer:
         if self.readable is None:
             raise ModelError(
                 f"this method reads the weights of block {self.index}, and they cannot be read in TransformerLens's "
-                "layout, the model is an encoder-decoder, or hooks of yours act on it: take the hooks away, or use "
-                "attention or value_zeroing"
+                "layout, the cache lacks one attention of a decoder's block, or hooks of yours act on it: take the "
+                "hooks away, give the whole cache, or use attention or value_zeroing"
             )
         return self.readable
 
@@ -80,7 +87,7 @@ class Layer:
     @property
     def order(self) -> Order:
         """Where the block's norms stand, by what gives the block's own output."""
-        return self._explained[0]
+        return self.of_block or self._explained[0]
 
     @cached_property
     def _explained(self) -> tuple[Order, Float[Tensor, "sentence position feature"]]:
@@ -99,10 +106,12 @@ class Layer:
                     return "pre_norm", self.middle
         return "other", self.middle
 
-    @property
-    def last_norm_input(self) -> Float[Tensor, "sentence position feature"]:
-        """What the norm at the end of a post-norm block read."""
-        return self._explained[1]
+    def norms_behind(self, method: str) -> list[tuple[Norm, Float[Tensor, "sentence position feature"]]]:
+        """Of a post-norm block the norms from its attention to its end, each with what it read."""
+        first = self.norm("norm1", method), self.middle
+        if self.behind is not None:
+            return [first, *self.behind.norms_behind(method)]
+        return [first, (self.norm("norm2", method), self._explained[1])]
 
     def _mlp_outputs(self, read: Tensor) -> Iterator[Float[Tensor, "sentence position feature"]]:
         """What the MLP gave: as the clean run showed it, then as the weights give it."""
@@ -145,6 +154,7 @@ class Layer:
     ) -> Iterator[tuple[slice, Float[Tensor, "sentence dest src feature"]]]:
         """F[i, j], or with `residual` U[i, j] = F[i, j] + [i = j] x[i], some destinations at a time, to overwrite.
 
+        Of a cross-attention no source is the destination: there x[i] is the last vector, behind those of the sources.
         `through` is a linear map of vectors, applied to the few that the many are sums of; `width` is the largest
         feature axis that is then made of a vector.
         """
@@ -153,16 +163,50 @@ class Layer:
         block_input = through(self.input) if residual else None
         for dest in self.destinations(width, chosen):
             vectors = (by_source[:, :, dest] @ written).transpose(1, 2)
-            if block_input is not None:
+            if block_input is not None and self.before is not None:
+                vectors = torch.cat([vectors, block_input[:, dest].unsqueeze(2)], dim=2)
+            elif block_input is not None:
                 vectors[:, :, dest].diagonal(dim1=1, dim2=2).add_(block_input[:, dest].transpose(1, 2))
             yield dest, vectors
 
     def destinations(self, width: int | None = None, chosen: Sequence[int] | None = None) -> Iterator[slice]:
         """Slices of destinations whose vectors of `width` features, from every source, are few enough to be held."""
         n_sentences, length, features = self.block.input.shape
-        step = max(1, NUMBERS_AT_A_TIME // (n_sentences * length * (width or features)))
+        n_sources = self.pattern.shape[-1]
+        step = max(1, NUMBERS_AT_A_TIME // (n_sentences * n_sources * (width or features)))
         if chosen is not None:
             yield from (slice(dest, dest + 1) for dest in chosen)
             return
         for start in range(0, length, step):
             yield slice(start, min(start + step, length))
+
+
+def layer_of(
+    index: int,
+    block: CleanBlock,
+    dtype: torch.dtype,
+    weights: BlockWeights | None,
+    other: BlockWeights | None,
+    stack: Stack | None,
+) -> Layer:
+    """The Layer of a block; `other` are the weights that go with the other attention of a decoder's block.
+
+    Whether that block's norms stand behind its three sublayers or before them is told by what gives its output.
+    """
+    if stack not in ("decoder", "cross"):
+        return Layer(index, block, dtype, weights)
+    if block.other_value is None or block.other_pattern is None or weights is None or other is None:
+        return Layer(index, block, dtype, None)
+    parts = (block, weights), (replace(block, value=block.other_value, pattern=block.other_pattern), other)
+    (itself, its_weights), (cross, cross_weights) = parts if stack == "decoder" else parts[::-1]
+
+    def both(order: Order, norm: Callable[[Tensor], Tensor]) -> tuple[Layer, Layer]:
+        before = Layer(index, itself, dtype, its_weights, of_block=order)
+        behind = Layer(index, replace(cross, input=norm(before.middle)), dtype, cross_weights, before)
+        return replace(before, behind=behind), behind
+
+    norm1 = its_weights.norm1
+    candidates = [both("pre_norm", lambda stream: stream)] + ([both("post_norm", norm1)] if norm1 else [])
+    fitting = (pair for pair in candidates if pair[1].order == pair[0].order)
+    before, behind = next(fitting, tuple(replace(layer, of_block="other") for layer in candidates[0]))
+    return behind if stack == "cross" else before

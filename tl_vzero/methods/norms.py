@@ -1,7 +1,8 @@
 """Methods that take attention's output apart into one vector for each source, and measure its size.
 
 Every map is `[sentence, dest, src]`, raw. F, U, T and T2 are the vectors of Kobayashi et al. and Modarressi et al.:
-what attention writes, with the token itself, through the first norm, and through the second.
+what attention writes, with the token itself, through the first norm, and through the second. Of a cross-attention no
+source is the token itself: what the residual stream brings is one more column behind the sources.
 """
 
 from collections.abc import Sequence
@@ -46,15 +47,21 @@ def attention_norm_res_ln(layer: Layer) -> Float[Tensor, "sentence dest src"]:
 
 
 def globenc(layer: Layer) -> Float[Tensor, "sentence dest src"]:
-    """Through both norms; the MLP acts only by the scale of the second (Modarressi et al. 2022)."""
-    norm1, norm2 = layer.norm("norm1", "globenc"), layer.norm("norm2", "globenc")
-    first = norm1.deviation(norm1.centre(layer.middle))
-    second = norm2.deviation(norm2.centre(layer.last_norm_input))
+    """Through all norms behind; what the MLP writes acts only by the scale of the last (Modarressi et al. 2022).
+
+    So does what a cross-attention writes, behind a self-attention. Both maps of a decoder's block are of its output, so
+    that the residual connection is in that of the self-attention alone.
+    """
+    norms = layer.norms_behind("globenc")
+    scale = torch.stack([norm.deviation(norm.centre(read)) for norm, read in norms]).prod(dim=0)
 
     def through(vectors: Tensor) -> Tensor:
-        return norm2.weight * norm2.centre(norm1.weight * norm1.centre(vectors))
+        for norm, _ in norms:
+            vectors = norm.weight * norm.centre(vectors)
+        return vectors
 
-    return _sizes(layer, through(layer.written), through(layer.input)) / (first * second).unsqueeze(-1)
+    residual = None if layer.before else through(layer.input)
+    return _sizes(layer, through(layer.written), residual) / scale.unsqueeze(-1)
 
 
 def alti(layer: Layer) -> Float[Tensor, "sentence dest src"]:
@@ -93,6 +100,8 @@ def information_flow_rows(
     heads, itself = _flow_shares(layer, destinations, least, threshold)
     dests = range(itself.shape[1]) if destinations is None else destinations
     shares = heads.sum(dim=1)
+    if layer.before is not None:
+        return torch.cat([shares, itself.unsqueeze(-1)], dim=-1)
     shares[:, range(len(dests)), list(dests)] += itself
     return shares
 
@@ -169,11 +178,12 @@ def _sizes(
     layer: Layer,
     written: Float[Tensor, "sentence head src feature"],
     residual: Float[Tensor, "sentence position feature"] | None = None,
-) -> Float[Tensor, "sentence dest src"]:
+) -> Float[Tensor, "sentence dest column"]:
     """|sum_h A[h, i, j] written[h, j] + [i = j] residual[i]|, from inner products of what the heads write of a source.
 
-    A square is A[:, i, j] G A[:, i, j] with G the head-by-head Gram matrix of source j: no vector is formed for a
-    pair, but on the diagonal. Where heads cancel, the square is a small difference of large numbers: there too.
+    Of a cross-attention residual[i] belongs to no source: its size is one more column. A square is A[:, i, j] G
+    A[:, i, j] with G the head-by-head Gram matrix of source j: no vector is formed for a pair, but on the diagonal.
+    Where heads cancel, the square is a small difference of large numbers: there too.
     """
     wide = wide_dtype(written.device)
     columns = rearrange(written, "sentence head src feature -> sentence src head feature").to(wide)
@@ -186,7 +196,9 @@ def _sizes(
     sizes = squares.clamp(min=0).sqrt()
     if cancelled.any():
         sizes[cancelled] = _sizes_of_sums(weights, columns, cancelled)
-    if residual is not None:
+    if residual is not None and layer.before is not None:
+        sizes = torch.cat([sizes, torch.linalg.vector_norm(residual.to(wide), dim=-1).unsqueeze(1)], dim=1)
+    elif residual is not None:
         itself = (weights.diagonal(dim1=1, dim2=2).mT.unsqueeze(-2) @ columns).squeeze(-2) + residual.to(wide)
         sizes.diagonal(dim1=1, dim2=2).copy_(torch.linalg.vector_norm(itself, dim=-1))
     return sizes.mT.to(written.dtype)

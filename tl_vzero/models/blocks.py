@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.models.sites import kind_of
+from tl_vzero.models.sites import hf_model_of, kind_of
 
 # A block's norm and MLP modules, as functions of rows.
 
@@ -66,9 +66,9 @@ def _on_rows(module: Callable[[Tensor], Any]) -> RowFunction:
 ValueWeights = tuple[Float[Tensor, "value_head feature d_head"], Float[Tensor, "value_head d_head"]]
 
 
-def value_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> ValueWeights | None:
+def value_weights(model: nn.Module, layer: int, dtype: torch.dtype, value: str | None = None) -> ValueWeights | None:
     """W_V and b_V, the latter 0 where there is none; None where they cannot be read in TransformerLens's layout."""
-    attention: Any = model.blocks[layer].attn  # type: ignore[index, union-attr]
+    _, attention, _ = _block(model, layer, value)
     weight, bias = weight_view(attention, "W_V"), weight_view(attention, "b_V")
     if weight is None or weight.ndim != 3:
         return None
@@ -157,13 +157,29 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeights | None:
+# In a decoder's block a norm belongs to each of three sublayers: the cross-attention has the second, the MLP the third.
+_CROSS_NORMS = {"norm1": "ln2", "norm2": "ln3"}
+_DECODER_NORMS = {"norm1": "ln1", "norm2": "ln3"}
+
+
+def _block(model: nn.Module, layer: int, value: str | None = None) -> tuple[Any, Any, dict[str, str]]:
+    """A block, the attention whose value hook is called `value`, and how the norms beside it and the MLP are named."""
+    stack, _, attention = (value or f"blocks.{layer}.attn").removesuffix(".hook_v").split(".")
+    block: Any = getattr(model, stack)[layer]
+    names = NORMS
+    if getattr(block, "cross_attn", None) is not None:
+        names = _CROSS_NORMS if attention == "cross_attn" else _DECODER_NORMS
+    return block, getattr(block, attention), names
+
+
+def block_weights(model: nn.Module, layer: int, dtype: torch.dtype, value: str | None = None) -> BlockWeights | None:
     """Read a block's weights afresh, so that an edited weight is never missed; None where parts are unlike.
 
-    Whether the weights explain the block is for the closed form to check against what the block does.
+    `value` is the value hook of the attention meant, where a model has several stacks. Whether the weights explain the
+    block is for the closed form to check against what the block does.
     """
-    block: Any = model.blocks[layer]  # type: ignore[index]
-    attention, mlp = block.attn, getattr(block, "mlp", None)
+    block, attention, norms = _block(model, layer, value)
+    mlp = getattr(block, "mlp", None)
     w_o = _tensor(attention, "W_O", dtype, 3)
     if w_o is None:
         return None
@@ -172,7 +188,8 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     if not _is_one_mlp(w_o.shape[-1], **parts):
         parts = dict.fromkeys(parts)
     parts |= {name: _tensor(mlp, name, dtype) for name in ("b_in", "b_gate", "b_out")}
-    parts |= {field: norm_of(model, block, name, dtype) for field, name in NORMS.items()}
+    parts |= {field: norm_of(model, block, name, dtype) for field, name in norms.items()}
+    parts = dict.fromkeys(NORMS) | parts
     if kind_of(model) == "HookedTransformer" and parts["w_gate"] is not None and parts["b_in"] is not None:
         # Its gated MLP adds b_in after the gate, so that it is a part of what the MLP writes of itself.
         written = parts["b_in"] @ parts["w_out"]
@@ -180,9 +197,15 @@ def block_weights(model: nn.Module, layer: int, dtype: torch.dtype) -> BlockWeig
     return BlockWeights(
         w_o=w_o,
         b_o=torch.zeros(w_o.shape[-1], dtype=dtype, device=w_o.device) if b_o is None else b_o,
-        activation=ACTIVATIONS.get(str(getattr(model.cfg, "act_fn", None))),
+        activation=ACTIVATIONS.get(str(_activation(model))),
         **parts,
     )
+
+
+def _activation(model: nn.Module) -> object:
+    """The name of a model's activation; of a gated T5 TransformerLens's own configuration has another than is run."""
+    hf_config = getattr(hf_model_of(model), "config", None)
+    return getattr(hf_config, "dense_act_fn", None) or getattr(model.cfg, "act_fn", None)
 
 
 def _is_one_mlp(feature: int, w_in: Tensor | None, w_gate: Tensor | None, w_out: Tensor | None) -> bool:
@@ -221,5 +244,6 @@ def norm_of(model: nn.Module, parent: object, name: str, dtype: torch.dtype) -> 
     # Gemma stores its norm weights minus 1.
     offset = 1.0 if getattr(config, "rmsnorm_uses_offset", False) else 0.0
     bias = _tensor(module, "b", dtype)
-    is_rms = getattr(config, "uses_rms_norm", False) or "RMS" in str(getattr(config, "normalization_type", ""))
+    by_name = f"{getattr(config, 'normalization_type', '')} {type(module).__name__}"
+    is_rms = getattr(config, "uses_rms_norm", False) or "RMS" in by_name
     return Norm(weight + offset, bias, float(config.eps), centred=not is_rms)

@@ -146,8 +146,12 @@ def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
     def named(site: str) -> tuple[str, ...]:
         return tuple(f"{names.blocks}.{layer}.{site}" for layer in layers)
 
-    # A decoder block has two attentions, and the names inside do not say which they belong to.
-    inside = tuple(_inside(f"blocks.{layer}", points) if checked is None else {} for layer in layers)
+    inside = tuple(
+        _inside(f"blocks.{layer}", points)
+        if checked is None
+        else {shows: f"{names.blocks}.{layer}.{name}" for shows, name in _beside(kind, checked).items()}
+        for layer in layers
+    )
     sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside, checked)
     for required in (sites.inputs, sites.values, sites.patterns, sites.outputs):
         missing = [name for name in required if name not in points]
@@ -184,6 +188,14 @@ def _checked_stack(model: nn.Module, stack: str | None) -> Stack | None:
             f"stack={stack!r} given, and this {kind_of(model)} has {', '.join(present)}: expected one of these"
         )
     return stack
+
+
+def _beside(kind: str, stack: Stack) -> dict[str, str]:
+    """The other attention of a decoder's block; what else is inside does not say which of the two it belongs to."""
+    if stack == "encoder":
+        return {}
+    other = _STACKED[kind]["cross" if stack == "decoder" else "decoder"]
+    return {"other_value": other.value, "other_pattern": other.pattern}
 
 
 def _inside(block: str, points: dict[str, Any]) -> dict[str, str]:

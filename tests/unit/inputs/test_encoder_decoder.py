@@ -244,11 +244,6 @@ def test_random_scores_have_the_maps_shape(bart: Any) -> None:
     assert scores.values.shape == (3, len(WRITTEN), len(READ))
 
 
-def test_a_method_that_reads_weights_is_undefined(bart: Any) -> None:
-    with pytest.raises(tl_vzero.TLVZeroError, match="encoder-decoder"):
-        tl_vzero.score(bart, LONG, "alti", **stack_options("decoder"))
-
-
 def test_the_closed_form_says_why_it_is_not_used(bart: Any) -> None:
     scores = tl_vzero.value_zeroing(bart, LONG, **stack_options("cross"))
     assert scores.metadata["engine"] == "hooks" and "one stack of blocks" in scores.metadata["engine_reason"]
