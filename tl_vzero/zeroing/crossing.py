@@ -22,7 +22,7 @@ from tl_vzero.zeroing.chunks import Chunk
 from tl_vzero.zeroing.forms import CleanForm, NormState, Rows, wider_product
 from tl_vzero.zeroing.pairs import NormChange
 
-MOST_MOVED = 80.0  # of a score above the others, in nats, that float32 can exponentiate
+MOST_MOVED = 80.0  # what float32 can exponentiate; a score that moves farther leaves no small difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +100,12 @@ def _lost_by(
 ) -> Float[Tensor, "*pairs source"]:
     """What a pattern loses where its scores move, in place of these."""
     moved.sub_((pattern * moved).sum(-1, keepdim=True))
+    far = moved.amax(-1, keepdim=True) > MOST_MOVED
+    jumped = pattern - (pattern.log() + moved).softmax(-1) if far.any() else None
     gained = moved.clamp_(max=MOST_MOVED).expm1_()
     mean = (pattern * gained).sum(-1, keepdim=True)
-    return gained.sub_(mean).mul_(pattern).div_(-1.0 - mean)
+    lost = gained.sub_(mean).mul_(pattern).div_(-1.0 - mean)
+    return lost if jumped is None else torch.where(far, jumped, lost)
 
 
 def crossing_of(
