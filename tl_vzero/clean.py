@@ -30,9 +30,9 @@ SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by le
 class CleanBlock:
     """One block of the clean run, for sentences of one length or padded on the right.
 
-    Where a decoder's block reads the encoder, its sources are the encoder's positions; `other_value` and
-    `other_pattern` are those of the block's other attention. Four spare computing them again. They may be absent, or
-    lie elsewhere in another class: whoever uses one checks that it is the right one.
+    Where a decoder's block reads the encoder, its sources are the encoder's positions. The next four spare computing
+    them again, the last three are of a decoder's other attention. They may be absent, or lie elsewhere in another
+    class: whoever uses one checks that it is the right one.
     """
 
     input: Float[Tensor, "sentence position feature"]
@@ -43,7 +43,8 @@ class CleanBlock:
     mlp_pre: Float[Tensor, "sentence position d_mlp"] | None = None
     mlp_pre_linear: Float[Tensor, "sentence position d_mlp"] | None = None
     mlp_output: Float[Tensor, "sentence position feature"] | None = None
-    other_value: Float[Tensor, "sentence other_source value_head d_head"] | None = None
+    other_value: Float[Tensor, "sentence other_source head d_head"] | None = None
+    other_key: Float[Tensor, "sentence other_source head d_head"] | None = None
     other_pattern: Float[Tensor, "sentence head position other_source"] | None = None
 
     def sentences(self, rows: Sequence[int]) -> "CleanBlock":

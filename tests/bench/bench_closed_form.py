@@ -23,7 +23,16 @@ from torch import Tensor
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 from support.references import authors_loop  # noqa: E402
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel  # noqa: E402
+from transformers import (  # noqa: E402
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import tl_vzero  # noqa: E402
 
@@ -41,6 +50,18 @@ def gpt2() -> Any:
     torch.manual_seed(0)
     config = GPT2Config(n_layer=LAYERS, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0)
     return GPT2LMHeadModel(config).eval()
+
+
+def bart() -> Any:
+    torch.manual_seed(0)
+    shape = {"d_model": D_MODEL, "encoder_ffn_dim": D_MLP, "decoder_ffn_dim": D_MLP, "encoder_attention_heads": 12}
+    config = BartConfig(encoder_layers=1, decoder_layers=1, decoder_attention_heads=12, vocab_size=VOCABULARY, **shape)
+    return BartForConditionalGeneration(config).eval()
+
+
+def t5() -> Any:
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(T5Config(num_layers=1, vocab_size=VOCABULARY, decoder_start_token_id=0)).eval()
 
 
 def sentences(lengths: Sequence[int]) -> list[Tensor]:
@@ -147,6 +168,29 @@ def baselines(quick: bool) -> None:
     print("(times zero's; at most 1.05)")
 
 
+def encoder_decoders(quick: bool) -> None:
+    """Both sentences of 64 tokens, one layer of each stack."""
+    read, written = sentences([64, 64])
+    print("\n| T=64 | stack | closed form, ms | hook engine, ms | ratio | must reach |\n|---|---|---|---|---|---|")
+    for name, build in (("BART-base width", bart), ("T5-small width", t5)):
+        try:
+            model = tl_vzero.load_model(build())
+        except tl_vzero.TLVZeroError as error:
+            print(f"| {name} | {error} |")
+            continue
+        for stack in ("encoder", "decoder", "cross"):
+            decoder = {} if stack == "encoder" else {"decoder_inputs": written}
+
+            def call(
+                engine: str, stack: str = stack, model: Any = model, decoder: Any = decoder
+            ) -> Callable[[], object]:
+                return lambda: tl_vzero.value_zeroing(model, read, stack=stack, engine=engine, **decoder)
+
+            ours, hooks = medians([call("closed_form"), call("hooks")], 1 if quick else 3)
+            row = f"| {name} | {stack} | {1000 * ours:.0f} | {1000 * hooks:.0f} | {hooks / ours:.1f} | at least 4 |"
+            print(row, flush=True)
+
+
 def peak_memory() -> None:
     """Peak resident memory above the loaded model, T=512, in a BERT-base of 12 layers."""
     model = tl_vzero.load_model(bert(12))
@@ -167,6 +211,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="short sentences only")
     parser.add_argument("--baselines", action="store_true", help="only baselines against zero")
+    parser.add_argument("--stacks", action="store_true", help="only encoder-decoders against the hook engine")
     parser.add_argument("--memory", action="store_true", help="only the peak memory, in a process of its own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -176,12 +221,16 @@ def main() -> None:
     if options.memory:
         peak_memory()
         return
+    if options.stacks:
+        encoder_decoders(options.quick)
+        return
     if options.baselines:
         baselines(options.quick)
         return
     against_floor(options.quick)
     baselines(options.quick)
     against_others(options.quick)
+    encoder_decoders(options.quick)
 
 
 if __name__ == "__main__":

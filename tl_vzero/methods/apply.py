@@ -1,6 +1,7 @@
 """Running methods that read their maps off the clean run, several on one run."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, product
 from typing import Any
 
@@ -20,7 +21,7 @@ from tl_vzero.models.blocks import BlockWeights, block_weights
 from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
-from tl_vzero.models.sites import Sites
+from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.registry import Method, resolved
 from tl_vzero.scores import Scores, Stage
 
@@ -161,13 +162,16 @@ def visit_layers(
     """Show chosen layers of the clean run of sentences of one shape, in order, run now or read from a cache."""
     hooks_act = has_user_hooks(model)
 
-    def weights(index: int, dtype: torch.dtype, value: str | None) -> BlockWeights | None:
-        return None if hooks_act or value is None else block_weights(model, index, dtype, value)
+    def weights(index: int, dtype: torch.dtype, stack: Stack | None) -> BlockWeights | None:
+        read = None if hooks_act else block_weights(model, index, dtype, stack)
+        # Of a decoder's block a Layer is one sublayer, whose own norm is its first.
+        return replace(read, norm1=read.norm0) if read is not None and stack == "decoder" else read
 
     def show(index: int, block: CleanBlock) -> None:
         dtype = torch.float64 if block.output.dtype == torch.float64 else torch.float32
-        own = weights(index, dtype, sites.values[index])
-        other = weights(index, dtype, sites.inside[index].get("other_value"))
+        own, other = weights(index, dtype, sites.stack), None
+        if sites.stack in ("decoder", "cross"):
+            other = weights(index, dtype, "cross" if sites.stack == "decoder" else "decoder")
         visit(layer_of(index, block, dtype, own, other, sites.stack))
 
     if cache is None:

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.models.sites import hf_model_of, kind_of
+from tl_vzero.models.sites import Stack, block_parts, hf_model_of, kind_of
 
 # A block's norm and MLP modules, as functions of rows.
 
-NORMS = {"norm1": "ln1", "norm1_post": "ln1_post", "norm2": "ln2", "norm2_post": "ln2_post"}
+_NORMS = {"norm1": "ln1", "norm1_post": "ln1_post", "norm2": "ln2", "norm2_post": "ln2_post"}
+# A decoder's block that reads an encoder, from its cross-attention on, is a block as others are; `norm0` may stand
+# between its two attentions.
+_DECODER_NORMS = {"norm0": "ln1", "norm1": "ln2", "norm2": "ln3"}
 RowFunction = Callable[[Float[Tensor, "row feature"]], Float[Tensor, "row feature"]]
 
 
@@ -22,22 +25,29 @@ RowFunction = Callable[[Float[Tensor, "row feature"]], Float[Tensor, "row featur
 class BlockModules:
     """The modules of a block that read one position at a time."""
 
-    norm1: RowFunction | None
-    norm1_post: RowFunction | None
-    norm2: RowFunction | None
-    norm2_post: RowFunction | None
-    mlp: RowFunction | None
+    norm1: RowFunction | None = None
+    norm1_post: RowFunction | None = None
+    norm2: RowFunction | None = None
+    norm2_post: RowFunction | None = None
+    mlp: RowFunction | None = None
+    norm0: RowFunction | None = None
 
 
-def block_modules(model: nn.Module, layer: int) -> BlockModules:
+def block_modules(model: nn.Module, layer: int, stack: Stack | None = None) -> BlockModules:
     """Find a block's modules by the names that TransformerLens gives them."""
-    block: Any = model.blocks[layer]  # type: ignore[index]
+    parts = block_parts(model, layer, stack)
 
     def norm(name: str) -> RowFunction | None:
-        module = getattr(block, name, None)
+        module = getattr(parts.block, name, None)
         return _on_rows(module) if callable(module) else None
 
-    return BlockModules(**{field: norm(name) for field, name in NORMS.items()}, mlp=_mlp(getattr(block, "mlp", None)))
+    norms = {field: norm(name) for field, name in norm_names(stack).items()}
+    return BlockModules(**norms, mlp=_mlp(getattr(parts.block, "mlp", None)))
+
+
+def norm_names(stack: Stack | None) -> dict[str, str]:
+    """What TransformerLens calls the norms of a block, by their fields here."""
+    return _NORMS if stack in (None, "encoder") else _DECODER_NORMS
 
 
 def _mlp(mlp: Any) -> RowFunction | None:
@@ -66,9 +76,9 @@ def _on_rows(module: Callable[[Tensor], Any]) -> RowFunction:
 ValueWeights = tuple[Float[Tensor, "value_head feature d_head"], Float[Tensor, "value_head d_head"]]
 
 
-def value_weights(model: nn.Module, layer: int, dtype: torch.dtype, value: str | None = None) -> ValueWeights | None:
+def value_weights(model: nn.Module, layer: int, dtype: torch.dtype, stack: Stack | None = None) -> ValueWeights | None:
     """W_V and b_V, the latter 0 where there is none; None where they cannot be read in TransformerLens's layout."""
-    _, attention, _ = _block(model, layer, value)
+    attention = block_parts(model, layer, stack).attention
     weight, bias = weight_view(attention, "W_V"), weight_view(attention, "b_V")
     if weight is None or weight.ndim != 3:
         return None
@@ -113,8 +123,22 @@ class Norm:
 
 
 @dataclass(frozen=True, eq=False)
+class OtherAttention:
+    """Of a decoder's two attentions the one whose values are not zeroed: how it forms queries, and what it writes."""
+
+    w_q: Float[Tensor, "head feature d_head"]
+    b_q: Float[Tensor, "head d_head"]
+    w_o: Float[Tensor, "head d_head feature"]
+    b_o: Float[Tensor, "feature"]
+
+
+@dataclass(frozen=True, eq=False)
 class BlockWeights:
-    """What the closed form needs of a block, in the dtype it computes in."""
+    """What the closed form needs of a block, in the dtype it computes in.
+
+    `w_o` is of the attention whose values are zeroed; the norms of a decoder's block are those from `other`, or it, on:
+    `norm0` is what may stand between its attentions.
+    """
 
     w_o: Float[Tensor, "head d_head feature"]
     b_o: Float[Tensor, "feature"]
@@ -126,9 +150,11 @@ class BlockWeights:
     b_out: Float[Tensor, "feature"] | None
     activation: Activation | None
     norm1: Norm | None
-    norm1_post: Norm | None
     norm2: Norm | None
-    norm2_post: Norm | None
+    norm1_post: Norm | None = None
+    norm2_post: Norm | None = None
+    norm0: Norm | None = None
+    other: OtherAttention | None = None
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -157,55 +183,56 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-# In a decoder's block a norm belongs to each of three sublayers: the cross-attention has the second, the MLP the third.
-_CROSS_NORMS = {"norm1": "ln2", "norm2": "ln3"}
-_DECODER_NORMS = {"norm1": "ln1", "norm2": "ln3"}
-
-
-def _block(model: nn.Module, layer: int, value: str | None = None) -> tuple[Any, Any, dict[str, str]]:
-    """A block, the attention whose value hook is called `value`, and how the norms beside it and the MLP are named."""
-    stack, _, attention = (value or f"blocks.{layer}.attn").removesuffix(".hook_v").split(".")
-    block: Any = getattr(model, stack)[layer]
-    names = NORMS
-    if getattr(block, "cross_attn", None) is not None:
-        names = _CROSS_NORMS if attention == "cross_attn" else _DECODER_NORMS
-    return block, getattr(block, attention), names
-
-
-def block_weights(model: nn.Module, layer: int, dtype: torch.dtype, value: str | None = None) -> BlockWeights | None:
+def block_weights(model: nn.Module, layer: int, dtype: torch.dtype, stack: Stack | None = None) -> BlockWeights | None:
     """Read a block's weights afresh, so that an edited weight is never missed; None where parts are unlike.
 
     `value` is the value hook of the attention meant, where a model has several stacks. Whether the weights explain the
     block is for the closed form to check against what the block does.
     """
-    block, attention, norms = _block(model, layer, value)
-    mlp = getattr(block, "mlp", None)
-    w_o = _tensor(attention, "W_O", dtype, 3)
-    if w_o is None:
+    inside = block_parts(model, layer, stack)
+    block, mlp = inside.block, getattr(inside.block, "mlp", None)
+    writes = _writes(inside.attention, dtype)
+    if writes is None:
         return None
-    b_o = _tensor(attention, "b_O", dtype)
+    w_o, b_o = writes
     parts: dict[str, Any] = {name.lower(): _tensor(mlp, name, dtype, 2) for name in ("W_in", "W_gate", "W_out")}
     if not _is_one_mlp(w_o.shape[-1], **parts):
         parts = dict.fromkeys(parts)
     parts |= {name: _tensor(mlp, name, dtype) for name in ("b_in", "b_gate", "b_out")}
-    parts |= {field: norm_of(model, block, name, dtype) for field, name in norms.items()}
-    parts = dict.fromkeys(NORMS) | parts
+    parts |= {field: norm_of(model, block, name, dtype) for field, name in norm_names(stack).items()}
     if kind_of(model) == "HookedTransformer" and parts["w_gate"] is not None and parts["b_in"] is not None:
         # Its gated MLP adds b_in after the gate, so that it is a part of what the MLP writes of itself.
         written = parts["b_in"] @ parts["w_out"]
         parts |= {"b_in": None, "b_out": written if parts["b_out"] is None else written + parts["b_out"]}
     return BlockWeights(
         w_o=w_o,
-        b_o=torch.zeros(w_o.shape[-1], dtype=dtype, device=w_o.device) if b_o is None else b_o,
-        activation=ACTIVATIONS.get(str(_activation(model))),
+        b_o=b_o,
+        activation=ACTIVATIONS.get(_activation_name(model)),
+        other=None if inside.other is None else _other(inside.other, dtype),
         **parts,
     )
 
 
-def _activation(model: nn.Module) -> object:
-    """The name of a model's activation; of a gated T5 TransformerLens's own configuration has another than is run."""
-    hf_config = getattr(hf_model_of(model), "config", None)
-    return getattr(hf_config, "dense_act_fn", None) or getattr(model.cfg, "act_fn", None)
+def _writes(attention: object, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """W_O and b_O, the latter 0 where there is none; None where they cannot be read in TransformerLens's layout."""
+    w_o, b_o = _tensor(attention, "W_O", dtype, 3), _tensor(attention, "b_O", dtype)
+    if w_o is None:
+        return None
+    return w_o, w_o.new_zeros(w_o.shape[-1]) if b_o is None else b_o
+
+
+def _other(attention: object, dtype: torch.dtype) -> OtherAttention | None:
+    w_q, b_q, writes = _tensor(attention, "W_Q", dtype, 3), _tensor(attention, "b_Q", dtype), _writes(attention, dtype)
+    if w_q is None or writes is None:
+        return None
+    shape = w_q.shape[0], w_q.shape[2]
+    return OtherAttention(w_q, w_q.new_zeros(shape) if b_q is None else b_q.reshape(shape), *writes)
+
+
+def _activation_name(model: nn.Module) -> str:
+    # TransformerLens takes a gated T5's for relu.
+    config = getattr(hf_model_of(model), "config", None)
+    return str(getattr(config, "dense_act_fn", None) or getattr(model.cfg, "act_fn", None))
 
 
 def _is_one_mlp(feature: int, w_in: Tensor | None, w_gate: Tensor | None, w_out: Tensor | None) -> bool:
@@ -244,6 +271,6 @@ def norm_of(model: nn.Module, parent: object, name: str, dtype: torch.dtype) -> 
     # Gemma stores its norm weights minus 1.
     offset = 1.0 if getattr(config, "rmsnorm_uses_offset", False) else 0.0
     bias = _tensor(module, "b", dtype)
-    by_name = f"{getattr(config, 'normalization_type', '')} {type(module).__name__}"
-    is_rms = getattr(config, "uses_rms_norm", False) or "RMS" in by_name
+    named = f"{getattr(config, 'normalization_type', '')} {type(module).__name__}"
+    is_rms = getattr(config, "uses_rms_norm", False) or "RMS" in named
     return Norm(weight + offset, bias, float(config.eps), centred=not is_rms)

@@ -42,11 +42,21 @@ class Sites:
 
 @dataclass(frozen=True)
 class _Names:
+    """`other` is the attention of the same block whose values are not zeroed, as a decoder has two."""
+
     input: str
     output: str
-    value: str = "attn.hook_v"
-    pattern: str = "attn.hook_pattern"
+    attention: str = "attn"
+    other: str | None = None
     blocks: str = "blocks"
+
+    @property
+    def value(self) -> str:
+        return f"{self.attention}.hook_v"
+
+    @property
+    def pattern(self) -> str:
+        return f"{self.attention}.hook_pattern"
 
 
 # One entry per TransformerLens class; the names are relative to `blocks.l.`. HookedEncoder's block ends in a
@@ -59,13 +69,10 @@ _NAMES = {
 
 
 def _of_stacks(start: str, end: str, encoder: str, decoder: str, self_attention: str) -> dict[Stack, _Names]:
-    def names(attention: str, blocks: str) -> _Names:
-        return _Names(start, end, f"{attention}.hook_v", f"{attention}.hook_pattern", blocks)
-
     return {
-        "encoder": names("attn", encoder),
-        "decoder": names(self_attention, decoder),
-        "cross": names("cross_attn", decoder),
+        "encoder": _Names(start, end, blocks=encoder),
+        "decoder": _Names(start, end, self_attention, "cross_attn", decoder),
+        "cross": _Names(start, end, "cross_attn", self_attention, decoder),
     }
 
 
@@ -78,13 +85,14 @@ _CLASSES = tuple(dict.fromkeys([*_NAMES, *_STACKED]))
 _STACKS: WeakKeyDictionary[nn.Module, tuple[Stack, ...]] = WeakKeyDictionary()
 
 # What may be seen inside a block, and under what names, the first that there is: a bridged BERT's hook_attn_out lies
-# behind a norm.
+# behind a norm. Of a decoder's two attentions each shows what the other's form needs.
 _INSIDE = {
     "attention_output": ("attn.o.hook_out", "hook_attn_out"),
     "mlp_pre": ("mlp.hook_pre",),
     "mlp_pre_linear": ("mlp.hook_pre_linear",),
     "mlp_output": ("hook_mlp_out",),
 }
+_INSIDE_OTHER = {"other_value": "hook_v", "other_key": "hook_k", "other_pattern": "hook_pattern"}
 
 # Activations of a block besides those of Sites, by what TransformerLens calls them.
 _ACTIVATIONS = {
@@ -138,20 +146,14 @@ def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
     one that is not named.
     """
     checked = _checked_stack(model, stack)
-    kind, points = kind_of(model), hook_points(model)
-    names = _NAMES[kind] if checked is None else _STACKED[kind][checked]
+    kind, points, names = kind_of(model), hook_points(model), _names_of(model, checked)
     blocks = {name.split(".")[1] for name in points if name.startswith(f"{names.blocks}.")}
     layers = range(sum(map(str.isdigit, blocks)))
 
     def named(site: str) -> tuple[str, ...]:
         return tuple(f"{names.blocks}.{layer}.{site}" for layer in layers)
 
-    inside = tuple(
-        _inside(f"blocks.{layer}", points)
-        if checked is None
-        else {shows: f"{names.blocks}.{layer}.{name}" for shows, name in _beside(kind, checked).items()}
-        for layer in layers
-    )
+    inside = tuple(_inside(f"{names.blocks}.{layer}", names, points) for layer in layers)
     sites = Sites(named(names.input), named(names.value), named(names.pattern), named(names.output), inside, checked)
     for required in (sites.inputs, sites.values, sites.patterns, sites.outputs):
         missing = [name for name in required if name not in points]
@@ -190,19 +192,37 @@ def _checked_stack(model: nn.Module, stack: str | None) -> Stack | None:
     return stack
 
 
-def _beside(kind: str, stack: Stack) -> dict[str, str]:
-    """The other attention of a decoder's block; what else is inside does not say which of the two it belongs to."""
-    if stack == "encoder":
-        return {}
-    other = _STACKED[kind]["cross" if stack == "decoder" else "decoder"]
-    return {"other_value": other.value, "other_pattern": other.pattern}
+def _names_of(model: nn.Module, stack: Stack | None) -> _Names:
+    kind = kind_of(model)
+    return _NAMES[kind] if stack is None else _STACKED[kind][stack]
 
 
-def _inside(block: str, points: dict[str, Any]) -> dict[str, str]:
+def _inside(block: str, names: _Names, points: dict[str, Any]) -> dict[str, str]:
+    candidates = dict(_INSIDE)
+    if names.other is not None:
+        candidates.pop("attention_output", None)  # the names do not say which attention they are of
+        candidates |= {shows: (f"{names.other}.{name}",) for shows, name in _INSIDE_OTHER.items()}
     present = {
-        shows: [f"{block}.{name}" for name in names if f"{block}.{name}" in points] for shows, names in _INSIDE.items()
+        shows: [f"{block}.{name}" for name in sites if f"{block}.{name}" in points]
+        for shows, sites in candidates.items()
     }
-    return {shows: names[0] for shows, names in present.items() if names}
+    return {shows: sites[0] for shows, sites in present.items() if sites}
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """A block, the attention in it whose values are zeroed, and of a decoder's block the other one."""
+
+    block: Any
+    attention: Any
+    other: Any | None
+
+
+def block_parts(model: nn.Module, layer: int, stack: Stack | None = None) -> BlockParts:
+    """Find a block of a stack by the names that TransformerLens gives its modules."""
+    names = _names_of(model, stack)
+    block = getattr(model, names.blocks)[layer]
+    return BlockParts(block, getattr(block, names.attention), names.other and getattr(block, names.other))
 
 
 def activation_sites(model: nn.Module, sites: Sites, name: str) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def _pre_norm(m: Any, x: Rows, o: Rows) -> Any:
 
 
 def _post_norm(m: Any, x: Rows, o: Rows) -> Any:
-    read = m.norm1(x + o)
+    read = m.norm1((m.norm0(x) if m.norm0 else x) + o)
     return m.norm2(read + m.mlp(read))
 
 

@@ -11,6 +11,8 @@
    computed from what is left, in float64.
 5. Pairs that a zeroed value cannot affect are never formed: a causal model costs half.
 
+In a decoder that reads an encoder, cross-attention reads what self-attention loses at each pair (crossing.py).
+
 Where no weights explain a block's MLP, its own modules read each pair instead (by_modules.py, route "modules").
 
 Weights are read afresh at each call; what is cached between calls (forms.py) is bound to their content. A block counts
@@ -34,6 +36,7 @@ from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, block_modules, bloc
 from tl_vzero.models.run import Beside
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
 from tl_vzero.zeroing.chunks import Chunk, Column, Mixed, SentencePart, Workspace, Zeroed, workspace_of
+from tl_vzero.zeroing.crossing import Crossing, crossing_of
 from tl_vzero.zeroing.forms import SAME_PRODUCT, BlockRows, CleanForm, WeightCache, random_direction, recognise
 from tl_vzero.zeroing.pairs import PairZeroing, Route
 from tl_vzero.zeroing.request import Request, Wanted, pick
@@ -109,7 +112,10 @@ def _layer_maps(run: "_Run", layer: int, block: CleanBlock) -> tuple[list[Tensor
     """One layer's maps and route; raises NotInClosedForm where it has none."""
     # The algebra is ours: where a block has parts that it does not fit, the model itself may run well.
     with foreign_errors_as(NotInClosedForm, f"its algebra failed on block {layer}"):
-        weights = block_weights(run.request.model, layer, _compute_dtype(block.output))
+        stack = run.request.sites.stack
+        weights = block_weights(run.request.model, layer, _compute_dtype(block.output), stack)
+        if stack in ("decoder", "cross") and block.other_pattern is None:
+            raise NotInClosedForm("it reads both attentions of a decoder's block, and cache= shows it one of them")
         if weights is None:
             raise NotInClosedForm(f"the weights of block {layer} cannot be read in TransformerLens's layout")
         stands_in = run.request.baseline.at(layer, block.value, run.averaged)
@@ -132,8 +138,8 @@ class _Run:
     """What all layers of one clean run share, of sentences padded on the right to the longest.
 
     `rows` are the wanted destinations, of all sentences in one axis, as places in the run's flat `[sentence position]`.
-    `columns` are the places that each column zeroes, as many as the longest span has; `holds` is False where a shorter
-    span has none left.
+    `columns` are the places that each column zeroes, likewise in `[sentence source]`, as many as the longest span has;
+    `holds` is False where a shorter span has none left.
     """
 
     def __init__(
@@ -146,9 +152,9 @@ class _Run:
     ) -> None:
         self.request, self.wanted, self.averaged = request, wanted, averaged
         self.cache, self.workspace = cache, workspace
-        width = max(sentence.length for sentence in wanted)
+        width, sources = (max(sizes) for sizes in zip(*((one.length, one.n_sources) for one in wanted), strict=True))
         self.rows = torch.tensor([n * width + i for n, sentence in enumerate(wanted) for i in sentence.destinations])
-        spans = [[n * width + j for j in span] for n, sentence in enumerate(wanted) for span in sentence.spans]
+        spans = [[n * sources + j for j in span] for n, sentence in enumerate(wanted) for span in sentence.spans]
         self.columns, self.holds = _even(spans)
 
 
@@ -165,6 +171,11 @@ class _Layer:
     @property
     def dtype(self) -> torch.dtype:
         return self.weights.w_o.dtype
+
+    @property
+    def name(self) -> str:
+        """The hook of the block's values, by which the cache names it."""
+        return self.run.request.sites.values[self.layer]
 
     @property
     def query_heads(self) -> int:
@@ -212,21 +223,34 @@ class _Layer:
         """What computes the pairs, and by what route: by the block's weights, or else by its own modules."""
         weights, block, cache = self.weights, self.block, self.run.cache
         tolerance = SAME_BLOCK.get(block.output.dtype, SAME_BLOCK[torch.float32])
+        stack = self.run.request.sites.stack
         attention_output = self._attention_output()
         shown = (self._shown_rows(part) for part in (block.mlp_pre, block.mlp_pre_linear, block.mlp_output))
-        reads, writes = (self.rows(activation, self.dtype) for activation in (block.input, block.output))
-        form = recognise(weights, BlockRows(reads, attention_output, writes, *shown), tolerance, cache, self.layer)
+        stream, writes = (self.rows(activation, self.dtype) for activation in (block.input, block.output))
+        # A decoder's form begins behind its self-attention, whether that or cross-attention loses a value.
+        reads, written = stream, attention_output
+        if weights.other is not None:
+            other = self._other_output()
+            reads, written = (stream + other, written) if stack == "cross" else (stream + written, other)
+        form = recognise(weights, BlockRows(reads, written, writes, *shown), tolerance, cache, self.name)
+        if form is not None and stack == "decoder":
+            crossing = self._crossing(form, stream, reads, tolerance)
+            if crossing is None:
+                return None
+            return partial(PairZeroing, weights, form, "direct", cache, self.name, crossing), "direct"
         if form is not None:
             route = _cheapest_route(self, form, columns, n_heads)
-            return partial(PairZeroing, weights, form, route, cache, self.layer), route
-        modules = block_modules(self.run.request.model, self.layer)
+            return partial(PairZeroing, weights, form, route, cache, self.name, None), route
+        if stack == "decoder":
+            return None  # modules of single positions do not read the encoder
+        modules = block_modules(self.run.request.model, self.layer, stack)
         norms = ("norm1", "norm1_post", "norm2", "norm2_post")
         all_norms = all(getattr(weights, name) is not None for name in norms if getattr(modules, name) is not None)
         if all_norms and None not in (weights.w_in, weights.w_out, weights.activation):
             return None  # something else acts in the block, such as a module that was replaced
         dtype = block.output.dtype  # the modules compute in the model's
-        reads, writes = (self.rows(activation, dtype) for activation in (block.input, block.output))
-        module = module_form(modules, BlockRows(reads, attention_output.to(dtype), writes), tolerance)
+        writes = self.rows(block.output, dtype)
+        module = module_form(modules, BlockRows(reads.to(dtype), attention_output.to(dtype), writes), tolerance)
         if module is None:
             return None
         return partial(ModulePairs, module, weights.w_o, weights.b_o), "none" if module.adds else "modules"
@@ -244,7 +268,7 @@ class _Layer:
         if shown is not None and shown.shape[-1] == weights.w_o.shape[-1]:
             direction = random_direction(weights.w_o)
             through = self.run.cache.vector(
-                self.layer, "direction through W_O", weights.w_o, lambda: weights.w_o @ direction
+                self.name, "direction through W_O", weights.w_o, lambda: weights.w_o @ direction
             )
             by_value_head = rearrange(through, "(head member) d_head -> head member d_head", member=members)
             written = torch.einsum("sjhk,hmk->shmj", block.value.to(self.dtype), by_value_head).flatten(1, 2)
@@ -252,9 +276,29 @@ class _Layer:
             along = self.rows(along, self.dtype).squeeze(-1) + weights.b_o @ direction
             if relative_difference(along, shown @ direction) <= SAME_PRODUCT[self.dtype]:
                 return shown
-        value = block.value.to(self.dtype).repeat_interleave(members, dim=2).transpose(1, 2)
-        mixed = rearrange(pattern @ value, "sentence head dest d_head -> sentence dest (head d_head)")
-        return torch.addmm(weights.b_o, self.rows(mixed, self.dtype), weights.w_o.flatten(0, 1))
+        return self._written(pattern, block.value.repeat_interleave(members, dim=2), weights.w_o, weights.b_o)
+
+    def _other_output(self) -> Float[Tensor, "row feature"]:
+        """The same of a decoder's other attention."""
+        value, other = self.block.other_value, self.weights.other
+        assert value is not None
+        assert other is not None
+        assert self.block.other_pattern is not None
+        return self._written(self.block.other_pattern.to(self.dtype), value, other.w_o, other.b_o)
+
+    def _written(self, pattern: Tensor, value: Tensor, w_o: Tensor, b_o: Tensor) -> Float[Tensor, "row feature"]:
+        mixed = rearrange(
+            pattern @ value.to(self.dtype).transpose(1, 2), "sentence head dest d_head -> sentence dest (head d_head)"
+        )
+        return torch.addmm(b_o, self.rows(mixed, self.dtype), w_o.flatten(0, 1))
+
+    def _crossing(self, form: CleanForm, stream: Tensor, middle: Tensor, tolerance: float) -> Crossing | None:
+        """The cross-attention that reads what self-attention loses; None where weights do not explain it."""
+        shown = self.block.other_pattern
+        assert shown is not None
+        pattern = self.rows(rearrange(shown, "sentence head dest src -> sentence dest (head src)"), self.dtype)
+        sentence = self.run.rows.to(pattern.device) // shown.shape[2]
+        return crossing_of(self.weights, form, self.block, stream, middle, sentence, pattern, tolerance)
 
     # What is zeroed.
 
@@ -277,7 +321,7 @@ class _Layer:
         places = self.run.rows.to(device)[chunk.clean[pairs]]
         sentences = places // width
         whole = block.pattern[sentences, :, places % width].to(wide)
-        zeroed = self.run.columns.to(device)[self._column_at(chunk.cells[pairs])] % width
+        zeroed = self.run.columns.to(device)[self._column_at(chunk.cells[pairs])] % block.pattern.shape[3]
         left = whole.clone()
         index = torch.arange(len(pairs), device=device)
         lost = index[:, None, None], torch.tensor(heads, device=device)[:, None], zeroed[:, None]
@@ -360,7 +404,7 @@ def _cheapest_route(layer: _Layer, form: CleanForm, columns: Sequence[Sequence[C
     pairs = sum(column.high - column.low for part in columns for column in part)
     n_columns = sum(len(part) for part in columns)
     joined = pairs * n_heads / d_model
-    fold = 0.0 if layer.run.cache.has_fold(layer.layer, w_in) else n_all_heads * d_head * LATER_CALLS_PAY
+    fold = 0.0 if layer.run.cache.has_fold(layer.name, w_in) else n_all_heads * d_head * LATER_CALLS_PAY
     costs: dict[Route, float] = {
         "direct": pairs,
         "factored": n_columns * n_heads + joined,

@@ -20,7 +20,9 @@ from tl_vzero.inputs.baselines import Baseline, own_text
 from tl_vzero.inputs.text import Sentence, same_shape
 from tl_vzero.models.changes import has_user_hooks, module_fingerprint
 from tl_vzero.models.facts import context_length
+from tl_vzero.models.run import Beside
 from tl_vzero.models.signals import signal_of
+from tl_vzero.models.sites import Stack
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE, NotInClosedForm, PaddingMatters, closed_maps
 from tl_vzero.zeroing.forms import WeightCache, weight_cache_of
 from tl_vzero.zeroing.hooked import hooked_maps
@@ -43,7 +45,7 @@ CLEAR, MOST_TAKEN = 1e-4, 1e8
 Maps = list[Float[Tensor, "layer map _ _"]]
 Verdict = Literal["right, padded too", "right", "wrong"]
 
-_VERDICTS: WeakKeyDictionary[nn.Module, tuple[object, Verdict]] = WeakKeyDictionary()
+_VERDICTS: WeakKeyDictionary[nn.Module, dict[Stack | None, tuple[object, Verdict]]] = WeakKeyDictionary()
 
 
 def zeroed_maps(
@@ -105,23 +107,24 @@ def _in_closed_form(
 ) -> tuple[Maps, tuple[str, ...]]:
     """Maps and routes; raises NotInClosedForm where the closed form does not apply."""
     model, stack = request.model, request.sites.stack
-    if stack is not None:
-        raise NotInClosedForm(f'it reads models with one stack of blocks, and stack="{stack}" is asked for')
     if has_user_hooks(model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
     weight_cache = weight_cache_of(model, weights_sha256, request.memory_mb * 2**20 * FOLDS_SHARE)
     state = (weights_sha256, module_fingerprint(model))
-    if model not in _VERDICTS or _VERDICTS[model][0] != state:
-        _VERDICTS[model] = state, _probe(request, sentences[0], weight_cache)
-    verdict = _VERDICTS[model][1]
+    verdicts = _VERDICTS.setdefault(model, {})
+    if stack not in verdicts or verdicts[stack][0] != state:
+        verdicts[stack] = state, _probe(request, sentences[0], weight_cache)
+    verdict = verdicts[stack][1]
     if verdict == "wrong":
         raise NotInClosedForm("on a probe it did not give what the hook engine gives")
 
     def maps_of(group: list[Sentence]) -> tuple[Maps, tuple[str, ...]]:
         """Of sentences that share one clean run."""
-        ids = [ids_of(model, [sentence])[0] for sentence in group]
+        ids = [ids_of(model, [sentence.encoder or sentence])[0] for sentence in group]
+        decoded = group[0].encoder is not None
+        beside = Beside(decoder_ids=ids_of(model, group)) if decoded else beside_ids(model, group)
         selected = [wanted[sentence.row] for sentence in group]
-        beside, clean, averaged = beside_ids(model, group), _cached(request, group), own_text(group)
+        clean, averaged = _cached(request, group), own_text(group)
         return closed_maps(request, ids, selected, weight_cache, clean=clean, averaged=averaged, **beside)
 
     alone = any(sentence.signal is not None or sentence.media for sentence in sentences)
@@ -151,24 +154,28 @@ class _MoreTaken(Baseline):
 
 
 def _probe(request: Request, sentence: Sentence, weight_cache: WeightCache) -> Verdict:
-    """Does the closed form give the hook engine's maps on short sentences, and on padded ones too?"""
+    """Does the closed form give the hook engine's maps on short sentences, and on padded ones too?
+
+    An encoder-decoder is given no padding.
+    """
     weight_cache.forms.clear()  # they may be of modules that are gone
-    probes, wanted = _probes(request.model, sentence)
+    probes = _probes(request, sentence)
     dtype = next(nn.Module.parameters(request.model)).dtype
 
     def agreement(request: Request) -> tuple[Verdict, Tensor]:
         """What the engines' maps show, and each layer's largest score by hooks."""
-        hooked = [hooked_maps(request, ids.unsqueeze(0), one)[0] for ids, one in zip(probes, wanted, strict=True)]
+        hooked = [hooked_maps(request, one.ids.unsqueeze(0), one.wanted, **one.beside)[0] for one in probes]
 
         def agrees(which: Sequence[int]) -> bool:
+            ids, wanted = [probes[n].ids for n in which], [probes[n].wanted for n in which]
             try:
-                closed, _ = closed_maps(request, [probes[n] for n in which], [wanted[n] for n in which], weight_cache)
+                closed, _ = closed_maps(request, ids, wanted, weight_cache, **probes[which[0]].beside)
             except PaddingMatters:
                 return False
             return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(closed, which, strict=True))
 
         largest = torch.stack([maps.flatten(1).amax(-1) for maps in hooked]).amax(0)
-        if agrees(range(len(probes))):
+        if request.sites.stack is None and agrees(range(len(probes))):
             return "right, padded too", largest
         return "right" if all(agrees([n]) for n in range(len(probes))) else "wrong", largest
 
@@ -184,20 +191,43 @@ def _probe(request: Request, sentence: Sentence, weight_cache: WeightCache) -> V
     return verdict
 
 
-def _probes(model: nn.Module, sentence: Sentence) -> tuple[list[Tensor], list[Wanted]]:
-    """Short sentences of the same tokens, or the beginning of the same sound; of an image a few patches are zeroed."""
+@dataclass(frozen=True, eq=False)
+class _ShortRun:
+    """What a model reads of a probe, and what is wanted of it."""
+
+    ids: Tensor
+    wanted: Wanted
+    beside: Beside = field(default_factory=Beside)
+
+
+def _probes(request: Request, sentence: Sentence) -> list[_ShortRun]:
+    """Short sentences of the same tokens, or the beginning of the same sound; of an image a few patches are zeroed.
+
+    Of an encoder-decoder the two sentences are of two lengths.
+    """
+    model, longest = request.model, max(PROBE_LENGTHS)
     (read,) = ids_of(model, [sentence])
-    longest = max(PROBE_LENGTHS)
     signal = signal_of(model)
     if signal is not None:
         beginning = signal.beginning(read, longest)
         n_positions = len(signal.labels(tuple(beginning.shape)))
         sources = tuple((j,) for j in range(min(longest, n_positions)))
-        return [beginning], [Wanted(n_positions, sources, tuple(range(n_positions)))]
+        return [_ShortRun(beginning, Wanted(n_positions, n_positions, sources, tuple(range(n_positions))))]
     longest = min(longest, context_length(model) or longest)
-    ids = read.repeat(longest)[:longest]
-    probes = [ids[:length] for length in PROBE_LENGTHS]
-    return probes, [Wanted.whole(len(probe)) for probe in probes]
+
+    def of(ids: Tensor) -> list[Tensor]:
+        ids = ids.repeat(longest)[:longest]
+        return [ids[:length] for length in PROBE_LENGTHS]
+
+    if sentence.encoder is None:
+        return [_ShortRun(ids, Wanted.whole(len(ids))) for ids in of(read)]
+    probes = []
+    for ids, decoder_ids in zip(of(ids_of(model, [sentence.encoder])[0]), reversed(of(read)), strict=True):
+        length, n_sources = len(decoder_ids), len(ids) if sentence.cross else len(decoder_ids)
+        spans = tuple((j,) for j in range(n_sources))
+        wanted = Wanted(length, n_sources, spans, tuple(range(length)))
+        probes.append(_ShortRun(ids, wanted, Beside(decoder_ids=decoder_ids.unsqueeze(0))))
+    return probes
 
 
 def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:

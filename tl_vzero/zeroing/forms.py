@@ -7,6 +7,9 @@ x is the block's input, o its attention's output, delta what o loses when a valu
     sandwich    m = x + norm1_post(o)          y = m + norm2_post(mlp(norm2(m)))     Gemma
     parallel    y = x + o + mlp(norm(x))       the MLP never sees the change         NeoX
 
+A decoder's block that reads an encoder is, from its cross-attention on, a block of such a form: x is what its
+self-attention leaves in the stream, in a post-norm block behind a norm of its own, norm0.
+
 A block is of a form if that form, computed from its weights, gives the output that the block really gave. Where the
 residual stream is large and little is written into it, several forms do, up to rounding: then the nearest one counts.
 
@@ -82,7 +85,8 @@ class CleanForm:
 
     `first` is the norm that reads what loses delta; `between` (sandwich) the norm before the MLP; `last` the norm at
     the end. Norms and MLP are None where the form has none that sees the change. `output_from` computes the output of
-    some rows from another attention output.
+    some rows from another attention output, and from another input, where it is not the clean one. `before` is the norm
+    between the two attentions of a decoder's block.
     """
 
     name: FormName
@@ -91,7 +95,8 @@ class CleanForm:
     between: NormState | None = None
     mlp: MlpState | None = None
     last: NormState | None = None
-    output_from: Callable[[Int[Tensor, "row"], Rows], Rows] | None = None
+    output_from: Callable[..., Rows] | None = None
+    before: NormState | None = None
 
     @property
     def reads_change_itself(self) -> bool:
@@ -128,25 +133,27 @@ FormBuilder = Callable[[_Reading], CleanForm | None]
 
 
 def recognise(
-    weights: BlockWeights, rows: BlockRows, tolerance: float, cache: "WeightCache", layer: int
+    weights: BlockWeights, rows: BlockRows, tolerance: float, cache: "WeightCache", block: str
 ) -> CleanForm | None:
     """The form whose output is nearest the block's, to a relative tolerance of its mean square; None if none is.
 
-    The cache holds the form of each layer, once it has been compared with the others.
+    The cache holds the form of each block, once it has been compared with the others.
     """
-    reading = _Reading(weights, rows, partial(cache.vector, layer))
-    for cached in (cache.forms.get(layer), None):
+    reading = _Reading(weights, rows, partial(cache.vector, block))
+    for cached in (cache.forms.get(block), None):
         name = cached or _nearest(reading, tolerance)
         form = None if name is None else _BUILDERS[name](reading)
         if name and form and relative_difference(form.output, rows.output) <= tolerance:
-            cache.forms[layer] = name
+            cache.forms[block] = name
             return replace(form, output_from=partial(_output_from, _BUILDERS[name], reading))
     return None
 
 
-def _output_from(build: FormBuilder, reading: _Reading, at: Int[Tensor, "row"], attention_output: Rows) -> Rows:
+def _output_from(
+    build: FormBuilder, reading: _Reading, at: Int[Tensor, "row"], attention_output: Rows, x: Rows | None = None
+) -> Rows:
     """A form's output of some rows, in the dtype of what attention is to have written there."""
-    x = reading.rows.input[at].to(attention_output.dtype)
+    x = reading.rows.input[at].to(attention_output.dtype) if x is None else x
     form = build(replace(reading, rows=BlockRows(x, attention_output, reading.rows.output[at])))
     assert form is not None
     return form.output
@@ -184,13 +191,15 @@ def _pre_norm(r: _Reading) -> CleanForm | None:
 def _post_norm(r: _Reading) -> CleanForm | None:
     if r.weights.norm1 is None or r.weights.norm2 is None:
         return None
-    first = NormState.of(r.weights.norm1, r.rows.input + r.rows.attention_output)
+    before = None if r.weights.norm0 is None else NormState.of(r.weights.norm0, r.rows.input)
+    x = r.rows.input if before is None else before.output()
+    first = NormState.of(r.weights.norm1, x + r.rows.attention_output)
     read = first.output()
     mlp = r.mlp(read)
     if mlp is None:
         return None
     last = NormState.of(r.weights.norm2, read + mlp.output)
-    return CleanForm("post_norm", last.output(), first=first, mlp=mlp, last=last)
+    return CleanForm("post_norm", last.output(), first=first, mlp=mlp, last=last, before=before)
 
 
 def _sandwich(r: _Reading) -> CleanForm | None:
@@ -277,31 +286,31 @@ class Product:
 
 # What was computed from a model's weights alone, for later calls.
 
-_Key = tuple[int, str, torch.dtype, torch.device]
+_Key = tuple[str, str, torch.dtype, torch.device]
 
 
 class WeightCache:
-    """By layer: W_O folded into the MLP's first products, vectors that went through a matrix, and the block's form.
+    """By block: W_O folded into the MLP's first products, vectors that went through a matrix, and the block's form.
 
     Folding costs as much as d_model pairs, for a short sentence more than all its pairs. Folds are held up to
-    `max_bytes`; `forms` are names of forms.
+    `max_bytes`; `forms` are names of forms. A block is named by the hook of its values.
     """
 
     def __init__(self, weights_sha256: str, max_bytes: float = 0.0) -> None:
         self.weights_sha256, self.max_bytes = weights_sha256, max_bytes
         self.folds: dict[_Key, Tensor] = {}
         self.vectors: dict[_Key, Tensor] = {}
-        self.forms: dict[int, str] = {}
+        self.forms: dict[str, str] = {}
 
-    def has_fold(self, layer: int, matrix: Float[Tensor, "feature d_mlp"]) -> bool:
-        """Whether the fold into a layer's first product need not be computed again."""
-        return _key(layer, "0", matrix) in self.folds
+    def has_fold(self, block: str, matrix: Float[Tensor, "feature d_mlp"]) -> bool:
+        """Whether the fold into a block's first product need not be computed again."""
+        return _key(block, "0", matrix) in self.folds
 
     def fold(
-        self, layer: int, index: int, matrix: Float[Tensor, "feature d_mlp"], compute: Callable[[], Tensor]
+        self, block: str, index: int, matrix: Float[Tensor, "feature d_mlp"], compute: Callable[[], Tensor]
     ) -> Float[Tensor, "head d_head d_mlp"]:
-        """The fold into one of a layer's products, from the cache or computed, and then cached if there is room."""
-        key = _key(layer, str(index), matrix)
+        """The fold into one of a block's products, from the cache or computed, and then cached if there is room."""
+        key = _key(block, str(index), matrix)
         if key in self.folds:
             return self.folds[key]
         fold = compute()
@@ -309,9 +318,9 @@ class WeightCache:
             self.folds[key] = fold
         return fold
 
-    def vector(self, layer: int, name: str, matrix: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """A vector that went through one of a layer's matrices."""
-        key = _key(layer, name, matrix)
+    def vector(self, block: str, name: str, matrix: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """A vector that went through one of a block's matrices."""
+        key = _key(block, name, matrix)
         if key not in self.vectors:
             self.vectors[key] = compute()
         return self.vectors[key]
@@ -323,8 +332,8 @@ class WeightCache:
             self.folds.popitem()
 
 
-def _key(layer: int, name: str, matrix: Tensor) -> _Key:
-    return layer, name, matrix.dtype, matrix.device
+def _key(block: str, name: str, matrix: Tensor) -> _Key:
+    return block, name, matrix.dtype, matrix.device
 
 
 _CACHES: WeakKeyDictionary[nn.Module, WeightCache] = WeakKeyDictionary()

@@ -6,7 +6,7 @@ What attention loses goes through the norms as two scalars per pair, and through
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -16,7 +16,7 @@ from torch import Tensor
 from tl_vzero.distance import LITTLE_LEFT, wide_dtype
 from tl_vzero.models.blocks import BlockWeights
 from tl_vzero.zeroing.chunks import Changes, Chunk, Column, Group, LostValues, Outputs, Zeroed
-from tl_vzero.zeroing.forms import CleanForm, NormState, WeightCache
+from tl_vzero.zeroing.forms import CleanForm, NormState, Rows, WeightCache
 
 Route = Literal["direct", "factored", "folded", "modules", "none"]
 
@@ -125,7 +125,7 @@ class IntoMlp:
 
 
 def into_mlp(
-    weights: BlockWeights, form: CleanForm, cache: WeightCache, layer: int, *, with_sandwich: bool
+    weights: BlockWeights, form: CleanForm, cache: WeightCache, block: str, *, with_sandwich: bool
 ) -> list[IntoMlp]:
     """The products that the MLP's activation reads: one, or the gate and the linear part."""
     reader, mlp = form.between or form.first, form.mlp
@@ -147,28 +147,58 @@ def into_mlp(
         constant = matrix.new_zeros(matrix.shape[-1]) if bias is None else bias
         if norm_bias is not None:
             constant = constant + cache.vector(
-                layer, f"norm bias through {index}", matrix, partial(norm_bias.matmul, matrix)
+                block, f"norm bias through {index}", matrix, partial(norm_bias.matmul, matrix)
             )
         products.append(IntoMlp(matrix, pre, constant, tuple(row @ matrix for row in rows)))
     return products
 
 
+@runtime_checkable
+class Between(Protocol):
+    """Another attention of the block, which reads what this one loses before the form does.
+
+    `row_width` is how many numbers a pair takes there.
+    """
+
+    @property
+    def row_width(self) -> int: ...
+
+    def change(
+        self, chunk: Chunk, delta: Float[Tensor, "row feature"], vanishing: Bool[Tensor, "row"]
+    ) -> Float[Tensor, "row feature"]:
+        """What the form reads less by it, in place; marks the pairs at which a norm reads nearly nothing."""
+
+    def output_from(self, rows: Int[Tensor, "row"], attention_output: Rows) -> Rows:
+        """The block's output at some rows from another attention output."""
+
+
 class PairZeroing:
-    """One layer of a recognised block with values zeroed; `changes` gives clean minus changed output, in chunks."""
+    """A recognised block with values zeroed; `changes` gives clean minus changed output, in chunks.
+
+    With another attention `between`, the MLP reads more than combinations of lost vectors: the route is "direct".
+    """
 
     def __init__(
-        self, weights: BlockWeights, form: CleanForm, route: Route, cache: WeightCache, layer: int, zeroed: Zeroed
+        self,
+        weights: BlockWeights,
+        form: CleanForm,
+        route: Route,
+        cache: WeightCache,
+        block: str,
+        between: Between | None,
+        zeroed: Zeroed,
     ) -> None:
-        self.weights, self.form, self.route, self.cache, self.layer = weights, form, route, cache, layer
+        self.weights, self.form, self.route, self.cache, self.block = weights, form, route, cache, block
+        self.between, self.centred = between, between is None and not form.reads_change_itself
         self.zeroed, self.heads, self.workspace = zeroed, list(zeroed.heads), zeroed.workspace
-        self.into = [] if route == "none" else into_mlp(weights, form, cache, layer, with_sandwich=route != "direct")
+        self.into = [] if route == "none" else into_mlp(weights, form, cache, block, with_sandwich=route != "direct")
         d_model, n_in = weights.w_o.shape[-1], len(self.into)
         d_mlp = 0 if weights.w_out is None else weights.w_out.shape[0]
         w_o = _heads_of(weights.w_o, self.heads)
         # Centred already where only a centring norm reads it.
-        if form.first is not None and not form.reads_change_itself:
+        if form.first is not None and self.centred:
             w_o = form.first.norm.centre(w_o)
-        row_width = max(1, n_in) * d_mlp + 8 * d_model
+        row_width = max(1, n_in) * d_mlp + 8 * d_model + (0 if between is None else between.row_width)
         self.lost = LostValues(zeroed, w_o, row_width, len(self.heads) * (2 * d_model + n_in * d_mlp))
 
     def changes(self, columns: Sequence[Column]) -> Changes:
@@ -177,14 +207,18 @@ class PairZeroing:
             tables = self._source_tables(group)
             for chunk in group.chunks():
                 vanishing = torch.zeros(chunk.rows, dtype=torch.bool, device=chunk.clean.device)
-                yield chunk, self._output_change(chunk, group.delta(chunk), tables, vanishing), vanishing
+                lost = group.delta(chunk)
+                if self.between is not None:
+                    lost = self.between.change(chunk, lost, vanishing)
+                yield chunk, self._output_change(chunk, lost, tables, vanishing), vanishing
 
     def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
-        assert self.form.output_from is not None
+        output_from = self.form.output_from if self.between is None else self.between.output_from
+        assert output_from is not None
         left, whole = self.zeroed.attention_outputs(chunk, pairs, self.weights.w_o, self.weights.b_o)
         rows = chunk.clean[pairs]
-        return self.form.output_from(rows, whole), self.form.output_from(rows, left)
+        return output_from(rows, whole), output_from(rows, left)
 
     def _through_norms(self, rows: Float[Tensor, "*axes feature"]) -> Float[Tensor, "*axes feature"]:
         """A lost vector as the MLP's norms weigh it, but for their scalars."""
@@ -199,7 +233,7 @@ class PairZeroing:
             d_head = self.weights.w_o.shape[1]
             return rearrange(through @ into.matrix, "(head d_head) d_mlp -> head d_head d_mlp", d_head=d_head)
 
-        return _heads_of(self.cache.fold(self.layer, index, into.matrix, fold), self.heads)
+        return _heads_of(self.cache.fold(self.block, index, into.matrix, fold), self.heads)
 
     def _source_tables(self, group: Group) -> tuple[Float[Tensor, "column head_1 d_mlp"], ...]:
         """Every head's row of every source, taken through W_in (and the gate) once; last, the constant row."""
@@ -227,7 +261,7 @@ class PairZeroing:
         if form.first is None or form.mlp is None or self.weights.w_out is None:
             return delta
         direct = self.route == "direct"
-        first = NormChange.of(form.first, delta, chunk, centred=not form.reads_change_itself)
+        first = NormChange.of(form.first, delta, chunk, centred=self.centred)
         vanishing |= first.vanishing
         of_clean: tuple[Tensor, ...] = (first.shrinks,)
         of_change = first.of_change

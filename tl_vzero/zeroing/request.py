@@ -35,16 +35,19 @@ PHRASES: dict[str, Callable[[str, Sequence[Range]], tuple[Phrase, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """Of one sentence: its length, the positions zeroed together in each column, and the destinations."""
+    """Of one sentence: its length, how many sources it has, the positions zeroed together in each column, and the
+    destinations.
+    """
 
     length: int
+    n_sources: int
     spans: tuple[Span, ...]
     destinations: tuple[int, ...]
 
     @classmethod
     def whole(cls, length: int) -> "Wanted":
         """Every position as a source and as a destination."""
-        return cls(length, tuple((j,) for j in range(length)), tuple(range(length)))
+        return cls(length, length, tuple((j,) for j in range(length)), tuple(range(length)))
 
     @property
     def zeroes_single_positions(self) -> bool:
@@ -115,7 +118,12 @@ class Request:
             _check_apart(spans)
         else:
             spans = tuple((j,) for j in positions_in(tokens, "sources", self.sources))
-        return Wanted(len(sentence), spans, positions_in(sentence.tokens, "destinations", self.destinations))
+        return Wanted(
+            len(sentence),
+            len(sentence.sources),
+            spans,
+            positions_in(sentence.tokens, "destinations", self.destinations),
+        )
 
 
 def megabytes(memory_mb: float) -> float:

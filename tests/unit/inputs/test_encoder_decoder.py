@@ -245,7 +245,9 @@ def test_random_scores_have_the_maps_shape(bart: Any) -> None:
 
 
 def test_the_closed_form_says_why_it_is_not_used(bart: Any) -> None:
-    scores = tl_vzero.value_zeroing(bart, LONG, **stack_options("cross"))
-    assert scores.metadata["engine"] == "hooks" and "one stack of blocks" in scores.metadata["engine_reason"]
-    with pytest.raises(tl_vzero.TLVZeroError, match='engine="closed_form" cannot be used: it reads'):
-        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", **stack_options("cross"))
+    """A cache of the usual activations lacks the decoder's other attention."""
+    _, cache = bart.run_with_cache(LONG.unsqueeze(0), decoder_input=LONG_OUT.unsqueeze(0))
+    scores = tl_vzero.value_zeroing(bart, LONG, cache=cache, **stack_options("cross"))
+    assert scores.metadata["engine"] == "hooks" and "both attentions" in scores.metadata["engine_reason"]
+    with pytest.raises(tl_vzero.TLVZeroError, match='engine="closed_form" cannot be used: it reads both'):
+        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", cache=cache, **stack_options("cross"))

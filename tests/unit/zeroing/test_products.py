@@ -26,7 +26,7 @@ def keeper() -> tuple[Keep, Counter[str]]:
             computed[name] += 1
             return make()
 
-        return cache.vector(0, name, matrix, counted)
+        return cache.vector("block", name, matrix, counted)
 
     return keep, computed
 

@@ -166,18 +166,18 @@ def test_a_fold_is_made_once_while_there_is_room_and_each_time_where_there_is_no
         cache = WeightCache("hash")
         cache.limit(max_bytes)
         for _ in range(3):
-            assert torch.equal(cache.fold(0, 0, matrix, compute), torch.ones(2, 3, 5))
-        assert len(computed) == times and cache.has_fold(0, matrix) == (times == 1)
+            assert torch.equal(cache.fold("block", 0, matrix, compute), torch.ones(2, 3, 5))
+        assert len(computed) == times and cache.has_fold("block", matrix) == (times == 1)
 
 
-def test_layers_products_and_dtypes_have_folds_of_their_own() -> None:
+def test_blocks_products_and_dtypes_have_folds_of_their_own() -> None:
     cache = WeightCache("hash")
     cache.limit(PLENTY)
     matrix = torch.zeros(4, 5)
-    wheres = [(0, 0, matrix), (1, 0, matrix), (0, 1, matrix), (0, 0, matrix.double())]
+    wheres = [("a", 0, matrix), ("b", 0, matrix), ("a", 1, matrix), ("a", 0, matrix.double())]
     for _ in range(2):
-        for index, (layer, product, like) in enumerate(wheres):
-            fold = cache.fold(layer, product, like, lambda: torch.full((1, 1, 5), float(index)))  # noqa: B023
+        for index, (block, product, like) in enumerate(wheres):
+            fold = cache.fold(block, product, like, lambda: torch.full((1, 1, 5), float(index)))  # noqa: B023
             assert fold[0, 0, 0] == index
 
 
