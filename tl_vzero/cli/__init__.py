@@ -50,6 +50,9 @@ CompareModelOption = Annotated[
     str | None,
     typer.Option("--compare-model", help="A second model, as for --model; without --compare, it reads TEXT, too."),
 ]
+DecoderInputsOption = Annotated[
+    str | None, typer.Option("--decoder-inputs", help="Of an encoder-decoder: what its decoder reads.")
+]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write the map as a page.")]
 WordsOption = Annotated[bool, typer.Option("--words", help="Join word pieces to words.")]
 LayerOption = Annotated[int | None, typer.Option("--layer", help="One layer, from 0; default: all.")]
@@ -79,6 +82,7 @@ def report(
     effect: common.EffectsOption = None,
     compare_text: CompareOption = None,
     compare_model: CompareModelOption = None,
+    decoder_inputs: DecoderInputsOption = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Add every head's maps, and its share of its layer's mixing.")
     ] = False,
@@ -90,6 +94,8 @@ def report(
     """Value Zeroing beside other methods, rollout and effects on the prediction, as one HTML page.
 
     Value Zeroing and raw attention stand there in any case; --csv has the table of the methods, layer by layer.
+
+    Of an encoder-decoder: a translation step by step, of --decoder-inputs or else of what the model itself writes.
     """
     check_writable(out)
     target_ids = _target_ids(good, bad)
@@ -97,12 +103,15 @@ def report(
     baseline = replaced.read()
     model = chosen.load(method)
     second = None if compare_model is None else replace(chosen, model=compare_model).load(method)
+    from tl_vzero.models.sites import stacks_of
     from tl_vzero.plot.export import share_plotly
-    from tl_vzero.report import make_report
+    from tl_vzero.report import Report, Translation, generate, make_report
 
-    computed = make_report(
+    sentence = chosen.sentence(model)
+    computed: Report | Translation = make_report(
         model,
-        chosen.sentence(model),
+        sentence,
+        decoder_inputs=generate(model, sentence) if decoder_inputs is None and stacks_of(model) else decoder_inputs,
         methods=method or None,
         target=chosen.target,
         target_ids=target_ids,
@@ -118,7 +127,7 @@ def report(
         share_plotly(out.parent)
     write_text(out, computed.to_html(shared_plotly=shared_plotly))
     common.say(f"wrote {out}")
-    files.write(computed.to_dict, computed.comparison.table)
+    files.write(computed.to_dict, computed.to_frame if isinstance(computed, Translation) else computed.comparison.table)
     if is_opened:
         common.open_page(out)
 
@@ -150,9 +159,7 @@ def show_map(
     stack: Annotated[
         str | None, typer.Option(help="Of an encoder-decoder: encoder, decoder, or cross (decoder on encoder).")
     ] = None,
-    decoder_inputs: Annotated[
-        str | None, typer.Option(help="What the decoder reads, for --stack decoder and cross.")
-    ] = None,
+    decoder_inputs: DecoderInputsOption = None,
     full: Annotated[bool, typer.Option("--full", help="Print whole maps, not each destination's top sources.")] = False,
     html: HtmlOption = None,
     is_opened: common.OpenOption = False,
