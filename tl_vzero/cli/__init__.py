@@ -108,21 +108,20 @@ def report(
     from tl_vzero.report import Report, Translation, generate, make_report
 
     sentence = chosen.sentence(model)
-    computed: Report | Translation = make_report(
-        model,
-        sentence,
-        decoder_inputs=generate(model, sentence) if decoder_inputs is None and stacks_of(model) else decoder_inputs,
-        methods=method or None,
-        target=chosen.target,
-        target_ids=target_ids,
-        baseline=baseline,
-        corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
-        effects=effect or None,
-        compare=None if compare_text is None else replace(chosen, text=compare_text).sentence(model),
-        compare_model=second,
-        heads=heads,
-        progress=not chosen.quiet,
-    )
+    options: dict[str, Any] = {
+        "methods": method or None,
+        "target": chosen.target,
+        "target_ids": target_ids,
+        "baseline": baseline,
+        "corrupted": None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
+        "effects": effect or None,
+        "compare": None if compare_text is None else replace(chosen, text=compare_text).sentence(model),
+        "compare_model": second,
+        "heads": heads,
+        "progress": not chosen.quiet,
+    }
+    written = generate(model, sentence) if decoder_inputs is None and stacks_of(model) else decoder_inputs
+    computed: Report | Translation = make_report(model, sentence, decoder_inputs=written, **options)
     if shared_plotly:
         share_plotly(out.parent)
     write_text(out, computed.to_html(shared_plotly=shared_plotly))

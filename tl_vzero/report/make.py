@@ -27,12 +27,33 @@ from tl_vzero.targets import TargetIds, check_trained_head, default_target, find
 
 
 @overload
-def make_report(model: nn.Module, text: str | Pair, *, decoder_inputs: None = None, **options: Any) -> Report: ...
+def make_report(
+    model: nn.Module,
+    text: str | Pair,
+    *,
+    decoder_inputs: None = None,
+    methods: Sequence[str] | None = None,
+    target: int | str | None = None,
+    target_ids: TargetIds | None = None,
+    baseline: str | Tensor | BaselineValues = "zero",
+    corrupted: str | Pair | None = None,
+    effects: Sequence[str] | None = None,
+    compare: str | Pair | None = None,
+    compare_model: nn.Module | None = None,
+    heads: bool = False,
+    progress: bool = False,
+) -> Report: ...
 
 
 @overload
 def make_report(
-    model: nn.Module, text: str | Pair, *, decoder_inputs: DecoderInputs, **options: Any
+    model: nn.Module,
+    text: str | Pair,
+    *,
+    decoder_inputs: DecoderInputs,
+    methods: Sequence[str] | None = None,
+    baseline: str = "zero",
+    progress: bool = False,
 ) -> Translation: ...
 
 

@@ -16,6 +16,7 @@ from tl_vzero.difference import HASHED
 from tl_vzero.effects.measure import likeliest, token_name
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError, ScoresError
 from tl_vzero.files import to_plain
+from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.text import Pair, Sentence, encode, is_pair, warned_before
 from tl_vzero.models.contracts import check_contracts
@@ -224,7 +225,7 @@ def make_translation(
     decoder_inputs: DecoderInputs,
     *,
     methods: Sequence[str] | None = None,
-    baseline: str = "zero",
+    baseline: str | Tensor | BaselineValues = "zero",
     progress: bool = False,
 ) -> Translation:
     """Compute the page of an encoder-decoder; `make_report(decoder_inputs=)` says what its arguments are."""

@@ -1,6 +1,7 @@
 """The page of an encoder-decoder: what it holds is what its maps say, by plain sums, and bad input is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,13 +9,16 @@ import torch
 from support.models import loaded, tokenizer
 from support.page import Page, page_numbers
 from support.paired import ON_THIS_LINE, PAIRED, STACKS
+from support.state import type_checks_off
 
 import tl_vzero
 from tl_vzero.errors import HeadlessModelError, InputError, InputTypeError, ModelError
+from tl_vzero.models.facts import facts_of, remember
 from tl_vzero.report import Translation, generate, make_report
+from tl_vzero.report.translation import StackMaps
 
 READ, WRITTEN = "the dogs bark", "marcus is near"
-ODD = "</script><b>&"
+ODD = "</script><script evil>&"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def translation(bart: Any) -> Translation:
 
 
 def test_shares_are_both_maps_of_a_row_by_their_one_sum(bart: Any, translation: Translation) -> None:
-    assert list(translation.methods)[0] == "value_zeroing" and "attention" in translation.methods
+    assert next(iter(translation.methods)) == "value_zeroing" and "attention" in translation.methods
     for method, maps in translation.methods.items():
         for stack in STACKS:
             read = {} if stack == "encoder" else {"decoder_inputs": WRITTEN}
@@ -83,8 +87,27 @@ def test_the_table_and_the_json_have_every_number(translation: Translation) -> N
     assert set(of_row["writes"]) == {translation.steps[1].token}
 
 
-def test_the_page_holds_three_maps_the_joint_rollout_and_no_markup_of_a_token(bart: Any) -> None:
-    page = Page(make_report(bart, f"the {ODD} hat", decoder_inputs=f"{ODD} hat").to_html())
+def renamed(scores: tl_vzero.Scores) -> tl_vzero.Scores:
+    """With markup for its first tokens."""
+    return replace(scores, dest_tokens=(ODD, *scores.dest_tokens[1:]), src_tokens=(ODD, *scores.src_tokens[1:]))
+
+
+def test_the_page_holds_three_maps_the_joint_rollout_and_no_markup_of_a_token(translation: Translation) -> None:
+    odd = {
+        name: StackMaps(**{stack: renamed(getattr(maps, stack)) for stack in STACKS})
+        for name, maps in translation.methods.items()
+    }
+    odd = {
+        name: replace(
+            maps,
+            decoder=replace(
+                maps.decoder,
+                metadata={**maps.decoder.metadata, "encoder_tokens": [ODD, *translation.encoder_tokens[1:]]},
+            ),
+        )
+        for name, maps in odd.items()
+    }
+    page = Page(replace(translation, methods=odd, model=ODD, text=ODD).to_html())
     data, numbers = page.data(), page_numbers(page)
     read, written, methods = len(data["read"]["names"]), len(data["written"]["names"]), len(data["methods"])
     assert len(numbers) == methods * 3 * (read * read + 2 * written * (read + written))
@@ -96,7 +119,8 @@ def test_the_page_holds_three_maps_the_joint_rollout_and_no_markup_of_a_token(ba
     }.items():
         layout = data["figures"][figure]["layout"]
         assert tuple(layout[axis]["title"]["text"] for axis in ("xaxis", "yaxis")) == titles
-    assert "b" not in {tag for tag, attributes in page.tags if not attributes} - {"b"} and "<b>&" in page.text
+    assert ODD in data["read"]["names"] and ODD in page.text
+    assert not any(tag == "script" and "evil" in attributes for tag, attributes in page.tags)
     assert "What it does not say" in page.text and "no weighted average" in page.text
 
 
@@ -106,9 +130,8 @@ def test_methods_that_are_undefined_for_a_stack_say_why(translation: Translation
 
 
 def test_a_model_without_a_head_for_words_has_maps_and_says_why_nothing_is_predicted() -> None:
-    from transformers import BartModel
-
-    headless = loaded(BartModel(PAIRED["BART"].tiny().config))
+    headless = loaded(PAIRED["BART"].tiny())
+    remember(headless, replace(facts_of(headless), head="absent"))
     page = make_report(headless, READ, decoder_inputs=WRITTEN)
     assert page.no_prediction and page.steps[0].probability is None and page.steps[-1].token is None
     assert page.no_prediction in Page(page.to_html()).text
@@ -138,7 +161,7 @@ def test_a_model_without_a_head_for_words_has_maps_and_says_why_nothing_is_predi
     ],
 )
 def test_bad_input(bart: Any, call: Callable[[Any], object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with type_checks_off(), pytest.raises(error, match=message):
         call(bart)
 
 
