@@ -147,7 +147,6 @@ const showChoices = () => {
   const method = page.methods[state.method];
   byId("method-about").textContent = `${method.label}: ${method.about}.`;
   byId("half-limit").hidden = method.name === "value_zeroing";
-  for (const note of document.querySelectorAll(".one-sum")) note.textContent = "A row of this map and of the one beside it sum to one together, and both have one colour scale.";
 };
 const render = () => {
   showChoices();
