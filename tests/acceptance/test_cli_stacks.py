@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import tl_vzero
 from tl_vzero.cli import app
+from tl_vzero.report import generate
 
 RUNNER = CliRunner()
 READ, WRITTEN = "the dogs bark", "marcus is near"
@@ -54,6 +55,28 @@ def test_compare_with_the_decoders_prediction(folder: Path, tmp_path: Path) -> N
     assert torch.allclose(torch.tensor(written["effect"]["values"]), effect.values)
     code, output = run("compare", READ, "--model", folder, "--stack", "cross", "--quiet")
     assert code == 2 and "no --decoder-inputs given" in output
+
+
+@pytest.mark.parametrize("written", [None, WRITTEN])
+def test_a_report_is_of_a_text_that_is_given_or_else_generated(
+    folder: Path, tmp_path: Path, written: str | None
+) -> None:
+    page, numbers, table = tmp_path / "page.html", tmp_path / "page.json", tmp_path / "page.csv"
+    options = () if written is None else ("--decoder-inputs", written)
+    files = ("--out", page, "--json", numbers, "--csv", table, "--quiet", "--shared-plotly")
+    code, output = run("report", READ, "--model", folder, *options, *files)
+    assert code == 0 and page.exists() and "share" in table.read_text(encoding="utf-8").splitlines()[0], output
+    tokens = json.loads(numbers.read_text(encoding="utf-8"))["decoder_tokens"]
+    if written is None:
+        model = tl_vzero.load_model(folder)
+        assert len(tokens) == len(generate(model, READ))
+    else:
+        assert tokens == ["[SEP]", "[CLS]", "marcus", "is", "near"]
+
+
+def test_a_report_of_one_stack_takes_no_decoder_inputs(tmp_path: Path) -> None:
+    code, output = run("report", "the hat [MASK] old.", "--decoder-inputs", WRITTEN, "--out", tmp_path / "page.html")
+    assert code == 2 and "--decoder-inputs given" in output
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,9 @@ CompareModelOption = Annotated[
     str | None,
     typer.Option("--compare-model", help="A second model, as for --model; without --compare, it reads TEXT, too."),
 ]
+DecoderInputsOption = Annotated[
+    str | None, typer.Option("--decoder-inputs", help="Of an encoder-decoder: what its decoder reads.")
+]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write the map as a page.")]
 WordsOption = Annotated[bool, typer.Option("--words", help="Join word pieces to words.")]
 LayerOption = Annotated[int | None, typer.Option("--layer", help="One layer, from 0; default: all.")]
@@ -88,6 +91,7 @@ def report(
     effect: common.EffectsOption = None,
     compare_text: CompareOption = None,
     compare_model: CompareModelOption = None,
+    decoder_inputs: DecoderInputsOption = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Add every head's maps, and its share of its layer's mixing.")
     ] = False,
@@ -99,6 +103,8 @@ def report(
     """Value Zeroing beside other methods, rollout and effects on the prediction, as one HTML page.
 
     Value Zeroing and raw attention stand there in any case; --csv has the table of the methods, layer by layer.
+
+    Of an encoder-decoder: a translation step by step, of --decoder-inputs or else of what the model itself writes.
     """
     check_writable(out)
     target_ids = _target_ids(good, bad)
@@ -106,28 +112,30 @@ def report(
     baseline = replaced.read()
     model = chosen.load(method)
     second = None if compare_model is None else replace(chosen, model=compare_model).load(method)
+    from tl_vzero.models.sites import stacks_of
     from tl_vzero.plot.export import share_plotly
-    from tl_vzero.report import make_report
+    from tl_vzero.report import Report, Translation, generate, make_report
 
-    computed = make_report(
-        model,
-        chosen.sentence(model),
-        methods=method or None,
-        target=chosen.target,
-        target_ids=target_ids,
-        baseline=baseline,
-        corrupted=None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
-        effects=effect or None,
-        compare=None if compare_text is None else replace(chosen, text=compare_text).sentence(model),
-        compare_model=second,
-        heads=heads,
-        progress=not chosen.quiet,
-    )
+    sentence = chosen.sentence(model)
+    options: dict[str, Any] = {
+        "methods": method or None,
+        "target": chosen.target,
+        "target_ids": target_ids,
+        "baseline": baseline,
+        "corrupted": None if corrupted is None else replace(chosen, text=corrupted).sentence(model),
+        "effects": effect or None,
+        "compare": None if compare_text is None else replace(chosen, text=compare_text).sentence(model),
+        "compare_model": second,
+        "heads": heads,
+        "progress": not chosen.quiet,
+    }
+    written = generate(model, sentence) if decoder_inputs is None and stacks_of(model) else decoder_inputs
+    computed: Report | Translation = make_report(model, sentence, decoder_inputs=written, **options)
     if shared_plotly:
         share_plotly(out.parent)
     write_text(out, computed.to_html(shared_plotly=shared_plotly))
     common.say(f"wrote {out}")
-    files.write(computed.to_dict, computed.comparison.table)
+    files.write(computed.to_dict, computed.to_frame if isinstance(computed, Translation) else computed.comparison.table)
     if is_opened:
         common.open_page(out)
 

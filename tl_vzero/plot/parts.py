@@ -279,6 +279,8 @@ def axis_titles(scores: Scores) -> tuple[str, str]:
     """What the rows are and what the columns are."""
     if scores.crosses:
         return "decoder: destination (row)", "encoder: source (column)"
+    if scores.metadata.get("stack") == "joint":
+        return "decoder: destination (row)", "decoder, then encoder: source (column)"
     return "destination (row)", "source (column)"
 
 

@@ -2,5 +2,6 @@
 
 from tl_vzero.report.make import make_report
 from tl_vzero.report.report import Report
+from tl_vzero.report.translation import Translation, generate
 
-__all__ = ["Report", "make_report"]
+__all__ = ["Report", "Translation", "generate", "make_report"]

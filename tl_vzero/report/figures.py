@@ -192,7 +192,7 @@ def page_data(report: Report, drawn: list[Drawn], units: tuple[str, ...], mapped
         "agreement": {name: _agreement(report, name) for name in report.effects},
         "table": _table(report),
         "flow": _flow(scores, units) if "rollout" in drawn[0].views else None,
-        "themes": {theme.name: _theme(theme) for theme in (LIGHT, DARK)},
+        "themes": {theme.name: theme_data(theme) for theme in (LIGHT, DARK)},
     }
 
 
@@ -244,13 +244,13 @@ def _unit(unit: Scores) -> Json:
         "place": "word" if unit.unit == "word" else "position",
         "hover": hover,
         "rowHover": [row_hover(label) for label in hover],
-        "map": _frame(map_frame(unit)),
-        "row": _frame(layer_frame(unit.layers, source_axis(unit))),
+        "map": frame(map_frame(unit)),
+        "row": frame(layer_frame(unit.layers, source_axis(unit))),
     }
 
 
 def _effect(effect: Effect) -> Json:
-    return _frame(effect_frame(effect)) | {
+    return frame(effect_frame(effect)) | {
         "label": effect_name(effect),
         "z": rounded(effect.values, SHOWN_DIGITS),
         "target": effect.target,
@@ -260,7 +260,8 @@ def _effect(effect: Effect) -> Json:
     }
 
 
-def _frame(parts: tuple[Json, Json]) -> Json:
+def frame(parts: tuple[Json, Json]) -> Json:
+    """A figure's frame without the room for a title, which the page has elsewhere."""
     trace, layout = parts
     return {"trace": trace, "layout": layout | {"height": layout["height"] - TITLE_HEIGHT}}
 
@@ -307,7 +308,8 @@ def _flow(scores: Scores, units: tuple[str, ...]) -> Json:
     }
 
 
-def _theme(theme: Theme) -> Json:
+def theme_data(theme: Theme) -> Json:
+    """A theme's colours for the script."""
     return {
         "lines": line_styles(THRESHOLDS, theme),
         "template": template(theme).to_plotly_json(),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -15,18 +15,23 @@ from tl_vzero.effects.measure import Effect, Predictions
 from tl_vzero.effects.named import PATCHED, effects_named, measured_effect
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.baselines import BaselineValues
+from tl_vzero.inputs.encoder_decoder import DecoderInputs
 from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
+from tl_vzero.models.sites import stacks_of
 from tl_vzero.registry import BUILT_IN, METHODS
 from tl_vzero.report.report import Heads, Report
+from tl_vzero.report.translation import Translation, make_translation
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
 
 
+@overload
 def make_report(
     model: nn.Module,
     text: str | Pair,
     *,
+    decoder_inputs: None = None,
     methods: Sequence[str] | None = None,
     target: int | str | None = None,
     target_ids: TargetIds | None = None,
@@ -37,8 +42,43 @@ def make_report(
     compare_model: nn.Module | None = None,
     heads: bool = False,
     progress: bool = False,
-) -> Report:
+) -> Report: ...
+
+
+@overload
+def make_report(
+    model: nn.Module,
+    text: str | Pair,
+    *,
+    decoder_inputs: DecoderInputs,
+    methods: Sequence[str] | None = None,
+    baseline: str = "zero",
+    progress: bool = False,
+) -> Translation: ...
+
+
+def make_report(
+    model: nn.Module,
+    text: str | Pair,
+    *,
+    decoder_inputs: DecoderInputs | None = None,
+    methods: Sequence[str] | None = None,
+    target: int | str | None = None,
+    target_ids: TargetIds | None = None,
+    baseline: str | Tensor | BaselineValues = "zero",
+    corrupted: str | Pair | None = None,
+    effects: Sequence[str] | None = None,
+    compare: str | Pair | None = None,
+    compare_model: nn.Module | None = None,
+    heads: bool = False,
+    progress: bool = False,
+) -> Report | Translation:
     """Compute everything that the page of one sentence or pair shows.
+
+    Of an encoder-decoder `decoder_inputs` are what its decoder reads, as in `value_zeroing`: a text, or what
+    `tl_vzero.report.generate` wrote. Its page is a Translation: the maps of both stacks and between them, their joint
+    rollout, and what each written token draws on; it takes `methods` and a named `baseline`, and none of the other
+    options.
 
     `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
@@ -60,6 +100,17 @@ def make_report(
     >>> list(report.comparison), list(report.effects)
     (['value_zeroing', 'alti', 'attention'], ['zero_ablation', 'attribution_patching'])
     """
+    if decoder_inputs is not None or stacks_of(model):
+        others = {
+            "target": target,
+            "target_ids": target_ids,
+            "corrupted": corrupted,
+            "effects": effects,
+            "compare": compare,
+            "compare_model": compare_model,
+            "heads": heads or None,
+        }
+        return _translation(model, text, decoder_inputs, others, methods=methods, baseline=baseline, progress=progress)
     for name, value in (("text", text), ("corrupted", corrupted), ("compare", compare)):
         if not isinstance(value, str) and not is_pair(value) and (name == "text" or value is not None):
             raise InputTypeError(
@@ -139,6 +190,23 @@ def make_report(
         metadata=metadata,
         heads=of_heads,
     )
+
+
+def _translation(
+    model: nn.Module, text: str | Pair, decoder_inputs: DecoderInputs | None, others: dict[str, Any], **options: Any
+) -> Translation:
+    """The page of an encoder-decoder, where no option is set that it does not take."""
+    if not stacks_of(model):
+        raise InputError("decoder_inputs given, and this model reads no second sequence: leave them out")
+    if decoder_inputs is None:
+        raise InputError(
+            "the model is an encoder-decoder, and no decoder_inputs given: expected what its decoder reads, a text, or "
+            "what tl_vzero.report.generate(model, text) writes"
+        )
+    for name, value in others.items():
+        if value is not None:
+            raise InputError(f"{name} given, and the page of an encoder-decoder does not show it: leave it out")
+    return make_translation(model, text, decoder_inputs, **options)
 
 
 def target_beside(

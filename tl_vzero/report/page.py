@@ -127,9 +127,9 @@ def _pieces_of(
     return ((places[0][one], places[1][other]) for one, other in aligned(texts[0], texts[1]))
 
 
-def page_script(last: str) -> str:
+def page_script(last: str, scripts: Sequence[str] = SCRIPTS) -> str:
     """The page's script, which ends with the part that says where reports come from."""
-    parts = "\n".join(asset(f"report/{name}.js") for name in (*SCRIPTS, last))
+    parts = "\n".join(asset(f"report/{name}.js") for name in (*scripts, last))
     return f'"use strict";\n(async () => {{\n{parts}}})();\n'
 
 

@@ -1,4 +1,5 @@
 const byId = (id) => document.getElementById(id);
+const element = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text }, properties);
 const unpack = (packed) => {
   const text = atob(packed);
   const bytes = new Uint8Array(text.length);
@@ -58,3 +59,22 @@ const inPercent = (share) => {
 const rank = (value) => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
 const span = ([, low, high]) => (low === null ? "" : `${rank(low)} to ${rank(high)}`);
 const capitalised = (text) => text[0].toUpperCase() + text.slice(1);
+
+// The plotly.js of a whole page, packed in it or beside it; without it the page says so.
+const loadPlotly = async () => {
+  const packed = byId("plotly-js");
+  if (packed !== null) {
+    const script = document.createElement("script");
+    script.textContent = await unpack(packed.textContent).text();
+    document.head.append(script);
+  }
+  if ("Plotly" in window) return true;
+  byId("status").textContent = "The figures cannot be drawn: plotly.min.js, which belongs beside this page, is missing.";
+  return false;
+};
+
+const canUnpack = () => {
+  if ("DecompressionStream" in window) return true;
+  byId("status").textContent = "This browser cannot unpack the figures: it needs Chrome 80, Firefox 113, Safari 16.4 or newer.";
+  return false;
+};

@@ -157,7 +157,4 @@ document.addEventListener("change", ({ target }) => {
 });
 dark.addEventListener("change", () => page !== null && render());
 
-if (!("DecompressionStream" in window)) {
-  byId("status").textContent = "This browser cannot unpack the figures: it needs Chrome 80, Firefox 113, Safari 16.4 or newer.";
-  return;
-}
+if (!canUnpack()) return;

@@ -1,4 +1,3 @@
-const element = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text }, properties);
 const headed = (text, cells) => {
   const line = document.createElement("tr");
   const head = element("th", "", { scope: "row" });

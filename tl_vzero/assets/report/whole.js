@@ -1,14 +1,5 @@
 // A report of one sentence, whole in its page.
-const packed = byId("plotly-js");
-if (packed !== null) {
-  const script = document.createElement("script");
-  script.textContent = await unpack(packed.textContent).text();
-  document.head.append(script);
-}
-if (!("Plotly" in window)) {
-  byId("status").textContent = "The figures cannot be drawn: plotly.min.js, which belongs beside this page, is missing.";
-  return;
-}
+if (!await loadPlotly()) return;
 byId("controls").reset();
 
 // The address says the choices behind "#", so that a view can be linked to.
