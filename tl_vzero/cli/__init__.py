@@ -59,9 +59,6 @@ CompareModelOption = Annotated[
     str | None,
     typer.Option("--compare-model", help="A second model, as for --model; without --compare, it reads TEXT, too."),
 ]
-DecoderInputsOption = Annotated[
-    str | None, typer.Option("--decoder-inputs", help="Of an encoder-decoder: what its decoder reads.")
-]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write the map as a page.")]
 WordsOption = Annotated[bool, typer.Option("--words", help="Join word pieces to words.")]
 LayerOption = Annotated[int | None, typer.Option("--layer", help="One layer, from 0; default: all.")]
