@@ -22,7 +22,8 @@ from tl_vzero.effects.named import effects_named, measured_effect
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, ScoresError, escaped, shown
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
-from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
+from tl_vzero.inputs.encoder_decoder import encode_for
+from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, padded, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of, with_baseline
 from tl_vzero.models.contracts import check_contracts
@@ -238,9 +239,8 @@ def compare(
     plan = plan_of(methods, options)
     named = effects_named(effects, corrupted=corrupted is not None)
     check_contracts(model)
-    encoded = encode(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
+    beside: Any = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "prepend_bos": prepend_bos}
+    encoded = encode_for(model, None, inputs, None, **beside)
     return compare_planned(
         plan,
         model,
@@ -402,7 +402,9 @@ class _Run:
         options: Any = {"target_ids": self.target_ids, "layers": self.layers, "prepend_bos": self.prepend_bos}
         options["baseline"] = self.baseline
         inputs: Any = sentence.original
-        if inputs is None:
+        if sentence.signal is not None:
+            inputs = sentence.signal
+        elif inputs is None:
             (inputs,), _, (options["token_type_ids"],) = padded([sentence])
         try:
             check_trained_head(self.model)  # before a mask is asked for, which would be in vain

@@ -318,7 +318,9 @@ class _Knockout:
         read = torch.full((first,), self.base.target, device=self.device)
         types = token_types_of(self.base.model, [self.base.sentence])
         types = None if types is None else types.expand(runs, -1)
-        return self.target_logits.at(self.base.ids.expand(runs, -1), read, hooks, types)[copies].unsqueeze(1)
+        return self.target_logits.at(self.base.ids.expand(runs, *self.base.ids.shape[1:]), read, hooks, types)[
+            copies
+        ].unsqueeze(1)
 
     def _on(self, layer: int, batch: Sequence[_Copies], restarts: bool) -> list[NamedHook]:
         """The hooks on one block of a run."""

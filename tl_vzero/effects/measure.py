@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
@@ -15,11 +15,12 @@ from tl_vzero.difference import baseline_in, of_baseline
 from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, shown, unknown_name
 from tl_vzero.inputs.baselines import Baseline, BaselineValues, baseline_of, own_text
-from tl_vzero.inputs.encoder_decoder import described
-from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.inputs.encoder_decoder import described, encode_for
+from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import class_head_of, facts_of
 from tl_vzero.models.run import NamedHook, run_logits
+from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
 from tl_vzero.scores import Drawn
 from tl_vzero.targets import TargetIds, check_trained_head, find_target, predicts, target_tokens
@@ -256,15 +257,15 @@ class Intervention:
     baseline: Baseline | None = None
 
     @property
-    def ids(self) -> Int[Tensor, "1 position"]:
-        """The sentence as the model reads it."""
+    def ids(self) -> Read:
+        """The sentence, image or sound as the model reads it."""
         return ids_of(self.model, [self.sentence])
 
     def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
         """The logits of copies of the sentence that run with hooks."""
         ids, beside = read_by(self.model, [self.sentence])
         copied: Any = {name: rows.expand(copies, -1) for name, rows in beside.items() if isinstance(rows, Tensor)}
-        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied)
+        return run_logits(self.model, ids.expand(copies, *ids.shape[1:]), hooks, **copied)
 
     def stands_in(
         self, layer: int, value: Float[Tensor, "copy position head d_head"]
@@ -343,7 +344,8 @@ def one_sentence(
     model: nn.Module, inputs: Text, mask: Ids | None, token_types: Ids | None, prepend_bos: bool
 ) -> Sentence:
     """The only sentence or pair of the inputs; raises InputTypeError for several."""
-    encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
+    beside: Any = {"attention_mask": mask, "token_type_ids": token_types, "prepend_bos": prepend_bos}
+    encoded = encode_for(model, None, inputs, None, **beside)
     is_list = isinstance(inputs, list | tuple) and not encoded.single
     if is_list or len(encoded.sentences) != 1:
         raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")

@@ -379,7 +379,7 @@ class _Loss:
         token_types = token_types_of(one.model, [one.sentence])
         types = None if token_types is None else token_types.expand(copies, -1)
         at = torch.full((copies,), one.target, device=one.ids.device)
-        logits = self.runs.at(one.ids.expand(copies, -1), at, hooks, types)
+        logits = self.runs.at(one.ids.expand(copies, *one.ids.shape[1:]), at, hooks, types)
         return logits.to(wide_dtype(logits.device)).log_softmax(dim=-1)
 
 

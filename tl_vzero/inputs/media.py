@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
 from tl_vzero.inputs.text import Inputs, Sentence
-from tl_vzero.models.signals import Images, Sounds, signal_of
+from tl_vzero.models.signals import Frames, Images, Signal, Spectrograms, signal_of
 from tl_vzero.models.sites import kind_of
 
 NO_SOUND = "sampling_rate given, and this model reads no sound: leave it out"
@@ -19,9 +19,10 @@ Signals = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 def frames(model: nn.Module, start: float, end: float) -> list[int]:
     """The positions of a speech encoder's frames that begin from `start` on and before `end`, in seconds.
 
-    Made for `spans=[frames(model, 0.1, 0.4), frames(model, 0.4, 0.9)]`, where each span's frames are zeroed jointly;
-    spans that meet share no frame. A frame is labelled by when it begins; steps are those of the model's
-    convolutions, 0.02 s in wav2vec2 and HuBERT, whose frames hear 0.025 s each.
+    Of an encoder-decoder (Whisper) they are the encoder's positions. Made for
+    `spans=[frames(model, 0.1, 0.4), frames(model, 0.4, 0.9)]`, where each span's frames are zeroed jointly; spans that
+    meet share no frame. A frame is labelled by when it begins; steps are those of the model's convolutions, 0.02 s in
+    wav2vec2, HuBERT and Whisper; a frame of the first two hears 0.025 s.
 
     Raises InputError for a model that reads no sound, and for times between which no frame begins.
 
@@ -34,7 +35,7 @@ def frames(model: nn.Module, start: float, end: float) -> list[int]:
     """
     kind_of(model)
     signal = signal_of(model)
-    if not isinstance(signal, Sounds):
+    if not isinstance(signal, Frames):
         raise InputError(
             "frames are parts of a sound, and this model reads "
             + ("token ids" if signal is None else signal.named)
@@ -52,16 +53,14 @@ def frames(model: nn.Module, start: float, end: float) -> list[int]:
     return positions
 
 
-def encode_signals(
-    signal: Images | Sounds, inputs: Any, *, attention_mask: object, sampling_rate: int | None
-) -> Inputs:
+def encode_signals(signal: Signal, inputs: Any, *, attention_mask: object, sampling_rate: int | None) -> Inputs:
     """Read a user's images or sounds: one, a list, or a tensor with one axis more; each keeps its own length.
 
     Raises InputError or InputTypeError, saying what was given and what is expected.
     """
-    if sampling_rate is not None and not isinstance(signal, Sounds):
+    if sampling_rate is not None and not isinstance(signal, Frames):
         raise InputError(NO_SOUND)
-    if isinstance(signal, Sounds) and sampling_rate not in (None, signal.sampling_rate):
+    if isinstance(signal, Frames) and sampling_rate not in (None, signal.sampling_rate):
         raise InputError(
             f"sampling_rate is {sampling_rate!r}: expected {signal.sampling_rate}, the samples a second that the model "
             "was trained at; resample the sound, for instance with librosa.resample or torchaudio"
@@ -75,7 +74,7 @@ def encode_signals(
     return Inputs(tuple(_sentence(signal, one, row) for row, one in enumerate(signals)), single=single)
 
 
-def _expected(signal: Images | Sounds) -> str:
+def _expected(signal: Signal) -> str:
     axes = ", ".join(signal.axes)
     return (
         f"{signal.named}, a tensor of floats [{axes}], several as [batch, {axes}] or a list, {signal.source}: "
@@ -83,7 +82,7 @@ def _expected(signal: Images | Sounds) -> str:
     )
 
 
-def _taken_apart(signal: Images | Sounds, inputs: Any) -> tuple[list[Any], bool]:
+def _taken_apart(signal: Signal, inputs: Any) -> tuple[list[Any], bool]:
     """The images or sounds one by one, and whether it was one rather than a list."""
     n_axes = len(signal.axes)
     if isinstance(inputs, list | tuple):
@@ -96,7 +95,7 @@ def _taken_apart(signal: Images | Sounds, inputs: Any) -> tuple[list[Any], bool]
     return [whole], True
 
 
-def _as_tensor(signal: Images | Sounds, value: Any, name: str) -> Tensor:
+def _as_tensor(signal: Signal, value: Any, name: str) -> Tensor:
     values = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype != object else value
     if not isinstance(values, Tensor):
         raise InputTypeError(f"{name} is {type(value).__name__}: expected {_expected(signal)}")
@@ -105,14 +104,17 @@ def _as_tensor(signal: Images | Sounds, value: Any, name: str) -> Tensor:
     return values.detach()
 
 
-def _sentence(signal: Images | Sounds, value: Any, row: int) -> Sentence:
-    values = _as_tensor(signal, value, f"inputs[{row}]")
+def _sentence(signal: Signal, value: Any, row: int) -> Sentence:
+    values, about = _as_tensor(signal, value, f"inputs[{row}]"), signal.as_data()
+    if isinstance(signal, Spectrograms) and values.ndim == 1:
+        about |= {"seconds": len(values) / signal.sampling_rate}  # behind it there is only what fills it up
+        _check_finite(values, row)
+        values = signal.of_sound(values, f"inputs[{row}]")
     shape = tuple(values.shape)
     fault = signal.fault(shape)
     if fault is not None:
         raise InputError(f"inputs[{row}] has shape {list(shape)}: {fault}, {signal.source}")
-    if not torch.isfinite(values).all():
-        raise InputError(f"inputs[{row}] holds NaN or infinity: expected finite numbers")
+    _check_finite(values, row)
     labels = signal.labels(shape)
     n_special = len(signal.special_tokens) if isinstance(signal, Images) else 0
     return Sentence(
@@ -123,5 +125,10 @@ def _sentence(signal: Images | Sounds, value: Any, row: int) -> Sentence:
         row=row,
         columns=tuple(range(len(labels))),
         signal=values,
-        about=signal.as_data(),
+        about=about,
     )
+
+
+def _check_finite(values: Tensor, row: int) -> None:
+    if not torch.isfinite(values).all():
+        raise InputError(f"inputs[{row}] holds NaN or infinity: expected finite numbers")

@@ -101,9 +101,9 @@ class Sentence:
         return (0, self.text[: self.second_from - 1]), (self.second_from, self.text[self.second_from :])
 
     @property
-    def identity(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        """What distinguishes it from other sentences: its ids and their segments."""
-        return tuple(self.ids.tolist()), self.token_types
+    def identity(self) -> tuple[tuple[int | float, ...], tuple[int, ...] | None]:
+        """What distinguishes it from other sentences: its ids and their segments, or the image or sound."""
+        return tuple(self.read.flatten().tolist()), self.token_types
 
     @property
     def sources(self) -> "Sentence":

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from tl_vzero.choices import Position, at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, ids_of, token_types_of
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, install_command
-from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.inputs.encoder_decoder import encode_for
+from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of, vocabulary_size
@@ -33,6 +34,7 @@ from tl_vzero.models.run import (
     run_logits,
     temporary_pre_hooks,
 )
+from tl_vzero.models.signals import Read, signal_of
 from tl_vzero.models.sites import Sites, hf_model_of
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.scores import Scores
@@ -58,13 +60,13 @@ class Prediction:
 
     model: nn.Module
     sites: Sites
-    ids: Int[Tensor, "position"]
+    ids: Read
     target: int
     tokens: list[int]
     logits: TargetLogits
     token_types: Int[Tensor, "1 position"] | None
 
-    def run(self, ids: Int[Tensor, "position"], layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
+    def run(self, ids: Read, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
         """Some blocks' outputs, and the logits at the target, of ids in place of the sentence's."""
         outputs: dict[str, Tensor] = {}
         hooks = remembering_hooks([self.sites.outputs[layer] for layer in layers], outputs)
@@ -300,7 +302,8 @@ def target_rows(
     sites = check_contracts(model)
     check_trained_head(model)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(model, inputs, attention_mask=mask, token_type_ids=token_types, prepend_bos=prepend_bos)
+    beside: Any = {"attention_mask": mask, "token_type_ids": token_types, "prepend_bos": prepend_bos}
+    encoded = encode_for(model, None, inputs, None, **beside)
     positions = one_per_sentence(target, len(encoded.sentences))
     targets = list(map(partial(find_target, model), encoded.sentences, positions))
     tokens = [token for token in target_tokens(model, target_ids) or () if token is not None]
@@ -343,6 +346,8 @@ def _checked_baseline(model: nn.Module, baseline: Baseline) -> str:
         raise InputTypeError(
             f"baseline is {type(baseline).__name__}: expected a token's id, a tensor [feature], or None for zero"
         )
+    elif baseline is not None and signal_of(model) is not None:
+        raise InputError(f"baseline is token {baseline}, and this model reads no tokens: expected a tensor [feature]")
     elif baseline is not None and not 0 <= baseline < vocabulary_size(model):
         raise InputError(
             f"baseline is token {baseline}: expected 0 to {vocabulary_size(model) - 1}, the model's vocabulary"

@@ -15,7 +15,7 @@ from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, norm_of
 from tl_vzero.models.changes import walk
 from tl_vzero.models.facts import class_head_of
-from tl_vzero.models.signals import Read
+from tl_vzero.models.signals import Read, n_positions_of
 from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, roots_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
@@ -182,7 +182,8 @@ def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None)
     if not stacks_of(model):
         return {}
     # Where only the encoder is looked at, any token will do.
-    arguments = {"decoder_input": ids[:, :1] if decoder_ids is None else decoder_ids}
+    any_token = torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
+    arguments = {"decoder_input": any_token if decoder_ids is None else decoder_ids}
     if kind_of(model) == "HookedEncoderDecoder":
         # Without a mask it logs a warning at every run; of integers it would make 0 times minus infinity in float64.
         arguments["one_zero_attention_mask"] = torch.ones_like(ids, dtype=next(nn.Module.parameters(model)).dtype)
@@ -191,7 +192,7 @@ def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None)
 
 def run_logits(
     model: nn.Module,
-    ids: Int[Tensor, "batch position"],
+    ids: Read,
     hooks: Sequence[NamedHook],
     token_types: Int[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
@@ -209,7 +210,7 @@ def run_logits(
 
 def run_word_logits(
     model: nn.Module,
-    ids: Int[Tensor, "batch position"],
+    ids: Read,
     hooks: Sequence[NamedHook],
     token_types: Int[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
@@ -314,13 +315,13 @@ class TargetLogits:
         self._cuts: bool | None = None
         self._spreads: bool | None = None
 
-    def positions_unembedded(self, ids: Int[Tensor, "copy position"]) -> int:
+    def positions_unembedded(self, ids: Read) -> int:
         """The positions of a sentence at which logits are computed: one, or all of them."""
-        return 1 if self._may_cut(ids[:1]) else ids.shape[1]
+        return 1 if self._may_cut(ids[:1]) else n_positions_of(self._model, ids[0])
 
     def at(
         self,
-        ids: Int[Tensor, "run position"],
+        ids: Read,
         positions: Int[Tensor, "copy"],
         hooks: Sequence[NamedHook] = (),
         token_types: Int[Tensor, "run position"] | None = None,
@@ -335,7 +336,7 @@ class TargetLogits:
         self,
         site: str,
         outputs: Float[Tensor, "copy position feature"],
-        ids: Int[Tensor, "position"],
+        ids: Read,
         position: int,
         token_types: Int[Tensor, "1 position"] | None = None,
     ) -> Float[Tensor, "copy vocabulary"]:
@@ -344,7 +345,7 @@ class TargetLogits:
         runs = 1 if self._may_spread(site, outputs, ids, position) else len(outputs)
         types = None if token_types is None else token_types.expand(runs, -1)
         positions = torch.full((len(outputs),), position, device=ids.device)
-        return self.at(ids.expand(runs, -1), positions, [(site, lambda _, *, hook: outputs)], types)
+        return self.at(ids.expand(runs, *ids.shape), positions, [(site, lambda _, *, hook: outputs)], types)
 
     def _cut_logits(
         self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook] = (), token_types: Tensor | None = None
@@ -354,12 +355,14 @@ class TargetLogits:
 
         return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], token_types)
 
-    def _may_cut(self, ids: Int[Tensor, "1 position"]) -> bool:
+    def _may_cut(self, ids: Read) -> bool:
         """Whether the model unembeds each position by itself where its hook says so."""
         if self._cuts is None:
             last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-            self._cuts = UNEMBEDDED in hook_points(self._model) and _same(
-                lambda: self._cut_logits(ids, last), lambda: run_logits(self._model, ids, [])[:, -1:]
+            self._cuts = (
+                not ids.is_floating_point()
+                and UNEMBEDDED in hook_points(self._model)
+                and _same(lambda: self._cut_logits(ids, last), lambda: run_logits(self._model, ids, [])[:, -1:])
             )
         return self._cuts
 

@@ -77,13 +77,13 @@ def hidden_states(hf_model: Any, inputs: dict[str, Tensor] | None = None) -> Hid
 def _arguments(hf_model: Any) -> dict[str, Tensor] | None:
     size, first = getattr(hf_model.config, "vocab_size", None), next(hf_model.parameters())
     signal = signal_read_by(hf_model)
-    if signal is not None:
-        return {signal.argument: signal.probe(PROBE_LENGTH).to(first).unsqueeze(0)}
-    if hf_model.main_input_name != "input_ids" or not size:
+    if signal is None and (hf_model.main_input_name != "input_ids" or not size):
         return None
     # From the end of the vocabulary: special tokens, which a model may treat apart, are mostly at its beginning.
-    ids = ((size - 1 - 7 * torch.arange(PROBE_LENGTH)) % size).unsqueeze(0).to(first.device)
-    return {"input_ids": ids} | ({"decoder_input_ids": ids} if hf_model.config.is_encoder_decoder else {})
+    ids = (((size or 0) - 1 - 7 * torch.arange(PROBE_LENGTH)) % (size or 1)).unsqueeze(0).to(first.device)
+    read = ids if signal is None else signal.probe(PROBE_LENGTH).to(first).unsqueeze(0)
+    arguments = {hf_model.main_input_name: read}
+    return arguments | ({"decoder_input_ids": ids} if hf_model.config.is_encoder_decoder else {})
 
 
 @contextmanager
