@@ -34,7 +34,7 @@ from tl_vzero.models.run import (
     run_logits,
     temporary_pre_hooks,
 )
-from tl_vzero.models.signals import Read, signal_of
+from tl_vzero.models.signals import ReadOnce, signal_of
 from tl_vzero.models.sites import Sites, hf_model_of
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.scores import Scores
@@ -60,13 +60,13 @@ class Prediction:
 
     model: nn.Module
     sites: Sites
-    ids: Read
+    ids: ReadOnce
     target: int
     tokens: list[int]
     logits: TargetLogits
     token_types: Int[Tensor, "1 position"] | None
 
-    def run(self, ids: Read, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
+    def run(self, ids: ReadOnce, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
         """Some blocks' outputs, and the logits at the target, of ids in place of the sentence's."""
         outputs: dict[str, Tensor] = {}
         hooks = remembering_hooks([self.sites.outputs[layer] for layer in layers], outputs)

@@ -19,6 +19,7 @@ from tl_vzero.models.sites import hf_model_of
 
 # What a model reads: token ids, or images or sounds of one shape.
 Read = Int[Tensor, "batch position"] | Float[Tensor, "batch *signal"]
+ReadOnce = Int[Tensor, "position"] | Float[Tensor, "*signal"]
 
 # Where no feature extractor says otherwise: of wav2vec2, HuBERT and their kin, and of Whisper.
 TRAINED_AT = 16_000  # samples per second
@@ -226,7 +227,7 @@ def signal_of(model: nn.Module) -> Signal | None:
     return signal
 
 
-def n_positions_of(model: nn.Module, read: Int[Tensor, "position"] | Float[Tensor, "..."]) -> int:
+def n_positions_of(model: nn.Module, read: ReadOnce) -> int:
     """How many positions a model makes of what it reads: a sentence's ids, an image or a sound."""
     signal = signal_of(model)
     return len(read) if signal is None else len(signal.labels(tuple(read.shape)))

@@ -352,15 +352,13 @@ def test_the_default_of_a_tagger_is_its_surest_token() -> None:
 
 def test_the_default_of_an_answer_is_where_its_best_span_starts() -> None:
     hf_model = bert(BertForQuestionAnswering, labels={0: "a", 1: "b"})
-    question, context = "the dog", "a hat of some dog near marcus."
-    read = tokenizer()(question, context, return_tensors="pt")
-    output = hf_model(**read)
-    start, end = output.start_logits[0], output.end_logits[0]
-    last = read["input_ids"].shape[1] - 1
-    within = [position for position in range(last) if read["token_type_ids"][0, position] == 1]
-    spans = [(start[i] + end[j], i) for i in within for j in within if i <= j]
+    segments = torch.tensor([0] * 5 + [1] * (len(IDS) - 5))
+    with torch.no_grad():
+        output = hf_model(IDS[None], token_type_ids=segments[None])
+    within = range(5, len(IDS) - 1)  # the last is [SEP]
+    spans = [(float(output.start_logits[0, i] + output.end_logits[0, j]), i) for i in within for j in within if i <= j]
     model = tl_vzero.load_model(hf_model, tokenizer())
-    effect = tl_vzero.zero_ablation(model, (question, context), target_ids="start", layers=0, sources=0)
+    effect = tl_vzero.zero_ablation(model, IDS, token_type_ids=segments, target_ids="start", layers=0, sources=0)
     assert effect.target == max(spans)[1]
 
 

@@ -1,6 +1,8 @@
 """Whisper: frames of sound and tokens against plain hooks, sounds by the feature extractor, and what it cannot read."""
 
 import copy
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from support.state import lens_hooks, torch_hooks, type_checks_off
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
 
 import tl_vzero
+from tl_vzero import Scores
 from tl_vzero.errors import InputError, InputTypeError
 
 ROW = HEARD["Whisper"]
@@ -113,3 +116,48 @@ def test_what_cannot_be_read(loaded: Any, inputs: Any, options: dict[str, Any], 
 def test_a_sound_without_a_feature_extractor() -> None:
     with pytest.raises(InputError, match=r"without the feature extractor.*preprocessor_config.json.*\[8, 14\]"):
         tl_vzero.value_zeroing(model_of("Whisper"), SOUND, stack="encoder")
+
+
+def made_cross_map(bounds: list[int], **changes: Any) -> Scores:
+    """Of tokens whose frames are known: token n + 1 is listened to, by row n, from bounds[n] on and before the next."""
+    n_tokens, n_frames = len(bounds), bounds[-1] + 5
+    weights = 0.2 * torch.rand(2, n_tokens + 1, n_frames, generator=torch.Generator().manual_seed(0))
+    for row, (first, last) in enumerate(zip(bounds, [*bounds[1:], n_frames], strict=True)):
+        weights[:, row, first:last] += 1
+    axes = {"dest_positions": tuple(range(n_tokens + 1)), "src_positions": tuple(range(n_frames))}
+    labels = {
+        "dest_tokens": ("[CLS]", *(f"t{n}" for n in range(n_tokens))),
+        "src_tokens": tuple(f"{0.02 * frame:.2f} s" for frame in range(n_frames)),
+        "word_ids": (None, 0, 1, 1, *range(2, n_tokens - 1)),
+    }
+    about = {"stack": "cross", "signal": {"seconds_a_frame": 0.02}, "special": [True] + [False] * n_tokens}
+    whole = {"n_positions": n_tokens + 1, "n_src_positions": n_frames, "n_layers": 2, "metadata": about}
+    values = changes.pop("values", weights)
+    return Scores(values, "attention", (0, 1), **{**axes, **labels, **whole, **changes})
+
+
+def test_words_are_aligned_with_the_frames_that_they_were_made_for() -> None:
+    words = tl_vzero.align_words(made_cross_map([0, 7, 9, 20, 31]))
+    assert words == [("t0", 0.0, 0.14), ("t1t2", 0.14, 0.4), ("t3", 0.4, 0.62), ("t4", 0.62, 0.72)]
+    # What lies behind the end of a sound is nobody's.
+    scores = made_cross_map([0, 7, 9, 20, 31])
+    ended = replace(scores, metadata={**scores.metadata, "signal": {"seconds_a_frame": 0.02, "seconds": 0.66}})
+    assert tl_vzero.align_words(ended)[-1] == ("t4", 0.62, 0.66)
+
+
+def test_words_of_a_model_are_in_order_and_leave_no_gap(loaded: Any) -> None:
+    options: dict[str, Any] = {"stack": "cross", "decoder_inputs": "the hat of some dog"}
+    words = tl_vzero.align_words(tl_vzero.score(loaded, SOUND, "attention", per_head=True, **options))
+    assert [word for word, _, _ in words] == ["the", "hat", "of", "some", "dog"]
+    assert words[0][1] == 0.0 and words[-1][2] == 0.58
+    assert all(end == start for (_, _, end), (_, start, _) in pairwise(words))
+
+
+def test_scores_that_align_nothing(loaded: Any) -> None:
+    few = made_cross_map([0, 2], src_positions=(3,), src_tokens=("0.06 s",), values=torch.ones(2, 3, 1))
+    for scores, says in (
+        (tl_vzero.score(loaded, SOUND, "attention", stack="encoder"), "no map of tokens over frames"),
+        (few, "2 tokens to align with 1 frames"),
+    ):
+        with pytest.raises(InputError, match=says):
+            tl_vzero.align_words(scores)

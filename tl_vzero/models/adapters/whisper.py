@@ -11,6 +11,7 @@ from transformer_lens.model_bridge.generalized_components import (
     PosEmbedBridge,
     UnembeddingBridge,
 )
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 from tl_vzero.models.adapters.post_norm import EncoderAdapter, linear_bridges
 
@@ -70,5 +71,6 @@ class WhisperAdapter(EncoderAdapter):
             "hook_mlp_in": "mlp.in.hook_in",
             "hook_mlp_out": "mlp.out.hook_out",
         }
-        parts = {name: self._norm(norm) for name, norm in norms.items()} | attentions | {"mlp": mlp}
+        of_norms = {name: self._norm(norm) for name, norm in norms.items()}
+        parts: dict[str, GeneralizedComponent] = {**of_norms, **attentions, "mlp": mlp}
         return BlockBridge(name=path, hook_alias_overrides=aliases, submodules=parts)
