@@ -28,6 +28,7 @@ from .effects.values import optimised_values as optimised_values
 from .effects.values import values_of as values_of
 from .errors import TLVZeroError as TLVZeroError
 from .inputs.baselines import BaselineValues as BaselineValues
+from .inputs.media import align_words as align_words
 from .inputs.media import frames as frames
 from .models.load import load_model as load_model
 from .registry import METHODS as METHODS

@@ -23,7 +23,7 @@ from tl_vzero.errors import HeadlessModelError, InputError, ModelError, ScoresEr
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
-from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, encode, padded, warned_before
+from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, padded, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of, with_baseline
 from tl_vzero.models.contracts import check_contracts
@@ -254,14 +254,9 @@ def compare(
     checked = check_contracts(model, stack).stack
     named = effects_named(effects, corrupted=corrupted is not None, stack=checked)
     beside: Any = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "prepend_bos": prepend_bos}
-    if checked is None and decoder_inputs is None:
-        encoded = encode(model, inputs, **beside)
-    else:
-        named_one = (
-            any(given is not None for given in (decoder_inputs, target, target_ids, corrupted)) or len(named) > 1
-        )
-        predicting = named_one or any("target" in planned.method.needs for planned in plan)
-        encoded = encode_for(model, checked, inputs, decoder_inputs, predicting=predicting, **beside)
+    named_one = any(given is not None for given in (decoder_inputs, target, target_ids, corrupted)) or len(named) > 1
+    predicting = named_one or any("target" in planned.method.needs for planned in plan)
+    encoded = encode_for(model, checked, inputs, decoder_inputs, predicting=predicting, **beside)
     return compare_planned(
         plan,
         model,
@@ -442,7 +437,9 @@ class _Run:
                 return {}, "no decoder_inputs were given, and the prediction is the decoder's"
             options |= {"stack": self.sites.stack, "decoder_inputs": _as_given(sentence)}
         inputs: Any = read.original
-        if inputs is None:
+        if read.signal is not None:
+            inputs = read.signal
+        elif inputs is None:
             (inputs,), _, (options["token_type_ids"],) = padded([read])
         try:
             check_trained_head(self.model)  # before a mask is asked for, which would be in vain

@@ -3,11 +3,13 @@
 Also whether the model has a trained head that could predict words at all, and a sentence with a target for any model.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from tl_vzero.choices import Position, listed, place_of
@@ -16,6 +18,7 @@ from tl_vzero.inputs.text import Sentence
 from tl_vzero.models.class_head import ClassHead
 from tl_vzero.models.contracts import is_causal
 from tl_vzero.models.facts import class_head_of, facts_of, vocabulary_size
+from tl_vzero.models.run import quiet, run_logits
 from tl_vzero.models.sites import stacks_of
 
 TargetToken = int | str
@@ -164,8 +167,9 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     """The target where none is given: what the model itself predicts or decides at; None for a masked model whose
     sentence has not exactly one mask token.
 
-    The position that a classifier's head reads (none where it reads each by itself); the last position of a causal
-    model or a decoder, which predict the next token; else the only mask token.
+    The position that a classifier's head reads; where it reads each by itself, the one whose class is surest, and of
+    an answer the best span's start. The last position of a causal model or a decoder, which predict the next token;
+    else the only mask token.
 
     >>> import tl_vzero
     >>> from tl_vzero.inputs.text import encode
@@ -175,7 +179,7 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     """
     head = class_head_of(model)
     if head is not None:
-        return head.position(sentence.ids)
+        return head.position(sentence.ids) if head.reads != "each" else _surest(model, head, sentence)
     if is_causal(model) or sentence.encoder is not None:
         return len(sentence) - 1
     facts = facts_of(model)
@@ -186,12 +190,32 @@ def default_target(model: nn.Module, sentence: Sentence) -> int | None:
     return masks[0] if len(masks) == 1 else None
 
 
+def _surest(model: nn.Module, head: ClassHead, sentence: Sentence) -> int:
+    """The position whose class has the highest probability, or where the best span begins; by one clean run.
+
+    Special tokens count only where there is nothing else, and so do positions whose class says that they are of none: a
+    tagger's "O", the blank of CTC. An answer stands in the second text of a pair.
+    """
+    first, types = next(nn.Module.parameters(model)), sentence.token_types
+    read = sentence.read.to(first.device).unsqueeze(0)
+    segments = None if types is None else torch.tensor([types], device=first.device)
+    with quiet(model):
+        read = read.to(first.dtype) if read.is_floating_point() else read
+        logits = run_logits(model, read, [], segments)[0].double().cpu()
+    allowed = ~torch.tensor(sentence.special)
+    if head.is_span:
+        within = allowed & (torch.tensor(types) == max(types)) if types else allowed
+        start, end = logits.masked_fill(~(within if within.any() else ~within).unsqueeze(-1), -math.inf).unbind(-1)
+        return int((start + end.flip(0).cummax(0).values.flip(0)).argmax())
+    says = ~torch.isin(logits.argmax(-1), torch.tensor(sorted(head.nothing), dtype=torch.long))
+    usable = next(marked for marked in (allowed & says, allowed, ~allowed) if marked.any())
+    sure = head.probabilities(logits) if head.has_probabilities else logits
+    return int(sure.amax(-1).masked_fill(~usable, -math.inf).argmax())
+
+
 def why_no_default(model: nn.Module, sentence: Sentence) -> str:
     """Why a sentence has no default target."""
-    head = class_head_of(model)
-    if head is None:
-        return f"the sentence has {len(mask_positions(model, sentence))} mask tokens"
-    return f"the head of {facts_of(model).name} predicts {shown(list(head.labels))} of each token"
+    return f"the sentence has {len(mask_positions(model, sentence))} mask tokens"
 
 
 def predicts(model: nn.Module) -> Literal["next token", "token", "class"]:
@@ -227,10 +251,9 @@ def find_target(model: nn.Module, sentence: Sentence, target: Position | None) -
     if target is None:
         target = default_target(model, sentence)
         if target is None:
-            one = "expected exactly one; " if head is None else ""
             raise InputError(
-                f"no target given, and {why_no_default(model, sentence)}: {one}give a target, a position from 0 to "
-                f"{len(sentence) - 1} or its token"
+                f"no target given, and {why_no_default(model, sentence)}: expected exactly one; give a target, a "
+                f"position from 0 to {len(sentence) - 1} or its token"
             )
         return target
     place = place_of("target", target, sentence.tokens, range(len(sentence)))

@@ -12,7 +12,7 @@ from support.architectures import ARCHITECTURES, reference
 from support.engines import ENGINES
 from support.mixed_rows import MIXED, Mixed
 from support.models import bridge, loaded
-from support.paired import PAIRED, READ, STACKS, WRITTEN, Paired
+from support.paired import HEARD, PAIRED, STACKS, WRITTEN, Paired
 from support.references import row_normalized
 from support.refused_rows import REFUSED
 from support.signal_rows import SIGNALS, SignalRow, own_bridge
@@ -29,7 +29,7 @@ STEPS = [step * 10.0**power for power in range(-8, 0) for step in (1, 2, 5)]
 NORMALISED, RAW = 5e-6, 1e-3
 
 Row = Architecture | Paired | SignalRow
-ROWS: dict[str, Row] = {**ARCHITECTURES, **PAIRED, **SIGNALS, **MIXED}
+ROWS: dict[str, Row] = {**ARCHITECTURES, **PAIRED, **HEARD, **SIGNALS, **MIXED}
 ONE_STACK = ("one",)
 # What tests of other classes of TransformerLens than its bridge show.
 ALSO_HELD = {"T5": "a HookedEncoderDecoder of TransformerLens 3.9 is scored"}
@@ -49,7 +49,7 @@ def with_attention(row: Row, attention: str) -> Any:
         return row.loaded(attention)
     if attention == "eager":
         return loaded(row.tiny())
-    if isinstance(row, SignalRow):
+    if isinstance(row, SignalRow) or row.name in HEARD:
         return own_bridge(row.tiny(), attention)
     fused = copy.deepcopy(row.tiny())
     fused.set_attn_implementation(attention)
@@ -88,7 +88,7 @@ def scored(row: Row, model: Any, stack: str, engine: str) -> tuple[Scores, Tenso
         scores, expected = tl_vzero.value_zeroing(model, row.signal, engine=engine), signal_rows.reference(row.name)
     else:
         chosen: dict[str, Any] = {} if stack == "encoder" else {"decoder_inputs": torch.tensor(WRITTEN)}
-        scores = tl_vzero.value_zeroing(model, torch.tensor(READ), stack=stack, engine=engine, **chosen)
+        scores = tl_vzero.value_zeroing(model, row.read, stack=stack, engine=engine, **chosen)
         expected = paired.reference(row.name, stack)
     assert isinstance(scores, Scores)
     return scores, expected

@@ -23,7 +23,10 @@ READ, WRITTEN = [17, 5, 41, 9, 31, 28, 9], [3, 44, 12, 9, 23]
 
 @dataclass(frozen=True)
 class Paired:
-    """`encoder` and `decoder` are the paths to the blocks, the other three the paths in a block to its values."""
+    """`encoder` and `decoder` are the paths to the blocks, the other three the paths in a block to its values.
+
+    `sound` is a spectrogram of as many frames as `READ` is long, which the encoder reads instead of that.
+    """
 
     name: str
     build: Callable[[], Any]
@@ -33,6 +36,12 @@ class Paired:
     decoder_value: str
     cross_value: str
     lines: tuple[str, ...] = LINES
+    sound: Tensor | None = None
+
+    @property
+    def read(self) -> Tensor:
+        """What the encoder reads."""
+        return torch.tensor(READ) if self.sound is None else self.sound
 
     def tiny(self) -> Any:
         """The model in float32, made once; whoever changes it takes a copy."""
@@ -40,14 +49,16 @@ class Paired:
 
     def reference(self, stack: str, read: list[int] = READ, written: list[int] = WRITTEN, **options: Any) -> Tensor:
         """Raw maps `[layer, dest, src]` by plain hooks, in float64; options are those of `plain_value_zeroing`."""
-        inputs, decoder_inputs = torch.tensor([read]), torch.tensor([written])
+        inputs, decoder_inputs = {"input_ids": torch.tensor([read])}, torch.tensor([written])
+        if self.sound is not None:
+            inputs = {"input_features": self.sound.unsqueeze(0).double()}
         blocks = self.encoder if stack == "encoder" else self.decoder
         return plain_value_zeroing(
             self.tiny(),
             written if stack == "decoder" else read,
             blocks=blocks,
             value={"encoder": self.encoder_value, "decoder": self.decoder_value, "cross": self.cross_value}[stack],
-            run=lambda model, _: model(input_ids=inputs, decoder_input_ids=decoder_inputs),
+            run=lambda model, _: model(**inputs, decoder_input_ids=decoder_inputs),
             **options,
         )
 
@@ -101,13 +112,13 @@ def _wide(row: Paired) -> Any:
 @cache
 def reference(name: str, stack: str) -> Tensor:
     """A row's maps of `READ` and `WRITTEN`."""
-    return PAIRED[name].reference(stack)
+    return (PAIRED | HEARD)[name].reference(stack)
 
 
 @cache
 def model_of(name: str) -> Any:
     """The row's model as load_model gives it."""
-    return loaded(PAIRED[name].tiny())
+    return loaded((PAIRED | HEARD)[name].tiny())
 
 
 def t5(layers: int = 2, decoder_layers: int = 3, **changes: Any) -> Any:
@@ -183,6 +194,30 @@ _ROWS = (
     Paired("Blenderbot", bart_like("BlenderbotConfig", "BlenderbotForConditionalGeneration"), *BART_PARTS),
 )
 PAIRED = {row.name: row for row in _ROWS}
+
+
+def whisper() -> Any:
+    """Of a window of 0.14 s, 7 frames, and of more blocks in the decoder."""
+    return tiny_model(
+        "WhisperConfig",
+        "WhisperForConditionalGeneration",
+        d_model=16,
+        num_mel_bins=8,
+        max_source_positions=len(READ),
+        max_target_positions=CONTEXT,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        decoder_start_token_id=3,
+    )
+
+
+SPECTROGRAM = torch.randn(8, 2 * len(READ), generator=torch.Generator().manual_seed(4))
+# Apart, as they read no ids.
+HEARD = {"Whisper": Paired("Whisper", whisper, *BART_PARTS, sound=SPECTROGRAM)}
 ON_THIS_LINE = [row.name for row in _ROWS if LINE in row.lines]
 
 

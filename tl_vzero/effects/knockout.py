@@ -306,7 +306,8 @@ class _Knockout:
             return self.base.logits(hooks, copies=runs)[copies]
         read = torch.full((first,), self.base.target, device=self.device)
         ids, beside = read_by(self.base.model, [self.base.sentence])
-        return self.target_logits.at(ids.expand(runs, -1), read, hooks, **copied(beside, runs))[copies].unsqueeze(1)
+        ids = ids.expand(runs, *ids.shape[1:])
+        return self.target_logits.at(ids, read, hooks, **copied(beside, runs))[copies].unsqueeze(1)
 
     def _on(self, layer: int, batch: Sequence[_Copies], restarts: bool) -> list[NamedHook]:
         """The hooks on one block of a run."""

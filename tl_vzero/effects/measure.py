@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import LISTED_LENGTH, Position, Positions, chosen, flag, positions_in
@@ -16,10 +16,11 @@ from tl_vzero.distance import wide_dtype
 from tl_vzero.errors import InputError, InputTypeError, escaped, foreign_errors_as, shortened, shown, unknown_name
 from tl_vzero.inputs.baselines import Baseline, BaselineValues, baseline_of, own_text
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
-from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.models.contracts import check_contracts, result_dtype, value_heads
 from tl_vzero.models.facts import class_head_of, facts_of
 from tl_vzero.models.run import NamedHook, copied, run_logits
+from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.scores import Drawn
 from tl_vzero.targets import TargetIds, check_trained_head, find_target, predicts, target_tokens
@@ -256,14 +257,14 @@ class Intervention:
     baseline: Baseline | None = None
 
     @property
-    def ids(self) -> Int[Tensor, "1 position"]:
-        """The sentence as the model reads it."""
+    def ids(self) -> Read:
+        """The sentence, image or sound as the model reads it."""
         return ids_of(self.model, [self.sentence])
 
     def logits(self, hooks: Sequence[NamedHook], copies: int = 1) -> Float[Tensor, "copy position vocabulary"]:
         """The logits of copies of the sentence that run with hooks."""
         ids, beside = read_by(self.model, [self.sentence])
-        return run_logits(self.model, ids.expand(copies, -1), hooks, **copied(beside, copies))
+        return run_logits(self.model, ids.expand(copies, *ids.shape[1:]), hooks, **copied(beside, copies))
 
     def stands_in(
         self, layer: int, value: Float[Tensor, "copy position head d_head"]
@@ -349,11 +350,8 @@ def one_sentence(
 ) -> Sentence:
     """The only sentence or pair of the inputs, of an encoder-decoder the decoder's; InputTypeError for several."""
     beside: Any = {"attention_mask": mask, "token_type_ids": token_types, "prepend_bos": prepend_bos}
-    if stack is None and decoder_inputs is None:
-        encoded = encode(model, inputs, **beside)
-    else:
-        checked = check_contracts(model, stack).stack
-        encoded = encode_for(model, checked, inputs, decoder_inputs, predicting=True, **beside)
+    checked = check_contracts(model, stack).stack
+    encoded = encode_for(model, checked, inputs, decoder_inputs, predicting=True, **beside)
     is_list = isinstance(inputs, list | tuple) and not encoded.single
     if is_list or len(encoded.sentences) != 1:
         raise InputTypeError("several sentences given: expected one, as its effect has one target; call it for each")

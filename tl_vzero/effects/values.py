@@ -384,7 +384,7 @@ class _Loss:
         one = self.intervention
         ids, beside = read_by(one.model, [one.sentence])
         at = torch.full((copies,), one.target, device=ids.device)
-        logits = self.runs.at(ids.expand(copies, -1), at, hooks, **copied(beside, copies))
+        logits = self.runs.at(ids.expand(copies, *ids.shape[1:]), at, hooks, **copied(beside, copies))
         return logits.to(wide_dtype(logits.device)).log_softmax(dim=-1)
 
 

@@ -58,18 +58,19 @@ def encode_for(
     if signal is not None:
         if token_type_ids is not None:
             raise InputError(f"token_type_ids given with {signal.named}: expected none; segments are of token ids")
-        return encode_signals(signal, inputs, attention_mask=attention_mask, sampling_rate=sampling_rate)
-    if sampling_rate is not None:
+        of_encoder = encode_signals(signal, inputs, attention_mask=attention_mask, sampling_rate=sampling_rate)
+    elif sampling_rate is not None:
         raise InputError(NO_SOUND)
-    if holds_media(model, inputs):
+    elif holds_media(model, inputs):
         if attention_mask is not None or token_type_ids is not None:
             raise InputError(
                 "attention_mask or token_type_ids given with images or sounds: the processor returned them"
             )
         return encode_mixed(model, inputs)
-    of_encoder = encode(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
+    else:
+        of_encoder = encode(
+            model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
+        )
     if decoder_inputs is None:
         return of_encoder
     try:
@@ -135,7 +136,8 @@ def _shifted(model: nn.Module, text: str, row: int) -> Sentence:
     pieces = pieces_of(tokenizer, text, as_target=True)
     if pieces.ids and pieces.ids[-1] in tokenizer.all_special_ids:
         pieces = pieces.without_last()
-    return sentence_of(model, text, row, pieces.behind(start))
+    # Whisper's tokenizer sets the start itself, before the language and the task.
+    return sentence_of(model, text, row, pieces if pieces.ids[:1] == [start] else pieces.behind(start))
 
 
 def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
@@ -148,6 +150,7 @@ def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
             metadata["token_types"] = list(sentence.token_types)
         return metadata | ({"signal": dict(sentence.about)} if sentence.about else {})
     metadata["stack"] = stack
+    metadata |= {"signal": dict(sentence.sources.about)} if sentence.sources.about else {}
     if sentence.encoder is not None:
         text = f"text behind {sentence.tokens[0]!r}, which starts the decoder, without its last special token"
         metadata["decoder_inputs"] = "ids as given" if sentence.text is None else text

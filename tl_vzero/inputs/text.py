@@ -104,9 +104,9 @@ class Sentence:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What distinguishes it from other sentences: its ids and their segments, and the encoder's beside it."""
+        """What distinguishes it: its ids and their segments, or the image or sound, and the encoder's beside it."""
         beside = None if self.encoder is None else self.encoder.identity
-        return tuple(self.ids.tolist()), self.token_types, beside
+        return tuple(self.read.flatten().tolist()), self.token_types, beside
 
     @property
     def sources(self) -> "Sentence":

@@ -15,14 +15,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import Position, at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, read_by
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, install_command
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
-from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.methods.apply import labelled
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of, vocabulary_size
@@ -35,6 +35,7 @@ from tl_vzero.models.run import (
     run_logits,
     temporary_pre_hooks,
 )
+from tl_vzero.models.signals import ReadOnce, signal_of
 from tl_vzero.models.sites import Sites, hf_model_of
 from tl_vzero.models.turns import takes_turn, turn_on
 from tl_vzero.scores import Scores
@@ -60,7 +61,7 @@ class Prediction:
 
     model: nn.Module
     sites: Sites
-    ids: Int[Tensor, "position"]
+    ids: ReadOnce
     target: int
     tokens: list[int]
     logits: TargetLogits
@@ -329,10 +330,7 @@ def target_rows(
     check_trained_head(model)
     chosen_layers = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
     beside: Any = {"attention_mask": mask, "token_type_ids": token_types, "prepend_bos": prepend_bos}
-    if sites.stack is None and decoder_inputs is None:
-        encoded = encode(model, inputs, **beside)
-    else:
-        encoded = encode_for(model, sites.stack, inputs, decoder_inputs, predicting=True, **beside)
+    encoded = encode_for(model, sites.stack, inputs, decoder_inputs, predicting=True, **beside)
     positions = one_per_sentence(target, len(encoded.sentences))
     targets = list(map(partial(find_target, model), encoded.sentences, positions))
     tokens = [token for token in target_tokens(model, target_ids) or () if token is not None]
@@ -375,6 +373,8 @@ def _checked_baseline(model: nn.Module, baseline: Baseline) -> str:
         raise InputTypeError(
             f"baseline is {type(baseline).__name__}: expected a token's id, a tensor [feature], or None for zero"
         )
+    elif baseline is not None and signal_of(model) is not None:
+        raise InputError(f"baseline is token {baseline}, and this model reads no tokens: expected a tensor [feature]")
     elif baseline is not None and not 0 <= baseline < vocabulary_size(model):
         raise InputError(
             f"baseline is token {baseline}: expected 0 to {vocabulary_size(model) - 1}, the model's vocabulary"

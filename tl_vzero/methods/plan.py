@@ -59,8 +59,13 @@ class Planned:
         whole: Tensor = resolved(self.layer.maps)(layer, **self.options)
         return whole if self.layer.through or self.destinations is None else whole[..., list(rows), :]
 
-    def read(self, sentences: Sequence[Sentence]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sentences as ids to call the method with, padded, and their mask and segments where it needs them."""
+    def read(self, sentences: Sequence[Sentence]) -> tuple[Tensor | list[Tensor], dict[str, Tensor]]:
+        """Sentences as ids to call the method with, padded, and their mask and segments where it needs them.
+
+        Images and sounds as they are.
+        """
+        if any(sentence.signal is not None for sentence in sentences):
+            return [sentence.read for sentence in sentences], {}
         ids, mask, token_types = padded(sentences)
         beside = {} if bool(mask.all()) else {"attention_mask": mask}
         takes, has_segments = self.method.options, bool(token_types.any())

@@ -21,7 +21,7 @@ from tl_vzero.models.changes import (
 )
 from tl_vzero.models.facts import class_head_of, context_length, facts_of, library_versions, vocabulary_size
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, remembering_hooks, run_to
-from tl_vzero.models.signals import signal_of
+from tl_vzero.models.signals import Read, n_positions_of, signal_of
 from tl_vzero.models.sites import Sites, Stack, hook_points, kind_of, sites_of, stacks_of
 
 # Whether values are all that carries information between the positions of a block.
@@ -46,7 +46,7 @@ def check_values_carry_all(model: nn.Module, sites: Sites, read: Tensor) -> None
     hooks: list[NamedHook] = [(name, _differ_at_first) for name in sites.inputs]
     hooks += [(name, lambda value, *, hook: torch.zeros_like(value)) for name in sites.values]
     hooks += remembering_hooks(sites.outputs, outputs)
-    run_to(model, two, hooks, last=sites.outputs[-1], decoder_ids=two if sites.stack else None)
+    run_to(model, two, hooks, last=sites.outputs[-1], decoder_ids=_decoder_probe(model, sites, two))
     for layer, name in enumerate(sites.outputs):
         if _are_apart(*outputs[name][:, 1:]):
             raise ModelError(
@@ -200,11 +200,13 @@ class _Probe:
 
 
 def _probe(model: nn.Module, sites: Sites) -> _Probe:
-    read, signal = _probe_read(model), signal_of(model)
-    positions = list(range(len(read)))
-    if signal is not None:
-        last = len(signal.labels(tuple(read.shape))) - 1
-        positions = sorted({last * n // (SIGNAL_PROBES - 1) for n in range(SIGNAL_PROBES)})
+    read = _probe_read(model)
+    written = _decoder_probe(model, sites, read.unsqueeze(0))
+    of_decoder = written is not None and sites.stack == "decoder"
+    n_positions = written.shape[1] if written is not None and of_decoder else n_positions_of(model, read)
+    positions = list(range(n_positions))
+    if signal_of(model) is not None and not of_decoder:
+        positions = sorted({(n_positions - 1) * n // (SIGNAL_PROBES - 1) for n in range(SIGNAL_PROBES)})
     probe = _Probe(positions, {})
 
     def zero_one_per_copy(value: Tensor, *, hook: Any, layer: int) -> Tensor:
@@ -218,8 +220,15 @@ def _probe(model: nn.Module, sites: Sites) -> _Probe:
         hooks += remembering_hooks(sites.at(layer), probe.activations)
         hooks.append((sites.values[layer], partial(zero_one_per_copy, layer=layer)))
     copies = read.expand(probe.copies(sites.n_layers - 1).stop, *read.shape)
-    run_to(model, copies, hooks, last=sites.outputs[-1], decoder_ids=copies if sites.stack else None)
+    run_to(model, copies, hooks, last=sites.outputs[-1], decoder_ids=_decoder_probe(model, sites, copies))
     return probe
+
+
+def _decoder_probe(model: nn.Module, sites: Sites, copies: Read) -> Int[Tensor, "copy position"] | None:
+    """What a decoder reads beside copies of a probe: the same ids, or beside a sound a few of its own."""
+    if sites.stack is None or not copies.is_floating_point():
+        return copies if sites.stack else None
+    return (torch.arange(PROBE_LENGTH, device=copies.device) % vocabulary_size(model)).expand(len(copies), -1)
 
 
 def _probe_read(model: nn.Module) -> Int[Tensor, "position"] | Float[Tensor, "..."]:
@@ -245,10 +254,11 @@ def _check_fired(sites: Sites, activations: dict[str, Tensor]) -> None:
 def _check_labels(model: nn.Module, sites: Sites, activations: dict[str, Tensor]) -> None:
     """Of an image or a sound the positions are counted beforehand: a wrong count would put labels in wrong places."""
     signal = signal_of(model)
-    if signal is None:
+    if signal is None or sites.stack == "decoder":
         return
-    probe, n_positions = _probe_read(model), activations[sites.inputs[0]].shape[1]
-    expected = len(signal.labels(tuple(probe.shape)))
+    probe = _probe_read(model)
+    n_positions = activations[(sites.values if sites.stack else sites.inputs)[0]].shape[1]
+    expected = n_positions_of(model, probe)
     if n_positions != expected:
         raise ModelError(
             f"this model has {n_positions} positions for {signal.named} of shape {list(probe.shape)}: expected "
@@ -258,7 +268,9 @@ def _check_labels(model: nn.Module, sites: Sites, activations: dict[str, Tensor]
 
 def _check_values(sites: Sites, activations: dict[str, Tensor]) -> None:
     value, block_input = activations[sites.values[0]], activations[sites.inputs[0]]
-    if value.ndim != 4 or value.shape[:2] != block_input.shape[:2]:
+    # What a decoder reads at the encoder's positions has as many values as those.
+    axes = 1 if sites.stack == "cross" else 2
+    if value.ndim != 4 or value.shape[:axes] != block_input.shape[:axes]:
         raise ModelError(
             f"{sites.values[0]} has shape {list(value.shape)} on a block input of shape {list(block_input.shape)}: "
             "expected [batch, position, head, d_head]"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tl_vzero.errors import DependencyError, ModelError, foreign_errors_as
-from tl_vzero.models.class_head import HEADS_OF_TEXT, OF_NO_TEXT, OF_TWO_STACKS, kind_of_classifier
+from tl_vzero.models.class_head import HEADS_OF_TEXT, OF_NO_TEXT, OF_SIGNALS, OF_TWO_STACKS, kind_of_classifier
 from tl_vzero.models.facts import Head
 from tl_vzero.models.hub import Source, unreadable_because
 from tl_vzero.models.signals import signal_read_by
@@ -75,6 +75,8 @@ def from_folder_or_hub(source: Source, dtype: torch.dtype, trust_remote_code: bo
         for name, parameter in model.named_parameters():
             if name in missing:  # zeros, not noise, so that nobody takes an untrained head's logits for real
                 parameter.zero_()
+    if classifier is None and kind_of_classifier([type(model).__name__]) in OF_SIGNALS:
+        return Checkpoint(model, head, model if head == "trained" else "was never trained")
     if classifier is None:
         return Checkpoint(model, head, _why_dropped(config, named))
     with foreign_errors_as(ModelError, what):
@@ -108,7 +110,7 @@ def _check_readable(config: Any, name: str) -> None:
     """Raise ModelError before a model is built that could not be read: building some compiles code of their own."""
     mapping = _auto_class(config)._model_mapping
     if type(config) in mapping:
-        architecture_of(config, name, mapping[type(config)].__name__)
+        architecture_of(config, name, _class_in(mapping, config).__name__)
     if config.model_type == "rwkv":
         raise ModelError(
             f"{name!r} is an RWKV, which has no attention (and runs a compiler where it is built): Value Zeroing needs "
@@ -221,13 +223,19 @@ def _auto_class(config: Any) -> Any:
     if first.endswith(("ForCausalLM", "LMHeadModel")) or getattr(config, "is_decoder", False):
         order = ["CausalLM", "MaskedLM", "Seq2SeqLM"]
     elif getattr(config, "is_encoder_decoder", False):  # half of it can be read as a causal model, too
-        order = ["Seq2SeqLM", "MaskedLM", "CausalLM"]
+        order = ["SpeechSeq2Seq", "Seq2SeqLM", "MaskedLM", "CausalLM"]
     # Of those that also read images, TransformerLens wraps the whole, and reads text alone, too.
     for head in (*order, "ImageTextToText"):
         auto_class = getattr(transformers, f"AutoModelFor{head}")
         if type(config) in auto_class._model_mapping:
             return auto_class
     return transformers.AutoModel
+
+
+def _class_in(mapping: Any, config: Any) -> Any:
+    """The class for a configuration; of several, as for DeiT, that of the checkpoint, else the first."""
+    classes = mapping[type(config)] if isinstance(mapping[type(config)], tuple) else (mapping[type(config)],)
+    return next((cls for cls in classes if cls.__name__ in (config.architectures or ())), classes[0])
 
 
 def _head_from_missing(name: str, model: Any, missing: set[str]) -> Head:
@@ -307,7 +315,7 @@ def _headed_class(model: Any) -> Any | None:
     mapping = _auto_class(model.config)._model_mapping
     if model.base_model_prefix == "" or type(model.config) not in mapping:
         return None
-    headed_class = mapping[type(model.config)]
+    headed_class = _class_in(mapping, model.config)
     base = getattr(model, getattr(headed_class, "base_model_prefix", ""), None)
     # Where there is no head for words at all, as for images and speech, a model's own head stays.
     if isinstance(model, headed_class) or (base is not None and issubclass(headed_class, type(base))):

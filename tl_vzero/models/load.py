@@ -38,7 +38,7 @@ from tl_vzero.models.same_function import (
     media_features,
     reads_media_alike,
 )
-from tl_vzero.models.signals import Sounds, feature_extractor_of, signal_read_by
+from tl_vzero.models.signals import Frames, feature_extractor_of, signal_read_by
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.models.turns import leave_modes
 from tl_vzero.models.unwrapped import unwrapped
@@ -65,7 +65,8 @@ def load_model(
     its modules, hooks, adapters (merged, set, disabled) or weights are replaced, cast or moved, scoring raises
     ModelError, until it is loaded again or all is as it was; `train()` and `requires_grad` do not matter. Where
     `device` or `dtype` change, the loaded model is a copy that stays what it was.
-    A classifier of text keeps its trained head: effects and gradients are then on its classes.
+    A classifier of text or images keeps its trained head, and so does one of sounds with CTC: effects and gradients
+    are then on its classes, those of CTC by the tokenizer's tokens.
     `tokenizer` replaces the one that belongs to the model; without any, ids work and strings raise.
     `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one.
     Nothing is installed, and no code of a folder is run unless `trust_remote_code`.
@@ -87,7 +88,7 @@ def load_model(
         if isinstance(wanted, str | Path):
             source = find_source(str(wanted))
             checkpoint = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code)
-            if tokenizer is None and signal_read_by(checkpoint.model) is None:
+            if tokenizer is None and _has_tokens(checkpoint.model):
                 tokenizer = _tokenizer_of(source, trust_remote_code)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             with foreign_errors_as(ModelError, f"{source.name!r} cannot be put on {device}"):
@@ -101,7 +102,7 @@ def load_model(
             source = Source(location or type(held.model).__name__, location, local=True)
             checkpoint = from_memory(held.model, device, dtype)
             copied_from = held.copied_from
-        if isinstance(signal_read_by(checkpoint.model), Sounds):
+        if isinstance(signal_read_by(checkpoint.model), Frames):
             extractor = feature_extractor_of(source.location, source.local)
         with torch.inference_mode(next(checkpoint.model.parameters()).is_inference()):
             model = _boot(checkpoint, tokenizer, source.name, extractor)
@@ -175,12 +176,12 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
         with suppress(Exception):  # it may read images of another kind than the probe: text it reads all the same
             features = media_features(hf_model)
     whole = checkpoint.classifier
-    head = head_of(whole.eval()) if isinstance(whole, nn.Module) else whole
+    head = head_of(whole.eval(), tokenizer) if isinstance(whole, nn.Module) else whole
     logits = probe_of(head) if isinstance(head, ClassHead) else None
     with foreign_errors_as(ModelError, f"TransformerLens {version('transformer-lens')} cannot read {label}"):
         with tempfile.TemporaryDirectory() as folder:
             bridge = _bridge(hf_model, _for_bridge(tokenizer, folder) if reads_text else None, name)
-        if reads_text and bridge.tokenizer is None:
+        if bridge.tokenizer is None:
             bridge.tokenizer = copy.deepcopy(tokenizer)
         if not reads_text:
             bridge.processor = extractor  # where TransformerLens keeps it
@@ -226,6 +227,12 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
         special = (bridge.tokenizer.bos_token_id, getattr(bridge.tokenizer, "cls_token_id", None))
         bridge.cfg.tokenizer_prepends_bos = bool(others) and begins_with in special
     return bridge
+
+
+def _has_tokens(hf_model: Any) -> bool:
+    """Whether a model reads or writes tokens: of images and sounds, one with a decoder, or with letters per frame."""
+    signal, config = signal_read_by(hf_model), hf_model.config
+    return signal is None or config.is_encoder_decoder or type(hf_model).__name__.endswith("ForCTC")
 
 
 def _tokenizer_of(source: Source, trust_remote_code: bool) -> Any | None:

@@ -15,7 +15,7 @@ from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, norm_of
 from tl_vzero.models.changes import walk
 from tl_vzero.models.facts import class_head_of
-from tl_vzero.models.signals import Read
+from tl_vzero.models.signals import Read, ReadOnce, n_positions_of
 from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, roots_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
@@ -204,7 +204,8 @@ def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None)
     if not stacks_of(model):
         return {}
     # Where only the encoder is looked at, any token will do.
-    arguments = {"decoder_input": ids[:, :1] if decoder_ids is None else decoder_ids}
+    any_token = torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
+    arguments = {"decoder_input": any_token if decoder_ids is None else decoder_ids}
     if kind_of(model) == "HookedEncoderDecoder":
         # Without a mask it logs a warning at every run; of integers it would make 0 times minus infinity in float64.
         arguments["one_zero_attention_mask"] = torch.ones_like(ids, dtype=next(nn.Module.parameters(model)).dtype)
@@ -213,7 +214,7 @@ def decoder_arguments(model: nn.Module, ids: Tensor, decoder_ids: Tensor | None)
 
 def run_logits(
     model: nn.Module,
-    ids: Int[Tensor, "batch position"],
+    ids: Read,
     hooks: Sequence[NamedHook],
     token_types: Int[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
@@ -232,7 +233,7 @@ def run_logits(
 
 def run_word_logits(
     model: nn.Module,
-    ids: Int[Tensor, "batch position"],
+    ids: Read,
     hooks: Sequence[NamedHook],
     token_types: Int[Tensor, "batch position"] | None = None,
     decoder_ids: Int[Tensor, "batch decoder_position"] | None = None,
@@ -338,13 +339,13 @@ class TargetLogits:
         self._cuts: bool | None = None
         self._spreads: bool | None = None
 
-    def positions_unembedded(self, ids: Int[Tensor, "copy position"], **beside: Unpack[Beside]) -> int:
+    def positions_unembedded(self, ids: Read, **beside: Unpack[Beside]) -> int:
         """The positions of a sentence at which logits are computed: one, or all of them."""
-        return 1 if self._may_cut(ids, beside) else _predicting(ids, beside).shape[1]
+        return 1 if self._may_cut(ids, beside) else _n_predicting(self._model, ids, beside)
 
     def at(
         self,
-        ids: Int[Tensor, "run position"],
+        ids: Read,
         positions: Int[Tensor, "copy"],
         hooks: Sequence[NamedHook] = (),
         **beside: Unpack[Beside],
@@ -359,7 +360,7 @@ class TargetLogits:
         self,
         site: str,
         outputs: Float[Tensor, "copy position feature"],
-        ids: Int[Tensor, "read"],
+        ids: ReadOnce,
         position: int,
         **beside: Unpack[Beside],
     ) -> Float[Tensor, "copy vocabulary"]:
@@ -368,7 +369,7 @@ class TargetLogits:
         runs = 1 if self._may_spread(site, outputs, ids, position, beside) else len(outputs)
         positions = torch.full((len(outputs),), position, device=ids.device)
         hooks: list[NamedHook] = [(site, lambda _, *, hook: outputs)]
-        return self.at(ids.expand(runs, -1), positions, hooks, **copied(beside, runs))
+        return self.at(ids.expand(runs, *ids.shape), positions, hooks, **copied(beside, runs))
 
     def _cut_logits(self, ids: Tensor, positions: Tensor, hooks: Sequence[NamedHook], beside: Beside) -> Tensor:
         def cut(final: Tensor, *, hook: Any) -> Tensor:
@@ -376,11 +377,11 @@ class TargetLogits:
 
         return run_logits(self._model, ids, [*hooks, (UNEMBEDDED, cut)], **beside)
 
-    def _may_cut(self, ids: Int[Tensor, "copy position"], beside: Beside) -> bool:
+    def _may_cut(self, ids: Read, beside: Beside) -> bool:
         """Whether the model unembeds each position by itself where its hook says so."""
         if self._cuts is None:
             first = copied(beside, 1)
-            last = torch.tensor([_predicting(ids, beside).shape[1] - 1], device=ids.device)
+            last = torch.tensor([_n_predicting(self._model, ids, beside) - 1], device=ids.device)
             self._cuts = UNEMBEDDED in hook_points(self._model) and _same(
                 lambda: self._cut_logits(ids[:1], last, [], first),
                 lambda: run_logits(self._model, ids[:1], [], **first)[:, -1:],
@@ -404,10 +405,10 @@ def copied(beside: Beside, copies: int) -> Beside:
     return cast(Beside, every | {"media": beside.get("media", NO_MEDIA)})
 
 
-def _predicting(ids: Tensor, beside: Beside) -> Tensor:
-    """The ids at whose positions there are logits."""
+def _n_predicting(model: nn.Module, ids: Read, beside: Beside) -> int:
+    """At how many positions there are logits."""
     decoder_ids = beside.get("decoder_ids")
-    return ids if decoder_ids is None else decoder_ids
+    return n_positions_of(model, ids[0]) if decoder_ids is None else decoder_ids.shape[1]
 
 
 def _same(quick: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:

@@ -111,15 +111,15 @@ def _arguments(hf_model: Any) -> dict[str, Tensor] | None:
     config, first = hf_model.config, next(hf_model.parameters())
     size = getattr(config, "vocab_size", None) or getattr(getattr(config, "text_config", None), "vocab_size", None)
     signal = signal_read_by(hf_model)
-    if signal is not None:
-        return {signal.argument: signal.probe(PROBE_LENGTH).to(first).unsqueeze(0)}
-    if hf_model.main_input_name != "input_ids" or not size:
+    if signal is None and (hf_model.main_input_name != "input_ids" or not size):
         return None
     # From the end of the vocabulary: special tokens, which a model may treat apart, are mostly at its beginning.
-    ids = (size - 1 - 7 * torch.arange(PROBE_LENGTH)) % size
+    ids = ((size or 0) - 1 - 7 * torch.arange(PROBE_LENGTH)) % (size or 1)
     ids[torch.isin(ids, torch.tensor([*placeholders(config).values()]))] = 0  # an image that is not there
     ids = ids.unsqueeze(0).to(first.device)
-    return {"input_ids": ids} | ({"decoder_input_ids": ids} if hf_model.config.is_encoder_decoder else {})
+    read = ids if signal is None else signal.probe(PROBE_LENGTH).to(first).unsqueeze(0)
+    arguments = {hf_model.main_input_name: read}
+    return arguments | ({"decoder_input_ids": ids} if hf_model.config.is_encoder_decoder else {})
 
 
 @contextmanager

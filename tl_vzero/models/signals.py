@@ -1,7 +1,8 @@
 """Models that read an image or a sound instead of token ids: its shape, and which position shows what part of it.
 
 An image is cut into patches, row by row, behind the model's own tokens such as [CLS]. A sound is cut into overlapping
-frames by convolutions; frame i begins i steps of `samples_per_step` after the start.
+frames by convolutions, of the waveform or of its spectrogram; frame i begins i steps of `samples_per_step` after the
+start.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.errors import ModelError, foreign_errors_as
+from tl_vzero.errors import InputError, ModelError, foreign_errors_as
 from tl_vzero.models.sites import hf_model_of
 
 # What a model reads: token ids, or images or sounds of one shape.
 Read = Int[Tensor, "batch position"] | Float[Tensor, "batch *signal"]
+ReadOnce = Int[Tensor, "position"] | Float[Tensor, "*signal"]
 
-TRAINED_AT = 16_000  # samples per second, of wav2vec2, HuBERT and their kin, where no feature extractor says otherwise
+# Where no feature extractor says otherwise: of wav2vec2, HuBERT and their kin, and of Whisper.
+TRAINED_AT = 16_000  # samples per second
+HOP_LENGTH = 160  # samples from one column of a spectrogram to the next
+COLUMNS_PER_FRAME = 2  # of a spectrogram, by the stride of Whisper's second convolution
 
 # The tokens that a model sets before the patches, by the parameter that holds each.
 _SPECIAL_TOKENS = {"cls_token": "[CLS]", "distillation_token": "[DIST]"}
@@ -67,8 +72,32 @@ class Images:
         return {"kind": "image", "grid": list(self.grid), "patch": list(self.patch)}
 
 
+class Frames:
+    """Positions that are pieces of time: a frame begins every `samples_per_step` samples."""
+
+    sampling_rate: int
+    samples_per_step: int
+
+    def labels_of(self, n_frames: int) -> tuple[str, ...]:
+        """When each frame begins, with as many digits as tell frames apart."""
+        seconds_per_step = self.samples_per_step / self.sampling_rate
+        digits = max(2, ceil(-log10(seconds_per_step)))
+        return tuple(f"{frame * seconds_per_step:.{digits}f} s" for frame in range(n_frames))
+
+    def frames(self, start: float, end: float) -> list[int]:
+        """The frames that begin from `start` on and before `end`, in seconds, so that no two spans share one."""
+        steps_per_second = self.sampling_rate / self.samples_per_step
+        # A time such as 0.06 s is no exact multiple of 0.02 s in binary.
+        first, last = (ceil(round(seconds * steps_per_second, 6)) for seconds in (start, end))
+        return list(range(first, last))
+
+    def as_data(self) -> dict[str, Any]:
+        seconds = self.samples_per_step / self.sampling_rate
+        return {"kind": "sound", "sampling_rate": self.sampling_rate, "seconds_a_frame": seconds}
+
+
 @dataclass(frozen=True)
-class Sounds:
+class Sounds(Frames):
     """What a speech encoder reads: waveforms of any length, cut into frames by convolutions."""
 
     kernels: tuple[int, ...]
@@ -81,7 +110,7 @@ class Sounds:
     source = "as the model's feature extractor makes it (input_values: one channel, at the model's rate)"
 
     @property
-    def samples_per_step(self) -> int:
+    def samples_per_step(self) -> int:  # type: ignore[override]
         """Samples from the beginning of one frame to the next."""
         return prod(self.strides)
 
@@ -99,19 +128,10 @@ class Sounds:
         return f"expected [samples], one channel, at least {least} of them ({seconds}), one frame"
 
     def labels(self, shape: tuple[int, ...]) -> tuple[str, ...]:
-        """When each frame begins, with as many digits as tell frames apart."""
-        frames, seconds_per_step = shape[0], self.samples_per_step / self.sampling_rate
+        n_frames = shape[0]
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            frames = (frames - kernel) // stride + 1
-        digits = max(2, ceil(-log10(seconds_per_step)))
-        return tuple(f"{frame * seconds_per_step:.{digits}f} s" for frame in range(frames))
-
-    def frames(self, start: float, end: float) -> list[int]:
-        """The frames that begin from `start` on and before `end`, in seconds, so that no two spans share one."""
-        steps_per_second = self.sampling_rate / self.samples_per_step
-        # A time such as 0.06 s is no exact multiple of 0.02 s in binary.
-        first, last = (ceil(round(seconds * steps_per_second, 6)) for seconds in (start, end))
-        return list(range(first, last))
+            n_frames = (n_frames - kernel) // stride + 1
+        return self.labels_of(n_frames)
 
     def beginning(self, sound: Tensor, positions: int) -> Tensor:
         """The beginning of a sound that gives that many frames, or all of it."""
@@ -120,10 +140,6 @@ class Sounds:
     def probe(self, positions: int) -> Float[Tensor, "sample"]:
         return torch.randn(self._samples_for(positions), generator=torch.Generator().manual_seed(0))
 
-    def as_data(self) -> dict[str, Any]:
-        seconds = self.samples_per_step / self.sampling_rate
-        return {"kind": "sound", "sampling_rate": self.sampling_rate, "seconds_a_frame": seconds}
-
     def _samples_for(self, frames: int) -> int:
         samples = frames
         for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
@@ -131,35 +147,106 @@ class Sounds:
         return samples
 
 
-def signal_of(model: nn.Module) -> Images | Sounds | None:
+@dataclass(frozen=True)
+class Spectrograms(Frames):
+    """What Whisper reads: the log-mel spectrogram of a stretch of sound, padded to its full length.
+
+    Its second convolution halves the columns: a frame is two of them. `extractor` makes one of a waveform.
+    """
+
+    n_mels: int
+    n_frames: int
+    sampling_rate: int
+    samples_per_step: int
+    extractor: Any | None = None
+
+    argument = "input_features"
+    axes = ("mel", "column")
+    named = "a spectrogram"
+    source = (
+        "as the model's feature extractor makes it (input_features, padded to full length), or the sound itself, a "
+        "tensor of floats [sample], one channel at the model's rate"
+    )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.n_mels, COLUMNS_PER_FRAME * self.n_frames)
+
+    def fault(self, shape: tuple[int, ...]) -> str | None:
+        """What is wrong with a spectrogram of that shape; None if nothing is."""
+        return None if shape == self.shape else f"expected {list(self.shape)}, what this model was made for"
+
+    def of_sound(self, sound: Float[Tensor, "sample"], name: str) -> Float[Tensor, "mel column"]:
+        """The spectrogram of a waveform; raises InputError for one that is too long or where there is no extractor."""
+        if self.extractor is None:
+            raise InputError(
+                f"{name} is a sound of {len(sound)} samples, and this model was loaded without the feature extractor "
+                "that makes its spectrograms: load it from a folder with preprocessor_config.json, or give "
+                f"input_features {list(self.shape)}"
+            )
+        longest = self.n_frames * self.samples_per_step
+        if not 0 < len(sound) <= longest:
+            raise InputError(
+                f"{name} has {len(sound)} samples, {len(sound) / self.sampling_rate:.3g} s: expected at most "
+                f"{longest / self.sampling_rate:g} s, which this model reads at once; cut the sound"
+            )
+        with foreign_errors_as(InputError, f"the feature extractor cannot read {name}"):
+            features = self.extractor(sound.cpu().numpy(), sampling_rate=self.sampling_rate, return_tensors="pt")
+        spectrogram: Tensor = features["input_features"][0]
+        return spectrogram
+
+    def labels(self, shape: tuple[int, ...]) -> tuple[str, ...]:
+        return self.labels_of(self.n_frames)
+
+    def beginning(self, spectrogram: Tensor, positions: int) -> Tensor:
+        """A spectrogram is read whole."""
+        return spectrogram
+
+    def probe(self, positions: int) -> Float[Tensor, "mel column"]:
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
+
+
+Signal = Images | Sounds | Spectrograms
+
+
+def signal_of(model: nn.Module) -> Signal | None:
     """What a model reads in place of token ids; None where it reads ids.
 
-    Raises ModelError for a model of images or sound that reads something else, such as a spectrogram.
+    Raises ModelError for a model of images or sound that reads something else, such as patches of a spectrogram.
     """
     config: Any = model.cfg
     if not (getattr(config, "is_visual_model", False) or getattr(config, "is_audio_model", False)):
         return None
     hf_model = hf_model_of(model)
-    rate = getattr(getattr(model, "processor", None), "sampling_rate", None)
-    signal = None if hf_model is None else signal_read_by(hf_model, sampling_rate=rate)
+    signal = None if hf_model is None else signal_read_by(hf_model, getattr(model, "processor", None))
     if signal is None:
         raise ModelError(
             f"{type(hf_model).__name__} reads neither token ids, nor images cut into patches, nor waveforms: expected "
-            "a text model, a vision model such as ViT, or a speech encoder such as wav2vec2 and HuBERT"
+            "a text model, a vision model such as ViT, or a speech model: wav2vec2, HuBERT, Whisper"
         )
     return signal
 
 
-def signal_read_by(hf_model: nn.Module, *, sampling_rate: int | None = None) -> Images | Sounds | None:
+def n_positions_of(model: nn.Module, read: ReadOnce) -> int:
+    """How many positions a model makes of what it reads: a sentence's ids, an image or a sound."""
+    signal = signal_of(model)
+    return len(read) if signal is None else len(signal.labels(tuple(read.shape)))
+
+
+def signal_read_by(hf_model: nn.Module, extractor: Any | None = None) -> Signal | None:
     """The same of a Hugging Face model; None also where it reads anything else."""
     config: Any = hf_model.config
     argument = getattr(hf_model, "main_input_name", "input_ids")
+    rate = getattr(extractor, "sampling_rate", None) or TRAINED_AT
     if argument == "pixel_values" and hasattr(config, "patch_size"):
         names = [name.rpartition(".")[2] for name, _ in nn.Module.named_parameters(hf_model)]
         special = tuple(label for name, label in _SPECIAL_TOKENS.items() if name in names)
         return Images(int(config.num_channels), _pair(config.image_size), _pair(config.patch_size), special)
     if argument == "input_values" and hasattr(config, "conv_stride"):
-        return Sounds(tuple(config.conv_kernel), tuple(config.conv_stride), sampling_rate or TRAINED_AT)
+        return Sounds(tuple(config.conv_kernel), tuple(config.conv_stride), rate)
+    if argument == "input_features" and config.model_type == "whisper":
+        step = COLUMNS_PER_FRAME * (getattr(extractor, "hop_length", None) or HOP_LENGTH)
+        return Spectrograms(config.num_mel_bins, config.max_source_positions, rate, step, extractor)
     return None
 
 

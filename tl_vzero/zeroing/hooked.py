@@ -26,7 +26,7 @@ from tl_vzero.errors import InputTypeError
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.models.contracts import attention_heads, check_contracts, value_heads
 from tl_vzero.models.run import Beside, NamedHook, eager_attention, run_to
-from tl_vzero.models.signals import Read
+from tl_vzero.models.signals import Read, n_positions_of
 from tl_vzero.models.turns import check_own_run, takes_turn
 from tl_vzero.zeroing.request import Integers, Request, Span, Wanted
 
@@ -229,7 +229,7 @@ def hooked_maps(
         clean = clean_run(request.model, request.sites, ids, request.layers, **beside)
     hooks = _Hooks(request, wanted, clean, averaged, maps)
     copies = _Copies.all(len(ids), wanted.spans, n_maps, ids.device)
-    length = wanted.length + (0 if beside.get("decoder_ids") is None else ids.shape[1])
+    length = wanted.length + (0 if beside.get("decoder_ids") is None else n_positions_of(request.model, ids[0]))
     size = request.batch_size or max(1, TOKENS_PER_BATCH // length)
     last = request.sites.outputs[max(request.layers)]
     for start in range(0, len(copies), size):

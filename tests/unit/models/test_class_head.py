@@ -239,8 +239,6 @@ def test_each_token_has_its_class(kind: type) -> None:
     model = tl_vzero.load_model(hf_model, tokenizer())
     effect = tl_vzero.zero_ablation(model, TEXT, target="dog", target_ids=("POSITIVE", "NEUTRAL"))
     torch.testing.assert_close(effect.values, expected, **EXACT)
-    with pytest.raises(InputError, match="of each token: give a target"):
-        tl_vzero.zero_ablation(model, TEXT)
     lens = tl_vzero.logit_lens(model, TEXT, target=5, target_ids=2)
     torch.testing.assert_close(lens.values[-1], clean(hf_model)[0, 0, :, 2])
 
@@ -345,11 +343,42 @@ def test_a_head_that_reads_all_positions_says_so() -> None:
         tl_vzero.zero_ablation(model, TEXT)
 
 
-def test_why_a_head_for_each_token_has_no_default() -> None:
-    model = tl_vzero.load_model(bert(BertForTokenClassification), tokenizer())
-    compared: Any = tl_vzero.compare(model, TEXT, ["attention"])
-    assert compared.effect is None
-    assert "predicts ['NEGATIVE', 'NEUTRAL', 'POSITIVE'] of each token, and no target" in compared.no_effect_reason
+def test_the_default_of_a_tagger_is_its_surest_token() -> None:
+    """Of those that it says something about, by one clean run of the caller's own model."""
+    for labels in (LABELS, {0: "O", 1: "B-PER", 2: "B-LOC"}):
+        hf_model = bert(BertForTokenClassification, labels=labels)
+        shares, numbers = clean(hf_model)[0, 0].softmax(-1)[1:-1].max(-1)
+        usable = (numbers > 0) | ("O" not in labels.values())
+        assert usable.any()
+        expected = 1 + int(shares.masked_fill(~usable, 0).argmax())
+        model = tl_vzero.load_model(hf_model, tokenizer())
+        compared: Any = tl_vzero.compare(model, TEXT, ["attention"])
+        assert compared.target == compared.effect.target == expected
+
+
+def test_the_default_of_an_answer_is_where_its_best_span_starts() -> None:
+    hf_model = bert(BertForQuestionAnswering, labels={0: "a", 1: "b"})
+    segments = torch.tensor([0] * 5 + [1] * (len(IDS) - 5))
+    with torch.no_grad():
+        output = hf_model(IDS[None], token_type_ids=segments[None])
+    within = range(5, len(IDS) - 1)  # the last is [SEP]
+    spans = [(float(output.start_logits[0, i] + output.end_logits[0, j]), i) for i in within for j in within if i <= j]
+    model = tl_vzero.load_model(hf_model, tokenizer())
+    effect = tl_vzero.zero_ablation(model, IDS, token_type_ids=segments, target_ids="start", layers=0, sources=0)
+    assert effect.target == max(spans)[1]
+
+
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForTokenClassification])
+def test_a_head_follows_a_loaded_model_that_is_cast(kind: type, tmp_path: Path) -> None:
+    bert(kind).save_pretrained(tmp_path)
+    wide = tl_vzero.load_model(tmp_path, tokenizer(), dtype=torch.float64)
+    expected = tl_vzero.zero_ablation(wide, TEXT, target=0, target_ids="POSITIVE").values
+    model = tl_vzero.load_model(tmp_path, tokenizer())
+    assert tl_vzero.zero_ablation(model, TEXT, target=0, target_ids=2, layers=0).values.dtype == torch.float32
+    model.to(torch.float64)
+    effect = tl_vzero.zero_ablation(model, TEXT, target=0, target_ids="POSITIVE")
+    assert effect.values.dtype == torch.float64
+    torch.testing.assert_close(effect.values, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_the_page_says_where_no_class_is_predicted() -> None:

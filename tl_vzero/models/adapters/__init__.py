@@ -1,4 +1,4 @@
-"""Encoders for which TransformerLens has no adapter, or has one on a single line only, in its own form.
+"""Models for which TransformerLens has no adapter, or has one on a single line only, in its own form.
 
 A further architecture takes a class here, a row of `ADAPTERS` and an entry point in pyproject.toml, by which
 TransformerLens finds the adapters of installed packages.
@@ -21,6 +21,7 @@ from tl_vzero.models.adapters.post_norm import (
     MPNetAdapter,
     RobertaAdapter,
 )
+from tl_vzero.models.adapters.whisper import WhisperAdapter
 
 ADAPTERS: dict[str, type[ArchitectureAdapter]] = {
     "AlbertForMaskedLM": AlbertAdapter,
@@ -33,13 +34,15 @@ ADAPTERS: dict[str, type[ArchitectureAdapter]] = {
     "MPNetForMaskedLM": MPNetAdapter,
     "ModernBertForMaskedLM": ModernBertAdapter,
     "RobertaForMaskedLM": RobertaAdapter,
+    "WhisperForConditionalGeneration": WhisperAdapter,
     "XLMRobertaForMaskedLM": RobertaAdapter,
 }
 
 for _name, _adapter in ADAPTERS.items():
     # What TransformerLens has itself stays: from 4.2 on, RoBERTa.
     factory.SUPPORTED_ARCHITECTURES.setdefault(_name, _adapter)
-    MASKED_LM_ARCHITECTURES.add(_name)
+    if _adapter is not WhisperAdapter:
+        MASKED_LM_ARCHITECTURES.add(_name)
 
 
 def register() -> None:
