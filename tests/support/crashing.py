@@ -2,8 +2,8 @@
 
 The model is loaded once; each child is forked from here, so that a kill costs no second start.
 
-- steps: in FOLDER/k, a child is killed just before its k-th change of the folder, and another one goes on. COUNT 0 is
-  for all changes of a run; any other one for those that give the manifest and a note their names.
+- steps: in FOLDER/k, a child is killed just before its k-th change of the folder, and another one goes on; for all
+  changes of a run, whatever COUNT is.
 - random: in FOLDER, children are killed at random moments until COUNT were, then one goes on to the end. Where the
   corpus is finished before, another folder is begun.
 
@@ -53,11 +53,8 @@ def killed_before(step: int, folder: Path, log: Path | None = None) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        moves = event in ("os.rename", "os.link")
-        changes = (
-            moves
-            or event in ("os.remove", "os.mkdir")
-            or (event == "open" and arguments[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR))
+        changes = event in ("os.rename", "os.link", "os.remove", "os.mkdir") or (
+            event == "open" and arguments[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR)
         )
         if changes and str(arguments[0]).startswith(str(folder)):
             if count == step:
@@ -65,12 +62,12 @@ def killed_before(step: int, folder: Path, log: Path | None = None) -> None:
             count += 1
             if log is not None:
                 with log.open("a") as file:
-                    file.write(f"{arguments[1] if moves else ''}\n")
+                    file.write(".")
 
     sys.addaudithook(hook)
 
 
-def steps(model: Any, source: Path, where: Path, count: int) -> dict[str, Any]:
+def steps(model: Any, source: Path, where: Path, _: int) -> dict[str, Any]:
     log = where / "log"
 
     def counting() -> None:
@@ -78,12 +75,9 @@ def steps(model: Any, source: Path, where: Path, count: int) -> dict[str, Any]:
         run(model, source, where / "whole")
 
     assert ended(forked(counting)) == 0
-    names = log.read_text().split("\n")[:-1]
-    chosen: Any = range(len(names))
-    if count:
-        chosen = [names.index(str(where / "whole" / name)) for name in ("manifest.json", "done/00001.json")]
+    count = len(log.read_text())  # a dot for each change
     folders = []
-    for step in chosen:
+    for step in range(count):
         folder = where / str(step)
 
         def crashing(step: int = step, folder: Path = folder) -> None:
@@ -93,7 +87,7 @@ def steps(model: Any, source: Path, where: Path, count: int) -> dict[str, Any]:
         assert ended(forked(crashing)) == -signal.SIGKILL, step
         assert ended(forked(lambda folder=folder: run(model, source, folder))) == 0, step
         folders.append(str(folder))
-    return {"folders": folders, "steps": len(names)}
+    return {"folders": folders, "steps": count}
 
 
 def at_random(model: Any, source: Path, where: Path, count: int) -> dict[str, Any]:

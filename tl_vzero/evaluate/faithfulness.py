@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # What blanking tokens does to the prediction at the target.
+# 1. Each wanted sentence is a copy of an example with some of its tokens replaced, or removed.
+# 2. Copies of all examples that have one length share a run, and equal copies are run once.
+# 3. Logits are computed at the target only, where the model allows it.
 
 Replacement = Literal["mask", "unk", "pad", "removed"]
 Change = Literal["signed", "absolute"]

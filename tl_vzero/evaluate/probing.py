@@ -265,6 +265,8 @@ def _train_one_epoch(
         optimizer.step()
 
 
+# The representations at the target.
+
 EMBEDDINGS = -1  # the layer of what the first block reads, in a probing result
 TOKENS_PER_BATCH = 4096  # of one run of the model, so that its memory does not grow with the examples
 LABELS: dict[Number, int] = {"singular": 0, "plural": 1}
@@ -329,6 +331,8 @@ def _at_targets(
     stacked = torch.stack([at_targets[name] for name in names], dim=1)
     return stacked if stacked.dtype == torch.float64 else stacked.float()
 
+
+# What of a label they hold, by layer.
 
 FORMAT_VERSION = 1
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -363,10 +363,10 @@ def corpus_rows(
         advice = "leave the corpus out, or give one of single sentences"
         raise InputError(f"{corpus.folder} holds pairs, with their second text in {second!r}: {advice}")
     _check_model(corpus, model)
-    names, left_out = _methods(corpus, methods)
+    names, left_out = _stored_methods(corpus, methods)
     check_all_layers(layers, rolled_out)
-    read_layers = _layers(corpus, layers, names if rolled_out else (), check_contracts(model).n_layers)
-    rows = _read(corpus, tokenized, names, read_layers, normalized, rolled_out, progress)
+    read_layers = _stored_layers(corpus, layers, names if rolled_out else (), check_contracts(model).n_layers)
+    rows = _stored_rows(corpus, tokenized, names, read_layers, normalized, rolled_out, progress)
     manifest, written = corpus.manifest, corpus.manifest["options"]["methods"]
     of_methods = {name: options for name, options in written.items() if options and name in names}
     how = {"normalized": normalized, "rolled_out": rolled_out, "logit": "good", "options": of_methods}
@@ -386,7 +386,7 @@ def _check_model(corpus: Corpus, model: nn.Module) -> None:
         )
 
 
-def _methods(corpus: Corpus, methods: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+def _stored_methods(corpus: Corpus, methods: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     """The methods to read, and those of the corpus that are left out, with the reason."""
     of_target = {name for name in corpus.methods if name in METHODS and "target" in METHODS[name].needs}
     held = ", ".join(corpus.methods)
@@ -408,7 +408,7 @@ def _methods(corpus: Corpus, methods: Sequence[str] | None) -> tuple[list[str], 
     return list(dict.fromkeys(methods)), {}
 
 
-def _layers(
+def _stored_layers(
     corpus: Corpus, layers: Iterable[int] | int | None, rolled_out: Sequence[str], n_layers: int
 ) -> tuple[int, ...]:
     """The layers to read; raises InputError where those that are there do not do, also for a rollout of methods."""
@@ -431,7 +431,7 @@ def _layers(
     return wanted
 
 
-def _read(
+def _stored_rows(
     corpus: Corpus,
     tokenized: TokenizedSet,
     names: Sequence[str],
@@ -440,7 +440,7 @@ def _read(
     rolled_out: bool,
     progress: bool,
 ) -> dict[str, tuple[Tensor, ...]]:
-    places = _places(corpus, tokenized.examples)
+    places = _stored_places(corpus, tokenized.examples)
     indices = {(stored.shard, stored.row): of_examples for stored, of_examples in places}
     rows: dict[str, dict[int, Tensor]] = {name: {} for name in names}
     to_read = [name for name in names if name != "random"]
@@ -456,7 +456,7 @@ def _read(
     return {name: tuple(rows[name][index] for index in sorted(rows[name])) for name in names}
 
 
-def _places(corpus: Corpus, examples: Sequence[TokenizedExample]) -> list[tuple[Stored, list[int]]]:
+def _stored_places(corpus: Corpus, examples: Sequence[TokenizedExample]) -> list[tuple[Stored, list[int]]]:
     """Where the examples are in the corpus, with their indices; raises InputError, with counts, where some are not."""
     if corpus.rows == "summary":
         raise InputError(f"{corpus.folder} holds summaries, and no maps: write a corpus with rows='all' or 'target'")

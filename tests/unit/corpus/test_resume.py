@@ -332,14 +332,6 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 
 
 @needs_fork
-def test_killed_before_manifest_and_note_have_their_names(tmp_path: Path) -> None:
-    """What lies under no name yet, and a shard that does not count yet; all other moments are in the slow test."""
-    crash = crashed(text_file(tmp_path, 6), tmp_path / "killed", "steps", 2)
-    assert len(crash["folders"]) == 2
-    assert_all_whole(crash, tmp_path / "killed" / "whole")
-
-
-@needs_fork
 @pytest.mark.slow
 def test_killed_before_every_change_of_the_folder(source: Path, tmp_path: Path) -> None:
     crash = crashed(source, tmp_path / "killed", "steps", 0)

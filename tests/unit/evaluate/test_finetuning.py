@@ -194,14 +194,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
 @pytest.mark.parametrize(
     ("module", "name", "call", "epochs_done"),
     [
-        pytest.param(finetuning, "logits_of_forms", 2, 0, id="before all"),
-        pytest.param(finetuning, "cross_entropy", 3, 0, id="in epoch 1"),
+        pytest.param(finetuning, "logits_of_forms", 2, 0, id="before all", marks=pytest.mark.slow),
+        pytest.param(finetuning, "cross_entropy", 3, 0, id="in epoch 1", marks=pytest.mark.slow),
         pytest.param(finetuning, "cross_entropy", 6, 1, id="in epoch 2"),
-        pytest.param(store, "write_checkpoint", 2, 1, id="before checkpoint 2"),
+        pytest.param(store, "write_checkpoint", 2, 1, id="before checkpoint 2", marks=pytest.mark.slow),
         pytest.param(store, "write_state", 4, 1, id="between checkpoint and state"),
-        pytest.param(store, "drop_checkpoints", 2, 2, id="before the old checkpoint goes"),
+        pytest.param(store, "drop_checkpoints", 2, 2, id="before the old checkpoint goes", marks=pytest.mark.slow),
         pytest.param(store, "publish", 1, 3, id="before the model is written"),
-        pytest.param(store, "write_state", 6, 3, id="after the model is written"),
+        pytest.param(store, "write_state", 6, 3, id="after the model is written", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_resumes_to_the_same_weights(

@@ -90,7 +90,7 @@ def test_a_second_run_reads_what_is_there(model: Any, finished: tuple[Path, Repr
         patch.setattr(
             protocol, "rows_by_distance", lambda *a, **k: computed.append("distances") or by_distance(*a, **k)
         )
-        patch.setattr(protocol, "target_rows", lambda *a, **k: computed.append("rows"))
+        patch.setattr(protocol._Parts, "scored", lambda *a, **k: computed.append("rows"))
         patch.setattr(protocol, "faithfulness", lambda *a, **k: computed.append("faithfulness"))
         again = reproduce(model, limit=LIMIT, seed=2, folder=stopped)
     assert computed == ["distances"]
