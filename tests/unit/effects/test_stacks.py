@@ -172,6 +172,20 @@ def test_patching_each_site_is_a_run_with_the_clean_activation_put_in(name: str,
         assert len(effect.corrupted_tokens) == put_in.shape[1]
 
 
+@each_name
+def test_the_logit_lens_reads_each_block_of_the_decoder_by_the_head(name: str) -> None:
+    row, options = PAIRED[name], {"decoder_inputs": OUT, "target_ids": (GOOD, BAD)}
+    effect = tl_vzero.logit_lens(double_model(name), IDS, stack="decoder", **options)
+    shown, _ = row.run()
+    for layer in layers_of(name, "decoder"):
+        output = shown[row.block("decoder", layer)]
+        logits = row.logits({row.block("decoder", 2): put(slice(None), lambda _, output=output: output)})
+        torch.testing.assert_close(effect.values[layer], logits[:, GOOD] - logits[:, BAD], **CLOSE)
+    for stack in ("encoder", "cross"):
+        with pytest.raises(InputError, match="expected stack='decoder'"):
+            tl_vzero.logit_lens(double_model(name), IDS, stack=stack, **options)
+
+
 @each_stack
 def test_the_default_target_is_where_the_decoder_goes_on(stack: str) -> None:
     model = double_model("HookedEncoderDecoder")
