@@ -405,18 +405,13 @@ class _Run:
 
     def _called(self, planned: Planned, part: list[Sentence], clean: CleanRun | None) -> list[Scores]:
         """A method's scores, called with the sentences as the caller gave them: text, or ids and what is beside."""
-        stack = self.sites.stack
-        if stack is not None and "stack" not in (planned.method.options or ("stack",)):
-            raise ModelError(f"{planned.name} takes no stack, and is for models with one stack of blocks")
+        beside = planned.of_stack(part, self.sites.stack)
         read = [sentence.encoder or sentence for sentence in part]
         inputs: Any = [sentence.original for sentence in read]
         arguments: dict[str, Any] = {}
         if None in inputs:
             inputs, arguments = planned.read(read)
-        if stack is not None:
-            arguments["stack"] = stack
-        if stack in ("decoder", "cross") or (stack and "target" in planned.method.needs):
-            arguments["decoder_inputs"] = [_as_given(sentence) for sentence in part]
+        arguments |= beside
         if self.prepend_bos:
             arguments["prepend_bos"] = True
         if self.layers != tuple(range(self.sites.n_layers)):
@@ -435,7 +430,7 @@ class _Run:
         if self.sites.stack is not None:
             if sentence.encoder is None:
                 return {}, "no decoder_inputs were given, and the prediction is the decoder's"
-            options |= {"stack": self.sites.stack, "decoder_inputs": _as_given(sentence)}
+            options |= {"stack": self.sites.stack, "decoder_inputs": sentence.as_read}
         inputs: Any = read.original
         if read.signal is not None:
             inputs = read.signal
@@ -452,8 +447,3 @@ class _Run:
             }, None
         except HeadlessModelError as error:
             return {}, str(error)
-
-
-def _as_given(sentence: Sentence) -> Any:
-    """What the decoder reads as the caller gave it, text or ids."""
-    return sentence.ids if sentence.text is None else sentence.text

@@ -463,6 +463,19 @@ def test_an_encoder_decoder_by_plain_hooks(name: str, stack: str) -> None:
     json.dumps(compared.to_dict(), allow_nan=False)
 
 
+def test_gradients_to_the_encoder_have_the_targets_row_and_its_agreement() -> None:
+    options: dict[str, Any] = {"stack": "encoder", "decoder_inputs": torch.tensor(WRITTEN), "layers": 1}
+    methods = ["value_zeroing", "gradient_x_input"]
+    compared = tl_vzero.compare(model_of("BART"), torch.tensor(READ), methods, **options)
+    rows = compared.table(resamples=1).set_index("method")["rank_with_effect"]
+    size = compared.effect.values[0].abs()
+    assert rows["gradient_x_input"] == pytest.approx(
+        spearmanr(compared["gradient_x_input"].values[0, 0], size).statistic
+    )
+    assert math.isnan(rows["value_zeroing"])
+    assert math.isnan(compared.table().set_index("method")["rank_with_value_zeroing"]["gradient_x_input"])
+
+
 def test_an_encoder_alone_has_maps_and_no_effect_and_pairs_of_texts_are_each_as_alone() -> None:
     model, texts, out = model_of("BART"), ["the dogs bark .", "a hat of the dogs"], ["the hat", "marcus is near"]
     alone = tl_vzero.compare(model, texts[0], ["attention"], stack="encoder")
@@ -485,7 +498,8 @@ def test_an_encoder_alone_has_maps_and_no_effect_and_pairs_of_texts_are_each_as_
         ({"stack": "encoder", "target": 1}, InputError, "no decoder_inputs given"),
         ({"stack": "encoder", "methods": ["gradient_x_input"]}, InputError, "no decoder_inputs given"),
         ({"decoder_inputs": "the hat"}, InputError, "no stack named"),
-        ({"stack": "cross", "decoder_inputs": "a hat", "effects": ["logit_lens"]}, InputError, "one stack of blocks"),
+        ({"stack": "cross", "decoder_inputs": "a hat", "effects": ["logit_lens"]}, InputError, "'decoder'"),
+        ({"stack": "cross", "decoder_inputs": "", "effects": ["direct_logit_attribution"]}, InputError, "one stack"),
         ({"stack": "cross", "decoder_inputs": "a hat", "methods": ["hta"]}, ModelError, "hta takes no stack"),
         ({"stack": "cross", "decoder_inputs": "a hat", "methods": ["attention_flow"]}, ModelError, "two sequences"),
     ],

@@ -35,15 +35,6 @@ CorruptedOption = Annotated[
     str | None,
     typer.Option(help="A sentence of as many tokens, to patch values of TEXT into; --pair goes with both."),
 ]
-StackOption = Annotated[
-    str | None, typer.Option(help="Of an encoder-decoder: encoder, decoder, or cross (decoder on encoder).")
-]
-DecoderInputsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="What the decoder reads: for --stack decoder and cross, and for any prediction of the decoder's."
-    ),
-]
 GoodOption = Annotated[
     str | None,
     typer.Option(
@@ -161,8 +152,8 @@ def show_map(
         str | None, typer.Option(help="Zero some value heads only, such as 0,1; value_zeroing only. Default: all.")
     ] = None,
     per_head: Annotated[bool, typer.Option("--per-head", help="One map per value head; value_zeroing only.")] = False,
-    stack: StackOption = None,
-    decoder_inputs: DecoderInputsOption = None,
+    stack: common.StackOption = None,
+    decoder_inputs: common.DecoderInputsOption = None,
     full: Annotated[bool, typer.Option("--full", help="Print whole maps, not each destination's top sources.")] = False,
     html: HtmlOption = None,
     is_opened: common.OpenOption = False,
@@ -220,8 +211,8 @@ def compare(
     bad: BadOption = None,
     effect: common.EffectsOption = None,
     corrupted: CorruptedOption = None,
-    stack: StackOption = None,
-    decoder_inputs: DecoderInputsOption = None,
+    stack: common.StackOption = None,
+    decoder_inputs: common.DecoderInputsOption = None,
 ) -> None:
     """Methods side by side: one row per method and layer, with rank correlations. JSON has the maps too.
 

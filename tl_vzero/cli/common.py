@@ -76,6 +76,15 @@ TargetOption = Annotated[
         "only [MASK], the last token of a causal model, or where a classifier's head reads.",
     ),
 ]
+StackOption = Annotated[
+    str | None, typer.Option(help="Of an encoder-decoder: encoder, decoder, or cross (decoder on encoder).")
+]
+DecoderInputsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the decoder reads: for --stack decoder and cross, and for any prediction of the decoder's."
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 
@@ -281,7 +290,10 @@ _OPTIONS = {
         name: f"--{name}"
         for name in ("target", "baseline", "alignment", "stack", "spans", "heads", "rows", "protocol", "cues", "over")
     },
-    **{name: f"--{name.replace('_', '-')}" for name in ("decoder_inputs", "per_head", "text_column")},
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in ("decoder_inputs", "per_head", "text_column", "second_text_column")
+    },
     "target_ids": "--good and --bad",
     "layers": "--layer",
     "methods": "--method",

@@ -14,7 +14,16 @@ from typing import Annotated, Literal
 import typer
 
 import tl_vzero
-from tl_vzero.cli.common import BaselineOptions, LayersOption, ModelOptions, TargetOption, app, command, say
+from tl_vzero.cli.common import (
+    BaselineOptions,
+    LayersOption,
+    ModelOptions,
+    StackOption,
+    TargetOption,
+    app,
+    command,
+    say,
+)
 from tl_vzero.errors import InputError
 from tl_vzero.files import check_writable
 
@@ -32,7 +41,7 @@ class InputOptions:
     ] = None
     text_column: Annotated[str | None, typer.Option(help="The column with the sentence. Default: text.")] = None
     second_text_column: Annotated[
-        str | None, typer.Option(help="The column with the second text of pairs. Default: no pairs.")
+        str | None, typer.Option(help="The column with the second text of pairs, or with what a decoder reads.")
     ] = None
     id_column: Annotated[str | None, typer.Option(help="The column with the ids. Default: id.")] = None
     config: Annotated[str | None, typer.Option(help="The configuration of a dataset.")] = None
@@ -75,6 +84,7 @@ def corpus_command(
     target: TargetOption = None,
     shard_size: Annotated[int, typer.Option(help="Records of INPUT in a shard: what an interruption may cost.")] = 1000,
     json_log: Annotated[Path | None, typer.Option(help="Add JSON lines about the progress to this file.")] = None,
+    stack: StackOption = None,
 ) -> None:
     """Scores of every sentence of a corpus, as Parquet shards in a folder; streamed, and resumed where it was.
 
@@ -100,6 +110,7 @@ def corpus_command(
             **vars(read),
             progress=not chosen.quiet,
             json_log=json_log,
+            stack=stack,
             say=say,
         )
         if os.environ.get("RANK", "0") == "0":

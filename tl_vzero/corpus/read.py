@@ -171,8 +171,10 @@ class Corpus:
     def _scores(self, row: dict[str, Any], values: torch.Tensor, method: str, about: About) -> Scores:
         from_model = {**self.manifest["model"], "model": self.manifest.get("model_name")}
         options = self.manifest["options"]["methods"].get(method)
-        tokens = tuple(row["tokens"])
-        shaped = values.view(len(self.layers), -1, len(tokens))
+        tokens, stack = tuple(row["tokens"]), self.manifest["options"].get("stack")
+        of_encoder = "encoder_" if stack == "cross" else ""
+        sources = tuple(row[f"{of_encoder}tokens"])
+        shaped = values.view(len(self.layers), -1, len(sources))
         # A method of the target has one row also where whole maps were asked for.
         is_whole = shaped.shape[1] == len(tokens) and self.rows == "all"
         positions = tuple(range(len(tokens))) if is_whole else (row["target"],)
@@ -181,18 +183,26 @@ class Corpus:
             method=method,
             layers=self.layers,
             dest_tokens=tuple(tokens[position] for position in positions),
-            src_tokens=tokens,
+            src_tokens=sources,
             dest_positions=positions,
-            src_positions=tuple(range(len(tokens))),
+            src_positions=tuple(range(len(sources))),
             n_layers=about.n_layers,
             n_positions=len(tokens),
-            word_ids=None if row["word_ids"] is None else tuple(row["word_ids"]),
+            word_ids=_tuple(row["word_ids"]),
+            n_src_positions=len(sources) if of_encoder else None,
+            src_word_ids=_tuple(row["encoder_word_ids"]) if of_encoder else None,
             identity=about.methods[method].identity,
             stage=about.methods[method].stage,
             metadata={**from_model, "versions": self.manifest["versions"], "special": row["special"]}
-            | {name: row[name] for name in ("token_types", "unknown") if row.get(name)}
+            | {name: row[name] for name in ("token_types", "unknown", "encoder_unknown") if row.get(name)}
+            | {name: row[name] for name in ("encoder_tokens", "encoder_special") if name in row}
+            | ({"stack": stack} if stack else {})
             | ({"options": options} if options else {}),
         )
+
+
+def _tuple(labels: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if labels is None else tuple(labels)
 
 
 def _values(column: Any, row: int) -> torch.Tensor:

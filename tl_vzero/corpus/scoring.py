@@ -15,10 +15,12 @@ from torch import nn
 
 from tl_vzero.corpus.source import Record, Refused, Source
 from tl_vzero.errors import ModelError, TLVZeroError
+from tl_vzero.inputs.encoder_decoder import encode_for
 from tl_vzero.inputs.text import Inputs, Sentence, encode, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned
 from tl_vzero.models.contracts import check_contracts
+from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.scores import Scores
 from tl_vzero.targets import find_target
 
@@ -89,7 +91,7 @@ class Parts:
             part.refused.append(ready)
             return
         part.ready.append(ready)
-        part.cells += len(ready.sentence) ** 2
+        part.cells += len(ready.sentence) * len(ready.sentence.sources)
         if ready.sentence.notes:
             self.noticed += 1
             self.first_noticed = self.first_noticed or f"{ready.record.id}: {'; '.join(ready.sentence.notes)}"
@@ -129,6 +131,17 @@ class Scorer:
     needs_target: bool
     has_pairs: bool
     prepend_bos: bool
+    stack: Stack | None = None
+
+    @property
+    def sites(self) -> Sites:
+        """The hooks of the model, or of its stack."""
+        return check_contracts(self.model, self.stack)
+
+    @property
+    def reads_both(self) -> bool:
+        """Whether a record is what an encoder reads and what its decoder reads."""
+        return self.stack in ("decoder", "cross")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -140,9 +153,14 @@ class Scorer:
         if isinstance(record, Refused):
             return record
         try:
-            text = record.text if record.second is None else (record.text, record.second)
+            text = record.text if record.second is None or self.reads_both else (record.text, record.second)
             with warned_before():  # not one warning per sentence: a note counts them all
-                (sentence,) = encode(self.model, [text], prepend_bos=self.prepend_bos).sentences
+                if self.stack is None:
+                    encoded = encode(self.model, [text], prepend_bos=self.prepend_bos)
+                else:
+                    second: Any = [record.second] if self.reads_both else None
+                    encoded = encode_for(self.model, self.stack, [text], second, prepend_bos=self.prepend_bos)
+                (sentence,) = encoded.sentences
             target = find_target(self.model, sentence, self.target) if self.needs_target else None
         except TLVZeroError as error:
             return Refused(record.position, record.id, str(error).removeprefix("inputs[0] "))
@@ -184,7 +202,7 @@ class Scorer:
         """Methods that read a layer by itself, all on the same clean runs."""
         plan = [replace(planned, destinations=None if dest is None else (dest,)) for planned in self.plan]
         encoded = Inputs(tuple(sentences), single=False)
-        by_method = scores_on_one_run(plan, self.model, check_contracts(self.model), encoded, self.layers)
+        by_method = scores_on_one_run(plan, self.model, self.sites, encoded, self.layers)
         scored: dict[str, list[Scores]] = {}
         for name, by_row in by_method.items():
             if isinstance(by_row, ModelError):
@@ -200,8 +218,9 @@ class Scorer:
         for planned in self.plan:
             if planned.method.layer is not None:
                 continue
-            ids, beside = planned.read(sentences)
-            arguments: dict[str, Any] = {**beside, "layers": self.layers}
+            ids, beside = planned.read([sentence.encoder or sentence for sentence in sentences])
+            of_stack = planned.of_stack(sentences, self.stack)
+            arguments: dict[str, Any] = {**beside, **of_stack, "layers": self.layers}
             if "target" in planned.method.needs:
                 arguments["target"] = targets
             elif dest is not None and "destinations" in (planned.method.options or ()):

@@ -29,6 +29,16 @@ SUMMARIES = ("entropy", "self_weight", "special_weight")
 LONGEST_REASON = 10_000  # characters
 
 
+# What is stored of each token of a sentence, and of what an encoder reads beside it.
+LABELS = {
+    "tokens": pa.string(),
+    "token_ids": pa.int32(),
+    "special": pa.bool_(),
+    "word_ids": pa.int32(),
+    "unknown": pa.int32(),
+}
+
+
 def _schema(scorer: Scorer, about: Mapping[str, Any]) -> Any:
     """The Arrow schema of what a scorer gives, with plain data about the shard in its metadata."""
     value = pa.float64() if result_dtype(scorer.model) == torch.float64 else pa.float32()
@@ -38,11 +48,8 @@ def _schema(scorer: Scorer, about: Mapping[str, Any]) -> Any:
     fields = [
         ("position", pa.int64()),
         ("id", pa.string()),
-        ("tokens", pa.list_(pa.string())),
-        ("token_ids", pa.list_(pa.int32())),
-        ("special", pa.list_(pa.bool_())),
-        ("word_ids", pa.list_(pa.int32())),
-        ("unknown", pa.list_(pa.int32())),
+        *((name, pa.list_(kind)) for name, kind in LABELS.items()),
+        *((f"encoder_{name}", pa.list_(kind)) for name, kind in (LABELS if scorer.reads_both else {}).items()),
         *([("token_types", pa.list_(pa.int32()))] if scorer.has_pairs else []),
         *([("target", pa.int32())] if scorer.needs_target else []),
         *((name, pa.list_(value)) for name in names),
@@ -56,11 +63,8 @@ def _table(schema: Any, rows: Rows, scored: Scored) -> Any:
     columns: dict[str, Any] = {
         "position": [ready.record.position for ready in scored.ready],
         "id": [ready.record.id for ready in scored.ready],
-        "tokens": [list(sentence.tokens) for sentence in sentences],
-        "token_ids": [sentence.ids.tolist() for sentence in sentences],
-        "special": [list(sentence.special) for sentence in sentences],
-        "word_ids": [None if sentence.word_ids is None else list(sentence.word_ids) for sentence in sentences],
-        "unknown": [list(sentence.unknown) for sentence in sentences],
+        **_labels(sentences),
+        **{f"encoder_{name}": of for name, of in _labels([s.encoder for s in sentences if s.encoder]).items()},
         "token_types": [None if sentence.token_types is None else list(sentence.token_types) for sentence in sentences],
         "target": [ready.target for ready in scored.ready],
     }
@@ -77,10 +81,23 @@ def _table(schema: Any, rows: Rows, scored: Scored) -> Any:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def _labels(sentences: Sequence[Sentence]) -> dict[str, list[Any]]:
+    """The columns of LABELS."""
+    return {
+        "tokens": [list(sentence.tokens) for sentence in sentences],
+        "token_ids": [sentence.ids.tolist() for sentence in sentences],
+        "special": [list(sentence.special) for sentence in sentences],
+        "word_ids": [None if sentence.word_ids is None else list(sentence.word_ids) for sentence in sentences],
+        "unknown": [list(sentence.unknown) for sentence in sentences],
+    }
+
+
 def _summaries(scores: Sequence[Scores], sentences: Sequence[Sentence]) -> dict[str, list[list[float | None]]]:
     """Of each summary its means by layer, in order; a layer whose rows are all empty or signed has no mean."""
     shares = [
-        shares_by_layer(one.values, one.dest_positions, one.src_positions, sentence.special)
+        shares_by_layer(
+            one.values, () if sentence.cross else one.dest_positions, one.src_positions, sentence.sources.special
+        )
         for one, sentence in zip(scores, sentences, strict=True)
     ]
     return {

@@ -36,7 +36,7 @@ from tl_vzero.methods.plan import Planned, plan_of, with_baseline
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.signals import signal_of
-from tl_vzero.models.sites import stacks_of
+from tl_vzero.models.sites import Stack
 from tl_vzero.zeroing.forms import forget_weight_cache
 
 SHARD_SIZE = 1000
@@ -96,6 +96,7 @@ def run_corpus(
     prepend_bos: bool = False,
     progress: bool = False,
     json_log: str | Path | None = None,
+    stack: str | None = None,
     say: Callable[[str], object] = lambda message: None,
 ) -> CorpusRun:
     """Scores of every sentence of a corpus, as Parquet shards in a folder; a run that was interrupted goes on.
@@ -107,7 +108,8 @@ def run_corpus(
     layer the mean entropy (bits), weight on the token itself and on special tokens. Each shard holds `shard_size`
     records of the input. `baseline` is that of Value Zeroing, the same at every position. Sentences that cannot be
     scored go to an errors file with their id and a reason. `say` gets messages: the size before the work, and what was
-    amiss; `json_log` is a file of JSON lines for machines.
+    amiss; `json_log` is a file of JSON lines for machines. Of an encoder-decoder `stack` is as in `value_zeroing`; for
+    "decoder" and "cross" the second text of a record is what the decoder reads.
 
     Run again on the same folder, it computes what is missing; the values are those of an uninterrupted run, exactly
     so on the same machine with as many threads. Started by `torchrun` or `accelerate launch`, each process takes its
@@ -134,8 +136,9 @@ def run_corpus(
     stored_rows: Rows = one_of("rows", rows, get_args(Rows))
     plan = with_baseline(plan_of(list(methods) if isinstance(methods, tuple) else methods, options), baseline)
     _check_reads_text(model)
-    n_layers = check_contracts(model).n_layers
-    read = baseline_of(baseline, model, check_contracts(model))
+    sites = check_contracts(model, stack)
+    _check_second(sites.stack, second_text_column)
+    read = baseline_of(baseline, model, sites)
     if read.name != "zero" and "value_zeroing" not in [planned.name for planned in plan]:
         raise InputError(
             f"baseline {read.name!r} given, and no method replaces values: take value_zeroing, or leave it"
@@ -145,6 +148,14 @@ def run_corpus(
             "baseline is of the positions of one sentence: expected the same for all, [layer, head, d_head]"
         )
     needs_target = stored_rows == "target" or any("target" in planned.method.needs for planned in plan)
+    if needs_target and sites.stack == "encoder":
+        raise InputError(
+            "stack='encoder' given with rows='target' or a method of a target, and no row of an encoder's map is the "
+            "prediction's: expected other rows and methods, or stack='decoder' or 'cross'"
+        )
+    for planned in plan if sites.stack is not None else ():
+        if planned.layer is None:
+            planned.of_stack((), sites.stack)
     if target is not None:
         if not needs_target:
             raise InputError(f"target={target} given, and nothing asks for one: expected rows='target', or no target")
@@ -153,12 +164,13 @@ def run_corpus(
     scorer = Scorer(
         model=model,
         plan=plan,
-        layers=chosen("layers", layers, n_layers, "the model has") or tuple(range(n_layers)),
+        layers=chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers)),
         rows=stored_rows,
         target=target,
         needs_target=needs_target,
-        has_pairs=second_text_column is not None,
+        has_pairs=second_text_column is not None and sites.stack is None,
         prepend_bos=prepend_bos,
+        stack=sites.stack,
     )
     where = CorpusFolder(_folder(folder))
     log = None if json_log is None else _log(json_log, where)
@@ -185,7 +197,7 @@ class Job:
 
     def identity(self, source: Source) -> dict[str, Any]:
         """What the corpus is of, as plain data: a run with any of it changed is another corpus."""
-        origin, scorer, about = source.origin, self.scorer, provenance(self.scorer.model)
+        origin, scorer, about = source.origin, self.scorer, provenance(self.scorer.model, self.scorer.stack)
         versions = about.pop("versions")
         del about["model"]  # a model may have moved, and is the same
         identity = {
@@ -207,6 +219,7 @@ class Job:
                 "target": scorer.target,
                 "shard_size": self.shard_size,
                 "prepend_bos": scorer.prepend_bos,
+                **({} if scorer.stack is None else {"stack": scorer.stack}),
             },
             "versions": versions,
         }
@@ -218,8 +231,7 @@ class Job:
         """A method's options, the vectors that Value Zeroing puts in by their name and hash."""
         options = dict(planned.options)
         if planned.name == "value_zeroing" and "baseline" in options:
-            model = self.scorer.model
-            options["baseline"] = baseline_of(options["baseline"], model, check_contracts(model)).identity
+            options["baseline"] = baseline_of(options["baseline"], self.scorer.model, self.scorer.sites).identity
         return options
 
 
@@ -239,16 +251,24 @@ def tokenizer_hash(model: nn.Module) -> str | None:
 
 def _check_reads_text(model: nn.Module) -> None:
     """Raise ModelError for a model that a line of text is no input of."""
-    stacks, signal = stacks_of(model), signal_of(model)
-    if stacks:
-        raise ModelError(
-            f"{facts_of(model).name} is an encoder-decoder, and a corpus has one map of one text: expected a model "
-            f"with one stack; call value_zeroing with stack= ({', '.join(stacks)}) and lists of sentences instead"
-        )
+    signal = signal_of(model)
     if signal is not None:
         raise ModelError(
             f"{facts_of(model).name} reads {signal.named}, and a corpus is text: expected a model that reads tokens; "
             "call value_zeroing with a batch of yours instead"
+        )
+
+
+def _check_second(stack: Stack | None, second_text_column: str | None) -> None:
+    """Raise InputError where a record of an encoder-decoder's corpus has not the texts that its stack reads."""
+    if stack in ("decoder", "cross") and second_text_column is None:
+        raise InputError(
+            f"stack={stack!r} given without second_text_column: expected the column with what the decoder reads"
+        )
+    if stack == "encoder" and second_text_column is not None:
+        raise InputError(
+            "second_text_column given with stack='encoder', which reads one text: leave it out; it is what the decoder "
+            "reads"
         )
 
 
@@ -316,7 +336,7 @@ def _run(job: Job, source: Source, ranks: Ranks, shown: bool, say: Callable[[str
         estimated_bytes = None if records is None else records * bytes_per_sentence
         progress.log("begin", estimated_bytes=estimated_bytes, notes=notes, done=len(done))
         stages = {name: {"stage": scores.stage, "identity": scores.identity} for name, (scores,) in tried.items()}
-        about = {"manifest": identity, "methods": stages, "n_layers": check_contracts(job.scorer.model).n_layers}
+        about = {"manifest": identity, "methods": stages, "n_layers": job.scorer.sites.n_layers}
         parts = _parts(job, source, ranks, done)
         computed: list[int] = []
         try:
@@ -381,9 +401,10 @@ def _join(job: Job, identity: dict[str, Any], settled: dict[str, Any], ranks: Ra
 def _bytes_per_sentence(scorer: Scorer, sample: Sequence[Ready]) -> float:
     """About how many a sentence takes on the disk, from the first ones."""
     bytes_per_value = len(scorer.layers) * len(scorer.plan) * result_dtype(scorer.model).itemsize
-    lengths = [len(ready.sentence) for ready in sample]
-    values = [{"all": length**2, "target": length, "summary": len(SUMMARIES)}[scorer.rows] for length in lengths]
-    return (sum(values) * bytes_per_value + sum(lengths) * LABEL_BYTES) / max(1, len(sample))
+    shapes = [(len(ready.sentence), len(ready.sentence.sources)) for ready in sample]
+    values = [{"all": n * m, "target": m, "summary": len(SUMMARIES)}[scorer.rows] for n, m in shapes]
+    labels = sum(sum(ready.sentence.shape[:2]) for ready in sample)
+    return (sum(values) * bytes_per_value + labels * LABEL_BYTES) / max(1, len(sample))
 
 
 def _size_in_words(folder: Path, sentences: int | None, bytes_per_sentence: float) -> str:

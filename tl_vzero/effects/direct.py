@@ -12,7 +12,8 @@ from tl_vzero.choices import Position, Positions, one_of
 from tl_vzero.clean import CleanBlock, token_types_of, visit_clean_blocks
 from tl_vzero.distance import wide_dtype
 from tl_vzero.effects.measure import NAMES, Effect, Numbers, intervene, metric_for, one_sentence
-from tl_vzero.errors import ModelError
+from tl_vzero.errors import InputError, ModelError
+from tl_vzero.inputs.encoder_decoder import DecoderInputs
 from tl_vzero.inputs.text import Ids, Text
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.logits import added_along, logit_direction
@@ -22,6 +23,15 @@ from tl_vzero.models.facts import class_head_of, facts_of
 from tl_vzero.models.run import quiet, remembering_hooks
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.targets import TargetIds
+
+
+def check_head_reads(stack: str | None) -> None:
+    """Raise InputError for a stack whose blocks write nothing that a head could read."""
+    if stack in ("encoder", "cross"):
+        raise InputError(
+            f"stack={stack!r} given, and a logit lens reads what a block of the decoder writes by the model's head: "
+            "expected stack='decoder'"
+        )
 
 
 @takes_turn
@@ -37,13 +47,16 @@ def logit_lens(
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
     prepend_bos: bool = False,
+    stack: str | None = None,
+    decoder_inputs: DecoderInputs | None = None,
 ) -> Effect:
     """Read the target's logit off each layer's output at each position, with the model's own head.
 
     The head is the whole of it: a causal model's final norm and unembedding, a masked model's dense layer, activation
     and norm as well. Arguments are those of `zero_ablation`; `metric` is "logit" or "probability". Values are
     `[layer, src]`, the metric read there, no difference: in the last layer at the target's position it is `clean`.
-    Where TransformerLens 4's `logit_lens` is defined (no masked models) it gives the same. Two runs.
+    Where TransformerLens 4's `logit_lens` is defined (no masked models) it gives the same. Two runs. Of an
+    encoder-decoder the head reads the decoder alone: stack="decoder".
 
     Raises what `zero_ablation` raises, and ModelError for a classifier's head that reads one position for the sentence.
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
@@ -54,8 +67,9 @@ def logit_lens(
     >>> abs(effect.values[-1, effect.target].item() - effect.clean) < 1e-4
     True
     """
-    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos)
-    one = intervene(model, sentence, target, layers, sources, False)
+    check_head_reads(stack)
+    sentence = one_sentence(model, inputs, attention_mask, token_type_ids, prepend_bos, stack, decoder_inputs)
+    one = intervene(model, sentence, target, layers, sources, False, stack=stack)
     make_metric = metric_for(model, one_of("metric", metric, NAMES), target_ids)
     head = class_head_of(model)
     if head is not None and not head.reads_each:

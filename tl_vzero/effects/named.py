@@ -7,7 +7,7 @@ from torch import nn
 
 from tl_vzero.choices import listed, one_of
 from tl_vzero.effects.ablation import attribution_patching, zero_ablation
-from tl_vzero.effects.direct import direct_logit_attribution, logit_lens
+from tl_vzero.effects.direct import check_head_reads, direct_logit_attribution, logit_lens
 from tl_vzero.effects.knockout import attention_knockout
 from tl_vzero.effects.measure import Effect
 from tl_vzero.effects.patching import SITES, Site, activation_patching
@@ -21,7 +21,6 @@ OF_ONE: dict[str, Callable[..., Effect]] = {
     "logit_lens": logit_lens,
     "direct_logit_attribution": direct_logit_attribution,
 }
-OF_ONE_STACK = ("logit_lens", "direct_logit_attribution")
 WITH_BASELINE = ("zero_ablation", "attribution_patching")
 # Into a corrupted sentence.
 PATCHED: dict[str, Site] = {"value_patching" if site == "v" else f"{site}_patching": site for site in SITES}
@@ -36,9 +35,10 @@ def effects_named(names: Sequence[str], *, corrupted: bool, stack: str | None = 
     read = listed("effects", names)
     wanted = ("zero_ablation", *(read if isinstance(read, list) else [read]))
     named = tuple(dict.fromkeys(one_of("effect", name, (*OF_ONE, *PATCHED)) for name in wanted))
-    unread = [name for name in named if name in OF_ONE_STACK]
-    if stack is not None and unread:
-        raise InputError(f"effects hold {unread[0]}, which is for models with one stack of blocks: leave it out")
+    if "logit_lens" in named:
+        check_head_reads(stack)
+    if stack is not None and "direct_logit_attribution" in named:
+        raise InputError("effects hold direct_logit_attribution, which is for models with one stack: leave it out")
     patched = [name for name in named if name in PATCHED]
     if patched and not corrupted:
         raise InputError(f"effects hold {patched[0]}, which patches into another sentence: give it as corrupted")

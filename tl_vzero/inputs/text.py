@@ -96,6 +96,11 @@ class Sentence:
         return self.text[: self.second_from - 1], self.text[self.second_from :]
 
     @property
+    def as_read(self) -> Any:
+        """The text that it comes from, else its ids: what gives this sentence again."""
+        return self.ids if self.text is None else self.text
+
+    @property
     def texts(self) -> tuple[tuple[int, str], ...]:
         """The texts that it comes from, one or a pair, each with the character of `text` that it begins at."""
         if self.text is None or self.second_from is None:

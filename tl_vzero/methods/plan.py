@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import Position, one_of, positions_in
-from tl_vzero.errors import InputError, InputTypeError, PluginError, shown, unknown_name
+from tl_vzero.errors import InputError, InputTypeError, ModelError, PluginError, shown, unknown_name
 from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.text import Sentence, padded
 from tl_vzero.methods.layer import Layer
+from tl_vzero.models.sites import Stack
 from tl_vzero.registry import METHODS, LayerMaps, Method, resolved
 from tl_vzero.scores import Scores
 
@@ -78,6 +79,16 @@ class Planned:
                 "method out, or give sentences of one segment"
             )
         return ids, beside
+
+    def of_stack(self, sentences: Sequence[Sentence], stack: Stack | None) -> dict[str, Any]:
+        """What the method takes beside an encoder-decoder's inputs; raises ModelError where it takes no stack."""
+        if stack is None:
+            return {}
+        if "stack" not in (self.method.options or ("stack",)):
+            raise ModelError(f"{self.name} takes no stack, and is for models with one stack of blocks")
+        if stack == "encoder" and "target" not in self.method.needs:
+            return {"stack": stack}
+        return {"stack": stack, "decoder_inputs": [sentence.as_read for sentence in sentences]}
 
     def called(self, model: nn.Module, inputs: Any, count: int, **arguments: Any) -> list[Scores]:
         """The method's scores of several sentences, called as a user calls it."""

@@ -172,6 +172,38 @@ def test_patching_each_site_is_a_run_with_the_clean_activation_put_in(name: str,
         assert len(effect.corrupted_tokens) == put_in.shape[1]
 
 
+@each_name
+def test_the_logit_lens_reads_each_block_of_the_decoder_by_the_head(name: str) -> None:
+    row, options = PAIRED[name], {"decoder_inputs": OUT, "target_ids": (GOOD, BAD)}
+    effect = tl_vzero.logit_lens(double_model(name), IDS, stack="decoder", **options)
+    shown, _ = row.run()
+    for layer in layers_of(name, "decoder"):
+        output = shown[row.block("decoder", layer)]
+        logits = row.logits({row.block("decoder", 2): put(slice(None), lambda _, output=output: output)})
+        torch.testing.assert_close(effect.values[layer], logits[:, GOOD] - logits[:, BAD], **CLOSE)
+    for stack in ("encoder", "cross"):
+        with pytest.raises(InputError, match="expected stack='decoder'"):
+            tl_vzero.logit_lens(double_model(name), IDS, stack=stack, **options)
+
+
+@each_stack
+def test_optimised_constants_begin_at_the_mean_whose_loss_is_that_of_plain_hooks(stack: str) -> None:
+    name, last = IN_DOUBLE[-1], len(WRITTEN) - 1
+    model, row = double_model(name), PAIRED[IN_DOUBLE[-1]]
+    constants = tl_vzero.optimised_values(model, [IDS], stack=stack, decoder_inputs=[OUT], steps=1)
+    shown, path = row.run()[0], row.value(stack, 1)
+    mean = shown[path][0, int(stack == "decoder") :, :8].mean(0)  # the token that starts the decoder is no text
+    changed = row.logits({path: put((0, slice(None), slice(8)), lambda _: mean)})[last].log_softmax(-1)
+    clean = row.logits({})[last].log_softmax(-1)
+    loss = (clean.exp() * (clean - changed)).sum().item()
+    assert constants.metadata["loss"]["mean"][1][0] == pytest.approx(loss, rel=1e-5, abs=1e-9)
+    assert constants.metadata["targets"] == [last]
+    effect = tl_vzero.zero_ablation(model, IDS, baseline=constants, layers=1, sources=0, **options_of(stack))
+    put_in = constants.values[1].flatten()
+    expected = difference(row.logits({path: put((0, 0), lambda _: put_in)})) - difference(row.logits({}))
+    assert effect.values.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
 @each_stack
 def test_the_default_target_is_where_the_decoder_goes_on(stack: str) -> None:
     model = double_model("HookedEncoderDecoder")

@@ -224,7 +224,7 @@ def test_a_model_of_one_stack_has_no_other() -> None:
     assert "stack" not in tl_vzero.value_zeroing(bert, LONG).metadata
 
 
-@pytest.mark.parametrize("method", ["hta", "decompx", "gradient_x_input"])
+@pytest.mark.parametrize("method", ["hta", "decompx"])
 def test_a_method_for_one_stack_says_so(bart: Any, method: str) -> None:
     with pytest.raises(tl_vzero.TLVZeroError, match="encoder-decoder"):
         tl_vzero.score(bart, LONG, method)
