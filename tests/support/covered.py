@@ -9,6 +9,7 @@ import torch
 from support import mixed_rows, paired, signal_rows
 from support.architecture_row import IDS, LINE, Architecture
 from support.architectures import ARCHITECTURES, reference
+from support.decoder_rows import MENDED
 from support.engines import ENGINES
 from support.mixed_rows import MIXED, Mixed
 from support.models import bridge, loaded
@@ -53,7 +54,7 @@ def with_attention(row: Row, attention: str) -> Any:
         return own_bridge(row.tiny(), attention)
     fused = copy.deepcopy(row.tiny())
     fused.set_attn_implementation(attention)
-    model = bridge(fused)
+    model = loaded(row.tiny()) if row.name in MENDED else bridge(fused)
     # TransformerLens 4 boots with eager attention, whatever the model had.
     model.original_model.set_attn_implementation(attention)
     assert model.original_model.config._attn_implementation == attention

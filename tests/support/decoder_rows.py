@@ -15,7 +15,7 @@ from support.architecture_row import (
     third_of_each_head,
     tiny_model,
 )
-from support.models import CONTEXT, hf_gpt2, hf_llama, hf_neox
+from support.models import CONTEXT, VOCABULARY, hf_gpt2, hf_llama, hf_neox
 from torch import Tensor
 
 V_PROJ = ("model.layers", "self_attn.v_proj")
@@ -58,6 +58,44 @@ def second_of_each_part(config: Any) -> Tensor:
     return torch.arange(3 * config.n_embd).view(4, 3, -1)[:, 1].reshape(config.n_head, -1)
 
 
+def last_of_each_group(config: Any) -> Tensor:
+    """Some queries, their key and their value, then the next such group."""
+    groups, width = config.num_kv_heads, config.hidden_size // config.num_attention_heads
+    return torch.arange((config.num_attention_heads + 2 * groups) * width).view(groups, -1, width)[:, -1]
+
+
+def behind_each_key(config: Any) -> Tensor:
+    """What a latent is made into: key and value of one head, then those of the next."""
+    width = config.qk_nope_head_dim + config.v_head_dim
+    return torch.arange(config.num_attention_heads * width).view(-1, width)[:, config.qk_nope_head_dim :]
+
+
+def latent(name: str, **changes: Any) -> Architecture:
+    """A decoder with multi-head latent attention, its values wider than its keys without position."""
+    shape = {
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 8,
+        "q_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 6,
+    }
+    build = decoder(name.partition(": ")[2], **shape, **changes)
+    return Architecture(name.partition(": ")[0], build, "model.layers", "self_attn.kv_b_proj", behind_each_key)
+
+
+ROUTED = {"n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16, "n_shared_experts": 1}
+ROUTED |= {"first_k_dense_replace": 2, "n_group": 1, "topk_group": 1}
+LATENT = (
+    latent("DeepSeek V2: DeepseekV2", **ROUTED),
+    latent("DeepSeek V3: DeepseekV3", **ROUTED),
+    latent("GLM 4 MoE Lite: Glm4MoeLite", **ROUTED),
+    latent("GLM MoE DSA: GlmMoeDsa", **ROUTED, index_topk=4, index_head_dim=8, index_n_heads=2),
+    latent("Youtu: Youtu"),
+)
+# load_model mends what TransformerLens's own adapters leave out: a bridge of the user's own is refused.
+MENDED = {*(row.name for row in LATENT), "Falcon, new decoder", "OpenAI GPT"}
+
 DECODERS = (
     Architecture("GPT-2", hf_gpt2, "transformer.h", "attn.c_attn", last_third),
     Architecture("GPT-NeoX, Pythia", hf_neox, "gpt_neox.layers", "attention.query_key_value", third_of_each_head),
@@ -81,6 +119,9 @@ DECODERS = (
     Architecture(
         "CodeGen", gpt2_spelling("CodeGen", rotary_dim=4), "transformer.h", "attn.qkv_proj", second_of_each_part
     ),
+    Architecture(
+        "OpenAI GPT", gpt2_spelling("OpenAIGPT OpenAIGPTLMHeadModel"), "transformer.h", "attn.c_attn", last_third
+    ),
     Architecture("GPT-BigCode", gpt2_spelling("GPTBigCode"), "transformer.h", "attn.c_attn", one_after_queries),
     Architecture(
         "MPT",
@@ -100,9 +141,24 @@ DECODERS = (
         "model.decoder.layers",
         "self_attn.v_proj",
     ),
+    Architecture(
+        "OPT, post-norm",
+        ungrouped(
+            "OPT", ffn_dim=32, word_embed_proj_dim=8, max_position_embeddings=CONTEXT, do_layer_norm_before=False
+        ),
+        "model.decoder.layers",
+        "self_attn.v_proj",
+    ),
     Architecture("BLOOM", ungrouped("Bloom"), "transformer.h", "self_attention.query_key_value", third_of_each_head),
     Architecture(
         "Falcon", ungrouped("Falcon", bias=True), "transformer.h", "self_attention.query_key_value", one_after_queries
+    ),
+    Architecture(
+        "Falcon, new decoder",
+        ungrouped("Falcon", new_decoder_architecture=True, num_kv_heads=2),
+        "transformer.h",
+        "self_attention.query_key_value",
+        last_of_each_group,
     ),
     Architecture("Llama", hf_llama, *V_PROJ),
     Architecture("Llama 4", decoder("Llama4Text Llama4ForCausalLM", head_dim=8, moe_layers=[]), *V_PROJ),
@@ -139,6 +195,21 @@ DECODERS = (
         ),
         *V_PROJ,
     ),
+    Architecture(
+        "Gemma 4",
+        decoder(
+            "Gemma4Text Gemma4ForCausalLM",
+            head_dim=8,
+            global_head_dim=16,
+            num_global_key_value_heads=1,
+            sliding_window=WINDOW,
+            layer_types=SLIDING_AND_FULL,
+            hidden_size_per_layer_input=8,
+            vocab_size_per_layer_input=VOCABULARY,
+            num_kv_shared_layers=0,
+        ),
+        *V_PROJ,
+    ),
     Architecture("Phi", decoder("Phi", num_key_value_heads=4), *V_PROJ),
     Architecture("Phi 3", decoder("Phi3"), "model.layers", "self_attn.qkv_proj", after_queries_and_keys),
     Architecture(
@@ -160,4 +231,5 @@ DECODERS = (
     Architecture("EXAONE 4", decoder("Exaone4", sliding_window=WINDOW), *V_PROJ),
     Architecture("Nemotron", decoder("Nemotron"), *V_PROJ),
     Architecture("Apertus", decoder("Apertus"), *V_PROJ),
+    *LATENT,
 )

@@ -56,7 +56,7 @@ def cosine_distance(clean: Tensor, changed: Tensor) -> Tensor:
 
 def first_tensor(output: Any) -> Tensor:
     """What a module computes, where it returns more beside it."""
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 @contextmanager
@@ -74,10 +74,11 @@ def _values_zeroed(
 ) -> Iterator[None]:
     def zero(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         chosen = torch.arange(output.shape[-1]) if columns is None else columns
-        put_in = baseline(output[0][:, chosen])
         output = output.clone()
+        rows = output.flatten(1, -2)  # a view: of a latent for all heads there is an axis of length one between
+        put_in = baseline(rows[0][:, chosen])
         for position in positions:
-            output[:, position, chosen] = put_in[position]
+            rows[:, position, chosen] = put_in[position]
         return output
 
     handle = projection.register_forward_hook(zero)

@@ -28,8 +28,10 @@ class Refused:
     lines: tuple[str, ...] = LINES
 
 
-def _refused(name: str, model: str, shape: dict[str, Any], reason: str = NO_VALUES, **more: Any) -> Refused:
-    config = model.removesuffix("ForCausalLM") + "Config"
+def _refused(
+    name: str, model: str, shape: dict[str, Any], reason: str = NO_VALUES, config: str = "", **more: Any
+) -> Refused:
+    config = config or model.removesuffix("ForCausalLM") + "Config"
     return Refused(name, partial(tiny_model, config, model, **shape, **more), reason)
 
 
@@ -89,25 +91,15 @@ REFUSED = (
     ),
     _refused("Falcon H1", "FalconH1ForCausalLM", GROUPED, BESIDE_VALUES, **MAMBA_2, mamba_d_ssm=32),
     _refused(
-        "DeepSeek V2",
-        "DeepseekV2ForCausalLM",
-        {**GROUPED, "num_key_value_heads": 4},
-        r"hook_v has shape \[\d+, 4, 5, 4\] on a block input of shape",
-        kv_lora_rank=8,
-        q_lora_rank=8,
-        qk_rope_head_dim=4,
-        qk_nope_head_dim=4,
-        v_head_dim=4,
-        n_routed_experts=2,
-        num_experts_per_tok=1,
-        moe_intermediate_size=16,
-        n_shared_experts=1,
-        first_k_dense_replace=2,
-    ),
-    Refused(
-        "OpenAI GPT",
-        partial(tiny_model, "OpenAIGPTConfig", "OpenAIGPTLMHeadModel", n_embd=16, n_head=4, n_layer=3, n_positions=64),
-        "hook_out' never fired",
+        "Gemma 4 with shared values",
+        "Gemma4ForCausalLM",
+        {**GROUPED, "num_hidden_layers": 4},
+        "has no hook blocks.2.attn.hook_v .2 of 4 blocks lack it.",
+        config="Gemma4TextConfig",
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        vocab_size_per_layer_input=60,
+        hidden_size_per_layer_input=8,
     ),
     Refused("DeBERTa 1", partial(tiny_model, "DebertaConfig", "DebertaForMaskedLM", **ENCODER), NO_ADAPTER),
     Refused(

@@ -273,7 +273,7 @@ def _check_values(sites: Sites, activations: dict[str, Tensor]) -> None:
     if value.ndim != 4 or value.shape[:axes] != block_input.shape[:axes]:
         raise ModelError(
             f"{sites.values[0]} has shape {list(value.shape)} on a block input of shape {list(block_input.shape)}: "
-            "expected [batch, position, head, d_head]"
+            "expected [batch, position, head, d_head], as tl_vzero.load_model has it of multi-head latent attention"
         )
     for name, patterns in zip(sites.values, sites.patterns, strict=True):
         n_value, n_query = activations[name].shape[2], activations[patterns].shape[1]

@@ -171,6 +171,8 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
     features: Tensor | None = None
     label = name if name == class_name else f"{name} ({class_name})"
     reads_text = signal_read_by(hf_model) is None
+    from tl_vzero.models.adapters.mended import put_positions_first
+
     with torch.no_grad(), foreign_errors_as(ModelError, f"{label} cannot be run"):
         states = hidden_states_before(hf_model)
         with suppress(Exception):  # it may read images of another kind than the probe: text it reads all the same
@@ -186,6 +188,7 @@ def _boot(checkpoint: Checkpoint, tokenizer: Any | None, name: str, extractor: A
         if not reads_text:
             bridge.processor = extractor  # where TransformerLens keeps it
         bridge.eval()
+        put_positions_first(bridge)
         remember_copied(bridge, check_same_function(bridge, hf_model, states))
         for stack in stacks_of(bridge) or (None,):
             check_contracts(bridge, stack)
@@ -205,6 +208,8 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
+    from tl_vzero.models.adapters.mended import mend
+
     config = copy.deepcopy(hf_model.config)
     architecture = architecture_of(config, name, type(hf_model).__name__)
 
@@ -219,7 +224,7 @@ def _bridge(hf_model: Any, tokenizer: Any | None, name: str) -> Any:
             device=first.device,
             model_name=name,
             # Some adapters import code of the model's folder here: they get a folder without any.
-            post_adapter_hook=lambda adapter: adapter.prepare_loading(empty, {"config": config}),
+            post_adapter_hook=lambda adapter: mend(adapter, hf_model, empty),
         )
     if bridge.tokenizer is not None:
         # Unlike where TransformerLens 3.9 boots a model itself, it looks for a BOS here, and not for a [CLS].
