@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from operator import index as index_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, SupportsIndex
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
-from tl_vzero.choices import at_least_one, place_of
+from tl_vzero.choices import Positions, at_least_one, place_of, positions_in
 from tl_vzero.difference import (
     Alignment,
     baseline_in,
@@ -510,6 +511,50 @@ class Scores(Drawn):
             unit="word",
         )
 
+    def by_blocks(self, blocks: Mapping[str, Positions] | None = None) -> "Scores":
+        """Join positions into blocks: summed over the sources of a block, averaged over its destinations.
+
+        `blocks` are positions by name, such as {"image": range(1, 577), "question": [577, 578], "answer": [579]};
+        what is in none is left out. None takes the stretches of one kind in their order: "text 1", "image", "text 2".
+        Of shares of each row (`normalized()`) an entry is the share of what a block of destinations draws from one
+        of sources. Raises InputError for blocks that overlap or lie outside the sentence, ScoresError for part of a
+        map, or one of two sentences.
+
+        >>> scores = Scores(torch.eye(3)[None], "attention", (0,), *[("a", "hat", "barks")] * 2, *[(0, 1, 2)] * 2, 1, 3)
+        >>> scores.by_blocks({"who": [0, 1], "what": "barks"}).values.tolist()
+        [[[1.0, 0.0], [0.0, 1.0]]]
+        """
+        if self.partial or self.joins_two:
+            raise ScoresError("by_blocks() joins positions of a whole map of one sentence: expected such a map")
+        if blocks is None:
+            blocks = self._stretches()
+        places = {name: positions_in(self.tokens, f"blocks[{name!r}]", at) for name, at in blocks.items()}
+        every = [position for at in places.values() for position in at]
+        if not every or len(set(every)) < len(every):
+            raise InputError("blocks overlap, or there is none: expected each position in one block at most")
+        summed = _pool([*places.values()], self.values, dim=-1)
+        counts = torch.tensor([len(at) for at in places.values()], dtype=summed.dtype, device=summed.device)
+        first = tuple(at[0] for at in places.values())
+        return replace(
+            self,
+            values=_pool([*places.values()], summed, dim=-2) / counts.unsqueeze(-1),
+            dest_tokens=tuple(places),
+            src_tokens=tuple(places),
+            dest_positions=first,
+            src_positions=first,
+            src_spans=tuple(places.values()),
+        )
+
+    def _stretches(self) -> dict[str, list[int]]:
+        """Neighbours of one kind, by the kind, counted where there are several of it."""
+        kinds = self.kinds
+        stretches = [(kind, [*at]) for kind, at in groupby(range(len(kinds)), key=kinds.__getitem__)]
+        every = [kind for kind, _ in stretches]
+        names = [
+            f"{kind} {every[: n + 1].count(kind)}" if every.count(kind) > 1 else kind for n, kind in enumerate(every)
+        ]
+        return dict(zip(names, (at for _, at in stretches), strict=True))
+
     def to_frame(self) -> "pd.DataFrame":
         """A long pandas table: layer, (head,) dest, src, value, dest_token, src_token, method, stage."""
         import pandas as pd
@@ -651,6 +696,10 @@ class _Labels(BaseModel):
             positions = self.metadata.get(name, [])
             if not isinstance(positions, list) or not all(type(position) is int for position in positions):
                 return f"metadata[{name!r}] holds no positions"
+        signal, n_tokens = self.metadata.get("signal", {}), len(self.word_ids or range(self.n_positions))
+        kinds = signal.get("kinds", [""] * n_tokens) if isinstance(signal, dict) else None
+        if not isinstance(kinds, list) or [type(kind) for kind in kinds] != [str] * n_tokens:
+            return f"metadata['signal'] does not hold the kinds of {n_tokens} positions"
         if self.src_spans is not None and [span[0] for span in self.src_spans] != self.src_positions:
             return "src_positions are not the first of each of src_spans"
         for name, word_ids, count in (

@@ -549,3 +549,41 @@ def test_unknown_sources_of_another_sentence() -> None:
     assert cross.unknown_dests.index(True) == 1 and cross.unknown_sources.index(True) == 2
     joint = replace(cross, metadata={**cross.metadata, "encoder_from": 3})
     assert [at for at, odd in enumerate(joint.unknown_sources) if odd] == [1, 5]
+
+
+# --- blocks ---------------------------------------------------------------------------------------------
+
+
+def test_blocks_are_summed_over_sources_and_averaged_over_destinations() -> None:
+    values = random_values(3, 7, 7)
+    blocks = make_scores(values).by_blocks({"image": range(1, 4), "answer": [5, -1]})
+    assert blocks.dest_tokens == blocks.src_tokens == ("image", "answer")
+    assert blocks.src_spans == ((1, 2, 3), (5, 6)) and blocks.dest_positions == (1, 5)
+    for row, dests in enumerate([[1, 2, 3], [5, 6]]):
+        for column, sources in enumerate([[1, 2, 3], [5, 6]]):
+            expected = sum(values[:, dest, source] for dest in dests for source in sources) / len(dests)
+            assert torch.allclose(blocks.values[:, row, column], expected)
+
+
+def test_without_names_blocks_are_the_stretches_of_one_kind() -> None:
+    kinds = ["text", "text", "image", "image", "text", "text", "text"]
+    scores = replace(make_scores(), metadata={"signal": {"kinds": kinds}}).normalized()
+    blocks = scores.by_blocks()
+    assert blocks.src_tokens == ("text 1", "image", "text 2")
+    assert torch.allclose(blocks.values.sum(-1), torch.ones(3, 3, dtype=blocks.values.dtype))
+    assert make_scores().by_blocks().src_tokens == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ({"a": [1, 2], "b": [2]}, "overlap"),
+        ({}, "there is none"),
+        ({"a": [9]}, r"blocks\['a'\] holds 9"),
+    ],
+)
+def test_blocks_that_are_none(blocks: Any, said: str) -> None:
+    with pytest.raises(TLVZeroError, match=said):
+        make_scores().by_blocks(blocks)
+    with pytest.raises(TLVZeroError, match="a whole map of one sentence"):
+        partial_scores().by_blocks()

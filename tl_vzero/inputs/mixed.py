@@ -17,7 +17,7 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_erro
 from tl_vzero.inputs.text import ABOUT_THE_CUT, Inputs, Sentence, from_ids, warned
 from tl_vzero.models.facts import facts_of
 from tl_vzero.models.signals import placeholders
-from tl_vzero.models.sites import hf_model_of
+from tl_vzero.models.sites import hf_model_of, stacks_of
 
 # By which arguments models take images and sounds, and what belongs to these.
 _SIGNALS = {"image": "pixel_values", "sound": "input_features"}
@@ -34,7 +34,7 @@ def holds_media(model: nn.Module, inputs: object) -> bool:
     """Whether inputs of a model of text and media are what a processor returned with an image or a sound in it."""
     several = inputs if isinstance(inputs, list) else [inputs]
     hf_model, names = hf_model_of(model), {*_SIGNALS.values(), "pixel_values_videos"}
-    mixes = hf_model is not None and bool(placeholders(hf_model.config))
+    mixes = hf_model is not None and bool(placeholders(hf_model.config)) and not stacks_of(model)
     return mixes and any(isinstance(one, Mapping) and not names.isdisjoint(one) for one in several)
 
 
@@ -145,12 +145,12 @@ Labelled = list[tuple[tuple[str, ...], tuple[int, ...]]]  # of each image or sou
 
 
 def _images(config: Any, media: Mapping[str, Tensor], n_tokens: int) -> Labelled:
-    """Patches row by row; where an image is cut into tiles of several sizes they are only counted."""
+    """Patches row by row; of models that cut an image into tiles or pool it in ways of their own they are counted."""
     vision, pixels = config.vision_config, media["pixel_values"]
     if "image_grid_thw" in media:
         merged = vision.spatial_merge_size
         return [_patches(rows // merged, columns // merged) for _, rows, columns in media["image_grid_thw"].tolist()]
-    if pixels.ndim == 4 and "image_sizes" not in media and "image_position_ids" not in media:
+    if config.model_type in ("llava", "gemma3") and pixels.ndim == 4 and "image_sizes" not in media:
         n_patches, more = divmod(n_tokens, len(pixels))
         side = isqrt(getattr(config, "mm_tokens_per_image", 0))
         whole = tuple(length // vision.patch_size for length in pixels.shape[-2:])

@@ -12,13 +12,15 @@ import plotly.graph_objects as go
 from jaxtyping import Shaped
 from torch import Tensor
 
-from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.errors import InputError, InputTypeError, ScoresError, unknown_name
 from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, RAMP_POWER, Theme
 from tl_vzero.scores import Scores
 
 DIGITS = 4
 PICTURE_HEIGHT = 420
+PICTURE_SHARE = 0.66  # of the width, where text stands beside
+LINE_HEIGHT = 18
 SLIDER_ROOM = 100
 AROUND = 88 + COLOUR_BAR_HEIGHT + SLIDER_ROOM  # title, colour bar and slider, in pixels
 STRONGEST = 0.85  # how much of the picture the largest value covers
@@ -34,6 +36,7 @@ def patch_overlay(
     image: Picture,
     dest: int | str = 0,
     *,
+    part: str = "image",
     layer: int | None = None,
     theme: Theme = LIGHT,
     **look: Unpack[parts.Look],
@@ -42,9 +45,10 @@ def patch_overlay(
 
     `image` is `[height, width, 3]`, bytes from 0 to 255 or floats from 0 to 1; sources are patches labelled by row and
     column ("r2c5"), from which the grid is read, and others such as [CLS] are left out. The colour is clear at 0 and
-    strongest at the largest value of a patch in the layer shown. A destination that is a patch has a frame. Raises
-    ScoresError for scores per head, signed scores or no patches, InputError and InputTypeError for what is no such
-    image, and for a destination or layer that is not there.
+    strongest at the largest value in the layer shown. The destination has a frame. Of a text with an image in it the
+    text stands beside the picture, a token a line, in the same colours; `part` is the kind of its patches
+    (`Scores.kinds`), such as "image 2" of several. Raises ScoresError for scores per head, signed scores or no patches,
+    InputError and InputTypeError for what is no such image, and for a destination or layer that is not there.
 
     >>> import numpy as np, torch
     >>> from tl_vzero.scores import Scores
@@ -58,16 +62,20 @@ def patch_overlay(
     parts.refuse_signed(scores)
     start, row = parts.layer_index(scores, layer), scores.dest_index(dest)
     pixels = _pixels(image)
-    patches = _patches(scores.src_tokens)
+    patches, text = _patches(scores, part), _text(scores)
     rows, columns = (1 + max(place[axis] for place in patches.values()) for axis in (0, 1))
     height, width = pixels.shape[0] / rows, pixels.shape[1] / columns
-    grids = [_grid(values, patches, rows, columns) for values in parts.rounded(scores.values[:, row], DIGITS)]
+    drawn = parts.rounded(scores.values[:, row], DIGITS)
+    grids = [_grid(values, patches, rows, columns) for values in drawn]
     target = scores.dest_tokens[row].strip()
     name = parts.plotly_text(parts.visible(target))
+    beside = [[values[index] for index in text] for values in drawn]
+    both = [[*grid, line] for grid, line in zip(grids, beside, strict=True)]  # one scale of colours for the two
     trace, layout = parts.layered(
-        scores, grids, lambda index: parts.hover_box(f"layer {index}", name, "%{customdata}"), start, theme
+        scores, both, lambda index: parts.hover_box(f"layer {index}", name, "%{customdata}"), start, theme
     )
     trace |= {
+        "z": grids[start],
         "x0": width / 2,
         "dx": width,
         "y0": height / 2,
@@ -82,16 +90,54 @@ def patch_overlay(
         "title": title | {"automargin": False, "yanchor": "top", "pad": {"l": 16, "t": 14}},
         "margin": {"l": 24, "r": 24, "t": 88, "b": COLOUR_BAR_HEIGHT + SLIDER_ROOM},
         "images": [_below(pixels)],
-        "height": PICTURE_HEIGHT + AROUND,
+        "height": max(PICTURE_HEIGHT, LINE_HEIGHT * len(text)) + AROUND,
         "xaxis": {"range": [0, pixels.shape[1]], "visible": False, "constrain": "domain"},
         "yaxis": {"range": [pixels.shape[0], 0], "visible": False, "scaleanchor": "x", "constrain": "domain"},
     }
-    figure = parts.drawn(go.Heatmap(trace), layout, **look)
-    if match := _PATCH.fullmatch(target):
-        r, c = map(int, match.groups())
-        frame = {"x0": c * width, "x1": (c + 1) * width, "y0": r * height, "y1": (r + 1) * height}
+    for step, grid, line in zip(layout["sliders"][0]["steps"], grids, beside, strict=True):
+        step["args"][0]["z"] = [grid, [[value] for value in line]][: 1 + bool(text)]
+        step["args"][2] = [0, 1][: 1 + bool(text)]
+    column = [trace]
+    if text:
+        layout["xaxis"]["domain"] = [0, PICTURE_SHARE]
+        layout["xaxis2"] = {"domain": [PICTURE_SHARE + 0.03, 1], "visible": False}
+        layout["yaxis2"] = {"autorange": "reversed", "visible": False, "anchor": "x2"}
+        column.append(_lines(scores, text, beside[start], trace))
+    figure = parts.drawn([go.Heatmap(each) for each in column], layout, **look)
+    place = {scores.src_positions[index]: cell for index, cell in patches.items()}.get(scores.dest_positions[row])
+    lines = [scores.src_positions[index] for index in text]
+    frame: dict[str, Any] | None = None
+    if place is not None:
+        frame = {"x0": place[1] * width, "x1": (place[1] + 1) * width, "y0": place[0] * height}
+        frame["y1"] = frame["y0"] + height
+    elif scores.dest_positions[row] in lines:
+        at = lines.index(scores.dest_positions[row])
+        frame = {"xref": "x2 domain", "yref": "y2", "x0": 0, "x1": 1, "y0": at - 0.5, "y1": at + 0.5}
+    if frame is not None:
         figure.add_shape(type="rect", line={"color": theme.accent, "width": 3}, **frame)
     return figure
+
+
+def _text(scores: Scores) -> list[int]:
+    """The sources that are text, where they are told apart from what is none."""
+    if "kinds" not in scores.metadata.get("signal", {}):
+        return []
+    return [index for index, position in enumerate(scores.src_positions) if scores.kinds[position] == "text"]
+
+
+def _lines(scores: Scores, text: list[int], values: list[float], trace: dict[str, Any]) -> dict[str, Any]:
+    """The text beside the picture, a token a line, coloured as the patches are."""
+    tokens = [scores.src_tokens[index] for index in text]
+    return {
+        "z": [[value] for value in values],
+        "text": [[parts.tick_text(token)] for token in tokens],
+        "texttemplate": "%{text}",
+        "customdata": [[parts.hover_text(scores.src_tokens[index], scores.src_positions[index])] for index in text],
+        "hovertemplate": trace["hovertemplate"],
+        "coloraxis": "coloraxis",
+        "xaxis": "x2",
+        "yaxis": "y2",
+    }
 
 
 def _pixels(image: Any) -> np.ndarray:
@@ -114,9 +160,13 @@ def _pixels(image: Any) -> np.ndarray:
     return bytes_
 
 
-def _patches(tokens: Sequence[str]) -> dict[int, tuple[int, int]]:
-    """The row and column of each source that is a patch."""
-    matches = {index: _PATCH.fullmatch(token.strip()) for index, token in enumerate(tokens)}
+def _patches(scores: Scores, part: str) -> dict[int, tuple[int, int]]:
+    """The row and column of each source that is a patch of that part of a text, or of a model of images alone."""
+    tokens, kinds = scores.src_tokens, scores.kinds if "signal" in scores.metadata else None
+    of_part = [kinds is None or kinds[position] == part for position in scores.src_positions]
+    if not any(of_part) and kinds is not None:
+        raise unknown_name("part", part, sorted({kind for kind in kinds if kind != "text"}))
+    matches = {n: _PATCH.fullmatch(token.strip()) for n, token in enumerate(tokens) if of_part[n]}
     patches = {index: (int(match[1]), int(match[2])) for index, match in matches.items() if match}
     if not patches:
         raise ScoresError(

@@ -97,3 +97,34 @@ def test_frames_stand_at_their_times() -> None:
     torch.testing.assert_close(torch.tensor(trace["z"]), scores.values[2], rtol=5e-4, atol=0)
     with pytest.raises(InputError, match="layer 7"):
         time_map(scores, layer=7)
+
+
+WITH_TEXT = ("a", "r0c0", "r0c1", "hat", "r0c2", "r9c9")  # the last is what somebody wrote
+KINDS = ["text", "image", "image", "text", "image", "text"]
+
+
+def test_text_stands_beside_its_picture_in_the_same_colours() -> None:
+    scores = made_up_scores(WITH_TEXT, metadata={"signal": {"kinds": KINDS}})
+    figure = plain(patch_overlay(scores, PICTURE, "hat", layer=1))
+    picture, text = figure["data"]
+    row = scores.row("hat")
+    torch.testing.assert_close(torch.tensor(picture["z"]), row[1, [1, 2, 4]].view(1, 3), rtol=5e-4, atol=0)
+    torch.testing.assert_close(torch.tensor(text["z"]), row[1, [0, 3, 5]].view(3, 1), rtol=5e-4, atol=0)
+    assert [line[0] for line in text["text"]] == ["a", "hat", "r9c9"]
+    assert picture["coloraxis"] == text["coloraxis"] == "coloraxis"
+    assert figure["layout"]["coloraxis"]["cmax"] == pytest.approx(row[1].max().item(), rel=1e-3)
+    (frame,) = figure["layout"]["shapes"]
+    assert frame["yref"] == "y2" and (frame["y0"], frame["y1"]) == (0.5, 1.5)
+    for layer, step in enumerate(figure["layout"]["sliders"][0]["steps"]):
+        on_picture, on_text = step["args"][0]["z"]
+        assert on_picture[0][1] == pytest.approx(row[layer, 2].item(), rel=1e-3)
+        assert on_text[2][0] == pytest.approx(row[layer, 5].item(), rel=1e-3) and step["args"][2] == [0, 1]
+
+
+def test_one_of_several_pictures_is_drawn_by_its_name() -> None:
+    kinds = ["text", "image 1", "image 1", "text", "image 2", "text"]
+    scores = made_up_scores(WITH_TEXT, metadata={"signal": {"kinds": kinds}})
+    figure = plain(patch_overlay(scores, PICTURE, "hat", part="image 1"))
+    assert figure["data"][0]["customdata"] == [["r0c0", "r0c1"]]
+    with pytest.raises(InputError, match="unknown part 'image': expected one of image 1, image 2"):
+        patch_overlay(scores, PICTURE)
