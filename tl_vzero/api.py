@@ -216,7 +216,7 @@ def score(
     if options.get("stack") is not None and entry.layer is None and "stack" not in (entry.options or ("stack",)):
         raise InputError(
             f"stack={options['stack']!r} given, and {method} is for models with one stack of blocks: take "
-            "value_zeroing or attention for an encoder-decoder"
+            "value_zeroing, or a method that reads the clean run, for an encoder-decoder"
         )
     return entry(model, inputs, **options)
 

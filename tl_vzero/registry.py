@@ -216,6 +216,9 @@ JOINS_TWO = {
     "cross": "it follows maps from layer to layer, and a cross map joins two sequences; take attention itself, and "
     "joint_rollout for both stacks"
 }
+SUMMED_IN_ONE = {"encoder": "an encoder predicts no words"} | dict.fromkeys(
+    ("decoder", "cross"), "logits are followed through models with one stack of blocks so far"
+)
 
 PATTERN: tuple[Need, ...] = ("clean run",)
 VECTORS: tuple[Need, ...] = ("clean run", "weights")
@@ -346,6 +349,7 @@ _ENTRIES = {
         LOGIT_SUMS,
         ("weights", "target", "trained head"),
         signed=True,
+        refused_stacks=SUMMED_IN_ONE,
     ),
     "alti_logit": Method(
         "tl_vzero.methods.logits:alti_logit",
@@ -355,6 +359,7 @@ _ENTRIES = {
         ("weights", "target", "trained head"),
         label="ALTI-Logit",
         signed=True,
+        refused_stacks=SUMMED_IN_ONE,
     ),
     "hta": Method(
         "tl_vzero.methods.hta:hta",

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import Positions, chosen
 from tl_vzero.distance import relative_difference, wide_dtype
-from tl_vzero.errors import ModelError
-from tl_vzero.inputs.text import Ids, Sentence, Text, encode
+from tl_vzero.errors import InputError, ModelError
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
+from tl_vzero.inputs.text import Ids, Sentence, Text
 from tl_vzero.methods.apply import labelled, layer_scores, rows_by_sentence, visit_layers
 from tl_vzero.methods.layer import Layer
 from tl_vzero.models.blocks import SAME_BLOCK, Activation, Norm, ValueWeights, value_weights
@@ -41,9 +42,16 @@ def output_vectors(
     layer: Layer, share_biases: bool, chosen: Sequence[int] | None = None
 ) -> Iterator[tuple[slice, Vectors]]:
     """A block's output as vectors, where each source begins with its own input; some destinations at a time."""
-    block = BlockVectors(layer, share_biases)
-    for dest, vectors in layer.vectors(residual=True, width=block.width, chosen=chosen):
-        yield dest, block.after_attention(vectors, layer.weights.b_o, dest)
+    rest = layer.behind or layer
+    block, itself = BlockVectors(rest, share_biases), rest.before or layer
+    for dest, vectors in itself.vectors(residual=True, width=block.width, chosen=chosen):
+        if rest.before is not None:
+            n_dest = vectors.shape[2]
+            vectors = block.with_cross_attention(vectors, dest)
+            vectors = block.after_attention(vectors, rest.weights.b_o, dest)
+            yield dest, vectors[:, :, n_dest:] if layer is rest else vectors[:, :, :n_dest]
+        else:
+            yield dest, block.after_attention(vectors, layer.weights.b_o, dest)
 
 
 def carry_through(layer: Layer, vectors: Vectors, weights: ValueWeights | None, share_biases: bool) -> None:
@@ -118,6 +126,22 @@ class BlockVectors:
         vectors = self._through(self.norm1, vectors, dest)
         vectors = self._mlp(vectors, dest).add_(vectors)
         return self._through(self.norm2, vectors, dest)
+
+    def with_cross_attention(
+        self, vectors: Float[Tensor, "sentence dest itself feature"], dest: slice
+    ) -> Float[Tensor, "sentence dest both feature"]:
+        """From the stream after a decoder's self-attention, without its bias, to that after the cross-attention.
+
+        Sources are the decoder's positions, then the encoder's.
+        """
+        before = self.layer.before
+        assert before is not None
+        brought = torch.einsum("shij,shjd->sijd", self.layer.pattern[:, :, dest], self.layer.written)
+        vectors = self._shared(torch.cat([vectors, torch.zeros_like(brought)], dim=2), before.weights.b_o, dest)
+        if self.post_norm:
+            vectors = self._through(_fixed(before.norm("norm1", "decompx"), before.middle), vectors, dest)
+        vectors[:, :, -brought.shape[2] :] += brought
+        return vectors
 
     def checked(self, weights: ValueWeights | None) -> ValueWeights:
         """The weights of the values; raises ModelError where they do not give the values of the clean run."""
@@ -202,6 +226,8 @@ def decompx(
     share_biases: bool = True,
     attention_mask: Ids | None = None,
     token_type_ids: Ids | None = None,
+    decoder_inputs: DecoderInputs | None = None,
+    stack: str | None = None,
     cache: Any | None = None,
     layers: Iterable[int] | int | None = None,
     destinations: Positions = None,
@@ -214,6 +240,9 @@ def decompx(
     real output. Each block begins with its own input; `propagate=True` carries the vectors through all layers from the
     first block's input, normalised rows that are not rolled out again. `share_biases=False` leaves out all biases but
     those of the values that are the source's own. Sizes are in the units of the residual stream.
+
+    A decoder's block beside an encoder has one sum for both its maps: with stack="decoder" the vectors of decoder
+    positions, with "cross" those of encoder positions, all measured in the block's output, which is what both sum to.
 
     Costs two products of d_mlp x d_model per pair of tokens, fewer pairs where `destinations` are chosen; `propagate`
     needs all pairs and holds two vectors for each. Raises ModelError for blocks with a gated MLP, with norms between
@@ -233,20 +262,26 @@ def decompx(
             method=replace(METHODS["decompx"], function=LayerMaps(_of_layer, rows=_of_rows)),
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
+            decoder_inputs=decoder_inputs,
+            stack=stack,
             cache=cache,
             layers=layers,
             destinations=destinations,
             prepend_bos=prepend_bos,
             share_biases=share_biases,
         )
-    sites = check_contracts(model)
+    sites = check_contracts(model, stack)
+    if sites.stack in ("decoder", "cross"):
+        raise InputError(
+            f"propagate=True with stack={sites.stack!r}: expected it for one sequence; a decoder's vectors are also of "
+            "the encoder's positions, which other blocks carry; leave propagate out, or take the encoder"
+        )
     picked = chosen("layers", layers, sites.n_layers, "the model has") or tuple(range(sites.n_layers))
-    encoded = encode(
-        model, inputs, attention_mask=attention_mask, token_type_ids=token_type_ids, prepend_bos=prepend_bos
-    )
+    reading: Any = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "prepend_bos": prepend_bos}
+    encoded = encode_for(model, sites.stack, inputs, decoder_inputs, **reading)
     rows = rows_by_sentence(encoded, destinations)
     options = {"propagate": propagate, "share_biases": share_biases}
-    metadata = provenance(model) | {"engine": "clean run", "options": options}
+    metadata = provenance(model, sites.stack) | {"engine": "clean run", "options": options}
     scored: dict[int, Scores] = {}
     with quiet(model):
         for sentence in encoded.sentences:
@@ -269,6 +304,10 @@ def _of_rows(
     return torch.cat([torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in parts], dim=1)
 
 
+def _values_of(model: nn.Module, sites: Sites, layer: Layer) -> ValueWeights | None:
+    return value_weights(model, layer.index, layer.dtype, sites.values[layer.index])
+
+
 def _propagated(
     model: nn.Module, sites: Sites, sentence: Sentence, n_layers: int, cache: Any | None, *, share_biases: bool
 ) -> Float[Tensor, "layer dest src"]:
@@ -280,7 +319,7 @@ def _propagated(
         if not carried:
             carried.append(torch.cat([vectors for _, vectors in output_vectors(layer, share_biases)], dim=1))
         else:
-            carry_through(layer, carried[0], value_weights(model, layer.index, layer.dtype), share_biases)
+            carry_through(layer, carried[0], _values_of(model, sites, layer), share_biases)
         sizes.append(torch.linalg.vector_norm(carried[0][0], dim=-1))
 
     visit_layers(model, sites, [sentence], range(n_layers), cache, visit)
