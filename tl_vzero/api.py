@@ -213,6 +213,9 @@ def score(
         raise InputTypeError(f"method is {type(method).__name__}: expected a name, one of {', '.join(METHODS)}")
     one_of("method", method, METHODS)
     entry = METHODS[method]
+    refusal = entry.refusal(options.get("stack"))
+    if refusal:
+        raise ModelError(refusal)
     if options.get("stack") is not None and entry.layer is None and "stack" not in (entry.options or ("stack",)):
         raise InputError(
             f"stack={options['stack']!r} given, and {method} is for models with one stack of blocks: take "

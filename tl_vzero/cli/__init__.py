@@ -79,7 +79,7 @@ def report(
     effect: common.EffectsOption = None,
     compare_text: CompareOption = None,
     compare_model: CompareModelOption = None,
-    decoder_inputs: DecoderInputsOption = None,
+    decoder_inputs: common.DecoderInputsOption = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Add every head's maps, and its share of its layer's mixing.")
     ] = False,

@@ -305,7 +305,7 @@ def _of_rows(
 
 
 def _values_of(model: nn.Module, sites: Sites, layer: Layer) -> ValueWeights | None:
-    return value_weights(model, layer.index, layer.dtype, sites.values[layer.index])
+    return value_weights(model, layer.index, layer.dtype, sites.stack)
 
 
 def _propagated(

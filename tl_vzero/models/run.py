@@ -15,7 +15,7 @@ from tl_vzero.errors import EndsRun, InputError, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, norm_of
 from tl_vzero.models.changes import walk
 from tl_vzero.models.facts import class_head_of
-from tl_vzero.models.signals import Read, ReadOnce, n_positions_of
+from tl_vzero.models.signals import Read, n_positions_of
 from tl_vzero.models.sites import Sites, hf_model_of, hook_points, kind_of, roots_of, stacks_of
 from tl_vzero.models.turns import interrupts_wait, leave_modes, turn_on
 
@@ -360,7 +360,7 @@ class TargetLogits:
         self,
         site: str,
         outputs: Float[Tensor, "copy position feature"],
-        ids: ReadOnce,
+        ids: Int[Tensor, "read"] | Float[Tensor, "*signal"],
         position: int,
         **beside: Unpack[Beside],
     ) -> Float[Tensor, "copy vocabulary"]:

@@ -224,14 +224,6 @@ def test_a_model_of_one_stack_has_no_other() -> None:
     assert "stack" not in tl_vzero.value_zeroing(bert, LONG).metadata
 
 
-@pytest.mark.parametrize("method", ["logit_contributions"])
-def test_a_method_for_one_stack_says_so(bart: Any, method: str) -> None:
-    with pytest.raises(tl_vzero.TLVZeroError, match="encoder-decoder"):
-        tl_vzero.score(bart, LONG, method)
-    with pytest.raises(tl_vzero.TLVZeroError, match=f"{method} is for models with one stack"):
-        tl_vzero.score(bart, LONG, method, stack="encoder")
-
-
 def test_a_method_that_is_undefined_for_a_stack_says_why(bart: Any) -> None:
     with pytest.raises(tl_vzero.TLVZeroError, match="alti_logit is undefined for stack='encoder': an encoder predicts"):
         tl_vzero.score(bart, LONG, "alti_logit", stack="encoder")
