@@ -13,7 +13,7 @@ from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, posi
 from tl_vzero.clean import read_by
 from tl_vzero.difference import HASHED
 from tl_vzero.distance import Distance, distance_named
-from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
+from tl_vzero.errors import InputError, InputTypeError, ModelError, ScoresError, shown
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
