@@ -199,11 +199,8 @@ def test_pixels_for_a_text_model(pixels: Tensor) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda model: tl_vzero.score(model, IMAGE, "gradient_x_input"),
         lambda model: tl_vzero.score(model, IMAGE, "hta"),
         lambda model: tl_vzero.score(model, IMAGE, "decompx", propagate=True),
-        lambda model: tl_vzero.zero_ablation(model, IMAGE, target=0),
-        lambda model: tl_vzero.compare(model, IMAGE),
     ],
 )
 def test_what_needs_tokens_refuses_images(call: Callable[[Any], Any]) -> None:
