@@ -12,6 +12,7 @@ const isDrawn = (id, of) => {
 };
 
 const LABELS_WIDTH = 110; // pixels, of the labels beside a map
+const STACKED_ABOVE = 72; // tokens in view: larger maps stand below each other
 const UPRIGHT_BELOW = 14; // pixels a column: then labels above stand upright, and not all have room
 const theme = () => page.themes[dark.matches ? "dark" : "light"];
 

@@ -12,7 +12,6 @@ const state = {
 // Called with the state after each change of it.
 let remember = () => {};
 
-const STACKED_ABOVE = 72; // tokens in view: larger maps stand below each other
 const unit = () => page.units[state.unit];
 const tokenName = (row) => `${unit().names[row]}${unit().unknown[row] ? " (unknown)" : ""}`;
 const rowOf = (piece) => (state.unit === "words" ? page.wordOf[piece] : piece);

@@ -162,6 +162,7 @@ const change = (part) => {
 byId("controls").reset();
 fillTexts();
 byId("panels").classList.remove("waiting");
+byId("panels").classList.toggle("stacked", Math.max(size.read, size.written) >= STACKED_ABOVE);
 byId("status").hidden = true;
 render();
 asPointed(byId("text-written"), (at) => at > 0 && chooseStep(at - 1));
