@@ -22,7 +22,7 @@ from tl_vzero.effects.named import effects_named, measured_effect
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, ScoresError, escaped, shown
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
-from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, as_given, encode_for
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text, padded, warned_before
 from tl_vzero.methods.apply import scores_on_one_run
 from tl_vzero.methods.plan import Planned, plan_of, with_baseline
@@ -430,7 +430,7 @@ class _Run:
         if self.sites.stack is not None:
             if sentence.encoder is None:
                 return {}, "no decoder_inputs were given, and the prediction is the decoder's"
-            options |= {"stack": self.sites.stack, "decoder_inputs": sentence.as_read}
+            options |= {"stack": self.sites.stack, "decoder_inputs": as_given(sentence)}
         inputs: Any = read.original
         if read.signal is not None:
             inputs = read.signal

@@ -245,7 +245,8 @@ def attribution_error(approximate: Effect, exact: Effect) -> "pd.DataFrame":
             raise InputTypeError(f"{name} is {type(effect).__name__}: expected an Effect")
     names = ("layers", "heads", "src_positions", "src_tokens", "target", "metric", "baseline")
     estimated, measured = (
-        {name: getattr(effect, name) for name in names} | {"token_types": effect.metadata.get("token_types")}
+        {name: getattr(effect, name) for name in names}
+        | {name: effect.metadata.get(name) for name in ("token_types", "stack")}
         for effect in (approximate, exact)
     )
     for name, expected in measured.items():

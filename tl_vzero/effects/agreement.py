@@ -135,6 +135,9 @@ def _check(scores: Any, effect: Any) -> None:
         raise InputError("scores or effect are per head: expected one row per layer; compute them without per_head")
     if scores.unit != "token":
         raise InputError("the scores are over words and the effect over tokens: expected the scores before words()")
+    stacks = [one.metadata.get("stack") for one in (scores, effect)]
+    if stacks[0] != stacks[1]:
+        raise InputError(f"the scores are of stack={stacks[0]!r} and the effect of {stacks[1]!r}: expected the same")
     if not rows_predict(scores, effect):
         raise InputError(
             f"the effect's target {effect.target} ({effect.target_token!r}) is a position of the decoder, and the rows "

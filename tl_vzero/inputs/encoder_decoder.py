@@ -140,6 +140,11 @@ def _shifted(model: nn.Module, text: str, row: int) -> Sentence:
     return sentence_of(model, text, row, pieces if pieces.ids[:1] == [start] else pieces.behind(start))
 
 
+def as_given(sentence: Sentence) -> Any:
+    """What the decoder reads as the caller gave it, text or ids."""
+    return sentence.ids if sentence.text is None else sentence.text
+
+
 def described(stack: Stack | None, sentence: Sentence) -> dict[str, Any]:
     """A Scores's metadata on inputs: warnings, unknown tokens, stack, the encoder's, segments, image or sound."""
     notes = [*sentence.notes, *(() if sentence.encoder is None else sentence.encoder.notes)]

@@ -96,11 +96,6 @@ class Sentence:
         return self.text[: self.second_from - 1], self.text[self.second_from :]
 
     @property
-    def as_read(self) -> Any:
-        """The text that it comes from, else its ids: what gives this sentence again."""
-        return self.ids if self.text is None else self.text
-
-    @property
     def texts(self) -> tuple[tuple[int, str], ...]:
         """The texts that it comes from, one or a pair, each with the character of `text` that it begins at."""
         if self.text is None or self.second_from is None:
@@ -110,8 +105,7 @@ class Sentence:
     @property
     def identity(self) -> tuple[object, ...]:
         """What distinguishes it: its ids and their segments, or the image or sound, and the encoder's beside it."""
-        beside = None if self.encoder is None else self.encoder.identity
-        return tuple(self.read.flatten().tolist()), self.token_types, beside
+        return tuple(self.read.flatten().tolist()), self.token_types, self.encoder and self.encoder.identity
 
     @property
     def sources(self) -> "Sentence":

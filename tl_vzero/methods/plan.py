@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tl_vzero.choices import Position, one_of, positions_in
 from tl_vzero.errors import InputError, InputTypeError, ModelError, PluginError, shown, unknown_name
 from tl_vzero.inputs.baselines import BaselineValues
+from tl_vzero.inputs.encoder_decoder import as_given
 from tl_vzero.inputs.text import Sentence, padded
 from tl_vzero.methods.layer import Layer
 from tl_vzero.models.sites import Stack
@@ -88,7 +89,7 @@ class Planned:
             raise ModelError(f"{self.name} takes no stack, and is for models with one stack of blocks")
         if stack == "encoder" and "target" not in self.method.needs:
             return {"stack": stack}
-        return {"stack": stack, "decoder_inputs": [sentence.as_read for sentence in sentences]}
+        return {"stack": stack, "decoder_inputs": [as_given(sentence) for sentence in sentences]}
 
     def called(self, model: nn.Module, inputs: Any, count: int, **arguments: Any) -> list[Scores]:
         """The method's scores of several sentences, called as a user calls it."""

@@ -229,6 +229,17 @@ def test_what_is_refused() -> None:
         tl_vzero.zero_ablation(model, IDS, stack="encoder", decoder_inputs=OUT, target=len(WRITTEN))
 
 
+def test_effects_of_two_stacks_are_of_different_blocks() -> None:
+    model, options = double_model(IN_DOUBLE[-1]), {"decoder_inputs": OUT, "target_ids": GOOD, "layers": 1}
+    cross, encoder = (tl_vzero.zero_ablation(model, IDS, stack=stack, **options) for stack in ("cross", "encoder"))
+    with pytest.raises(InputError, match="stack"):
+        tl_vzero.attribution_error(cross, encoder)
+    scores = tl_vzero.value_zeroing(model, IDS, stack="cross", decoder_inputs=OUT)
+    assert tl_vzero.agreement(scores, cross).layers == (1,)
+    with pytest.raises(InputError, match="of stack='cross' and the effect of 'encoder'"):
+        tl_vzero.agreement(scores, encoder)
+
+
 def test_what_patching_refuses() -> None:
     model, other = double_model("HookedEncoderDecoder"), torch.tensor(OTHER)
     for site in ("resid_pre", "mlp_out"):
