@@ -213,7 +213,8 @@ def score(
         raise InputTypeError(f"method is {type(method).__name__}: expected a name, one of {', '.join(METHODS)}")
     one_of("method", method, METHODS)
     entry = METHODS[method]
-    if options.get("stack") is not None and entry.layer is None and "stack" not in (entry.options or ("stack",)):
+    takes_stack = entry.layer is not None or "stack" in (entry.options or ("stack",))
+    if options.get("stack") is not None and not takes_stack and not entry.refusal(options["stack"]):
         raise InputError(
             f"stack={options['stack']!r} given, and {method} is for models with one stack of blocks: take "
             "value_zeroing, or a method that reads the clean run, for an encoder-decoder"
