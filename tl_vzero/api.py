@@ -13,7 +13,7 @@ from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, posi
 from tl_vzero.clean import read_by
 from tl_vzero.difference import HASHED
 from tl_vzero.distance import Distance, distance_named
-from tl_vzero.errors import InputError, InputTypeError, ModelError, ScoresError, shown
+from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.media import Signals
@@ -213,10 +213,8 @@ def score(
         raise InputTypeError(f"method is {type(method).__name__}: expected a name, one of {', '.join(METHODS)}")
     one_of("method", method, METHODS)
     entry = METHODS[method]
-    refusal = entry.refusal(options.get("stack"))
-    if refusal:
-        raise ModelError(refusal)
-    if options.get("stack") is not None and entry.layer is None and "stack" not in (entry.options or ("stack",)):
+    takes_stack = entry.layer is not None or "stack" in (entry.options or ("stack",))
+    if options.get("stack") is not None and not takes_stack and not entry.refusal(options["stack"]):
         raise InputError(
             f"stack={options['stack']!r} given, and {method} is for models with one stack of blocks: take "
             "value_zeroing, or a method that reads the clean run, for an encoder-decoder"

@@ -28,10 +28,10 @@ class Sublayers:
 
 
 @torch.no_grad()
-def sublayers(name: str, stack: str) -> list[Sublayers]:
-    """Every block of the encoder or the decoder, on `READ` and `WRITTEN`."""
+def sublayers(name: str, stack: str, hf_model: Any = None) -> list[Sublayers]:
+    """Every block of the encoder or the decoder, on `READ` and `WRITTEN`, of the row's model or another of its kind."""
     row = PAIRED[name]
-    wide = wide_copy(row.tiny())
+    wide = wide_copy(hf_model or row.tiny())
     is_t5, is_encoder = "T5" in name, stack == "encoder"
     blocks = list(module_at(wide, row.encoder if is_encoder else row.decoder))  # type: ignore[call-overload]
     values = [row.encoder_value] if is_encoder else [row.decoder_value, row.cross_value]

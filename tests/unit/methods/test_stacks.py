@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from support.paired import ON_THIS_LINE, READ, STACKS, model_of, stack_options
+from support.paired import (
+    ON_THIS_LINE,
+    READ,
+    STACKS,
+    WRITTEN,
+    hooked_encoder_decoder,
+    model_of,
+    stack_options,
+    t5,
+)
 from support.plain_hooks import first_tensor
 from support.references import row_normalized
 from support.sublayers import ENDS_IN_NORMS, Sublayers, sublayers
@@ -186,3 +195,24 @@ def columns(scores: Any) -> Tensor:
     residual = scores.metadata.get("residual")
     values: Tensor = scores.values.double()
     return values if residual is None else torch.cat([values, torch.tensor(residual).double().unsqueeze(-1)], dim=-1)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_users_own_cache_and_a_part_of_the_map_give_the_same(stack: str) -> None:
+    model, written = model_of("BART"), torch.tensor([WRITTEN])
+    _, cache = model.run_with_cache(IDS.unsqueeze(0), decoder_input=written)
+    for method in ("alti", "information_flow"):
+        whole = columns(tl_vzero.score(model, IDS, method, **stack_options(stack)))
+        cached = tl_vzero.score(model, IDS, method, cache=cache, **stack_options(stack))
+        assert torch.allclose(columns(cached), whole, atol=1e-6)
+        part = tl_vzero.score(model, IDS, method, layers=[2, 0], destinations=[-1, 1], **stack_options(stack))
+        assert torch.allclose(columns(part), whole[[2, 0]][:, [-1, 1]], atol=1e-6)
+
+
+def test_the_stacks_of_a_hooked_encoder_decoder() -> None:
+    hf_model = t5(layers=3)
+    model = hooked_encoder_decoder(hf_model)
+    for stack in STACKS:
+        expected = torch.stack([by_hand("alti", b, stack, False) for b in sublayers("T5", stack, hf_model)])
+        measured = columns(tl_vzero.score(model, IDS, "alti", **stack_options(stack)))
+        assert (row_normalized(measured) - row_normalized(expected)).abs().max() <= NORMALISED
