@@ -178,6 +178,7 @@ def encoder_decoders(quick: bool) -> None:
         except tl_vzero.TLVZeroError as error:
             print(f"| {name} | {error} |")
             continue
+        times = []
         for stack in ("encoder", "decoder", "cross"):
             decoder = {} if stack == "encoder" else {"decoder_inputs": written}
 
@@ -186,7 +187,9 @@ def encoder_decoders(quick: bool) -> None:
             ) -> Callable[[], object]:
                 return lambda: tl_vzero.value_zeroing(model, read, stack=stack, engine=engine, **decoder)
 
-            ours, hooks = medians([call("closed_form"), call("hooks")], 1 if quick else 3)
+            times.append((stack, *medians([call("closed_form"), call("hooks")], 1 if quick else 3)))
+        times.append(("all three", sum(ours for _, ours, _ in times), sum(hooks for *_, hooks in times)))
+        for stack, ours, hooks in times:
             row = f"| {name} | {stack} | {1000 * ours:.0f} | {1000 * hooks:.0f} | {hooks / ours:.1f} | at least 4 |"
             print(row, flush=True)
 

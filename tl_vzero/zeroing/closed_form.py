@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
 from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
-from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, block_modules, block_weights
+from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, block_modules, block_weights, norm_names
 from tl_vzero.models.run import Beside
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
 from tl_vzero.zeroing.chunks import Chunk, Column, Mixed, SentencePart, Workspace, Zeroed, workspace_of
@@ -221,39 +221,52 @@ class _Layer:
         self, columns: Sequence[Sequence[Column]], n_heads: int
     ) -> tuple[Callable[[Zeroed], PairZeroing | ModulePairs], Route] | None:
         """What computes the pairs, and by what route: by the block's weights, or else by its own modules."""
-        weights, block, cache = self.weights, self.block, self.run.cache
-        tolerance = SAME_BLOCK.get(block.output.dtype, SAME_BLOCK[torch.float32])
-        stack = self.run.request.sites.stack
-        attention_output = self._attention_output()
-        shown = (self._shown_rows(part) for part in (block.mlp_pre, block.mlp_pre_linear, block.mlp_output))
-        stream, writes = (self.rows(activation, self.dtype) for activation in (block.input, block.output))
-        # A decoder's form begins behind its self-attention, whether that or cross-attention loses a value.
-        reads, written = stream, attention_output
-        if weights.other is not None:
-            other = self._other_output()
-            reads, written = (stream + other, written) if stack == "cross" else (stream + written, other)
-        form = recognise(weights, BlockRows(reads, written, writes, *shown), tolerance, cache, self.name)
-        if form is not None and stack == "decoder":
-            crossing = self._crossing(form, stream, reads, tolerance)
-            if crossing is None:
-                return None
-            return partial(PairZeroing, weights, form, "direct", cache, self.name, crossing), "direct"
-        if form is not None:
-            route = _cheapest_route(self, form, columns, n_heads)
-            return partial(PairZeroing, weights, form, route, cache, self.name, None), route
+        weights, cache, stack = self.weights, self.run.cache, self.run.request.sites.stack
+        tolerance = SAME_BLOCK.get(self.block.output.dtype, SAME_BLOCK[torch.float32])
+        rows, crossing = self._rows_of_form(), None
+        form = recognise(weights, rows, tolerance, cache, self.name)
         if stack == "decoder":
-            return None  # modules of single positions do not read the encoder
+            crossing = None if form is None else self._crossing(form, rows.input, tolerance)
+            if crossing is None:
+                return None  # modules of single positions do not read the encoder
+        if form is None:
+            return self._way_by_modules(rows, tolerance)
+        route = "direct" if crossing is not None else _cheapest_route(self, form, columns, n_heads)
+        return partial(PairZeroing, weights, form, route, cache, self.name, crossing), route
+
+    def _way_by_modules(
+        self, rows: BlockRows, tolerance: float
+    ) -> tuple[Callable[[Zeroed], ModulePairs], Route] | None:
+        weights, stack = self.weights, self.run.request.sites.stack
         modules = block_modules(self.run.request.model, self.layer, stack)
-        norms = ("norm1", "norm1_post", "norm2", "norm2_post")
+        norms = norm_names(stack)
         all_norms = all(getattr(weights, name) is not None for name in norms if getattr(modules, name) is not None)
         if all_norms and None not in (weights.w_in, weights.w_out, weights.activation):
             return None  # something else acts in the block, such as a module that was replaced
-        dtype = block.output.dtype  # the modules compute in the model's
-        writes = self.rows(block.output, dtype)
-        module = module_form(modules, BlockRows(reads.to(dtype), attention_output.to(dtype), writes), tolerance)
+        dtype = self.block.output.dtype  # the modules compute in the model's
+        reads, written, output = (
+            rows.input.to(dtype),
+            rows.attention_output.to(dtype),
+            self.rows(self.block.output, dtype),
+        )
+        module = module_form(modules, BlockRows(reads, written, output), tolerance)
         if module is None:
             return None
         return partial(ModulePairs, module, weights.w_o, weights.b_o), "none" if module.adds else "modules"
+
+    def _rows_of_form(self) -> BlockRows:
+        """What the block's form reads and writes; a decoder's begins behind its self-attention, whichever attention
+        loses a value.
+        """
+        block = self.block
+        reads, writes = (self.rows(activation, self.dtype) for activation in (block.input, block.output))
+        written = self._attention_output()
+        if self.weights.other is not None:
+            other = self._other_output()
+            crosses = self.run.request.sites.stack == "cross"
+            reads, written = (reads + other, written) if crosses else (reads + written, other)
+        shown = (self._shown_rows(part) for part in (block.mlp_pre, block.mlp_pre_linear, block.mlp_output))
+        return BlockRows(reads, written, writes, *shown)
 
     def _shown_rows(self, activation: Tensor | None) -> Tensor | None:
         """What the run showed, at the wanted destinations; half precision would round what is computed from it."""
@@ -292,12 +305,12 @@ class _Layer:
         )
         return torch.addmm(b_o, self.rows(mixed, self.dtype), w_o.flatten(0, 1))
 
-    def _crossing(self, form: CleanForm, stream: Tensor, middle: Tensor, tolerance: float) -> Crossing | None:
+    def _crossing(self, form: CleanForm, middle: Tensor, tolerance: float) -> Crossing | None:
         """The cross-attention that reads what self-attention loses; None where weights do not explain it."""
         shown = self.block.other_pattern
         assert shown is not None
         pattern = self.rows(rearrange(shown, "sentence head dest src -> sentence dest (head src)"), self.dtype)
-        sentence = self.run.rows.to(pattern.device) // shown.shape[2]
+        sentence, stream = self.run.rows.to(pattern.device) // shown.shape[2], self.rows(self.block.input, self.dtype)
         return crossing_of(self.weights, form, self.block, stream, middle, sentence, pattern, tolerance)
 
     # What is zeroed.

@@ -8,7 +8,19 @@ import pytest
 import torch
 from support.closed import assert_same
 from support.models import loaded
-from support.paired import ON_THIS_LINE, PAIRED, READ, STACKS, WRITTEN, model_of, reference, stack_options
+from support.paired import (
+    ON_THIS_LINE,
+    PAIRED,
+    READ,
+    STACKS,
+    T5_PARTS,
+    WRITTEN,
+    Paired,
+    model_of,
+    reference,
+    stack_options,
+    t5,
+)
 from support.references import row_normalized
 from torch import Tensor
 
@@ -103,6 +115,18 @@ def test_an_attention_that_its_weights_do_not_explain_goes_by_hooks() -> None:
     scores = tl_vzero.value_zeroing(model, IDS, **stack_options("decoder"))
     assert scores.metadata["engine"] == "hooks" and "block 0" in scores.metadata["engine_reason"]
     assert tl_vzero.value_zeroing(model, IDS, **stack_options("cross")).metadata["engine"] == "closed_form"
+
+
+@each_stack
+@pytest.mark.skipif("T5" not in ON_THIS_LINE, reason="this TransformerLens's bridge does not run a T5")
+def test_an_mlp_that_no_weights_explain_is_its_modules(stack: str) -> None:
+    """A module does not read the encoder at one pair, so that a decoder's own values go by hooks."""
+    row = Paired("mish", lambda: t5(feed_forward_proj="mish"), *T5_PARTS)
+    scores = tl_vzero.value_zeroing(loaded(row.tiny()), IDS, **stack_options(stack))
+    assert scores.metadata["engine"] == ("hooks" if stack == "decoder" else "closed_form")
+    assert set(scores.metadata["routes"]) == (set() if stack == "decoder" else {"modules"})
+    expected = row_normalized(row.reference(stack))
+    assert (scores.normalized().values.double() - expected).abs().max() <= 5e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
