@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import transformers
 from support.architecture_row import LINES, tiny_model
+from support.models import VOCABULARY, randomise
 
 NO_VALUES = "has no hook blocks.0.attn.hook_v"
 NO_ADAPTER = "Could not determine supported architecture"
@@ -33,6 +35,19 @@ def _refused(
 ) -> Refused:
     config = config or model.removesuffix("ForCausalLM") + "Config"
     return Refused(name, partial(tiny_model, config, model, **shape, **more), reason)
+
+
+def _of_text_and_images(name: str) -> Any:
+    """A model that also reads images, of text alone."""
+    text = {
+        **GROUPED,
+        "vocab_size": VOCABULARY,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 0]},
+    }
+    config = getattr(transformers, f"{name}Config")(
+        text_config=text, vision_config={"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 16}
+    )
+    return randomise(getattr(transformers, f"{name}ForConditionalGeneration")(config), 0)
 
 
 REFUSED = (
@@ -107,4 +122,5 @@ REFUSED = (
         partial(tiny_model, "DebertaV2Config", "DebertaV2ForMaskedLM", **ENCODER, conv_kernel_size=3),
         r"a convolution over positions behind its first block \(conv_kernel_size 3\)",
     ),
+    Refused("Qwen 2 VL", partial(_of_text_and_images, "Qwen2VL"), NO_ADAPTER),
 )

@@ -150,6 +150,9 @@ def _images(config: Any, media: Mapping[str, Tensor], n_tokens: int) -> Labelled
     if "image_grid_thw" in media:
         merged = vision.spatial_merge_size
         return [_patches(rows // merged, columns // merged) for _, rows, columns in media["image_grid_thw"].tolist()]
+    if "image_position_ids" in media:  # (x, y) of each patch, -1 where there is none
+        corners, pooled = media["image_position_ids"].amax(1) + 1, vision.pooling_kernel_size
+        return [_patches(rows // pooled, columns // pooled) for columns, rows in corners.tolist()]
     if config.model_type in ("llava", "gemma3") and pixels.ndim == 4 and "image_sizes" not in media:
         n_patches, more = divmod(n_tokens, len(pixels))
         side = isqrt(getattr(config, "mm_tokens_per_image", 0))

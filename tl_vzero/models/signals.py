@@ -270,6 +270,11 @@ def media_probe(config: Any) -> dict[str, dict[str, Tensor]]:
         rows, values = 2 * vision.spatial_merge_size, 3 * vision.temporal_patch_size * vision.patch_size**2
         pixels = torch.randn((rows**2, values), generator=generator)
         probes["pixel_values"] = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, rows]])}
+    elif "image" in kinds and hasattr(vision, "pooling_kernel_size"):
+        side = 2 * vision.pooling_kernel_size
+        pixels = torch.randn((1, side**2, 3 * vision.patch_size**2), generator=generator)
+        places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(-1)
+        probes["pixel_values"] = {"pixel_values": pixels, "image_position_ids": places.unsqueeze(0)}
     elif "image" in kinds and isinstance(getattr(vision, "image_size", None), int):
         size = getattr(vision, "num_channels", 3), *_pair(vision.image_size)
         probes["pixel_values"] = {"pixel_values": torch.randn((1, *size), generator=generator)}
