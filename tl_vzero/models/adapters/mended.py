@@ -89,7 +89,8 @@ class _HeadsApart(BaseTensorConversion):
 
     def handle_conversion(self, input_value: Tensor, *_: Any) -> Float[Tensor, "batch position head d_head"]:
         """As hooks see it."""
-        return input_value.unflatten(-1, (self._n_heads, -1))
+        apart: Tensor = input_value.unflatten(-1, (self._n_heads, -1))
+        return apart
 
     def revert(self, input_value: Float[Tensor, "batch position head d_head"], *_: Any) -> Tensor:
         """As the attention holds it."""
@@ -103,7 +104,7 @@ def put_positions_first(bridge: nn.Module) -> None:
     it the keys, as they were.
     """
     for block in getattr(bridge, "blocks", ()):
-        attention = getattr(block, "attn", None)
+        attention: Any = getattr(block, "attn", None)
         if not hasattr(attention, "hook_kv_latent"):
             continue
         for hook in (attention.hook_q, attention.hook_k, attention.hook_v):
