@@ -210,6 +210,9 @@ DECODERS = (
         ),
         *V_PROJ,
     ),
+    Architecture(
+        "VaultGemma", decoder("VaultGemma", head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW), *V_PROJ
+    ),
     Architecture("Phi", decoder("Phi", num_key_value_heads=4), *V_PROJ),
     Architecture("Phi 3", decoder("Phi3"), "model.layers", "self_attn.qkv_proj", after_queries_and_keys),
     Architecture(
@@ -219,14 +222,24 @@ DECODERS = (
     ),
     Architecture("OLMo", decoder("Olmo"), *V_PROJ),
     Architecture("OLMo 2", decoder("Olmo2"), *V_PROJ),
+    Architecture("OLMo 3", decoder("Olmo3", sliding_window=WINDOW, layer_types=SLIDING_AND_FULL), *V_PROJ),
     Architecture("OLMoE", decoder("Olmoe", num_experts=4, num_experts_per_tok=2), *V_PROJ),
     # TransformerLens 3.9 rotates queries and keys otherwise than these models do, and is refused.
     Architecture("Command R", decoder("Cohere"), *V_PROJ, lines=("4.3",)),
     Architecture("Command R 7B", decoder("Cohere2", sliding_window=WINDOW), *V_PROJ, lines=("4.3",)),
+    Architecture("MiniMax M2", decoder("MiniMaxM2", head_dim=8, **LOCAL_EXPERTS), *V_PROJ),
+    Architecture("Granite MoE", decoder("GraniteMoe", **LOCAL_EXPERTS), *V_PROJ),
     Architecture("Granite", decoder("Granite", residual_multiplier=0.5, attention_multiplier=0.3), *V_PROJ),
     Architecture("StarCoder 2", decoder("Starcoder2"), *V_PROJ),
+    Architecture("Seed-OSS", decoder("SeedOss"), *V_PROJ),
+    Architecture("Ernie 4.5", decoder("Ernie4_5"), *V_PROJ),
+    Architecture("Arcee", decoder("Arcee"), *V_PROJ),
+    # TransformerLens 3.9 computes other queries and keys, and is refused.
+    Architecture("HunYuan", decoder("HunYuanDenseV1", head_dim=4), *V_PROJ, lines=("4.3",)),
     Architecture("StableLM", decoder("StableLm", partial_rotary_factor=0.5, use_qkv_bias=True), *V_PROJ),
     Architecture("SmolLM 3", decoder("SmolLM3"), *V_PROJ),
+    Architecture("GLM", decoder("Glm", head_dim=8), *V_PROJ),
+    Architecture("GLM 4 MoE", decoder("Glm4Moe", head_dim=8, **ROUTED), *V_PROJ),
     Architecture("GLM 4", decoder("Glm4", head_dim=8), *V_PROJ),
     Architecture("EXAONE 4", decoder("Exaone4", sliding_window=WINDOW), *V_PROJ),
     Architecture("Nemotron", decoder("Nemotron"), *V_PROJ),

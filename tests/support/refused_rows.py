@@ -104,6 +104,7 @@ REFUSED = (
         shared_expert_intermediate_size=16,
         layer_types=["linear_attention", "full_attention"],
     ),
+    _refused("JetMoE", "JetMoeForCausalLM", TWO_LAYERS, kv_channels=8, num_key_value_heads=2, intermediate_size=32),
     _refused("Falcon H1", "FalconH1ForCausalLM", GROUPED, BESIDE_VALUES, **MAMBA_2, mamba_d_ssm=32),
     _refused(
         "Gemma 4 with shared values",

@@ -162,8 +162,9 @@ def sites_of(model: nn.Module, stack: str | None = None) -> Sites:
             without = f" ({len(missing)} of {len(required)} blocks lack it)" if missing else ""
             raise ModelError(
                 f"this {kind} has no hook {wanted}{without}: Value Zeroing needs an attention whose values can be "
-                "zeroed in every block; state-space, convolution and linear-attention blocks have none, and blocks "
-                "that read an earlier block's values, as in Gemma 4, none of their own"
+                "zeroed in every block; state-space, convolution and linear-attention blocks have none, blocks that "
+                "read an earlier block's values (Gemma 4) none of their own, and of some attentions TransformerLens "
+                "shows none"
             )
     return sites
 

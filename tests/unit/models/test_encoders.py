@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.architecture_row import IDS
 from support.architectures import ARCHITECTURES
-from support.encoder_rows import OURS, encoder
+from support.encoder_rows import DISENTANGLED, OURS, encoder
 from support.models import CONTEXT, tokenizer
 from support.plain_hooks import plain_value_zeroing
 from torch import Tensor
@@ -161,6 +161,20 @@ def test_positions_of_the_padding_do_not_count_as_room(name: str) -> None:
     assert scored(model, ids[:CONTEXT], sources=[0], destinations=[1], layers=[0]).values.shape == (1, 1, 1)
     with pytest.raises(TLVZeroError, match=f"{CONTEXT}"):
         scored(model, ids)
+
+
+def test_blocks_that_share_weights_hold_them_once() -> None:
+    hf_model = tiny("ALBERT")
+    model = tl_vzero.load_model(hf_model)
+    assert {id(weight) for weight in model.original_model.parameters()} == {id(w) for w in hf_model.parameters()}
+
+
+def test_the_later_head_for_words_of_deberta() -> None:
+    hf_model = encoder("DebertaV2", **DISENTANGLED, legacy=False)()
+    ids = torch.tensor([IDS])
+    with torch.no_grad():
+        assert (tl_vzero.load_model(hf_model)(ids) - hf_model(input_ids=ids).logits).abs().max() < 1e-5
+    assert not hf_model.legacy and hasattr(hf_model, "lm_predictions")
 
 
 # --- other methods --------------------------------------------------------------------------------------
