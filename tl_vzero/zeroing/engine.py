@@ -21,7 +21,7 @@ from tl_vzero.inputs.text import Sentence, same_shape
 from tl_vzero.models.changes import has_user_hooks, module_fingerprint
 from tl_vzero.models.facts import context_length
 from tl_vzero.models.run import Beside
-from tl_vzero.models.signals import signal_of
+from tl_vzero.models.signals import Signal, n_positions_of, signal_of
 from tl_vzero.models.sites import Stack
 from tl_vzero.zeroing.closed_form import FOLDS_SHARE, NotInClosedForm, PaddingMatters, closed_maps
 from tl_vzero.zeroing.forms import WeightCache, weight_cache_of
@@ -205,29 +205,34 @@ def _probes(request: Request, sentence: Sentence) -> list[_ShortRun]:
 
     Of an encoder-decoder the two sentences are of two lengths.
     """
-    model, longest = request.model, max(PROBE_LENGTHS)
-    (read,) = ids_of(model, [sentence])
-    signal = signal_of(model)
-    if signal is not None:
-        beginning = signal.beginning(read, longest)
-        n_positions = len(signal.labels(tuple(beginning.shape)))
-        sources = tuple((j,) for j in range(min(longest, n_positions)))
-        return [_ShortRun(beginning, Wanted(n_positions, n_positions, sources, tuple(range(n_positions))))]
+    model, longest, signal = request.model, max(PROBE_LENGTHS), signal_of(request.model)
     longest = min(longest, context_length(model) or longest)
 
-    def of(ids: Tensor) -> list[Tensor]:
+    def of_tokens(sentence: Sentence) -> list[Tensor]:
+        (ids,) = ids_of(model, [sentence])
         ids = ids.repeat(longest)[:longest]
         return [ids[:length] for length in PROBE_LENGTHS]
 
+    def of_signal(sentence: Sentence, signal: Signal) -> list[Tensor]:
+        (read,) = ids_of(model, [sentence])
+        return [signal.beginning(read, longest)]
+
     if sentence.encoder is None:
-        return [_ShortRun(ids, Wanted.whole(len(ids))) for ids in of(read)]
+        reads = of_tokens(sentence) if signal is None else of_signal(sentence, signal)
+        return [_ShortRun(read, _wanted(model, read, read)) for read in reads]
+    heard = of_tokens(sentence.encoder) if signal is None else of_signal(sentence.encoder, signal) * 2
     probes = []
-    for ids, decoder_ids in zip(of(ids_of(model, [sentence.encoder])[0]), reversed(of(read)), strict=True):
-        length, n_sources = len(decoder_ids), len(ids) if sentence.cross else len(decoder_ids)
-        spans = tuple((j,) for j in range(n_sources))
-        wanted = Wanted(length, n_sources, spans, tuple(range(length)))
-        probes.append(_ShortRun(ids, wanted, Beside(decoder_ids=decoder_ids.unsqueeze(0))))
+    for read, decoder_ids in zip(heard, reversed(of_tokens(sentence)), strict=True):
+        wanted = _wanted(model, decoder_ids, read if sentence.cross else decoder_ids)
+        probes.append(_ShortRun(read, wanted, Beside(decoder_ids=decoder_ids.unsqueeze(0))))
     return probes
+
+
+def _wanted(model: nn.Module, dest: Tensor, sources: Tensor) -> Wanted:
+    """Every destination, and each of a probe's first sources."""
+    length, n_sources = n_positions_of(model, dest), n_positions_of(model, sources)
+    spans = tuple((j,) for j in range(min(n_sources, max(PROBE_LENGTHS))))
+    return Wanted(length, n_sources, spans, tuple(range(length)))
 
 
 def _same_maps(closed: Tensor, hooked: Tensor, dtype: torch.dtype) -> bool:
