@@ -219,18 +219,18 @@ def _probes(request: Request, sentence: Sentence) -> list[_ShortRun]:
 
     if sentence.encoder is None:
         reads = of_tokens(sentence) if signal is None else of_signal(sentence, signal)
-        return [_ShortRun(read, _wanted(model, read, read)) for read in reads]
+        return [_ShortRun(read, _wanted(n_positions_of(model, read))) for read in reads]
     heard = of_tokens(sentence.encoder) if signal is None else of_signal(sentence.encoder, signal) * 2
     probes = []
     for read, decoder_ids in zip(heard, reversed(of_tokens(sentence)), strict=True):
-        wanted = _wanted(model, decoder_ids, read if sentence.cross else decoder_ids)
+        wanted = _wanted(len(decoder_ids), n_positions_of(model, read) if sentence.cross else None)
         probes.append(_ShortRun(read, wanted, Beside(decoder_ids=decoder_ids.unsqueeze(0))))
     return probes
 
 
-def _wanted(model: nn.Module, dest: Tensor, sources: Tensor) -> Wanted:
-    """Every destination, and each of a probe's first sources."""
-    length, n_sources = n_positions_of(model, dest), n_positions_of(model, sources)
+def _wanted(length: int, n_sources: int | None = None) -> Wanted:
+    """Every destination, and each of the first sources; None for as many as there are destinations."""
+    n_sources = length if n_sources is None else n_sources
     spans = tuple((j,) for j in range(min(n_sources, max(PROBE_LENGTHS))))
     return Wanted(length, n_sources, spans, tuple(range(length)))
 

@@ -1,7 +1,6 @@
 """Vision models: patches as positions, the maps of plain hooks, and images that cannot be read."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +195,16 @@ def test_pixels_for_a_text_model(pixels: Tensor) -> None:
         tl_vzero.value_zeroing(loaded(hf_bert()), pixels)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda model: tl_vzero.score(model, IMAGE, "hta"),
-        lambda model: tl_vzero.score(model, IMAGE, "decompx", propagate=True),
-    ],
-)
-def test_what_needs_tokens_refuses_images(call: Callable[[Any], Any]) -> None:
-    with type_checks_off(), pytest.raises(ModelError, match=r"reads an image.*take value_zeroing"):
-        call(model_of("ViT"))
+def test_the_jacobian_is_that_of_a_block_on_an_image() -> None:
+    model = model_of("ViT")
+    _, cache = model.run_with_cache(IMAGE.unsqueeze(0))
+    block = model.blocks[0]
+
+    def output(read: torch.Tensor) -> torch.Tensor:
+        written = block(read)
+        return written[0] if isinstance(written, tuple) else written
+
+    jacobian = torch.autograd.functional.jacobian(output, cache["blocks.0.hook_in"])[0, :, :, 0]
+    sizes = jacobian.permute(0, 2, 1, 3).flatten(2).norm(dim=-1)
+    scores = tl_vzero.score(model, IMAGE, "hta")
+    torch.testing.assert_close(scores.normalized().values[0], sizes / sizes.sum(-1, keepdim=True), atol=5e-6, rtol=0)
