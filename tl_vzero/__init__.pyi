@@ -9,7 +9,7 @@ from .averages import mean as mean
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .continuation import Continuation as Continuation
-from .continuation import continuation as continuation
+from .continuation import explain_continuation as explain_continuation
 from .effects.ablation import attribution_error as attribution_error
 from .effects.ablation import attribution_patching as attribution_patching
 from .effects.ablation import zero_ablation as zero_ablation

@@ -19,7 +19,8 @@ from tl_vzero.corpus.read import Corpus
 from tl_vzero.difference import first_unlike
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, escaped, shortened, shown
 from tl_vzero.inputs.text import same_length_batches
-from tl_vzero.scores import MASKS, Drawn, Scores, Stage
+from tl_vzero.labels import Stage
+from tl_vzero.scores import MASKS, Drawn, Scores
 from tl_vzero.statistics import RESAMPLES, Array, Interval, bootstrap_means
 from tl_vzero.words import encodable, parsed_words
 

@@ -65,7 +65,7 @@ class Continuation:
 
 
 @takes_turn
-def continuation(
+def explain_continuation(
     model: nn.Module,
     prompt: str | Int[Tensor, "position"],
     written: str | Int[Tensor, "token"] | int,
@@ -84,7 +84,7 @@ def continuation(
     >>> import torch, tl_vzero
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = tl_vzero.load_model(GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=2, n_head=2)).eval())
-    >>> explained = tl_vzero.continuation(model, torch.tensor([3, 5, 7]), 2, "attention")
+    >>> explained = tl_vzero.explain_continuation(model, torch.tensor([3, 5, 7]), 2, "attention")
     >>> list(explained.to_frame().columns)
     ['0 3', '1 5', '2 7', 'continuation']
     >>> explained.total().sum(-1)

@@ -141,6 +141,12 @@ def span_label(positions: Sequence[int], labels: Sequence[str], word_ids: Sequen
     return " ".join(word.label for word in group_words(inside, [labels[p] for p in positions]))
 
 
+def unknown_id(tokenizer: Any) -> int | None:
+    """The id of words outside the vocabulary; None where there is none, or it has another use too, as in GPT-2."""
+    uses = {getattr(tokenizer, f"{use}_token_id", None) for use in ("bos", "eos", "cls", "sep", "pad", "mask")}
+    return None if tokenizer.unk_token_id in uses else tokenizer.unk_token_id
+
+
 def label_tokens(
     tokenizer: Any, ids: Sequence[int], apart: Sequence[bool], places: Places
 ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
@@ -425,3 +431,8 @@ def _partition(ranges: Sequence[Range], phrases: Iterable[Sequence[int]]) -> tup
     inside = {word for group in groups for word in group}
     groups += [[word] for word in range(len(ranges)) if word not in inside]
     return tuple(tuple(ranges[word] for word in group) for group in sorted(groups))
+
+
+def whole_words(word_ids: Sequence[int | None]) -> tuple[Word, ...]:
+    """The words of a sentence by their pieces' places, without their texts."""
+    return group_words(word_ids, [""] * len(word_ids))

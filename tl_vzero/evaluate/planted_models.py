@@ -118,7 +118,7 @@ def hugging_face(architecture: Architecture, spaces: Mapping[str, Tensor], weigh
 
 
 def untrained(architecture: Architecture, n_tokens: int, n_layers: int, width: int, seed: int) -> Any:
-    """A random model with ReLU neurons and without dropout."""
+    """A random model with ReLU neurons, in evaluation mode, so without dropout."""
     from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
     with torch.random.fork_rng():
@@ -133,8 +133,6 @@ def untrained(architecture: Architecture, n_tokens: int, n_layers: int, width: i
                     intermediate_size=4 * width,
                     max_position_embeddings=N_POSITIONS,
                     hidden_act="relu",
-                    hidden_dropout_prob=0.0,
-                    attention_probs_dropout_prob=0.0,
                     tie_word_embeddings=False,
                 )
             ).eval()
@@ -146,9 +144,6 @@ def untrained(architecture: Architecture, n_tokens: int, n_layers: int, width: i
                 n_head=N_HEADS,
                 n_positions=N_POSITIONS,
                 activation_function="relu",
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
                 tie_word_embeddings=False,
                 bos_token_id=None,
                 eos_token_id=None,
@@ -172,8 +167,7 @@ class _Matrices:
 def _matrices(block: Block, spaces: Mapping[str, Tensor], seed: int) -> _Matrices:
     generator = torch.Generator().manual_seed(seed + 2)
     per_head = WIDTH // N_HEADS
-    query, key, value = torch.zeros(3, WIDTH, WIDTH)
-    output = torch.zeros(WIDTH, WIDTH)
+    query, key, value, output = torch.zeros(4, WIDTH, WIDTH)
     noise = [_noise(spaces, generator) for _ in range(N_HEADS - len(block.heads))]
     for index, head in enumerate([*block.heads, *noise]):
         columns = slice(index * per_head, (index + 1) * per_head)
@@ -181,8 +175,7 @@ def _matrices(block: Block, spaces: Mapping[str, Tensor], seed: int) -> _Matrice
         key[:, columns] = _side_by_side([key for _, key in head.looks], per_head)
         value[:, columns] = _side_by_side([read for read, _ in head.moves], per_head)
         output[columns] = _side_by_side([written for _, written in head.moves], per_head).T
-    reads, writes, bias = torch.zeros(WIDTH, 4 * WIDTH), torch.zeros(4 * WIDTH, WIDTH), torch.zeros(4 * WIDTH)
-    start = 0
+    reads, writes, bias, start = torch.zeros(WIDTH, 4 * WIDTH), torch.zeros(4 * WIDTH, WIDTH), torch.zeros(4 * WIDTH), 0
     for neurons in block.neurons:
         rows = slice(start, start := start + neurons.reads.shape[1])
         reads[:, rows], writes[rows], bias[rows] = neurons.reads, neurons.writes, neurons.bias
@@ -660,7 +653,7 @@ TRAPS: tuple[tuple[str, str, Task, Solution], ...] = (
         _with_bait(lambda spaces: (spaces["mark"][:, [SINK]], 5 * spaces["junk"][:, [0]]), mark=SINK),
     ),
 )
-READ_THEMSELVES = ("redundant cues", "norm only", "erased by the MLP")  # erased exactly: BERT's MLP reads the stream
+ERASED = ("redundant cues", "norm only", "erased by the MLP")  # exactly so, as BERT's MLP reads the stream itself
 
 
 def planted_models() -> tuple[Planted, ...]:
@@ -670,7 +663,7 @@ def planted_models() -> tuple[Planted, ...]:
         for name, task, solution in TASKS:
             models.append(Planted(name, architecture, task.__doc__ or "", task(), solution))
         for name, story, asked, solution in TRAPS:
-            if architecture == "bert" or name not in READ_THEMSELVES:
+            if architecture == "bert" or name not in ERASED:
                 models.append(
                     Planted(name, architecture, story, asked, solution, trap=True, own_token=name == "own token")
                 )

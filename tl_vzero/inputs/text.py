@@ -24,7 +24,7 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError, foreign_erro
 from tl_vzero.models.facts import context_length, decoder_start, facts_of, segment_count, vocabulary_size
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import kind_of, stacks_of
-from tl_vzero.words import Places, decoded_places, label_tokens
+from tl_vzero.words import Places, decoded_places, label_tokens, unknown_id
 
 TOKENS_PER_BATCH = 2048
 NAMED = 5  # words that a note names
@@ -119,14 +119,10 @@ class Sentence:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its length, and the encoder's beside it: sentences of one shape share a run without padding.
-
-        One with media runs by itself.
-        """
+        """Its length, and the encoder's: sentences of one shape share a run without padding, one with media none."""
         beside = 0 if self.encoder is None else len(self.encoder)
-        if self.media:
-            return len(self), beside, -1, self.row
-        return (len(self), beside) if self.signal is None else (len(self), beside, *self.signal.shape)
+        more = () if self.signal is None else self.signal.shape
+        return len(self), beside, *((-1, self.row) if self.media else more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -505,7 +501,7 @@ def _like_ids(name: str, value: Any, ids: Any, rows: Sequence[Tensor]) -> list[T
     else:
         whole = _as_tensor(name, value)
         parts = [whole] if whole.ndim < 2 else list(whole)
-    shapes, expected = [list(part.shape) for part in parts], [list(row.shape) for row in rows]
+    shapes, expected = ([list(one.shape) for one in every] for every in (parts, rows))
     if shapes != expected:
         raise InputError(f"{name} has rows of the shapes {shapes}: expected {expected}, those of the ids")
     return [part.detach().cpu() for part in parts]
@@ -598,14 +594,8 @@ def _labelled(model: nn.Module, ids: Tensor, row: int, columns: tuple[int, ...],
         else:  # what the tokenizer itself puts around a text has no word
             apart = [alone or word is None for alone, word in zip(apart, places.word_ids, strict=True)]
         labels, words = label_tokens(tokenizer, token_ids, apart, places)
-    unknown = tuple(i for i, token_id in enumerate(token_ids) if token_id == _unknown_id(tokenizer))
+    unknown = tuple(i for i, token_id in enumerate(token_ids) if token_id == unknown_id(tokenizer))
     return Sentence(ids, labels, special, _mask_as_word(words, special), row, columns, unknown=unknown)
-
-
-def _unknown_id(tokenizer: Any) -> int | None:
-    """The id of words outside the vocabulary; None where there is none, or it has another use too, as in GPT-2."""
-    uses = {getattr(tokenizer, f"{use}_token_id", None) for use in ("bos", "eos", "cls", "sep", "pad", "mask")}
-    return None if tokenizer.unk_token_id in uses else tokenizer.unk_token_id
 
 
 def _mask_as_word(words: Sequence[int | None], special: Sequence[bool]) -> tuple[int | None, ...]:

@@ -15,6 +15,7 @@ from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
 from tl_vzero.inputs.text import Ids, Inputs, Sentence, Text
+from tl_vzero.labels import Stage
 from tl_vzero.methods.layer import Layer, layer_of
 from tl_vzero.methods.plan import Planned
 from tl_vzero.models.blocks import BlockWeights, block_weights
@@ -23,7 +24,7 @@ from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.registry import Method, resolved
-from tl_vzero.scores import Scores, Stage
+from tl_vzero.scores import Scores
 
 
 def layer_scores(

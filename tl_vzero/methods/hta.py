@@ -12,13 +12,14 @@ from tl_vzero.clean import read_by
 from tl_vzero.distance import wide_dtype
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.text import Ids, Sentence, Text
+from tl_vzero.labels import Stage
 from tl_vzero.methods.apply import labelled, rows_by_sentence
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
 from tl_vzero.models.run import NamedHook, eager_attention, quiet, remembering_hooks, run_to
 from tl_vzero.models.sites import Sites, sites_of
 from tl_vzero.models.turns import takes_turn
 from tl_vzero.rollout import normalize_rows
-from tl_vzero.scores import Scores, Stage
+from tl_vzero.scores import Scores
 
 TOKENS_PER_BATCH = 4096  # of all copies of the sentence that share a forward pass
 TO = ("layer", "embeddings")
