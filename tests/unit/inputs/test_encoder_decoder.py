@@ -241,10 +241,13 @@ def test_random_scores_have_the_maps_shape(bart: Any) -> None:
     assert scores.values.shape == (3, len(WRITTEN), len(READ))
 
 
-def test_the_closed_form_says_why_it_is_not_used(bart: Any) -> None:
-    """A cache of the usual activations lacks the decoder's other attention."""
+def test_the_closed_form_takes_a_cache_or_says_why_not(bart: Any) -> None:
+    """A cache of the usual activations lacks the keys of the cross-attention, which the decoder's own form needs."""
     _, cache = bart.run_with_cache(LONG.unsqueeze(0), decoder_input=LONG_OUT.unsqueeze(0))
-    scores = tl_vzero.value_zeroing(bart, LONG, cache=cache, **stack_options("cross"))
+    across = tl_vzero.value_zeroing(bart, LONG, cache=cache, **stack_options("cross"))
+    assert across.metadata["engine"] == "closed_form"
+    torch.testing.assert_close(across.values, tl_vzero.value_zeroing(bart, LONG, **stack_options("cross")).values)
+    scores = tl_vzero.value_zeroing(bart, LONG, cache=cache, **stack_options("decoder"))
     assert scores.metadata["engine"] == "hooks" and "both attentions" in scores.metadata["engine_reason"]
     with pytest.raises(tl_vzero.TLVZeroError, match='engine="closed_form" cannot be used: it reads both'):
-        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", cache=cache, **stack_options("cross"))
+        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", cache=cache, **stack_options("decoder"))
