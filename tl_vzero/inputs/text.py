@@ -119,14 +119,9 @@ class Sentence:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its length, and the encoder's beside it: sentences of one shape share a run without padding.
-
-        One with media runs by itself.
-        """
-        beside = 0 if self.encoder is None else len(self.encoder)
-        if self.media:
-            return len(self), beside, -1, self.row
-        return (len(self), beside) if self.signal is None else (len(self), beside, *self.signal.shape)
+        """Its length, and the encoder's beside it: sentences of one shape share a run, those with media by themselves."""
+        alone = (-1, self.row) if self.media else () if self.signal is None else tuple(self.signal.shape)
+        return len(self), 0 if self.encoder is None else len(self.encoder), *alone
 
 
 @dataclass(frozen=True, eq=False)
