@@ -187,17 +187,13 @@ def clean_from_cache(
     crossed = [replace(sentence, cross=not sentence.cross) for sentence in sentences]
 
     def others(layer: int) -> dict[str, Tensor | None]:
-        names = sites.inside[layer]
-        if "other_value" not in names:
-            return {}
+        axes: dict[str, _Axes] = {"other_value": "columns", "other_key": "columns", "other_pattern": "rows and columns"}
+        names = {shows: name for shows, name in sites.inside[layer].items() if shows in axes}
         if layer in rerun:
-            return {"other_value": rerun[layer].other_value, "other_pattern": rerun[layer].other_pattern}
-        if not all(names[shows] in cache for shows in ("other_value", "other_pattern")):
+            return {shows: getattr(rerun[layer], shows) for shows in names}
+        if not all(name in cache for name in names.values()):
             return {}  # only some methods need them
-        return {
-            "other_value": activation(names["other_value"], "columns", crossed),
-            "other_pattern": activation(names["other_pattern"], "rows and columns", crossed),
-        }
+        return {shows: activation(name, axes[shows], crossed) for shows, name in names.items()}
 
     return {
         layer: CleanBlock(

@@ -63,8 +63,7 @@ class Sentence:
     encoder, cross: where a decoder reads it, what the encoder reads, and whether sources are the encoder's positions.
     notes: what may not have been meant; it is scored as given all the same.
     unknown: the positions of tokens that the model reads as unknown; their labels are what was written.
-    signal, about: the image or sound that the model reads in place of ids, and what its positions are.
-    media: the images and sounds that the model reads beside ids in which tokens stand for them, by argument.
+    signal, media, about: what the model reads in place of ids, or beside them by argument; what its positions are.
     """
 
     ids: Int[Tensor, "position"]
@@ -119,10 +118,9 @@ class Sentence:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its length, and the encoder's: sentences of one shape share a run without padding, one with media none."""
-        beside = 0 if self.encoder is None else len(self.encoder)
-        more = () if self.signal is None else self.signal.shape
-        return len(self), beside, *((-1, self.row) if self.media else more)
+        """Its length, and the encoder's beside it: sentences of one shape share a run; one with media runs alone."""
+        alone = (-1, self.row) if self.media else () if self.signal is None else tuple(self.signal.shape)
+        return len(self), 0 if self.encoder is None else len(self.encoder), *alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -561,8 +559,7 @@ def _columns_of_tokens(row: int, mask: Tensor) -> tuple[int, ...]:
     other = mask[(mask != 0) & (mask != 1)]
     if len(other):
         raise InputError(f"attention_mask holds {other[0].item()}: expected only 1 for tokens and 0 for padding")
-    columns = tuple(torch.nonzero(mask).flatten().tolist())
-    if not columns:
+    if not (columns := tuple(torch.nonzero(mask).flatten().tolist())):
         raise InputError(f"row {row} of attention_mask is all 0: expected at least one token that is no padding")
     if columns != tuple(range(columns[0], columns[-1] + 1)):
         raise InputError(

@@ -241,13 +241,16 @@ def test_random_scores_have_the_maps_shape(bart: Any) -> None:
     assert scores.values.shape == (3, len(WRITTEN), len(READ))
 
 
-def test_the_closed_form_takes_a_cache_or_says_why_not(bart: Any) -> None:
-    """A cache of the usual activations lacks the keys of the cross-attention, which the decoder's own form needs."""
+@pytest.mark.parametrize("stack", ["decoder", "cross"])
+def test_the_closed_form_takes_a_cache_of_both_attentions(bart: Any, stack: str) -> None:
+    options = stack_options(stack)
     _, cache = bart.run_with_cache(LONG.unsqueeze(0), decoder_input=LONG_OUT.unsqueeze(0))
-    across = tl_vzero.value_zeroing(bart, LONG, cache=cache, **stack_options("cross"))
-    assert across.metadata["engine"] == "closed_form"
-    torch.testing.assert_close(across.values, tl_vzero.value_zeroing(bart, LONG, **stack_options("cross")).values)
-    scores = tl_vzero.value_zeroing(bart, LONG, cache=cache, **stack_options("decoder"))
+    scores = tl_vzero.value_zeroing(bart, LONG, cache=cache, **options)
+    assert scores.metadata["engine"] == "closed_form"
+    torch.testing.assert_close(scores.values, tl_vzero.value_zeroing(bart, LONG, **options).values)
+    lacking = "cross_attn" if stack == "decoder" else "self_attn"
+    part = {name: activation for name, activation in cache.items() if lacking not in name}
+    scores = tl_vzero.value_zeroing(bart, LONG, cache=part, **options)
     assert scores.metadata["engine"] == "hooks" and "both attentions" in scores.metadata["engine_reason"]
     with pytest.raises(tl_vzero.TLVZeroError, match='engine="closed_form" cannot be used: it reads both'):
-        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", cache=cache, **stack_options("decoder"))
+        tl_vzero.value_zeroing(bart, LONG, engine="closed_form", cache=part, **options)
