@@ -7,30 +7,33 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import index as index_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from torch import Tensor
 
 from tl_vzero.choices import Positions, at_least_one, place_of, positions_in
 from tl_vzero.difference import (
     Alignment,
+    Labels,
     baseline_in,
     both_tokens,
     common_words,
     described,
+    described_shape,
     distinct,
+    fault_of_labels,
     first_unlike,
     matched,
     name_of,
     of_baseline,
+    whole_words,
     words_of_both,
 )
+from tl_vzero.difference import Stage as Stage
 from tl_vzero.errors import (
-    FileFormatError,
     InputError,
     InputTypeError,
     ScoresError,
@@ -49,7 +52,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-Stage = Literal["raw", "normalized", "rollout", "difference"]
 Place = SupportsIndex | str  # a position, also one of numpy's, or the text of a token that occurs once
 
 SIGNED = 1e-3  # of the largest value: what is less negative may be the rounding of a caller's own distance
@@ -227,7 +229,7 @@ class Scores(Drawn):
         """Positions as they are, or the words that they belong to."""
         if self.unit == "token" or word_ids is None:
             return tuple(pieces)
-        words = enumerate(_whole_words(word_ids))
+        words = enumerate(whole_words(word_ids))
         return tuple(index for index, word in words if not set(pieces).isdisjoint(word.positions))
 
     @property
@@ -237,7 +239,7 @@ class Scores(Drawn):
         of_tokens = about.get("kinds") or [about.get("kind", "text")] * self.n_positions
         if self.unit == "token" or self.word_ids is None or "kinds" not in about:
             return tuple(of_tokens)
-        return tuple(of_tokens[word.positions[0]] for word in _whole_words(self.word_ids))
+        return tuple(of_tokens[word.positions[0]] for word in whole_words(self.word_ids))
 
     def normalized(self) -> "Scores":
         """Divide each row by its sum; rows sum to one, and an empty row stays zero (see `empty_rows`).
@@ -319,7 +321,7 @@ class Scores(Drawn):
         if word_ids is None:
             return (False,) * len(self.src_positions)
         if self.unit == "word":
-            word_ids = tuple(word_ids[word.positions[0]] for word in _whole_words(word_ids))
+            word_ids = tuple(word_ids[word.positions[0]] for word in whole_words(word_ids))
         return tuple(all(word_ids[position] is None for position in column) for column in self._columns)
 
     @property
@@ -504,8 +506,8 @@ class Scores(Drawn):
             src_tokens=tuple(w.label for w in sources),
             dest_positions=_word_positions(self.word_ids, dests, self.dest_positions),
             src_positions=_word_positions(src_word_ids, sources, self.src_positions),
-            n_positions=len(_whole_words(self.word_ids)),
-            n_src_positions=None if self.n_src_positions is None else len(_whole_words(src_word_ids)),
+            n_positions=len(whole_words(self.word_ids)),
+            n_src_positions=None if self.n_src_positions is None else len(whole_words(src_word_ids)),
             unit="word",
         )
 
@@ -573,7 +575,7 @@ class Scores(Drawn):
 
     def labels(self) -> dict[str, Any]:
         """Everything but the values, as plain JSON types."""
-        labels = {name: to_plain(getattr(self, name)) for name in _Labels.model_fields if name != "metadata"}
+        labels = {name: to_plain(getattr(self, name)) for name in Labels.model_fields if name != "metadata"}
         return {**labels, "metadata": dict(self.metadata)}
 
     def to_dict(self) -> dict[str, Any]:
@@ -594,7 +596,7 @@ class Scores(Drawn):
             )
         try:
             written = json.dumps(self.labels(), ensure_ascii=False, allow_nan=False)
-            reason = _fault_of_labels(parse_json(written))
+            reason = fault_of_labels(parse_json(written))
         except (TypeError, ValueError, RecursionError) as error:
             raise ScoresError(
                 f"cannot save this: its labels are not what JSON holds ({error}); replace them"
@@ -610,7 +612,7 @@ class Scores(Drawn):
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
-        values, labels = read_labelled(path, "Scores", lambda labels: _described_shape(path, labels))
+        values, labels = read_labelled(path, "Scores", lambda labels: described_shape(path, labels))
         as_tuples: dict[str, Any] = {key: _as_tuple(value) for key, value in labels.items() if key != "metadata"}
         return cls(values=values, metadata=labels["metadata"], **as_tuples)
 
@@ -631,117 +633,16 @@ class Scores(Drawn):
         )
 
 
-_Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-_Counts = Annotated[list[_Count], Field(min_length=1)]
-_WordIds = list[_Count | None] | None
-# A token may hold half of a surrogate pair, which pydantic's own text must not.
-_Text = InstanceOf[str]
-
-
-class _Labels(BaseModel):
-    """The labels of a map as they stand in a file: types and bounds."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    method: _Text
-    stage: Stage
-    unit: Literal["token", "word"]
-    identity: bool
-    layers: _Counts
-    heads: _Counts | None
-    dest_tokens: list[_Text]
-    src_tokens: list[_Text]
-    dest_positions: _Counts
-    src_positions: _Counts
-    src_spans: list[_Counts] | None
-    word_ids: _WordIds
-    n_layers: _Count
-    n_positions: _Count
-    n_src_positions: _Count | None
-    src_word_ids: _WordIds
-    metadata: dict[_Text, Any]
-
-    @property
-    def shape(self) -> list[int]:
-        """The shape of the values that have these labels."""
-        heads = [] if self.heads is None else [len(self.heads)]
-        return [len(self.layers), *heads, len(self.dest_positions), len(self.src_positions)]
-
-    def contradiction(self) -> str | None:
-        """What two labels say against each other, if they do."""
-        n_sources = self.n_positions if self.n_src_positions is None else self.n_src_positions
-        counted = {
-            "layers": (self.layers, self.n_layers),
-            "heads": (self.heads or [], None),
-            "dest_positions": (self.dest_positions, self.n_positions),
-            "src_positions": ([] if self.src_spans else self.src_positions, n_sources),
-            **{f"src_spans[{index}]": (span, n_sources) for index, span in enumerate(self.src_spans or [])},
-        }
-        if not (self.method + baseline_in(self.metadata)).isprintable():
-            return "method or baseline is no name that can be shown"
-        for name, (numbers, count) in counted.items():
-            if len(set(numbers)) < len(numbers):
-                return f"{name} holds a number twice"
-            if count is not None and numbers and max(numbers) >= count:
-                return f"{name} holds {max(numbers)} of {count}"
-        for name, tokens, positions in (
-            ("dest", self.dest_tokens, self.dest_positions),
-            ("src", self.src_tokens, self.src_positions),
-        ):
-            if len(tokens) != len(positions):
-                return f"there are {len(tokens)} {name}_tokens for {len(positions)} {name}_positions"
-        for name in ("unknown", "encoder_unknown"):
-            positions = self.metadata.get(name, [])
-            if not isinstance(positions, list) or not all(type(position) is int for position in positions):
-                return f"metadata[{name!r}] holds no positions"
-        signal, n_tokens = self.metadata.get("signal", {}), len(self.word_ids or range(self.n_positions))
-        kinds = signal.get("kinds", [""] * n_tokens) if isinstance(signal, dict) else None
-        if not isinstance(kinds, list) or [type(kind) for kind in kinds] != [str] * n_tokens:
-            return f"metadata['signal'] does not hold the kinds of {n_tokens} positions"
-        if self.src_spans is not None and [span[0] for span in self.src_spans] != self.src_positions:
-            return "src_positions are not the first of each of src_spans"
-        for name, word_ids, count in (
-            ("word_ids", self.word_ids, self.n_positions),
-            ("src_word_ids", self.src_word_ids, self.n_src_positions),
-        ):
-            if word_ids is not None:
-                n_units = len(word_ids) if self.unit == "token" else len(_whole_words(word_ids))
-                if n_units != count:
-                    return f"{name} are of {n_units} positions, and the sentence has {count}"
-        return None
-
-
-def _described_shape(path: object, labels: object) -> list[int]:
-    """The shape that a file's labels describe; raises FileFormatError for labels that `save` did not write."""
-    reason = _fault_of_labels(labels)
-    if reason is not None:
-        raise FileFormatError(f"{path} is no Scores file, as Scores.save writes it: {reason}")
-    return _Labels.model_validate(labels).shape
-
-
-def _fault_of_labels(labels: object) -> str | None:
-    """What is wrong with the labels of a map, None if nothing is."""
-    try:
-        return _Labels.model_validate(labels).contradiction()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))[:80] or 'the labels'}: {first['msg'][:200]}"
-
-
 def _are_all(numbers: Sequence[int], count: int) -> bool:
     """Whether these are 0 to count - 1 in order; a file may say any count."""
     return len(numbers) == count and list(numbers) == list(range(count))
-
-
-def _whole_words(word_ids: Sequence[int | None]) -> tuple[Word, ...]:
-    return group_words(word_ids, [""] * len(word_ids))
 
 
 def _word_positions(
     word_ids: Sequence[int | None], words: Sequence[Word], positions: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Where words stand among the whole sentence's, by their pieces' places among some of its positions."""
-    word_at = {piece: index for index, word in enumerate(_whole_words(word_ids)) for piece in word.positions}
+    word_at = {piece: index for index, word in enumerate(whole_words(word_ids)) for piece in word.positions}
     return tuple(word_at[positions[word.positions[0]]] for word in words)
 
 
