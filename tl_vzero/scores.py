@@ -17,22 +17,17 @@ from torch import Tensor
 from tl_vzero.choices import Positions, at_least_one, place_of, positions_in
 from tl_vzero.difference import (
     Alignment,
-    Labels,
     baseline_in,
     both_tokens,
     common_words,
     described,
-    described_shape,
     distinct,
-    fault_of_labels,
     first_unlike,
     matched,
     name_of,
     of_baseline,
-    whole_words,
     words_of_both,
 )
-from tl_vzero.difference import Stage as Stage
 from tl_vzero.errors import (
     InputError,
     InputTypeError,
