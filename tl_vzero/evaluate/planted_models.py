@@ -37,8 +37,8 @@ SPACES = {
     "code": 16,
 }
 SIZE = 8.0  # the squared size of every embedding: all tokens alike, so that the first norm changes nothing
-SHARP = 40.0  # a head's score where query and key match: what does not match gets e^-40
-NOISE = 0.15  # what a head without a task moves into the unread space, beside 1.0 of one with a task
+SHARP = 25.0  # a head's score where query and key match: what does not match gets e^-25
+NOISE = 0.05  # what a head without a task moves into the unread space, beside 1.0 of one with a task
 ASKING, HEAD, BAIT, SINK = range(4)  # the marks
 
 
