@@ -183,7 +183,7 @@ def _sentence(signal: Signal, value: Any, row: int) -> Sentence:
         ids=torch.empty(0, dtype=torch.long),
         tokens=labels,
         special=tuple(position < n_special for position in range(len(labels))),
-        word_ids=(None,) * len(labels),
+        word_ids=(None,) * n_special + tuple(range(len(labels) - n_special)),
         row=row,
         columns=tuple(range(len(labels))),
         signal=values,

@@ -15,9 +15,10 @@ from tl_vzero.effects.measure import Effect, Predictions
 from tl_vzero.effects.named import PATCHED, effects_named, measured_effect
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.baselines import BaselineValues
-from tl_vzero.inputs.encoder_decoder import DecoderInputs
-from tl_vzero.inputs.text import Pair, encode, is_pair, warned_before
+from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
+from tl_vzero.inputs.text import Pair, is_pair, warned_before
 from tl_vzero.methods.plan import plan_of
+from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.registry import BUILT_IN, METHODS
 from tl_vzero.report.report import Heads, Report
@@ -25,11 +26,13 @@ from tl_vzero.report.translation import Translation, make_translation
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
 
+Subject = str | Pair | Tensor  # a sentence, a pair, or an image or sound as floats
+
 
 @overload
 def make_report(
     model: nn.Module,
-    text: str | Pair,
+    text: Subject,
     *,
     decoder_inputs: None = None,
     methods: Sequence[str] | None = None,
@@ -48,7 +51,7 @@ def make_report(
 @overload
 def make_report(
     model: nn.Module,
-    text: str | Pair,
+    text: Subject,
     *,
     decoder_inputs: DecoderInputs,
     methods: Sequence[str] | None = None,
@@ -59,7 +62,7 @@ def make_report(
 
 def make_report(
     model: nn.Module,
-    text: str | Pair,
+    text: Subject,
     *,
     decoder_inputs: DecoderInputs | None = None,
     methods: Sequence[str] | None = None,
@@ -73,7 +76,7 @@ def make_report(
     heads: bool = False,
     progress: bool = False,
 ) -> Report | Translation:
-    """Compute everything that the page of one sentence or pair shows.
+    """Compute everything that the page of one sentence or pair shows, or of one image or sound as floats.
 
     Of an encoder-decoder `decoder_inputs` are what its decoder reads, as in `value_zeroing`: a text, or what
     `tl_vzero.report.generate` wrote. Its page is a Translation: the maps of both stacks and between them, their joint
@@ -112,11 +115,13 @@ def make_report(
         }
         return _translation(model, text, decoder_inputs, others, methods=methods, baseline=baseline, progress=progress)
     for name, value in (("text", text), ("corrupted", corrupted), ("compare", compare)):
-        if not isinstance(value, str) and not is_pair(value) and (name == "text" or value is not None):
+        is_read = isinstance(value, Tensor) and signal_of(model) is not None
+        if not isinstance(value, str) and not is_pair(value) and not is_read and (name == "text" or value is not None):
             raise InputTypeError(
                 f"{name} is {type(value).__name__}: a report is on one sentence, given as a string, or on a pair (a, b)"
             )
     flag("heads", heads)
+    signal = signal_of(model)
     if methods is None:
         quick = {name: method for name, method in BUILT_IN.items() if method.reported_up_to != 0}
         quick = {name: replace(method, compared_up_to=method.reported_up_to) for name, method in quick.items()}
@@ -129,7 +134,7 @@ def make_report(
         plan = plan_of(list(dict.fromkeys(["value_zeroing", *methods, "attention"])))
     default = ("attribution_patching", *(("value_patching",) if corrupted is not None else ()))
     wanted = effects_named(default if effects is None else effects, corrupted=corrupted is not None)
-    encoded = encode(model, text)
+    encoded = encode_for(model, None, text, None)
     sentence = encoded.sentences[0]
     masks = mask_positions(model, sentence)
     words = {i for i, token in enumerate(sentence.tokens) if any(map(str.isalnum, token)) and not sentence.special[i]}
@@ -178,7 +183,7 @@ def make_report(
     metadata = dict(compared["value_zeroing"].metadata) | {"predicts": predicts(model), "masks": list(masks)}
     return Report(
         model=str(metadata.get("model", type(model).__name__)),
-        text=str(sentence.text),
+        text=str(sentence.text) if signal is None else f"{signal.named}, {len(sentence)} positions",
         comparison=compared,
         effects={name: measured[name] for name in wanted if name in measured},
         missing=missing,
@@ -193,11 +198,13 @@ def make_report(
 
 
 def _translation(
-    model: nn.Module, text: str | Pair, decoder_inputs: DecoderInputs | None, others: dict[str, Any], **options: Any
+    model: nn.Module, text: Subject, decoder_inputs: DecoderInputs | None, others: dict[str, Any], **options: Any
 ) -> Translation:
     """The page of an encoder-decoder, where no option is set that it does not take."""
     if not stacks_of(model):
         raise InputError("decoder_inputs given, and this model reads no second sequence: leave them out")
+    if isinstance(text, Tensor):
+        raise InputTypeError("text is a Tensor: the page of an encoder-decoder is on a text that its encoder reads")
     if decoder_inputs is None:
         raise InputError(
             "the model is an encoder-decoder, and no decoder_inputs given: expected what its decoder reads, a text, or "
@@ -210,15 +217,16 @@ def _translation(
 
 
 def target_beside(
-    model: nn.Module, text: str | Pair, target: int | str, other_model: nn.Module, other_text: str | Pair
+    model: nn.Module, text: Subject, target: int | str, other_model: nn.Module, other_text: Subject
 ) -> int | None:
     """The position in a second sentence that stands against the target of the first; None where there is none."""
-    first, second = encode(model, text).sentences[0], encode(other_model, other_text).sentences[0]
+    first = encode_for(model, None, text, None).sentences[0]
+    second = encode_for(other_model, None, other_text, None).sentences[0]
     position = find_target(model, first, target)
     return dict(aligned(first.tokens, second.tokens)).get(-1 if position is None else position)
 
 
-def _heads(model: nn.Module, text: str | Pair, baseline: str | Tensor | BaselineValues) -> Heads:
+def _heads(model: nn.Module, text: Subject, baseline: str | Tensor | BaselineValues) -> Heads:
     """The maps of every value head, and beside them the mean pattern of the query heads that read it."""
     zeroed = value_zeroing(model, text, per_head=True, baseline=baseline)
     pattern = score(model, text, method="attention", per_head=True)

@@ -10,6 +10,7 @@ from jaxtyping import TypeCheckError
 from support.decoder import KEYS, decoder_folder
 from support.models import build
 from support.page import Page, as_json
+from support.signal_rows import IMAGE, SOUND, model_of
 
 import tl_vzero
 from tl_vzero.effects.ablation import attribution_error, attribution_patching, zero_ablation
@@ -45,6 +46,18 @@ def test_a_decoders_report_is_on_its_next_token_and_has_the_predictions_of_all_p
     for target, predicted in enumerate(report.predictions):
         assert zero_ablation(decoder, KEYS, target=target).predicted == predicted
     assert report.metadata["predicts"] == "next token" and report.metadata["masks"] == []
+
+
+@pytest.mark.parametrize(("name", "signal", "label"), [("ViT", IMAGE, "r2c3"), ("HuBERT", SOUND, "0.003 s")])
+def test_an_image_or_a_sound_has_a_page_with_the_trained_heads_classes(name: str, signal: Any, label: str) -> None:
+    model = model_of(name)
+    report = make_report(model, signal, heads=True, baseline="mean")
+    assert label in report.value_zeroing.tokens and f"{len(report.value_zeroing.tokens)} positions" in report.text
+    assert list(report.effects) == ["zero_ablation", "attribution_patching"] and report.missing == {}
+    expected = zero_ablation(model, signal, target=report.target, baseline="mean")
+    torch.testing.assert_close(report.effects["zero_ablation"].values, expected.values)
+    assert not any(report.value_zeroing.special_sources[1:])
+    assert label in report.to_html()
 
 
 def test_a_pair_is_shown_on_two_lines_and_measured_with_its_segments(model: Any) -> None:
