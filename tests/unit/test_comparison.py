@@ -500,7 +500,11 @@ def test_an_encoder_alone_has_maps_and_no_effect_and_pairs_of_texts_are_each_as_
         ({"decoder_inputs": "the hat"}, InputError, "no stack named"),
         ({"stack": "cross", "decoder_inputs": "a hat", "effects": ["logit_lens"]}, InputError, "'decoder'"),
         ({"stack": "cross", "decoder_inputs": "", "effects": ["direct_logit_attribution"]}, InputError, "one stack"),
-        ({"stack": "cross", "decoder_inputs": "a hat", "methods": ["hta"]}, ModelError, "hta takes no stack"),
+        (
+            {"stack": "cross", "decoder_inputs": "a hat", "methods": ["logit_contributions"]},
+            ModelError,
+            "takes no stack",
+        ),
         ({"stack": "cross", "decoder_inputs": "a hat", "methods": ["attention_flow"]}, ModelError, "two sequences"),
     ],
 )

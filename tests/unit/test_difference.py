@@ -138,7 +138,7 @@ def test_one_word_longer_is_subtracted_by_shared_tokens_or_by_pairs(alignment: A
 
 def test_rows_of_a_target_that_stands_elsewhere_are_paired_by_name() -> None:
     one, other = whole("old hats [MASK]", numbered(3, 1.0)), whole("hats [MASK]", numbered(2, 0.5))
-    rows = [scores._one_row("[MASK]") for scores in (one, other)]
+    rows = [scores.at_dest("[MASK]") for scores in (one, other)]
     difference = rows[0].difference(rows[1], alignment=[("[MASK]", "[MASK]"), ("old", "hats")])
     assert difference.values[1].tolist() == [[120 - 55, 122 - 55.5]]
     assert difference.dest_positions == (2,) and difference.src_tokens == ("old|hats", "[MASK]")

@@ -78,7 +78,11 @@ def test_of_an_encoder_decoder_the_targets_row_and_means(tmp_path: Path) -> None
         ({"stack": "cross"}, InputError, "what the decoder reads"),
         ({"stack": "encoder", "second_text_column": "out"}, InputError, "reads one text"),
         ({"stack": "encoder", "rows": "target"}, InputError, "no row of an encoder's map"),
-        ({"stack": "cross", "second_text_column": "out", "methods": ["hta"]}, ModelError, "takes no stack"),
+        (
+            {"stack": "cross", "second_text_column": "out", "methods": ["logit_contributions"]},
+            ModelError,
+            "takes no stack",
+        ),
         ({"stack": "cross", "second_text_column": "out", "methods": ["attention_flow"]}, ModelError, "cross map"),
     ],
 )

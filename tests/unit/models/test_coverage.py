@@ -66,7 +66,9 @@ def test_the_flat_rows_have_every_architecture_on_every_line() -> None:
     pairs = {(row["architecture"], row["transformer_lens"]) for row in coverage_rows()}
     named = [*TABLE, *coverage()["refused"]]
     assert pairs == {(name, line) for name in named for line in LINES}
-    assert {row["architecture"] for row in coverage_rows() if row["cross"]} == {*PAIRED, *HEARD}
+    assert {row["architecture"] for row in coverage_rows() if row["cross"]} == {
+        name for name, row in (PAIRED | HEARD).items() if row.lines
+    }
 
 
 def test_the_command_shows_it(tmp_path: Path) -> None:
