@@ -97,20 +97,21 @@ def _step(
 ) -> tuple[HeadStep | None, Written]:
     """A module as the next step after `read`, with what it wrote of it; None where it is not."""
     rows, written = inputs.flatten(0, -2), outputs.flatten(0, -2)
-    if rows.shape[1:] != read.shape or len(rows) != len(written):
+    if rows.shape[1:] != read.shape or len(written) not in (1, len(rows)):  # 1: a hook inside cut to the target
         return None, read
     for activation in _BETWEEN:
         acted = read if activation is None else activation(read.clone())
         row = int((rows - acted).abs().sum(dim=-1).argmin())
         if relative_difference(rows[row], acted) <= tolerance:
+            of_row = written[row % len(written)]
             weight, bias = _weight(module), _weight(module, ("bias", "b_U", "b"))
             assert weight is not None
             bias = None if bias is None else bias.to(read)
-            for matrix, centred in _maps(weight.to(read), bias, acted, written[row]):
+            for matrix, centred in _maps(weight.to(read), bias, acted, of_row):
                 step = HeadStep(read, activation, matrix, centred, bias)
                 given = step.linear(acted) if bias is None else step.linear(acted) + bias
-                if relative_difference(given, written[row]) <= tolerance:
-                    return step, written[row]
+                if relative_difference(given, of_row) <= tolerance:
+                    return step, of_row
     return None, read
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import EVERY_ROUTE, build, hf_bert, hf_gpt2, hf_neox, loaded, randomise
+from support.models import EVERY_ROUTE, build, hf_bert, hf_gpt2, hf_llama, hf_neox, loaded, randomise
 from support.state import left_as_found
 from torch import Tensor
 from transformers import (
@@ -28,6 +28,7 @@ from tl_vzero.methods.decompx import carry_through, output_vectors, shares, slop
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.norms import attention_norm, attention_norm_res
 from tl_vzero.models.blocks import ACTIVATIONS, BlockWeights, block_weights, value_weights
+from tl_vzero.models.head_steps import head_steps
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import sites_of
 from tl_vzero.registry import METHODS, resolved
@@ -307,9 +308,27 @@ def test_parts_of_other_heads_sum_to_the_logit(build_model: Callable[[], Any], t
 @pytest.mark.parametrize(("route", "architecture"), UNGATED)
 def test_parts_in_every_class_sum_to_the_logit(route: str, architecture: str) -> None:
     hf_model, model = build(route, architecture, 1)
-    logits = logits_of(hf_model, 4)
-    scores = logit_parts(model.to(torch.float64), target=4, target_ids=(7, 11))
+    logits, model = logits_of(hf_model, 4), model.to(torch.float64)
+    if route == "HookedEncoder":  # its head does all in one module, so that no step of it is seen
+        with pytest.raises(ModelError, match="linear maps, norms and activations"):
+            logit_parts(model, target=4)
+        return
+    scores = logit_parts(model, target=4, target_ids=(7, 11))
     assert scores.values.sum(-1).flatten().tolist() == pytest.approx([float(logits[7] - logits[11])] * 3, rel=1e-6)
+
+
+def test_the_steps_of_a_head_with_an_rms_norm_give_its_logits() -> None:
+    model, output = in_float64(hf_llama(1)), torch.randn(16, generator=torch.Generator().manual_seed(0)).double()
+
+    def run() -> tuple[Tensor, Tensor]:
+        return output, model.unembed(model.ln_final(output[None, None]))[0, 0]
+
+    with quiet(model):
+        logits, steps = run()[1], head_steps(model, run)
+    read = output
+    for step in steps:
+        read = step.linear(read)
+    assert len(steps) == 2 and torch.allclose(read, logits, rtol=1e-6, atol=0)
 
 
 def test_a_head_that_is_no_chain_of_known_steps_is_refused() -> None:
