@@ -52,8 +52,8 @@ def logit_contributions(
     bad) it is the difference of two. It is `direct_logit_attribution` as Scores. Signed scores are no shares:
     `size=True` leaves the signs out, so that they can be normalised. Costs two runs.
 
-    Raises ModelError where a logit is no sum of what blocks write: for masked models, whose head has an activation, and
-    for blocks that norm or scale what attention adds; and what `gradient_x_input` raises, but for Captum.
+    Raises ModelError where a logit is no sum of what blocks write: for masked models and classifiers whose head has an
+    activation, and for blocks that norm or scale what attention adds; and what `gradient_x_input` raises, but for Captum.
     Source: Ferrando et al. 2023, "Explaining How Transformers Use Context to Build Predictions" (Logit).
 
     >>> import tl_vzero

@@ -328,7 +328,7 @@ def test_the_steps_of_a_head_with_an_rms_norm_give_its_logits() -> None:
     read = output
     for step in steps:
         read = step.linear(read)
-    assert len(steps) == 2 and torch.allclose(read, logits, rtol=1e-6, atol=0)
+    assert len(steps) == 2 and torch.allclose(read, logits, rtol=0, atol=5e-6)  # Llama norms in float32
 
 
 def test_a_head_that_is_no_chain_of_known_steps_is_refused() -> None:
