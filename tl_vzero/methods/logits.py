@@ -53,7 +53,8 @@ def logit_contributions(
     `size=True` leaves the signs out, so that they can be normalised. Costs two runs.
 
     Raises ModelError where a logit is no sum of what blocks write: for masked models and classifiers whose head has an
-    activation, and for blocks that norm or scale what attention adds; and what `gradient_x_input` raises, but for Captum.
+    activation, and for blocks that norm or scale what attention adds; and what `gradient_x_input` raises, but for
+    Captum.
     Source: Ferrando et al. 2023, "Explaining How Transformers Use Context to Build Predictions" (Logit).
 
     >>> import tl_vzero
