@@ -209,7 +209,10 @@ def _unusable(point: EntryPoint, reason: str, cause: Exception | None) -> Method
 ANY = "any block with an attention pattern"
 SUMS = "blocks that add attention's output to the residual stream as it is"
 POST_NORM = "blocks that end in a norm (BERT and its kin)"
-LOGIT_SUMS = "language models whose logits are sums of what blocks write, through a last norm (GPT-2, Llama)"
+LOGIT_SUMS = (
+    "models whose logits, of words or classes, are sums of what blocks write, through a last norm (GPT-2, Llama)"
+)
+UNGATED = "blocks that end in a norm (BERT and its kin), or begin with norms and have no gated MLP (GPT-2)"
 HEADED = "a differentiable model with a trained head"
 
 JOINS_TWO = {
@@ -337,10 +340,20 @@ _ENTRIES = {
         "tl_vzero.methods.decompx:decompx",
         "size of a source's vector in the decomposed block output",
         "Modarressi et al. 2023",
-        "blocks that end in a norm (BERT and its kin), or begin with norms and have no gated MLP (GPT-2)",
+        UNGATED,
         VECTORS,
         label="DecompX",
         reported_up_to=64,  # two products of the MLP's size for each pair of tokens
+    ),
+    "decompx_logit": Method(
+        "tl_vzero.methods.logits:decompx_logit",
+        "a source's part of the target's logit, through all blocks from a layer on and the head, signed",
+        "Modarressi et al. 2023",
+        UNGATED,
+        ("weights", "target", "trained head"),
+        label="DecompX of the logit",
+        signed=True,
+        refused_stacks=SUMMED_IN_ONE,
     ),
     "logit_contributions": Method(
         "tl_vzero.methods.logits:logit_contributions",

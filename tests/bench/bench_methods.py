@@ -37,6 +37,7 @@ TOGETHER = (
     "globenc",
     "alti",
 )
+OF_LOGITS = ("value_zeroing", "logit_contributions", "alti_logit", "decompx_logit")
 OF_GPT2 = ", GPT-2"
 SLOW = ("attention_flow", "hta")
 
@@ -73,7 +74,7 @@ def calls_on(model: Any, causal: Any, ids: Tensor) -> dict[str, Call]:
         "contribution_weights": scored("contribution_weights"),
         "decompx": scored("decompx"),
         "decompx, propagate=True": scored("decompx", propagate=True),
-        **{f"{name}{OF_GPT2}": scored(name, causal) for name in ("value_zeroing", "logit_contributions", "alti_logit")},
+        **{f"{name}{OF_GPT2}": scored(name, causal) for name in OF_LOGITS},
     }
 
 

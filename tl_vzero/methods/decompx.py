@@ -54,6 +54,16 @@ def output_vectors(
             yield dest, block.after_attention(vectors, layer.weights.b_o, dest)
 
 
+def carry(
+    model: nn.Module, sites: Sites, layer: Layer, vectors: Vectors | None, share_biases: bool
+) -> Float[Tensor, "sentence dest src feature"]:
+    """A block's output as vectors: those of its input carried through it, or each source's own input where None."""
+    if vectors is None:
+        return torch.cat([part for _, part in output_vectors(layer, share_biases)], dim=1)
+    carry_through(layer, vectors, value_weights(model, layer.index, layer.dtype, sites.stack), share_biases)
+    return vectors
+
+
 def carry_through(layer: Layer, vectors: Vectors, weights: ValueWeights | None, share_biases: bool) -> None:
     """Turn the vectors of a block's input into those of its output, in place."""
     block = BlockVectors(layer, share_biases)
@@ -190,8 +200,13 @@ class BlockVectors:
     def _shared(self, vectors: Vectors, bias: Float[Tensor, "feature"] | None, dest: slice) -> Vectors:
         if bias is None or not self.share_biases:
             return vectors
-        is_itself = torch.eye(vectors.shape[2], dtype=torch.bool, device=vectors.device)[dest]
-        return vectors.addcmul_(shares(vectors, bias, is_itself).unsqueeze(-1), bias)
+        return share(vectors, bias, dest)
+
+
+def share(vectors: Vectors, bias: Float[Tensor, "feature"], dest: slice) -> Vectors:
+    """Add a bias to the vectors of some destinations, in place, to each source its part."""
+    is_itself = torch.eye(vectors.shape[2], dtype=torch.bool, device=vectors.device)[dest]
+    return vectors.addcmul_(shares(vectors, bias, is_itself).unsqueeze(-1), bias)
 
 
 def shares(
@@ -304,23 +319,17 @@ def _of_rows(
     return torch.cat([torch.linalg.vector_norm(vectors, dim=-1) for _, vectors in parts], dim=1)
 
 
-def _values_of(model: nn.Module, sites: Sites, layer: Layer) -> ValueWeights | None:
-    return value_weights(model, layer.index, layer.dtype, sites.stack)
-
-
 def _propagated(
     model: nn.Module, sites: Sites, sentence: Sentence, n_layers: int, cache: Any | None, *, share_biases: bool
 ) -> Float[Tensor, "layer dest src"]:
     """The sizes after each layer, of vectors carried from the first block's input; one sentence, for its memory."""
-    carried: list[Vectors] = []
+    carried: Vectors | None = None
     sizes: list[Tensor] = []
 
     def visit(layer: Layer) -> None:
-        if not carried:
-            carried.append(torch.cat([vectors for _, vectors in output_vectors(layer, share_biases)], dim=1))
-        else:
-            carry_through(layer, carried[0], _values_of(model, sites, layer), share_biases)
-        sizes.append(torch.linalg.vector_norm(carried[0][0], dim=-1))
+        nonlocal carried
+        carried = carry(model, sites, layer, carried, share_biases)
+        sizes.append(torch.linalg.vector_norm(carried[0], dim=-1))
 
     visit_layers(model, sites, [sentence], range(n_layers), cache, visit)
     return torch.stack(sizes)

@@ -6,10 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import EVERY_ROUTE, build, hf_bert, hf_gpt2, hf_neox, loaded, randomise
+from support.models import EVERY_ROUTE, build, hf_bert, hf_gpt2, hf_llama, hf_neox, loaded, randomise
 from support.state import left_as_found
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 import tl_vzero
 from tl_vzero.clean import CleanBlock, visit_clean_blocks
@@ -18,6 +28,7 @@ from tl_vzero.methods.decompx import carry_through, output_vectors, shares, slop
 from tl_vzero.methods.layer import Layer
 from tl_vzero.methods.norms import attention_norm, attention_norm_res
 from tl_vzero.models.blocks import ACTIVATIONS, BlockWeights, block_weights, value_weights
+from tl_vzero.models.head_steps import head_steps
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import sites_of
 from tl_vzero.registry import METHODS, resolved
@@ -109,20 +120,52 @@ class Loops:
 
 
 @torch.no_grad()
-def in_plain_loops(hf_model: Any, *, propagate: bool = False, share_biases: bool = True) -> Tensor:
+def vectors_in_plain_loops(model: Any, first: int, *, propagate: bool, share_biases: bool) -> list[Tensor]:
+    """The vectors of each block's output from block `first` on, which begins with its own input."""
+    run = model.bert(IDS.unsqueeze(0), output_hidden_states=True, output_attentions=True)
+    every: list[Tensor] = []
+    for layer_index, block in list(enumerate(model.bert.encoder.layer))[first:]:
+        x, begins = run.hidden_states[layer_index][0], layer_index == first or not propagate
+        vectors = torch.diag_embed(x.T).permute(1, 2, 0) if begins else every[-1]
+        loops = Loops(block, x, run.attentions[layer_index][0], share_biases)
+        every.append(torch.stack([torch.stack(loops.row(i, vectors, begins)) for i in range(len(x))]))
+    return every
+
+
+def plain(hf_model: Any) -> Any:
     model = copy.deepcopy(hf_model).double()
     model.set_attn_implementation("eager")
-    run = model.bert(IDS.unsqueeze(0), output_hidden_states=True, output_attentions=True)
-    sizes, vectors = [], torch.empty(0)
-    for layer_index, block in enumerate(model.bert.encoder.layer):
-        x, begins = run.hidden_states[layer_index][0], layer_index == 0 or not propagate
-        if begins:
-            vectors = torch.diag_embed(x.T).permute(1, 2, 0)
-        loops = Loops(block, x, run.attentions[layer_index][0], share_biases)
-        rows = [torch.stack(loops.row(i, vectors, begins)) for i in range(len(x))]
-        vectors = torch.stack(rows)
-        sizes.append(vectors.norm(dim=-1))
-    return torch.stack(sizes)
+    return model
+
+
+def in_plain_loops(hf_model: Any, *, propagate: bool = False, share_biases: bool = True) -> Tensor:
+    every = vectors_in_plain_loops(plain(hf_model), 0, propagate=propagate, share_biases=share_biases)
+    return torch.stack([vectors.norm(dim=-1) for vectors in every])
+
+
+@torch.no_grad()
+def logits_in_plain_loops(hf_model: Any, target: int, first: int, *, share_biases: bool = True) -> Tensor:
+    """Each source's part of every logit at the target, `[src, logit]`, by the definition of DecompX."""
+    model = plain(hf_model)
+    clean = model.bert(IDS.unsqueeze(0)).last_hidden_state[0, target]
+    vectors = vectors_in_plain_loops(model, first, propagate=True, share_biases=share_biases)[-1][target]
+    loops = Loops(model.bert.encoder.layer[0], clean, torch.ones(2, 1, 1), share_biases)
+
+    def linear(row: list[Tensor], module: Any) -> list[Tensor]:
+        return loops.share([module.weight @ u for u in row], module.bias)
+
+    row = list(vectors)
+    if isinstance(hf_model, BertForTokenClassification):
+        return torch.stack(linear(row, model.classifier))
+    if isinstance(hf_model, BertForSequenceClassification):
+        before = model.bert.pooler.dense(clean)
+        row = [u * before.tanh() / before for u in linear(row, model.bert.pooler.dense)]
+        return torch.stack(linear(row, model.classifier))
+    head = model.cls.predictions
+    before = head.transform.dense(clean)
+    after = head.transform.transform_act_fn(before)
+    row = [u * after / before for u in linear(row, head.transform.dense)]
+    return torch.stack(linear(loops.norm(row, after, head.transform.LayerNorm), head.decoder))
 
 
 @pytest.mark.parametrize("share_biases", [True, False])
@@ -177,6 +220,130 @@ def test_the_slope_at_zero_is_its_limit_from_above(name: str) -> None:
     assert torch.isclose(at_zero, near, atol=1e-5)
     before = torch.tensor([0.5, -0.25, 3.0], dtype=torch.float64)
     assert torch.allclose(slope(ACTIVATIONS[name], before) * before, ACTIVATIONS[name](before.clone()))
+
+
+# Of each: the model, and the position that is explained.
+HEADS: dict[str, tuple[Callable[[], Any], int]] = {
+    "words": (lambda: hf_bert(1), 4),
+    "sentence": (lambda: hf_bert(1, kind=BertForSequenceClassification), 0),
+    "tokens": (lambda: hf_bert(1, kind=BertForTokenClassification), 4),
+}
+each_head = pytest.mark.parametrize("head", HEADS)
+
+
+def logit_parts(model: Any, **options: Any) -> Any:
+    return tl_vzero.score(model, IDS, method="decompx_logit", **options)
+
+
+@each_head
+@pytest.mark.parametrize("share_biases", [True, False])
+def test_parts_of_a_logit_by_hand(head: str, share_biases: bool) -> None:
+    build_model, target = HEADS[head]
+    hf_model, how = build_model(), {"target": target, "share_biases": share_biases}
+    model = in_float64(hf_model)
+    expected = torch.stack(
+        [logits_in_plain_loops(hf_model, target, first, share_biases=share_biases) for first in range(3)]
+    )
+    scores = logit_parts(model, target_ids=1, **how)
+    assert scores.signed and scores.dest_positions == (target,)
+    torch.testing.assert_close(scores.values[:, 0], expected[..., 1], rtol=1e-8, atol=1e-10)
+    pair = logit_parts(model, target_ids=(1, 0), layers=[2, 0], **how)
+    torch.testing.assert_close(pair.values[:, 0], (expected[..., 1] - expected[..., 0])[[2, 0]], rtol=1e-8, atol=1e-10)
+
+
+@torch.no_grad()
+def logits_of(hf_model: Any, target: int) -> Tensor:
+    logits = plain(hf_model)(IDS.unsqueeze(0)).logits[0]
+    return logits[target] if logits.ndim == 2 else logits
+
+
+@each_head
+def test_parts_sum_to_the_logit_and_what_biases_add_is_told_where_they_are_left_out(head: str) -> None:
+    build_model, target = HEADS[head]
+    logits, model = logits_of(build_model(), target), in_float64(build_model())
+    best = int(logits.argmax())
+    whole = logit_parts(model, target=target)
+    assert whole.metadata["target_ids"] == [best]
+    assert whole.metadata["logit"] == pytest.approx(float(logits[best]), rel=1e-9)
+    assert whole.values.sum(-1).flatten().tolist() == pytest.approx([float(logits[best])] * 3, rel=1e-6)
+    assert whole.metadata["of_no_source"] == pytest.approx([0.0] * 3, abs=1e-9)
+    without = logit_parts(model, target=target, target_ids=(1, 0), share_biases=False)
+    left = torch.tensor(without.metadata["of_no_source"]).double() + without.values.sum(-1).flatten()
+    assert left.tolist() == pytest.approx([float(logits[1] - logits[0])] * 3, rel=1e-6)
+    sizes = logit_parts(model, target=target, target_ids=(1, 0), share_biases=False, size=True)
+    assert torch.equal(sizes.values, without.values.abs()) and not sizes.signed
+    assert sizes.metadata["of_no_source"] == without.metadata["of_no_source"]
+
+
+def small(kind: type, config: type, **names: int) -> Any:
+    return randomise(kind(config(vocab_size=60, max_position_embeddings=40, pad_token_id=0, **names)), 2)
+
+
+def roberta() -> Any:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return small(RobertaForSequenceClassification, RobertaConfig, **sizes)
+
+
+def distilbert() -> Any:
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    return small(DistilBertForSequenceClassification, DistilBertConfig, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("build_model", "target"),
+    [
+        (roberta, 0),
+        (distilbert, 0),
+        (lambda: hf_gpt2(1), 5),
+        (lambda: hf_gpt2(1, kind=GPT2ForSequenceClassification), len(IDS) - 1),
+    ],
+)
+def test_parts_of_other_heads_sum_to_the_logit(build_model: Callable[[], Any], target: int) -> None:
+    logits = logits_of(build_model(), target)
+    scores = logit_parts(in_float64(build_model()), target=target, target_ids=(1, 0))
+    sums = scores.values.sum(-1).flatten().tolist()
+    assert sums == pytest.approx([float(logits[1] - logits[0])] * len(sums), rel=1e-6)
+
+
+@pytest.mark.parametrize(("route", "architecture"), UNGATED)
+def test_parts_in_every_class_sum_to_the_logit(route: str, architecture: str) -> None:
+    hf_model, model = build(route, architecture, 1)
+    logits, model = logits_of(hf_model, 4), model.to(torch.float64)
+    if route == "HookedEncoder":  # its head does all in one module, so that no step of it is seen
+        with pytest.raises(ModelError, match="linear maps, norms and activations"):
+            logit_parts(model, target=4)
+        return
+    scores = logit_parts(model, target=4, target_ids=(7, 11))
+    assert scores.values.sum(-1).flatten().tolist() == pytest.approx([float(logits[7] - logits[11])] * 3, rel=1e-6)
+
+
+def test_the_steps_of_a_head_with_an_rms_norm_give_its_logits() -> None:
+    model, output = in_float64(hf_llama(1)), torch.randn(16, generator=torch.Generator().manual_seed(0)).double()
+
+    def run() -> tuple[Tensor, Tensor]:
+        return output, model.unembed(model.ln_final(output[None, None]))[0, 0]
+
+    with quiet(model):
+        logits, steps = run()[1], head_steps(model, run)
+    read = output
+    for step in steps:
+        read = step.linear(read)
+    assert len(steps) == 2 and torch.allclose(read, logits, rtol=0, atol=5e-6)  # Llama norms in float32
+
+
+def test_a_head_that_is_no_chain_of_known_steps_is_refused() -> None:
+    class Capped(BertForTokenClassification):  # type: ignore[misc]
+        def forward(self, *arguments: Any, **named: Any) -> Any:
+            output = super().forward(*arguments, **named)
+            output.logits = 3 * output.logits.sin()
+            return output
+
+    model = in_float64(hf_bert(1, kind=Capped))
+    with left_as_found(model), pytest.raises(ModelError, match="linear maps, norms and activations"):
+        logit_parts(model, target=4)
+    llama = build("load_model", "llama")[1]
+    with left_as_found(llama), pytest.raises(ModelError, match="its MLP is gated"):
+        logit_parts(llama, target=4)
 
 
 def test_rows_causality_and_padding_where_vectors_are_carried_through_the_layers() -> None:

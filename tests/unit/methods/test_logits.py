@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import HF_BUILDERS
+from support.models import HF_BUILDERS, hf_bert, hf_gpt2
 from support.parts import Parts, parts_of
 from support.references import final_norm_of, in_float64, rolled_out, row_normalized
 from support.state import left_as_found, type_checks_off
 from torch import Tensor
+from transformers import (
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    GPT2ForSequenceClassification,
+    GPT2ForTokenClassification,
+)
 
 import tl_vzero
 from tl_vzero.errors import InputTypeError, ModelError, ScoresError
@@ -155,6 +161,31 @@ def test_a_logit_that_is_no_sum_is_refused(method: str) -> None:
     masked = tl_vzero.load_model(HF_BUILDERS["bert"](1))
     with left_as_found(masked), pytest.raises(ModelError, match="dense layer and an activation"):
         tl_vzero.score(masked, IDS, method=method, target=TARGET)
+
+
+@pytest.mark.parametrize(("kind", "target"), [(GPT2ForTokenClassification, 5), (GPT2ForSequenceClassification, 6)])
+def test_a_class_that_is_read_off_the_last_norm(kind: type, target: int) -> None:
+    """As the same words of a GPT-2 whose unembedding holds the classes."""
+    classifier, words = hf_gpt2(1, kind=kind), hf_gpt2(1)
+    head: Any = classifier.classifier if kind is GPT2ForTokenClassification else classifier.score
+    words.transformer.load_state_dict(classifier.transformer.state_dict())
+    words.lm_head.weight = torch.nn.Parameter(torch.cat([head.weight.detach()] * 30))
+    options: Any = {"target": target, "target_ids": (1, 0)}
+    model, other = (tl_vzero.load_model(one, dtype=torch.float64) for one in (classifier, words))
+    for method in METHODS:
+        measured, expected = (tl_vzero.score(one, IDS, method=method, **options) for one in (model, other))
+        torch.testing.assert_close(measured.values, expected.values, rtol=0, atol=1e-10)
+
+
+@each_method
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(BertForSequenceClassification, "has an activation"), (BertForTokenClassification, "block . does not add")],
+)
+def test_a_class_that_is_no_sum_is_refused(method: str, kind: type, reason: str) -> None:
+    model = tl_vzero.load_model(hf_bert(1, kind=kind))
+    with left_as_found(model), pytest.raises(ModelError, match=reason):
+        tl_vzero.score(model, IDS, method=method)
 
 
 def test_beside_other_methods_of_a_comparison() -> None:
