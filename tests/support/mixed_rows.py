@@ -11,9 +11,10 @@ from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 import transformers
-from support.architecture_row import LINE, LINES, Architecture
+from support.architecture_row import LINE, LINES, NOT_HERE, Architecture
 from support.decoder_rows import V_PROJ
 from support.models import CONTEXT, VOCABULARY, randomise
 from torch import Tensor
@@ -78,6 +79,8 @@ class Mixed(Architecture):
         """By load_model, its language model with the attention asked for; torchvision is not needed to run any."""
         import tl_vzero
 
+        if self.name in NOT_HERE:
+            pytest.skip(f"{self.name} is in another layout in transformers {transformers.__version__}")
         with nothing_needed():
             model: Any = tl_vzero.load_model(copy.deepcopy(self.tiny()), tokenizer)
         model.original_model.set_attn_implementation(attention)
