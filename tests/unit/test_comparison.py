@@ -503,7 +503,7 @@ def test_an_encoder_alone_has_maps_and_no_effect_and_pairs_of_texts_are_each_as_
         (
             {"stack": "cross", "decoder_inputs": "a hat", "methods": ["logit_contributions"]},
             ModelError,
-            "takes no stack",
+            "logits are followed through",
         ),
         ({"stack": "cross", "decoder_inputs": "a hat", "methods": ["attention_flow"]}, ModelError, "two sequences"),
     ],

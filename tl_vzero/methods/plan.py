@@ -85,6 +85,9 @@ class Planned:
         """What the method takes beside an encoder-decoder's inputs; raises ModelError where it takes no stack."""
         if stack is None:
             return {}
+        refusal = self.method.refusal(stack)
+        if refusal:
+            raise ModelError(refusal)
         if "stack" not in (self.method.options or ("stack",)):
             raise ModelError(f"{self.name} takes no stack, and is for models with one stack of blocks")
         if stack == "encoder" and "target" not in self.method.needs:

@@ -81,7 +81,7 @@ def test_of_an_encoder_decoder_the_targets_row_and_means(tmp_path: Path) -> None
         (
             {"stack": "cross", "second_text_column": "out", "methods": ["logit_contributions"]},
             ModelError,
-            "takes no stack",
+            "logits are followed through",
         ),
         ({"stack": "cross", "second_text_column": "out", "methods": ["attention_flow"]}, ModelError, "cross map"),
     ],
