@@ -304,10 +304,14 @@ def planted_command(
     write_text(out / "planted.json", json.dumps(truth.to_dict(), ensure_ascii=False, allow_nan=False))
     write_text(out / "planted.csv", truth.to_frame().to_csv(index=False))
     write_text(out / "planted.html", render_planted(truth))
-    ap, auroc = truth.summary("ap")["mean"], truth.summary("auroc")["mean"]
-    for name in ap.sort_values(ascending=False).index:
-        falls = [trap for trap, by_method in truth.falls().items() if by_method.get(name)]
-        common.say(f"{name}: AP {ap[name]:.3f}, AUROC {auroc[name]:.3f}, falls for {len(falls)} traps")
+    ap, auroc = truth.summary("ap").sort_values("mean", ascending=False), truth.summary("auroc")["mean"]
+    for name in map(str, ap.index):
+        means, every = ap.loc[name], truth.falls().values()
+        falls = [by_method[name] for by_method in every if name in by_method]
+        common.say(
+            f"{name}: AP {means['mean']:.3f}, AUROC {auroc[name]:.3f}, falls for {sum(falls)} traps of {len(falls)}; "
+            f"AP {means['tasks']:.2f} in tasks, {means['traps']:.2f} in traps"
+        )
     common.say(f"wrote {out / 'planted.html'}, planted.json and planted.csv")
     if is_opened:
         common.open_page(out / "planted.html")

@@ -96,8 +96,9 @@ class PlantedTruth(Result):
     settings: Mapping[str, Any]
 
     def summary(self, measure: Measure = "ap") -> "pd.DataFrame":
-        """Means over a model's layers: rows by method and baseline, columns by model, and first the mean over all.
+        """Means over a model's layers: rows by method and baseline, columns by model.
 
+        The first columns are the means over all models, over tasks and over traps.
         Raises InputError for another measure.
         """
         one_of("measure", measure, get_args(Measure))
@@ -106,7 +107,10 @@ class PlantedTruth(Result):
         )
         table = frame.pivot_table(index="method", columns="model", values=f"{measure}_mean", sort=False)
         table = table.reindex(index=frame.method.unique(), columns=frame.model.unique())
-        table.insert(0, "mean", table.mean(axis=1))
+        traps = [row.kind == "trap" for row in {row.title: row for row in self.recovered}.values()]
+        means = {"mean": table, "tasks": table.loc[:, [not trap for trap in traps]], "traps": table.loc[:, traps]}
+        for place, (name, part) in enumerate({name: part.mean(axis=1) for name, part in means.items()}.items()):
+            table.insert(place, name, part)
         return table
 
     def falls(self) -> dict[str, dict[str, bool]]:
@@ -122,12 +126,12 @@ class PlantedTruth(Result):
 class Inputs:
     """Inputs of a planted model as tensors: `[input, position]`, and the claimed flows `[input, layer, dest, src]`.
 
-    `together[n, j]` are the positions that are exchanged with j; `asked` are rows and positions of the answers.
+    `together[n, j]` are the positions that are exchanged with j; `answered` are rows and positions of the answers.
     """
 
     ids: Int[Tensor, "input position"]
     other: Int[Tensor, "input position"]
-    asked: tuple[Tensor, Tensor]
+    answered: tuple[Tensor, Tensor]
     answers: Int[Tensor, "answer"]
     flows: Bool[Tensor, "input layer dest src"]
     together: Bool[Tensor, "input src position"]
@@ -144,8 +148,8 @@ class Inputs:
             for unit in (*one.units, *(sources for _, _, *sources in one.flows)):
                 for member in unit:
                     together[row, member, list(unit)] = True
-        asked = [(row, position, answer) for row, one in enumerate(drawn) for position, answer in one.answers.items()]
-        rows, positions, answers = torch.tensor(asked).unbind(1)
+        places = [(row, position, answer) for row, one in enumerate(drawn) for position, answer in one.answers.items()]
+        rows, positions, answers = torch.tensor(places).unbind(1)
         ids, other = (torch.tensor([getattr(one, side) for one in drawn]) for side in ("ids", "other"))
         return cls(ids, other, (rows, positions), answers, flows, together)
 
@@ -182,7 +186,7 @@ def planted_truth(
     names = tuple(METHODS) if methods is None else tuple(planned.name for planned in plan_of(methods, None, METHODS))
     models = planted_models() if models is None else tuple(models)
     n_inputs, seed, interval = at_least_one("n_inputs", n_inputs), integer("seed", seed), interval or Interval()
-    settings = {"methods": names, "n_inputs": n_inputs, "seed": seed, "resamples": interval.resamples}
+    settings = {"methods": names, "n_inputs": n_inputs, "seed": seed, **interval.settings}
     store = open_store(folder, {**settings, "models": [planted.title for planted in models]})
     parts = {
         planted.title: store.part(
@@ -246,7 +250,7 @@ def _options_of(
         return
     further = inputs_of(planted, n_inputs, seed + 2)
     texts = list(further.ids)
-    last = dict(zip(further.asked[0].tolist(), further.asked[1].tolist(), strict=True))
+    last = dict(zip(further.answered[0].tolist(), further.answered[1].tolist(), strict=True))
     yield ZERO, {}
     yield "mean", {"baseline": "mean"}
     yield "corpus mean", {"baseline": mean_values(model, texts)}
@@ -272,7 +276,7 @@ def exchanged(model: nn.Module, inputs: Inputs) -> Bool[Tensor, "input layer des
             exchange = _Exchange(inputs, clean, other, sites.at(layer), dest)
             with temporary_hooks(model, exchange.hooks()):
                 answers = _answers(model, inputs, copies, length)
-            rows = inputs.asked[0]
+            rows = inputs.answered[0]
             differs = (answers != right[:, None]).int()
             changed[:, layer, dest] = torch.zeros(n, length, dtype=torch.int).index_add_(0, rows, differs) > 0
     return changed
@@ -320,12 +324,12 @@ def _activations(model: Any, sites: Sites, ids: Tensor) -> dict[str, Tensor]:
 
 
 def _answers(model: Any, inputs: Inputs, ids: Tensor, copies: int) -> Tensor:
-    """The predicted tokens at the asked positions, `[answer]` or, of several copies of an input, `[answer, copy]`."""
+    """The predicted tokens where answers stand, `[answer]` or, of several copies of an input, `[answer, copy]`."""
     with torch.no_grad():
         predicted: Tensor = model(ids).argmax(-1)
     if copies == 1:
-        return predicted[inputs.asked]
-    return predicted.reshape(len(inputs.ids), copies, -1)[inputs.asked[0], :, inputs.asked[1]]
+        return predicted[inputs.answered]
+    return predicted.reshape(len(inputs.ids), copies, -1)[inputs.answered[0], :, inputs.answered[1]]
 
 
 def check_truth(planted: Planted, model: nn.Module, inputs: Inputs) -> dict[str, float]:
@@ -351,12 +355,12 @@ def check_truth(planted: Planted, model: nn.Module, inputs: Inputs) -> dict[str,
 
 
 def candidates_of(planted: Planted, inputs: Inputs) -> Bool[Tensor, "input layer dest src"]:
-    """The pairs that may flow: not from later tokens where attention is causal, nor from the token itself."""
+    """The pairs that may flow: not from later tokens where attention is causal, nor, unless claimed, from itself."""
     length = inputs.ids.shape[1]
     pairs = torch.ones(length, length, dtype=torch.bool)
     if planted.architecture == "gpt2":
         pairs = pairs.tril()
-    if not planted.own_token:
+    if not inputs.flows.diagonal(dim1=-2, dim2=-1).any():
         pairs &= ~torch.eye(length, dtype=torch.bool)
     return pairs.expand_as(inputs.flows)
 
@@ -441,7 +445,7 @@ def _rows_of_targets(
     """
     last = {
         int(row): (int(position), int(answer))
-        for row, position, answer in zip(*inputs.asked, inputs.answers, strict=True)
+        for row, position, answer in zip(*inputs.answered, inputs.answers, strict=True)
     }
     by_target: dict[tuple[int, int], list[int]] = {}
     for row, target in last.items():

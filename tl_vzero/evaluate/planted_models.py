@@ -353,11 +353,11 @@ def induction() -> Task:
 
     def draw(random: Random) -> Drawn:
         contents = random.sample(range(N_CONTENTS), N_CONTENTS)
-        seen, spare = contents[:7], contents[7:]
+        written, spare = contents[:7], contents[7:]
         earlier = random.randrange(6)
         other = [random.choice(spare) for _ in range(8)]
         flows = [(0, earlier + 1, earlier), (1, 7, earlier + 1)]
-        return Drawn([*seen, seen[earlier]], other, {7: seen[earlier + 1]}, flows)
+        return Drawn([*written, written[earlier]], other, {7: written[earlier + 1]}, flows)
 
     return Task(ALPHABET, draw, n_layers=2)
 
@@ -531,7 +531,7 @@ def _from_itself(spaces: Mapping[str, Tensor]) -> tuple[list[Block], Tensor]:
 class Planted:
     """A model whose flows are known: its name and story, what it is asked, and the weights if written by hand.
 
-    `trap` says that something invites a wrong score; `own_token` that the destination itself may be a source.
+    `trap` says that something invites a wrong score.
     """
 
     name: str
@@ -540,7 +540,6 @@ class Planted:
     task: Task
     solution: Solution | None = None
     trap: bool = False
-    own_token: bool = False
 
     @property
     def kind(self) -> str:
@@ -662,11 +661,9 @@ def planted_models() -> tuple[Planted, ...]:
     for architecture in ("bert", "gpt2"):
         for name, task, solution in TASKS:
             models.append(Planted(name, architecture, task.__doc__ or "", task(), solution))
-        for name, story, asked, solution in TRAPS:
+        for name, story, of_trap, solution in TRAPS:
             if architecture == "bert" or name not in ERASED:
-                models.append(
-                    Planted(name, architecture, story, asked, solution, trap=True, own_token=name == "own token")
-                )
+                models.append(Planted(name, architecture, story, of_trap, solution, trap=True))
         for name, task, _ in TASKS:
             if (name, architecture) != ("induction", "bert"):  # both directions leave several ways to solve it
                 models.append(Planted(name, architecture, task.__doc__ or "", task()))
