@@ -254,7 +254,7 @@ def compare(
     checked = check_contracts(model, stack).stack
     named = effects_named(effects, corrupted=corrupted is not None, stack=checked)
     beside: Any = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "prepend_bos": prepend_bos}
-    named_one = any(given is not None for given in (decoder_inputs, target, target_ids, corrupted)) or len(named) > 1
+    named_one = any(option is not None for option in (decoder_inputs, target, target_ids, corrupted)) or len(named) > 1
     predicting = named_one or any("target" in planned.method.needs for planned in plan)
     encoded = encode_for(model, checked, inputs, decoder_inputs, predicting=predicting, **beside)
     return compare_planned(

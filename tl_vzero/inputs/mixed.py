@@ -97,9 +97,9 @@ def _checked(hf_model: Any, returned: Any, name: str) -> tuple[Tensor, dict[str,
     takes = inspect.signature(type(hf_model).forward).parameters
     for key in parts:
         if key not in _BESIDE or key not in takes:
-            read = ", ".join(each for each in ("input_ids", "attention_mask", *_BESIDE) if each in takes)
+            reads = ", ".join(read for read in ("input_ids", "attention_mask", *_BESIDE) if read in takes)
             raise InputError(
-                f"{name} holds {key!r}, which is not read here of a {type(hf_model).__name__}: expected only {read}; "
+                f"{name} holds {key!r}, which is not read here of a {type(hf_model).__name__}: expected only {reads}; "
                 "leave it out"
             )
     return ids[0].detach().cpu(), {key: value.detach() for key, value in parts.items()}
@@ -129,11 +129,11 @@ def _parts(hf_model: Any, media: Mapping[str, Tensor], ids: Tensor, name: str) -
             f"the {kind} of {name} cannot be laid out, {argument!r} of shape {shown(list(media[argument].shape))}",
         ):
             labelled = _images(hf_model.config, media, len(at)) if kind == "image" else _sounds(hf_model, media)
-        made = sum(len(labels) for labels, _ in labelled)
-        if made != len(at) or not at:
+        n_positions = sum(len(labels) for labels, _ in labelled)
+        if n_positions != len(at) or not at:
             raise InputError(
-                f"{name} has {len(at)} tokens for its {kind}s and {argument!r} makes {made}: expected as many, as the "
-                "model's processor writes them"
+                f"{name} has {len(at)} tokens for its {kind}s and {argument!r} makes {n_positions}: expected as many, "
+                "as the model's processor writes them"
             )
         rest = iter(at)
         for n, (labels, grid) in enumerate(labelled, 1):

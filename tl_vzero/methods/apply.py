@@ -170,10 +170,10 @@ def visit_layers(
 
     def show(index: int, block: CleanBlock) -> None:
         dtype = torch.float64 if block.output.dtype == torch.float64 else torch.float32
-        own, other = weights(index, dtype, sites.stack), None
+        itself, other = weights(index, dtype, sites.stack), None
         if sites.stack in ("decoder", "cross"):
             other = weights(index, dtype, "cross" if sites.stack == "decoder" else "decoder")
-        visit(layer_of(index, block, dtype, own, other, sites.stack))
+        visit(layer_of(index, block, dtype, itself, other, sites.stack))
 
     if cache is None:
         ids, beside = read_by(model, group)

@@ -80,12 +80,12 @@ def head_steps(model: nn.Module, run: Callable[[], tuple[Vector, Written]]) -> l
 def _outside_blocks(model: nn.Module) -> Iterator[nn.Module]:
     """The modules with weights of the model and its head, but for those of its blocks."""
     head = class_head_of(model)
-    seen = {id(module) for module in nn.Module.modules(model.blocks)}  # type: ignore[arg-type]
+    passed = {id(module) for module in nn.Module.modules(model.blocks)}  # type: ignore[arg-type]
     for root in [*roots_of(model), *([] if head is None else [head.whole])]:
         for module in nn.Module.modules(root):
-            if id(module) not in seen and _weight(module) is not None:
+            if id(module) not in passed and _weight(module) is not None:
                 yield module
-            seen.add(id(module))
+            passed.add(id(module))
 
 
 def _weight(module: nn.Module, names: tuple[str, ...] = ("weight", "W_U", "W", "w")) -> Tensor | None:
@@ -109,8 +109,8 @@ def _step(
             bias = None if bias is None else bias.to(read)
             for matrix, centred in _maps(weight.to(read), bias, acted, of_row):
                 step = HeadStep(read, activation, matrix, centred, bias)
-                given = step.linear(acted) if bias is None else step.linear(acted) + bias
-                if relative_difference(given, of_row) <= tolerance:
+                computed = step.linear(acted) if bias is None else step.linear(acted) + bias
+                if relative_difference(computed, of_row) <= tolerance:
                     return step, of_row
     return None, read
 

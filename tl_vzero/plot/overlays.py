@@ -103,7 +103,7 @@ def patch_overlay(
         layout["xaxis2"] = {"domain": [PICTURE_SHARE + 0.03, 1], "visible": False}
         layout["yaxis2"] = {"autorange": "reversed", "visible": False, "anchor": "x2"}
         column.append(_lines(scores, text, beside[start], trace))
-    figure = parts.drawn([go.Heatmap(each) for each in column], layout, **look)
+    figure = parts.drawn([go.Heatmap(part) for part in column], layout, **look)
     place = {scores.src_positions[index]: cell for index, cell in patches.items()}.get(scores.dest_positions[row])
     lines = [scores.src_positions[index] for index in text]
     frame: dict[str, Any] | None = None
