@@ -281,7 +281,9 @@ def removal_command(
 
 @common.command(evaluate_app, "planted", "--quick --open", "--out planted --seed 1")
 def planted_command(
-    method: common.MethodsOption = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A name that `tl-vzero methods` lists; may be repeated. Default: all.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A third of the inputs, and no trained models.")] = False,
     seed: Annotated[int, typer.Option(help="Draws weights and inputs.")] = 0,
     out: Annotated[

@@ -120,6 +120,13 @@ def coverage_rows() -> list[dict[str, Any]]:
     ]
 
 
+DIFFUSION = "LLaDA, LLaDA 2, Dream, BD3LM, GIDD"
+OF_OWN_CODE = (
+    "transformers has no class for them, and the code in a model's own folder is run only with trust_remote_code=True; "
+    "no map of one was measured"
+)
+
+
 def _table(covered: dict[str, Any]) -> str:
     lines = list(covered["measured_with"])
     rows = [["architecture", "Hugging Face class", "heads of values", "stacks", *lines]]
@@ -141,6 +148,7 @@ def _table(covered: dict[str, Any]) -> str:
                 lines_by_reason.setdefault(result["refused"], []).append(line)
         for reason, refusing in lines_by_reason.items():
             shown.append(f"    {name} ({architecture['class']}), {', '.join(refusing)}: {reason}")
+    shown.append(f"    diffusion language models ({DIFFUSION}), 3.9, 4.3: {OF_OWN_CODE}")
     return "\n".join(shown)
 
 

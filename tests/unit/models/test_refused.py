@@ -1,17 +1,22 @@
 """What TransformerLens reads and tl_vzero refuses: blocks whose mixing no zeroed value would show."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.architecture_row import IDS, LINE
 from support.architectures import ARCHITECTURES
 from support.models import bridge, hf_gpt2, hf_llama, hf_neox, loaded, tokenizer
 from support.refused_rows import REFUSED, Refused
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import tl_vzero
+from tl_vzero.cli import app
 from tl_vzero.errors import ModelError
 
 
@@ -86,3 +91,14 @@ def test_a_bridge_that_is_made_to_compute_something_else(monkeypatch: pytest.Mon
     monkeypatch.setattr(sources, "build_bridge_from_module", build_with_another_norm)
     with pytest.raises(ModelError, match="other hidden states than GPT2LMHeadModel"):
         tl_vzero.load_model(hf_gpt2(), tokenizer())
+
+
+def test_a_folder_with_code_of_its_own_is_refused_until_that_is_trusted(tmp_path: Path) -> None:
+    """As diffusion language models come: transformers has no class for them."""
+    written = {"AutoConfig": "configuration_llada.LLaDAConfig", "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM"}
+    config = {"architectures": ["LLaDAModelLM"], "model_type": "llada", "auto_map": written}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="trust_remote_code=True"):
+        tl_vzero.load_model(str(tmp_path))
+    assert "diffusion language models (LLaDA, " in CliRunner().invoke(app, ["models"]).output
