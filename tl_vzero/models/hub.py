@@ -167,6 +167,8 @@ def unreadable_because(source: Source) -> str:
     folder = Path(source.location)
     if not folder.is_dir():
         return f"{_near(source.name)} ({offline_choices()})"
+    if _config_of(folder / "config.json").get("auto_map"):
+        return " (its config.json names code of its own, which is run only with trust_remote_code=True: trust it first)"
     if any((folder / name).is_file() for name in (WEIGHTS[0], PARTS[0])):
         return ""
     return (
