@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,16 @@ from tl_vzero.rollout import roll_out_jointly
 from tl_vzero.scores import Scores
 from tl_vzero.words import span_label
 from tl_vzero.zeroing.engine import zeroed_maps
-from tl_vzero.zeroing.request import ENGINES, MEMORY_MB, Request, Wanted, checked_spans, megabytes
+from tl_vzero.zeroing.request import (
+    CONFIDENCE,
+    ENGINES,
+    MEMORY_MB,
+    Request,
+    Wanted,
+    checked_spans,
+    checked_tolerance,
+    megabytes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +70,9 @@ def value_zeroing(
     progress: bool = False,
     prepend_bos: bool = False,
     memory_mb: float = MEMORY_MB,
+    tolerance: float | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
 ) -> Scores | list[Scores]:
     """Value Zeroing: how far does each block output move when one source's value vector is zeroed?
 
@@ -138,6 +151,7 @@ def value_zeroing(
         cache=cache,
         batch_size=positive("batch_size", batch_size),
         memory_mb=megabytes(memory_mb),
+        tolerance=checked_tolerance(tolerance, confidence, seed, distance_name, engine),
     )
     encoded = encode_for(
         model,
@@ -156,6 +170,8 @@ def value_zeroing(
         "heads": None if request.heads is None else list(request.heads),
         **{name: getattr(request, name) for name in ("per_head", "final_norm", "engine", "batch_size", "memory_mb")},
     }
+    if request.tolerance is not None:
+        options |= {"tolerance": tolerance, "confidence": confidence, "seed": seed}
     metadata = provenance(model, sites.stack) | {"options": options}
     scored: dict[int, Scores] = {}
     total = len(request.layers) * sum(len(of_sentence.spans) for of_sentence in wanted.values())
@@ -166,15 +182,23 @@ def value_zeroing(
             request = replace(request, norm=final_norm_of(model, sites, ids, beside.get("decoder_ids")))
         request = replace(request, advance=bar.update)
         for batch in encoded.batches():
-            maps, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
-            for sentence, values in zip(batch, maps, strict=True):
-                values = values.to(result_dtype(model))
-                scored[sentence.row] = _zeroing_scores(request, wanted[sentence.row], sentence, values, metadata | how)
+            maps, errors, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
+            for sentence, values, error in zip_longest(batch, maps, errors):
+                if error is not None:
+                    how = how | {"guessed": float((error > 0).double().mean())}
+                scored[sentence.row] = _zeroing_scores(
+                    request, wanted[sentence.row], sentence, values.to(result_dtype(model)), error, metadata | how
+                )
     return encoded.in_order(scored)
 
 
 def _zeroing_scores(
-    request: Request, wanted: Wanted, sentence: Sentence, values: Tensor, metadata: dict[str, Any]
+    request: Request,
+    wanted: Wanted,
+    sentence: Sentence,
+    values: Tensor,
+    error: Tensor | None,
+    metadata: dict[str, Any],
 ) -> Scores:
     sources, zeroed_jointly = sentence.sources, request.spans is not None
     return labelled(
@@ -192,6 +216,7 @@ def _zeroing_scores(
         ),
         src_positions=tuple(span[0] for span in wanted.spans),
         src_spans=wanted.spans if zeroed_jointly else None,
+        error=error if error is None or request.per_head else error.squeeze(1),
     )
 
 

@@ -118,6 +118,7 @@ class Scores(Drawn):
     stage: Stage = "raw"
     unit: Literal["token", "word"] = "token"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    error: Float[Tensor, "*axes dest src"] | None = None
 
     def __post_init__(self) -> None:
         if not self.values.is_floating_point():

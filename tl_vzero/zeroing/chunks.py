@@ -226,6 +226,10 @@ class Chunk:
         of_clean, of_map = (torch.from_numpy(np.concatenate(parts)).to(like.device) for parts in (clean, cells))
         return cls(tuple(places), rows, of_clean, of_map, pattern, workspace)
 
+    def some(self, rows: Int[Tensor, "picked"]) -> "Chunk":
+        """Some pairs of the chunk, in no place together."""
+        return Chunk((), len(rows), self.clean[rows], self.cells[rows], self.pattern[rows], self.workspace)
+
     def grid(self, buffer: Float[Tensor, "row width"]) -> Float[Tensor, "*pairs width"]:
         """A buffer in the shape in which `clean_rows` broadcasts to it."""
         return self.places[0].grid(buffer) if len(self.places) == 1 else buffer
@@ -318,6 +322,20 @@ class LostValues:
             by_head = lost.view(len(self.w_o), len(values), -1)
             torch.bmm(values.transpose(0, 1), self.w_o, out=by_head)
             yield Group(values, by_head.transpose(0, 1), together, self.zeroed)
+
+    def of_pairs(
+        self, part: SentencePart, source: Int[Tensor, "pair"], dest: Int[Tensor, "pair"]
+    ) -> Float[Tensor, "pair feature"]:
+        """What attention's output loses at some pairs of a sentence, in the order of their sources."""
+        first = sum(len(other.pattern) for other in self.zeroed.parts if other.first_row < part.first_row)
+        delta = self.w_o.new_empty(len(source), self.w_o.shape[-1])
+        columns, counts = source.unique_consecutive(return_counts=True)
+        pattern = part.pattern[source, dest].to(delta)
+        ends = counts.cumsum(0).tolist()
+        for column, start, end in zip(columns.tolist(), [0, *ends], ends, strict=False):
+            written = torch.einsum("hk,hkd->hd", self.zeroed.values[first + column], self.w_o)
+            torch.mm(pattern[start:end], written, out=delta[start:end])
+        return delta
 
     def _sharing_tables(self, chunks: Sequence[list[Segment]]) -> Iterator[list[list[Segment]]]:
         """Chunks that share tables: as many as stay in the cache, one at least."""

@@ -38,8 +38,9 @@ from tl_vzero.zeroing.by_modules import ModulePairs, module_form
 from tl_vzero.zeroing.chunks import Chunk, Column, Mixed, SentencePart, Workspace, Zeroed, workspace_of
 from tl_vzero.zeroing.crossing import Crossing, crossing_of
 from tl_vzero.zeroing.forms import SAME_PRODUCT, BlockRows, CleanForm, WeightCache, random_direction, recognise
-from tl_vzero.zeroing.pairs import PairZeroing, Route
+from tl_vzero.zeroing.pairs import PairZeroing, Parts, Route
 from tl_vzero.zeroing.request import Request, Wanted, pick
+from tl_vzero.zeroing.sketch import can_be_sketched, sketched_maps
 
 # What another value costs shows tests/bench/bench_closed_form.py.
 NARROW = 256  # features, up to which float64 costs next to nothing
@@ -55,6 +56,19 @@ class PaddingMatters(NotInClosedForm):
     """What a padded run gives is not what its sentences alone give."""
 
 
+@dataclass(frozen=True, eq=False)
+class ClosedMaps:
+    """Of each sentence its raw maps, with a tolerance how far their shares may be off, and each layer's route."""
+
+    values: list[Float[Tensor, "layer map _ _"]]
+    errors: list[Float[Tensor, "layer map _ _"]]
+    routes: tuple[str, ...]
+
+    def with_more(self, other: "ClosedMaps") -> "ClosedMaps":
+        """The sentences of both."""
+        return ClosedMaps(self.values + other.values, self.errors + other.errors, other.routes)
+
+
 def closed_maps(
     request: Request,
     ids: Sequence[Int[Tensor, "_"] | Float[Tensor, "..."]],
@@ -64,14 +78,14 @@ def closed_maps(
     clean: Clean | None = None,
     averaged: Bool[Tensor, "sentence position"] | None = None,
     **beside: Unpack[Beside],
-) -> tuple[list[Float[Tensor, "layer map _ _"]], tuple[str, ...]]:
+) -> "ClosedMaps":
     """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
 
     `clean` is their clean run, where it is there already; else one block's activations are held at a time. `averaged`
     marks the positions that a mean goes over.
     Raises NotInClosedForm for a block of no known form, PaddingMatters where the sentences must run by themselves.
     """
-    by_layer: dict[int, tuple[list[Tensor], str]] = {}
+    by_layer: dict[int, _Maps] = {}
     mask = _mask(ids)
     padding_from_token = None if mask is None else mask[:, None, :, None] & ~mask[:, None, None, :]
 
@@ -95,8 +109,12 @@ def closed_maps(
         else:
             for layer in request.layers:
                 visit(layer, clean[layer])
-    maps, routes = zip(*(by_layer[layer] for layer in request.layers), strict=True)
-    return [torch.stack(layers) for layers in zip(*maps, strict=True)], routes
+    every = [by_layer[layer] for layer in request.layers]
+    values, errors = (
+        [torch.stack(layers) for layers in zip(*of_layers, strict=True)]
+        for of_layers in ([maps.values for maps in every], [maps.errors for maps in every])
+    )
+    return ClosedMaps(values, [] if request.tolerance is None else errors, tuple(maps.route for maps in every))
 
 
 def _mask(ids: Sequence[Tensor]) -> Bool[Tensor, "sentence position"] | None:
@@ -108,7 +126,7 @@ def _mask(ids: Sequence[Tensor]) -> Bool[Tensor, "sentence position"] | None:
     return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def _layer_maps(run: "_Run", layer: int, block: CleanBlock) -> tuple[list[Tensor], str]:
+def _layer_maps(run: "_Run", layer: int, block: CleanBlock) -> "_Maps":
     """One layer's maps and route; raises NotInClosedForm where it has none."""
     # The algebra is ours: where a block has parts that it does not fit, the model itself may run well.
     with foreign_errors_as(NotInClosedForm, f"its algebra failed on block {layer}"):
@@ -159,6 +177,15 @@ class _Run:
 
 
 @dataclass(frozen=True, eq=False)
+class _Maps:
+    """Of each sentence its raw maps, and how far the shares of their rows may be off; the route taken."""
+
+    values: list[Float[Tensor, "map _ _"]]
+    errors: list[Float[Tensor, "map _ _"]]
+    route: Route
+
+
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """One layer of a run, its clean block, its weights in the dtype to compute in, and what stands in for values."""
 
@@ -186,7 +213,7 @@ class _Layer:
         """An activation at the wanted destinations."""
         return _rows_of(activation, self.run.rows, dtype)
 
-    def maps(self) -> tuple[list[Float[Tensor, "map _ _"]], Route] | None:
+    def maps(self) -> "_Maps | None":
         """Raw maps, one for each sentence of the run, and the route taken; None if the block is not recognised."""
         request = self.run.request
         heads = request.zeroed_heads
@@ -200,20 +227,58 @@ class _Layer:
         if way is None:
             return None
         pairs_of, route = way
-        maps = torch.cat([entries.flatten(1) for entries in affected], dim=1).to(wide_dtype(marked.device))
+        reached = torch.cat([entries.flatten(1) for entries in affected], dim=1)
+        maps = reached.to(wide_dtype(marked.device))
+        errors = torch.zeros_like(maps)
         outputs = self.rows(self.block.output, self.dtype)
         for index, query_heads in enumerate(head_sets):
             pairs = pairs_of(self._zeroed(query_heads))
+            guessed = self._guessed(pairs, outputs, columns[index], [entries[index] for entries in affected])
+            if guessed is not None:
+                maps[index], errors[index] = guessed
+                continue
             for chunk, change, vanishing in pairs.changes(columns[index]):
-                distances, little = self._measure(outputs, chunk, change)
-                little |= vanishing
-                if little.any():
-                    at = little.nonzero().squeeze(-1)
-                    distances[at] = self._distances(*pairs.outputs(chunk, at))
-                maps[index, chunk.cells] *= distances
+                maps[index, chunk.cells] *= self._of_change(pairs, outputs, chunk, change, vanishing)
         check_finite_distances(request.distance_name, maps, f"block {self.layer}")
-        by_sentence = maps.split([entries[0].numel() for entries in affected], dim=1)
-        return [flat.view(entries.shape) for flat, entries in zip(by_sentence, affected, strict=True)], route
+        sizes = [entries[0].numel() for entries in affected]
+        by_sentence = zip(maps.split(sizes, dim=1), errors.split(sizes, dim=1), affected, strict=True)
+        both = [(flat.view(entries.shape), error.view(entries.shape)) for flat, error, entries in by_sentence]
+        return _Maps([values for values, _ in both], [error for _, error in both], route)
+
+    def _of_change(
+        self,
+        pairs: PairZeroing | ModulePairs,
+        outputs: Float[Tensor, "clean_row feature"],
+        chunk: Chunk,
+        change: Float[Tensor, "row feature"],
+        vanishing: Bool[Tensor, "row"],
+    ) -> Float[Tensor, "row"]:
+        """How far a chunk's outputs move."""
+        distances, little = self._measure(outputs, chunk, change)
+        little |= vanishing
+        if little.any():
+            at = little.nonzero().squeeze(-1)
+            distances[at] = self._distances(*pairs.outputs(chunk, at))
+        return distances
+
+    def _of_parts(self, pairs: PairZeroing, outputs: Tensor, chunk: Chunk, parts: Parts) -> Float[Tensor, "row"]:
+        change = pairs.change(chunk, parts)
+        return self._of_change(pairs, outputs, chunk, change, parts.vanishing)
+
+    def _guessed(
+        self,
+        pairs: PairZeroing | ModulePairs,
+        outputs: Float[Tensor, "clean_row feature"],
+        columns: Sequence[Column],
+        affected: Sequence[Bool[Tensor, "_ _"]],
+    ) -> tuple[Tensor, Tensor] | None:
+        """A map within the tolerance and its errors; None where all pairs are to be exact. A norm after the block is
+        not of its form.
+        """
+        tolerance = self.run.request.tolerance
+        if tolerance is None or self.run.request.norm_after(self.layer) is not None or not can_be_sketched(pairs):
+            return None
+        return sketched_maps(pairs, columns, affected, outputs, partial(self._of_parts, pairs, outputs), tolerance)
 
     # How the pairs are computed.
 

@@ -23,7 +23,7 @@ from tl_vzero.models.facts import context_length
 from tl_vzero.models.run import Beside
 from tl_vzero.models.signals import Signal, n_positions_of, signal_of
 from tl_vzero.models.sites import Stack
-from tl_vzero.zeroing.closed_form import FOLDS_SHARE, NotInClosedForm, PaddingMatters, closed_maps
+from tl_vzero.zeroing.closed_form import FOLDS_SHARE, ClosedMaps, NotInClosedForm, PaddingMatters, closed_maps
 from tl_vzero.zeroing.forms import WeightCache, weight_cache_of
 from tl_vzero.zeroing.hooked import hooked_maps
 from tl_vzero.zeroing.request import Request, Wanted
@@ -50,28 +50,31 @@ _VERDICTS: WeakKeyDictionary[nn.Module, dict[Stack | None, tuple[object, Verdict
 
 def zeroed_maps(
     request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
-) -> tuple[Maps, dict[str, Any]]:
-    """Raw maps of each sentence, and metadata: the engine, why not the other one, the closed form's route by layer.
+) -> tuple[Maps, Maps, dict[str, Any]]:
+    """Raw maps of each sentence, how far their shares may be off where that is asked for, and metadata: the engine,
+    why not the other one, the closed form's route by layer.
 
     `sentences` go from short to long; `wanted` is by their row in the caller's batch. Raises ModelError where
     engine="closed_form" is asked for and does not apply.
     """
+    maps: Maps = []
     reason: str | None = None
     if request.engine != "hooks":
         try:
-            maps, routes = _in_closed_form(request, sentences, wanted, weights_sha256)
-            return maps, {"engine": "closed_form", "engine_reason": None, "routes": list(routes)}
+            closed = _in_closed_form(request, sentences, wanted, weights_sha256)
+            how = {"engine": "closed_form", "engine_reason": None, "routes": list(closed.routes)}
+            return closed.values, closed.errors, how
         except NotInClosedForm as error:
             reason = str(error)
         if request.engine == "closed_form":
             raise ModelError(f'engine="closed_form" cannot be used: {reason}; use engine="auto" or "hooks"')
-    maps = []
     for _, alike in groupby(sentences, key=lambda sentence: (sentence.shape, wanted[sentence.row].spans)):
         for group in _together(request, [list(alike)]):
             ids, beside = read_by(request.model, group)
             clean, averaged = _cached(request, group), own_text(group)
             maps += hooked_maps(request, ids, wanted[group[0].row], clean=clean, averaged=averaged, **beside)
-    return maps, {"engine": "hooks", "engine_reason": reason, "routes": []}
+    errors = [] if request.tolerance is None else [torch.zeros_like(one) for one in maps]
+    return maps, errors, {"engine": "hooks", "engine_reason": reason, "routes": []}
 
 
 def _cached(request: Request, group: list[Sentence]) -> Clean | None:
@@ -104,8 +107,8 @@ def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]
 
 def _in_closed_form(
     request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
-) -> tuple[Maps, tuple[str, ...]]:
-    """Maps and routes; raises NotInClosedForm where the closed form does not apply."""
+) -> ClosedMaps:
+    """Maps, errors and routes; raises NotInClosedForm where the closed form does not apply."""
     model, stack = request.model, request.sites.stack
     if has_user_hooks(model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
@@ -118,7 +121,7 @@ def _in_closed_form(
     if verdict == "wrong":
         raise NotInClosedForm("on a probe it did not give what the hook engine gives")
 
-    def maps_of(group: list[Sentence]) -> tuple[Maps, tuple[str, ...]]:
+    def maps_of(group: list[Sentence]) -> ClosedMaps:
         """Of sentences that share one clean run."""
         ids = [ids_of(model, [sentence.encoder or sentence])[0] for sentence in group]
         decoded = group[0].encoder is not None
@@ -129,18 +132,15 @@ def _in_closed_form(
 
     alone = any(sentence.signal is not None or sentence.media for sentence in sentences)
     pads = verdict == "right, padded too" and request.cache is None and not alone
-    maps: Maps = []
-    routes: tuple[str, ...] = ()
+    every = ClosedMaps([], [], ())
     runs = _padded(sentences, PADDING_PER_RUN) if pads else same_shape(sentences)
     for group in _together(request, runs):
         try:
-            of_group, routes = maps_of(group)
-            maps += of_group
+            every = every.with_more(maps_of(group))
         except PaddingMatters:
             for alike in same_shape(group):
-                of_group, routes = maps_of(alike)
-                maps += of_group
-    return maps, routes
+                every = every.with_more(maps_of(alike))
+    return every
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ def _probe(request: Request, sentence: Sentence, weight_cache: WeightCache) -> V
         def agrees(which: Sequence[int]) -> bool:
             ids, wanted = [probes[n].ids for n in which], [probes[n].wanted for n in which]
             try:
-                closed, _ = closed_maps(request, ids, wanted, weight_cache, **probes[which[0]].beside)
+                closed = closed_maps(request, ids, wanted, weight_cache, **probes[which[0]].beside).values
             except PaddingMatters:
                 return False
             return all(_same_maps(maps, hooked[n], dtype) for maps, n in zip(closed, which, strict=True))

@@ -3,7 +3,7 @@
 What attention loses goes through the norms as two scalars per pair, and through the MLP by one of three routes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_vzero.distance import LITTLE_LEFT, wide_dtype
 from tl_vzero.models.blocks import BlockWeights
-from tl_vzero.zeroing.chunks import Changes, Chunk, Column, Group, LostValues, Outputs, Zeroed
+from tl_vzero.zeroing.chunks import Changes, Chunk, Column, Group, LostValues, Outputs, SentencePart, Zeroed
 from tl_vzero.zeroing.forms import CleanForm, NormState, Rows, WeightCache
 
 Route = Literal["direct", "factored", "folded", "modules", "none"]
@@ -153,6 +153,23 @@ def into_mlp(
     return products
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a chunk's pairs lose: past the MLP, and between its two products, None where it never sees the change.
+
+    `vanishing` marks the pairs of which a norm has too little left for a difference to tell.
+    """
+
+    residual: Float[Tensor, "row feature"]
+    hidden: Float[Tensor, "row d_mlp"] | None
+    vanishing: Bool[Tensor, "row"]
+
+    def some(self, rows: Int[Tensor, "picked"]) -> "Parts":
+        """The same of some pairs, in memory of their own."""
+        hidden = None if self.hidden is None else self.hidden[rows]
+        return Parts(self.residual[rows], hidden, self.vanishing[rows])
+
+
 @runtime_checkable
 class Between(Protocol):
     """Another attention of the block, which reads what this one loses before the form does.
@@ -203,6 +220,11 @@ class PairZeroing:
 
     def changes(self, columns: Sequence[Column]) -> Changes:
         """Every pair of the columns with its change, which the caller may overwrite, and where norms read nothing."""
+        for chunk, parts in self.parts(columns):
+            yield chunk, self.change(chunk, parts), parts.vanishing
+
+    def parts(self, columns: Sequence[Column]) -> Iterator[tuple[Chunk, "Parts"]]:
+        """Every pair of the columns with what its change is made of, before the MLP's second product."""
         for group in self.lost.groups(columns):
             tables = self._source_tables(group)
             for chunk in group.chunks():
@@ -210,7 +232,7 @@ class PairZeroing:
                 lost = group.delta(chunk)
                 if self.between is not None:
                     lost = self.between.change(chunk, lost, vanishing)
-                yield chunk, self._output_change(chunk, lost, tables, vanishing), vanishing
+                yield chunk, self._parts(chunk, lost, tables, vanishing)
 
     def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
@@ -253,13 +275,25 @@ class PairZeroing:
             tables.append(table.transpose(0, 1))
         return tuple(tables)
 
-    def _output_change(
-        self, chunk: Chunk, delta: Tensor, tables: Sequence[Tensor], vanishing: Bool[Tensor, "row"]
-    ) -> Float[Tensor, "row feature"]:
-        """Clean minus changed output; marks the pairs at which a norm reads nearly nothing as `vanishing`."""
+    def scattered(self, part: SentencePart, wanted: Bool[Tensor, "dest src"]) -> Iterator[tuple[Chunk, Parts]]:
+        """The same of any pairs of a sentence, whatever rectangles they are in, at the cost of both products."""
+        direct = PairZeroing(self.weights, self.form, "direct", self.cache, self.block, self.between, self.zeroed)
+        sources, destinations = wanted.T.nonzero(as_tuple=True)
+        for some in torch.arange(len(sources), device=wanted.device).split(self.lost.max_rows):
+            source, dest = sources[some], destinations[some]
+            delta = self.lost.of_pairs(part, source, dest)
+            clean, cells = part.first_row + dest, part.first_cell + dest * wanted.shape[1] + source
+            chunk = Chunk((), len(some), clean, cells, delta[:, :0], self.workspace)
+            vanishing = torch.zeros(len(some), dtype=torch.bool, device=wanted.device)
+            if self.between is not None:
+                delta = self.between.change(chunk, delta, vanishing)
+            yield chunk, direct._parts(chunk, delta, (), vanishing)
+
+    def _parts(self, chunk: Chunk, delta: Tensor, tables: Sequence[Tensor], vanishing: Bool[Tensor, "row"]) -> "Parts":
+        """What goes past the MLP and what is in it; marks the pairs at which a norm reads nearly nothing."""
         form = self.form
         if form.first is None or form.mlp is None or self.weights.w_out is None:
-            return delta
+            return Parts(delta, None, vanishing)
         direct = self.route == "direct"
         first = NormChange.of(form.first, delta, chunk, centred=self.centred)
         vanishing |= first.vanishing
@@ -277,16 +311,23 @@ class PairZeroing:
             of_change = of_change * between.of_change
             read = between.apply(self._copy(residual)) if direct else None
         hidden = self._hidden_change(chunk, read if direct else None, of_clean, of_change, tables)
+        return Parts(residual, hidden, vanishing)
+
+    def change(self, chunk: Chunk, parts: "Parts") -> Float[Tensor, "row feature"]:
+        """Clean minus changed output of a chunk's pairs, in the place of what went past the MLP."""
+        form, residual, hidden = self.form, parts.residual, parts.hidden
+        if hidden is None or self.weights.w_out is None:
+            return residual
         if form.name == "sandwich" and form.last is not None:
             written = hidden @ self.weights.w_out
             last = NormChange.of(form.last, written, chunk)
-            vanishing |= last.vanishing
+            parts.vanishing.logical_or_(last.vanishing)
             return residual.add_(last.apply(written))
         change = residual.addmm_(hidden, self.weights.w_out)
         if form.last is None:
             return change
         last = NormChange.of(form.last, change, chunk)
-        vanishing |= last.vanishing
+        parts.vanishing.logical_or_(last.vanishing)
         return last.apply(change)
 
     def _copy(self, change: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
@@ -314,6 +355,8 @@ class PairZeroing:
         hidden = self.weights.activation(entering[0])
         for linear in entering[1:]:
             hidden.mul_(linear)
+        if not chunk.places:
+            return torch.sub(self.form.mlp.hidden[chunk.clean], hidden, out=hidden)
         for place in chunk.places:
             grid = place.grid(hidden)
             torch.sub(place.clean_grid(self.form.mlp.hidden), grid, out=grid)

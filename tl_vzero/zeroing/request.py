@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from tl_vzero.choices import Position, Positions, listed, positions, positions_in
+from tl_vzero.choices import Position, Positions, integer, listed, positions, positions_in
 from tl_vzero.distance import Distance, cosine
 from tl_vzero.errors import InputError, InputTypeError, shown, unknown_name
 from tl_vzero.inputs.baselines import ZERO, Baseline
@@ -26,6 +26,7 @@ Span = tuple[int, ...]  # positions that are zeroed together
 
 ENGINES = ("auto", "hooks", "closed_form")
 MEMORY_MB = 256.0
+CONFIDENCE = 1 - 1e-6
 WORDS = "words"
 PHRASES: dict[str, Callable[[str, Sequence[Range]], tuple[Phrase, ...]]] = {
     "noun_chunks": noun_chunks,
@@ -69,6 +70,15 @@ def pick(tensor: Tensor, axis: int, positions: tuple[int, ...]) -> Tensor:
     return tensor.index_select(axis, torch.tensor(positions, device=tensor.device))
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a share, an entry of a normalised row, may be off, and how sure it is that a whole row keeps to that."""
+
+    share: float
+    confidence: float
+    seed: int
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """The model and which maps to compute of it; the options are those of `value_zeroing`, and `None` means all.
@@ -95,6 +105,7 @@ class Request:
     norm: FinalNorm | None = None
     advance: Callable[[float], object] = lambda sources: None
     baseline: Baseline = ZERO
+    tolerance: Tolerance | None = None
 
     @property
     def zeroed_heads(self) -> tuple[int, ...]:
@@ -133,6 +144,34 @@ def megabytes(memory_mb: float) -> float:
     if not 0 < memory_mb < float("inf"):
         raise InputError(f"memory_mb is {memory_mb}: expected a positive number of megabytes")
     return float(memory_mb)
+
+
+def checked_tolerance(
+    tolerance: float | None, confidence: float, seed: int, distance_name: str, engine: str
+) -> Tolerance | None:
+    """Check how far a share may be off; raises InputError or InputTypeError, also where it cannot be bounded."""
+    if tolerance is None:
+        return None
+    for name, value, expected in (("tolerance", tolerance, "0.01"), ("confidence", confidence, "0.999")):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputTypeError(
+                f"{name} is {type(value).__name__}: expected a number between 0 and 1, such as {expected}"
+            )
+        if not 0 < value < 1:
+            raise InputError(f"{name} is {value}: expected a number between 0 and 1, such as {expected}")
+    if not 0 <= integer("seed", seed) < 2**63:
+        raise InputError(f"seed is {seed}: expected an integer from 0 to below 2**63")
+    if distance_name != "cosine":
+        raise InputError(
+            f'tolerance={tolerance} given with distance {distance_name}: the error is known for distance="cosine" '
+            "alone; take that, or leave tolerance out"
+        )
+    if engine == "hooks":
+        raise InputError(
+            f'tolerance={tolerance} given with engine="hooks", which computes every pair: expected engine="auto" or '
+            '"closed_form", or leave tolerance out'
+        )
+    return Tolerance(float(tolerance), float(confidence), seed)
 
 
 def checked_spans(spans: str | Iterable[Positions] | None) -> tuple[tuple[Position, ...], ...] | str | None:
