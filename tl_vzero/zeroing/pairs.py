@@ -212,12 +212,11 @@ class PairZeroing:
                     lost = self.between.change(chunk, lost, vanishing)
                 yield chunk, self._output_change(chunk, lost, tables, vanishing), vanishing
 
-    def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
+    def outputs(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
         output_from = self.form.output_from if self.between is None else self.between.output_from
         assert output_from is not None
-        left, whole = self.zeroed.attention_outputs(chunk, pairs, self.weights.w_o, self.weights.b_o)
-        rows = chunk.clean[pairs]
+        left, whole = self.zeroed.attention_outputs(rows, columns, self.weights.w_o, self.weights.b_o)
         return output_from(rows, whole), output_from(rows, left)
 
     def _through_norms(self, rows: Float[Tensor, "*axes feature"]) -> Float[Tensor, "*axes feature"]:
