@@ -121,7 +121,10 @@ _SPARE: WeakKeyDictionary[nn.Module, list[Workspace]] = WeakKeyDictionary()
 
 @contextmanager
 def workspace_of(model: nn.Module, max_bytes: float) -> Iterator[Workspace]:
-    """The buffers of a model's last call, or new ones where they are in use or larger than is allowed now."""
+    """The buffers of a model's last call, or new ones where they are in use or larger than is allowed now.
+
+    On a GPU torch keeps what is freed, for whoever asks next: nothing is held there between calls.
+    """
     spare = _SPARE.setdefault(model, [])
     workspace = spare.pop() if spare else Workspace()
     if workspace.nbytes > max_bytes:
@@ -130,7 +133,7 @@ def workspace_of(model: nn.Module, max_bytes: float) -> Iterator[Workspace]:
     try:
         yield workspace
     finally:
-        spare[:] = [workspace]
+        spare[:] = [workspace] if next(nn.Module.parameters(model)).device.type == "cpu" else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,6 +261,7 @@ def _rows_and_cells(
 # What another value costs shows tests/bench/bench_closed_form.py.
 ROWS_PER_PRODUCT = 1536  # fewer make every small step weigh more; more gain nothing
 COLUMNS_PER_TABLE = 256  # longer products run faster, until their result leaves the cache
+ROWS_ON_GPU, COLUMNS_ON_GPU = 2**15, 2**11  # where small steps cost a launch; the memory may allow fewer
 
 
 Mixed = Float[Tensor, "pair head d_head"]
@@ -323,7 +327,9 @@ class LostValues:
     ) -> None:
         self.zeroed, self.w_o = zeroed, w_o
         half = zeroed.workspace.max_bytes / w_o.element_size() / 2
-        self.max_rows = max(1, min(ROWS_PER_PRODUCT, int(half / row_width)))
+        sizes = (ROWS_PER_PRODUCT, COLUMNS_PER_TABLE), (ROWS_ON_GPU, COLUMNS_ON_GPU)
+        most_rows, self.most_sharing = sizes[w_o.device.type != "cpu"]
+        self.max_rows = max(1, min(most_rows, int(half / row_width)))
         self.max_columns = max(1, int(half / column_width))
 
     def groups(self, columns: Sequence[Column]) -> Iterator[Group]:
@@ -338,7 +344,7 @@ class LostValues:
 
     def _sharing_tables(self, chunks: Sequence[list[Segment]]) -> Iterator[list[list[Segment]]]:
         """Chunks that share tables: as many as stay in the cache, one at least."""
-        limit = min(self.max_columns, COLUMNS_PER_TABLE)
+        limit = min(self.max_columns, self.most_sharing)
         together: list[list[Segment]] = []
         for chunk in chunks:
             if together and chunk[-1].end_column - together[0][0].first_column > limit:

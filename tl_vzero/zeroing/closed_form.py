@@ -20,6 +20,7 @@ as recognised only if its form, computed from the weights, gives the output that
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Unpack
@@ -33,9 +34,18 @@ from tl_vzero.clean import Clean, CleanBlock, device_of, visit_clean_blocks
 from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, block_modules, block_weights, norm_names
-from tl_vzero.models.run import Beside
+from tl_vzero.models.run import Beside, tf32_products
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
-from tl_vzero.zeroing.chunks import Chunk, Column, Mixed, SentencePart, Workspace, Zeroed, workspace_of
+from tl_vzero.zeroing.chunks import (
+    ROWS_PER_PRODUCT,
+    Chunk,
+    Column,
+    Mixed,
+    SentencePart,
+    Workspace,
+    Zeroed,
+    workspace_of,
+)
 from tl_vzero.zeroing.crossing import Crossing, crossing_of
 from tl_vzero.zeroing.forms import SAME_PRODUCT, BlockRows, CleanForm, WeightCache, random_direction, recognise
 from tl_vzero.zeroing.pairs import PairZeroing, Route
@@ -207,7 +217,8 @@ class _Layer:
         maps = torch.zeros(counted.shape, dtype=wide_dtype(outputs.device), device=outputs.device)
         for index, query_heads in enumerate(head_sets):
             pairs = pairs_of(self._zeroed(query_heads))
-            self._measure_changes(pairs, columns[index], outputs, maps[index])
+            with nullcontext() if request.precision is None else tf32_products(request.model):
+                self._measure_changes(pairs, columns[index], outputs, maps[index])
             maps[index].masked_fill_(~counted[index], 0.0)
             self._measure_outputs(pairs, maps[index])
         check_finite_distances(request.distance_name, maps, f"block {self.layer}")
@@ -399,7 +410,7 @@ class _Layer:
 
     def _measure_outputs(self, pairs: PairZeroing | ModulePairs, distances: Float[Tensor, "cell"]) -> None:
         """Fill in the distances that are NaN, by the outputs themselves."""
-        for cells in distances.isnan().nonzero().squeeze(-1).split(pairs.lost.max_rows):
+        for cells in distances.isnan().nonzero().squeeze(-1).split(min(pairs.lost.max_rows, ROWS_PER_PRODUCT)):
             distances[cells] = self._distances(*pairs.outputs(*self._pairs_at(cells)))
 
     def _measure(
