@@ -28,8 +28,9 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _widened(clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
-    return clean.to(wide_dtype(clean.device)), changed.to(wide_dtype(clean.device))
+def widened(numbers: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """Numbers in the widest float type of their device."""
+    return numbers.to(wide_dtype(numbers.device))
 
 
 def cosine(clean: Vectors, changed: Vectors) -> Distances:
@@ -41,7 +42,7 @@ def cosine(clean: Vectors, changed: Vectors) -> Distances:
     >>> cosine(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])).item()
     1.0
     """
-    clean, changed = _widened(clean, changed)
+    clean, changed = widened(clean), widened(changed)
     difference, clean_square = clean - changed, clean.square().sum(-1)
     along = (difference * clean).sum(-1) / _nonzero(clean_square)
     perpendicular = difference - along.unsqueeze(-1) * clean
@@ -87,7 +88,7 @@ def euclidean(clean: Vectors, changed: Vectors) -> Distances:
     >>> euclidean(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item()
     5.0
     """
-    clean, changed = _widened(clean, changed)
+    clean, changed = widened(clean), widened(changed)
     return (clean - changed).square().sum(-1).sqrt()
 
 
@@ -97,7 +98,7 @@ def manhattan(clean: Vectors, changed: Vectors) -> Distances:
     >>> manhattan(torch.tensor([3.0, 0.0]), torch.tensor([0.0, -4.0])).item()
     7.0
     """
-    clean, changed = _widened(clean, changed)
+    clean, changed = widened(clean), widened(changed)
     return (clean - changed).abs().sum(-1)
 
 
@@ -117,7 +118,7 @@ def standardised_euclidean(clean: Vectors, changed: Vectors) -> Distances:
     >>> standardised_euclidean(torch.tensor([3.0, 1.0]), torch.tensor([8.0, 4.0])).item()
     0.0
     """
-    clean, changed = (wide - wide.mean(dim=-1, keepdim=True) for wide in _widened(clean, changed))
+    clean, changed = (wide - wide.mean(dim=-1, keepdim=True) for wide in (widened(clean), widened(changed)))
     return (2 * clean.shape[-1] * cosine(clean, changed)).sqrt()
 
 

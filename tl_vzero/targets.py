@@ -201,7 +201,7 @@ def _surest(model: nn.Module, head: ClassHead, sentence: Sentence) -> int:
     segments = None if types is None else torch.tensor([types], device=first.device)
     with quiet(model):
         read = read.to(first.dtype) if read.is_floating_point() else read
-        logits = run_logits(model, read, [], segments)[0].double().cpu()
+        logits = run_logits(model, read, [], segments)[0].cpu().double()
     allowed = ~torch.tensor(sentence.special)
     if head.is_span:
         within = allowed & (torch.tensor(types) == max(types)) if types else allowed

@@ -6,6 +6,7 @@ our time. Repetitions of everything compared alternate within one process; ratio
 """
 
 import argparse
+import copy
 import math
 import resource
 import statistics
@@ -13,6 +14,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,20 +38,23 @@ from transformers import (  # noqa: E402
 )
 
 import tl_vzero  # noqa: E402
+from tl_vzero.models.run import tf32_products  # noqa: E402
+from tl_vzero.zeroing.chunks import ROWS_ON_GPU  # noqa: E402
 
 D_MODEL, D_MLP, LAYERS, VOCABULARY = 768, 3072, 2, 1000
 PRODUCT_ROWS = 4096
 
 
-def bert(layers: int = LAYERS) -> Any:
+def bert(layers: int = LAYERS, positions: int = 512) -> Any:
     torch.manual_seed(0)
-    config = BertConfig(num_hidden_layers=layers, vocab_size=VOCABULARY, attn_implementation="eager")
+    shape = {"num_hidden_layers": layers, "vocab_size": VOCABULARY, "max_position_embeddings": positions}
+    config = BertConfig(**shape, attn_implementation="eager")
     return BertForMaskedLM(config).eval()
 
 
-def gpt2() -> Any:
+def gpt2(positions: int = 1024) -> Any:
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=LAYERS, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(n_layer=LAYERS, vocab_size=VOCABULARY, n_positions=positions, bos_token_id=0, eos_token_id=0)
     return GPT2LMHeadModel(config).eval()
 
 
@@ -75,21 +81,29 @@ def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def product() -> Callable[[], object]:
-    rows, matrix = torch.randn(PRODUCT_ROWS, D_MLP), torch.randn(D_MLP, D_MODEL)
-    out = torch.empty(PRODUCT_ROWS, D_MODEL)
+def product(n_rows: int = PRODUCT_ROWS, device: str = "cpu") -> Callable[[], object]:
+    rows, matrix = torch.randn(n_rows, D_MLP, device=device), torch.randn(D_MLP, D_MODEL, device=device)
+    out = torch.empty(n_rows, D_MODEL, device=device)
     return lambda: torch.mm(rows, matrix, out=out)
 
 
-def medians(calls: Sequence[Callable[[], object]], repeat: int) -> list[float]:
+def done(device: str) -> None:
+    """Wait until a device has done what it was given."""
+    if not device.startswith("cpu"):
+        getattr(torch, device.partition(":")[0]).synchronize()
+
+
+def medians(calls: Sequence[Callable[[], object]], repeat: int, device: str = "cpu") -> list[float]:
     """The median time of each call, in seconds; the calls take turns."""
     taken: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
     for _ in range(repeat):
         for call, times in zip(calls, taken, strict=True):
+            done(device)
             start = time.perf_counter()
             call()
+            done(device)
             times.append(time.perf_counter() - start)
     return [statistics.median(times) for times in taken]
 
@@ -124,6 +138,45 @@ def against_floor(quick: bool) -> None:
     if not quick:
         slope = math.log(times[512] / times[64]) / math.log(8)
         print(f"\nGrowth: log-log slope of time over T from 64 to 512 is {slope:.2f} (at most 2.1).")
+
+
+def on_device(device: str, quick: bool) -> None:
+    """Each precision against a floor of its own, the memory, and how far maps are from float64 on the processor."""
+    rows, is_cuda = PRODUCT_ROWS if device == "cpu" else ROWS_ON_GPU, device.startswith("cuda")
+    precisions = [None, "tf32"] if is_cuda and torch.cuda.get_device_capability(device) >= (8, 0) else [None]
+    lengths = (64, 128) if quick else (64, 128, 512) if device == "cpu" else (64, 128, 512, 1024, 2048)
+    print(f"{torch.cuda.get_device_name(device) if is_cuda else device}, floors of {rows}-row products\n")
+    print("| what | products | floor, ms | closed form, ms | ratio | peak above the model, MB | off float64 at T=64 |")
+    print("|---" * 7 + "|")
+    for name, build, causal in (("BERT-base width", bert, False), ("GPT-2-small width, causal", gpt2, True)):
+        hf_model = build(positions=max(lengths))
+        exact = tl_vzero.value_zeroing(tl_vzero.load_model(copy.deepcopy(hf_model).double()), *sentences([64]))
+        model = tl_vzero.load_model(hf_model, device=device)
+        for length in lengths:
+            ids = sentences([length])[0].to(device)
+            for precision in precisions:
+                within = tf32_products(model) if precision else nullcontext()
+                call = partial(tl_vzero.value_zeroing, model, ids, engine="closed_form", precision=precision)
+                with within:
+                    (one_product,) = medians([product(rows, device)], 5, device)
+                (ours,) = medians([call], 3 if device == "cpu" else 9, device)
+                floor = LAYERS * pairs_of([length], causal) / rows * one_product
+                off = "-"
+                if length == 64:
+                    both = call().normalized().values.cpu().double(), exact.normalized().values
+                    off = f"{(both[0] - both[1]).abs().max():.0e}"
+                row = f"{name}, T={length} | {precision or 'as torch is set'} | {1000 * floor:.1f} | {1000 * ours:.1f}"
+                print(f"| {row} | {ours / floor:.2f} | {peak_on(device, call)} | {off} |", flush=True)
+
+
+def peak_on(device: str, call: Callable[[], object]) -> str:
+    """The megabytes of a CUDA device that a call takes beside what is there; a dash elsewhere."""
+    if not device.startswith("cuda"):
+        return "-"
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return f"{(torch.cuda.max_memory_allocated(device) - before) / 2**20:.0f}"
 
 
 def against_others(quick: bool) -> None:
@@ -215,12 +268,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short sentences only")
     parser.add_argument("--baselines", action="store_true", help="only baselines against zero")
     parser.add_argument("--stacks", action="store_true", help="only encoder-decoders against the hook engine")
+    parser.add_argument("--device", help="only the closed form on a device, such as cuda; on cpu too")
     parser.add_argument("--memory", action="store_true", help="only the peak memory, in a process of its own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     versions = f"torch {version('torch')}, TransformerLens {version('transformer-lens')}"
     print(f"{options.threads} threads, {versions}, float32, {LAYERS} layers, medians of alternating repetitions\n")
+    if options.device:
+        on_device(options.device, options.quick)
+        return
     if options.memory:
         peak_memory()
         return

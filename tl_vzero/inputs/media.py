@@ -89,8 +89,10 @@ def align_words(scores: Scores) -> list[tuple[str, float, float]]:
             f"{len(written)} tokens to align with {len(heard)} frames: expected at least one token behind the first "
             "row, and as many frames as tokens"
         )
-    shares = (scores.normalized() if scores.stage == "raw" else scores).values.double().flatten(end_dim=-3).mean(0)
-    listened = shares[[row_of[position - 1] for position in written]][:, heard].cpu()
+    shares = (
+        (scores.normalized() if scores.stage == "raw" else scores).values.cpu().double().flatten(end_dim=-3).mean(0)
+    )
+    listened = shares[[row_of[position - 1] for position in written]][:, heard]
     centred = listened - listened.mean(0)
     deviation = centred.square().mean(0).sqrt()
     starts = _first_frames(centred / deviation.masked_fill(deviation == 0, 1))

@@ -44,7 +44,7 @@ def attention_flow(
     """
     n_layers, length = len(maps), maps.shape[-1]
     held = normalize_rows(normalize_rows(maps) + torch.eye(length, dtype=maps.dtype, device=maps.device))
-    pipes = (held.double().cpu().numpy() * UNITS_OF_FLOW).round().astype(np.int32)
+    pipes = (held.cpu().double().numpy() * UNITS_OF_FLOW).round().astype(np.int32)
     flows = np.zeros((n_layers, len(destinations), length))
     for layer in range(n_layers):
         graph = _graph(pipes[: layer + 1])

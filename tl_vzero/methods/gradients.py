@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tl_vzero.choices import Position, at_least_one, chosen, one_of
 from tl_vzero.clean import check_clean_output, read_by
+from tl_vzero.distance import widened
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ModelError, install_command
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for
 from tl_vzero.inputs.text import Ids, Sentence, Text
@@ -293,7 +294,7 @@ def _target_rows(
         rows, notes = [], []
         for layer in layers:
             attribution, note = attribute(prediction, layer, outputs.pop(layer))
-            rows.append(AGGREGATES[aggregate](attribution.detach().double())[0])
+            rows.append(AGGREGATES[aggregate](widened(attribution.detach()))[0])
             notes.append(note)
         return torch.stack(rows), {name: [note[name] for note in notes] for name in notes[0]}
 
@@ -412,7 +413,7 @@ def _integrate(
 
     def add_piece(start: float, end: float) -> None:
         """Attribute a part of the path, in shares of the way from the baseline."""
-        piece = pieces[start, end] = integrated(at(end), baselines=at(start)).detach().double()
+        piece = pieces[start, end] = widened(integrated(at(end), baselines=at(start)).detach())
         errors[start, end] = piece.sum().item() - (metric_at[end] - metric_at[start])
 
     at_output, at_baseline = metric(output).item(), metric(baseline).item()

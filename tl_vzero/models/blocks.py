@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,6 +158,8 @@ class BlockWeights:
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
+    if x.device.type != "cpu":
+        return cast(Tensor, torch.ops.aten.gelu_(x, approximate="tanh"))
     # 0.5 (1 + tanh(z)) is sigmoid(2z), and x sigmoid(s x) is silu(s x) / s: of these torch's silu is the fast one.
     constant = x.new_tensor(TWICE_ROOT)
     for rows in x.split(ROWS_IN_CACHE):

@@ -44,6 +44,7 @@ from tl_vzero.models.turns import leave_modes
 from tl_vzero.models.unwrapped import unwrapped
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")  # what most machines have; torch knows more
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def load_model(
@@ -68,7 +69,8 @@ def load_model(
     A classifier of text or images keeps its trained head, and so does one of sounds with CTC: effects and gradients
     are then on its classes, those of CTC by the tokenizer's tokens.
     `tokenizer` replaces the one that belongs to the model; without any, ids work and strings raise.
-    `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one.
+    `dtype` defaults to float32 for what is read from disk, `device` to CUDA where there is one; float64 does not go on
+    "mps".
     Nothing is installed, and no code of a folder is run unless `trust_remote_code`.
 
     Raises ModelError for what is no model or fails its contracts, OfflineError (within 3 s) for a hub name
@@ -130,6 +132,7 @@ def load_adapted(
         raise DependencyError(
             f"an adapter is read by peft, which is not installed: {install_command('adapters')}"
         ) from None
+    _check_options(None, device, dtype)
     source = find_source(str(name_or_folder))
     with silent_transformers():
         base: Any = from_folder_or_hub(source, dtype or torch.float32, trust_remote_code=False).model
@@ -148,7 +151,12 @@ def _is_of_inference_mode(wanted: object) -> bool:
 def _check_options(tokenizer: object, device: Any, dtype: object) -> None:
     """Check early what would fail deep inside; raises InputError or InputTypeError."""
     for name, value, expected, fits in (
-        ("dtype", dtype, "a float dtype, as torch.float32", isinstance(dtype, torch.dtype) and dtype.is_floating_point),
+        (
+            "dtype",
+            dtype,
+            f"a float dtype, one of {', '.join(map(str, DTYPES))}",
+            isinstance(dtype, torch.dtype) and dtype in DTYPES,
+        ),
         ("device", device, "a name, as 'cpu' or 'cuda'", isinstance(device, str | torch.device)),
     ):
         if value is not None and not fits:
@@ -159,6 +167,8 @@ def _check_options(tokenizer: object, device: Any, dtype: object) -> None:
         torch.device(device or "cpu")
     except RuntimeError:
         raise unknown_name("device", device, DEVICES) from None
+    if dtype == torch.float64 and torch.device(device or "cpu").type == "mps":
+        raise InputError("dtype torch.float64 on device 'mps', which has no float64: expected torch.float32, or 'cpu'")
     with foreign_errors_as(InputError, f"device {shown(device)} cannot be used"):
         torch.empty(0, device=device)
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "save_pretrained")):

@@ -140,6 +140,21 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def tf32_products(model: nn.Module) -> Iterator[None]:
+    """Let float32 products on CUDA read 10 bits of each number; the setting is of the whole process."""
+    matmul = torch.backends.cuda.matmul
+    with turn_on(model) as turn:
+        with interrupts_wait():
+            if hasattr(matmul, "fp32_precision"):
+                turn.undo_by(partial(setattr, matmul, "fp32_precision", matmul.fp32_precision))
+                matmul.fp32_precision = "tf32"
+            else:  # before torch 2.9
+                turn.undo_by(partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()))
+                torch.set_float32_matmul_precision("high")
+        yield
+
+
 def has_fused_attention(model: nn.Module) -> bool:
     """Whether a bridge runs an attention that never forms its pattern, such as sdpa."""
     hf_model = hf_model_of(model)

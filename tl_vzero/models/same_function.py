@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from tl_vzero.distance import relative_difference
+from tl_vzero.distance import relative_difference, widened
 from tl_vzero.errors import ModelError
 from tl_vzero.models.run import quiet
 from tl_vzero.models.signals import media_probe, placeholders, signal_read_by
@@ -104,7 +104,7 @@ def reads_media_alike(bridge: nn.Module, hf_model: Any, before: Tensor | None) -
     except Exception:  # a module put in place of another may fail in any way
         return False
     allowed = SAME_MEDIA.get(before.dtype, SAME_HALF)
-    return after is not None and relative_difference(after.double(), before.double()) <= allowed
+    return after is not None and relative_difference(widened(after), widened(before)) <= allowed
 
 
 def _arguments(hf_model: Any) -> dict[str, Tensor] | None:
@@ -203,7 +203,7 @@ def check_same_function(bridge: nn.Module, hf_model: Any, before: HiddenStates |
         if wrapped is None or wrapped.shape != output.shape:
             continue
         allowed = SAME_ATTENTION if _ATTENTION.search(path) else SAME_BLOCK
-        apart = relative_difference(wrapped.double(), output.double())
+        apart = relative_difference(widened(wrapped), widened(output))
         if not apart <= allowed.get(dtype, SAME_HALF):
             raise ModelError(
                 f"{library} computes other hidden states than {name} itself (relative difference {apart:.1g} at "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_vzero.distance import relative_difference
+from tl_vzero.distance import relative_difference, widened
 from tl_vzero.errors import InputTypeError, ModelError, foreign_errors_as
 from tl_vzero.models.same_function import SAME_BLOCK, SAME_HALF, hidden_states
 
@@ -156,7 +156,7 @@ def _with_adapters_merged(model: Any) -> Any:
         after = hidden_states(merged)
     if before is not None and after is not None:
         was, now = before.outputs[""], after.outputs[""]
-        apart = relative_difference(now.double(), was.double())
+        apart = relative_difference(widened(now), widened(was))
         if not apart <= SAME_BLOCK.get(was.dtype, SAME_HALF):
             raise ModelError(
                 f"{what}: merged, it computes other hidden states than before (relative difference {apart:.1g}), "

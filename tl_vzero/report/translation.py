@@ -301,7 +301,7 @@ def _steps(model: nn.Module, sentence: Sentence) -> tuple[tuple[Step, ...], str]
     steps = []
     for row, token_id, token in zip(logits, following, written, strict=True):
         token_id = int(row.argmax()) if token_id is None else token_id
-        probability = row.double().softmax(dim=-1)[token_id].item()
+        probability = row.cpu().double().softmax(dim=-1)[token_id].item()
         steps.append(Step(token or visible(token_name(model, token_id)), probability, likeliest(model, row)))
     return tuple(steps), ""
 
@@ -417,7 +417,7 @@ def _summary(translation: Translation) -> list[Json]:
         )
     }
     lines = []
-    for step, row in zip(translation.steps, joint.values[-1].double(), strict=True):
+    for step, row in zip(translation.steps, joint.values[-1].cpu().double(), strict=True):
         line: Json = {"token": step.token}
         for stack, (first, tokens) in names.items():
             part = row[first : first + len(tokens)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_vzero.distance import LITTLE_LEFT, relative_difference, wide_dtype
 from tl_vzero.models.blocks import BlockModules, RowFunction
-from tl_vzero.zeroing.chunks import Changes, Chunk, Column, LostValues, Outputs, Zeroed
+from tl_vzero.zeroing.chunks import Changes, Column, LostValues, Outputs, Zeroed
 from tl_vzero.zeroing.forms import PROBE_ROWS, BlockRows, Rows
 
 WIDEST_MLP = 8  # times d_model: what an MLP of unknown width is taken to hold for a row
@@ -123,10 +123,10 @@ class ModulePairs:
                 clean, changed = self._outputs_from(chunk.clean, left)
                 yield chunk, (clean - changed).to(delta.dtype), vanishing
 
-    def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
+    def outputs(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
-        left, _ = self.zeroed.attention_outputs(chunk, pairs, self.w_o, self.b_o)
-        return self._outputs_from(chunk.clean[pairs], left)
+        left, _ = self.zeroed.attention_outputs(rows, columns, self.w_o, self.b_o)
+        return self._outputs_from(rows, left)
 
     def _outputs_from(self, rows: Int[Tensor, "row"], left: Rows) -> tuple[Rows, Rows]:
         """Clean and changed outputs, in the dtype of what is left of attention's; modules compute in their own."""

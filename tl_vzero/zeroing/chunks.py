@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -122,7 +121,10 @@ _SPARE: WeakKeyDictionary[nn.Module, list[Workspace]] = WeakKeyDictionary()
 
 @contextmanager
 def workspace_of(model: nn.Module, max_bytes: float) -> Iterator[Workspace]:
-    """The buffers of a model's last call, or new ones where they are in use or larger than is allowed now."""
+    """The buffers of a model's last call, or new ones where they are in use or larger than is allowed now.
+
+    On a GPU torch keeps what is freed, for whoever asks next: nothing is held there between calls.
+    """
     spare = _SPARE.setdefault(model, [])
     workspace = spare.pop() if spare else Workspace()
     if workspace.nbytes > max_bytes:
@@ -131,7 +133,7 @@ def workspace_of(model: nn.Module, max_bytes: float) -> Iterator[Workspace]:
     try:
         yield workspace
     finally:
-        spare[:] = [workspace]
+        spare[:] = [workspace] if next(nn.Module.parameters(model)).device.type == "cpu" else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +208,7 @@ class Chunk:
         rows = sum(segment.rows for segment in segments)
         pattern = workspace.rows("pattern", rows, like, parts[0].pattern.shape[-1])
         places: list[Place] = []
-        clean, cells, start = [], [], 0
+        corners, start = [], 0
         for segment in segments:
             part, first = parts[segment.columns[0].sentence], segment.columns[0].index
             last = first + len(segment.columns)
@@ -217,14 +219,13 @@ class Chunk:
                 slice(segment.first_column - first_column, segment.end_column - first_column),
             )
             place.columnwise(pattern).copy_(part.pattern[first:last, segment.low : segment.high])
-            destinations = np.arange(segment.low, segment.high)
-            clean.append(np.tile(part.first_row + destinations, last - first))
-            cells.append((part.first_cell + destinations * len(part.pattern) + np.arange(first, last)[:, None]).ravel())
+            n_columns, n_destinations = len(part.pattern), segment.high - segment.low
+            corner = part.first_row + segment.low, part.first_cell + segment.low * n_columns + first
+            corners.append((segment.rows, start, n_destinations, *corner, n_columns))
             joined = places[-1].with_next(place) if places else None
             places[-1:] = [joined] if joined else [*places[-1:], place]
             start += segment.rows
-        of_clean, of_map = (torch.from_numpy(np.concatenate(parts)).to(like.device) for parts in (clean, cells))
-        return cls(tuple(places), rows, of_clean, of_map, pattern, workspace)
+        return cls(tuple(places), rows, *_rows_and_cells(corners, rows, like.device), pattern, workspace)
 
     def some(self, rows: Int[Tensor, "picked"]) -> "Chunk":
         """Some pairs of the chunk, in no place together."""
@@ -242,11 +243,29 @@ class Chunk:
         return torch.index_select(clean, 0, self.clean, out=rows)
 
 
+def _rows_and_cells(
+    corners: Sequence[tuple[int, ...]], rows: int, device: torch.device
+) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
+    """Each pair's clean row and its place in the flat map, formed on the device: the host waits for no copy.
+
+    A corner is a segment's rows, its first one, its destinations, its first pair's clean row and cell, and how many
+    columns its map has.
+    """
+    numbers = torch.tensor(corners).to(device, non_blocking=True)
+    of_row = numbers.repeat_interleave(numbers[:, 0], dim=0, output_size=rows)
+    _, start, n_destinations, clean, cell, n_columns = of_row.unbind(1)
+    within = torch.arange(rows, device=device) - start
+    column = within // n_destinations
+    destination = within - column * n_destinations
+    return clean + destination, cell + destination * n_columns + column
+
+
 # What attention's output loses: the vectors that a zeroed value no longer brings, pair by pair.
 
 # What another value costs shows tests/bench/bench_closed_form.py.
 ROWS_PER_PRODUCT = 1536  # fewer make every small step weigh more; more gain nothing
 COLUMNS_PER_TABLE = 256  # longer products run faster, until their result leaves the cache
+ROWS_ON_GPU, COLUMNS_ON_GPU = 2**15, 2**11  # where small steps cost a launch; the memory may allow fewer
 
 
 Mixed = Float[Tensor, "pair head d_head"]
@@ -259,19 +278,21 @@ Changes = Iterator[tuple[Chunk, Float[Tensor, "row feature"], Bool[Tensor, "row"
 class Zeroed:
     """What is zeroed in a layer: the query heads, their values of each column, and who attends to them.
 
-    `left` gives what heads mix, at some pairs of a chunk, of the values that are not zeroed, and of all: in the widest
-    dtype.
+    `left` gives what heads mix, at some pairs, of the values that are not zeroed, and of all: in the widest dtype. It
+    reads the pairs' clean rows and columns.
     """
 
     heads: Sequence[int]
     values: Float[Tensor, "column head d_head"]
     parts: Sequence[SentencePart]
-    left: Callable[[Chunk, Int[Tensor, "pair"]], tuple[Mixed, Mixed]]
+    left: Callable[[Int[Tensor, "pair"], Int[Tensor, "pair"]], tuple[Mixed, Mixed]]
     workspace: Workspace
 
-    def attention_outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"], w_o: Tensor, b_o: Tensor) -> Outputs:
+    def attention_outputs(
+        self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"], w_o: Tensor, b_o: Tensor
+    ) -> Outputs:
         """What attention still writes at pairs, and what it writes in the clean run, apart from each other."""
-        left, whole = (wider_product(mixed.flatten(1), w_o.flatten(0, 1)) + b_o for mixed in self.left(chunk, pairs))
+        left, whole = (wider_product(mixed.flatten(1), w_o.flatten(0, 1)) + b_o for mixed in self.left(rows, columns))
         return left, whole
 
 
@@ -310,7 +331,9 @@ class LostValues:
     ) -> None:
         self.zeroed, self.w_o = zeroed, w_o
         half = zeroed.workspace.max_bytes / w_o.element_size() / 2
-        self.max_rows = max(1, min(ROWS_PER_PRODUCT, int(half / row_width)))
+        sizes = (ROWS_PER_PRODUCT, COLUMNS_PER_TABLE), (ROWS_ON_GPU, COLUMNS_ON_GPU)
+        most_rows, self.most_sharing = sizes[w_o.device.type != "cpu"]
+        self.max_rows = max(1, min(most_rows, int(half / row_width)))
         self.max_columns = max(1, int(half / column_width))
 
     def groups(self, columns: Sequence[Column]) -> Iterator[Group]:
@@ -339,7 +362,7 @@ class LostValues:
 
     def _sharing_tables(self, chunks: Sequence[list[Segment]]) -> Iterator[list[list[Segment]]]:
         """Chunks that share tables: as many as stay in the cache, one at least."""
-        limit = min(self.max_columns, COLUMNS_PER_TABLE)
+        limit = min(self.max_columns, self.most_sharing)
         together: list[list[Segment]] = []
         for chunk in chunks:
             if together and chunk[-1].end_column - together[0][0].first_column > limit:

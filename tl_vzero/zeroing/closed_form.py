@@ -20,6 +20,7 @@ as recognised only if its form, computed from the weights, gives the output that
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Unpack
@@ -29,13 +30,22 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_vzero.clean import Clean, CleanBlock, visit_clean_blocks
+from tl_vzero.clean import Clean, CleanBlock, device_of, visit_clean_blocks
 from tl_vzero.distance import LITTLE_LEFT, change_form, check_finite_distances, relative_difference, wide_dtype
 from tl_vzero.errors import EndsRun, ModelError, foreign_errors_as
 from tl_vzero.models.blocks import SAME_BLOCK, BlockWeights, block_modules, block_weights, norm_names
-from tl_vzero.models.run import Beside
+from tl_vzero.models.run import Beside, tf32_products
 from tl_vzero.zeroing.by_modules import ModulePairs, module_form
-from tl_vzero.zeroing.chunks import Chunk, Column, Mixed, SentencePart, Workspace, Zeroed, workspace_of
+from tl_vzero.zeroing.chunks import (
+    ROWS_PER_PRODUCT,
+    Chunk,
+    Column,
+    Mixed,
+    SentencePart,
+    Workspace,
+    Zeroed,
+    workspace_of,
+)
 from tl_vzero.zeroing.crossing import Crossing, crossing_of
 from tl_vzero.zeroing.forms import SAME_PRODUCT, BlockRows, CleanForm, WeightCache, random_direction, recognise
 from tl_vzero.zeroing.pairs import PairZeroing, Parts, Route
@@ -171,9 +181,10 @@ class _Run:
         self.request, self.wanted, self.averaged = request, wanted, averaged
         self.cache, self.workspace = cache, workspace
         width, sources = (max(sizes) for sizes in zip(*((one.length, one.n_sources) for one in wanted), strict=True))
-        self.rows = torch.tensor([n * width + i for n, sentence in enumerate(wanted) for i in sentence.destinations])
+        rows = torch.tensor([n * width + i for n, sentence in enumerate(wanted) for i in sentence.destinations])
         spans = [[n * sources + j for j in span] for n, sentence in enumerate(wanted) for span in sentence.spans]
-        self.columns, self.holds = _even(spans)
+        columns, self.holds = _even(spans)
+        self.rows, self.columns = (places.to(device_of(request.model)) for places in (rows, columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +228,8 @@ class _Layer:
         """Raw maps, one for each sentence of the run, and the route taken; None if the block is not recognised."""
         request = self.run.request
         heads = request.zeroed_heads
-        marked = self.block.affected(heads, request.per_head, self.stands_in)
+        # On the host, which cuts them into chunks: every further question to the device would wait for its work.
+        marked = self.block.affected(heads, request.per_head, self.stands_in).cpu()
         affected = [one.affected(entries) for one, entries in zip(self.run.wanted, marked, strict=True)]
         zeroed = [(head,) for head in heads] if request.per_head else [heads]
         members = range(self.query_heads)
@@ -227,43 +239,25 @@ class _Layer:
         if way is None:
             return None
         pairs_of, route = way
-        reached = torch.cat([entries.flatten(1) for entries in affected], dim=1)
-        maps = reached.to(wide_dtype(marked.device))
-        errors = torch.zeros_like(maps)
         outputs = self.rows(self.block.output, self.dtype)
+        counted = torch.cat([entries.flatten(1) for entries in affected], dim=1).to(outputs.device)
+        maps = torch.zeros(counted.shape, dtype=wide_dtype(outputs.device), device=outputs.device)
+        errors = torch.zeros_like(maps)
         for index, query_heads in enumerate(head_sets):
             pairs = pairs_of(self._zeroed(query_heads))
             guessed = self._guessed(pairs, outputs, columns[index], [entries[index] for entries in affected])
             if guessed is not None:
                 maps[index], errors[index] = guessed
                 continue
-            for chunk, change, vanishing in pairs.changes(columns[index]):
-                maps[index, chunk.cells] *= self._of_change(pairs, outputs, chunk, change, vanishing)
+            with nullcontext() if request.precision is None else tf32_products(request.model):
+                self._measure_changes(pairs, columns[index], outputs, maps[index])
+            maps[index].masked_fill_(~counted[index], 0.0)
+            self._measure_outputs(pairs, maps[index])
         check_finite_distances(request.distance_name, maps, f"block {self.layer}")
         sizes = [entries[0].numel() for entries in affected]
         by_sentence = zip(maps.split(sizes, dim=1), errors.split(sizes, dim=1), affected, strict=True)
         both = [(flat.view(entries.shape), error.view(entries.shape)) for flat, error, entries in by_sentence]
         return _Maps([values for values, _ in both], [error for _, error in both], route)
-
-    def _of_change(
-        self,
-        pairs: PairZeroing | ModulePairs,
-        outputs: Float[Tensor, "clean_row feature"],
-        chunk: Chunk,
-        change: Float[Tensor, "row feature"],
-        vanishing: Bool[Tensor, "row"],
-    ) -> Float[Tensor, "row"]:
-        """How far a chunk's outputs move."""
-        distances, little = self._measure(outputs, chunk, change)
-        little |= vanishing
-        if little.any():
-            at = little.nonzero().squeeze(-1)
-            distances[at] = self._distances(*pairs.outputs(chunk, at))
-        return distances
-
-    def _of_parts(self, pairs: PairZeroing, outputs: Tensor, chunk: Chunk, parts: Parts) -> Float[Tensor, "row"]:
-        change = pairs.change(chunk, parts)
-        return self._of_change(pairs, outputs, chunk, change, parts.vanishing)
 
     def _guessed(
         self,
@@ -278,7 +272,18 @@ class _Layer:
         tolerance = self.run.request.tolerance
         if tolerance is None or self.run.request.norm_after(self.layer) is not None or not can_be_sketched(pairs):
             return None
-        return sketched_maps(pairs, columns, affected, outputs, partial(self._of_parts, pairs, outputs), tolerance)
+        reached = [entries.to(outputs.device) for entries in affected]
+        return sketched_maps(pairs, columns, reached, outputs, partial(self._of_parts, pairs, outputs), tolerance)
+
+    def _of_parts(
+        self, pairs: PairZeroing, outputs: Float[Tensor, "clean_row feature"], chunk: Chunk, parts: Parts
+    ) -> Float[Tensor, "row"]:
+        """The distances of some pairs, exactly."""
+        measured, little = self._measure(outputs, chunk, pairs.change(chunk, parts))
+        at = (little | parts.vanishing).nonzero().squeeze(-1)
+        if len(at):
+            measured[at] = self._distances(*pairs.outputs(*self._pairs_at(chunk.cells[at])))
+        return measured
 
     # How the pairs are computed.
 
@@ -375,7 +380,7 @@ class _Layer:
         shown = self.block.other_pattern
         assert shown is not None
         pattern = self.rows(rearrange(shown, "sentence head dest src -> sentence dest (head src)"), self.dtype)
-        sentence, stream = self.run.rows.to(pattern.device) // shown.shape[2], self.rows(self.block.input, self.dtype)
+        sentence, stream = self.run.rows // shown.shape[2], self.rows(self.block.input, self.dtype)
         return crossing_of(self.weights, form, self.block, stream, middle, sentence, pattern, tolerance)
 
     # What is zeroed.
@@ -392,16 +397,16 @@ class _Layer:
             values = values * run.holds.repeat_interleave(len(heads), dim=1).unsqueeze(-1).to(values)
         return Zeroed(heads * n_members, values, self._parts(heads), partial(self._left, heads), run.workspace)
 
-    def _left(self, heads: list[int], chunk: Chunk, pairs: Int[Tensor, "pair"]) -> tuple[Mixed, Mixed]:
+    def _left(self, heads: list[int], rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> tuple[Mixed, Mixed]:
         """Of some pairs, what all query heads mix of values with what stands in for some, and of all the clean ones."""
         block, device = self.block, self.block.value.device
         wide, width = wide_dtype(device), block.pattern.shape[2]
-        places = self.run.rows.to(device)[chunk.clean[pairs]]
+        places = self.run.rows[rows]
         sentences = places // width
         whole = block.pattern[sentences, :, places % width].to(wide)
-        zeroed = self.run.columns.to(device)[self._column_at(chunk.cells[pairs])] % block.pattern.shape[3]
+        zeroed = self.run.columns[columns] % block.pattern.shape[3]
         left = whole.clone()
-        index = torch.arange(len(pairs), device=device)
+        index = torch.arange(len(rows), device=device)
         lost = index[:, None, None], torch.tensor(heads, device=device)[:, None], zeroed[:, None]
         left[lost] = 0.0
         mixed = whole.new_empty(2, *whole.shape[:2], block.value.shape[-1])
@@ -416,14 +421,15 @@ class _Layer:
                 mixed[0, of_sentence] += torch.einsum("phs,shk->phk", gone, put_in)
         return mixed[0], mixed[1]
 
-    def _column_at(self, cells: Int[Tensor, "pair"]) -> Int[Tensor, "pair"]:
-        """The column of places in the flat map."""
+    def _pairs_at(self, cells: Int[Tensor, "pair"]) -> tuple[Int[Tensor, "pair"], Int[Tensor, "pair"]]:
+        """The clean row and the column of places in the flat map."""
         sizes = [(len(sentence.spans), len(sentence.destinations)) for sentence in self.run.wanted]
         spans, destinations = torch.tensor(sizes, device=cells.device).unbind(1)
         cells_of = spans * destinations
         sentence = torch.bucketize(cells, cells_of.cumsum(0), right=True)
         within = cells - (cells_of.cumsum(0) - cells_of)[sentence]
-        return (spans.cumsum(0) - spans)[sentence] + within % spans[sentence]
+        row = (destinations.cumsum(0) - destinations)[sentence] + within // spans[sentence]
+        return row, (spans.cumsum(0) - spans)[sentence] + within % spans[sentence]
 
     def _parts(self, heads: list[int]) -> list[SentencePart]:
         """Each sentence's share of the row axis and of the flat maps, with the patterns of the heads zeroed."""
@@ -446,6 +452,26 @@ class _Layer:
         return parts
 
     # How far outputs move.
+
+    def _measure_changes(
+        self,
+        pairs: PairZeroing | ModulePairs,
+        columns: Sequence[Column],
+        outputs: Float[Tensor, "clean_row feature"],
+        distances: Float[Tensor, "cell"],
+    ) -> None:
+        """Write the distance of every pair into one map, by its change; NaN where that tells too little.
+
+        The host only hands out work here, and never waits for the device.
+        """
+        for chunk, change, vanishing in pairs.changes(columns):
+            measured, little = self._measure(outputs, chunk, change)
+            distances[chunk.cells] = measured.masked_fill_(little | vanishing, torch.nan)
+
+    def _measure_outputs(self, pairs: PairZeroing | ModulePairs, distances: Float[Tensor, "cell"]) -> None:
+        """Fill in the distances that are NaN, by the outputs themselves."""
+        for cells in distances.isnan().nonzero().squeeze(-1).split(min(pairs.lost.max_rows, ROWS_PER_PRODUCT)):
+            distances[cells] = self._distances(*pairs.outputs(*self._pairs_at(cells)))
 
     def _measure(
         self, outputs: Float[Tensor, "clean_row feature"], chunk: Chunk, change: Float[Tensor, "row feature"]
@@ -495,7 +521,7 @@ def _columns_of(affected: Sequence[Bool[Tensor, "map _ _"]], index: int) -> list
     """One column per span of each sentence, with the range of destinations that it affects."""
     columns: list[Column] = []
     for sentence, maps in enumerate(affected):
-        rows = maps[index].cpu().numpy()
+        rows = maps[index].numpy()
         low = rows.argmax(axis=0)
         high = len(rows) - rows[::-1].argmax(axis=0)
         high[~rows.any(axis=0)] = 0
@@ -506,7 +532,7 @@ def _columns_of(affected: Sequence[Bool[Tensor, "map _ _"]], index: int) -> list
 
 def _rows_of(activation: Tensor, places: Int[Tensor, "row"], dtype: torch.dtype) -> Tensor:
     """Some positions of a run, all sentences in one axis."""
-    return activation.flatten(0, 1).index_select(0, places.to(activation.device)).to(dtype)
+    return activation.flatten(0, 1).index_select(0, places).to(dtype)
 
 
 def _even(

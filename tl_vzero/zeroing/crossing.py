@@ -5,6 +5,8 @@ with it the pattern p. Where scores move by t, softmax gives p exp(t) / sum p ex
 of t under p taken away, so that the sum is at least 1 whatever t is, p loses
 
     p (m - e) / (1 + m)        with e = exp(t) - 1 and m = sum p e.
+
+Where a score moves farther than exp can say, all are shifted: softmax is the same.
 """
 
 from collections.abc import Sequence
@@ -22,15 +24,15 @@ from tl_vzero.zeroing.chunks import Chunk
 from tl_vzero.zeroing.forms import CleanForm, NormState, Rows, wider_product
 from tl_vzero.zeroing.pairs import NormChange
 
-MOST_MOVED = 80.0  # what float32 can exponentiate; a score that moves farther leaves no small difference
+MOST_MOVED = 80.0  # what float32 can exponentiate
 
 
 @dataclass(frozen=True, eq=False)
 class Crossing:
     """A decoder's cross-attention on the clean run, between what its self-attention writes and a recognised form.
 
-    `stream` is the block's input and `sentence` whose it is, row by row. `reader` is the norm whose output queries are
-    formed of; in a post-norm block the stream goes on from there.
+    `stream` is the block's input and `sentence` whose it is, row by row; `sentences` says that to the host. `reader` is
+    the norm whose output queries are formed of; in a post-norm block the stream goes on from there.
     """
 
     weights: OtherAttention
@@ -39,6 +41,7 @@ class Crossing:
     reader: NormState
     stream: Float[Tensor, "row feature"]
     sentence: Int[Tensor, "row"]
+    sentences: Sequence[int]
     pattern: Float[Tensor, "row head_source"]
     key: Float[Tensor, "sentence head d_head source"]
     value: Float[Tensor, "sentence head source d_head"]
@@ -61,7 +64,7 @@ class Crossing:
         torch.mm(read, rearrange(weights.w_q, "head feature d_head -> feature (head d_head)"), out=query)
         mixed = rows("mixed", len(delta), query)
         for place in chunk.places:
-            first = int(self.sentence[place.clean.start])
+            first = self.sentences[place.clean.start]
             sentences = slice(first, first + place.n_sentences)
             by_head = rearrange(place.grid(query), "s column dest (head d) -> s head (column dest) d", head=heads)
             moved = (by_head @ self.key[sentences]).mul_(-self.scale)
@@ -100,12 +103,10 @@ def _lost_by(
 ) -> Float[Tensor, "*pairs source"]:
     """What a pattern loses where its scores move, in place of these."""
     moved.sub_((pattern * moved).sum(-1, keepdim=True))
-    far = moved.amax(-1, keepdim=True) > MOST_MOVED
-    jumped = pattern - (pattern.log() + moved).softmax(-1) if far.any() else None
+    moved.sub_(moved.masked_fill(pattern == 0, 0.0).amax(-1, keepdim=True).sub_(MOST_MOVED).clamp_(min=0.0))
     gained = moved.clamp_(max=MOST_MOVED).expm1_()
     mean = (pattern * gained).sum(-1, keepdim=True)
-    lost = gained.sub_(mean).mul_(pattern).div_(-1.0 - mean)
-    return lost if jumped is None else torch.where(far, jumped, lost)
+    return gained.sub_(mean).mul_(pattern).div_(-1.0 - mean)
 
 
 def crossing_of(
@@ -134,5 +135,6 @@ def crossing_of(
     key = rearrange(key.to(dtype), "s src head d_head -> s head d_head src").contiguous()
     value = rearrange(value.to(dtype), "s src head d_head -> s head src d_head").contiguous()
     scales: Sequence[float] = (d_head**-0.5, 1.0)  # T5 does not scale
-    crossings = (Crossing(other, s, form, reader, stream, sentence, pattern, key, value) for s in scales)
+    rows = stream, sentence, sentence.tolist(), pattern, key, value
+    crossings = (Crossing(other, scale, form, reader, *rows) for scale in scales)
     return next((crossing for crossing in crossings if crossing.explains_pattern(tolerance)), None)

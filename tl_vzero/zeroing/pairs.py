@@ -209,6 +209,8 @@ class PairZeroing:
         self.between, self.centred = between, between is None and not form.reads_change_itself
         self.zeroed, self.heads, self.workspace = zeroed, list(zeroed.heads), zeroed.workspace
         self.into = [] if route == "none" else into_mlp(weights, form, cache, block, with_sandwich=route != "direct")
+        # Before any pair: they stay with the model, whatever precision the pairs are computed in.
+        self.folds = [self._folded(*numbered) for numbered in enumerate(self.into)] if route == "folded" else []
         d_model, n_in = weights.w_o.shape[-1], len(self.into)
         d_mlp = 0 if weights.w_out is None else weights.w_out.shape[0]
         w_o = _heads_of(weights.w_o, self.heads)
@@ -234,12 +236,11 @@ class PairZeroing:
                     lost = self.between.change(chunk, lost, vanishing)
                 yield chunk, self._parts(chunk, lost, tables, vanishing)
 
-    def outputs(self, chunk: Chunk, pairs: Int[Tensor, "pair"]) -> Outputs:
+    def outputs(self, rows: Int[Tensor, "pair"], columns: Int[Tensor, "pair"]) -> Outputs:
         """The clean and the changed outputs of some pairs themselves, from what is left, in the widest dtype."""
         output_from = self.form.output_from if self.between is None else self.between.output_from
         assert output_from is not None
-        left, whole = self.zeroed.attention_outputs(chunk, pairs, self.weights.w_o, self.weights.b_o)
-        rows = chunk.clean[pairs]
+        left, whole = self.zeroed.attention_outputs(rows, columns, self.weights.w_o, self.weights.b_o)
         return output_from(rows, whole), output_from(rows, left)
 
     def _through_norms(self, rows: Float[Tensor, "*axes feature"]) -> Float[Tensor, "*axes feature"]:
@@ -267,7 +268,7 @@ class PairZeroing:
             rows = self.workspace.rows(f"table {index}", (heads + 1) * columns, into.matrix)
             table = rows.view(heads + 1, columns, -1)
             if self.route == "folded":
-                torch.bmm(group.values.transpose(0, 1), self._folded(index, into), out=table[:heads])
+                torch.bmm(group.values.transpose(0, 1), self.folds[index], out=table[:heads])
             else:
                 through = rearrange(self._through_norms(group.lost), "column head feature -> (head column) feature")
                 torch.mm(through, into.matrix, out=rows[: heads * columns])

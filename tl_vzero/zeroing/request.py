@@ -3,6 +3,7 @@
 A Request holds for all sentences of the call; `Request.wanted` resolves its positions and spans for one of them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from tl_vzero.choices import Position, Positions, integer, listed, positions, positions_in
+from tl_vzero.choices import Position, Positions, integer, listed, one_of, positions, positions_in
 from tl_vzero.distance import Distance, cosine
 from tl_vzero.errors import InputError, InputTypeError, shown, unknown_name
 from tl_vzero.inputs.baselines import ZERO, Baseline
@@ -25,6 +26,7 @@ Integers = Iterable[int] | int | None
 Span = tuple[int, ...]  # positions that are zeroed together
 
 ENGINES = ("auto", "hooks", "closed_form")
+PRECISIONS = ("tf32",)
 MEMORY_MB = 256.0
 CONFIDENCE = 1 - 1e-6
 WORDS = "words"
@@ -102,6 +104,7 @@ class Request:
     cache: Any | None = None
     batch_size: int | None = None
     memory_mb: float = MEMORY_MB
+    precision: str | None = None
     norm: FinalNorm | None = None
     advance: Callable[[float], object] = lambda sources: None
     baseline: Baseline = ZERO
@@ -137,8 +140,12 @@ class Request:
         )
 
 
-def megabytes(memory_mb: float) -> float:
-    """Check how much memory may be held; raises InputError or InputTypeError."""
+def megabytes(memory_mb: float | None, device: torch.device) -> float:
+    """Check how much memory may be held, or choose: 256, and on CUDA a quarter of what is free, as a power of two, so
+    that one call after another takes the same; raises InputError or InputTypeError.
+    """
+    if memory_mb is None:
+        return max(1.0, 2.0 ** math.floor(math.log2(_free_on(device) / 4))) if device.type == "cuda" else MEMORY_MB
     if isinstance(memory_mb, bool) or not isinstance(memory_mb, int | float):
         raise InputTypeError(f"memory_mb is {type(memory_mb).__name__}: expected a number of megabytes")
     if not 0 < memory_mb < float("inf"):
@@ -147,7 +154,7 @@ def megabytes(memory_mb: float) -> float:
 
 
 def checked_tolerance(
-    tolerance: float | None, confidence: float, seed: int, distance_name: str, engine: str
+    tolerance: float | None, confidence: float, seed: int, distance_name: str, engine: str, precision: str | None
 ) -> Tolerance | None:
     """Check how far a share may be off; raises InputError or InputTypeError, also where it cannot be bounded."""
     if tolerance is None:
@@ -171,7 +178,41 @@ def checked_tolerance(
             f'tolerance={tolerance} given with engine="hooks", which computes every pair: expected engine="auto" or '
             '"closed_form", or leave tolerance out'
         )
+    if precision is not None:
+        raise InputError(
+            f'tolerance={tolerance} given with precision="{precision}", whose rounding the error would not hold: leave '
+            "one of them out"
+        )
     return Tolerance(float(tolerance), float(confidence), seed)
+
+
+def checked_precision(precision: str | None, engine: str, model: nn.Module) -> str | None:
+    """Check that products can be of less precision; raises InputError where the model or its device has none."""
+    if precision is None:
+        return None
+    one_of("precision", precision, PRECISIONS)
+    weight = next(nn.Module.parameters(model))
+    if engine == "hooks":
+        raise InputError(
+            f'precision="{precision}" with engine="hooks": expected the closed form; leave one of them out'
+        )
+    if weight.dtype == torch.float64 or not _has_tf32(weight.device):
+        raise InputError(
+            f'precision="{precision}" given, and the model is {str(weight.dtype).removeprefix("torch.")} on '
+            f"{weight.device}: expected another dtype than float64, on a CUDA GPU from Ampere on; leave precision out"
+        )
+    return precision
+
+
+def _has_tf32(device: torch.device) -> bool:
+    has_cuda = device.type == "cuda" and torch.version.cuda is not None
+    return has_cuda and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _free_on(device: torch.device) -> float:
+    """The megabytes of a GPU that nobody uses; torch holds what it has freed."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) / 2**20
 
 
 def checked_spans(spans: str | Iterable[Positions] | None) -> tuple[tuple[Position, ...], ...] | str | None:

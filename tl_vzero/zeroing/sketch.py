@@ -251,8 +251,8 @@ def likely_shares(pairs: PairZeroing) -> list[Float[Tensor, "_ _"]]:
 class _Directions:
     """Random directions of one group, `plain`, and what is needed to see a change in them.
 
-    `through` takes what a norm at the end reads less, `folded` a row of hidden units; their last columns are those for
-    its size. `output` is what clean outputs show, `scaled` a last norm's weighted clean rows without their part along these.
+    `through` takes what a norm at the end reads less, `folded` a row of hidden units; their last columns are for its
+    size. `output` is what clean outputs show, `scaled` a last norm's weighted clean rows, less their part along these.
     """
 
     plain: Float[Tensor, "feature direction"]
