@@ -14,10 +14,12 @@ from tl_vzero.plot import parts
 from tl_vzero.plot.pages import in_percent
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores
+from tl_vzero.words import readable_pieces
 
 MOST_CELLS, BINS = 2000, 1000  # of a row: more sources are drawn as bins, no more of them than a screen has pixels
 LONG, DESTS = 500, 20  # a row from so many sources, where there are as many sources to a destination, is a long one
 LISTED = 10
+UNDERLINED = '<b style="text-decoration:underline">{}</b>'
 AROUND = 4  # tokens on each side of a listed one
 HEADER, SLIDER, LINE = 104, 76, 48  # pixels, as all sizes here: title and axis; a line of the list is two of text
 LAYER, LEAST_STRIP, LARGEST_STRIP = 18, 90, 440
@@ -43,8 +45,8 @@ class Source:
 
 def is_long(scores: Scores) -> bool:
     """Whether scores are few rows over very many sources."""
-    n_sources = len(scores.src_tokens) if scores.omitted is None else len(_texts(scores))
-    return scores.heads is None and not scores.signed and n_sources >= max(LONG, DESTS * len(scores.dest_tokens))
+    count = len(scores.src_tokens) if scores.omitted is None else n_sources(scores)
+    return scores.heads is None and not scores.signed and count >= max(LONG, DESTS * len(scores.dest_tokens))
 
 
 def long_row(
@@ -74,11 +76,11 @@ def long_row(
     parts.refuse_heads(scores)
     parts.refuse_signed(scores)
     k = at_least_one("k", k)
-    label = parts.axis_labels(scores.at_dest(dest))[0][0]
     row = scores.at_dest(dest).normalized()
+    (label,) = parts.hover_labels(row.dest_tokens, row.dest_positions, row.unit, row.unknown_dests)
     start = parts.layer_index(row, row.telling_layer(row.dest_positions[0]) if layer is None else layer)
     cells, names, width = _strip(row)
-    n_sources = len(_texts(row))
+    count, of_row = n_sources(row), len(row.src_tokens)
     listed = largest_sources(row, k)
     steps: list[parts.Step] = [
         (str(at), _list(sources, row, index, [names[source.position // width] for source in sources]), {})
@@ -106,8 +108,7 @@ def long_row(
     layout = _frame(len(row.layers), k + 1, theme) | {
         "title": parts.titled(
             f"{parts.method_text(row)}: what {label} draws on, layer by layer",
-            f"{'' if n_sources == len(row.src_tokens) else f'{len(row.src_tokens):,} of '}{n_sources:,} sources"
-            " · drag over the strip to zoom in",
+            f"{'' if count == of_row else f'{of_row:,} of '}{count:,} sources · drag over the strip to zoom in",
         ),
         "coloraxis": parts.from_zero(theme, parts.top(cells.tolist()), name, "sqrt"),
     }
@@ -154,35 +155,41 @@ def remainder(row: Scores, layer: int, listed: list[Source]) -> tuple[float, flo
     return max(whole - sum(source.share for source in listed), omitted), omitted
 
 
-def _texts(scores: Scores) -> "list[str] | _Gaps":
-    """The text of each source of the sentence by its position, "…" where it is not there; of spans, by column."""
-    if scores.src_spans is not None:
-        return parts.texts_of(scores.src_tokens)
-    if "src_tokens" in scores.metadata:
-        return parts.texts_of(scores.metadata["src_tokens"])
-    n_sources = scores.n_positions if scores.n_src_positions is None else scores.n_src_positions
-    return _Gaps(n_sources, dict(zip(scores.src_positions, parts.texts_of(scores.src_tokens), strict=True)))
-
-
 @dataclass(frozen=True)
-class _Gaps:
-    """Texts by position, of which some are not there; a file may say any count."""
+class _Texts:
+    """The text of each source of a sentence by its position, "…" where it is not there; a file may say any count."""
 
     count: int
-    texts: dict[int, str]
+    tokens: dict[int, str]
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, at: int) -> str:
-        return self.texts.get(at, "…")
+        return parts.visible(self.tokens[at]) if at in self.tokens else "…"
+
+
+def _texts(scores: Scores) -> _Texts:
+    """The texts of all sources, also of those that were left out; of spans, by column."""
+    tokens = scores.metadata.get("src_tokens")
+    if scores.src_spans is not None or tokens is None:
+        places = zip(_places(scores), readable_pieces(scores.src_tokens), strict=True)
+        return _Texts(n_sources(scores), dict(places))
+    return _Texts(len(tokens), dict(enumerate(readable_pieces(tokens))))
+
+
+def n_sources(scores: Scores) -> int:
+    """How many sources the sentence has; of spans, how many spans there are."""
+    if scores.src_spans is not None:
+        return len(scores.src_spans)
+    return scores.n_positions if scores.n_src_positions is None else scores.n_src_positions
 
 
 def _places(scores: Scores) -> tuple[int, ...]:
     return scores.src_positions if scores.src_spans is None else tuple(range(len(scores.src_spans)))
 
 
-def _around(texts: "list[str] | _Gaps", at: int) -> tuple[str, str, str]:
+def _around(texts: _Texts, at: int) -> tuple[str, str, str]:
     before = [texts[i] for i in range(max(0, at - AROUND), at)]
     behind = [texts[i] for i in range(at + 1, min(len(texts), at + AROUND + 1))]
     return " ".join(map(parts.short, before)), texts[at], " ".join(map(parts.short, behind))
@@ -210,7 +217,8 @@ def _list(sources: list[Source], row: Scores, layer: int, names: list[str]) -> d
         text = parts.plotly_text(parts.short(source.around[1]))
         size = parts.plotly_text(source.size)
         marks.append(f"{text} · {unit} {source.position} · {size}")
-        texts.append(f"<b>{text}</b>  {size}  at {unit} {source.position}<br>{before} <b>[{token}]</b> {behind}")
+        around = f"{before} {UNDERLINED.format(token)} {behind}".strip()
+        texts.append(f"<b>{text}</b>  {size}  at {unit} {source.position}<br>{around}")
     rest, omitted = remainder(row, layer, sources)
     left_out = (
         f"<br>{parts.plotly_text(in_percent(omitted))} of the row was left out of these scores" if omitted else ""
@@ -243,7 +251,7 @@ def _frame(layers: int, lines: int, theme: Theme) -> dict[str, Any]:
             "type": "category",
             "side": "top",
             "anchor": "y",
-            "nticks": 7,
+            "nticks": 6,
             "tickangle": 0,
         },
         "yaxis": {
