@@ -178,9 +178,11 @@ def test_a_row_of_a_long_text_is_a_strip_and_a_list(open_page: Any, width: int, 
     assert listed()[0].startswith("word12000") and "± 1 %" in listed()[0] and "at position 12000" in listed()[0]
     assert "word11999" in listed()[0] and listed()[1].startswith("<b>odd</b>")
     assert listed()[-1].startswith("all other sources")
+    page.locator("#row-0 .slider-rail-touch-rect").scroll_into_view_if_needed()
     handle = page.locator("#row-0 .slider-rail-touch-rect").bounding_box()
     page.mouse.click(handle["x"] + handle["width"] - 2, handle["y"] + handle["height"] / 2)
     page.wait_for_function("document.querySelector('#row-0 .textpoint').textContent.startsWith('<b>odd')")
+    page.locator("#row-0 .nsewdrag").first.scroll_into_view_if_needed()
     box = page.locator("#row-0 .nsewdrag").first.bounding_box()
     for place, act in ((0.3, "down"), (0.5, "up")):
         page.mouse.move(box["x"] + box["width"] * place, box["y"] + box["height"] / 2, steps=4)
