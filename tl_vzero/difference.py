@@ -144,6 +144,7 @@ def _part(scores: "tl_vzero.Scores", rows: Positions, columns: Positions, side: 
     return replace(
         scores,
         values=scores.values[..., row, :][..., column],
+        error=None if scores.error is None else scores.error[..., row, :][..., column],
         dest_tokens=tuple(scores.dest_tokens[i] for i in row),
         dest_positions=tuple(scores.dest_positions[i] for i in row),
         src_tokens=tuple(scores.src_tokens[i] for i in column),

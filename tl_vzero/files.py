@@ -21,7 +21,7 @@ from tl_vzero.errors import FileFormatError, InputTypeError, OutputPathError, fo
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What is kept as safetensors, one tensor with its labels: by the name of its class, the format and its version.
+# What is kept as safetensors, tensors with their labels: by the name of its class, the format and its version.
 FORMATS = {"Scores": ("tl_vzero.scores", "1"), "BaselineValues": ("tl_vzero.baseline_values", "1")}
 LARGEST_TEXT = 2**28  # bytes: a thousand times the largest file of text that the package writes or reads
 LARGEST_LABELS = 2**24  # bytes, of a file of one tensor: those of 100,000 tokens, whose map would fill a disk
@@ -283,22 +283,25 @@ def check_header(path: object, names: Sequence[str], separator: str | None = Non
             )
 
 
-def write_labelled(path: str | Path, kind: str, values: "Tensor", labels: str) -> None:
-    """Write one tensor of a kind in FORMATS and its JSON labels as safetensors."""
+def write_labelled(path: str | Path, kind: str, tensors: "Mapping[str, Tensor]", labels: str) -> None:
+    """Write the tensors of a kind in FORMATS, "values" and others, and its JSON labels as safetensors."""
     from safetensors.torch import save_file
 
     file_format, version = FORMATS[kind]
     # Half of a surrogate pair has no UTF-8; written as JSON's own escape, it is read back as it was.
     labels = labels.encode("utf-8", "backslashreplace").decode("utf-8")
     header = {"format": file_format, "version": version, "labels": labels}
-    tensors = {"values": values.detach().cpu().contiguous()}
-    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=header))
+    written = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda partial: save_file(written, partial, metadata=header))
 
 
-def read_labelled(path: str | Path, kind: str, shape_of: Callable[[Any], list[int]]) -> "tuple[Tensor, Any]":
+def read_labelled(
+    path: str | Path, kind: str, shapes_of: Callable[[Any], Mapping[str, list[int]]]
+) -> "tuple[dict[str, Tensor], Any]":
     """Read what `write_labelled` wrote; raises FileFormatError for anything else.
 
-    `shape_of` says what shape labels describe: values of another one are never read.
+    `shapes_of` says what tensors labels describe, of what shapes: others are never read. All but "values" may be
+    missing.
     """
     from safetensors.torch import load
 
@@ -315,11 +318,11 @@ def read_labelled(path: str | Path, kind: str, shape_of: Callable[[Any], list[in
             header = file.read(n_header)
             about = parse_json(header.decode("utf-8"))
             labels = parse_json(_labels_in(path, kind, about))
-            n_bytes = _n_bytes(path, kind, about, shape_of(labels))
+            n_bytes = _n_bytes(path, kind, about, shapes_of(labels))
             if os.fstat(file.fileno()).st_size != len(length) + n_header + n_bytes:
                 raise FileFormatError(f"{path} is not as long as its header says: expected all that {kind}.save wrote")
             content = file.read(n_bytes)
-        return load(length + header + content)["values"], labels
+        return load(length + header + content), labels
 
 
 def _labels_in(path: str | Path, kind: str, about: Any) -> str:
@@ -337,15 +340,20 @@ def _labels_in(path: str | Path, kind: str, about: Any) -> str:
     return labels
 
 
-def _n_bytes(path: str | Path, kind: str, about: dict[str, Any], shape: list[int]) -> int:
-    """How long the values of a file are; raises FileFormatError where the file says something else."""
-    values = about.get("values")
-    if set(about) != {"__metadata__", "values"} or not isinstance(values, dict):
-        raise FileFormatError(f"{path} holds other tensors than values: expected a file written by {kind}.save")
-    if values.get("dtype") not in N_BYTES:
+def _n_bytes(path: str | Path, kind: str, about: dict[str, Any], shapes: Mapping[str, list[int]]) -> int:
+    """How long the tensors of a file are; raises FileFormatError where the file says something else."""
+    tensors = {name: tensor for name, tensor in about.items() if name != "__metadata__"}
+    if not {"values"} <= set(tensors) <= set(shapes) or not all(isinstance(of, dict) for of in tensors.values()):
         raise FileFormatError(
-            f"{path} holds numbers of the type {shown(values.get('dtype'))}: expected {', '.join(N_BYTES)}"
+            f"{path} holds other tensors than {', '.join(shapes)}: expected a file written by {kind}.save"
         )
-    if values.get("shape") != shape:
-        raise FileFormatError(f"{path} holds values of shape {shown(values.get('shape'))}: its labels describe {shape}")
-    return prod(shape) * N_BYTES[values["dtype"]]
+    for name, tensor in tensors.items():
+        if tensor.get("dtype") not in N_BYTES:
+            raise FileFormatError(
+                f"{path} holds numbers of the type {shown(tensor.get('dtype'))}: expected {', '.join(N_BYTES)}"
+            )
+        if tensor.get("shape") != shapes[name]:
+            raise FileFormatError(
+                f"{path} holds {name} of shape {shown(tensor.get('shape'))}: its labels describe {shapes[name]}"
+            )
+    return sum(prod(shapes[name]) * N_BYTES[tensor["dtype"]] for name, tensor in tensors.items())

@@ -1,11 +1,14 @@
 """The labels of a map in a file of scores, and what is wrong with those that `Scores.save` did not write."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from torch import Tensor
 
 from tl_vzero.difference import baseline_in
-from tl_vzero.errors import FileFormatError
+from tl_vzero.errors import FileFormatError, ScoresError
+from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json
 from tl_vzero.words import whole_words
 
 Stage = Literal["raw", "normalized", "rollout", "difference"]
@@ -73,6 +76,10 @@ class Labels(BaseModel):
             positions = self.metadata.get(name, [])
             if not isinstance(positions, list) or not all(type(position) is int for position in positions):
                 return f"metadata[{name!r}] holds no positions"
+        texts = self.metadata.get("src_tokens")
+        is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if texts is not None and not (is_list and len(texts) == n_sources):
+            return f"metadata['src_tokens'] does not hold the texts of {n_sources} sources"
         signal, n_tokens = self.metadata.get("signal", {}), len(self.word_ids or range(self.n_positions))
         kinds = signal.get("kinds", [""] * n_tokens) if isinstance(signal, dict) else None
         if not isinstance(kinds, list) or [type(kind) for kind in kinds] != [str] * n_tokens:
@@ -90,12 +97,39 @@ class Labels(BaseModel):
         return None
 
 
-def described_shape(path: object, labels: object) -> list[int]:
-    """The shape that a file's labels describe; raises FileFormatError for labels that `save` did not write."""
+def described_shapes(path: object, labels: object) -> dict[str, list[int]]:
+    """The shapes of the tensors that a file's labels describe, by name.
+
+    Raises FileFormatError for labels that `save` did not write.
+    """
     reason = fault_of_labels(labels)
     if reason is not None:
         raise FileFormatError(f"{path} is no Scores file, as Scores.save writes it: {reason}")
-    return Labels.model_validate(labels).shape
+    shape = Labels.model_validate(labels).shape
+    return {"values": shape, "error": shape, "omitted": shape[:-1]}
+
+
+def written_labels(labels: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """The labels of a map as JSON; raises ScoresError where a file with them and these tensors would not be read."""
+    try:
+        written = json.dumps(labels, ensure_ascii=False, allow_nan=False)
+        reason = fault_of_labels(parse_json(written)) or fault_of_error(tensors)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ScoresError(f"cannot save this: its labels are not what JSON holds ({error}); replace them") from error
+    for name, tensor in tensors.items():
+        if tensor.element_size() not in N_BYTES.values():
+            reason = f"its {name} are of {tensor.dtype}; convert them, as by {name}.float()"
+    if len(json.dumps(written)) > LARGEST_LABELS:
+        reason = f"its labels take more than {LARGEST_LABELS} bytes; leave metadata out"
+    if reason is not None:
+        raise ScoresError(f"cannot save this: {reason}")
+    return written
+
+
+def fault_of_error(tensors: dict[str, Tensor]) -> str | None:
+    """Why the error of scores cannot be by how much shares may be off, None if it can or there is none."""
+    exact = "error" not in tensors or bool((tensors["error"] >= 0).all())
+    return None if exact else "its error is negative, or no number, somewhere"
 
 
 def fault_of_labels(labels: object) -> str | None:

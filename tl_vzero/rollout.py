@@ -1,13 +1,20 @@
-"""Row normalisation and rollout, on plain tensors. Rows are destinations, columns are sources.
+"""Row normalisation, joins and rollout, on plain tensors. Rows are destinations, columns are sources.
 
 Rollout follows the maps through the layers, after Abnar & Zuidema 2020 and, for two stacks, Ferrando et al. 2022.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_vzero.distance import wide_dtype
+
+Groups = Sequence[Sequence[int]]
+# "values" `[*axes, dest, src]`, and where there are: "error", how far their shares may be off, of the same shape, and
+# "omitted" `[*axes, dest]`, what rows have in columns that were left out.
+Parts = dict[str, Tensor]
 
 
 def empty_rows(maps: Float[Tensor, "*axes dest src"]) -> Bool[Tensor, "*axes dest"]:
@@ -35,6 +42,61 @@ def normalize_rows(maps: Float[Tensor, "*axes dest src"]) -> Float[Tensor, "*axe
     return (scaled / torch.where(total == 0, 1.0, total)).to(maps.dtype)
 
 
+def shares(parts: Parts) -> Parts:
+    """Divide rows by their sums, of which what was left out is a part."""
+    if "omitted" not in parts:
+        return parts | {"values": normalize_rows(parts["values"])}
+    whole = normalize_rows(torch.cat([parts["values"], parts["omitted"].unsqueeze(-1)], dim=-1))
+    return parts | {"values": whole[..., :-1], "omitted": whole[..., -1]}
+
+
+def strongest(parts: Parts, k: int) -> tuple[Parts, list[int]]:
+    """The k largest entries of each row, of equal ones the first, and the columns that these are in.
+
+    All other entries are 0, and their sum is left out; how far the share of an entry may be off covers that 0.
+
+    >>> import torch
+    >>> cut, columns = strongest({"values": torch.tensor([[1.0, 4.0, 2.0, 2.0]])}, 2)
+    >>> cut["values"].tolist(), cut["omitted"].tolist(), columns
+    ([[4.0, 2.0]], [3.0], [1, 2])
+    """
+    values = parts["values"]
+    largest = values.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    cut = torch.zeros_like(values).scatter(-1, largest, values.gather(-1, largest))
+    omitted = (values - cut).sum(dim=-1, dtype=wide_dtype(values.device)).to(values.dtype)
+    columns = (cut != 0).flatten(end_dim=-2).any(dim=0).nonzero().flatten().tolist() or [0]
+    kept = {"values": cut[..., columns], "omitted": omitted + parts.get("omitted", 0)}
+    if "error" in parts:
+        off = parts["error"]
+        kept["error"] = torch.where(cut == values, off, off + shares(parts)["values"])[..., columns]
+    return kept, columns
+
+
+def join(parts: Parts, dests: Groups, sources: Groups, *, raw: bool) -> Parts:
+    """Join rows and columns into groups: summed over the sources of a group, averaged over its destinations.
+
+    So is how far shares may be off, where the rows are shares. `raw` rows are weighed by their sums in the mean, which
+    may be off too: a true share of theirs lies between the least and the largest that one of the rows allows.
+    """
+    counts = torch.tensor([len(group) for group in dests], dtype=parts["values"].dtype, device=parts["values"].device)
+    joined = {"values": _summed(_summed(parts["values"], sources, -1), dests, -2) / counts.unsqueeze(-1)}
+    if "error" in parts:
+        off = _summed(parts["error"], sources, -1)
+        joined["error"] = _summed(off, dests, -2) / counts.unsqueeze(-1)
+        if raw:
+            stated, of_pieces = shares(joined)["values"], _summed(shares(parts)["values"], sources, -1)
+            rows = [torch.tensor([*group], device=off.device) for group in dests]
+            high = torch.stack([(of_pieces + off).index_select(-2, at).amax(dim=-2) for at in rows], dim=-2)
+            low = torch.stack([(of_pieces - off).index_select(-2, at).amin(dim=-2) for at in rows], dim=-2)
+            joined["error"] = torch.maximum(high - stated, stated - low)
+    return joined
+
+
+def _summed(maps: Tensor, groups: Groups, dim: int) -> Tensor:
+    indices = [torch.tensor([*group], device=maps.device) for group in groups]
+    return torch.stack([maps.index_select(dim, index).sum(dim) for index in indices], dim=dim)
+
+
 def roll_out(
     normalized: Float[Tensor, "layer position position"], *, identity: bool
 ) -> Float[Tensor, "layer position position"]:
@@ -56,6 +118,37 @@ def roll_out(
     for step in steps[1:]:
         rolled.append(step @ rolled[-1])
     return torch.stack(rolled).to(normalized.dtype)
+
+
+def rollout_error(
+    normalized: Float[Tensor, "layer position position"],
+    error: Float[Tensor, "layer position position"],
+    *,
+    identity: bool,
+) -> Float[Tensor, "layer position position"]:
+    """How far the entries of `roll_out` may be off where those of the normalised maps may be off by `error`.
+
+    For products of maps that are nowhere negative, where |N' - N| <= E and |R' - R| <= F, N' and R' being the stated
+    ones: |N' R' - N R| <= E R' + N' F + E F. No entry lies outside [0, 1], so no bound is above 1.
+
+    >>> import torch
+    >>> half = torch.full((2, 2, 2), 0.5)
+    >>> rollout_error(half, torch.full_like(half, 0.01), identity=False)[1]
+    tensor([[0.0202, 0.0202],
+            [0.0202, 0.0202]])
+    """
+    wide = wide_dtype(normalized.device)
+    steps, off = normalized.to(wide), error.to(wide)
+    if identity:
+        # Of a row that is empty, whole and not half of it stays where it is.
+        may_be_empty = (steps <= off).all(dim=-1, keepdim=True) & (off > 0).any(dim=-1, keepdim=True)
+        off = torch.where(may_be_empty, 1.0, off / 2)
+        steps = normalize_rows(steps + torch.eye(steps.shape[-1], dtype=wide, device=steps.device))
+    rolled, bounds = steps[0], [off[0].clamp(max=1)]
+    for step, reach in zip(steps[1:], off[1:], strict=True):
+        bounds.append((reach @ (rolled + bounds[-1]) + step @ bounds[-1]).clamp(max=1))
+        rolled = step @ rolled
+    return torch.stack(bounds).to(error.dtype)
 
 
 def roll_out_jointly(

@@ -1,10 +1,8 @@
 """Scores: the labelled maps that every method returns. Rows are destinations, columns are sources."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from operator import index as index_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
@@ -29,6 +27,7 @@ from tl_vzero.difference import (
     words_of_both,
 )
 from tl_vzero.errors import (
+    FileFormatError,
     InputError,
     InputTypeError,
     ScoresError,
@@ -37,11 +36,11 @@ from tl_vzero.errors import (
     shortened,
     shown,
 )
-from tl_vzero.files import LARGEST_LABELS, N_BYTES, parse_json, path_of, read_labelled, to_plain, write_labelled
-from tl_vzero.labels import Labels, Stage, described_shape, fault_of_labels
+from tl_vzero.files import path_of, read_labelled, to_plain, write_labelled
+from tl_vzero.labels import Labels, Stage, described_shapes, fault_of_error, written_labels
 from tl_vzero.registry import label_of
-from tl_vzero.rollout import empty_rows, normalize_rows, roll_out
-from tl_vzero.words import Word, encodable, group_words, whole_words
+from tl_vzero.rollout import Parts, empty_rows, join, roll_out, rollout_error, shares, strongest
+from tl_vzero.words import encodable, group_words, stretches, whole_words, word_positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +85,9 @@ class Scores(Drawn):
     Where spans were zeroed jointly, `src_spans` are their positions and `src_positions` the first of each.
     A cross-attention map's columns are of another sentence: `n_src_positions` and `src_word_ids` are its own then.
     `identity` is the method's rollout rule: whether half of each token stays where it is.
+    `error`, of the shape of `values`, is by how much each share, an entry of the normalised map, may be off; None where
+    scores are exact up to rounding. `omitted`, `[layer, dest]`, or `[layer, head, dest]` per head, is what rows have in
+    sources that were left out (see `strongest`), in the unit of `values`.
 
     `scores[dest]` is `row(dest)`, and `scores[dest, src]` one entry in every layer; both by position or by text.
 
@@ -119,6 +121,7 @@ class Scores(Drawn):
     unit: Literal["token", "word"] = "token"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: Float[Tensor, "*axes dest src"] | None = None
+    omitted: Float[Tensor, "*axes dest"] | None = None
 
     def __post_init__(self) -> None:
         if not self.values.is_floating_point():
@@ -130,6 +133,9 @@ class Scores(Drawn):
                 f"values have shape {list(self.values.shape)}: the labels describe {expected} "
                 "(layer, head if per head, dest, src)"
             )
+        for name, shape in (("error", expected), ("omitted", expected[:-1])):
+            if name in self._tensors and list(self._tensors[name].shape) != shape:
+                raise ScoresError(f"{name} has shape {list(self._tensors[name].shape)}: expected {shape}")
         if len(self.dest_tokens) != expected[-2] or len(self.src_tokens) != expected[-1]:
             raise ScoresError(
                 f"{len(self.dest_tokens)} dest_tokens and {len(self.src_tokens)} src_tokens "
@@ -140,6 +146,17 @@ class Scores(Drawn):
     def shape(self) -> tuple[int, ...]:
         """The shape of `values`: (layer, dest, src), or (layer, head, dest, src) per head."""
         return tuple(self.values.shape)
+
+    @property
+    def _tensors(self) -> Parts:
+        """What there is of `values`, `error` and `omitted`, by name."""
+        tensors = {"values": self.values, "error": self.error, "omitted": self.omitted}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    def _part(self, at: tuple[Any, ...], **labels: Any) -> "Scores":
+        """The same for a part of the layers, heads and destinations."""
+        labels |= {name: tensor[at] for name, tensor in self._tensors.items()}
+        return replace(self, **labels)
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -186,7 +203,7 @@ class Scores(Drawn):
     @property
     def partial(self) -> bool:
         """Whether some destinations or sources of the sentence are left out."""
-        if self.src_spans is not None:
+        if self.src_spans is not None or self.omitted is not None:
             return True
         n_sources = self.n_positions if self.n_src_positions is None else self.n_src_positions
         return not (_are_all(self.dest_positions, self.n_positions) and _are_all(self.src_positions, n_sources))
@@ -242,7 +259,8 @@ class Scores(Drawn):
     def normalized(self) -> "Scores":
         """Divide each row by its sum; rows sum to one, and an empty row stays zero (see `empty_rows`).
 
-        A map over chosen sources is normalised over those. What is normalised already is returned as it is.
+        What a row has in sources that were left out (`omitted`) is part of its sum. A map over chosen sources is
+        normalised over those. What is normalised already is returned as it is.
         Raises ScoresError for signed scores: a row whose sum is negative would change every sign.
         """
         if self.stage in ("normalized", "rollout"):
@@ -254,7 +272,34 @@ class Scores(Drawn):
                 f"normalized() is undefined here: {self.method} gave negative values, down to {self.values.min():.3g}; "
                 'take sizes instead (aggregate="norm" for gradient methods, size=True for others), or the raw `values`'
             )
-        return replace(self, values=normalize_rows(self.values), stage="normalized")
+        parts: dict[str, Any] = shares(self._tensors)
+        return replace(self, **parts, stage="normalized")
+
+    def strongest(self, k: int) -> "Scores":
+        """Keep the k largest entries of each row; what the rest sums to is in `omitted`.
+
+        The rest is 0, and sources that no row keeps are dropped, so that a row over thousands of sources takes a few
+        numbers. Of equal entries the first stay. `metadata["src_tokens"]` has the text of all sources. Where shares may
+        be off, `error` of an entry that was set to 0 covers what was there. The result is a partial map.
+        Raises InputError for k below 1, ScoresError for signed scores, such as a difference.
+
+        >>> tokens, places = ("a", "hat", "barks"), (0, 1, 2)
+        >>> maps = torch.tensor([[[1.0, 6.0, 3.0]]])
+        >>> scores = Scores(maps, "attention", (0,), tokens[2:], tokens, places[2:], places, 1, 3).strongest(1)
+        >>> scores.src_tokens, scores.values.tolist(), scores.omitted.tolist()
+        (('hat',), [[[6.0]]], [[4.0]])
+        """
+        k = at_least_one("k", k)
+        if self.signed:
+            raise ScoresError("strongest() is undefined for signed scores: what is left out has no one size")
+        cut, at = strongest(self._tensors, k)
+        labels: dict[str, Any] = {**cut, "src_spans": self.src_spans and tuple(self.src_spans[i] for i in at)}
+        n_sources = self.n_positions if self.n_src_positions is None else self.n_src_positions
+        whole = self.src_spans is None and _are_all(self.src_positions, n_sources)
+        if whole:
+            labels["metadata"] = {**self.metadata, "src_tokens": list(self.src_tokens)}
+        tokens = tuple(self.src_tokens[i] for i in at)
+        return replace(self, src_tokens=tokens, src_positions=tuple(self.src_positions[i] for i in at), **labels)
 
     def rollout(self) -> "Scores":
         """Multiply the normalised maps through the layers, with the method's own rule (`identity`).
@@ -266,8 +311,10 @@ class Scores(Drawn):
         reason = self._why_no_rollout()
         if reason is not None:
             raise ScoresError(f"rollout() is undefined here: {reason}")
-        values = roll_out(self.normalized().values, identity=self.identity)
-        return replace(self, values=values, stage="rollout")
+        steps, error = self.normalized().values, self.error
+        if error is not None:
+            error = rollout_error(steps, error, identity=self.identity)
+        return replace(self, values=roll_out(steps, identity=self.identity), error=error, stage="rollout")
 
     def _why_no_rollout(self) -> str | None:
         if self.stage == "rollout":
@@ -302,13 +349,14 @@ class Scores(Drawn):
             at = self.layers.index(layer) if layer in self.layers else -1
         if at < 0:
             raise InputError(f"layer {layer} is not among the layers {list(self.layers)}: expected one of them")
-        return replace(self, values=self.values[at : at + 1], layers=(self.layers[at],))
+        return self._part((slice(at, at + 1),), layers=(self.layers[at],))
 
     def at_dest(self, dest: Place) -> "Scores":
         """The same with one destination; `dest` and errors are those of `row`."""
         row = self.dest_index(dest)
         tokens, positions = (self.dest_tokens[row],), (self.dest_positions[row],)
-        return replace(self, values=self.values[..., [row], :], dest_tokens=tokens, dest_positions=positions)
+        at = (*[slice(None)] * (self.values.ndim - 2), [row])
+        return self._part(at, dest_tokens=tokens, dest_positions=positions)
 
     def row(self, dest: Place) -> Float[Tensor, "*axes src"]:
         """The scores of one destination in every layer: `[layer, src]`, or `[layer, head, src]` per head.
@@ -425,11 +473,20 @@ class Scores(Drawn):
                 f"these maps have no difference: {unlike}; expected two maps with the same layers and options, and "
                 "both raw, normalized() or rollout()"
             )
+        if self.omitted is not None or other.omitted is not None:
+            raise ScoresError(
+                "these maps have no difference: strongest() left sources of them out; subtract whole maps"
+            )
+        if self.stage == "raw":
+            self._refuse_raw_errors("difference()")
+            other._refuse_raw_errors("difference()")
         both = matched(self, other, alignment)
+        errors = [one.error for one in (both.first, both.second) if one.error is not None]
         subtracted = {"method": other.method, **other.metadata, "alignment": described(self, other, both)}
         return replace(
             both.first,
             values=both.first.values - both.second.values.to(both.first.values),
+            error=sum(errors[1:], errors[0]) if errors else None,
             dest_tokens=both_tokens(both.first.dest_tokens, both.second.dest_tokens),
             src_tokens=both_tokens(both.first.src_tokens, both.second.src_tokens),
             word_ids=common_words(both),
@@ -441,7 +498,8 @@ class Scores(Drawn):
     def top(self, dest: Place, k: int = 5, layer: int | None = None) -> "pd.DataFrame":
         """The sources that a destination draws on most, as shares: a pandas table of layer, (head,) source, share.
 
-        `k` of each layer, or of one, largest first; a source whose token occurs again has its position behind it.
+        Where shares may be off, `error` says by how much. `k` of each layer, or of one, largest first; a source whose
+        token occurs again has its position behind it.
         `dest`, `layer` and errors are those of `row`, `at_layer` and `normalized`.
         """
         k, row = at_least_one("k", k), self.at_dest(dest).normalized()
@@ -453,7 +511,8 @@ class Scores(Drawn):
         )
         axes = ["layer"] if self.heads is None else ["layer", "head"]
         table = table.sort_values([*axes, "share"], ascending=[True] * len(axes) + [False], ignore_index=True)
-        return table.groupby(axes).head(k)[[*axes, "source", "share"]].reset_index(drop=True)
+        columns = [*axes, "source", "share", *(["error"] if self.error is not None else [])]
+        return table.groupby(axes).head(k)[columns].reset_index(drop=True)
 
     def matrix(self, layer: int) -> "pd.DataFrame":
         """One layer's map as a pandas table with tokens as labels: destinations are rows, sources are columns.
@@ -492,23 +551,31 @@ class Scores(Drawn):
                 "words() joins single positions, and these columns are spans already; give each word as a span, or "
                 "compute without spans"
             )
+        if self.omitted is not None:
+            raise ScoresError("words() joins whole rows, and strongest() left parts of these out: take words() first")
         grouped = words_of_both if self.stage == "difference" else group_words
         dests = grouped([self.word_ids[p] for p in self.dest_positions], self.dest_tokens)
         sources = grouped([src_word_ids[p] for p in self.src_positions], self.src_tokens)
-        summed = _pool([w.positions for w in sources], self.values, dim=-1)
-        counts = torch.tensor([len(w.positions) for w in dests], dtype=summed.dtype, device=summed.device)
-        values = _pool([w.positions for w in dests], summed, dim=-2) / counts.unsqueeze(-1)
+        groups = [word.positions for word in dests], [word.positions for word in sources]
+        joined: dict[str, Any] = join(self._tensors, *groups, raw=self.stage == "raw")
         return replace(
             self,
-            values=values,
+            **joined,
             dest_tokens=tuple(w.label for w in dests),
             src_tokens=tuple(w.label for w in sources),
-            dest_positions=_word_positions(self.word_ids, dests, self.dest_positions),
-            src_positions=_word_positions(src_word_ids, sources, self.src_positions),
+            dest_positions=word_positions(self.word_ids, dests, self.dest_positions),
+            src_positions=word_positions(src_word_ids, sources, self.src_positions),
             n_positions=len(whole_words(self.word_ids)),
             n_src_positions=None if self.n_src_positions is None else len(whole_words(src_word_ids)),
             unit="word",
         )
+
+    def _refuse_raw_errors(self, what: str) -> None:
+        if self.stage == "raw" and self.error is not None:
+            raise ScoresError(
+                f"{what} is undefined for raw scores whose shares may be off: there is no error of what it would give; "
+                "take normalized() first"
+            )
 
     def by_blocks(self, blocks: Mapping[str, Positions] | None = None) -> "Scores":
         """Join positions into blocks: summed over the sources of a block, averaged over its destinations.
@@ -525,37 +592,28 @@ class Scores(Drawn):
         """
         if self.partial or self.joins_two:
             raise ScoresError("by_blocks() joins positions of a whole map of one sentence: expected such a map")
+        self._refuse_raw_errors("by_blocks()")
         if blocks is None:
-            blocks = self._stretches()
+            blocks = stretches(self.kinds)
         places = {name: positions_in(self.tokens, f"blocks[{name!r}]", at) for name, at in blocks.items()}
         every = [position for at in places.values() for position in at]
         if not every or len(set(every)) < len(every):
             raise InputError("blocks overlap, or there is none: expected each position in one block at most")
-        summed = _pool([*places.values()], self.values, dim=-1)
-        counts = torch.tensor([len(at) for at in places.values()], dtype=summed.dtype, device=summed.device)
+        groups = [*places.values()]
+        joined: dict[str, Any] = join(self._tensors, groups, groups, raw=self.stage == "raw")
         first = tuple(at[0] for at in places.values())
         return replace(
             self,
-            values=_pool([*places.values()], summed, dim=-2) / counts.unsqueeze(-1),
+            **joined,
             dest_tokens=tuple(places),
             src_tokens=tuple(places),
             dest_positions=first,
             src_positions=first,
-            src_spans=tuple(places.values()),
+            src_spans=tuple(groups),
         )
 
-    def _stretches(self) -> dict[str, list[int]]:
-        """Neighbours of one kind, by the kind, counted where there are several of it."""
-        kinds = self.kinds
-        stretches = [(kind, [*at]) for kind, at in groupby(range(len(kinds)), key=kinds.__getitem__)]
-        every = [kind for kind, _ in stretches]
-        names = [
-            f"{kind} {every[: n + 1].count(kind)}" if every.count(kind) > 1 else kind for n, kind in enumerate(every)
-        ]
-        return dict(zip(names, (at for _, at in stretches), strict=True))
-
     def to_frame(self) -> "pd.DataFrame":
-        """A long pandas table: layer, (head,) dest, src, value, dest_token, src_token, method, stage."""
+        """A long pandas table: layer, (head,) dest, src, value, (error,) dest_token, src_token, method, stage."""
         import pandas as pd
 
         heads = {} if self.heads is None else {"head": self.heads}
@@ -564,6 +622,8 @@ class Scores(Drawn):
         axes = {"layer": self.layers, **heads, "dest": self.dest_positions, "src": columns}
         frame = pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
         frame["value"] = np.asarray(self).reshape(-1)
+        if self.error is not None:
+            frame["error"] = np.asarray(replace(self, values=self.error)).reshape(-1)
         # A table holds text that can be encoded, and a token may be half of a character.
         dest_tokens = dict(zip(self.dest_positions, map(encodable, self.dest_tokens), strict=True))
         frame["dest_token"] = frame["dest"].map(dest_tokens)
@@ -578,8 +638,8 @@ class Scores(Drawn):
         return {**labels, "metadata": dict(self.metadata)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Labels and values as plain JSON types; `values` is a nested list."""
-        return {**self.labels(), "values": self.values.tolist()}
+        """Labels and values as plain JSON types; `values`, and `error` and `omitted` if there, are nested lists."""
+        return {**self.labels(), **{name: tensor.tolist() for name, tensor in self._tensors.items()}}
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: the values, and the labels and metadata as JSON in its header.
@@ -593,32 +653,24 @@ class Scores(Drawn):
                 f"cannot write {path}: Scores are saved as safetensors, expected a name that ends in .safetensors; for "
                 "JSON there is to_dict(), for a table (CSV) to_frame(), for numpy and torch `values`"
             )
-        try:
-            written = json.dumps(self.labels(), ensure_ascii=False, allow_nan=False)
-            reason = fault_of_labels(parse_json(written))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ScoresError(
-                f"cannot save this: its labels are not what JSON holds ({error}); replace them"
-            ) from error
-        if self.values.element_size() not in N_BYTES.values():
-            reason = f"its values are of {self.values.dtype}; convert them, as by values.float()"
-        if len(json.dumps(written)) > LARGEST_LABELS:
-            reason = f"its labels take more than {LARGEST_LABELS} bytes; leave metadata out"
-        if reason is not None:
-            raise ScoresError(f"cannot save this: {reason}")
-        write_labelled(path, "Scores", self.values, written)
+        written = written_labels(self.labels(), self._tensors)
+        write_labelled(path, "Scores", self._tensors, written)
 
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
-        values, labels = read_labelled(path, "Scores", lambda labels: described_shape(path, labels))
+        tensors, labels = read_labelled(path, "Scores", lambda labels: described_shapes(path, labels))
+        fault = fault_of_error(tensors)
+        if fault is not None:
+            raise FileFormatError(f"{path} is no Scores file, as Scores.save writes it: {fault}")
         as_tuples: dict[str, Any] = {key: _as_tuple(value) for key, value in labels.items() if key != "metadata"}
-        return cls(values=values, metadata=labels["metadata"], **as_tuples)
+        return cls(metadata=labels["metadata"], **{**as_tuples, **tensors})
 
     def __repr__(self) -> str:
         model = f" of {shortened(str(self.metadata['model']), REPR_LENGTH)}" if "model" in self.metadata else ""
         heads = "" if self.heads is None else f", {len(self.heads)} heads"
         partial = ", partial" if self.partial else ""
+        partial += "" if self.error is None else f", shares off by at most {self.error.max():.2g}"
         partial += f", {len(self.unknown_positions)} unknown to the model" if self.unknown_positions else ""
         sources = shortened(" ".join(token.strip() for token in self.src_tokens), REPR_LENGTH)
         telling = ""
@@ -635,19 +687,6 @@ class Scores(Drawn):
 def _are_all(numbers: Sequence[int], count: int) -> bool:
     """Whether these are 0 to count - 1 in order; a file may say any count."""
     return len(numbers) == count and list(numbers) == list(range(count))
-
-
-def _word_positions(
-    word_ids: Sequence[int | None], words: Sequence[Word], positions: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Where words stand among the whole sentence's, by their pieces' places among some of its positions."""
-    word_at = {piece: index for index, word in enumerate(whole_words(word_ids)) for piece in word.positions}
-    return tuple(word_at[positions[word.positions[0]]] for word in words)
-
-
-def _pool(groups: Sequence[Sequence[int]], values: Tensor, dim: int) -> Tensor:
-    indices = [torch.tensor(list(group), device=values.device) for group in groups]
-    return torch.stack([values.index_select(dim, index).sum(dim) for index in indices], dim=dim)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -436,3 +436,17 @@ def _partition(ranges: Sequence[Range], phrases: Iterable[Sequence[int]]) -> tup
 def whole_words(word_ids: Sequence[int | None]) -> tuple[Word, ...]:
     """The words of a sentence by their pieces' places, without their texts."""
     return group_words(word_ids, [""] * len(word_ids))
+
+
+def word_positions(word_ids: Sequence[int | None], words: Sequence[Word], positions: Sequence[int]) -> tuple[int, ...]:
+    """Where words stand among the whole sentence's, by their pieces' places among some of its positions."""
+    word_at = {piece: index for index, word in enumerate(whole_words(word_ids)) for piece in word.positions}
+    return tuple(word_at[positions[word.positions[0]]] for word in words)
+
+
+def stretches(kinds: Sequence[str]) -> dict[str, list[int]]:
+    """Neighbours of one kind, by the kind, counted where there are several of it."""
+    runs = [(kind, [*at]) for kind, at in groupby(range(len(kinds)), key=kinds.__getitem__)]
+    every = [kind for kind, _ in runs]
+    names = [f"{kind} {every[: n + 1].count(kind)}" if every.count(kind) > 1 else kind for n, kind in enumerate(every)]
+    return dict(zip(names, (at for _, at in runs), strict=True))

@@ -1,14 +1,18 @@
-"""A long sentence in the page: what is hidden and renormalised, the window, the scale, and the time it takes."""
+"""A long sentence in the page: what is hidden and renormalised, the window, the scale, and the time it takes; and rows
+of a text that is too long for a map."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from support.made_up import made_up_report, made_up_scores
 from support.opened import Opened, four_digits
 
 from tl_vzero.plot.theme import LIGHT
-from tl_vzero.report import Report
+from tl_vzero.report import LongReport, Report
+from tl_vzero.scores import Scores
 
 pytestmark = pytest.mark.browser
 
@@ -148,3 +152,44 @@ def test_a_long_page_of_three_methods_is_small_and_drawn_in_time(browser: Any, t
         times.append(metrics["TaskDuration"])
         context.close()
     assert min(times) < DRAWN_SECONDS, times
+
+
+def long_report(n_sources: int, layers: int) -> LongReport:
+    """The last position of a text; source 7 and, in layer 1, source 12,000 are the largest."""
+    tokens = tuple("<b>odd</b>" if i % 9 == 7 else f"word{i}" for i in range(n_sources))
+    values = torch.rand(layers, 1, n_sources, generator=torch.Generator().manual_seed(0)) * 1e-3
+    values[:, 0, 7], values[1, 0, 12_000] = 40.0, 900.0
+    places, numbers = tuple(range(n_sources)), tuple(range(layers))
+    row = Scores(values, "value_zeroing", numbers, tokens[-1:], tokens, places[-1:], places, layers, n_sources)
+    return LongReport("made-up", " ".join(tokens), replace(row, error=torch.full_like(values, 0.01)))
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (420, "dark")])
+def test_a_row_of_a_long_text_is_a_strip_and_a_list(open_page: Any, width: int, scheme: str) -> None:
+    html = long_report(32_768, 30).to_html(shared_plotly=False)
+    assert len(html.encode()) < PAGE_BYTES
+    page, complaints = open_page(html, wait_for="#row-0 .heatmaplayer image", width=width, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    def listed() -> list[str]:
+        texts: list[str] = page.locator("#row-0 .textpoint").all_text_contents()
+        return texts
+
+    assert listed()[0].startswith("word12000") and "± 1 %" in listed()[0] and "at position 12000" in listed()[0]
+    assert "word11999" in listed()[0] and listed()[1].startswith("<b>odd</b>")
+    assert listed()[-1].startswith("all other sources")
+    page.locator("#row-0 .slider-rail-touch-rect").scroll_into_view_if_needed()
+    handle = page.locator("#row-0 .slider-rail-touch-rect").bounding_box()
+    page.mouse.click(handle["x"] + handle["width"] - 2, handle["y"] + handle["height"] / 2)
+    page.wait_for_function("document.querySelector('#row-0 .textpoint').textContent.startsWith('<b>odd')")
+    page.locator("#row-0 .nsewdrag").first.scroll_into_view_if_needed()
+    box = page.locator("#row-0 .nsewdrag").first.bounding_box()
+    for place, act in ((0.3, "down"), (0.5, "up")):
+        page.mouse.move(box["x"] + box["width"] * place, box["y"] + box["height"] / 2, steps=4)
+        getattr(page.mouse, act)()
+    shown = page.evaluate("document.getElementById('row-0').layout.xaxis.range")
+    assert 250 < shown[0] < shown[1] < 550
+    page.locator("summary").click()
+    cells = page.locator("tbody tr").nth(10).locator("td").all_text_contents()
+    assert cells[:3] == ["1", "12000", cells[2]] and "± 1 %" in cells[2] and "word11999" in cells[3]
+    assert complaints == []

@@ -6,6 +6,7 @@ import pickle
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from support.scores import WORD_LABELS, make_scores, partial_scores, per_head_scores, random_values
+from support.scores import TOKENS, WORD_LABELS, make_scores, partial_scores, per_head_scores, random_values
 
 from tl_vzero import Scores, TLVZeroError
 from tl_vzero.errors import FileFormatError, InputError, ScoresError
@@ -573,3 +574,51 @@ def test_unknown_positions_are_saved_and_a_file_without_them_has_none(tmp_path: 
 def test_unknown_positions_that_are_none_are_refused(tmp_path: Path, odd: Any) -> None:
     with pytest.raises(ScoresError, match=r"metadata\['unknown'\] holds no positions"):
         make_scores(metadata={"unknown": odd}).save(tmp_path / "odd.safetensors")
+
+
+def long_rows() -> Scores:
+    scores = make_scores().normalized()
+    return replace(scores, error=scores.values / 10).strongest(2)
+
+
+def test_errors_and_what_is_omitted_are_saved(tmp_path: Path) -> None:
+    scores = long_rows()
+    scores.save(tmp_path / "scores.safetensors")
+    again = Scores.load(tmp_path / "scores.safetensors")
+    assert_equal(again, scores)
+    assert scores.error is not None and scores.omitted is not None
+    assert torch.equal(again.error, scores.error) and torch.equal(again.omitted, scores.omitted)
+    assert again.metadata["src_tokens"] == list(TOKENS)
+
+
+def with_error(path: Path, error: torch.Tensor) -> Path:
+    header = {"format": "tl_vzero.scores", "version": "1", "labels": json.dumps(altered())}
+    save_file({"values": make_scores().values, "error": error}, path, metadata=header)
+    return path
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.zeros(3, 7, 6),
+        torch.zeros(3, 7),
+        torch.full((3, 7, 7), -1e-9),
+        torch.full((3, 7, 7), torch.nan),
+        torch.zeros(3, 7, 7, dtype=torch.int64),
+    ],
+    ids=["narrower", "of_rows", "negative", "nan", "integers"],
+)
+def test_an_error_that_is_none_is_refused(error: torch.Tensor, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"error\.safetensors"):
+        Scores.load(with_error(tmp_path / "error.safetensors", error))
+
+
+def test_an_error_that_would_not_be_read_back_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ScoresError, match="its error is negative"):
+        make_scores(error=torch.full((3, 7, 7), -1.0)).save(tmp_path / "scores.safetensors")
+
+
+@pytest.mark.parametrize("odd", [["a"] * 6, [1] * 7, "abcdefg"])
+def test_texts_of_all_sources_that_are_none_are_refused(tmp_path: Path, odd: Any) -> None:
+    with pytest.raises(FileFormatError, match="7 sources"):
+        Scores.load(written(tmp_path / "odd.safetensors", altered(metadata={"src_tokens": odd})))

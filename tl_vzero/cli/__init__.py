@@ -66,6 +66,7 @@ Stage = Literal["raw", "normalized", "rollout"]
     '--good are --bad is --corrupted "the picture of some hat [MASK] scaring marcus."',
     '"Paris is the [MASK] of France." --model all-MiniLM-L6-v2 --method alti',
     '"the authors [MASK] today." --compare "the author [MASK] today."',
+    '"the authors near the hat [MASK] today." --destination "[MASK]" --destination hat',
 )
 def report(
     chosen: common.SentenceOptions,
@@ -80,6 +81,14 @@ def report(
     compare_text: CompareOption = None,
     compare_model: CompareModelOption = None,
     decoder_inputs: common.DecoderInputsOption = None,
+    destination: Annotated[
+        list[Any] | None,
+        typer.Option(
+            parser=common.position,
+            metavar="POSITION|TOKEN",
+            help="Show the row of this token alone, for long texts; may be repeated.",
+        ),
+    ] = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Add every head's maps, and its share of its layer's mixing.")
     ] = False,
@@ -102,10 +111,11 @@ def report(
     second = None if compare_model is None else replace(chosen, model=compare_model).load(method)
     from tl_vzero.models.sites import stacks_of
     from tl_vzero.plot.export import share_plotly
-    from tl_vzero.report import Report, Translation, generate, make_report
+    from tl_vzero.report import Report, generate, make_report
 
     sentence = chosen.sentence(model)
     options: dict[str, Any] = {
+        "destinations": destination or None,
         "methods": method or None,
         "target": chosen.target,
         "target_ids": target_ids,
@@ -117,13 +127,14 @@ def report(
         "heads": heads,
         "progress": not chosen.quiet,
     }
-    written = generate(model, sentence) if decoder_inputs is None and stacks_of(model) else decoder_inputs
-    computed: Report | Translation = make_report(model, sentence, decoder_inputs=written, **options)
+    needs_text = decoder_inputs is None and not destination and stacks_of(model)
+    written = generate(model, sentence) if needs_text else decoder_inputs
+    computed: Any = make_report(model, sentence, decoder_inputs=written, **options)
     if shared_plotly:
         share_plotly(out.parent)
     write_text(out, computed.to_html(shared_plotly=shared_plotly))
     common.say(f"wrote {out}")
-    files.write(computed.to_dict, computed.to_frame if isinstance(computed, Translation) else computed.comparison.table)
+    files.write(computed.to_dict, computed.comparison.table if isinstance(computed, Report) else computed.to_frame)
     if is_opened:
         common.open_page(out)
 

@@ -295,6 +295,7 @@ _OPTIONS = {
         for name in ("decoder_inputs", "per_head", "text_column", "second_text_column")
     },
     "target_ids": "--good and --bad",
+    "destinations": "--destination",
     "layers": "--layer",
     "methods": "--method",
     "input_format": "--format",

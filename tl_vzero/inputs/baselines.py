@@ -63,20 +63,20 @@ class BaselineValues:
         labels = {"name": self.name, "shape": list(self.values.shape), "metadata": dict(self.metadata)}
         with foreign_errors_as(InputError, "cannot save these values: their metadata are not what JSON holds"):
             written = json.dumps(labels, ensure_ascii=False, allow_nan=False)
-        write_labelled(path, "BaselineValues", self.values, written)
+        write_labelled(path, "BaselineValues", {"values": self.values}, written)
 
     @classmethod
     def load(cls, path: str | Path) -> "BaselineValues":
         """Read what `save` wrote. Raises FileFormatError for anything else; no pickle is ever read."""
-        values, labels = read_labelled(path, "BaselineValues", partial(_described_shape, path))
-        return cls(values, labels["name"], labels["metadata"])
+        tensors, labels = read_labelled(path, "BaselineValues", partial(_described_shapes, path))
+        return cls(tensors["values"], labels["name"], labels["metadata"])
 
     def __repr__(self) -> str:
         return escaped(f"BaselineValues({self.name}, {list(self.values.shape)})")
 
 
-def _described_shape(path: object, labels: object) -> list[int]:
-    """The shape that a file's labels describe; raises FileFormatError for labels that `save` did not write."""
+def _described_shapes(path: object, labels: object) -> dict[str, list[int]]:
+    """The shape of the values that a file's labels describe; FileFormatError for labels that `save` did not write."""
     kinds = {"name": str, "shape": list, "metadata": dict}
     if not isinstance(labels, dict) or {name: type(part) for name, part in labels.items()} != kinds:
         raise FileFormatError(f"{path} is no BaselineValues file: expected the labels {', '.join(kinds)}")
@@ -86,7 +86,7 @@ def _described_shape(path: object, labels: object) -> list[int]:
             f"{path} holds values of shape {shown(shape)}: expected [layer, head, d_head] or [layer, position, head, "
             "d_head]"
         )
-    return shape
+    return {"values": shape}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from .evaluations import removal_curves as removal_curves
 from .evaluations import training_curves as training_curves
 from .export import save_figure as save_figure
 from .flows import flow_graph as flow_graph
+from .long_rows import long_row as long_row
 from .maps import difference as difference
 from .maps import effect_map as effect_map
 from .maps import heatmap as heatmap

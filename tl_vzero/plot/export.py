@@ -19,6 +19,7 @@ from tl_vzero.choices import integer
 from tl_vzero.effects.measure import Effect
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ScoresError, install_command
 from tl_vzero.files import check_writable, write_atomically, write_text
+from tl_vzero.plot.long_rows import is_long, long_row
 from tl_vzero.plot.maps import effect_map, heatmap, mean_map
 from tl_vzero.plot.pages import rendered
 from tl_vzero.plot.parts import SLIDER_ABOVE, plotly_text, short, visible
@@ -149,7 +150,10 @@ def _browser() -> str:
 
 
 def figure_of(result: Drawn) -> go.Figure:
-    """The figure of a result by itself: a Scores shows shares where it can, and opens on its most telling layer."""
+    """The figure of a result by itself: a Scores shows shares where it can, and opens on its most telling layer.
+
+    Of few rows over very many sources it is one row, as text.
+    """
     if isinstance(result, Effect):
         return effect_map(result)
     if isinstance(result, MeanScores):
@@ -159,7 +163,10 @@ def figure_of(result: Drawn) -> go.Figure:
     layer = None
     with suppress(ScoresError, LookupError):  # as in the text: signed scores are drawn as they are
         result, layer = result.normalized(), result.telling_layer(result.shown_dest)
-    figure = heatmap(result, layer=layer) if result.heads is None else head_grid(result, layer=layer)
+    if is_long(result):
+        figure = long_row(result, result.shown_dest, layer=layer)
+    else:
+        figure = heatmap(result, layer=layer) if result.heads is None else head_grid(result, layer=layer)
     if "model" in result.metadata:
         figure.layout.title.text += f", {plotly_text(short(visible(str(result.metadata['model'])), 60))}"
     return figure

@@ -143,9 +143,9 @@ def viewed(scores: Scores, view: View, around: int | str | None = None) -> tuple
             ],
             device=scores.values.device,
         ).T
-        left = replace(scores, values=scores.values.masked_fill(hidden, 0), stage="raw")
+        left = replace(scores, values=scores.values.masked_fill(hidden, 0), stage="raw", error=None)
         left = left if scores.stage not in SHARES else left.normalized()
-        scores = replace(scores, values=left.values.masked_fill(hidden, nan))
+        scores = replace(left, values=left.values.masked_fill(hidden, nan), stage=scores.stage)
     if row is None or view.window is None:
         return scores, row
     centre, window = scores.dest_positions[row], view.window
@@ -156,6 +156,7 @@ def viewed(scores: Scores, view: View, around: int | str | None = None) -> tuple
     axes = {"dest_tokens": near, "dest_positions": near, "src_tokens": sources, "src_positions": sources}
     axes |= {} if scores.src_spans is None else {"src_spans": sources}
     labels: dict[str, Any] = {name: tuple(getattr(scores, name)[i] for i in places) for name, places in axes.items()}
+    labels |= {"error": None, "omitted": None}  # which a picture of a part has no place for
     return replace(scores, values=scores.values[..., near, :][..., sources], **labels), near.index(row)
 
 

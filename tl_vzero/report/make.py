@@ -1,13 +1,13 @@
 """Computing a report: the methods from one clean run, and the effects on the prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
 from torch import Tensor, nn
 
 from tl_vzero.api import head_shares, score, value_zeroing
-from tl_vzero.choices import flag
+from tl_vzero.choices import Positions, flag
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.difference import aligned
 from tl_vzero.effects.ablation import predictions
@@ -21,11 +21,13 @@ from tl_vzero.methods.plan import plan_of
 from tl_vzero.models.signals import signal_of
 from tl_vzero.models.sites import stacks_of
 from tl_vzero.registry import BUILT_IN, METHODS
+from tl_vzero.report.long_text import LongReport, make_long_report
 from tl_vzero.report.report import Heads, Report
 from tl_vzero.report.translation import Translation, make_translation
 from tl_vzero.scores import Scores
 from tl_vzero.targets import TargetIds, check_trained_head, default_target, find_target, mask_positions, predicts
 
+LONGEST_MAPPED = 1000  # tokens; two methods of 12 layers, by layer and rolled out, take 50 MB of a page then
 Subject = str | Pair | Tensor  # a sentence, a pair, or an image or sound as floats
 
 
@@ -35,6 +37,7 @@ def make_report(
     text: Subject,
     *,
     decoder_inputs: None = None,
+    destinations: None = None,
     methods: Sequence[str] | None = None,
     target: int | str | None = None,
     target_ids: TargetIds | None = None,
@@ -60,11 +63,23 @@ def make_report(
 ) -> Translation: ...
 
 
+@overload
+def make_report(
+    model: nn.Module,
+    text: Subject,
+    *,
+    destinations: Iterable[int | str] | int | str,
+    baseline: str | Tensor | BaselineValues = "zero",
+    progress: bool = False,
+) -> LongReport: ...
+
+
 def make_report(
     model: nn.Module,
     text: Subject,
     *,
     decoder_inputs: DecoderInputs | None = None,
+    destinations: Positions = None,
     methods: Sequence[str] | None = None,
     target: int | str | None = None,
     target_ids: TargetIds | None = None,
@@ -75,13 +90,17 @@ def make_report(
     compare_model: nn.Module | None = None,
     heads: bool = False,
     progress: bool = False,
-) -> Report | Translation:
+) -> Report | Translation | LongReport:
     """Compute everything that the page of one sentence or pair shows, or of one image or sound as floats.
 
     Of an encoder-decoder `decoder_inputs` are what its decoder reads, as in `value_zeroing`: a text, or what
     `tl_vzero.report.generate` wrote. Its page is a Translation: the maps of both stacks and between them, their joint
     rollout, and what each written token draws on; it takes `methods` and a named `baseline`, and none of the other
     options.
+
+    Of a long text, `destinations` are positions or texts of tokens as in `value_zeroing`: the page is a LongReport,
+    which has their rows by Value Zeroing, as strips to zoom into and with their largest shares listed. It takes a
+    `baseline` and none of the other options. A text of more than 1,000 tokens needs them.
 
     `methods` are names of `METHODS` to stand beside Value Zeroing and raw attention, which are always there; by default
     those that read the clean run and are quick, where the model has them. `target` is a position (negative: from the
@@ -103,7 +122,7 @@ def make_report(
     >>> list(report.comparison), list(report.effects)
     (['value_zeroing', 'alti', 'attention'], ['zero_ablation', 'attribution_patching'])
     """
-    if decoder_inputs is not None or stacks_of(model):
+    if destinations is not None or decoder_inputs is not None or stacks_of(model):
         others = {
             "target": target,
             "target_ids": target_ids,
@@ -113,6 +132,9 @@ def make_report(
             "compare_model": compare_model,
             "heads": heads or None,
         }
+        if destinations is not None:
+            _refuse(others | {"decoder_inputs": decoder_inputs, "methods": methods}, "chosen destinations")
+            return make_long_report(model, text, destinations, baseline=baseline, progress=progress)
         return _translation(model, text, decoder_inputs, others, methods=methods, baseline=baseline, progress=progress)
     for name, value in (("text", text), ("corrupted", corrupted), ("compare", compare)):
         is_read = isinstance(value, Tensor) and signal_of(model) is not None
@@ -136,6 +158,11 @@ def make_report(
     wanted = effects_named(default if effects is None else effects, corrupted=corrupted is not None)
     encoded = encode_for(model, None, text, None)
     sentence = encoded.sentences[0]
+    if len(sentence) > LONGEST_MAPPED:
+        raise InputError(
+            f"the text has {len(sentence)} tokens, and a page has room for maps of at most {LONGEST_MAPPED}: name the "
+            "destinations whose rows it shows by destinations="
+        )
     masks = mask_positions(model, sentence)
     words = {i for i, token in enumerate(sentence.tokens) if any(map(str.isalnum, token)) and not sentence.special[i]}
     beside = None
@@ -210,10 +237,15 @@ def _translation(
             "the model is an encoder-decoder, and no decoder_inputs given: expected what its decoder reads, a text, or "
             "what tl_vzero.report.generate(model, text) writes"
         )
-    for name, value in others.items():
-        if value is not None:
-            raise InputError(f"{name} given, and the page of an encoder-decoder does not show it: leave it out")
+    _refuse(others, "an encoder-decoder")
     return make_translation(model, text, decoder_inputs, **options)
+
+
+def _refuse(options: dict[str, Any], subject: str) -> None:
+    """Raise for an option that is set, where a page of this kind takes none of them."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name} given, and the page of {subject} does not show it: leave it out")
 
 
 def target_beside(

@@ -34,6 +34,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "flow_graph": lambda **look: plot.flow_graph(SCORES, 4, **look),
     "effect_map": lambda **look: plot.effect_map(made_up_effect(SCORES, 4), **look),
     "heatmap": lambda **look: plot.heatmap(SCORES, **look),
+    "long_row": lambda **look: plot.long_row(SCORES, 4, **look),
     "mean_map": lambda **look: plot.mean_map(tl_vzero.mean([SCORES], by="word"), **look),
     "difference": lambda **look: plot.difference(SCORES, SCORES, **look),
     "target_row": lambda **look: plot.target_row(SCORES, 4, **look),
