@@ -117,7 +117,7 @@ def value_zeroing(
     `tolerance` lets the closed form guess what is small: no share, an entry of the normalised map, is farther off than
     that, `error` of the result says how far each may be, and of every row all of that holds with probability
     `confidence`. What may be large is exact; the rest is seen in random directions, drawn from `seed`. For the cosine
-    distance; what no closed form is for is exact. `metadata["guessed"]` is the share of entries that were guessed.
+    distance; what no closed form is for is exact, and what guesses would not make faster.
     `batch_size` is how many copies of a sentence share a forward pass under hooks; `memory_mb` is about how much
     the closed form holds, half for (destination, source) pairs and half for folded weights, which stay with the model
     for calls to come until a weight changes. Its default is 256,
@@ -195,8 +195,6 @@ def value_zeroing(
         for batch in encoded.batches():
             maps, errors, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
             for sentence, values, error in zip_longest(batch, maps, errors):
-                if error is not None:
-                    how = how | {"guessed": int((error > 0).sum()) / max(1, int((values > 0).sum()))}
                 scored[sentence.row] = _zeroing_scores(
                     request, wanted[sentence.row], sentence, values.to(result_dtype(model)), error, metadata | how
                 )

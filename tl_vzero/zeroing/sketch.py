@@ -28,7 +28,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from tl_vzero.distance import LITTLE_LEFT, wide_dtype
-from tl_vzero.zeroing.chunks import Chunk, Column
+from tl_vzero.zeroing.chunks import ROWS_PER_PRODUCT, Chunk, Column
 from tl_vzero.zeroing.pairs import PairZeroing, Parts
 from tl_vzero.zeroing.request import Tolerance
 
@@ -36,8 +36,8 @@ from tl_vzero.zeroing.request import Tolerance
 CHOICES, DIRECTIONS_OF_SIZE = (24, 40, 56, 72, 88, 104), 8  # directions of w; of the change before a norm at the end
 MOST_GROUPS = 128  # of chunks that share directions: folding these costs about as much as 64 pairs
 NARROWEST = 256  # features, below which directions cost what they spare
-COST_OF_EXACT, COST_OF_DIRECTION, LARGEST_COST = 1.15, 1.4, 0.8  # in products with W_out
-SUM_HIGH, SUM_LOW = 1.6, 0.9  # in proportion to 1 / sqrt(directions): how far a sum may be off, above and below
+COST_OF_EXACT, COST_OF_DIRECTION, LARGEST_COST = 1.15, 1.4, 0.6  # in products with W_out
+SUM_HIGH, SUM_LOW = 18.0, 0.9  # how far a sum may be off above and below, in proportion to 1 / sqrt(directions)
 MARGIN, MARGIN_OF_SUM = 0.9, 0.7  # of the tolerance, that entries and sums may use up by expectation
 CANCELLED = 1e-4  # of what parts have by themselves: of less, float32 keeps few digits
 GRID = 80  # powers of two, wide enough for every t that may be best
@@ -196,8 +196,9 @@ def plan_of(likely: Sequence[Float[Tensor, "_ _"]], tolerance: Tolerance, featur
         None,
     )
     ordered = [_Ordered.of(shares) for shares in likely]
+    groups = min(MOST_GROUPS, max(1.0, total / ROWS_PER_PRODUCT))
     for directions in CHOICES:
-        exact = [one.exact(tolerance.share, risk, directions) for one in ordered]
+        exact = [one.exact(tolerance.share, risk, directions, groups) for one in ordered]
         share = sum(int(mask.sum()) for mask in exact) / total
         cost = COST_OF_EXACT * share + COST_OF_DIRECTION * (directions + DIRECTIONS_OF_SIZE) / features
         if cost < cheapest:
@@ -218,11 +219,11 @@ class _Ordered:
         shares, order = likely.sort(dim=-1, descending=True)
         return cls(shares, order, (1.0 - shares.cumsum(-1) + shares).clamp(min=0.0))
 
-    def exact(self, allowed: float, risk: float, directions: int) -> Bool[Tensor, "dest src"]:
+    def exact(self, allowed: float, risk: float, directions: int, groups: float) -> Bool[Tensor, "dest src"]:
         """The shares so large, or so much together, that a row would be off too far if they were guessed."""
         entries = torch.tensor([float(self.shares.shape[-1])], dtype=torch.float64)
         lowest = float(_entry_factors(directions, entries, risk * OF_ENTRIES)[0])
-        of_sum = self.shares[:, :1] * self.left * SUM_HIGH / math.sqrt(directions * lowest)
+        of_sum = self.shares[:, :1] * self.left * SUM_HIGH / math.sqrt(directions * lowest * groups)
         of_entry = self.shares * (1.0 / (lowest * (1.0 - SUM_LOW / math.sqrt(directions) * self.left)) - 1.0)
         enough = (of_sum <= MARGIN_OF_SUM * allowed) & (of_entry <= MARGIN * allowed)
         before = (enough.cumsum(-1) == 0) & (self.shares > 0)

@@ -22,18 +22,28 @@ def guesses_all(monkeypatch):
     monkeypatch.setattr(sketch, "COST_OF_EXACT", 1000.0)
 
 
+def guessed(scores, exact) -> float:
+    """The share of entries that are not what they are exactly."""
+    off = (scores.values - exact.values).abs() > 1e-3 * exact.values
+    return int(off.sum()) / int((exact.values > 0).sum())
+
+
+def within_errors(scores, exact) -> bool:
+    off = (scores.normalized().values.double() - exact.normalized().values.double()).abs()
+    return bool((off <= scores.error + 1e-6).all())
+
+
 @pytest.mark.parametrize("architecture", FORMS.values(), ids=FORMS)
 def test_every_share_is_within_its_error_and_every_error_within_the_tolerance(architecture, guesses_all):
     model = model_of(architecture)
-    exact = tl_vzero.value_zeroing(model, IDS).normalized().values.double()
+    exact = tl_vzero.value_zeroing(model, IDS)
     scores = tl_vzero.value_zeroing(model, IDS, tolerance=0.1, confidence=0.999)
-    assert scores.metadata["guessed"] > 0.3
+    assert guessed(scores, exact) > 0.3
     assert scores.error.max() <= 0.1
-    assert ((scores.normalized().values.double() - exact).abs() <= scores.error + 1e-6).all()
+    assert within_errors(scores, exact)
     # What is not guessed is exact.
-    raw = tl_vzero.value_zeroing(model, IDS).values
     rows = (scores.error == 0).all(dim=-1)
-    torch.testing.assert_close(scores.values[rows], raw[rows], rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(scores.values[rows], exact.values[rows], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("architecture", FORMS.values(), ids=FORMS)
@@ -116,7 +126,7 @@ def test_wide_models_are_guessed_as_they_are(build):
     torch.manual_seed(0)
     model = tl_vzero.load_model(build())
     ids = torch.randint(4, 100, (256,))
-    exact = tl_vzero.value_zeroing(model, ids).normalized().values.double()
+    exact = tl_vzero.value_zeroing(model, ids)
     scores = tl_vzero.value_zeroing(model, ids, tolerance=0.03)
-    assert scores.metadata["guessed"] > 0.5
-    assert ((scores.normalized().values.double() - exact).abs() <= scores.error + 1e-6).all()
+    assert guessed(scores, exact) > 0.5
+    assert within_errors(scores, exact)
