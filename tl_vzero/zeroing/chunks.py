@@ -231,6 +231,14 @@ class Chunk:
         """Some pairs of the chunk, in no place together."""
         return Chunk((), len(rows), self.clean[rows], self.cells[rows], self.pattern[rows], self.workspace)
 
+    @classmethod
+    def joined(cls, chunks: Sequence["Chunk"]) -> "Chunk":
+        """The pairs of several, in no place together."""
+        clean, cells, pattern = (
+            torch.cat([getattr(chunk, name) for chunk in chunks]) for name in ("clean", "cells", "pattern")
+        )
+        return cls((), len(clean), clean, cells, pattern, chunks[0].workspace)
+
     def grid(self, buffer: Float[Tensor, "row width"]) -> Float[Tensor, "*pairs width"]:
         """A buffer in the shape in which `clean_rows` broadcasts to it."""
         return self.places[0].grid(buffer) if len(self.places) == 1 else buffer

@@ -169,6 +169,13 @@ class Parts:
         hidden = None if self.hidden is None else self.hidden[rows]
         return Parts(self.residual[rows], hidden, self.vanishing[rows])
 
+    @classmethod
+    def joined(cls, several: Sequence["Parts"]) -> "Parts":
+        """The same of several chunks' pairs."""
+        hidden = [parts.hidden for parts in several if parts.hidden is not None]
+        residual, vanishing = (torch.cat([getattr(p, name) for p in several]) for name in ("residual", "vanishing"))
+        return cls(residual, torch.cat(hidden) if hidden else None, vanishing)
+
 
 @runtime_checkable
 class Between(Protocol):

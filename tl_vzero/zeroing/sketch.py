@@ -457,14 +457,26 @@ def sketched_maps(
     sketch = Sketch(pairs, outputs, max(reached.shape[1] for reached in affected), plan.directions, tolerance)
     values, x, least, most = torch.zeros(4, len(exact), dtype=sketch.wide, device=exact.device)
     group = torch.zeros(len(exact), dtype=torch.long, device=exact.device)
+    waiting: list[tuple[Chunk, Parts]] = []
+
+    def measure_waiting() -> None:
+        if any(some.rows for some, _ in waiting):
+            chunks, several = zip(*waiting, strict=True)
+            chunk = Chunk.joined(chunks)
+            values[chunk.cells] = measure(chunk, Parts.joined(several))
+        waiting.clear()
+
     for chunk, parts, shown, of_group in sketch.pieces(columns):
         cells, group[chunk.cells] = chunk.cells, of_group
         x[cells], least[cells], most[cells] = shown.x, shown.least, shown.most
         drawn[cells] &= ~(wanted[cells] | shown.fails)
         at = (~(exact[cells] | drawn[cells]) | (shown.cancelled & drawn[cells])).nonzero().squeeze(-1)
-        if len(at):
-            values[cells[at]] = measure(chunk.some(at), parts.some(at))
-            exact[cells[at]] = True
+        exact[cells[at]] = True
+        waiting.append((chunk.some(at), parts.some(at)))
+        # One long product takes less time than many short ones.
+        if sum(some.rows for some, _ in waiting) >= ROWS_PER_PRODUCT:
+            measure_waiting()
+    measure_waiting()
     sizes = [reached.numel() for reached in affected]
     by_sentence = zip(*(part.split(sizes) for part in (drawn, exact, values, x, least, most, group)), strict=True)
     results = []
