@@ -158,6 +158,7 @@ def value_zeroing(
     }
     metadata = provenance(model, sites.stack) | {"options": options}
     scored: dict[int, Scores] = {}
+    dtype = result_dtype(model)
     total = len(request.layers) * sum(len(of_sentence.spans) for of_sentence in wanted.values())
     bar = tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
     with quiet(model), bar:
@@ -168,7 +169,7 @@ def value_zeroing(
         for batch in encoded.batches():
             maps, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
             for sentence, values in zip(batch, maps, strict=True):
-                values = values.to(result_dtype(model))
+                values = values.to(dtype)
                 scored[sentence.row] = _zeroing_scores(request, wanted[sentence.row], sentence, values, metadata | how)
     return encoded.in_order(scored)
 
