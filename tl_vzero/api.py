@@ -185,6 +185,7 @@ def value_zeroing(
         options |= {"tolerance": tolerance, "confidence": confidence, "seed": seed}
     metadata = provenance(model, sites.stack) | {"options": options}
     scored: dict[int, Scores] = {}
+    dtype = result_dtype(model)
     total = len(request.layers) * sum(len(of_sentence.spans) for of_sentence in wanted.values())
     bar = tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
     with quiet(model), bar:
@@ -196,7 +197,7 @@ def value_zeroing(
             maps, errors, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
             for sentence, values, error in zip_longest(batch, maps, errors):
                 scored[sentence.row] = _zeroing_scores(
-                    request, wanted[sentence.row], sentence, values.to(result_dtype(model)), error, metadata | how
+                    request, wanted[sentence.row], sentence, values.to(dtype), error, metadata | how
                 )
     return encoded.in_order(scored)
 

@@ -13,12 +13,15 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial, wraps
 from importlib.metadata import version
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -38,7 +41,9 @@ from transformers import (  # noqa: E402
 )
 
 import tl_vzero  # noqa: E402
+from tl_vzero import api, clean  # noqa: E402
 from tl_vzero.models.run import tf32_products  # noqa: E402
+from tl_vzero.zeroing import chunks, closed_form, engine, pairs  # noqa: E402
 from tl_vzero.zeroing.chunks import ROWS_ON_GPU  # noqa: E402
 
 D_MODEL, D_MLP, LAYERS, VOCABULARY = 768, 3072, 2, 1000
@@ -247,6 +252,106 @@ def encoder_decoders(quick: bool) -> None:
             print(row, flush=True)
 
 
+# Where one call spends its time: of each part, the functions whose time it is, without that of other parts within.
+PARTS: dict[str, Sequence[tuple[Any, str]]] = {
+    "the MLP's products, pair by pair": [(torch.Tensor, "addmm_")],
+    "the clean run": [(clean, "run_to")],
+    "values through W_O and W_in": [(torch, "bmm"), (torch, "mm")],
+    "their rows combined, pair by pair": [(pairs.IntoMlp, "combine"), (pairs.IntoMlp, "multiply")],
+    "activations": [(pairs.PairZeroing, "_hidden_change")],
+    "norms": [(pairs.NormChange, "of"), (pairs.NormChange, "apply")],
+    "distances": [(closed_form._Layer, "_measure")],
+    "pairs laid out": [(chunks.Chunk, "of"), (closed_form, "_columns_of"), (closed_form._Layer, "_zeroed")],
+    "blocks recognised": [
+        (closed_form, "block_weights"),
+        (closed_form, "recognise"),
+        (closed_form._Layer, "_rows_of_form"),
+    ],
+    "the rest of each layer": [(closed_form, "_layer_maps")],
+    "weights and modules checked": [
+        (api, "check_contracts"),
+        (api, "provenance"),
+        (engine, "has_user_hooks"),
+        (engine, "module_fingerprint"),
+    ],
+    "inputs, Scores and the rest": [(api, "value_zeroing")],
+}
+
+
+@contextmanager
+def timers(clock: Callable[[], float], taken: Counter[str]) -> Iterator[None]:
+    """Within, add up the seconds that each part takes."""
+    inside: list[str] = []
+    since = 0.0
+
+    def until_now() -> None:
+        nonlocal since
+        now = clock()
+        if inside:
+            taken[inside[-1]] += now - since
+        since = now
+
+    def timed(part: str, function: Callable[..., object]) -> Callable[..., object]:
+        @wraps(function)
+        def timer(*arguments: Any, **options: Any) -> object:
+            until_now()
+            inside.append(part)
+            try:
+                return function(*arguments, **options)
+            finally:
+                until_now()
+                inside.pop()
+
+        return timer
+
+    with ExitStack() as patches:
+        for part, functions in PARTS.items():
+            for owner, name in functions:
+                function = getattr_static(owner, name)
+                is_class_method = isinstance(function, classmethod)
+                timer = timed(part, function.__func__ if is_class_method else getattr(owner, name))
+                patches.enter_context(mock.patch.object(owner, name, classmethod(timer) if is_class_method else timer))
+        yield
+
+
+def split(threads: int, repeat: int) -> None:
+    """One call's time by its parts, and the time of a product by its rows; of one thread it is processor time."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    encoder, decoder, small = tl_vzero.load_model(bert()), tl_vzero.load_model(gpt2()), "agreement-mini"
+    sentence, lengths = "the pictures of some hat [MASK] scaring marcus.", [8 + index % 7 for index in range(64)]
+    ids, mask = padded(sentences(lengths))
+    cases: dict[str, tuple[Any, Any, dict[str, Any], int]] = {
+        "GPT-2 width, T=64": (decoder, sentences([64])[0], {}, LAYERS * pairs_of([64], True)),
+        "64 short sentences": (encoder, ids, {"attention_mask": mask}, LAYERS * pairs_of(lengths, False)),
+        "one destination of T=128": (encoder, sentences([128])[0], {"destinations": [64]}, LAYERS * 128),
+        "one sentence, small model": (tl_vzero.load_model(small), sentence, {}, 0),
+    }
+    columns = {}
+    for name, (model, inputs, options, n_pairs) in cases.items():
+        taken: list[Counter[str]] = []
+        floor, whole = product(), []
+        tl_vzero.value_zeroing(model, inputs, **options)
+        for _ in range(repeat):
+            taken.append(Counter())
+            with timers(clock, taken[-1]):
+                api.value_zeroing(model, inputs, **options)
+            start = clock()
+            floor()
+            whole.append(n_pairs / PRODUCT_ROWS * (clock() - start))
+        parts = {part: statistics.median(times[part] for times in taken) for part in PARTS}
+        total = statistics.median(times.total() for times in taken)
+        columns[name] = {"all": total, "the floor": statistics.median(whole)} | parts
+    print(f"| ms | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for part in ("the floor", *PARTS, "all"):
+        print(f"| {part} | {' | '.join(f'{1000 * column[part]:.1f}' for column in columns.values())} |")
+    rows = (64, 128, 256, 512, 1024, 2048, PRODUCT_ROWS)
+    times = [
+        time / count for count, time in zip(rows, medians([product(count) for count in rows], repeat), strict=True)
+    ]
+    print(f"\n| rows of a product | {' | '.join(map(str, rows))} |\n|---|{'---|' * len(rows)}")
+    print(f"| time of one, times the floor's | {' | '.join(f'{one / times[-1]:.2f}' for one in times)} |")
+
+
 def peak_memory() -> None:
     """Peak resident memory above the loaded model, T=512, in a BERT-base of 12 layers."""
     model = tl_vzero.load_model(bert(12))
@@ -269,6 +374,7 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true", help="only baselines against zero")
     parser.add_argument("--stacks", action="store_true", help="only encoder-decoders against the hook engine")
     parser.add_argument("--device", help="only the closed form on a device, such as cuda; on cpu too")
+    parser.add_argument("--split", action="store_true", help="only where one call's time goes, of short inputs")
     parser.add_argument("--memory", action="store_true", help="only the peak memory, in a process of its own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -280,6 +386,9 @@ def main() -> None:
         return
     if options.memory:
         peak_memory()
+        return
+    if options.split:
+        split(options.threads, 5 if options.quick else 15)
         return
     if options.stacks:
         encoder_decoders(options.quick)

@@ -385,7 +385,7 @@ def sentence_of(model: nn.Module, text: str, row: int, pieces: Pieces) -> Senten
     sentence = replace(sentence, text=text, offsets=offsets)
     sentence = replace(sentence, notes=_notes_on_text(facts_of(model).tokenizer, text, sentence))
     # A tokenizer may mark segments that its model does not tell apart (DistilBERT with a tokenizer of BERT's).
-    if pieces.token_types is None or segment_count(model) == 1:
+    if pieces.token_types is None or not any(pieces.token_types) or segment_count(model) == 1:
         return sentence
     return _in_segments(model, sentence, torch.tensor(pieces.token_types))
 
@@ -531,9 +531,9 @@ def _in_segments(model: nn.Module, sentence: Sentence, token_types: Tensor) -> S
 def _notes_on_segments(model: nn.Module, sentence: Sentence) -> tuple[str, ...]:
     """A note on a pair without segments, where the model tells them apart and the tokenizer returns them."""
     tokenizer = facts_of(model).tokenizer
-    if tokenizer is None or segment_count(model) == 1 or sentence.token_types is not None:
+    if tokenizer is None or sentence.token_types is not None:
         return ()
-    if not _is_like_a_pair(sentence, getattr(tokenizer, "sep_token_id", None)):
+    if not _is_like_a_pair(sentence, getattr(tokenizer, "sep_token_id", None)) or segment_count(model) == 1:
         return ()
     with _ONE_TEXT:
         if not any(tokenizer("a", "b", return_token_type_ids=True, verbose=False)["token_type_ids"]):

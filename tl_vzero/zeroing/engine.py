@@ -123,7 +123,8 @@ def _in_closed_form(
 
     def maps_of(group: list[Sentence]) -> ClosedMaps:
         """Of sentences that share one clean run."""
-        ids = [ids_of(model, [sentence.encoder or sentence])[0] for sentence in group]
+        alike = same_shape([sentence.encoder or sentence for sentence in group])
+        ids = [read for sentences in alike for read in ids_of(model, sentences)]
         decoded = group[0].encoder is not None
         beside = Beside(decoder_ids=ids_of(model, group)) if decoded else beside_ids(model, group)
         selected = [wanted[sentence.row] for sentence in group]
