@@ -17,8 +17,8 @@ from tl_vzero.evaluate import protocol
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.findings import findings, findings_by_baseline
 from tl_vzero.evaluate.protocol import Baselines, Controls, Link, Reproduction, reproduce
+from tl_vzero.evaluate.results import OPTIONS, open_store
 from tl_vzero.evaluate.sentences import sentences_for
-from tl_vzero.evaluate.store import OPTIONS, open_store
 from tl_vzero.files import from_plain, to_plain
 from tl_vzero.models.facts import Facts, facts_of, remember
 from tl_vzero.report.reproduction_page import render_reproduction
