@@ -1,4 +1,4 @@
-"""A user's own sentences, from a table in CSV or JSON lines, as examples; and their cues by spaCy's dependency parse."""
+"""A user's own sentences as examples, from a table in CSV or JSON lines; and cues by spaCy's dependency parse."""
 
 import csv
 from collections import Counter

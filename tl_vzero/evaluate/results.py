@@ -1,5 +1,5 @@
-"""What the results of all evaluations share: their table, their plain JSON form, their means with intervals, and the
-figures that the paper published."""
+"""What the results of all evaluations share: their table, their plain JSON form, their means with intervals, the
+published figures, and the folders that a long evaluation goes on in."""
 
 import json
 import os
