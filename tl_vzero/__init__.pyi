@@ -4,12 +4,8 @@ from .api import joint_rollout as joint_rollout
 from .api import score as score
 from .api import span_interaction as span_interaction
 from .api import value_zeroing as value_zeroing
-from .averages import MeanScores as MeanScores
-from .averages import mean as mean
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
-from .continuation import Continuation as Continuation
-from .continuation import explain_continuation as explain_continuation
 from .effects.ablation import attribution_error as attribution_error
 from .effects.ablation import attribution_patching as attribution_patching
 from .effects.ablation import zero_ablation as zero_ablation
@@ -27,9 +23,13 @@ from .effects.values import mean_values as mean_values
 from .effects.values import optimised_values as optimised_values
 from .effects.values import values_of as values_of
 from .errors import TLVZeroError as TLVZeroError
+from .evaluate.averages import MeanScores as MeanScores
+from .evaluate.averages import mean as mean
 from .inputs.baselines import BaselineValues as BaselineValues
 from .inputs.media import align_words as align_words
 from .inputs.media import frames as frames
+from .methods.continuation import Continuation as Continuation
+from .methods.continuation import explain_continuation as explain_continuation
 from .models.load import load_model as load_model
 from .registry import METHODS as METHODS
 from .scores import Scores as Scores

@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import Position, chosen
 from tl_vzero.clean import CleanRun
-from tl_vzero.effects.agreement import agreement, agreement_table, rows_predict
+from tl_vzero.effects.agreement import agreement, agreement_table, effects_named, measured_effect, rows_predict
 from tl_vzero.effects.measure import Effect
-from tl_vzero.effects.named import effects_named, measured_effect
 from tl_vzero.errors import HeadlessModelError, InputError, ModelError, ScoresError, escaped, shown
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.baselines import BaselineValues, baseline_of

@@ -29,8 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import nn
 
 from tl_vzero.choices import good_and_bad
+from tl_vzero.effects.agreement import PATCHED, effects_named
 from tl_vzero.effects.measure import token_name
-from tl_vzero.effects.named import PATCHED, effects_named
 from tl_vzero.errors import InputError, TLVZeroError, escaped
 from tl_vzero.inputs.text import Sentence, encode, warned_before
 from tl_vzero.methods.plan import plan_of

@@ -62,8 +62,8 @@ def test_the_default_sentence_fits_the_model(tmp_path: Path) -> None:
         written = ("--out", tmp_path / "a.html", "--json", numbers, "--method", "attention", "--quiet")
         assert run("report", "--model", model, *written)[0] == 0
         assert (numbers_of(numbers)["text"], numbers_of(numbers)["target"]["position"]) == (text, target)
-        for command in ("map", "heads", "compare"):
-            assert run(command, "--model", model, "--quiet")[0] == 0
+        for command in (["map"], ["heads"], ["compare", "--method", "attention"]):
+            assert run(*command, "--model", model, "--quiet")[0] == 0
 
 
 def test_a_classifiers_prediction_is_of_a_class(tmp_path: Path) -> None:

@@ -24,10 +24,13 @@ from support.references import authors_loop, row_normalized  # noqa: E402
 
 from tl_vzero.clean import CleanBlock, visit_clean_blocks  # noqa: E402
 from tl_vzero.data.agreement_mini import agreement_examples  # noqa: E402
-from tl_vzero.data.tokens import keep_one_piece_targets  # noqa: E402
 from tl_vzero.evaluate.cue_alignment import alignment_of  # noqa: E402
 from tl_vzero.evaluate.rows import padded, target_rows  # noqa: E402
-from tl_vzero.evaluate.sentences import TokenizedSet, tokenize_examples  # noqa: E402
+from tl_vzero.evaluate.sentences import (  # noqa: E402
+    TokenizedSet,
+    keep_one_piece_targets,
+    tokenize_examples,
+)
 from tl_vzero.models.contracts import check_contracts  # noqa: E402
 from tl_vzero.models.facts import facts_of  # noqa: E402
 from tl_vzero.models.run import quiet  # noqa: E402

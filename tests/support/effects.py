@@ -65,12 +65,11 @@ def zeroed_one_by_one(
     """The metric with each value zeroed minus the clean one, `[layer, head, src]`; or with what a baseline says of a
     layer's values `[position, head, feature]` in its place."""
     clean = metric(logits_with(model, ids, lambda value: None, 0))
+    put_in = {layer: baseline(layer, values_of(model, ids, layer)[0]) for layer in layers}
 
     def effect(layer: int, head: Any, source: int) -> float:
-        put_in = baseline(layer, values_of(model, ids, layer)[0])[source, head]
-
         def change(value: Tensor) -> None:
-            value[0, source, head] = put_in
+            value[0, source, head] = put_in[layer][source, head]
 
         return float(metric(logits_with(model, ids, change, layer)) - clean)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tl_vzero.data.parsed_cues import CueCheck, CueCount, Disagreement
+from tl_vzero.data.own_file import CueCheck, CueCount, Disagreement
 from tl_vzero.evaluate.cue_alignment import MEASURES, Alignment, CueAlignment
 from tl_vzero.evaluate.faithfulness import BlankOut, Faithfulness
 from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, KnockoutCorrelation

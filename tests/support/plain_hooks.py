@@ -1,8 +1,8 @@
 """Value Zeroing by its definition, in float64, on a plain Hugging Face model. Nothing here comes from tl_vzero.
 
-For each layer and source, one run of the whole model in which a torch forward hook on the module that computes this
-layer's values zeroes the source's; its block's output is compared with the one of a clean run. Only that one layer is
-touched, so its block reads its clean input.
+For each layer, one run of the whole model on as many copies of the sentence as there are sources: in each copy a torch
+forward hook on the module that computes this layer's values zeroes one source's; its block's output is compared with
+the one of a clean run. Only that one layer is touched, so its block reads its clean input.
 """
 
 import copy
@@ -63,22 +63,28 @@ def first_tensor(output: Any) -> Tensor:
 def _outputs_recorded(blocks: Sequence[nn.Module], outputs: list[Tensor]) -> Iterator[None]:
     with ExitStack() as hooks:
         for block in blocks:
-            handle = block.register_forward_hook(lambda module, inputs, output: outputs.append(first_tensor(output)[0]))
+            handle = block.register_forward_hook(lambda module, inputs, output: outputs.append(first_tensor(output)))
             hooks.callback(handle.remove)
         yield
 
 
 @contextmanager
 def _values_zeroed(
-    projection: nn.Module, positions: Sequence[int], columns: Tensor | None, baseline: Callable[[Tensor], Tensor]
+    projection: nn.Module,
+    copies: Sequence[Sequence[int]],
+    columns: Tensor | None,
+    baseline: Callable[[Tensor], Tensor],
 ) -> Iterator[None]:
+    """Within, each copy of the sentence in a batch has the values of some positions of its own zeroed."""
+
     def zero(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         chosen = torch.arange(output.shape[-1]) if columns is None else columns
         output = output.clone()
         rows = output.flatten(1, -2)  # a view: of a latent for all heads there is an axis of length one between
         put_in = baseline(rows[0][:, chosen])
-        for position in positions:
-            rows[:, position, chosen] = put_in[position]
+        for copy_rows, positions in zip(rows, copies, strict=True):
+            for position in positions:
+                copy_rows[position, chosen] = put_in[position]
         return output
 
     handle = projection.register_forward_hook(zero)
@@ -112,7 +118,7 @@ def plain_value_zeroing(
     """Raw maps `[layer, dest, src]` in float64; a column is of one source, or of a span of them.
 
     `blocks` is the path to the list of blocks, `value` the path within a block to the module that computes values,
-    `heads` the value heads that are zeroed (default: all), `run` what calls the model on the ids.
+    `heads` the value heads that are zeroed (default: all), `run` what calls the model on the ids, one copy at a time.
     """
     wide = wide_copy(hf_model)
     layers = list(module_at(wide, blocks))  # type: ignore[call-overload]
@@ -120,20 +126,23 @@ def plain_value_zeroing(
     call = run or (lambda model, ids: model(input_ids=ids))
     chosen = _chosen_columns(wide.config, columns, heads)
 
-    def outputs() -> list[Tensor]:
+    def outputs(inputs: Tensor) -> list[Tensor]:
         recorded: list[Tensor] = []
         with StaysWide(), _outputs_recorded(layers, recorded):
             call(wide, inputs)
         assert len(recorded) == len(layers) and all(output.dtype == torch.float64 for output in recorded)
         return recorded
 
-    clean, maps = outputs(), []
+    zeroed = [list(span) for span in spans or [[source] for source in range(len(ids))]]
+    batches = [zeroed] if run is None else [[span] for span in zeroed]
+    clean, maps = outputs(inputs), []
     for layer, block in enumerate(layers):
-        projection, map_columns = module_at(block, value), []
-        for span in spans or [[source] for source in range(len(ids))]:
-            with _values_zeroed(projection, span, chosen, partial(baseline, layer)):
-                map_columns.append(cosine_distance(clean[layer], outputs()[layer]))
-        maps.append(torch.stack(map_columns, dim=-1))
+        columns_of_map = []
+        for batch in batches:
+            with _values_zeroed(module_at(block, value), batch, chosen, partial(baseline, layer)):
+                changed = outputs(inputs.expand(len(batch), -1))[layer]
+            columns_of_map.append(cosine_distance(clean[layer], changed))
+        maps.append(torch.cat(columns_of_map).T)
     return torch.stack(maps)
 
 

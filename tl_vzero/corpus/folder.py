@@ -33,8 +33,8 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-from tl_vzero.corpus import schemas
-from tl_vzero.corpus.hashed import hashes_of
+from tl_vzero.corpus import checked
+from tl_vzero.corpus.checked import hashes_of
 from tl_vzero.corpus.source import Unreadable, lines_of
 from tl_vzero.errors import FileFormatError, InputError, OutputPathError, foreign_errors_as
 from tl_vzero.files import open_regular
@@ -103,15 +103,15 @@ class CorpusFolder:
         partials = [(path, partial_of(path)) for part in (".", *SUFFIXES) for path in self._paths_in(part)]
         return sorted(path for path, of in partials if of and of[1] == corpus and begins_as_ours(path, of[0]))
 
-    def note(self, index: int, corpus: str) -> schemas.Done:
+    def note(self, index: int, corpus: str) -> checked.Done:
         """The note of a shard; raises FileFormatError where it cannot be read, or is of another corpus or shard."""
         path = self.path("done", index)
-        done = schemas.parsed(schemas.Done, schemas.read_small(path, schemas.LARGEST_NOTE), path)
+        done = checked.parsed(checked.Done, checked.read_small(path, checked.LARGEST_NOTE), path)
         if (done.corpus, done.shard) != (corpus, index):
             raise FileFormatError(f"{path} is of another corpus or shard: expected the one that was written there")
         return done
 
-    def done(self, corpus: str) -> dict[int, schemas.Done]:
+    def done(self, corpus: str) -> dict[int, checked.Done]:
         """The notes of a corpus, by shard; raises FileFormatError as `note` does, and where a link leads elsewhere."""
         for folder in (self.root / "shards", self.root / "done"):
             if _is_strange(folder):
@@ -218,14 +218,14 @@ def holds_failures(path: Path, positions: range = range(2**60)) -> bool:
     """Whether a file holds failed sentences, as we write them, and nothing else; those of `positions` alone."""
     with suppress(OSError, FileFormatError), open_regular(path, follow_links=False) as file:
         for line in lines_of(file):
-            if isinstance(line, Unreadable) or schemas.parsed(schemas.Failed, line, path).position not in positions:
+            if isinstance(line, Unreadable) or checked.parsed(checked.Failed, line, path).position not in positions:
                 return False
         return True
     return False
 
 
 @contextmanager
-def open_shard(path: Path, opened: Callable[[], BinaryIO] | None = None) -> Iterator[tuple[Any, schemas.About]]:
+def open_shard(path: Path, opened: Callable[[], BinaryIO] | None = None) -> Iterator[tuple[Any, checked.About]]:
     """A shard as a Parquet file to read, and what it says of itself.
 
     Raises FileFormatError where it is none, and for whatever damaged bytes lead to within.
@@ -237,7 +237,7 @@ def open_shard(path: Path, opened: Callable[[], BinaryIO] | None = None) -> Iter
     ):
         yield (
             file,
-            schemas.parsed(schemas.About, file.schema_arrow.metadata[METADATA_KEY], f"what {path} says of itself"),
+            checked.parsed(checked.About, file.schema_arrow.metadata[METADATA_KEY], f"what {path} says of itself"),
         )
 
 
@@ -247,22 +247,22 @@ def read_manifest(folder: CorpusFolder) -> dict[str, Any]:
         raise FileFormatError(
             f"{folder.root} is no corpus, it holds no manifest.json: expected a folder that `tl-vzero corpus` wrote"
         )
-    content = schemas.read_small(folder.manifest, schemas.LARGEST_MANIFEST)
+    content = checked.read_small(folder.manifest, checked.LARGEST_MANIFEST)
     try:
-        manifest = schemas.parsed_object(content, folder.manifest)
+        manifest = checked.parsed_object(content, folder.manifest)
     except FileFormatError as error:
         raise FileFormatError(
             f"{folder.root} is no corpus, or its manifest is damaged ({error}): where its shards are whole, the "
             "command that wrote it writes it anew"
         ) from error
-    if manifest.get("format") != schemas.FORMAT:
+    if manifest.get("format") != checked.FORMAT:
         raise FileFormatError(f"{folder.manifest} is of another kind: expected that of `tl-vzero corpus`")
-    if manifest.get("version") != schemas.FORMAT_VERSION:
+    if manifest.get("version") != checked.FORMAT_VERSION:
         raise FileFormatError(
             f"{folder.root} holds a corpus in version {str(manifest.get('version'))[:20]} of its format: expected "
-            f"{schemas.FORMAT_VERSION}; write it anew in another folder"
+            f"{checked.FORMAT_VERSION}; write it anew in another folder"
         )
-    schemas.validated(schemas.Manifest, manifest, folder.manifest)
+    checked.validated(checked.Manifest, manifest, folder.manifest)
     return manifest
 
 
@@ -279,7 +279,7 @@ def prove(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str,
     """
     reason: OSError | None = None
     for _ in range(TRIES):
-        if not _is_new(folder, schemas.corpus_hash(identity)):
+        if not _is_new(folder, checked.corpus_hash(identity)):
             return _amiss(folder, identity)
         reason = _begin(folder, identity, names)
         if reason is None:
@@ -327,7 +327,7 @@ def _begin(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str
 
 def _write_manifest(folder: CorpusFolder, identity: Mapping[str, Any], names: Mapping[str, str]) -> None:
     manifest = {**identity, "begun": datetime.now(UTC).isoformat(timespec="seconds"), **names}
-    write_whole(folder.manifest, schemas.corpus_hash(identity), [(json.dumps(manifest, indent=2) + "\n").encode()])
+    write_whole(folder.manifest, checked.corpus_hash(identity), [(json.dumps(manifest, indent=2) + "\n").encode()])
 
 
 def _amiss(folder: CorpusFolder, identity: Mapping[str, Any]) -> str | None:
@@ -338,7 +338,7 @@ def _amiss(folder: CorpusFolder, identity: Mapping[str, Any]) -> str | None:
         except FileFormatError:
             # Also the damaged file must be ours: its name may be that of another program's.
             copy = _copy_in_shards(folder)
-            if copy is None or not schemas.read_small(folder.manifest, schemas.LARGEST_MANIFEST).startswith(BEGINNING):
+            if copy is None or not checked.read_small(folder.manifest, checked.LARGEST_MANIFEST).startswith(BEGINNING):
                 raise
             before, amiss = copy, "is damaged"
     else:
@@ -365,7 +365,7 @@ def _copy_in_shards(folder: CorpusFolder) -> dict[str, Any] | None:
     for path in (folder.path("shards", index) for index in folder.indices("shards")):
         try:
             with open_shard(path) as (_, about):
-                schemas.validated(schemas.Identity, about.manifest, path)
+                checked.validated(checked.Identity, about.manifest, path)
                 return dict(about.manifest)
         except FileFormatError:
             continue
@@ -385,7 +385,7 @@ def check_shards(folder: CorpusFolder, identity: Mapping[str, Any]) -> list[str]
 
     Raises OutputPathError, with nothing removed, for a file with a name of ours that is not ours.
     """
-    corpus, shard_size = schemas.corpus_hash(identity), int(identity["options"]["shard_size"])
+    corpus, shard_size = checked.corpus_hash(identity), int(identity["options"]["shard_size"])
     check_all_errors(folder)
     doomed = folder.partials(corpus)
     messages = [f"{path.relative_to(folder.root)} was left open when a run was interrupted: removed" for path in doomed]
@@ -423,7 +423,7 @@ class _Shard:
             raise _foreign(self.errors)
         return f"is damaged ({reason})" if self.note.exists() else "was not finished"
 
-    def _done(self) -> schemas.Done | None:
+    def _done(self) -> checked.Done | None:
         """What the note says; None where it is not there or damaged."""
         if not self.note.exists():
             return None
@@ -431,11 +431,11 @@ class _Shard:
             return self.folder.note(self.index, self.corpus)
         except FileFormatError as error:
             beginning = json.dumps({"format": "tl_vzero.corpus.shard", "corpus": self.corpus})[:-1].encode()
-            if not schemas.read_small(self.note, schemas.LARGEST_NOTE).startswith(beginning):
+            if not checked.read_small(self.note, checked.LARGEST_NOTE).startswith(beginning):
                 raise _foreign(self.note) from error
             return None
 
-    def _change(self, path: Path, written: schemas.Written | None) -> str | None:
+    def _change(self, path: Path, written: checked.Written | None) -> str | None:
         """What is wrong with a file that was written, or was not."""
         name = self._name(path)
         if written is None:
@@ -447,7 +447,7 @@ class _Shard:
             return f"{name} has {n_bytes} bytes, and {written.n_bytes} were written"
         return None if _hashes(path).sha256 == written.sha256 else f"{name} is not what was written: its hash differs"
 
-    def _miscount(self, done: schemas.Done) -> str | None:
+    def _miscount(self, done: checked.Done) -> str | None:
         """What the note says wrongly of files that are what was written."""
         failed = 0
         with open_shard(self.scores) as (file, _):
@@ -459,14 +459,14 @@ class _Shard:
             return None
         return f"its note counts {done.rows} sentences and {done.failed} failed ones, and there are {rows} and {failed}"
 
-    def _are_our_scores(self, done: schemas.Done | None) -> bool:
+    def _are_our_scores(self, done: checked.Done | None) -> bool:
         try:
             with open_shard(self.scores) as (_, about):
-                return (schemas.corpus_hash(about.manifest), about.shard) == (self.corpus, self.index)
+                return (checked.corpus_hash(about.manifest), about.shard) == (self.corpus, self.index)
         except FileFormatError:
             return done is not None and _has_a_piece_of(self.scores, done.scores)
 
-    def _are_our_errors(self, done: schemas.Done | None) -> bool:
+    def _are_our_errors(self, done: checked.Done | None) -> bool:
         if holds_failures(self.errors, self.positions):
             return True
         return done is not None and done.errors is not None and _has_a_piece_of(self.errors, done.errors)
@@ -475,11 +475,11 @@ class _Shard:
         return path.relative_to(self.folder.root).as_posix()
 
 
-def _has_a_piece_of(path: Path, written: schemas.Written) -> bool:
+def _has_a_piece_of(path: Path, written: checked.Written) -> bool:
     return any(one == other for one, other in zip(_hashes(path).pieces, written.pieces, strict=False))
 
 
-def _hashes(path: Path) -> schemas.Written:
+def _hashes(path: Path) -> checked.Written:
     with open_regular(path, follow_links=False) as file:
         return hashes_of(file)
 

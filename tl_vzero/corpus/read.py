@@ -13,9 +13,8 @@ from typing import Any, BinaryIO
 import torch
 
 from tl_vzero.choices import one_of
+from tl_vzero.corpus.checked import About, CheckedFile, Done, corpus_hash
 from tl_vzero.corpus.folder import ANEW, CorpusFolder, identity_in, open_shard, read_manifest
-from tl_vzero.corpus.hashed import CheckedFile
-from tl_vzero.corpus.schemas import About, Done, corpus_hash
 from tl_vzero.errors import FileFormatError, InputError, foreign_errors_as
 from tl_vzero.files import folder_of, open_regular
 from tl_vzero.scores import Scores

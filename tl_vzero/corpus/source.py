@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
 from tl_vzero.choices import one_of
-from tl_vzero.corpus.hashed import CheckedFile, CheckedFolder
+from tl_vzero.corpus.checked import CheckedFile, CheckedFolder
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, OfflineError, foreign_errors_as
 from tl_vzero.files import check_header, parse_row
 

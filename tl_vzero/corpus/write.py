@@ -22,12 +22,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tl_vzero.choices import A_POSITION, callable_name, chosen, integer, one_of, positive
+from tl_vzero.corpus.checked import FORMAT, FORMAT_VERSION, InputChanged, corpus_hash
 from tl_vzero.corpus.folder import SUFFIXES, CorpusFolder, check_shards, join_errors, prove, repair
-from tl_vzero.corpus.hashed import InputChanged
 from tl_vzero.corpus.processes import Progress, Ranks, check_free, ranks_of_launch, take_lock
-from tl_vzero.corpus.schemas import FORMAT, FORMAT_VERSION, corpus_hash
-from tl_vzero.corpus.scoring import Part, Parts, Ready, Rows, Scorer, one_ahead
-from tl_vzero.corpus.shards import SUMMARIES, ShardWriter
+from tl_vzero.corpus.shards import SUMMARIES, Part, Parts, Ready, Rows, Scorer, ShardWriter, one_ahead
 from tl_vzero.corpus.source import Source, check_apart, open_source
 from tl_vzero.errors import InputError, ModelError, OutputPathError, TLVZeroError, foreign_errors_as
 from tl_vzero.files import check_writable, folder_of, path_of

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from tl_vzero.corpus import Corpus
 from tl_vzero.data.examples import ALL, Example, Skipped
-from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.results import COLUMNS, Published, Result, Row, Training, means_by_paradigm, published_of
 from tl_vzero.evaluate.rows import Options, TargetRows, rows_from
-from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
+from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, WhichPieces, tokenize_examples
 from tl_vzero.statistics import Array, Estimate, Interval
 
 Measure = Literal["dot", "average_precision"]

@@ -10,8 +10,9 @@ Source: Mohebbi et al. (2023), *Quantifying Context Mixing in Transformers*, sec
 import copy
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +27,26 @@ from tl_vzero.choices import at_least_one, integer, one_of
 from tl_vzero.clean import device_of
 from tl_vzero.data.examples import HALVES, Example, Half
 from tl_vzero.distance import relative_difference
-from tl_vzero.errors import InputError, InputTypeError, ModelError
-from tl_vzero.evaluate import store
-from tl_vzero.evaluate.results import frame_of
+from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelError, OutputPathError, foreign_errors_as
+from tl_vzero.evaluate.results import COLUMNS, Row, Settings, check_same, claimed, frame_of, make_folder
 from tl_vzero.evaluate.rows import check_wrong_forms, padded
 from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
-from tl_vzero.evaluate.store import Epoch, State
-from tl_vzero.files import check_writable, folder_of
+from tl_vzero.files import (
+    check_writable,
+    folder_of,
+    from_plain,
+    open_regular,
+    parse_json,
+    read_text,
+    to_plain,
+    write_atomically,
+    write_text,
+)
 from tl_vzero.inputs.text import same_length_batches
 from tl_vzero.models.changes import hash_of_tensors
 from tl_vzero.models.contracts import PROBE_LENGTH, check_contracts
 from tl_vzero.models.facts import ON_TWO_FORMS, context_length, facts_of, library_versions, vocabulary_size
+from tl_vzero.models.hugging_face import silent_transformers
 from tl_vzero.models.load import load_model
 from tl_vzero.models.run import quiet, remembering_hooks, run_logits, run_word_logits
 from tl_vzero.models.sites import hf_model_of, kind_of
@@ -57,6 +67,155 @@ HEAD_LEARNING_RATE = 1e-3
 _WRAPPED = "_original_component."
 _SAME = 1e-3  # relative; two orders of summing differ by far less, another model by far more
 _NORMAL = 0.02  # BERT's own spread, where a config names none
+
+
+# The folder of a fine-tuning.
+# 1. After each epoch its checkpoint is written, then the state that names it; then older checkpoints go.
+# 2. At the end the model is written in Hugging Face format, config.json last, then the state says `finished`.
+# An interruption at any point leaves a state and the checkpoint that belongs to it.
+
+STATE = "finetuning.json"
+TRAINING_FORMAT = "tl_vzero.finetuning"
+TRAINING_FORMAT_VERSION = "1"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+ANEW = "start anew with resume=False"
+
+
+@dataclass(frozen=True)
+class Epoch(Row):
+    """An epoch: its mean loss in nats, and the accuracy after it on the held-out examples; epoch 0 is before all.
+
+    `loss` is None for epoch 0, `accuracy` where nothing was held out.
+    """
+
+    epoch: int
+    loss: float | None
+    accuracy: Estimate | None = field(metadata={COLUMNS: ""})
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a fine-tuning came: epoch 0, the start, then every finished epoch; none at the very first."""
+
+    settings: Settings
+    history: tuple[Epoch, ...]
+    finished: bool
+    about: Settings
+
+    def __post_init__(self) -> None:
+        if [record.epoch for record in self.history] != [*range(len(self.history))]:
+            raise ValueError("the epochs of its history are not 0, 1, 2, ...")
+        if self.finished and not self.history:
+            raise ValueError("it is finished, and has no epoch")
+
+    @property
+    def epochs_done(self) -> int:
+        return max(0, len(self.history) - 1)
+
+
+def read_state(folder: Path) -> State | None:
+    """The state in a folder; None where there is none. Raises FileFormatError for a file that is no state."""
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    with foreign_errors_as(FileFormatError, f"{path} is no state of a fine-tuning: give another folder, or {ANEW}"):
+        record = parse_json(read_text(path))
+        written, readable = (record["format"], record["version"]), (TRAINING_FORMAT, TRAINING_FORMAT_VERSION)
+        if written != readable:
+            raise ValueError(f"it has format {written[0]} {written[1]}, and this version reads {' '.join(readable)}")
+        state: State = from_plain(State, record)
+    return state
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write how far the fine-tuning came, whole or not at all."""
+    about = {"format": TRAINING_FORMAT, "version": TRAINING_FORMAT_VERSION, "epochs_done": state.epochs_done}
+    write_text(folder / STATE, json.dumps(about | to_plain(state), indent=2) + "\n")
+
+
+def begin(folder: Path, settings: Settings, about: Settings) -> State:
+    """Start anew: the state first, as it says whose the folder is, then what an earlier fine-tuning left goes."""
+    state = State(settings, (), False, about)
+    write_state(folder, state)
+    for path in (folder / CONFIG, folder / WEIGHTS, *_checkpoints(folder)):
+        path.unlink(missing_ok=True)
+    return state
+
+
+def write_checkpoint(folder: Path, epoch: int, model: Any, optimizer: torch.optim.AdamW) -> None:
+    """Write the weights and the optimiser's moments after an epoch."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach().cpu().contiguous()
+        for moment in MOMENTS:
+            if parameter in optimizer.state:
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].cpu().contiguous()
+    write_atomically(_checkpoint(folder, epoch), lambda partial: save_file(tensors, partial))
+
+
+def read_checkpoint(folder: Path, epoch: int, steps: int, model: Any, optimizer: torch.optim.AdamW) -> None:
+    """Put model and optimiser where they were after an epoch, `steps` in; raises FileFormatError for damaged files."""
+    from safetensors.torch import load_file
+
+    path = _checkpoint(folder, epoch)
+    with foreign_errors_as(FileFormatError, f"{path} is not the checkpoint that {STATE} names, {ANEW}"):
+        open_regular(path).close()
+        tensors = load_file(path)
+        _check_shapes(model, tensors)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"weight.{name}"])
+                if f"{MOMENTS[0]}.{name}" in tensors:
+                    moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
+                    optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
+
+
+def _check_shapes(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a tensor that is not of its parameter's shape and type: it would be spread or converted."""
+    for name, parameter in model.named_parameters():
+        for kind in ("weight", *MOMENTS):
+            tensor = tensors.get(f"{kind}.{name}", parameter)
+            if (tensor.dtype, tensor.shape) != (parameter.dtype, parameter.shape):
+                expected = f"expected {parameter.dtype} of {list(parameter.shape)}"
+                raise ValueError(f"{kind}.{name} is {tensor.dtype} of {list(tensor.shape)}: {expected}")
+
+
+def drop_checkpoints(folder: Path, *, but: int | None = None) -> None:
+    """Delete checkpoints, all or all but one."""
+    for path in _checkpoints(folder):
+        if but is None or path != _checkpoint(folder, but):
+            path.unlink()
+
+
+def publish(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write model and tokenizer in Hugging Face format; config.json comes last, so that no half model is read."""
+    with (
+        foreign_errors_as(OutputPathError, f"cannot write the model into {folder}"),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial,
+    ):
+        with silent_transformers():
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for path in sorted(Path(partial).iterdir(), key=lambda path: path.name == CONFIG):
+            path.replace(folder / path.name)
+
+
+def check_published(folder: Path) -> None:
+    """Raise FileFormatError where the state says finished, and the model is not there."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileFormatError(f"{folder} holds no {name}, though {STATE} says finished: {ANEW}")
+
+
+def _checkpoint(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch-{epoch}.safetensors"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-*.safetensors"))
 
 
 # A model's weights as a plain Hugging Face model that can be trained, with a fresh head where it has none.
@@ -361,21 +520,21 @@ def finetune(
     has_other = half is not None and any(example.split == other for example in examples)
     held_out = _tokenized(loaded, examples, other) if has_other else ()
     settings = _settings(recipe, trainable, training, held_out)
-    store.make_folder(where, store.STATE)
-    with store.claimed(where):
-        state = store.read_state(where) if resume else None
+    make_folder(where, STATE)
+    with claimed(where):
+        state = read_state(where) if resume else None
         if state is None:
-            state = store.begin(where, settings, {"model": facts_of(loaded).name, "versions": library_versions()})
-        store.check_same(where, "a fine-tuning", state.settings, settings, f", or {store.ANEW}")
+            state = begin(where, settings, {"model": facts_of(loaded).name, "versions": library_versions()})
+        check_same(where, "a fine-tuning", state.settings, settings, f", or {ANEW}")
         if not state.finished:
-            check_writable(where / store.STATE)
+            check_writable(where / STATE)
             state = _train(where, trainable, recipe, training, held_out, state, progress)
             setattr(trainable.model.config, ON_TWO_FORMS, True)
-            store.publish(where, trainable.model.eval(), facts_of(loaded).tokenizer)
+            publish(where, trainable.model.eval(), facts_of(loaded).tokenizer)
             state = replace(state, finished=True)
-            store.write_state(where, state)
-            store.drop_checkpoints(where)
-        store.check_published(where)
+            write_state(where, state)
+            drop_checkpoints(where)
+        check_published(where)
     return FineTuned(where, state.history, state.settings)
 
 
@@ -427,20 +586,20 @@ def _train(
 
     def written(record: Epoch) -> State:
         further = replace(state, history=(*state.history, record))
-        store.write_state(folder, further)
+        write_state(folder, further)
         return further
 
     if not state.history:
         state = written(measured(0, None))
     if done:
-        store.read_checkpoint(folder, done, done * steps, trainable.model, optimizer)
+        read_checkpoint(folder, done, done * steps, trainable.model, optimizer)
     total = recipe.epochs * steps
     with tqdm(total=total, initial=done * steps, disable=not progress, desc="fine-tuning", unit="batch") as bar:
         for epoch in range(done + 1, recipe.epochs + 1):
             record = measured(epoch, train_epoch(trainable, optimizer, training, recipe, epoch, bar))
-            store.write_checkpoint(folder, epoch, trainable.model, optimizer)
+            write_checkpoint(folder, epoch, trainable.model, optimizer)
             state = written(record)
-            store.drop_checkpoints(folder, but=epoch)
+            drop_checkpoints(folder, but=epoch)
     return state
 
 

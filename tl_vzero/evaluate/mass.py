@@ -13,11 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.data.examples import Example, Skipped
-from tl_vzero.data.tokens import WhichPieces
 from tl_vzero.errors import InputError
 from tl_vzero.evaluate.results import COLUMNS, Result, Row, means_by_paradigm
 from tl_vzero.evaluate.rows import Options, TargetRows, target_rows
-from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, tokenize_examples
+from tl_vzero.evaluate.sentences import Protocol, TokenizedExample, WhichPieces, tokenize_examples
 from tl_vzero.statistics import Estimate, Interval
 
 Place = Literal["cue", "attractor", "special", "target", "rest"]

@@ -30,8 +30,7 @@ from tl_vzero.choices import at_least_one, integer, one_of
 from tl_vzero.effects.values import mean_values, optimised_values
 from tl_vzero.errors import DependencyError, ModelError
 from tl_vzero.evaluate.planted_models import Drawn, Planted, planted_models, title_of
-from tl_vzero.evaluate.results import COLUMNS, Result, Row
-from tl_vzero.evaluate.store import open_store
+from tl_vzero.evaluate.results import COLUMNS, Result, Row, open_store
 from tl_vzero.methods.plan import plan_of
 from tl_vzero.models.contracts import check_contracts
 from tl_vzero.models.load import load_model

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from tl_vzero.choices import integer, positive
 from tl_vzero.data.examples import HALVES, Example, ExampleSet, split_in_halves
-from tl_vzero.data.parsed_cues import CueCheck, check_cues
+from tl_vzero.data.own_file import CueCheck, check_cues
 from tl_vzero.distance import DISTANCES, Distance, distance_named
 from tl_vzero.effects.values import mean_values, optimised_values
 from tl_vzero.errors import DependencyError, HeadlessModelError, InputError, ModelError
@@ -35,10 +35,9 @@ from tl_vzero.evaluate.knockout_agreement import KnockoutAgreement, knockout_agr
 from tl_vzero.evaluate.mass import Mass, mass_of
 from tl_vzero.evaluate.probing import ModeName, ProbingResult, probe_number
 from tl_vzero.evaluate.removal import TokenRemoval, token_removal
-from tl_vzero.evaluate.results import Result, Row, Training, frame_of, published_of
+from tl_vzero.evaluate.results import Result, Row, Store, Training, claimed, frame_of, open_store, published_of
 from tl_vzero.evaluate.rows import TargetRows, target_rows
 from tl_vzero.evaluate.sentences import TokenizedSet, limited, sentences_for, tokenize_examples
-from tl_vzero.evaluate.store import Store, claimed, open_store
 from tl_vzero.files import to_plain
 from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.models.contracts import provenance

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tl_vzero.errors import InputError, InputTypeError
-from tl_vzero.inputs.media import NO_SOUND, Signals, encode_signals
-from tl_vzero.inputs.mixed import encode_mixed, holds_media
+from tl_vzero.inputs.media import NO_SOUND, Signals, encode_mixed, encode_signals, holds_media
 from tl_vzero.inputs.text import (
     Ids,
     Inputs,

@@ -14,10 +14,10 @@ import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tl_vzero.averages import MeanScores
 from tl_vzero.choices import integer
 from tl_vzero.effects.measure import Effect
 from tl_vzero.errors import DependencyError, InputError, InputTypeError, ScoresError, install_command
+from tl_vzero.evaluate.averages import MeanScores
 from tl_vzero.files import check_writable, write_atomically, write_text
 from tl_vzero.plot.long_rows import is_long, long_row
 from tl_vzero.plot.maps import effect_map, heatmap, mean_map

@@ -9,10 +9,10 @@ from typing import Any, Unpack, get_args
 import plotly.graph_objects as go
 import torch
 
-from tl_vzero.averages import MeanScores
 from tl_vzero.difference import Alignment, of_baseline
 from tl_vzero.effects.measure import Effect, EffectMethod, PatchingEffect
 from tl_vzero.errors import InputError
+from tl_vzero.evaluate.averages import MeanScores
 from tl_vzero.plot import parts
 from tl_vzero.plot.theme import COLOUR_BAR_HEIGHT, LIGHT, Theme, template
 from tl_vzero.scores import Scores

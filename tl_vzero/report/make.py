@@ -11,8 +11,8 @@ from tl_vzero.choices import Positions, flag
 from tl_vzero.comparison import Comparison, compare_planned
 from tl_vzero.difference import aligned
 from tl_vzero.effects.ablation import predictions
+from tl_vzero.effects.agreement import PATCHED, effects_named, measured_effect
 from tl_vzero.effects.measure import Effect, Predictions
-from tl_vzero.effects.named import PATCHED, effects_named, measured_effect
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.baselines import BaselineValues
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, encode_for

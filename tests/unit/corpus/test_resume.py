@@ -18,8 +18,8 @@ from torch import Tensor
 import tl_vzero
 from tl_vzero.corpus import run_corpus
 from tl_vzero.corpus import write as run_module
+from tl_vzero.corpus.checked import HashedFile
 from tl_vzero.corpus.folder import partial_path
-from tl_vzero.corpus.hashed import HashedFile
 from tl_vzero.corpus.processes import Ranks
 from tl_vzero.corpus.write import CorpusRun
 from tl_vzero.errors import InputError, OutputPathError

@@ -203,17 +203,17 @@ def test_a_baseline_is_that_of_every_sentence_and_stays_with_the_scores(model: A
 def test_a_sentence_that_makes_a_method_fail_takes_no_other_with_it(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tl_vzero.corpus import scoring
+    from tl_vzero.corpus import shards
     from tl_vzero.errors import InputError
 
-    real = scoring.Scorer.together
+    real = shards.Scorer.together
 
     def fragile(self: Any, ready: list[Any]) -> Any:
         if any(sentence.record.position == 3 for sentence in ready):
             raise InputError("this one cannot be scored")
         return real(self, ready)
 
-    monkeypatch.setattr(scoring.Scorer, "together", fragile)
+    monkeypatch.setattr(shards.Scorer, "together", fragile)
     run = run_corpus(model, text_file(tmp_path, 6), tmp_path / "out", shard_size=3)
     assert (run.sentences, run.failed) == (5, 1)
     assert errors_of(tmp_path / "out") == [{"position": 3, "id": "3", "reason": "this one cannot be scored"}]

@@ -13,7 +13,7 @@ import pytest
 from support.corpora import assert_same_corpus, sentences, shards_of
 
 import tl_vzero
-from tl_vzero.corpus import hashed, read_corpus, run_corpus
+from tl_vzero.corpus import checked, read_corpus, run_corpus
 from tl_vzero.corpus import write as run_module
 from tl_vzero.corpus.source import open_source
 from tl_vzero.errors import FileFormatError, InputError
@@ -159,7 +159,7 @@ def test_an_input_that_changes_at_the_very_end(model: Any, tmp_path: Path, monke
 
 def test_an_input_that_was_another_for_a_moment(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after the run it is what it was; what is read between is not."""
-    monkeypatch.setattr(hashed, "BLOCK", 256)
+    monkeypatch.setattr(checked, "BLOCK", 256)
     source = write_text(tmp_path / "in.txt", sentences(COUNT))
     content = source.read_bytes()
     real = run_module._parts
@@ -198,7 +198,7 @@ def test_blocks_of_any_size_give_the_same_records(
 ) -> None:
     source = WRITERS[name](tmp_path / name, sentences(COUNT))
     expected = [*open_source(source).raws()]
-    monkeypatch.setattr(hashed, "BLOCK", size)
+    monkeypatch.setattr(checked, "BLOCK", size)
     assert [*open_source(source).raws()] == expected and len(expected) == COUNT
 
 
@@ -246,7 +246,7 @@ def note_edited(path: Path, **changes: Any) -> None:
 
 def fitting_note(out: Path, shard: int) -> None:
     """What somebody does who edits a shard and knows of its note."""
-    content = hashed.Pieces()
+    content = checked.Pieces()
     content.update(memoryview((out / "shards" / f"{shard:05d}.parquet").read_bytes()))
     note_edited(out / "done" / f"{shard:05d}.json", scores=content.written.model_dump())
 
@@ -313,7 +313,7 @@ def test_a_reader_may_take_what_is_there(whole: Path, other: Path, tmp_path: Pat
 
 
 def test_a_shard_that_changes_while_it_is_read(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashed, "BLOCK", 1000)
+    monkeypatch.setattr(checked, "BLOCK", 1000)
     monkeypatch.setattr("tl_vzero.corpus.read.ROWS_PER_BATCH", 1)
     out = shutil.copytree(whole, tmp_path / "out")
     scores = read_corpus(out).scores()

@@ -4,13 +4,11 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from tl_vzero.data import parsed_cues
+from tl_vzero.data import own_file
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import FIVE
 from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage
-from tl_vzero.data.parsed_cues import CueCheck, CueCount, check_cues, compare_cues, cues_by_parse, with_parsed_cues
-from tl_vzero.errors import DependencyError
-from tl_vzero.evaluate.protocol import reproduce
+from tl_vzero.data.own_file import CueCheck, CueCount, check_cues, compare_cues, cues_by_parse, with_parsed_cues
 from tl_vzero.evaluate.sentences import limited
 from tl_vzero.files import from_plain, to_plain
 
@@ -39,7 +37,7 @@ from tl_vzero.files import from_plain, to_plain
 )
 def test_the_rule_on_a_parse_written_by_hand(words, heads, labels, target, cue) -> None:
     document = Doc(spacy.blank("en").vocab, words=words.split(), heads=list(heads), deps=list(labels))
-    assert parsed_cues._cue(document[target]) == cue
+    assert own_file._cue(document[target]) == cue
 
 
 def test_words_are_not_cut_again() -> None:
@@ -99,14 +97,3 @@ def test_every_example_is_the_same_or_listed() -> None:
 def test_it_comes_back_from_plain_types() -> None:
     check = check_cues(limited(agreement_examples(), 6, 0))
     assert from_plain(CueCheck, to_plain(check)) == check
-
-
-def test_without_a_parser_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tl_vzero
-
-    def no_parser() -> None:
-        raise DependencyError("no English dependency parser")
-
-    monkeypatch.setattr(parsed_cues, "english_parser", no_parser)
-    reproduction = reproduce(tl_vzero.load_model("agreement-mini"), limit=2)
-    assert reproduction.cue_check is None and reproduction.missing["cues"] == "no English dependency parser"

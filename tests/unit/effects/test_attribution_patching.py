@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.effects import TARGET, TEXT, double_model, ids_of_text, logits_with
-from support.models import EVERY_ROUTE, bridge, hf_bert, hf_gpt2, loaded
+from support.models import MOST_ROUTES, bridge, hf_bert, hf_gpt2, loaded
 from support.state import left_as_found
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from tl_vzero.models.contracts import value_heads
 
 IDS = ids_of_text(TEXT)
 PAIR = (16, 17)
-each_route = pytest.mark.parametrize(("route", "architecture"), EVERY_ROUTE)
+each_route = pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
 
 
 def difference(logits: Tensor) -> Tensor:

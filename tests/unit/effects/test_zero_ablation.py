@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from support.effects import TARGET, TEXT, double_hf_model, double_model, ids_of_text, zeroed_one_by_one
-from support.models import EVERY_ROUTE, HF_BUILDERS, is_causal, logits_of
+from support.models import HF_BUILDERS, MOST_ROUTES, is_causal, logits_of
 from support.references import logits_with_values_zeroed
 from support.state import left_as_found
 from torch import Tensor
@@ -18,7 +18,7 @@ IDS = ids_of_text(TEXT)
 LAYERS = range(3)
 GOOD, BAD = 16, 17
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
-each_route = pytest.mark.parametrize(("route", "architecture"), EVERY_ROUTE)
+each_route = pytest.mark.parametrize(("route", "architecture"), MOST_ROUTES)
 
 
 def logit(logits: Tensor) -> Tensor:

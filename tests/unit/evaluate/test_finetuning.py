@@ -20,9 +20,8 @@ from transformers import AutoTokenizer, BertForMaskedLM
 import tl_vzero
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.examples import Example, split_in_halves
-from tl_vzero.data.tokens import pieces_of
 from tl_vzero.errors import HeadlessModelError, InputError
-from tl_vzero.evaluate import finetuning, store
+from tl_vzero.evaluate import finetuning
 from tl_vzero.evaluate.finetuning import (
     FineTuned,
     Recipe,
@@ -35,7 +34,8 @@ from tl_vzero.evaluate.finetuning import (
     train_epoch,
     trainable_copy,
 )
-from tl_vzero.evaluate.sentences import TokenizedExample, tokenize_examples
+from tl_vzero.evaluate.results import claimed
+from tl_vzero.evaluate.sentences import TokenizedExample, pieces_of, tokenize_examples
 
 
 def weights_in(folder: Path) -> dict[str, Tensor]:
@@ -197,11 +197,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
         pytest.param(finetuning, "logits_of_forms", 2, 0, id="before all", marks=pytest.mark.slow),
         pytest.param(finetuning, "cross_entropy", 3, 0, id="in epoch 1", marks=pytest.mark.slow),
         pytest.param(finetuning, "cross_entropy", 6, 1, id="in epoch 2"),
-        pytest.param(store, "write_checkpoint", 2, 1, id="before checkpoint 2", marks=pytest.mark.slow),
-        pytest.param(store, "write_state", 4, 1, id="between checkpoint and state"),
-        pytest.param(store, "drop_checkpoints", 2, 2, id="before the old checkpoint goes", marks=pytest.mark.slow),
-        pytest.param(store, "publish", 1, 3, id="before the model is written"),
-        pytest.param(store, "write_state", 6, 3, id="after the model is written", marks=pytest.mark.slow),
+        pytest.param(finetuning, "write_checkpoint", 2, 1, id="before checkpoint 2", marks=pytest.mark.slow),
+        pytest.param(finetuning, "write_state", 4, 1, id="between checkpoint and state"),
+        pytest.param(finetuning, "drop_checkpoints", 2, 2, id="before the old checkpoint goes", marks=pytest.mark.slow),
+        pytest.param(finetuning, "publish", 1, 3, id="before the model is written"),
+        pytest.param(finetuning, "write_state", 6, 3, id="after the model is written", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_resumes_to_the_same_weights(
@@ -218,7 +218,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         stop_at(patched, module, name, call)
         with pytest.raises(Stop):
             finetune(model, EXAMPLES, tmp_path, **FAST)
-    state = store.read_state(tmp_path)
+    state = finetuning.read_state(tmp_path)
     assert state is not None and not state.finished and state.epochs_done == epochs_done
     resumed = finetune(model, EXAMPLES, tmp_path, **FAST)
     assert_equal_weights(whole.folder, tmp_path)
@@ -268,7 +268,7 @@ def test_another_model_other_data_or_options_are_refused(tmp_path: Path) -> None
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with store.claimed(tmp_path), pytest.raises(InputError, match="is in use: another run holds locks"):
+    with claimed(tmp_path), pytest.raises(InputError, match="is in use: another run holds locks"):
         finetune(loaded(hf_bert()), EXAMPLES, tmp_path, **FAST)
     assert {path.name for path in tmp_path.iterdir()} == {"locks"}
     assert finetune(loaded(hf_bert()), EXAMPLES, tmp_path, **FAST).history

@@ -15,9 +15,8 @@ from support.state import left_as_found, type_checks_off
 
 from tl_vzero.data.examples import Example
 from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelError, OutputPathError
-from tl_vzero.evaluate import finetuning, store
-from tl_vzero.evaluate.finetuning import accuracy, finetune
-from tl_vzero.evaluate.store import read_state
+from tl_vzero.evaluate import finetuning
+from tl_vzero.evaluate.finetuning import accuracy, finetune, read_state
 
 
 def changed(**changes: Any) -> list[Example]:
@@ -162,12 +161,12 @@ def test_a_checkpoint_of_other_tensors_says_so_and_changes_nothing(tmp_path: Pat
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(3)).sum().backward()
     optimizer.step()
-    store.write_checkpoint(tmp_path, 1, model, optimizer)
+    finetuning.write_checkpoint(tmp_path, 1, model, optimizer)
     path = tmp_path / "epoch-1.safetensors"
     save_file(load_file(path) | change, path)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(FileFormatError, match="is not the checkpoint"):
-        store.read_checkpoint(tmp_path, 1, 1, model, optimizer)
+        finetuning.read_checkpoint(tmp_path, 1, 1, model, optimizer)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -175,7 +174,7 @@ def test_a_checkpoint_that_is_a_pipe_says_so(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
     os.mkfifo(tmp_path / "epoch-1.safetensors")
     with pytest.raises(FileFormatError, match="pipe"):
-        store.read_checkpoint(tmp_path, 1, 1, model, torch.optim.AdamW(model.parameters()))
+        finetuning.read_checkpoint(tmp_path, 1, 1, model, torch.optim.AdamW(model.parameters()))
 
 
 def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from support.models import hf_gpt2, loaded
 from support.state import left_as_found
 
 import tl_vzero
-from tl_vzero.errors import FileFormatError, InputError, InputTypeError, ModelError, OutputPathError
+from tl_vzero.errors import DependencyError, FileFormatError, InputError, InputTypeError, ModelError, OutputPathError
 from tl_vzero.evaluate import protocol
 from tl_vzero.evaluate.cue_alignment import cue_alignment
 from tl_vzero.evaluate.findings import findings, findings_by_baseline
 from tl_vzero.evaluate.protocol import Baselines, Controls, Link, Reproduction, reproduce
+from tl_vzero.evaluate.results import OPTIONS, open_store
 from tl_vzero.evaluate.sentences import sentences_for
-from tl_vzero.evaluate.store import OPTIONS, open_store
 from tl_vzero.files import from_plain, to_plain
 from tl_vzero.models.facts import Facts, facts_of, remember
 from tl_vzero.report.reproduction_page import render_reproduction
@@ -115,7 +115,11 @@ def test_a_folder_of_other_options_is_refused(model: Any, finished: tuple[Path, 
         reproduce(model, limit=LIMIT, seed=3, folder=finished[0])
 
 
-def test_without_a_trained_head_predictions_are_missing_with_the_reason(tmp_path: Path) -> None:
+def test_without_a_trained_head_or_a_parser_parts_are_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_parser() -> None:
+        raise DependencyError("no English dependency parser")
+
+    monkeypatch.setattr("tl_vzero.data.own_file.english_parser", no_parser)
     headless = tl_vzero.load_model("agreement-mini")
     facts = facts_of(headless)
     remember(headless, Facts(facts.name, facts.tokenizer, "absent"))
@@ -124,6 +128,7 @@ def test_without_a_trained_head_predictions_are_missing_with_the_reason(tmp_path
         result.faithfulness is None and result.knockout is None and result.removal is None and result.accuracy is None
     )
     assert "no trained prediction head" in result.missing["faithfulness"]
+    assert result.cue_check is None and result.missing["cues"] == "no English dependency parser"
     assert verdict_of(result, "Value Zeroing, rolled out") == "not measured"
 
 

@@ -6,9 +6,9 @@ import pytest
 
 import tl_vzero
 from tl_vzero.errors import InputError, OutputPathError
-from tl_vzero.evaluate import store
+from tl_vzero.evaluate import results
 from tl_vzero.evaluate.protocol import reproduce
-from tl_vzero.evaluate.store import claimed
+from tl_vzero.evaluate.results import claimed
 
 
 def test_a_reproduction_holds_its_folder(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_a_folder_is_free_after_its_run(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_read_without_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.os, "access", lambda *_: False)
+    monkeypatch.setattr(results.os, "access", lambda *_: False)
     with claimed(tmp_path), claimed(None):
         assert not list(tmp_path.iterdir())
 

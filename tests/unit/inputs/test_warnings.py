@@ -1,7 +1,6 @@
 """Inputs that may not be what was meant: one warning per call says what is odd, and the metadata record it."""
 
-import subprocess
-import sys
+import runpy
 import warnings
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,6 @@ import tl_vzero
 from tl_vzero.corpus import run_corpus
 from tl_vzero.errors import InputWarning
 
-SUPPORT = str(Path(__file__).parents[2])
 PADDED = torch.tensor([[2, 5, 9, 10, 3], [2, 5, 3, 0, 0]])
 UNKNOWN = "zork the blarf gronk"  # of which the tokenizer knows "the"
 
@@ -212,11 +210,7 @@ def test_one_warning_for_a_list() -> None:
 
 
 USER = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-from support.models import hf_bert, loaded
 import tl_vzero
-model = loaded(hf_bert())
 for method in ("value_zeroing", "attention", "hta"):
     tl_vzero.score(model, "zork blarf", method=method)  # the line of the call
 """
@@ -225,9 +219,12 @@ for method in ("value_zeroing", "attention", "hta"):
 def test_the_warning_points_to_the_line_of_the_call(tmp_path: Path) -> None:
     script = tmp_path / "user.py"
     script.write_text(USER)
-    command = [sys.executable, "-W", "ignore", "-W", "always::UserWarning:__main__", str(script), SUPPORT]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
-    assert [line.split(": ")[0] for line in shown if "InputWarning" in line] == [f"{script}:8"] * 3
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module="__main__")
+        runpy.run_path(str(script), {"model": bert()}, run_name="__main__")
+    shown = [(one.filename, one.lineno) for one in caught if one.category is InputWarning]
+    assert shown == [(str(script), 4)] * 3
 
 
 def test_a_comparison_warns_once_and_all_its_scores_record_it() -> None:

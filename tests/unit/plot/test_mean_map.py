@@ -8,8 +8,8 @@ from support.made_up import ODD_TOKENS, made_up_scores
 from support.pictures import plain
 
 import tl_vzero
-from tl_vzero.averages import MeanScores
 from tl_vzero.errors import InputError
+from tl_vzero.evaluate.averages import MeanScores
 from tl_vzero.plot import mean_map
 from tl_vzero.plot.export import notebook_bundle
 

@@ -16,7 +16,7 @@ from support.made_up import (
 from support.page import Page, as_json, flat, page_numbers, unpacked
 
 import tl_vzero
-from tl_vzero.effects.named import OF_ONE, PATCHED
+from tl_vzero.effects.agreement import OF_ONE, PATCHED
 from tl_vzero.plot.maps import EFFECT_NAMES
 from tl_vzero.plot.parts import visible
 from tl_vzero.registry import BUILT_IN

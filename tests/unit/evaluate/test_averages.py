@@ -16,9 +16,9 @@ from support.made_up import made_up_scores
 from support.scores import cross_scores, make_scores, partial_scores, per_head_scores
 
 import tl_vzero
-from tl_vzero.averages import MeanScores
 from tl_vzero.corpus import read_corpus, run_corpus
 from tl_vzero.errors import InputError, InputTypeError, ScoresError
+from tl_vzero.evaluate.averages import MeanScores
 from tl_vzero.scores import Scores
 from tl_vzero.statistics import bootstrap_mean
 
@@ -153,7 +153,7 @@ def test_a_map_of_one_destination_is_parsed_by_its_sources() -> None:
 
 def test_many_means_are_those_of_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = tl_vzero.mean(maps(), by="word").to_frame()
-    monkeypatch.setattr("tl_vzero.averages.COLUMNS_AT_ONCE", 1)
+    monkeypatch.setattr("tl_vzero.evaluate.averages.COLUMNS_AT_ONCE", 1)
     np.testing.assert_allclose(tl_vzero.mean(maps(), by="word").to_frame()["high"], at_once["high"], rtol=1e-12)
 
 
@@ -223,7 +223,7 @@ def test_columns_that_are_spans_are_averaged_by_word_only(by: Any) -> None:
 
 
 def test_a_table_that_would_fill_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tl_vzero.averages.LARGEST", 100)
+    monkeypatch.setattr("tl_vzero.evaluate.averages.LARGEST", 100)
     with pytest.raises(InputError, match="9 x 9 groups in 3 maps"):
         tl_vzero.mean(maps(), by="word")
 

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tl_vzero.data.agreement_mini import agreement_examples
 from tl_vzero.data.blimp import FIVE
 from tl_vzero.data.examples import Example, ExampleSet, FilterReport, Stage
-from tl_vzero.data.tokens import keep_one_piece_targets, pieces_of
 from tl_vzero.errors import InputError
+from tl_vzero.evaluate.sentences import keep_one_piece_targets, pieces_of
 
 WORDS = ("The", "grandmothers", "of", "Kayla", "are", "not", "moping", ".")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tl_vzero.corpus.hashed import PIECES_END, Pieces, hashes_of
+from tl_vzero.corpus.checked import PIECES_END, Pieces, hashes_of
 
 
 def sha256(content: bytes) -> str:
