@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tl_vzero.choices import Positions, chosen, chosen_heads, flag, one_of, positions, positive
-from tl_vzero.clean import read_by
+from tl_vzero.clean import MEMORY_MB, read_by
 from tl_vzero.difference import HASHED
 from tl_vzero.distance import Distance, distance_named
 from tl_vzero.errors import InputError, InputTypeError, ScoresError, shown
@@ -27,7 +27,7 @@ from tl_vzero.rollout import roll_out_jointly
 from tl_vzero.scores import Scores
 from tl_vzero.words import span_label
 from tl_vzero.zeroing.engine import zeroed_maps
-from tl_vzero.zeroing.request import ENGINES, MEMORY_MB, Request, Wanted, checked_spans, megabytes
+from tl_vzero.zeroing.request import ENGINES, Request, Wanted, checked_spans, megabytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,9 +167,10 @@ def value_zeroing(
         request = replace(request, advance=bar.update)
         for batch in encoded.batches():
             maps, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
-            for sentence, values in zip(batch, maps, strict=True):
+            for sentence, values, of_sentence in zip(batch, maps, how, strict=True):
                 values = values.to(result_dtype(model))
-                scored[sentence.row] = _zeroing_scores(request, wanted[sentence.row], sentence, values, metadata | how)
+                labels = request, wanted[sentence.row], sentence
+                scored[sentence.row] = _zeroing_scores(*labels, values, metadata | of_sentence)
     return encoded.in_order(scored)
 
 

@@ -6,6 +6,7 @@ The probe compares both on short sentences; its verdict stands while the model's
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -14,12 +15,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.clean import Clean, beside_ids, clean_from_cache, ids_of, read_by
+from tl_vzero.clean import (
+    Clean,
+    beside_ids,
+    check_fused,
+    clean_from_cache,
+    ids_of,
+    is_long,
+    read_by,
+    visit_fused_blocks,
+)
 from tl_vzero.errors import ModelError
 from tl_vzero.inputs.baselines import Baseline, own_text
 from tl_vzero.inputs.text import Sentence, same_shape
 from tl_vzero.models.changes import has_user_hooks, module_fingerprint
 from tl_vzero.models.facts import context_length
+from tl_vzero.models.fused import NotFused
 from tl_vzero.models.run import Beside
 from tl_vzero.models.signals import Signal, n_positions_of, signal_of
 from tl_vzero.models.sites import Stack
@@ -43,6 +54,7 @@ OUTPUT_ROUNDING = {torch.float64: 5e-7, torch.float32: 5e-7, torch.float16: 1e-3
 CLEAR, MOST_TAKEN = 1e-4, 1e8
 
 Maps = list[Float[Tensor, "layer map _ _"]]
+How = dict[str, Any]
 Verdict = Literal["right, padded too", "right", "wrong"]
 
 _VERDICTS: WeakKeyDictionary[nn.Module, dict[Stack | None, tuple[object, Verdict]]] = WeakKeyDictionary()
@@ -50,8 +62,9 @@ _VERDICTS: WeakKeyDictionary[nn.Module, dict[Stack | None, tuple[object, Verdict
 
 def zeroed_maps(
     request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
-) -> tuple[Maps, dict[str, Any]]:
+) -> tuple[Maps, list[How]]:
     """Raw maps of each sentence, and metadata: the engine, why not the other one, the closed form's route by layer.
+    Of a long sentence also whether its attention was fused, or why not.
 
     `sentences` go from short to long; `wanted` is by their row in the caller's batch. Raises ModelError where
     engine="closed_form" is asked for and does not apply.
@@ -59,19 +72,18 @@ def zeroed_maps(
     reason: str | None = None
     if request.engine != "hooks":
         try:
-            maps, routes = _in_closed_form(request, sentences, wanted, weights_sha256)
-            return maps, {"engine": "closed_form", "engine_reason": None, "routes": list(routes)}
+            return _in_closed_form(request, sentences, wanted, weights_sha256)
         except NotInClosedForm as error:
             reason = str(error)
         if request.engine == "closed_form":
             raise ModelError(f'engine="closed_form" cannot be used: {reason}; use engine="auto" or "hooks"')
-    maps = []
+    maps: Maps = []
     for _, alike in groupby(sentences, key=lambda sentence: (sentence.shape, wanted[sentence.row].spans)):
         for group in _together(request, [list(alike)]):
             ids, beside = read_by(request.model, group)
             clean, averaged = _cached(request, group), own_text(group)
             maps += hooked_maps(request, ids, wanted[group[0].row], clean=clean, averaged=averaged, **beside)
-    return maps, {"engine": "hooks", "engine_reason": reason, "routes": []}
+    return maps, [{"engine": "hooks", "engine_reason": reason, "routes": []}] * len(maps)
 
 
 def _cached(request: Request, group: list[Sentence]) -> Clean | None:
@@ -104,8 +116,8 @@ def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]
 
 def _in_closed_form(
     request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
-) -> tuple[Maps, tuple[str, ...]]:
-    """Maps and routes; raises NotInClosedForm where the closed form does not apply."""
+) -> tuple[Maps, list[How]]:
+    """Maps and metadata; raises NotInClosedForm where the closed form does not apply."""
     model, stack = request.model, request.sites.stack
     if has_user_hooks(model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
@@ -129,18 +141,44 @@ def _in_closed_form(
 
     alone = any(sentence.signal is not None or sentence.media for sentence in sentences)
     pads = verdict == "right, padded too" and request.cache is None and not alone
-    maps: Maps = []
-    routes: tuple[str, ...] = ()
-    runs = _padded(sentences, PADDING_PER_RUN) if pads else same_shape(sentences)
+    done: dict[int, tuple[Tensor, How]] = {}
+    attention: dict[int, How] = {}
+    for sentence in sentences if request.cache is None else ():
+        if is_long(model, request.sites, sentence, wanted[sentence.row].destinations, request.memory_mb):
+            try:
+                check_fused(model, request.sites, sentence, weights_sha256)
+                maps, routes = _long_maps(request, sentence, wanted[sentence.row], weight_cache)
+                done[sentence.row] = maps[0], _how(routes) | {"attention": "fused"}
+            except (NotFused, ModelError) as error:  # what fails for another reason fails again
+                attention[sentence.row] = {"attention_reason": str(error)}
+    rest = [sentence for sentence in sentences if sentence.row not in done]
+    runs = _padded(rest, PADDING_PER_RUN) if pads else same_shape(rest)
     for group in _together(request, runs):
         try:
-            of_group, routes = maps_of(group)
-            maps += of_group
+            parts = [(group, maps_of(group))]
         except PaddingMatters:
-            for alike in same_shape(group):
-                of_group, routes = maps_of(alike)
-                maps += of_group
-    return maps, routes
+            parts = [(alike, maps_of(alike)) for alike in same_shape(group)]
+        for alike, (maps, routes) in parts:
+            for sentence, of_sentence in zip(alike, maps, strict=True):
+                done[sentence.row] = of_sentence, _how(routes) | attention.get(sentence.row, {})
+    in_order = [done[sentence.row] for sentence in sentences]
+    return [maps for maps, _ in in_order], [how for _, how in in_order]
+
+
+def _how(routes: Sequence[str]) -> How:
+    return {"engine": "closed_form", "engine_reason": None, "routes": list(routes)}
+
+
+def _long_maps(
+    request: Request, sentence: Sentence, wanted: Wanted, weight_cache: WeightCache
+) -> tuple[Maps, tuple[str, ...]]:
+    """Some rows of one sentence, whose patterns are not formed; raises NotFused where they must be."""
+    n_rows = len(wanted.destinations)
+    rows = replace(wanted, length=n_rows, destinations=tuple(range(n_rows)))
+    visit_blocks = partial(visit_fused_blocks, destinations=wanted.destinations)
+    ids, beside = read_by(request.model, [sentence])
+    averaged = own_text([sentence])
+    return closed_maps(request, list(ids), [rows], weight_cache, averaged=averaged, visit_blocks=visit_blocks, **beside)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from tl_vzero.choices import Position, Positions, listed, positions, positions_in
+from tl_vzero.clean import MEMORY_MB
 from tl_vzero.distance import Distance, cosine
 from tl_vzero.errors import InputError, InputTypeError, shown, unknown_name
 from tl_vzero.inputs.baselines import ZERO, Baseline
@@ -25,7 +26,6 @@ Integers = Iterable[int] | int | None
 Span = tuple[int, ...]  # positions that are zeroed together
 
 ENGINES = ("auto", "hooks", "closed_form")
-MEMORY_MB = 256.0
 WORDS = "words"
 PHRASES: dict[str, Callable[[str, Sequence[Range]], tuple[Phrase, ...]]] = {
     "noun_chunks": noun_chunks,
