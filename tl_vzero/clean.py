@@ -121,9 +121,7 @@ _FUSED: WeakKeyDictionary[nn.Module, tuple[object, str | None]] = WeakKeyDiction
 PROBE_LENGTH = 8
 
 
-def is_long(
-    model: nn.Module, sites: Sites, sentence: Sentence, destinations: Sequence[int], memory_mb: float = MEMORY_MB
-) -> bool:
+def is_long(model: nn.Module, sites: Sites, sentence: Sentence, destinations: Sequence[int], memory_mb: float) -> bool:
     """Whether some rows of a sentence are wanted, and the whole pattern of a layer would take more memory."""
     numbers = attention_heads(model, sites.stack) * len(sentence) * len(sentence.sources)
     size = numbers * next(nn.Module.parameters(model)).element_size()
