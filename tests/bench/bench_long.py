@@ -1,9 +1,9 @@
 """One row of a long input, exact: `python tests/bench/bench_long.py`, with `--quick` for short lengths.
 
-A random model of SmolLM-135M's shape. The time is set against that of the clean run by Hugging Face with fused attention
-plus the row's floor, layers x T products of d_mlp x d_model at the rate of a 4096-row product; all are measured in turn,
-in one process. The peak is above what the loaded model takes, in a process of its own. The same row by the hook engine,
-at some sources and layers of T=1,024, is what it must equal.
+A random model of SmolLM-135M's shape. The time is set against that of the clean run by Hugging Face with fused
+attention plus the row's floor, layers x T products of d_mlp x d_model at the rate of a 4096-row product; all are
+measured in turn, in one process. The peak is above what the loaded model takes, in a process of its own. The same row
+by the hook engine, at some sources and layers of T=1,024, is what it must equal.
 """
 
 import argparse
@@ -84,8 +84,8 @@ def print_ratio(length: int, repeat: int) -> None:
         floor = LAYERS * length / PRODUCT_ROWS * medians["product"]
         ratio = medians["row"] / (medians["clean"] + floor)
         print(
-            f"T={length}, seconds {of}: a row {medians['row']:.2f}, clean run {medians['clean']:.2f}, floor {floor:.2f}: "
-            f"{ratio:.2f} x their sum (at most {MOST_RATIO} at 8,192)",
+            f"T={length}, seconds {of}: a row {medians['row']:.2f}, clean run {medians['clean']:.2f}, "
+            f"floor {floor:.2f}: {ratio:.2f} x their sum (at most {MOST_RATIO} at 8,192)",
             flush=True,
         )
 

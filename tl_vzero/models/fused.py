@@ -81,10 +81,13 @@ def fused_attention(model: nn.Module, destinations: Sequence[int]) -> Iterator[R
                     if getattr(config, name, None) not in (None, value):
                         turn.undo_by(partial(setattr, config, name, getattr(config, name)))
                         setattr(config, name, value)
+            for module in [part for attention in attentions for part in attention.modules()]:
+                # What a bridge notes of a projection that its own attention goes past.
+                turn.undo_by(partial(_forget_all_but, module.__dict__, set(module.__dict__)))
             for attention in attentions:
                 # The attribute itself: a bridge's own way to set one looks at what it wraps.
                 turn.undo_by(partial(_put_back, attention, attention.__dict__.get("forward")))
-                attention.__dict__["forward"] = attention.original_component
+                attention.__dict__["forward"] = partial(_forward, attention.forward, attention.original_component)
         yield rows
 
 
@@ -95,10 +98,20 @@ def _attentions_of(model: nn.Module) -> list[Any]:
     return attentions
 
 
+def _forward(usual: Callable[..., Any], hugging_face: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Hugging Face's attention; the usual one in another thread, which may run the model by itself meanwhile."""
+    return (usual if _THREAD.rows is None else hugging_face)(*args, **kwargs)
+
+
 def _put_back(module: nn.Module, forward: Any) -> None:
     module.__dict__.pop("forward", None)
     if forward is not None:
         module.__dict__["forward"] = forward
+
+
+def _forget_all_but(attributes: dict[str, Any], names: set[str]) -> None:
+    for name in set(attributes) - names:
+        del attributes[name]
 
 
 def _register() -> None:
@@ -156,25 +169,20 @@ class _Mask:
             yield queries, int(low[queries].min()), int(high[queries].max())
 
 
-def _mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int = 0,
-    kv_offset: int = 0,
-    mask_function: Callable[..., Tensor] | None = None,
-    attention_mask: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    use_vmap: bool = False,
-    **_: Any,
-) -> _Mask:
-    if use_vmap or mask_function is None:
+def _mask(**asked: Any) -> Any:
+    """What Hugging Face calls for a mask; see `transformers.masking_utils`."""
+    if _THREAD.rows is None:
+        from transformers.masking_utils import eager_mask
+
+        return eager_mask(**asked)
+    if asked.get("use_vmap"):
         raise NotFused("its mask is of its own kind, which nothing says some rows at a time")
-    if attention_mask is not None and not bool(attention_mask.all()):
+    padding = asked.get("attention_mask")
+    if padding is not None and not bool(padding.all()):
         raise NotFused("the input is padded")
-    if q_length != kv_length or q_offset or kv_offset:
+    if asked["q_length"] != asked["kv_length"] or asked.get("q_offset") or asked.get("kv_offset"):
         raise NotFused("its attention reads more keys than there are positions")
-    return _Mask(mask_function, q_length, torch.device(device))
+    return _Mask(asked["mask_function"], asked["q_length"], torch.device(asked.get("device", "cpu")))
 
 
 # Attention.
@@ -193,7 +201,10 @@ def _attend(
 ) -> tuple[Float[Tensor, "sentence position head d_head"], None]:
     rows = _THREAD.rows
     if rows is None:
-        raise NotFused("another thread runs this model")
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        output: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)[0]
+        return output, None
     unknown = [name for name, given in others.items() if given is not None and name not in _PASSED_ON]
     if unknown:
         raise NotFused(f"its attention reads {', '.join(unknown)} too")
@@ -205,12 +216,12 @@ def _attend(
     if not isinstance(mask, _Mask):
         raise NotFused("it makes a mask of every pair of positions itself")
     scores = _Scores(query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    output = _output(scores, value)
+    mixed = _output(scores, value)
     chosen = torch.tensor(list(rows.destinations), device=query.device)
     pattern = scores.pattern(chosen, 0, key.shape[2])
-    _check(pattern @ _spread(value, query), output[:, :, chosen])
+    _check(pattern @ _spread(value, query), mixed[:, :, chosen])
     rows.attended.append(Attended(value.transpose(1, 2), pattern))
-    return output.transpose(1, 2).contiguous(), None
+    return mixed.transpose(1, 2).contiguous(), None
 
 
 @dataclass(frozen=True, eq=False)
