@@ -1,12 +1,14 @@
 """Rows of long inputs: the same numbers as ever, and nothing that grows with the square of the length."""
 
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from support.architectures import ARCHITECTURES, ON_THIS_LINE
 from support.decoder_rows import decoder
-from support.models import hf_bert, hf_gpt2, hf_llama, hooked_transformer, loaded
+from support.models import hf_bert, hf_gpt2, hf_llama, hooked_transformer, loaded, logits_of
+from support.state import left_as_found
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -185,3 +187,39 @@ def test_nothing_grows_with_the_square_of_the_length(
         scores = tl_vzero.score(model, ids, method, destinations=-1, **memory)
     assert isinstance(scores, tl_vzero.Scores)
     assert scores.metadata["attention"] == "fused"
+
+
+# --- the model --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [hf_bert, hf_gpt2, hf_llama])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_run_that_is_stopped_leaves_the_model_as_it_was(
+    make: Any, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(make())
+    rows_of(model, memory_mb=LITTLE)
+    output = fused._output
+
+    def stopped(scores: Any, value: Tensor) -> Tensor:
+        if scores.mask.length == LENGTH:  # no probe
+            raise error("stopped")
+        return output(scores, value)
+
+    monkeypatch.setattr(fused, "_output", stopped)
+    with left_as_found(model):
+        if error is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                rows_of(model, memory_mb=LITTLE)
+        else:
+            assert "stopped" in rows_of(model, memory_mb=LITTLE).metadata["attention_reason"]
+
+
+def test_another_thread_runs_the_model_as_ever() -> None:
+    model = loaded(hf_llama())
+    expected, seen = logits_of(model, IDS[None]), []
+    with fused.fused_attention(model, ROWS):
+        thread = Thread(target=lambda: seen.append(logits_of(model, IDS[None])))
+        thread.start()
+        thread.join()
+    torch.testing.assert_close(seen[0], expected)
