@@ -63,8 +63,8 @@ def print_peak(length: int, layers: int) -> None:
     taken, of_processor = seconds(lambda: row(model, length))
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e9
     print(
-        f"T={length}, {layers} layers: {taken:.1f} s ({of_processor:.1f} of the processor), peak {peak:.2f} GB above the model "
-        f"(at most {MOST_PEAK_GB} at 8,192)",
+        f"T={length}, {layers} layers: {taken:.1f} s ({of_processor:.1f} of the processor), "
+        f"peak {peak:.2f} GB above the model (at most {MOST_PEAK_GB} at 8,192)",
         flush=True,
     )
 
