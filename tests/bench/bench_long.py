@@ -7,6 +7,8 @@ by the hook engine, at some sources and layers of T=1,024, is what it must equal
 """
 
 import argparse
+import ctypes
+import gc
 import resource
 import statistics
 import subprocess
@@ -58,6 +60,8 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
 def print_peak(length: int, layers: int) -> None:
     """How much more memory a row takes than the model that is loaded, and its time; in a fresh process."""
     model = tl_vzero.load_model(hf_model(layers))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what loading has freed would hide what the run takes
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     before = pages * resource.getpagesize()
     taken, of_processor = seconds(lambda: row(model, length))
