@@ -104,6 +104,10 @@ def value_zeroing(
     the closed form holds, half for (destination, source) pairs and half for folded weights, which stay with the model
     for calls to come until a weight changes.
 
+    Where the whole pattern of one layer would take more than `memory_mb` and only some `destinations` are chosen, a
+    bridge runs Hugging Face's attention fused, and only these rows of the pattern are formed, in memory that grows with
+    the length alone: `metadata["attention"]` is "fused", or `metadata["attention_reason"]` says why it is not.
+
     Raises InputError, InputTypeError or ModelError, DependencyError for phrases without a parser, and leaves the
     model as it was. Warns (InputWarning) of pairs that come without segments.
     Source: Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers", section 3.
