@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +26,7 @@ from tl_vzero.registry import METHODS
 from tl_vzero.rollout import roll_out_jointly
 from tl_vzero.scores import Scores
 from tl_vzero.words import span_label
-from tl_vzero.zeroing.engine import zeroed_maps
+from tl_vzero.zeroing.engine import SentenceMaps, zeroed_maps
 from tl_vzero.zeroing.request import (
     CONFIDENCE,
     ENGINES,
@@ -125,6 +124,10 @@ def value_zeroing(
     the closed form's float32 products of pairs read 10 bits of each number, on a CUDA GPU from Ampere on; by default
     they are as torch is set.
 
+    Where the whole pattern of one layer would take more than `memory_mb` and only some `destinations` are chosen, a
+    bridge runs Hugging Face's attention fused, and only these rows of the pattern are formed, in memory that grows with
+    the length alone: `metadata["attention"]` is "fused", or `metadata["attention_reason"]` says why it is not.
+
     Raises InputError, InputTypeError or ModelError, DependencyError for phrases without a parser, and leaves the
     model as it was. Warns (InputWarning) of pairs that come without segments.
     Source: Mohebbi et al. 2023, "Quantifying Context Mixing in Transformers", section 3.
@@ -185,7 +188,6 @@ def value_zeroing(
         options |= {"tolerance": tolerance, "confidence": confidence, "seed": seed}
     metadata = provenance(model, sites.stack) | {"options": options}
     scored: dict[int, Scores] = {}
-    dtype = result_dtype(model)
     total = len(request.layers) * sum(len(of_sentence.spans) for of_sentence in wanted.values())
     bar = tqdm(total=total, disable=not progress, desc="value zeroing", unit="source", leave=False)
     with quiet(model), bar:
@@ -194,31 +196,28 @@ def value_zeroing(
             request = replace(request, norm=final_norm_of(model, sites, ids, beside.get("decoder_ids")))
         request = replace(request, advance=bar.update)
         for batch in encoded.batches():
-            maps, errors, how = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
-            for sentence, values, error in zip_longest(batch, maps, errors):
-                scored[sentence.row] = _zeroing_scores(
-                    request, wanted[sentence.row], sentence, values.to(dtype), error, metadata | how
-                )
+            maps = zeroed_maps(request, batch, wanted, metadata["weights_sha256"])
+            for sentence, of_sentence in zip(batch, maps, strict=True):
+                scored[sentence.row] = _zeroing_scores(request, wanted[sentence.row], sentence, of_sentence, metadata)
     return encoded.in_order(scored)
 
 
 def _zeroing_scores(
-    request: Request,
-    wanted: Wanted,
-    sentence: Sentence,
-    values: Tensor,
-    error: Tensor | None,
-    metadata: dict[str, Any],
+    request: Request, wanted: Wanted, sentence: Sentence, maps: SentenceMaps, metadata: dict[str, Any]
 ) -> Scores:
     sources, zeroed_jointly = sentence.sources, request.spans is not None
+
+    def of_each_map(stacked: Tensor) -> Tensor:
+        return stacked if request.per_head else stacked.squeeze(1)
+
     return labelled(
         "value_zeroing",
-        values if request.per_head else values.squeeze(1),
+        of_each_map(maps.values.to(result_dtype(request.model))),
         request.layers,
         wanted.destinations,
         request.sites,
         sentence,
-        metadata,
+        {**metadata, **maps.how},
         heads=request.zeroed_heads if request.per_head else None,
         src_tokens=tuple(
             span_label(span, sources.tokens, sources.word_ids) if zeroed_jointly else sources.tokens[span[0]]
@@ -226,7 +225,7 @@ def _zeroing_scores(
         ),
         src_positions=tuple(span[0] for span in wanted.spans),
         src_spans=wanted.spans if zeroed_jointly else None,
-        error=error if error is None or request.per_head else error.squeeze(1),
+        error=None if maps.error is None else of_each_map(maps.error),
     )
 
 

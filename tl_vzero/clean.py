@@ -8,14 +8,21 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, Unpack
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tl_vzero.distance import relative_difference
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.text import Sentence, padded, same_shape
+from tl_vzero.models.blocks import SAME_BLOCK
+from tl_vzero.models.changes import has_user_hooks, module_fingerprint
+from tl_vzero.models.contracts import attention_heads
+from tl_vzero.models.facts import context_length
+from tl_vzero.models.fused import NotFused, fused_attention
 from tl_vzero.models.run import Beside, NamedHook, eager_attention, has_fused_attention, remembering_hooks, run_to
 from tl_vzero.models.signals import Read
 from tl_vzero.models.sites import Sites
@@ -23,6 +30,7 @@ from tl_vzero.models.sites import Sites
 # Which axes of an activation run over positions: of destinations, of sources, or of both.
 _Axes = Literal["rows", "columns", "rows and columns"]
 
+MEMORY_MB = 256.0
 SAME_SENTENCE = 1e-2  # relative; padding and precision move an activation by less, another token by more
 
 
@@ -32,7 +40,8 @@ class CleanBlock:
 
     Where a decoder's block reads the encoder, its sources are the encoder's positions. The next four spare computing
     them again, the last three are of a decoder's other attention. They may be absent, or lie elsewhere in another
-    class: whoever uses one checks that it is the right one.
+    class: whoever uses one checks that it is the right one. `destinations` are the positions that are held, where these
+    are not all; values are those of every source.
     """
 
     input: Float[Tensor, "sentence position feature"]
@@ -46,6 +55,7 @@ class CleanBlock:
     other_value: Float[Tensor, "sentence other_source head d_head"] | None = None
     other_key: Float[Tensor, "sentence other_source head d_head"] | None = None
     other_pattern: Float[Tensor, "sentence head position other_source"] | None = None
+    destinations: Int[Tensor, "sentence position"] | None = None
 
     def sentences(self, rows: Sequence[int]) -> "CleanBlock":
         """The block of some of its sentences; the block itself where these are all of them, in order."""
@@ -103,6 +113,101 @@ def visit_clean_blocks(
         hooks.append((sites.outputs[layer], partial(show, layer=layer)))
     with eager_attention(model):
         run_to(model, ids, hooks, last=sites.outputs[max(layers)], mask=mask, **beside)
+
+
+# Rows of long inputs: the pattern of every position is never formed.
+
+_FUSED: WeakKeyDictionary[nn.Module, tuple[object, str | None]] = WeakKeyDictionary()
+PROBE_LENGTH = 8
+
+
+def is_long(model: nn.Module, sites: Sites, sentence: Sentence, destinations: Sequence[int], memory_mb: float) -> bool:
+    """Whether some rows of a sentence are wanted, and the whole pattern of a layer would take more memory."""
+    numbers = attention_heads(model, sites.stack) * len(sentence) * len(sentence.sources)
+    size = numbers * next(nn.Module.parameters(model)).element_size()
+    return size > memory_mb * 2**20 and len(set(destinations)) < len(sentence)
+
+
+def check_fused(model: nn.Module, sites: Sites, sentence: Sentence, weights_sha256: str) -> None:
+    """Raise NotFused where a sentence cannot be run without patterns: where a probe shows another run.
+
+    The probe's verdict stands while the model's weights and modules are the same.
+    """
+    if has_user_hooks(model):
+        raise NotFused("hooks act on the model")
+    if sites.stack is not None or sentence.signal is not None or sentence.media:
+        raise NotFused("expected text, and a model with one stack of blocks")
+    state = (weights_sha256, module_fingerprint(model))
+    if model not in _FUSED or _FUSED[model][0] != state:
+        _FUSED[model] = state, _probe_fused(model, sites, ids_of(model, [sentence]))
+    if (reason := _FUSED[model][1]) is not None:
+        raise NotFused(reason)
+
+
+def _probe_fused(model: nn.Module, sites: Sites, ids: Tensor) -> str | None:
+    ids = ids.repeat(1, PROBE_LENGTH)[:, : min(PROBE_LENGTH, context_length(model) or PROBE_LENGTH)]
+    layers, fused = range(sites.n_layers), Clean()
+    ordinary = Clean()
+    try:
+        visit_clean_blocks(model, sites, ids, layers, ordinary.__setitem__)
+        visit_fused_blocks(model, sites, ids, layers, fused.__setitem__, destinations=range(ids.shape[1]))
+    except (NotFused, ModelError) as error:
+        return str(error)
+    for layer in layers:
+        for part in fields(CleanBlock):
+            one, other = getattr(fused[layer], part.name), getattr(ordinary[layer], part.name)
+            if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+                continue
+            tolerance = SAME_BLOCK.get(other.dtype, 0.0)
+            if one.shape != other.shape or relative_difference(one, other) > tolerance:
+                return f"on a probe it gave another {part.name} of block {layer} than the ordinary run"
+    return None
+
+
+def visit_fused_blocks(
+    model: nn.Module,
+    sites: Sites,
+    ids: Read,
+    layers: Sequence[int],
+    visit: Callable[[int, CleanBlock], None],
+    *,
+    destinations: Sequence[int],
+    mask: None = None,
+    **beside: Unpack[Beside],
+) -> None:
+    """Run one sentence without forming a pattern, and show of each chosen block the chosen destinations alone.
+
+    Raises NotFused where that is not possible, ModelError where an output is not finite.
+    """
+    rows, length = list(destinations), ids.shape[1]
+    activations: dict[str, Tensor] = {}
+
+    def cut(_: str, activation: Tensor) -> Tensor:
+        return activation.detach()[:, rows] if activation.ndim == 3 and activation.shape[1] == length else activation
+
+    def show(output: Tensor, *, hook: Any, layer: int) -> None:
+        check_clean_output(sites.outputs[layer], output)
+        if len(fused.attended) != 1:
+            raise NotFused(f"block {layer} does not call the attention that Hugging Face lets one choose")
+        (attended,) = fused.attended
+        inside = {shows: activations[name] for shows, name in sites.inside[layer].items() if name in activations}
+        block = CleanBlock(
+            activations[sites.inputs[layer]], attended.value, attended.pattern, cut("", output), **inside
+        )
+        visit(layer, replace(block, destinations=torch.tensor([rows] * len(output), device=output.device)))
+        activations.clear()
+
+    def forget(_: Tensor, *, hook: Any) -> None:
+        fused.attended.clear()
+
+    hooks: list[NamedHook] = []
+    for layer in range(max(layers) + 1):
+        hooks.append((sites.inputs[layer], forget))
+    for layer in layers:
+        hooks += remembering_hooks([*sites.inside[layer].values(), sites.inputs[layer]], activations, cut)
+        hooks.append((sites.outputs[layer], partial(show, layer=layer)))
+    with fused_attention(model, rows) as fused:
+        run_to(model, ids, hooks, last=sites.outputs[max(layers)], **beside)
 
 
 def clean_run(model: nn.Module, sites: Sites, ids: Read, layers: Sequence[int], **beside: Unpack[Beside]) -> Clean:

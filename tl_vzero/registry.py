@@ -39,13 +39,16 @@ class LayerMaps:
 
     `maps` turns a Layer into the raw map `[sentence, dest, src]`, `heads` into every head's `[sentence, head, dest,
     src]`, and `rows` into those of some destinations, where they cost less than the whole. `through` follows the maps
-    of all layers, `[layer, position, position]`, to some destinations, `[layer, dest, position]`.
+    of all layers, `[layer, position, position]`, to some destinations, `[layer, dest, position]`. `cut` says that they
+    also read a Layer that holds some destinations alone, as that of a long input does: its row i is not position i, and
+    `Layer.itself` says where each destination stands among the sources.
     """
 
     maps: Function
     heads: Function | None = None
     rows: Function | None = None
     through: Function | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,7 @@ _ENTRIES = {
         reported_up_to=0,  # a picture of chance says nothing
     ),
     "attention": Method(
-        LayerMaps("tl_vzero.methods.attention:attention", heads="tl_vzero.methods.attention:attention_heads"),
+        LayerMaps("tl_vzero.methods.attention:attention", heads="tl_vzero.methods.attention:attention_heads", cut=True),
         "attention pattern, averaged over heads",
         "Vaswani et al. 2017",
         ANY,
@@ -274,7 +277,9 @@ _ENTRIES = {
         refused_stacks=JOINS_TWO,
     ),
     "attention_norm": Method(
-        LayerMaps("tl_vzero.methods.norms:attention_norm", heads="tl_vzero.methods.norms:attention_norm_heads"),
+        LayerMaps(
+            "tl_vzero.methods.norms:attention_norm", heads="tl_vzero.methods.norms:attention_norm_heads", cut=True
+        ),
         "size of what attention brings from a source",
         "Kobayashi et al. 2020",
         ANY,
@@ -282,7 +287,7 @@ _ENTRIES = {
         identity=True,
     ),
     "attention_norm_res": Method(
-        LayerMaps("tl_vzero.methods.norms:attention_norm_res"),
+        LayerMaps("tl_vzero.methods.norms:attention_norm_res", cut=True),
         "size of what attention and the residual connection bring",
         "Kobayashi et al. 2021",
         SUMS,
@@ -290,7 +295,7 @@ _ENTRIES = {
         label="Attention norm, residual",
     ),
     "attention_norm_res_ln": Method(
-        LayerMaps("tl_vzero.methods.norms:attention_norm_res_ln"),
+        LayerMaps("tl_vzero.methods.norms:attention_norm_res_ln", cut=True),
         "size of what a source brings through the first norm",
         "Kobayashi et al. 2021",
         POST_NORM,
@@ -298,7 +303,7 @@ _ENTRIES = {
         label="Attention norm, residual, LN",
     ),
     "globenc": Method(
-        LayerMaps("tl_vzero.methods.norms:globenc"),
+        LayerMaps("tl_vzero.methods.norms:globenc", cut=True),
         "size of what a source brings through both norms",
         "Modarressi et al. 2022",
         POST_NORM,
@@ -306,7 +311,7 @@ _ENTRIES = {
         label="GlobEnc",
     ),
     "alti": Method(
-        LayerMaps("tl_vzero.methods.norms:alti"),
+        LayerMaps("tl_vzero.methods.norms:alti", cut=True),
         "how much nearer a source brings the sum, in the 1-norm",
         "Ferrando et al. 2022",
         SUMS,
@@ -318,6 +323,7 @@ _ENTRIES = {
             "tl_vzero.methods.norms:information_flow",
             heads="tl_vzero.methods.norms:information_flow_heads",
             rows="tl_vzero.methods.norms:information_flow_rows",
+            cut=True,
         ),
         "how much nearer each head's part of a source brings the sum",
         "Ferrando & Voita 2024",
@@ -326,7 +332,9 @@ _ENTRIES = {
     ),
     "contribution_weights": Method(
         LayerMaps(
-            "tl_vzero.methods.norms:contribution_weights", heads="tl_vzero.methods.norms:contribution_weights_heads"
+            "tl_vzero.methods.norms:contribution_weights",
+            heads="tl_vzero.methods.norms:contribution_weights_heads",
+            cut=True,
         ),
         "how far a source's part goes along attention's output, signed",
         "Cunningham & Muca Cirone 2026",

@@ -96,6 +96,7 @@ OF_SUMS = ("logit_contributions", "alti_logit")  # undefined for BERT
 CALLS: dict[str, Callable[[Any], Any]] = {
     "value_zeroing": run,
     "value_zeroing per head": lambda model: run(model, per_head=True, layers=[1], batch_size=2),
+    "value_zeroing of a long input": lambda model: run(model, destinations=[3], memory_mb=1e-6),
     "value_zeroing by hooks": lambda model: run(model, engine="hooks"),
     **{method: scored(method) for method in tl_vzero.METHODS if method not in ("value_zeroing", *TARGETED)},
     **{method: scored(method, **PREDICTED) for method in TARGETED},

@@ -10,7 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_vzero.choices import Positions, chosen, flag, positions, positions_in
-from tl_vzero.clean import CleanBlock, clean_from_cache, read_by, visit_clean_blocks
+from tl_vzero.clean import (
+    MEMORY_MB,
+    CleanBlock,
+    check_fused,
+    clean_from_cache,
+    is_long,
+    read_by,
+    visit_clean_blocks,
+    visit_fused_blocks,
+)
 from tl_vzero.errors import InputError, InputTypeError, ModelError
 from tl_vzero.inputs.encoder_decoder import DecoderInputs, described, encode_for
 from tl_vzero.inputs.media import Signals
@@ -21,6 +30,7 @@ from tl_vzero.methods.plan import Planned
 from tl_vzero.models.blocks import BlockWeights, block_weights
 from tl_vzero.models.changes import has_user_hooks
 from tl_vzero.models.contracts import check_contracts, provenance, result_dtype
+from tl_vzero.models.fused import NotFused
 from tl_vzero.models.run import quiet
 from tl_vzero.models.sites import Sites, Stack
 from tl_vzero.registry import Method, resolved
@@ -111,13 +121,15 @@ def scores_on_one_run(
     def visit(layer: Layer) -> None:
         for planned in plan:
             if layer.index in read[planned.name] and planned.name not in undefined:
+                held = rows[planned.name]
+                held = held if layer.block.destinations is None else tuple(range(len(held)))
                 try:
-                    maps[planned.name][layer.index] = planned.map_of(layer, rows[planned.name])
+                    maps[planned.name][layer.index] = planned.map_of(layer, held)
                 except ModelError as error:
                     undefined[planned.name] = error
                     del maps[planned.name]
 
-    def label(planned: Planned, group: list[Sentence], through: Any) -> None:
+    def label(planned: Planned, group: list[Sentence], through: Any, attention: dict[str, str]) -> None:
         by_layer, how = maps.pop(planned.name), {"options": {"per_head": planned.per_head, **planned.options}}
         stacked = torch.stack([by_layer[layer] for layer in read[planned.name]], dim=1)
         for sentence, values in zip(group, stacked, strict=True):
@@ -128,18 +140,40 @@ def scores_on_one_run(
             followed = values if through is None else resolved(through)(values, dests)
             followed = followed[[read[planned.name].index(layer) for layer in layers]].to(result_dtype(model))
             rules: Any = {"identity": planned.method.identity, "stage": "rollout" if through else "raw"}
-            labels = layers, dests, sites, sentence, metadata | how
+            labels = layers, dests, sites, sentence, metadata | how | attention
             scored[planned.name][sentence.row] = labelled(planned.name, followed, *labels, **rules)
 
+    def run(group: list[Sentence], cut: tuple[int, ...] | None) -> dict[str, str]:
+        """Fill `maps`; gives what metadata says of the attention of a long input, of which `cut` are the rows."""
+        needed, attention = sorted(set[int]().union(*read.values())), {}
+        if cut is not None:
+            try:
+                check_fused(model, sites, group[0], metadata["weights_sha256"])
+                visit_layers(model, sites, group, needed, cache, visit, destinations=cut)
+                return {"attention": "fused"}
+            except (NotFused, ModelError) as error:  # what fails for another reason fails again
+                attention = {"attention_reason": str(error)}
+        visit_layers(model, sites, group, needed, cache, visit)
+        return attention
+
     with quiet(model):
-        for group in _with_the_same_rows(plan, encoded):
-            rows |= {planned.name: planned.rows_in(group[0]) for planned in plan}
-            maps |= {name: {} for name in read if name not in undefined}
-            visit_layers(model, sites, group, sorted(set[int]().union(*read.values())), cache, visit)
-            for planned in plan:
-                if planned.name in maps and planned.layer is not None:
-                    label(planned, group, planned.layer.through)
+        for alike in _with_the_same_rows(plan, encoded):
+            rows |= {planned.name: planned.rows_in(alike[0]) for planned in plan}
+            cut = _cut(plan, set(rows.values())) if cache is None else None
+            cut = cut if cut is not None and is_long(model, sites, alike[0], cut, MEMORY_MB) else None
+            for group in [alike] if cut is None else [[sentence] for sentence in alike]:
+                maps |= {name: {} for name in read if name not in undefined}
+                attention = run(group, cut)
+                for planned in plan:
+                    if planned.name in maps and planned.layer is not None:
+                        label(planned, group, planned.layer.through, attention)
     return {**scored, **undefined}
+
+
+def _cut(plan: Sequence[Planned], rows: set[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The rows that all methods of a plan need, where these are the same and each method can do with them alone."""
+    cuts = len(rows) == 1 and all(planned.layer is not None and planned.layer.cut for planned in plan)
+    return next(iter(rows)) if cuts else None
 
 
 def _with_the_same_rows(plan: Sequence[Planned], encoded: Inputs) -> Iterator[list[Sentence]]:
@@ -159,8 +193,12 @@ def visit_layers(
     layers: Sequence[int],
     cache: Any | None,
     visit: Callable[[Layer], None],
+    destinations: Sequence[int] | None = None,
 ) -> None:
-    """Show chosen layers of the clean run of sentences of one shape, in order, run now or read from a cache."""
+    """Show chosen layers of the clean run of sentences of one shape, in order, run now or read from a cache.
+
+    Where `destinations` are chosen no pattern is formed, and Layers hold these alone; raises NotFused where it must be.
+    """
     hooks_act = has_user_hooks(model)
 
     def weights(index: int, dtype: torch.dtype, stack: Stack | None) -> BlockWeights | None:
@@ -177,7 +215,10 @@ def visit_layers(
 
     if cache is None:
         ids, beside = read_by(model, group)
-        visit_clean_blocks(model, sites, ids, layers, show, **beside)
+        if destinations is None:
+            visit_clean_blocks(model, sites, ids, layers, show, **beside)
+        else:
+            visit_fused_blocks(model, sites, ids, layers, show, destinations=destinations, **beside)
     else:
         for index, block in clean_from_cache(cache, model, sites, group, layers).items():
             show(index, block)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_vzero.choices import Positions, chosen
@@ -200,17 +200,17 @@ class BlockVectors:
     def _shared(self, vectors: Vectors, bias: Float[Tensor, "feature"] | None, dest: slice) -> Vectors:
         if bias is None or not self.share_biases:
             return vectors
-        return share(vectors, bias, dest)
+        return share(vectors, bias, self.layer.itself[:, dest])
 
 
-def share(vectors: Vectors, bias: Float[Tensor, "feature"], dest: slice) -> Vectors:
+def share(vectors: Vectors, bias: Float[Tensor, "feature"], itself: Int[Tensor, "sentence dest"]) -> Vectors:
     """Add a bias to the vectors of some destinations, in place, to each source its part."""
-    is_itself = torch.eye(vectors.shape[2], dtype=torch.bool, device=vectors.device)[dest]
+    is_itself = torch.arange(vectors.shape[2], device=vectors.device) == itself.unsqueeze(-1)
     return vectors.addcmul_(shares(vectors, bias, is_itself).unsqueeze(-1), bias)
 
 
 def shares(
-    vectors: Vectors, bias: Float[Tensor, "feature"], is_itself: Bool[Tensor, "dest src"]
+    vectors: Vectors, bias: Float[Tensor, "feature"], is_itself: Bool[Tensor, "*sentence dest src"]
 ) -> Float[Tensor, "sentence dest src"]:
     """Each source's part of a bias; rows sum to one. A bias that no vector points along is the destination's own."""
     along = (vectors @ bias).abs()
@@ -274,7 +274,7 @@ def decompx(
         return layer_scores(
             model,
             inputs,
-            method=replace(METHODS["decompx"], function=LayerMaps(_of_layer, rows=_of_rows)),
+            method=replace(METHODS["decompx"], function=LayerMaps(_of_layer, rows=_of_rows, cut=True)),
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             decoder_inputs=decoder_inputs,

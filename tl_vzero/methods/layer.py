@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_vzero.clean import CleanBlock
@@ -51,6 +51,19 @@ class Layer:
                 "hooks away, give the whole cache, or use attention or value_zeroing"
             )
         return self.readable
+
+    @cached_property
+    def itself(self) -> Int[Tensor, "sentence dest"]:
+        """Where each destination stands among the sources; of a cross-attention it stands among none."""
+        n_sentences, n_dest = self.block.input.shape[:2]
+        every = torch.arange(n_dest, device=self.block.input.device).expand(n_sentences, -1)
+        return every if self.block.destinations is None else self.block.destinations
+
+    def at_itself(self, dest: slice | list[int] = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        """The sentence, the destination and the source of each destination's own entry, of some destinations."""
+        itself = self.itself[:, dest]
+        sentence, dests = (torch.arange(size, device=itself.device) for size in itself.shape)
+        return sentence.unsqueeze(1), dests, itself
 
     @cached_property
     def input(self) -> Float[Tensor, "sentence position feature"]:
@@ -166,7 +179,7 @@ class Layer:
             if block_input is not None and self.before is not None:
                 vectors = torch.cat([vectors, block_input[:, dest].unsqueeze(2)], dim=2)
             elif block_input is not None:
-                vectors[:, :, dest].diagonal(dim1=1, dim2=2).add_(block_input[:, dest].transpose(1, 2))
+                vectors[self.at_itself(dest)] += block_input[:, dest]
             yield dest, vectors
 
     def destinations(self, width: int | None = None, chosen: Sequence[int] | None = None) -> Iterator[slice]:

@@ -173,7 +173,7 @@ def decompx_logit(
         rows = []
         for first in layers:
             vectors = _vectors_at_target(prediction, sentence, first, share_biases)
-            parts = _through_head(steps, vectors, slice(prediction.target, prediction.target + 1), share_biases)
+            parts = _through_head(steps, vectors, prediction.target, share_biases)
             rows.append(_of_tokens(parts, prediction.tokens)[0, 0])
         return torch.stack(rows), {"logit": logit, "of_no_source": [logit - float(row.sum()) for row in rows]}
 
@@ -195,7 +195,7 @@ def _vectors_at_target(prediction: Prediction, sentence: Sentence, first: int, s
 
 
 def _through_head(
-    steps: Sequence[HeadStep], vectors: Vectors, dest: slice, share_biases: bool
+    steps: Sequence[HeadStep], vectors: Vectors, target: int, share_biases: bool
 ) -> Float[Tensor, "sentence dest src logit"]:
     """The vectors of every logit, by the rules of a block's parts."""
     for step in steps:
@@ -203,7 +203,7 @@ def _through_head(
             vectors = vectors * slope(step.activation, step.read)
         vectors = step.linear(vectors)
         if share_biases and step.bias is not None:
-            vectors = share(vectors, step.bias, dest)
+            vectors = share(vectors, step.bias, torch.tensor([[target]], device=vectors.device))
     return vectors
 
 

@@ -98,11 +98,12 @@ def information_flow_rows(
 ) -> Float[Tensor, "sentence dest src"]:
     """The same of some destinations, in proportion to their count."""
     heads, itself = _flow_shares(layer, destinations, least, threshold)
-    dests = range(itself.shape[1]) if destinations is None else destinations
     shares = heads.sum(dim=1)
     if layer.before is not None:
         return torch.cat([shares, itself.unsqueeze(-1)], dim=-1)
-    shares[:, range(len(dests)), list(dests)] += itself
+    rows = slice(None) if destinations is None else list(destinations)
+    sentence, dests, source = layer.at_itself(rows)
+    shares[sentence, dests, source] += itself
     return shares
 
 
@@ -199,8 +200,9 @@ def _sizes(
     if residual is not None and layer.before is not None:
         sizes = torch.cat([sizes, torch.linalg.vector_norm(residual.to(wide), dim=-1).unsqueeze(1)], dim=1)
     elif residual is not None:
-        itself = (weights.diagonal(dim1=1, dim2=2).mT.unsqueeze(-2) @ columns).squeeze(-2) + residual.to(wide)
-        sizes.diagonal(dim1=1, dim2=2).copy_(torch.linalg.vector_norm(itself, dim=-1))
+        sentence, dest, source = layer.at_itself()
+        itself = weights[sentence, source, dest].unsqueeze(-2) @ columns[sentence, source]
+        sizes[sentence, source, dest] = torch.linalg.vector_norm(itself.squeeze(-2) + residual.to(wide), dim=-1)
     return sizes.mT.to(written.dtype)
 
 

@@ -162,8 +162,14 @@ def has_fused_attention(model: nn.Module) -> bool:
 
 
 def _attention_configs(hf_model: nn.Module) -> list[Any]:
-    configs = {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}
-    return [config for config in configs.values() if getattr(config, "_attn_implementation", "eager") != "eager"]
+    return [config for config in hf_configs(hf_model) if getattr(config, "_attn_implementation", "eager") != "eager"]
+
+
+def hf_configs(hf_model: nn.Module) -> list[Any]:
+    """The configurations of a Hugging Face model and its modules."""
+    return list(
+        {id(module.config): module.config for module in hf_model.modules() if hasattr(module, "config")}.values()
+    )
 
 
 def run_to(

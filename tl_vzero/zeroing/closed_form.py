@@ -74,10 +74,6 @@ class ClosedMaps:
     errors: list[Float[Tensor, "layer map _ _"]]
     routes: tuple[str, ...]
 
-    def with_more(self, other: "ClosedMaps") -> "ClosedMaps":
-        """The sentences of both."""
-        return ClosedMaps(self.values + other.values, self.errors + other.errors, other.routes)
-
 
 def closed_maps(
     request: Request,
@@ -87,12 +83,13 @@ def closed_maps(
     *,
     clean: Clean | None = None,
     averaged: Bool[Tensor, "sentence position"] | None = None,
+    visit_blocks: Callable[..., None] = visit_clean_blocks,
     **beside: Unpack[Beside],
 ) -> "ClosedMaps":
     """Raw maps of sentences that share one run, padded on the right to the longest, and each layer's route.
 
     `clean` is their clean run, where it is there already; else one block's activations are held at a time. `averaged`
-    marks the positions that a mean goes over.
+    marks the positions that a mean goes over. `visit_blocks` makes the clean run where it is not there.
     Raises NotInClosedForm for a block of no known form, PaddingMatters where the sentences must run by themselves.
     """
     by_layer: dict[int, _Maps] = {}
@@ -110,7 +107,7 @@ def closed_maps(
         if clean is None:
             padded = nn.utils.rnn.pad_sequence(list(ids), batch_first=True)
             try:
-                visit_clean_blocks(request.model, request.sites, padded, request.layers, visit, mask=mask, **beside)
+                visit_blocks(request.model, request.sites, padded, request.layers, visit, mask=mask, **beside)
             except ModelError as error:
                 if mask is None:
                     raise

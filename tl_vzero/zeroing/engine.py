@@ -6,7 +6,8 @@ The probe compares both on short sentences; its verdict stands while the model's
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from functools import partial
+from itertools import groupby, zip_longest
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -14,12 +15,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_vzero.clean import Clean, beside_ids, clean_from_cache, ids_of, read_by
+from tl_vzero.clean import (
+    Clean,
+    beside_ids,
+    check_fused,
+    clean_from_cache,
+    ids_of,
+    is_long,
+    read_by,
+    visit_fused_blocks,
+)
 from tl_vzero.errors import ModelError
 from tl_vzero.inputs.baselines import Baseline, own_text
 from tl_vzero.inputs.text import Sentence, same_shape
 from tl_vzero.models.changes import has_user_hooks, module_fingerprint
 from tl_vzero.models.facts import context_length
+from tl_vzero.models.fused import NotFused
 from tl_vzero.models.run import Beside
 from tl_vzero.models.signals import Signal, n_positions_of, signal_of
 from tl_vzero.models.sites import Stack
@@ -42,39 +53,50 @@ OUTPUT_ROUNDING = {torch.float64: 5e-7, torch.float32: 5e-7, torch.float16: 1e-3
 # A layer's largest score on a probe from which on hooks show it well; where it is less, more of a value is taken away.
 CLEAR, MOST_TAKEN = 1e-4, 1e8
 
-Maps = list[Float[Tensor, "layer map _ _"]]
+How = Mapping[str, Any]
 Verdict = Literal["right, padded too", "right", "wrong"]
+
+NO_MORE: How = {}
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceMaps:
+    """A sentence's raw maps, with a tolerance how far their shares may be off, and how they were computed."""
+
+    values: Float[Tensor, "layer map dest src"]
+    error: Float[Tensor, "layer map dest src"] | None
+    how: How
+
 
 _VERDICTS: WeakKeyDictionary[nn.Module, dict[Stack | None, tuple[object, Verdict]]] = WeakKeyDictionary()
 
 
 def zeroed_maps(
     request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
-) -> tuple[Maps, Maps, dict[str, Any]]:
-    """Raw maps of each sentence, how far their shares may be off where that is asked for, and metadata: the engine,
-    why not the other one, the closed form's route by layer.
+) -> list[SentenceMaps]:
+    """Raw maps of each sentence, and metadata: the engine, why not the other one, the closed form's route by layer.
+    Of a long sentence also whether its attention was fused, or why not.
 
     `sentences` go from short to long; `wanted` is by their row in the caller's batch. Raises ModelError where
     engine="closed_form" is asked for and does not apply.
     """
-    maps: Maps = []
     reason: str | None = None
     if request.engine != "hooks":
         try:
-            closed = _in_closed_form(request, sentences, wanted, weights_sha256)
-            how = {"engine": "closed_form", "engine_reason": None, "routes": list(closed.routes)}
-            return closed.values, closed.errors, how
+            return _in_closed_form(request, sentences, wanted, weights_sha256)
         except NotInClosedForm as error:
             reason = str(error)
         if request.engine == "closed_form":
             raise ModelError(f'engine="closed_form" cannot be used: {reason}; use engine="auto" or "hooks"')
+    every: list[SentenceMaps] = []
+    how: How = {"engine": "hooks", "engine_reason": reason, "routes": []}
     for _, alike in groupby(sentences, key=lambda sentence: (sentence.shape, wanted[sentence.row].spans)):
         for group in _together(request, [list(alike)]):
             ids, beside = read_by(request.model, group)
             clean, averaged = _cached(request, group), own_text(group)
-            maps += hooked_maps(request, ids, wanted[group[0].row], clean=clean, averaged=averaged, **beside)
-    errors = [] if request.tolerance is None else [torch.zeros_like(one) for one in maps]
-    return maps, errors, {"engine": "hooks", "engine_reason": reason, "routes": []}
+            for maps in hooked_maps(request, ids, wanted[group[0].row], clean=clean, averaged=averaged, **beside):
+                every.append(SentenceMaps(maps, None if request.tolerance is None else torch.zeros_like(maps), how))
+    return every
 
 
 def _cached(request: Request, group: list[Sentence]) -> Clean | None:
@@ -107,8 +129,8 @@ def _padded(sentences: Sequence[Sentence], padding: int) -> list[list[Sentence]]
 
 def _in_closed_form(
     request: Request, sentences: Sequence[Sentence], wanted: Mapping[int, Wanted], weights_sha256: str
-) -> ClosedMaps:
-    """Maps, errors and routes; raises NotInClosedForm where the closed form does not apply."""
+) -> list[SentenceMaps]:
+    """Maps and metadata; raises NotInClosedForm where the closed form does not apply."""
     model, stack = request.model, request.sites.stack
     if has_user_hooks(model):
         raise NotInClosedForm("hooks act on the model, and the closed form would not see them")
@@ -133,15 +155,42 @@ def _in_closed_form(
 
     alone = any(sentence.signal is not None or sentence.media for sentence in sentences)
     pads = verdict == "right, padded too" and request.cache is None and not alone
-    every = ClosedMaps([], [], ())
-    runs = _padded(sentences, PADDING_PER_RUN) if pads else same_shape(sentences)
+    done: dict[int, SentenceMaps] = {}
+    attention: dict[int, How] = {}
+    for sentence in sentences if request.cache is None else ():
+        if is_long(model, request.sites, sentence, wanted[sentence.row].destinations, request.memory_mb):
+            try:
+                check_fused(model, request.sites, sentence, weights_sha256)
+                closed = _long_maps(request, sentence, wanted[sentence.row], weight_cache)
+                done[sentence.row] = _by_sentence(closed, {"attention": "fused"})[0]
+            except (NotFused, ModelError) as error:  # what fails for another reason fails again
+                attention[sentence.row] = {"attention_reason": str(error)}
+    rest = [sentence for sentence in sentences if sentence.row not in done]
+    runs = _padded(rest, PADDING_PER_RUN) if pads else same_shape(rest)
     for group in _together(request, runs):
         try:
-            every = every.with_more(maps_of(group))
+            parts = [(group, maps_of(group))]
         except PaddingMatters:
-            for alike in same_shape(group):
-                every = every.with_more(maps_of(alike))
-    return every
+            parts = [(alike, maps_of(alike)) for alike in same_shape(group)]
+        for alike, closed in parts:
+            for sentence, maps in zip(alike, _by_sentence(closed), strict=True):
+                done[sentence.row] = replace(maps, how={**maps.how, **attention.get(sentence.row, {})})
+    return [done[sentence.row] for sentence in sentences]
+
+
+def _by_sentence(closed: ClosedMaps, more: How = NO_MORE) -> list[SentenceMaps]:
+    how = {"engine": "closed_form", "engine_reason": None, "routes": list(closed.routes), **more}
+    return [SentenceMaps(values, error, how) for values, error in zip_longest(closed.values, closed.errors)]
+
+
+def _long_maps(request: Request, sentence: Sentence, wanted: Wanted, weight_cache: WeightCache) -> ClosedMaps:
+    """Some rows of one sentence, whose patterns are not formed; raises NotFused where they must be."""
+    n_rows = len(wanted.destinations)
+    rows = replace(wanted, length=n_rows, destinations=tuple(range(n_rows)))
+    visit_blocks = partial(visit_fused_blocks, destinations=wanted.destinations)
+    ids, beside = read_by(request.model, [sentence])
+    averaged = own_text([sentence])
+    return closed_maps(request, list(ids), [rows], weight_cache, averaged=averaged, visit_blocks=visit_blocks, **beside)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from tl_vzero.choices import Position, Positions, integer, listed, one_of, positions, positions_in
+from tl_vzero.clean import MEMORY_MB
 from tl_vzero.distance import Distance, cosine
 from tl_vzero.errors import InputError, InputTypeError, shown, unknown_name
 from tl_vzero.inputs.baselines import ZERO, Baseline
@@ -27,7 +28,6 @@ Span = tuple[int, ...]  # positions that are zeroed together
 
 ENGINES = ("auto", "hooks", "closed_form")
 PRECISIONS = ("tf32",)
-MEMORY_MB = 256.0
 CONFIDENCE = 1 - 1e-6
 WORDS = "words"
 PHRASES: dict[str, Callable[[str, Sequence[Range]], tuple[Phrase, ...]]] = {

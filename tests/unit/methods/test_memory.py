@@ -9,7 +9,7 @@ from support.models import hf_bert, hf_gpt2, loaded
 from torch import Tensor
 
 import tl_vzero
-from tl_vzero.zeroing.request import MEMORY_MB
+from tl_vzero.clean import MEMORY_MB
 
 IDS = torch.tensor([2, 5, 17, 4, 9, 31, 3])
 TEXT = "the pictures of some hat [MASK] scaring marcus."
