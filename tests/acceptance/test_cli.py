@@ -119,6 +119,16 @@ def test_report_puts_a_second_sentence_beside(tmp_path: Path) -> None:
     assert json.loads(numbers.read_text())["beside"]["text"] == "the authors [MASK] today."
 
 
+def test_report_shows_chosen_destinations_alone(tmp_path: Path) -> None:
+    files = ["--out", tmp_path / "report.html", "--json", tmp_path / "report.json", "--csv", tmp_path / "report.csv"]
+    assert run("report", "--destination", "[MASK]", "--destination", 1, *files, "--quiet")[0] == 0
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert "[MASK]" in rows["dest_tokens"] and 1 in rows["dest_positions"] and len(rows["dest_tokens"]) == 2
+    assert (tmp_path / "report.csv").read_text().startswith("layer,dest,src,value,")
+    code, output = run("report", "--destination", 1, "--method", "alti", "--out", tmp_path / "report.html")
+    assert code == 2 and "the page of chosen destinations does not show it" in output
+
+
 def test_report_has_heads_if_asked(tmp_path: Path) -> None:
     numbers = tmp_path / "report.json"
     files = ["--out", tmp_path / "report.html", "--json", numbers]
