@@ -246,7 +246,9 @@ class _Layer:
             if guessed is not None:
                 maps[index], errors[index] = guessed
                 continue
-            with nullcontext() if request.precision is None else tf32_products(request.model):
+            # Only where all products are of differences: a module's is of what a difference is taken of.
+            rounds = request.precision is not None and isinstance(pairs, PairZeroing)
+            with tf32_products(request.model) if rounds else nullcontext():
                 self._measure_changes(pairs, columns[index], outputs, maps[index])
             maps[index].masked_fill_(~counted[index], 0.0)
             self._measure_outputs(pairs, maps[index])
@@ -467,7 +469,9 @@ class _Layer:
 
     def _measure_outputs(self, pairs: PairZeroing | ModulePairs, distances: Float[Tensor, "cell"]) -> None:
         """Fill in the distances that are NaN, by the outputs themselves."""
-        for cells in distances.isnan().nonzero().squeeze(-1).split(min(pairs.lost.max_rows, ROWS_PER_PRODUCT)):
+        little, step = distances.isnan().nonzero().squeeze(-1), min(pairs.lost.max_rows, ROWS_PER_PRODUCT)
+        for start in range(0, len(little), step):
+            cells = little[start : start + step]
             distances[cells] = self._distances(*pairs.outputs(*self._pairs_at(cells)))
 
     def _measure(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 import tl_vzero
 from tl_vzero.errors import InputError, ModelError
@@ -138,14 +138,14 @@ def test_the_memory_by_default_is_a_part_of_what_a_gpu_has_free(monkeypatch: pyt
 def test_a_gpu_takes_longer_products_and_as_many_as_its_memory_allows() -> None:
     def largest(device: str, max_bytes: float) -> int:
         w_o = torch.empty(2, 4, 8, device=device)
-        return LostValues(Zeroed([0, 1], w_o, [], _mixes_nothing, Workspace(max_bytes)), w_o, 100, 100).max_rows
+        return LostValues(Zeroed([0, 1], w_o, [], _never_called, Workspace(max_bytes)), w_o, 100, 100).max_rows
 
     assert largest("cpu", PLENTY) == ROWS_PER_PRODUCT
     assert largest("meta", PLENTY) == ROWS_ON_GPU
     assert largest("meta", 800.0 * 10_000) == 10_000
 
 
-def _mixes_nothing(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _never_called(*_: object) -> Any:
     raise AssertionError
 
 
@@ -193,6 +193,16 @@ def test_tf32_is_on_for_the_pairs_alone_and_put_back(fails: bool, monkeypatch: p
         assert torch.equal(scores.values, plain.values)  # on a processor it changes nothing
     assert seen == ["tf32"]
     assert matmul.fp32_precision == before
+
+
+def test_modules_are_not_rounded_as_a_difference_is_taken_of_what_they_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1, vocab_size=60)
+    config.hidden_act = "mish"  # an activation without a formula here
+    model = loaded(BertForMaskedLM(config).eval())
+    monkeypatch.setattr(request, "_has_tf32", lambda device: True)
+    monkeypatch.setattr(closed_form, "tf32_products", _never_called)
+    scores = tl_vzero.value_zeroing(model, IDS, engine="closed_form", precision="tf32")
+    assert scores.metadata["routes"] == ["modules"]
 
 
 # On a GPU.
