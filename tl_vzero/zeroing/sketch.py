@@ -40,7 +40,7 @@ COST_OF_EXACT, COST_OF_DIRECTION, LARGEST_COST = 1.15, 1.4, 0.6  # in products w
 SUM_HIGH, SUM_LOW = 18.0, 0.9  # how far a sum may be off above and below, in proportion to 1 / sqrt(directions)
 MARGIN, MARGIN_OF_SUM = 0.9, 0.7  # of the tolerance, that entries and sums may use up by expectation
 CANCELLED = 1e-4  # of what parts have by themselves: of less, float32 keeps few digits
-GRID = 80  # powers of two, wide enough for every t that may be best
+GRID = 80  # powers of two from one to the next, wide enough for every t that may be best
 STEPS = tuple(2.0**power for power in range(-6, 10))  # of Chernoff's t: the best of them is near enough
 # How what may go wrong is shared out: one of the entries, one of the sizes, the sum.
 OF_ENTRIES, OF_SIZES, OF_SUM = 0.6, 0.3, 0.1
@@ -77,7 +77,7 @@ def _sum_at_least(estimates: Tensor, directions: int, risk: float) -> Tensor:
     h(y) = y^2 / m, up to where exp(y - h(y)) is convex and then a line; so what holds for chi-square holds for what is
     a mean of such numbers. Markov's inequality for the product over groups, and for every t of a grid, does the rest.
     """
-    slack = math.log(GRID / risk)
+    slack = math.log((GRID + 1) / risk)
     squares = estimates.square().sum(-1, keepdim=True)
     t = (slack * directions / _nonzero(squares)).sqrt().log2().round().clamp(-GRID / 4, 3 * GRID / 4).exp2()
     y = t * estimates
@@ -145,9 +145,11 @@ class Guesses:
         high = torch.where(guessed, distance_of(x_high), self.values)
         # The distance is x / 2 where x is small, and less from there on.
         bend = torch.where(guessed & (x_high > 0), 2 * distance_of(x_high) / x_high, 1.0).amin(-1, keepdim=True)
-        left = 1.0 - self.values.clamp(max=1 - LITTLE_LEFT)
-        since = torch.where(self.drawn & self.exact, left**-2 - 1.0, 0.0).sum(-1, keepdim=True)
-        sum_low, sum_high = ((of_drawn - since).clamp(min=0.0) for of_drawn in self.sums)
+        # Near a right angle a distance no longer tells x: then it is at least this, and nothing is left for sure.
+        left, since = 1.0 - self.values, self.drawn & self.exact
+        of_since = torch.where(since, left.clamp(min=LITTLE_LEFT) ** -2 - 1.0, 0.0).sum(-1, keepdim=True)
+        sum_low, sum_high = ((of_drawn - of_since).clamp(min=0.0) for of_drawn in self.sums)
+        sum_low = torch.where((since & (left < LITTLE_LEFT)).any(-1, keepdim=True), 0.0, sum_low)
         exactly = torch.where(guessed, 0.0, self.values).sum(-1, keepdim=True)
         whole_low = exactly + torch.maximum(torch.where(guessed, low, 0.0).sum(-1, keepdim=True), bend * sum_low / 2)
         whole_high = exactly + torch.minimum(torch.where(guessed, high, 0.0).sum(-1, keepdim=True), sum_high / 2)
