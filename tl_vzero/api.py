@@ -113,16 +113,15 @@ def value_zeroing(
 
     `engine` is "hooks", "closed_form", or "auto": the closed form where the model's blocks are recognised, nothing
     of the user's acts on them and both engines agree on a probe, else hooks; `metadata` says which and why.
+    `batch_size` is how many copies of a sentence share a forward pass under hooks. `memory_mb` is about how much the
+    closed form holds, half for (destination, source) pairs and half for folded weights, which stay with the model until
+    a weight changes: 256 by default, and on CUDA a quarter of what is free, rounded down to a power of two.
+    `precision="tf32"` lets its float32 products of pairs read 10 bits of each number, on a CUDA GPU from Ampere on.
+
     `tolerance` lets the closed form guess what is small: no share, an entry of the normalised map, is farther off than
-    that, `error` of the result says how far each may be, and of every row all of that holds with probability
-    `confidence`. What may be large is exact; the rest is seen in random directions, drawn from `seed`. For the cosine
-    distance; what no closed form is for is exact, and what guesses would not make faster.
-    `batch_size` is how many copies of a sentence share a forward pass under hooks; `memory_mb` is about how much
-    the closed form holds, half for (destination, source) pairs and half for folded weights, which stay with the model
-    for calls to come until a weight changes. Its default is 256,
-    and on a CUDA device a quarter of the memory that is free, rounded down to a power of two. `precision="tf32"` lets
-    the closed form's float32 products of pairs read 10 bits of each number, on a CUDA GPU from Ampere on; by default
-    they are as torch is set.
+    that, and `error` of the result says how far each may be. Of a whole row all of this holds with probability
+    `confidence`. What may be large is exact; the rest is seen in random directions, drawn from `seed`. It is for the
+    cosine distance. What has no closed form is exact, and what guesses would not make faster.
 
     Where the whole pattern of one layer would take more than `memory_mb` and only some `destinations` are chosen, a
     bridge runs Hugging Face's attention fused, and only these rows of the pattern are formed, in memory that grows with

@@ -11,6 +11,8 @@
    computed from what is left, in float64.
 5. Pairs that a zeroed value cannot affect are never formed: a causal model costs half.
 
+Within a tolerance, most pairs are seen in a few random directions in place of step 4 (sketch.py).
+
 In a decoder that reads an encoder, cross-attention reads what self-attention loses at each pair (crossing.py).
 
 Where no weights explain a block's MLP, its own modules read each pair instead (by_modules.py, route "modules").
