@@ -254,7 +254,8 @@ class _Directions:
     """Random directions of one group, `plain`, and what is needed to see a change in them.
 
     `through` takes what a norm at the end reads less, `folded` a row of hidden units; their last columns are those for
-    its size. `output` is what clean outputs show, `scaled` a last norm's weighted clean rows without their part along these.
+    its size. `output` is what clean outputs show, `scaled` a last norm's weighted clean rows without their part along
+    these.
     """
 
     plain: Float[Tensor, "feature direction"]

@@ -6,6 +6,7 @@ First the statistics by themselves, by simulation; then whole calls on models th
 import copy
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,8 @@ def simulated(sizes: np.ndarray, rows: int, seed: int, directions: int) -> tuple
     rng, width = np.random.default_rng(seed), len(sizes)
     group = np.arange(width) // 4
     shared = rng.normal(size=(rows, group.max() + 1, directions))[:, group]
-    own = rng.normal(size=(rows, width, directions))
-    estimates = sizes * np.square(np.sqrt(0.9) * shared + np.sqrt(0.1) * own).mean(-1)
+    alone = rng.normal(size=(rows, width, directions))
+    estimates = sizes * np.square(np.sqrt(0.9) * shared + np.sqrt(0.1) * alone).mean(-1)
     truth = np.broadcast_to(sizes, estimates.shape).copy()
     return torch.from_numpy(truth), torch.from_numpy(estimates), torch.from_numpy(group).expand(rows, width)
 
@@ -166,6 +167,25 @@ def test_simulated_rows_keep_to_the_law_whatever_is_made_exact(name: str, direct
         assert error.max() <= share
         off = (guessed / guessed.sum(-1, keepdim=True) - shares).abs() > error + 1e-12
         assert no_more_often_than(1 - confidence, off.any(-1))
+
+
+def test_a_changed_divisor_is_between_the_ends_of_its_way() -> None:
+    """Also where what the norm adds to the variance is most of it, and where the change takes all of the clean row."""
+    generator, features, eps = torch.Generator().manual_seed(0), 12, 1.0
+    clean = torch.randn(400, features, generator=generator, dtype=torch.float64)
+    times = torch.linspace(-1, 3, 400, dtype=torch.float64).unsqueeze(-1)
+    change = times * clean + 0.1 * torch.randn(400, features, generator=generator, dtype=torch.float64)
+    deviation = (clean.square().mean(-1) + eps).sqrt()
+    last = SimpleNamespace(norm=SimpleNamespace(eps=eps), deviation=deviation)
+    layer = SimpleNamespace(last=last, outputs=clean, wide=torch.float64, least=0.02, most=6.0)
+    shown = change @ torch.randn(features, sketch.DIRECTIONS_OF_SIZE, generator=generator, dtype=torch.float64)
+    ways, _ = sketch.Sketch._ways(layer, torch.arange(400), shown, (change * clean).sum(-1))  # type: ignore[arg-type]
+    truth = 1 / ((clean - change).square().mean(-1) + eps).sqrt()
+    for scale, of_clean, of_rest in ways:
+        torch.testing.assert_close(of_clean, 1 / deviation - scale, atol=1e-12, rtol=0)
+        assert (of_rest == 1).all()
+    largest, _, smallest = (scale for scale, *_ in ways)
+    assert (smallest - 1e-12 <= truth).all() and (truth <= largest + 1e-12).all()
 
 
 # --- whole calls ----------------------------------------------------------------------------------------
@@ -450,7 +470,7 @@ def test_small_and_large_changes_keep_to_their_errors(kind: str, size: float) ->
 
 @pytest.mark.parametrize("size", [0.0, 1e-10, 1e-5])
 def test_rows_without_a_large_value_keep_to_their_errors(size: float) -> None:
-    """Values are one feature, tiny in all tokens but one, which is no source: next to the outputs changes are less than float32 tells."""
+    """Values are one feature, tiny in all tokens but one, which is no source."""
     for width, dtype in ((16, torch.float64), (320, torch.float32)):
         hf_model = hf_llama(width=width, layers=1)
         with torch.no_grad():
