@@ -344,7 +344,9 @@ class Sketch:
             size = _product(chunk, changed, changed)
             x = size / (square * left.square())
             cancelled = size < CANCELLED * _product(chunk, shown, shown)
-            return Tangents(x, x, x, (left < LITTLE_LEFT) | parts.vanishing, cancelled)
+            # What is left by rounding may be more than there is.
+            least = torch.where(cancelled, 0.0, x)
+            return Tangents(x, least, x, (left < LITTLE_LEFT) | parts.vanishing, cancelled)
         assert directions.scaled is not None
         # The change perpendicular to the output is s changed + a scaled (+ past), of vectors that ways differ in by s.
         vectors = [changed, chunk.clean_rows("scaled sketches", directions.scaled)]
@@ -368,9 +370,11 @@ class Sketch:
         least = (start - 2.0 * nearest * (start - both) + nearest.square() * way).clamp(min=0.0)
         alone = _dot([coefficient.square() for coefficient in ways[1]], list(products.diagonal().unbind(-1)))
         cancelled = torch.minimum(torch.minimum(start, end), middle) < CANCELLED * alone / size[1]
+        start, middle, end = (part.clamp(min=0.0) for part in (start, middle, end))
+        least = torch.where(cancelled, 0.0, torch.minimum(least, middle))
         fails = (left < LITTLE_LEFT).any(0) | vanishing | parts.vanishing
         most = torch.maximum(torch.maximum(start, end), middle)
-        return Tangents(middle, torch.minimum(least, middle), most, fails, cancelled)
+        return Tangents(middle, least, most, fails, cancelled)
 
     def _ways(
         self, rows: Int[Tensor, "row"], shown: Float[Tensor, "row direction"], along: Float[Tensor, "row"]
@@ -385,6 +389,7 @@ class Sketch:
         ways, vanishing = [], torch.zeros_like(along, dtype=torch.bool)
         for size in (estimate / self.most, estimate, estimate / self.least):
             step = (torch.maximum(size, least) - 2.0 * along) / features
+            step = torch.maximum(step, lowest - deviation.square())
             changed = (deviation.square() + step).clamp(min=lowest).sqrt()
             ways.append([1.0 / changed, step / (deviation * changed * (deviation + changed)), torch.ones_like(step)])
             vanishing |= changed < LITTLE_LEFT * deviation
