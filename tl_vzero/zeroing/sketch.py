@@ -319,7 +319,7 @@ class Sketch:
 
     def _directions(self) -> _Directions:
         features, count = self.outputs.shape[-1], self.directions + (DIRECTIONS_OF_SIZE if self.last else 0)
-        through = torch.randn(features, count, generator=self.generator).to(self.outputs)
+        through = torch.randn(features, count, generator=self.generator, dtype=torch.float32).to(self.outputs)
         plain = through[:, : self.directions]
         output, scaled = self.outputs @ plain, None
         if self.last is not None:
@@ -346,7 +346,7 @@ class Sketch:
             cancelled = size < CANCELLED * _product(chunk, shown, shown)
             # What is left by rounding may be more than there is.
             least = torch.where(cancelled, 0.0, x)
-            return Tangents(x, least, x, (left < LITTLE_LEFT) | parts.vanishing, cancelled)
+            return Tangents(x, least, x, ~(left >= LITTLE_LEFT) | parts.vanishing, cancelled)
         assert directions.scaled is not None
         # The change perpendicular to the output is s changed + a scaled (+ past), of vectors that ways differ in by s.
         vectors = [changed, chunk.clean_rows("scaled sketches", directions.scaled)]
@@ -372,7 +372,7 @@ class Sketch:
         cancelled = torch.minimum(torch.minimum(start, end), middle) < CANCELLED * alone / size[1]
         start, middle, end = (part.clamp(min=0.0) for part in (start, middle, end))
         least = torch.where(cancelled, 0.0, torch.minimum(least, middle))
-        fails = (left < LITTLE_LEFT).any(0) | vanishing | parts.vanishing
+        fails = ~(left >= LITTLE_LEFT).all(0) | vanishing | parts.vanishing  # also where it is NaN
         most = torch.maximum(torch.maximum(start, end), middle)
         return Tangents(middle, least, most, fails, cancelled)
 
