@@ -34,7 +34,7 @@ from tl_vzero.zeroing.request import Tolerance
 
 # What another value costs shows tests/bench/bench_closed_form.py.
 CHOICES, DIRECTIONS_OF_SIZE = (24, 40, 56, 72, 88, 104), 8  # directions of w; of the change before a norm at the end
-MOST_GROUPS = 128  # of chunks that share directions: folding these costs about as much as 64 pairs
+MOST_GROUPS = 96  # of chunks that share directions: folding these costs about as much as 64 pairs
 NARROWEST = 256  # features, below which directions cost what they spare
 COST_OF_EXACT, COST_OF_DIRECTION, LARGEST_COST = 1.15, 1.4, 0.6  # in products with W_out
 SUM_HIGH, SUM_LOW = 18.0, 0.9  # how far a sum may be off above and below, in proportion to 1 / sqrt(directions)
@@ -341,9 +341,9 @@ class Sketch:
         changed = _without_part(chunk, shown[:, : self.directions], along[:, -1] / square, output)
         if self.last is None:
             left = 1.0 - along[:, 0] / square
-            size = _product(chunk, changed, changed)
+            size = _products(chunk, [changed])[0, 0]
             x = size / (square * left.square())
-            cancelled = size < CANCELLED * _product(chunk, shown, shown)
+            cancelled = size < CANCELLED * _products(chunk, [chunk.grid(shown)])[0, 0]
             # What is left by rounding may be more than there is.
             least = torch.where(cancelled, 0.0, x)
             return Tangents(x, least, x, ~(left >= LITTLE_LEFT) | parts.vanishing, cancelled)
@@ -356,20 +356,18 @@ class Sketch:
             vectors.append(_without_part(chunk, residual @ directions.plain, past_along / square, output))
             parts_along.append(past_along)
         ways, vanishing = self._ways(rows, shown[:, self.directions :], along[:, 0])
-        left = 1.0 - torch.stack([_dot(way, parts_along) for way in ways]) / square
-        products = torch.stack([torch.stack([_product(chunk, one, other) for other in vectors]) for one in vectors])
-        size = square * left[[0, 1, 2, 0]] * left[[0, 1, 2, 2]]
-        pairs_of_ways = ((ways[n], ways[m]) for n, m in ((0, 0), (1, 1), (2, 2), (0, 2)))
-        start, middle, end, both = (
-            _dot(one, [_dot(other, list(row)) for row in products]) / of_way
-            for (one, other), of_way in zip(pairs_of_ways, size, strict=True)
-        )
+        ways, products = ways[:, : len(vectors)], _products(chunk, vectors)
+        left = 1.0 - (ways * torch.stack(parts_along)).sum(1) / square
+        through = (ways.unsqueeze(2) * products).sum(1)
+        first, second = [0, 1, 2, 0], [0, 1, 2, 2]
+        sizes = square * left[first] * left[second]
+        start, middle, end, both = (through[first] * ways[second]).sum(1) / sizes
         # Of the straight way from start to end, its point nearest to nothing.
         way = (start - 2.0 * both + end).clamp(min=0.0)
         nearest = ((start - both) / _nonzero(way)).clamp(0.0, 1.0)
         least = (start - 2.0 * nearest * (start - both) + nearest.square() * way).clamp(min=0.0)
-        alone = _dot([coefficient.square() for coefficient in ways[1]], list(products.diagonal().unbind(-1)))
-        cancelled = torch.minimum(torch.minimum(start, end), middle) < CANCELLED * alone / size[1]
+        alone = (ways[1].square() * products.diagonal().mT).sum(0) / sizes[1]
+        cancelled = torch.minimum(torch.minimum(start, end), middle) < CANCELLED * alone
         start, middle, end = (part.clamp(min=0.0) for part in (start, middle, end))
         least = torch.where(cancelled, 0.0, torch.minimum(least, middle))
         fails = ~(left >= LITTLE_LEFT).all(0) | vanishing | parts.vanishing  # also where it is NaN
@@ -378,7 +376,7 @@ class Sketch:
 
     def _ways(
         self, rows: Int[Tensor, "row"], shown: Float[Tensor, "row direction"], along: Float[Tensor, "row"]
-    ) -> tuple[list[list[Tensor]], Bool[Tensor, "row"]]:
+    ) -> tuple[Float[Tensor, "way coefficient row"], Bool[Tensor, "row"]]:
         """s, a and 1, where what the last norm reads less is as small as it may be, as it shows, and as large."""
         assert self.last is not None
         features, deviation = self.outputs.shape[-1], self.last.deviation.to(self.wide)[rows]
@@ -386,22 +384,12 @@ class Sketch:
         # By Cauchy and Schwarz no less than its part along the clean row.
         least = along.square() / (features * deviation.square())
         lowest = max(self.last.norm.eps, torch.finfo(torch.float32).tiny)
-        ways, vanishing = [], torch.zeros_like(along, dtype=torch.bool)
-        for size in (estimate / self.most, estimate, estimate / self.least):
-            step = (torch.maximum(size, least) - 2.0 * along) / features
-            step = torch.maximum(step, lowest - deviation.square())
-            changed = (deviation.square() + step).clamp(min=lowest).sqrt()
-            ways.append([1.0 / changed, step / (deviation * changed * (deviation + changed)), torch.ones_like(step)])
-            vanishing |= changed < LITTLE_LEFT * deviation
-        return ways, vanishing
-
-
-def _dot(coefficients: Sequence[Tensor], terms: Sequence[Tensor]) -> Tensor:
-    """The sum of terms times coefficients; there may be fewer terms."""
-    total = coefficients[0] * terms[0]
-    for coefficient, term in zip(coefficients[1:], terms[1:], strict=False):
-        total = torch.addcmul(total, coefficient, term)
-    return total
+        size = torch.maximum(torch.stack([estimate / self.most, estimate, estimate / self.least]), least)
+        step = torch.maximum((size - 2.0 * along) / features, lowest - deviation.square())
+        changed = (deviation.square() + step).clamp(min=lowest).sqrt()
+        of_clean = step / (deviation * changed * (deviation + changed))
+        ways = torch.stack([1.0 / changed, of_clean, torch.ones_like(changed)], dim=1)
+        return ways, (changed < LITTLE_LEFT * deviation).any(0)
 
 
 def _along(
@@ -417,19 +405,25 @@ def _along(
 
 
 def _without_part(
-    chunk: Chunk, shown: Float[Tensor, "row direction"], share: Float[Tensor, "row"], output: Tensor
-) -> Float[Tensor, "row direction"]:
+    chunk: Chunk,
+    shown: Float[Tensor, "row direction"],
+    share: Float[Tensor, "row"],
+    output: Float[Tensor, "*_pairs direction"],
+) -> Float[Tensor, "*_pairs direction"]:
     """What a change shows without its part along the clean output."""
-    part = chunk.grid(share.to(shown).unsqueeze(-1)) * output
-    return torch.sub(shown, part.view(shown.shape))
+    return torch.addcmul(chunk.grid(shown), chunk.grid(share.to(shown).unsqueeze(-1)), output, value=-1.0)
 
 
-def _product(chunk: Chunk, one: Tensor, other: Tensor) -> Float[Tensor, "row"]:
-    """The product of two vectors by what they show, of pairs, or of pairs and their destinations."""
-    one, other = (v if v.ndim > 2 else chunk.grid(v) for v in (one, other))
-    return (one * other).sum(-1).expand(chunk.grid(chunk.pattern).shape[:-1]).flatten().to(
-        wide_dtype(one.device)
-    ) / one.shape[-1]
+def _products(
+    chunk: Chunk, vectors: Sequence[Float[Tensor, "*_pairs direction"]]
+) -> Float[Tensor, "vector vector row"]:
+    """The products of vectors by what they show, of each pair; some are the same for all pairs of a destination."""
+    count, grid = len(vectors), chunk.grid(chunk.pattern).shape[:-1]
+    products = vectors[0].new_empty(count, count, *grid)
+    for n, one in enumerate(vectors):
+        for m in range(n + 1):
+            products[n, m] = products[m, n] = (one * vectors[m]).sum(-1) / one.shape[-1]
+    return products.flatten(2).to(wide_dtype(products.device))
 
 
 # All of it together.
