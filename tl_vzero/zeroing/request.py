@@ -80,6 +80,11 @@ class Tolerance:
     confidence: float
     seed: int
 
+    @property
+    def risk(self) -> float:
+        """How probable it is that a row does not keep to it."""
+        return 1.0 - self.confidence
+
 
 @dataclass(frozen=True, eq=False)
 class Request:
@@ -157,9 +162,8 @@ def checked_tolerance(
     tolerance: float | None, confidence: float, seed: int, distance_name: str, engine: str, precision: str | None
 ) -> Tolerance | None:
     """Check how far a share may be off; raises InputError or InputTypeError, also where it cannot be bounded."""
-    if tolerance is None:
-        return None
-    for name, value, expected in (("tolerance", tolerance, "0.01"), ("confidence", confidence, "0.999")):
+    numbers = [("confidence", confidence, "0.999")] + ([] if tolerance is None else [("tolerance", tolerance, "0.01")])
+    for name, value, expected in numbers:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputTypeError(
                 f"{name} is {type(value).__name__}: expected a number between 0 and 1, such as {expected}"
@@ -168,6 +172,8 @@ def checked_tolerance(
             raise InputError(f"{name} is {value}: expected a number between 0 and 1, such as {expected}")
     if not 0 <= integer("seed", seed) < 2**63:
         raise InputError(f"seed is {seed}: expected an integer from 0 to below 2**63")
+    if tolerance is None:
+        return None
     if distance_name != "cosine":
         raise InputError(
             f'tolerance={tolerance} given with distance {distance_name}: the error is known for distance="cosine" '

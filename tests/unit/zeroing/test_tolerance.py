@@ -99,6 +99,7 @@ def test_hooks_of_the_users_leave_it_exact():
         ({"tolerance": "0.01"}, InputTypeError, "tolerance is str"),
         ({"tolerance": True}, InputTypeError, "tolerance is bool"),
         ({"tolerance": 0.01, "confidence": 1.0}, InputError, "confidence is 1.0"),
+        ({"confidence": 1.0}, InputError, "confidence is 1.0"),
         ({"tolerance": 0.01, "seed": -1}, InputError, "seed is -1"),
         ({"tolerance": 0.01, "seed": 0.5}, InputTypeError, "seed is float"),
         ({"tolerance": 0.01, "engine": "hooks"}, InputError, 'engine="hooks"'),
