@@ -65,11 +65,11 @@ def strongest(parts: Parts, k: int) -> tuple[Parts, list[int]]:
     cut = torch.zeros_like(values).scatter(-1, largest, values.gather(-1, largest))
     omitted = (values - cut).sum(dim=-1, dtype=wide_dtype(values.device)).to(values.dtype)
     columns = (cut != 0).flatten(end_dim=-2).any(dim=0).nonzero().flatten().tolist() or [0]
-    kept = {"values": cut[..., columns], "omitted": omitted + parts.get("omitted", 0)}
+    left = {"values": cut[..., columns], "omitted": omitted + parts.get("omitted", 0)}
     if "error" in parts:
         off = parts["error"]
-        kept["error"] = torch.where(cut == values, off, off + shares(parts)["values"])[..., columns]
-    return kept, columns
+        left["error"] = torch.where(cut == values, off, off + shares(parts)["values"])[..., columns]
+    return left, columns
 
 
 def join(parts: Parts, dests: Groups, sources: Groups, *, raw: bool) -> Parts:

@@ -169,20 +169,20 @@ class _Mask:
             yield queries, int(low[queries].min()), int(high[queries].max())
 
 
-def _mask(**asked: Any) -> Any:
+def _mask(**about: Any) -> Any:
     """What Hugging Face calls for a mask; see `transformers.masking_utils`."""
     if _THREAD.rows is None:
         from transformers.masking_utils import eager_mask
 
-        return eager_mask(**asked)
-    if asked.get("use_vmap"):
+        return eager_mask(**about)
+    if about.get("use_vmap"):
         raise NotFused("its mask is of its own kind, which nothing says some rows at a time")
-    padding = asked.get("attention_mask")
+    padding = about.get("attention_mask")
     if padding is not None and not bool(padding.all()):
         raise NotFused("the input is padded")
-    if asked["q_length"] != asked["kv_length"] or asked.get("q_offset") or asked.get("kv_offset"):
+    if about["q_length"] != about["kv_length"] or about.get("q_offset") or about.get("kv_offset"):
         raise NotFused("its attention reads more keys than there are positions")
-    return _Mask(asked["mask_function"], asked["q_length"], torch.device(asked.get("device", "cpu")))
+    return _Mask(about["mask_function"], about["q_length"], torch.device(about.get("device", "cpu")))
 
 
 # Attention.
@@ -205,7 +205,7 @@ def _attend(
 
         output: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)[0]
         return output, None
-    unknown = [name for name, given in others.items() if given is not None and name not in _PASSED_ON]
+    unknown = [name for name, value in others.items() if value is not None and name not in _PASSED_ON]
     if unknown:
         raise NotFused(f"its attention reads {', '.join(unknown)} too")
     if key.shape[2] != query.shape[2]:

@@ -24,7 +24,7 @@ from tl_vzero.scores import Scores
 if TYPE_CHECKING:
     import pandas as pd
 
-KEPT = 100  # sources of a row and layer in a file; a page has bins of all of them
+IN_A_FILE = 100  # sources of a row and layer in a file; a page has bins of all of them
 TEXT_SHOWN = 400  # characters
 TITLE_ROOM = 60  # pixels of a figure's title, which the page has as a heading
 Json = dict[str, Any]
@@ -40,11 +40,11 @@ class LongReport:
 
     def to_frame(self) -> "pd.DataFrame":
         """The 100 largest shares of each row and layer, as of `Scores.to_frame`."""
-        return self.value_zeroing.normalized().strongest(KEPT).to_frame()
+        return self.value_zeroing.normalized().strongest(IN_A_FILE).to_frame()
 
     def to_dict(self) -> Json:
         """The 100 largest shares of each row and layer, and what the rest of it sums to, as plain JSON types."""
-        rows = self.value_zeroing.normalized().strongest(KEPT).to_dict()
+        rows = self.value_zeroing.normalized().strongest(IN_A_FILE).to_dict()
         plain = {"format": "tl_vzero.long_report", "format_version": 1, "model": self.model, "text": self.text}
         numbers: Json = to_plain(plain | {"rows": rows})
         return numbers

@@ -10,11 +10,10 @@ A norm at the end divides by what depends on the size of the change before it, w
 that divisor goes through its interval, w moves along a straight line: the ends of the way bound its size.
 
 What can be large in its row is computed as it is: the size of what attention loses tells where that may be, before any
-direction is drawn. Rows whose errors turn out larger than allowed are computed again, all exactly.
+direction is drawn. Where an error turns out larger than allowed, entries of that row are computed after all.
 
-The sum of a row's sketched entries is known far better than one of them, as each group of columns has directions of its
-own. With q the largest share that a group has in the sum, the sum's estimate is at least as concentrated (by
-Chernoff's bound) as chi-square with m / q degrees of freedom.
+The sum of a row's guessed entries is known far better than one of them, as groups of chunks have directions of their
+own: it is a sum of independent numbers, each a mean of chi-squares up to its size.
 """
 
 import math
@@ -32,7 +31,7 @@ from tl_vzero.zeroing.chunks import ROWS_PER_PRODUCT, Chunk, Column
 from tl_vzero.zeroing.pairs import PairZeroing, Parts
 from tl_vzero.zeroing.request import Tolerance
 
-# What another value costs shows tests/bench/bench_closed_form.py.
+# What another value costs shows tests/bench/bench_tolerance.py.
 CHOICES, DIRECTIONS_OF_SIZE = (24, 40, 56, 72, 88, 104), 8  # directions of w; of the change before a norm at the end
 MOST_GROUPS = 96  # of chunks that share directions: folding these costs about as much as 64 pairs
 NARROWEST = 256  # features, below which directions cost what they spare
@@ -66,13 +65,10 @@ def _entry_factors(directions: int, entries: Tensor, risk: float) -> tuple[Tenso
     return least, most
 
 
-def _sum_range(least: Tensor, most: Tensor, lowest: Tensor, directions: int, risk: float) -> tuple[Tensor, Tensor]:
-    """How small and how large each row's sum may be, of estimates [row, group]; no group is above most / lowest."""
-    return _sum_at_least(least, directions, risk / 2), _sum_at_most(most, most / lowest, directions, risk / 2)
-
-
 def _sum_at_least(estimates: Tensor, directions: int, risk: float) -> Tensor:
-    """With X_g what the groups are in truth, exp(t (X^_g - X_g) - h(t X^_g)) is 1 on average, at most.
+    """How small the sum of each row may be, of estimates [row, group].
+
+    With X_g what the groups are in truth, exp(t (X^_g - X_g) - h(t X^_g)) is 1 on average, at most.
 
     h(y) = y^2 / m, up to where exp(y - h(y)) is convex and then a line; so what holds for chi-square holds for what is
     a mean of such numbers. Markov's inequality for the product over groups, and for every t of a grid, does the rest.
@@ -88,9 +84,10 @@ def _sum_at_least(estimates: Tensor, directions: int, risk: float) -> Tensor:
 
 
 def _sum_at_most(estimates: Tensor, limits: Tensor, directions: int, risk: float) -> Tensor:
-    """By Chernoff's bound sum_g ln(1 + 2 t X_g / m) stays below a line in t.
+    """How large it may be, where no group is above its limit.
 
-    Of all X below their limits the sum is farthest out where few groups, the largest, have all of it.
+    By Chernoff's bound sum_g ln(1 + 2 t X_g / m) stays below a line in t. Of all X below their limits the sum is
+    farthest out where few groups, the largest, have all of it.
     """
     limits = limits.sort(dim=-1, descending=True).values
     largest, half, unlikely = limits[:, :1], directions / 2, -math.log(risk)
@@ -128,13 +125,17 @@ class Guesses:
     group: Int[Tensor, "dest src"]
 
     def __post_init__(self) -> None:
-        self.risk = 1.0 - self.tolerance.confidence
+        risk = self.tolerance.risk
         entries = self.drawn.sum(-1, keepdim=True).to(self.x)
-        self.lowest, self.highest = _entry_factors(self.directions, entries, self.risk * OF_ENTRIES)
-        groups = self.x.new_zeros(2, len(self.x), int(self.group.max()) + 1)
-        for sums, part in zip(groups, (self.least, self.most), strict=True):
-            sums.scatter_add_(1, self.group, torch.where(self.drawn, part, 0.0))
-        self.sums = _sum_range(groups[0], groups[1], self.lowest, self.directions, self.risk * OF_SUM)
+        self.lowest, self.highest = _entry_factors(self.directions, entries, risk * OF_ENTRIES)
+        sums = self.x.new_zeros(2, len(self.x), int(self.group.max()) + 1)
+        for of_groups, part in zip(sums, (self.least, self.most), strict=True):
+            of_groups.scatter_add_(1, self.group, torch.where(self.drawn, part, 0.0))
+        (least, most), of_sum = sums, risk * OF_SUM / 2
+        self.sums = (
+            _sum_at_least(least, self.directions, of_sum),
+            _sum_at_most(most, most / self.lowest, self.directions, of_sum),
+        )
 
     def bounded(self) -> tuple[Map, Map]:
         """Raw values and how far the share of each may be off."""
@@ -191,16 +192,11 @@ class Plan:
 
 def plan_of(likely: Sequence[Float[Tensor, "_ _"]], tolerance: Tolerance, features: int) -> Plan | None:
     """What costs least by likely shares, in products with W_out for each pair; None where all of them cost less."""
-    risk, total, cheapest, best = (
-        1.0 - tolerance.confidence,
-        sum(shares.numel() for shares in likely),
-        LARGEST_COST,
-        None,
-    )
+    total, cheapest, best = sum(shares.numel() for shares in likely), LARGEST_COST, None
     ordered = [_Ordered.of(shares) for shares in likely]
     groups = min(MOST_GROUPS, max(1.0, total / ROWS_PER_PRODUCT))
     for directions in CHOICES:
-        exact = [one.exact(tolerance.share, risk, directions, groups) for one in ordered]
+        exact = [one.exact(tolerance, directions, groups) for one in ordered]
         share = sum(int(mask.sum()) for mask in exact) / total
         cost = COST_OF_EXACT * share + COST_OF_DIRECTION * (directions + DIRECTIONS_OF_SIZE) / features
         if cost < cheapest:
@@ -221,13 +217,13 @@ class _Ordered:
         shares, order = likely.sort(dim=-1, descending=True)
         return cls(shares, order, (1.0 - shares.cumsum(-1) + shares).clamp(min=0.0))
 
-    def exact(self, allowed: float, risk: float, directions: int, groups: float) -> Bool[Tensor, "dest src"]:
+    def exact(self, tolerance: Tolerance, directions: int, groups: float) -> Bool[Tensor, "dest src"]:
         """The shares so large, or so much together, that a row would be off too far if they were guessed."""
         entries = torch.tensor([float(self.shares.shape[-1])], dtype=torch.float64)
-        lowest = float(_entry_factors(directions, entries, risk * OF_ENTRIES)[0])
+        lowest = float(_entry_factors(directions, entries, tolerance.risk * OF_ENTRIES)[0])
         of_sum = self.shares[:, :1] * self.left * SUM_HIGH / math.sqrt(directions * lowest * groups)
         of_entry = self.shares * (1.0 / (lowest * (1.0 - SUM_LOW / math.sqrt(directions) * self.left)) - 1.0)
-        enough = (of_sum <= MARGIN_OF_SUM * allowed) & (of_entry <= MARGIN * allowed)
+        enough = (of_sum <= MARGIN_OF_SUM * tolerance.share) & (of_entry <= MARGIN * tolerance.share)
         before = (enough.cumsum(-1) == 0) & (self.shares > 0)
         return torch.zeros_like(before).scatter_(1, self.order, before)
 
@@ -288,13 +284,18 @@ class Sketch:
     """
 
     def __init__(
-        self, pairs: PairZeroing, outputs: Float[Tensor, "row feature"], n_columns: int, directions: int, t: Tolerance
+        self,
+        pairs: PairZeroing,
+        outputs: Float[Tensor, "row feature"],
+        n_columns: int,
+        directions: int,
+        tolerance: Tolerance,
     ) -> None:
         assert pairs.weights.w_out is not None
         self.directions = directions
         self.pairs, self.last, self.outputs, self.w_out = pairs, pairs.form.last, outputs, pairs.weights.w_out
         self.past_norm = pairs.form.name == "sandwich"
-        self.generator, self.wide = torch.Generator().manual_seed(t.seed), wide_dtype(outputs.device)
+        self.generator, self.wide = torch.Generator().manual_seed(tolerance.seed), wide_dtype(outputs.device)
         self.square = outputs.to(self.wide).square().sum(-1)
         probes = [outputs]
         if self.last is not None:
@@ -302,8 +303,8 @@ class Sketch:
             self.scaled = self.last.centred * norm.weight
             self.scaled_along = (self.scaled.to(self.wide) * outputs.to(self.wide)).sum(-1)
             probes = [self.last.centred, norm.centre(outputs * norm.weight)]
-            entries, risk = torch.tensor([float(n_columns)]), (1.0 - t.confidence) * OF_SIZES
-            self.least, self.most = (float(f) for f in _entry_factors(DIRECTIONS_OF_SIZE, entries, risk))
+            factors = _entry_factors(DIRECTIONS_OF_SIZE, torch.tensor([float(n_columns)]), tolerance.risk * OF_SIZES)
+            self.least, self.most = map(float, factors)
         self.probes = torch.stack(probes, dim=1)
         self.hidden_probes = self.probes @ self.w_out.T
 
