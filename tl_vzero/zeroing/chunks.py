@@ -138,7 +138,7 @@ def workspace_of(model: nn.Module, max_bytes: float) -> Iterator[Workspace]:
 
 @dataclass(frozen=True, eq=False)
 class SentencePart:
-    """One sentence: where its destinations stand in the row axis, its pattern, and where its map begins.
+    """One sentence: where its destinations stand in the row axis, its pattern, and where its map and columns begin.
 
     `pattern` is of the zeroed heads; the map is `[dest, src]` in one flat buffer.
     """
@@ -146,6 +146,7 @@ class SentencePart:
     first_row: int
     pattern: Float[Tensor, "src dest head"]
     first_cell: int
+    first_column: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,13 +359,12 @@ class LostValues:
         self, part: SentencePart, source: Int[Tensor, "pair"], dest: Int[Tensor, "pair"]
     ) -> Float[Tensor, "pair feature"]:
         """What attention's output loses at some pairs of a sentence, in the order of their sources."""
-        first = sum(len(other.pattern) for other in self.zeroed.parts if other.first_row < part.first_row)
         delta = self.w_o.new_empty(len(source), self.w_o.shape[-1])
         columns, counts = source.unique_consecutive(return_counts=True)
         pattern = part.pattern[source, dest].to(delta)
         ends = counts.cumsum(0).tolist()
         for column, start, end in zip(columns.tolist(), [0, *ends], ends, strict=False):
-            written = torch.einsum("hk,hkd->hd", self.zeroed.values[first + column], self.w_o)
+            written = torch.einsum("hk,hkd->hd", self.zeroed.values[part.first_column + column], self.w_o)
             torch.mm(pattern[start:end], written, out=delta[start:end])
         return delta
 

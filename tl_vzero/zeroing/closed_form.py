@@ -438,7 +438,7 @@ class _Layer:
         pattern = pattern if len(heads) == pattern.shape[1] else pattern[:, heads]
         by_source = rearrange(pattern.to(self.dtype), "sentence head dest src -> sentence src dest head").contiguous()
         parts: list[SentencePart] = []
-        first_row = first_cell = 0
+        first_row = first_cell = first_column = 0
         for of_sentence, wanted in zip(by_source, self.run.wanted, strict=True):
             of_columns = pick(of_sentence, 1, wanted.destinations)
             if wanted.zeroes_single_positions and n_members == 1:
@@ -447,9 +447,10 @@ class _Layer:
                 members, _ = _even(wanted.spans, at_least=n_members)
                 joined = of_columns[members.to(of_sentence.device)]
                 of_columns = rearrange(joined, "column member dest head -> column dest (member head)")
-            parts.append(SentencePart(first_row, of_columns, first_cell))
+            parts.append(SentencePart(first_row, of_columns, first_cell, first_column))
             first_row += len(wanted.destinations)
             first_cell += len(wanted.destinations) * len(wanted.spans)
+            first_column += len(wanted.spans)
         return parts
 
     # How far outputs move.

@@ -234,10 +234,10 @@ def likely_shares(pairs: PairZeroing) -> list[Float[Tensor, "_ _"]]:
     if form.first is not None and not form.reads_change_itself:
         w_o = w_o * form.first.norm.weight
     written = torch.einsum("chk,hkd->chd", zeroed.values, w_o)
-    grams, column, shares = (written @ written.mT).to(wide_dtype(written.device)), 0, []
+    grams, shares = (written @ written.mT).to(wide_dtype(written.device)), []
     for part in zeroed.parts:
-        pattern, gram = part.pattern.to(grams), grams[column : column + len(part.pattern)]
-        column += len(part.pattern)
+        pattern = part.pattern.to(grams)
+        gram = grams[part.first_column : part.first_column + len(pattern)]
         squares = ((pattern @ gram) * pattern).sum(-1).clamp(min=0.0).mT
         shares.append(squares / _nonzero(squares.sum(-1, keepdim=True)))
     return shares

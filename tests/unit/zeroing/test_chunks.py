@@ -36,9 +36,10 @@ def laid_out(of_sentences: list[tuple[int, list[tuple[int, int]]]]) -> tuple[lis
     parts: list[SentencePart] = []
     first_row = first_cell = 0
     for sentence, (length, spans) in enumerate(of_sentences):
+        first_column = len(columns)
         columns += [Column(sentence, index, low, high) for index, (low, high) in enumerate(spans)]
         pattern = 1000 * sentence + torch.arange(float(len(spans) * length * HEADS)).view(len(spans), length, HEADS)
-        parts.append(SentencePart(first_row, pattern, first_cell))
+        parts.append(SentencePart(first_row, pattern, first_cell, first_column))
         first_row += length
         first_cell += length * len(spans)
     return columns, parts
